@@ -1,0 +1,133 @@
+//! The configuration: read raw from a TOML file, the environment and flags, then validated once into the types below.
+//!
+//! Guarantees: reading and validating do no I/O beyond the configuration file (and a token file); whoever holds a
+//! [`Config`] needn't check it again; every error names the file, the key, what was found and what would be right.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything `run` needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub kafka: Kafka,
+    pub store: Store,
+    /// The chain, in order. Empty: records are written as they come.
+    pub plugins: Vec<Plugin>,
+    pub dead_letters: DeadLetters,
+    pub limits: Limits,
+    pub labels: Labels,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kafka {
+    /// `host:port` pairs, comma-separated: librdkafka's `bootstrap.servers`.
+    pub brokers: String,
+    /// Topic names; one that begins with `^` is a regular expression.
+    pub topics: Vec<String>,
+    pub group: String,
+    pub start: StartPolicy,
+    /// Any librdkafka property, as given; wins over what the host sets itself, save for those it must own.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// Where a partition begins that has no committed offset, or whose committed offset the broker no longer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartPolicy {
+    Earliest,
+    Latest,
+    /// Stop with an error rather than choose.
+    Fail,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Store {
+    /// `http://` or `https://`, host, port and path prefix.
+    pub url: String,
+    pub token: Option<String>,
+    pub bucket: String,
+    /// The entry's name, from `{name}` (a plugin's choice, or else the topic), `{topic}` and `{partition}`. `None`: the
+    /// name alone for a topic of one partition, `{name}/{partition}` for more.
+    pub entry: Option<String>,
+    /// One request's limit, end to end.
+    pub timeout: Duration,
+    /// PEM file of further certificate authorities.
+    pub ca: Option<PathBuf>,
+    pub verify_tls: bool,
+    pub batch_records: usize,
+    pub batch_bytes: u64,
+    pub create: BucketSettings,
+    /// Write nothing and call it settled: for measuring the host itself.
+    pub discard: bool,
+}
+
+/// The settings of a bucket that the sink creates; one that exists is left as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BucketSettings {
+    pub max_block_records: u64,
+    pub max_block_bytes: u64,
+    pub quota: Option<Quota>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quota {
+    /// The oldest block goes when the bucket is full.
+    Fifo(u64),
+    /// Writing is refused when the bucket is full.
+    Hard(u64),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plugin {
+    /// Unique in the chain; `[a-z0-9-]+`.
+    pub name: String,
+    pub source: PluginSource,
+    /// JSON text handed to the plugin's `configure`.
+    pub config: String,
+    pub on_failure: FailurePolicy,
+    pub timeout: Duration,
+    pub memory_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PluginSource {
+    /// The passthrough inside the binary.
+    Builtin,
+    File(PathBuf),
+}
+
+/// What becomes of a record on which a plugin failed (a trap, a timeout, a wrong answer, a `reject`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailurePolicy {
+    DeadLetter,
+    /// Settled without being written, and counted.
+    Skip,
+    /// Goes on as if the plugin weren't there.
+    Pass,
+    /// The host stops; the offset isn't committed.
+    Stop,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetters {
+    /// Entry template in the same bucket, from `{topic}` and `{partition}`.
+    pub entry: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Records read and not yet settled, over all partitions.
+    pub in_flight_records: usize,
+    /// The same in bytes. One record may exceed it: then it is alone.
+    pub in_flight_bytes: usize,
+    /// Threads that run plugins.
+    pub workers: usize,
+    /// From SIGTERM to exit at the latest.
+    pub shutdown: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Labels {
+    /// Whether each record is marked with the plugins (and their digests) that handled it.
+    pub plugins: bool,
+}

@@ -1,0 +1,129 @@
+//! The values that travel through the pipeline: input records (Kafka side), output records (ReductStore side) and the
+//! identity that ties the two together. Plain data: nothing here does I/O.
+//!
+//! Guarantees: an [`InputRecord`] is never changed after it was read; an [`OutputRecord`] keeps what the plugins decided
+//! as changes on top of its input, so that a record no plugin touched costs nothing to carry.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// A partition of a topic: the unit of order, of assignment and of commit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicPartition {
+    pub topic: Arc<str>,
+    pub partition: u32,
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
+/// A Kafka header as it was received. Keys are bytes: Kafka doesn't promise UTF-8, and they may repeat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    pub key: Bytes,
+    pub value: Option<Bytes>,
+}
+
+/// One record as Kafka delivered it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputRecord {
+    pub source: TopicPartition,
+    pub offset: u64,
+    /// Milliseconds since the Unix epoch; `None` when the record carries no timestamp.
+    pub timestamp_ms: Option<u64>,
+    pub key: Option<Bytes>,
+    pub headers: Vec<Header>,
+    /// `None` is a tombstone (a null value), which is not the same as an empty payload.
+    pub payload: Option<Bytes>,
+}
+
+impl InputRecord {
+    /// What this record occupies in memory, in bytes, for the in-flight budget.
+    pub fn size(&self) -> usize {
+        let headers: usize =
+            self.headers.iter().map(|h| h.key.len() + h.value.as_ref().map_or(0, Bytes::len)).sum();
+        size_of::<Self>()
+            + self.headers.len() * size_of::<Header>()
+            + headers
+            + self.key.as_ref().map_or(0, Bytes::len)
+            + self.payload.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// The timestamp of the record's first output where no plugin chooses one, in microseconds since the Unix epoch:
+    /// the record's millisecond, spread over its thousand microseconds by the offset, so that a replay computes the
+    /// same one. A record without a timestamp gets those of the epoch's first millisecond.
+    pub fn default_timestamp_us(&self) -> u64 {
+        self.timestamp_ms.unwrap_or(0).saturating_mul(1000).saturating_add(self.offset % 1000)
+    }
+}
+
+/// Who an output record is: the same for every replay of its input.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity {
+    pub source: TopicPartition,
+    pub offset: u64,
+    /// The output's place in a split; `None` for a record that wasn't split.
+    pub index: Option<u32>,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.source, self.offset)?;
+        self.index.map_or(Ok(()), |index| write!(f, "#{index}"))
+    }
+}
+
+/// A plugin's wish for one label: `Some` sets it, `None` removes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelChange {
+    pub name: String,
+    pub value: Option<String>,
+}
+
+/// One record on its way to ReductStore: its input, and what the chain changed.
+#[derive(Debug, Clone)]
+pub struct OutputRecord {
+    pub input: Arc<InputRecord>,
+    /// The output's place in a split; `None` for a record that wasn't split.
+    pub index: Option<u32>,
+    /// The entry's name as a plugin chose it, before the configured template; `None`: derived from the topic.
+    pub entry: Option<String>,
+    /// Microseconds since the Unix epoch as a plugin chose them; `None`: derived from the input.
+    pub timestamp_us: Option<u64>,
+    /// Label changes of the plugins in the order they were made, on top of the labels made from the headers.
+    pub labels: Vec<LabelChange>,
+    pub content_type: Option<String>,
+    /// A payload that a plugin replaced; `None`: the input's.
+    pub payload: Option<Bytes>,
+    /// The plugins that decided on this record, `name@digest` joined by `+`; one string shared by all of a version.
+    pub handled_by: Option<Arc<str>>,
+}
+
+impl OutputRecord {
+    pub fn unchanged(input: Arc<InputRecord>) -> Self {
+        Self {
+            input,
+            index: None,
+            entry: None,
+            timestamp_us: None,
+            labels: Vec::new(),
+            content_type: None,
+            payload: None,
+            handled_by: None,
+        }
+    }
+
+    pub fn identity(&self) -> Identity {
+        Identity { source: self.input.source.clone(), offset: self.input.offset, index: self.index }
+    }
+
+    /// The bytes to write: a tombstone has none.
+    pub fn payload(&self) -> Bytes {
+        self.payload.clone().or_else(|| self.input.payload.clone()).unwrap_or_default()
+    }
+}
