@@ -1,1 +1,312 @@
-//! (being written)
+//! Labels: how Kafka headers become ReductStore labels without loss, and which labels the sink itself sets.
+//!
+//! Guarantees: every label that leaves here is safe for the server and its clients (`facts`: a name is an HTTP token in
+//! lower case, a value is printable ASCII, trimmed, not empty and without `"`), and the headers can be told from them:
+//!
+//! | header | label |
+//! |---|---|
+//! | key and value are plain text, as in most topics | the same name, the same value |
+//! | key has bytes other than `a-z 0-9 _ . -`, begins with `@`, `kafka.` or `sink.` | those bytes as `%xx` (lower-case hex) |
+//! | the second, third … header of one key | `name%n2`, `name%n3` … |
+//! | value has control, non-ASCII or `"` bytes, or spaces at its ends | those bytes as `%xx` |
+//! | value has a `%` that two hex digits follow | that `%` as `%25`; any other `%` stays |
+//! | value is empty, null | `%empty`, `%null` |
+//! | key is empty | `%empty` |
+//!
+//! So percent-decoding that leaves alone what isn't `%` and two hex digits (Python's `unquote_to_bytes`) gives the bytes
+//! back. The order among headers of different keys isn't kept.
+//!
+//! What a plugin sets is taken to be in this stored form already: a `%` of its own stays as it is.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+
+use crate::record::{InputRecord, OutputRecord};
+
+/// `topic/partition`, on every record: with [`OFFSET`] and [`INDEX`] the record's identity.
+pub const SOURCE: &str = "kafka.source";
+pub const OFFSET: &str = "kafka.offset";
+/// The place in a split; only on the parts of one.
+pub const INDEX: &str = "kafka.index";
+/// The record's key, encoded like a header's value; absent where the record has none.
+pub const KEY: &str = "kafka.key";
+/// `true` on a record whose Kafka value was null.
+pub const TOMBSTONE: &str = "kafka.tombstone";
+/// The plugins that handled the record, `name@digest` joined by `+`.
+pub const PLUGINS: &str = "sink.plugins";
+
+/// Prefixes that belong to the sink; a header or a plugin that uses one gets its first letter encoded.
+const RESERVED: [&str; 2] = ["kafka.", "sink."];
+
+const EMPTY: &str = "%empty";
+const NULL: &str = "%null";
+
+/// The labels made from the headers, with the plugins' changes applied: what a plugin sees, and what is written beside
+/// the sink's own labels.
+pub fn stored_labels(output: &OutputRecord) -> BTreeMap<String, String> {
+    let mut labels = header_labels(&output.input);
+    for change in &output.labels {
+        let name = encode_plugin_name(&change.name);
+        match &change.value {
+            Some(value) => labels.insert(name, encode_plugin_value(value)),
+            None => labels.remove(&name),
+        };
+    }
+    labels
+}
+
+/// Everything that is written with the record: its stored labels and the sink's own.
+pub fn all_labels(output: &OutputRecord, mark_plugins: bool) -> HashMap<String, String> {
+    let mut labels: HashMap<String, String> = stored_labels(output).into_iter().collect();
+    labels.insert(SOURCE.into(), output.input.source.to_string());
+    labels.insert(OFFSET.into(), output.input.offset.to_string());
+    if let Some(index) = output.index {
+        labels.insert(INDEX.into(), index.to_string());
+    }
+    if let Some(key) = &output.input.key {
+        labels.insert(KEY.into(), encode_value(Some(key)).into_owned());
+    }
+    if output.input.payload.is_none() {
+        labels.insert(TOMBSTONE.into(), "true".into());
+    }
+    if let (true, Some(plugins)) = (mark_plugins, &output.handled_by) {
+        labels.insert(PLUGINS.into(), plugins.to_string());
+    }
+    labels
+}
+
+fn header_labels(input: &InputRecord) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    for header in &input.headers {
+        let name = encode_name(&header.key);
+        let value = encode_value(header.value.as_deref()).into_owned();
+        let free = (2..).map(|n| format!("{name}%n{n}"));
+        let name = if labels.contains_key(name.as_ref()) {
+            free.into_iter().find(|name| !labels.contains_key(name))
+        } else {
+            Some(name.into_owned())
+        };
+        if let Some(name) = name {
+            labels.insert(name, value);
+        }
+    }
+    labels
+}
+
+/// A header's key as text, for plugins: as it is where it is UTF-8, otherwise with the bytes that aren't as `%xx`.
+pub fn header_key_text(key: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(key) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => {
+            let mut text = String::with_capacity(key.len() + 8);
+            for chunk in key.utf8_chunks() {
+                text.push_str(chunk.valid());
+                chunk.invalid().iter().for_each(|byte| push_escaped(&mut text, *byte));
+            }
+            Cow::Owned(text)
+        }
+    }
+}
+
+/// A header's key as a label's name.
+pub fn encode_name(key: &[u8]) -> Cow<'_, str> {
+    let plain = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-');
+    if key.is_empty() {
+        return Cow::Borrowed(EMPTY);
+    }
+    let reserved = is_reserved(key);
+    match std::str::from_utf8(key) {
+        Ok(text) if !reserved && key.iter().all(plain) => Cow::Borrowed(text),
+        _ => {
+            let escape = |(at, byte): (usize, &u8)| !plain(byte) || (at == 0 && reserved);
+            Cow::Owned(escape_bytes(key, escape))
+        }
+    }
+}
+
+/// A header's value (or a key) as a label's value.
+pub fn encode_value(value: Option<&[u8]>) -> Cow<'_, str> {
+    let Some(value) = value else { return Cow::Borrowed(NULL) };
+    if value.is_empty() {
+        return Cow::Borrowed(EMPTY);
+    }
+    let word = value == EMPTY.as_bytes() || value == NULL.as_bytes();
+    let last = value.len() - 1;
+    let escape = |(at, byte): (usize, &u8)| match byte {
+        b' ' => at == 0 || at == last,
+        b'%' => word || followed_by_hex(value, at),
+        byte => !is_plain_value_byte(*byte),
+    };
+    match std::str::from_utf8(value) {
+        Ok(text) if !value.iter().enumerate().any(escape) => Cow::Borrowed(text),
+        _ => Cow::Owned(escape_bytes(value, escape)),
+    }
+}
+
+/// A label's name as a plugin gave it: `%` is taken for an escape that is there already.
+fn encode_plugin_name(name: &str) -> String {
+    let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'%');
+    if name.is_empty() {
+        return EMPTY.into();
+    }
+    let reserved = is_reserved(name.as_bytes());
+    escape_bytes(name.as_bytes(), |(at, byte)| !plain(*byte) || (at == 0 && reserved))
+}
+
+/// A label's value as a plugin gave it: `%` is taken for an escape that is there already.
+fn encode_plugin_value(value: &str) -> String {
+    if value.is_empty() {
+        return EMPTY.into();
+    }
+    let last = value.len() - 1;
+    escape_bytes(value.as_bytes(), |(at, byte)| match byte {
+        b' ' => at == 0 || at == last,
+        b'%' => false,
+        byte => !is_plain_value_byte(*byte),
+    })
+}
+
+fn is_plain_value_byte(byte: u8) -> bool {
+    matches!(byte, 0x20..=0x7e) && byte != b'"'
+}
+
+fn is_reserved(name: &[u8]) -> bool {
+    RESERVED.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+}
+
+fn followed_by_hex(bytes: &[u8], at: usize) -> bool {
+    bytes.get(at + 1..at + 3).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))
+}
+
+fn escape_bytes(bytes: &[u8], escape: impl Fn((usize, &u8)) -> bool) -> String {
+    let mut text = String::with_capacity(bytes.len() + 16);
+    for (at, byte) in bytes.iter().enumerate() {
+        if escape((at, byte)) || !byte.is_ascii() {
+            push_escaped(&mut text, *byte);
+        } else {
+            text.push(char::from(*byte));
+        }
+    }
+    text
+}
+
+fn push_escaped(text: &mut String, byte: u8) {
+    // Writing to a String can't fail.
+    let _ = write!(text, "%{byte:02x}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Header, LabelChange, TopicPartition};
+    use bytes::Bytes;
+    use std::sync::Arc;
+
+    fn output(headers: &[(&[u8], Option<&[u8]>)]) -> OutputRecord {
+        let headers = headers
+            .iter()
+            .map(|(key, value)| Header { key: Bytes::copy_from_slice(key), value: value.map(Bytes::copy_from_slice) })
+            .collect();
+        OutputRecord::unchanged(Arc::new(InputRecord {
+            source: TopicPartition { topic: "t".into(), partition: 2 },
+            offset: 7,
+            timestamp_ms: Some(1),
+            key: Some(Bytes::from_static(b"k")),
+            headers,
+            payload: None,
+        }))
+    }
+
+    /// The documented way back: decode `%` and two hex digits, leave everything else.
+    fn decode(text: &str) -> Option<Vec<u8>> {
+        match text {
+            NULL => return None,
+            EMPTY => return Some(Vec::new()),
+            _ => {}
+        }
+        let bytes = text.as_bytes();
+        let (mut out, mut at) = (Vec::new(), 0);
+        while at < bytes.len() {
+            if bytes[at] == b'%' && followed_by_hex(bytes, at) {
+                out.push(u8::from_str_radix(&text[at + 1..at + 3], 16).unwrap());
+                at += 3;
+            } else {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+        Some(out)
+    }
+
+    #[test]
+    fn plain_text_stays_as_in_the_tutorial() {
+        let labels = stored_labels(&output(&[(b"size", Some(b"1024")), (b"type", Some(b"binary")), (b"load", Some(b"50 %"))]));
+        let expected = [("size", "1024"), ("type", "binary"), ("load", "50 %")];
+        assert_eq!(labels, expected.map(|(k, v)| (k.to_string(), v.to_string())).into());
+    }
+
+    #[test]
+    fn every_value_comes_back() {
+        let mut values: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+        values.extend((0..=255).map(|byte| vec![b'a', byte, b'4', b'1']));
+        for text in ["", " ", "  x ", "%", "%%", "%4", "%41", "%2541", "%null", "%empty", "a\"b,c", "Zürich", "{\"a\": 1}"] {
+            values.push(text.into());
+        }
+        let mut seen = std::collections::HashMap::new();
+        for value in &values {
+            let label = encode_value(Some(value)).into_owned();
+            assert_eq!(decode(&label).as_ref(), Some(value), "{label}");
+            assert!(label.bytes().all(is_plain_value_byte) && label.trim() == label && !label.is_empty());
+            assert_eq!(seen.insert(label, value.clone()).filter(|other| other != value), None);
+        }
+        assert_eq!(encode_value(None), NULL);
+    }
+
+    #[test]
+    fn every_name_comes_back_and_none_is_reserved() {
+        let names: [&[u8]; 9] = [b"Content-Type", b"@x", b"kafka.offset", b"sink.plugins", b"", b"%41", b"a b", b"\xff\x00", b"kafkas"];
+        for name in names {
+            let label = encode_name(name).into_owned();
+            assert_eq!(decode(&label).as_deref(), Some(name), "{label}");
+            assert!(!is_reserved(label.as_bytes()) && !label.starts_with('@'));
+            assert!(label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'%')), "{label}");
+        }
+        assert_eq!(encode_name(b"Content-Type"), "%43ontent-%54ype");
+    }
+
+    #[test]
+    fn repeated_headers_are_all_kept() {
+        let labels = stored_labels(&output(&[(b"a", Some(b"1")), (b"a", Some(b"2")), (b"a", None), (b"a%n2", Some(b"x"))]));
+        let expected = [("a", "1"), ("a%n2", "2"), ("a%n3", "%null"), ("a%25n2", "x")];
+        assert_eq!(labels, expected.map(|(k, v)| (k.to_string(), v.to_string())).into());
+    }
+
+    #[test]
+    fn plugin_changes_apply_in_order_in_stored_form() {
+        let mut record = output(&[(b"city", Some("Zürich".as_bytes())), (b"gone", Some(b"1"))]);
+        let seen = stored_labels(&record)["city"].clone();
+        let change = |name: &str, value: Option<&str>| LabelChange { name: name.into(), value: value.map(Into::into) };
+        record.labels = vec![
+            change("town", Some(&seen)),
+            change("gone", None),
+            change("Name", Some("näh\n")),
+            change("kafka.offset", Some("9")),
+            change("e", Some("")),
+        ];
+        let labels = all_labels(&record, true);
+        assert_eq!(labels["town"], "Z%c3%bcrich");
+        assert_eq!(labels["%4eame"], "n%c3%a4h%0a");
+        assert_eq!(labels["%6bafka.offset"], "9");
+        assert_eq!(labels["e"], EMPTY);
+        assert!(!labels.contains_key("gone"));
+        assert_eq!((labels[SOURCE].as_str(), labels[OFFSET].as_str(), labels[KEY].as_str()), ("t/2", "7", "k"));
+        assert_eq!(labels[TOMBSTONE], "true");
+    }
+
+    #[test]
+    fn header_keys_reach_plugins_as_text() {
+        assert_eq!(header_key_text("ä".as_bytes()), "ä");
+        assert_eq!(header_key_text(b"a\xffb\xc3"), "a%ffb%c3");
+    }
+}

@@ -1,1 +1,190 @@
-//! (being written)
+//! Entry names: how a topic's name becomes a legal entry name, and the template that ties entries to partitions.
+//!
+//! Guarantees: an [`EntryName`] is legal in ReductStore (`[A-Za-z0-9_/-]+`, no empty segment, no segment over 255
+//! bytes); two topics never share the name made from them; under the default template no two partitions share an entry.
+
+use std::fmt;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::record::TopicPartition;
+
+/// The file system's limit on one path component, which is what a segment becomes on the server.
+const MAX_SEGMENT: usize = 255;
+
+/// A legal entry name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EntryName(Arc<str>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NameError {
+    #[error("entry name {0:?} is empty or has an empty segment")]
+    EmptySegment(String),
+    #[error("entry name {name:?} has the character {found:?}; legal are letters, digits, '_', '-' and '/' between segments")]
+    IllegalCharacter { name: String, found: char },
+    #[error("entry name {0:?} has a segment of more than {MAX_SEGMENT} bytes")]
+    LongSegment(String),
+}
+
+impl EntryName {
+    pub fn parse(name: &str) -> Result<Self, NameError> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '/');
+        if let Some(found) = name.chars().find(|c| !legal(*c)) {
+            return Err(NameError::IllegalCharacter { name: name.into(), found });
+        }
+        if name.split('/').any(str::is_empty) {
+            return Err(NameError::EmptySegment(name.into()));
+        }
+        if name.split('/').any(|segment| segment.len() > MAX_SEGMENT) {
+            return Err(NameError::LongSegment(name.into()));
+        }
+        Ok(Self(name.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EntryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A topic's name as one segment of an entry name. `.` is the one character that Kafka allows and ReductStore doesn't:
+/// it becomes `_2E`, and so that no other topic can end up there, a literal `_2E` becomes `_5F2E` and `_5F` becomes
+/// `_5F5F`.
+pub fn topic_segment(topic: &str) -> String {
+    let mut segment = String::with_capacity(topic.len() + 8);
+    let mut rest = topic;
+    while let Some(c) = rest.chars().next() {
+        let tail = rest.split_at(c.len_utf8()).1;
+        match c {
+            '.' => segment.push_str("_2E"),
+            '_' if tail.starts_with("2E") || tail.starts_with("5F") => segment.push_str("_5F"),
+            c => segment.push(c),
+        }
+        rest = tail;
+    }
+    segment
+}
+
+/// How an entry is named after `{name}` (a plugin's choice, or else the topic), `{topic}` and `{partition}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template(Vec<Part>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Name,
+    Topic,
+    Partition,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TemplateError {
+    #[error("unknown placeholder {{{0}}}; known are {{name}}, {{topic}} and {{partition}}")]
+    UnknownPlaceholder(String),
+    #[error("a brace is not closed")]
+    Unclosed,
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+impl Template {
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('{') {
+            let (placeholder, tail) = after.split_once('}').ok_or(TemplateError::Unclosed)?;
+            if !before.is_empty() {
+                parts.push(Part::Text(before.into()));
+            }
+            parts.push(match placeholder {
+                "name" => Part::Name,
+                "topic" => Part::Topic,
+                "partition" => Part::Partition,
+                other => return Err(TemplateError::UnknownPlaceholder(other.into())),
+            });
+            rest = tail;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.into()));
+        }
+        let template = Self(parts);
+        // Whatever is put in for the placeholders is legal by itself, so one trial tells for all.
+        template.render("name", &TopicPartition { topic: "topic".into(), partition: 0 })?;
+        Ok(template)
+    }
+
+    /// What stands when the configuration says nothing: see `config::Store::entry`.
+    pub fn default_for(partitions: usize) -> Self {
+        if partitions > 1 {
+            Self(vec![Part::Name, Part::Text("/".into()), Part::Partition])
+        } else {
+            Self(vec![Part::Name])
+        }
+    }
+
+    /// Whether records of two partitions can never meet in one entry.
+    pub fn separates_partitions(&self) -> bool {
+        self.0.contains(&Part::Partition)
+    }
+
+    /// `name` must be a legal entry name (several segments are fine).
+    pub fn render(&self, name: &str, source: &TopicPartition) -> Result<EntryName, NameError> {
+        let mut entry = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Text(text) => entry.push_str(text),
+                Part::Name => entry.push_str(name),
+                Part::Topic => entry.push_str(&topic_segment(&source.topic)),
+                Part::Partition => entry.push_str(&source.partition.to_string()),
+            }
+        }
+        EntryName::parse(&entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_map_to_legal_and_distinct_segments() {
+        let topics = ["a.b", "a_2Eb", "a_5F2Eb", "a_5Fb", "a_b", "camera_01", "sensor_data", "_5F", ".", "_2E", "_", "__2E"];
+        let mut seen = std::collections::BTreeMap::new();
+        for topic in topics {
+            let segment = topic_segment(topic);
+            EntryName::parse(&segment).unwrap();
+            assert_eq!(seen.insert(segment, topic), None, "{topic} shares its segment");
+        }
+        assert_eq!(topic_segment("camera_01"), "camera_01");
+        assert_eq!(topic_segment("a.b"), "a_2Eb");
+    }
+
+    #[test]
+    fn entry_names_are_checked() {
+        for bad in ["", "/a", "a/", "a//b", "a.b", "ä", "a b", &"x".repeat(256)] {
+            assert!(EntryName::parse(bad).is_err(), "{bad:?} was accepted");
+        }
+        for good in ["a", "a/b-c_D9/0", &"x".repeat(255)] {
+            EntryName::parse(good).unwrap();
+        }
+    }
+
+    #[test]
+    fn templates_render_and_refuse() {
+        let source = TopicPartition { topic: "a.b".into(), partition: 3 };
+        let rendered = |text: &str| Template::parse(text).unwrap().render("cam/left", &source).unwrap().to_string();
+        assert_eq!(rendered("{name}/{partition}"), "cam/left/3");
+        assert_eq!(rendered("raw-{topic}"), "raw-a_2Eb");
+        assert_eq!(Template::default_for(1).render("t", &source).unwrap().as_str(), "t");
+        assert_eq!(Template::default_for(2).render("t", &source).unwrap().as_str(), "t/3");
+        for bad in ["{nam}", "{name", "{name}.x", "", "{name}//x"] {
+            assert!(Template::parse(bad).is_err(), "{bad:?} was accepted");
+        }
+    }
+}
