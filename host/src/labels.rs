@@ -78,17 +78,17 @@ pub fn all_labels(output: &OutputRecord, mark_plugins: bool) -> HashMap<String, 
 
 fn header_labels(input: &InputRecord) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
+    let mut repeats: HashMap<String, u32> = HashMap::new();
     for header in &input.headers {
         let name = encode_name(&header.key);
         let value = encode_value(header.value.as_deref()).into_owned();
-        let free = (2..).map(|n| format!("{name}%n{n}"));
-        let name = if labels.contains_key(name.as_ref()) {
-            free.into_iter().find(|name| !labels.contains_key(name))
+        if labels.contains_key(name.as_ref()) {
+            // No encoded name has `%n` in it, so the numbered ones can't meet another header's.
+            let count = repeats.entry(name.to_string()).or_insert(1);
+            *count += 1;
+            labels.insert(format!("{name}%n{count}"), value);
         } else {
-            Some(name.into_owned())
-        };
-        if let Some(name) = name {
-            labels.insert(name, value);
+            labels.insert(name.into_owned(), value);
         }
     }
     labels
