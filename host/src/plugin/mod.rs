@@ -1,1 +1,2 @@
-//! (being written)
+//! Plugins: WebAssembly components of the contract `reduct-sink:transform`.
+mod bindings;
