@@ -1,0 +1,326 @@
+//! A Kafka client for tests: topics, records of every shape, offsets.
+//!
+//! Guarantees: what `produce` returns was acknowledged by the broker, each record with its partition and offset; a record
+//! goes to Kafka exactly as it was given, header keys that aren't UTF-8, null values and tombstones included.
+
+use std::ffi::CString;
+use std::ptr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use bytes::Bytes;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::bindings::{self as native, rd_kafka_resp_err_t as ErrorCode, rd_kafka_vtype_t as Part};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
+use rdkafka::{ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList};
+use sha2::{Digest, Sha256};
+
+const BOUND: Duration = Duration::from_secs(30);
+
+/// A record to produce.
+#[derive(Debug, Clone, Default)]
+pub struct Message {
+    /// `None`: the partitioner chooses, by the key if there is one.
+    pub partition: Option<i32>,
+    pub key: Option<Bytes>,
+    /// `None`: a tombstone.
+    pub payload: Option<Bytes>,
+    pub headers: Vec<(Bytes, Option<Bytes>)>,
+    pub timestamp_ms: Option<i64>,
+}
+
+impl Message {
+    pub fn new(payload: impl Into<Bytes>) -> Self {
+        Self { payload: Some(payload.into()), ..Self::default() }
+    }
+
+    pub fn tombstone(key: impl Into<Bytes>) -> Self {
+        Self { key: Some(key.into()), ..Self::default() }
+    }
+
+    pub fn key(mut self, key: impl Into<Bytes>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    pub fn header(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        self.headers.push((key.into(), Some(value.into())));
+        self
+    }
+
+    pub fn null_header(mut self, key: impl Into<Bytes>) -> Self {
+        self.headers.push((key.into(), None));
+        self
+    }
+
+    pub fn timestamp_ms(mut self, timestamp: i64) -> Self {
+        self.timestamp_ms = Some(timestamp);
+        self
+    }
+
+    pub fn partition(mut self, partition: i32) -> Self {
+        self.partition = Some(partition);
+        self
+    }
+}
+
+/// A record that the broker acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Produced {
+    pub topic: Arc<str>,
+    pub partition: u32,
+    pub offset: u64,
+    pub size: usize,
+    pub sha256: [u8; 32],
+}
+
+/// Speaks to one Kafka. Cheap to clone; each call makes the connection it needs.
+#[derive(Debug, Clone)]
+pub struct KafkaClient {
+    brokers: String,
+    properties: Vec<(String, String)>,
+}
+
+impl KafkaClient {
+    pub fn new(brokers: &str) -> Self {
+        Self { brokers: brokers.to_owned(), properties: Vec::new() }
+    }
+
+    /// With a further librdkafka property in everything it makes.
+    pub fn with(mut self, key: &str, value: &str) -> Self {
+        self.properties.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
+    /// One quick try to be served: metadata answers and the controller would create a topic.
+    pub fn probe(&self) -> Result<()> {
+        let bound = Duration::from_secs(2);
+        let admin = self.admin()?;
+        let metadata = admin.inner().fetch_metadata(None, bound)?;
+        ensure!(!metadata.brokers().is_empty(), "no broker is registered");
+        let topic = NewTopic::new("probe", 1, TopicReplication::Fixed(1));
+        let options = AdminOptions::new().validate_only(true).request_timeout(Some(bound));
+        settle(futures::executor::block_on(admin.create_topics([&topic], &options))?)
+    }
+
+    pub fn create_topic(&self, name: &str, partitions: i32) -> Result<()> {
+        self.create_topic_with(name, partitions, &[])
+    }
+
+    /// Creates a topic with configuration such as `cleanup.policy`, and returns when it can be written to.
+    pub fn create_topic_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<()> {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        for (key, value) in settings {
+            topic = topic.set(key, value);
+        }
+        let admin = self.admin()?;
+        let options = AdminOptions::new().operation_timeout(Some(BOUND));
+        settle(futures::executor::block_on(admin.create_topics([&topic], &options))?)?;
+        crate::process::wait_for(&format!("topic {name} to have leaders"), BOUND, || {
+            let metadata = admin.inner().fetch_metadata(Some(name), BOUND)?;
+            let ready = metadata.topics().iter().any(|topic| {
+                topic.error().is_none()
+                    && topic.partitions().len() == partitions as usize
+                    && topic.partitions().iter().all(|p| p.leader() >= 0)
+            });
+            Ok(ready.then_some(()))
+        })
+    }
+
+    /// Produces to one topic and waits until the broker has acknowledged every record, in the order given.
+    pub fn produce(&self, topic: &str, messages: impl IntoIterator<Item = Message>) -> Result<Vec<Produced>> {
+        let mut stream = self.producer(topic)?;
+        for message in messages {
+            stream.send(&message)?;
+        }
+        stream.finish()
+    }
+
+    /// For producing bit by bit.
+    pub fn producer(&self, topic: &str) -> Result<ProducerStream> {
+        let topic: Arc<str> = topic.into();
+        let acks = Acks { topic: topic.clone(), done: Mutex::default() };
+        let producer = self
+            .config()
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "5")
+            .set("message.max.bytes", (32 << 20).to_string())
+            .set("queue.buffering.max.kbytes", "262144")
+            .set("compression.type", "none")
+            .create_with_context(acks)?;
+        Ok(ProducerStream { producer, name: CString::new(&*topic)?, sent: Vec::new() })
+    }
+
+    /// The group's committed offset (the next to read) of each partition that has one.
+    pub fn committed(&self, group: &str, topic: &str) -> Result<Vec<(u32, u64)>> {
+        let consumer: BaseConsumer = self.config().set("group.id", group).create()?;
+        let mut list = TopicPartitionList::new();
+        for partition in self.partitions(&consumer, topic)? {
+            list.add_partition(topic, partition);
+        }
+        let committed = consumer.committed_offsets(list, BOUND)?;
+        let offsets = committed.elements().into_iter().filter_map(|element| match element.offset() {
+            Offset::Offset(offset) => Some((element.partition() as u32, offset as u64)),
+            _ => None,
+        });
+        Ok(offsets.collect())
+    }
+
+    /// The offset that the next record of each partition will get.
+    pub fn end_offsets(&self, topic: &str) -> Result<Vec<(u32, u64)>> {
+        let consumer: BaseConsumer = self.config().create()?;
+        let partitions = self.partitions(&consumer, topic)?;
+        let ends = partitions.into_iter().map(|partition| {
+            let (_, end) = consumer.fetch_watermarks(topic, partition, BOUND)?;
+            Ok((partition as u32, end as u64))
+        });
+        ends.collect()
+    }
+
+    /// Whether the group has committed everything that the topic holds.
+    pub fn caught_up(&self, group: &str, topic: &str) -> Result<bool> {
+        let ends = self.end_offsets(topic)?.into_iter().filter(|&(_, end)| end > 0);
+        let committed = self.committed(group, topic)?;
+        Ok(ends.into_iter().all(|end| committed.contains(&end)))
+    }
+
+    pub fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers);
+        for (key, value) in &self.properties {
+            config.set(key, value);
+        }
+        config
+    }
+
+    pub fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
+        Ok(self.config().create()?)
+    }
+
+    fn partitions(&self, consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>> {
+        let metadata = consumer.fetch_metadata(Some(topic), BOUND)?;
+        let found = metadata.topics().iter().find(|t| t.name() == topic).context("no such topic")?;
+        Ok(found.partitions().iter().map(|p| p.id()).collect())
+    }
+}
+
+/// A producer under way; what it sends counts only once `finish` has returned it.
+pub struct ProducerStream {
+    producer: BaseProducer<Acks>,
+    name: CString,
+    sent: Vec<(usize, [u8; 32])>,
+}
+
+impl ProducerStream {
+    /// Hands a record over, waiting while librdkafka's queue is full.
+    pub fn send(&mut self, message: &Message) -> Result<()> {
+        let payload = message.payload.as_deref().unwrap_or_default();
+        self.sent.push((payload.len(), Sha256::digest(payload).into()));
+        let id = self.sent.len() - 1;
+        let start = Instant::now();
+        loop {
+            match enqueue(&self.producer, &self.name, message, id) {
+                ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR => break,
+                ErrorCode::RD_KAFKA_RESP_ERR__QUEUE_FULL if start.elapsed() < 4 * BOUND => {
+                    self.producer.poll(Duration::from_millis(10));
+                }
+                error => bail!("can't produce: {:?}", rdkafka::types::RDKafkaErrorCode::from(error)),
+            }
+        }
+        self.producer.poll(Duration::ZERO);
+        Ok(())
+    }
+
+    /// Waits for the acknowledgements still open, and tells all of them in the order of sending.
+    pub fn finish(self) -> Result<Vec<Produced>> {
+        self.producer.flush(4 * BOUND)?;
+        let acks = self.producer.context();
+        let mut done = std::mem::take(&mut *acks.done.lock().expect("no thread panics holding the lock"));
+        ensure!(done.len() == self.sent.len(), "{} records sent, {} acknowledged", self.sent.len(), done.len());
+        done.sort_unstable_by_key(|(id, _)| *id);
+        let produced = done.into_iter().zip(&self.sent).map(|((_, ack), &(size, sha256))| {
+            let (partition, offset) = ack.map_err(|error| anyhow!("a record wasn't acknowledged: {error}"))?;
+            Ok(Produced { topic: acks.topic.clone(), partition, offset, size, sha256 })
+        });
+        produced.collect()
+    }
+}
+
+struct Acks {
+    topic: Arc<str>,
+    #[expect(clippy::type_complexity, reason = "the record's number, and where it is or why not")]
+    done: Mutex<Vec<(usize, Result<(u32, u64), String>)>>,
+}
+
+impl ClientContext for Acks {}
+
+impl ProducerContext for Acks {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
+        let result = match result {
+            Ok(message) => Ok((message.partition() as u32, message.offset() as u64)),
+            Err((error, _)) => Err(error.to_string()),
+        };
+        self.done.lock().expect("no thread panics holding the lock").push((id, result));
+    }
+}
+
+/// rdkafka takes header keys as `&str` only, so the record goes to librdkafka directly.
+fn enqueue(producer: &BaseProducer<Acks>, topic: &CString, message: &Message, id: usize) -> ErrorCode {
+    fn parts(bytes: Option<&Bytes>) -> (*mut libc::c_void, usize) {
+        bytes.map_or((ptr::null_mut(), 0), |b| (b.as_ptr().cast_mut().cast(), b.len()))
+    }
+    let (payload, payload_len) = parts(message.payload.as_ref());
+    let (key, key_len) = parts(message.key.as_ref());
+    // SAFETY: every pointer outlives the call, which copies the key and the payload (F_COPY); the headers belong to
+    // librdkafka once it took the record and are freed here otherwise.
+    unsafe {
+        let headers = native::rd_kafka_headers_new(message.headers.len());
+        for (name, value) in &message.headers {
+            let (value, value_len) = parts(value.as_ref());
+            native::rd_kafka_header_add(headers, name.as_ptr().cast(), name.len() as isize, value, value_len as isize);
+        }
+        let error = native::rd_kafka_producev(
+            producer.client().native_ptr(),
+            Part::RD_KAFKA_VTYPE_TOPIC,
+            topic.as_ptr(),
+            Part::RD_KAFKA_VTYPE_PARTITION,
+            message.partition.unwrap_or(-1),
+            Part::RD_KAFKA_VTYPE_MSGFLAGS,
+            native::RD_KAFKA_MSG_F_COPY as i32,
+            Part::RD_KAFKA_VTYPE_VALUE,
+            payload,
+            payload_len,
+            Part::RD_KAFKA_VTYPE_KEY,
+            key,
+            key_len,
+            Part::RD_KAFKA_VTYPE_OPAQUE,
+            id as *mut libc::c_void,
+            Part::RD_KAFKA_VTYPE_TIMESTAMP,
+            message.timestamp_ms.unwrap_or(0),
+            Part::RD_KAFKA_VTYPE_HEADERS,
+            headers,
+            Part::RD_KAFKA_VTYPE_END,
+        );
+        if error != ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR {
+            native::rd_kafka_headers_destroy(headers);
+        }
+        error
+    }
+}
+
+fn settle(results: Vec<rdkafka::admin::TopicResult>) -> Result<()> {
+    for result in results {
+        result.map_err(|(topic, error)| anyhow!("topic {topic}: {error}"))?;
+    }
+    Ok(())
+}

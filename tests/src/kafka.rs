@@ -1,0 +1,176 @@
+//! Apache Kafka as a child process: one node in KRaft mode, broker and controller in one.
+//!
+//! Guarantees: a started Kafka answers and can create a topic; `restart` finds the data and the address of before;
+//! payloads of 16 MiB go through.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::client::KafkaClient;
+use crate::process::{self, Process};
+
+const READY_WITHIN: Duration = Duration::from_secs(90);
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+const LOG_SETTINGS: &str = include_str!("../kafka/log4j2.properties");
+
+pub struct Kafka {
+    home: TempDir,
+    log: PathBuf,
+    port: u16,
+    process: Process,
+}
+
+impl Kafka {
+    pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts a Kafka with further server properties, which win over those set here.
+    pub fn start_with(properties: &[(&str, &str)]) -> Result<Self> {
+        let home = process::data_folder("kafka")?;
+        let log = process::new_log("kafka")?;
+        let port = process::free_port()?;
+        std::fs::write(home.path().join("server.properties"), server_properties(home.path(), port, properties)?)?;
+        std::fs::write(home.path().join("log4j2.properties"), LOG_SETTINGS)?;
+        format_storage(home.path())?;
+        let process = Process::spawn("Kafka", server(home.path())?, &log)?;
+        let mut kafka = Self { home, log, port, process };
+        kafka.wait_ready()?;
+        Ok(kafka)
+    }
+
+    /// `bootstrap.servers`.
+    pub fn brokers(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn client(&self) -> KafkaClient {
+        KafkaClient::new(&self.brokers())
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    pub fn stop(&mut self) -> Result<()> {
+        self.process.stop(STOP_WITHIN)?;
+        Ok(())
+    }
+
+    pub fn kill9(&mut self) -> Result<()> {
+        self.process.kill9()?;
+        Ok(())
+    }
+
+    /// Starts Kafka again on its port and data; one that still runs is stopped first.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        self.start_again()?;
+        self.wait_ready()
+    }
+
+    /// Starts Kafka again and doesn't wait until it is ready.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process = Process::spawn("Kafka", server(self.home.path())?, &self.log)?;
+        Ok(())
+    }
+
+    pub fn pause(&mut self) -> Result<()> {
+        self.process.signal(libc::SIGSTOP)
+    }
+
+    pub fn resume(&mut self) -> Result<()> {
+        self.process.signal(libc::SIGCONT)
+    }
+
+    /// Ready is more than an open port: the broker must be registered and the controller must take orders.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let client = self.client();
+        process::wait_for("Kafka to be ready", READY_WITHIN, || {
+            self.process.expect_running()?;
+            Ok(client.probe().ok())
+        })
+    }
+}
+
+/// The version in `kafka/pom.xml`, which is the one place that names it.
+pub fn version() -> Result<&'static str> {
+    let pom = include_str!("../kafka/pom.xml");
+    let start = pom.split("<kafka.version>").nth(1).context("kafka/pom.xml names no kafka.version")?;
+    start.split('<').next().context("kafka/pom.xml names no kafka.version")
+}
+
+fn format_storage(home: &Path) -> Result<()> {
+    let output = java(home, 128)?
+        .args(["kafka.tools.StorageTool", "format", "--standalone", "--cluster-id", "cmVkdWN0LXNpbmstdGVzdA"])
+        .arg("--config")
+        .arg(home.join("server.properties"))
+        .output()
+        .context("can't start java")?;
+    if !output.status.success() {
+        bail!("Kafka's storage can't be formatted: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+fn server(home: &Path) -> Result<Command> {
+    let mut command = java(home, 512)?;
+    command.arg("kafka.Kafka").arg(home.join("server.properties"));
+    Ok(command)
+}
+
+/// The serial collector and the first compiler tier alone: on two cores Kafka starts sooner and leaves more to others.
+fn java(home: &Path, heap_mb: u32) -> Result<Command> {
+    let jars = process::cache()?.join(format!("kafka-{}", version()?));
+    ensure!(jars.is_dir(), "Kafka isn't in {}: run tests/setup kafka", jars.display());
+    let mut command = Command::new("java");
+    command
+        .arg(format!("-Xmx{heap_mb}m"))
+        .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"])
+        .arg(format!("-Dlog4j2.configurationFile={}", home.join("log4j2.properties").display()))
+        .arg("-cp")
+        .arg(jars.join("*"));
+    Ok(command)
+}
+
+fn server_properties(home: &Path, port: u16, more: &[(&str, &str)]) -> Result<String> {
+    let controller = process::free_port()?;
+    let data = home.join("data");
+    let mut text = format!(
+        "process.roles=broker,controller\n\
+         node.id=1\n\
+         controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+         controller.listener.names=CONTROLLER\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+         log.dirs={data}\n\
+         message.max.bytes={LARGEST}\n\
+         replica.fetch.max.bytes={LARGEST}\n\
+         socket.request.max.bytes=104857600\n\
+         num.partitions=1\n\
+         default.replication.factor=1\n\
+         min.insync.replicas=1\n\
+         offsets.topic.replication.factor=1\n\
+         offsets.topic.num.partitions=4\n\
+         transaction.state.log.replication.factor=1\n\
+         transaction.state.log.min.isr=1\n\
+         transaction.state.log.num.partitions=4\n\
+         share.coordinator.state.topic.replication.factor=1\n\
+         share.coordinator.state.topic.min.isr=1\n\
+         group.initial.rebalance.delay.ms=0\n\
+         auto.create.topics.enable=false\n\
+         log.retention.check.interval.ms=1000\n",
+        data = data.display(),
+    );
+    for (key, value) in more {
+        text.push_str(&format!("{key}={value}\n"));
+    }
+    Ok(text)
+}
+
+/// The largest message Kafka takes, in bytes.
+const LARGEST: u32 = 32 << 20;
