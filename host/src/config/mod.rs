@@ -3,9 +3,54 @@
 //! Guarantees: reading and validating do no I/O beyond the configuration file (and a token file); whoever holds a
 //! [`Config`] needn't check it again; every error names the file, the key, what was found and what would be right.
 
+mod checks;
+mod keys;
+mod layers;
+mod problem;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod validate;
+mod value;
+
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use self::layers::Flag;
+use self::layers::Layers;
+pub use self::problem::{Place, Problem, Problems};
+
+/// What a configuration is put together from.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The file, and the flag or variable that named it.
+    pub file: Option<(PathBuf, Place)>,
+    /// The process's environment, from which `REDUCT_SINK_*` is read.
+    pub environment: Vec<(OsString, OsString)>,
+    pub flags: Vec<Flag>,
+}
+
+/// What came of loading a configuration: the warnings matter most when it failed.
+#[derive(Debug)]
+pub struct Loaded {
+    pub warnings: Vec<String>,
+    pub config: Result<Config, Problems>,
+}
+
+/// Reads what the sources say, lays the environment over the file and the flags over both, and validates the result.
+pub fn load(sources: Sources) -> Loaded {
+    let mut layers = Layers::default();
+    if let Some((path, named_by)) = &sources.file {
+        layers.read_file(path, named_by);
+    }
+    layers.read_environment(sources.environment.into_iter());
+    layers.read_flags(sources.flags);
+    Loaded { warnings: std::mem::take(&mut layers.warnings), config: validate::validate(layers) }
+}
 
 /// Everything `run` needs to know.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +64,7 @@ pub struct Config {
     pub labels: Labels,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Kafka {
     /// `host:port` pairs, comma-separated: librdkafka's `bootstrap.servers`.
     pub brokers: String,
@@ -29,6 +74,43 @@ pub struct Kafka {
     pub start: StartPolicy,
     /// Any librdkafka property, as given; wins over what the host sets itself, save for those it must own.
     pub properties: BTreeMap<String, String>,
+}
+
+/// Without the values of the properties, among which passwords may be.
+impl fmt::Debug for Kafka {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kafka")
+            .field("brokers", &self.brokers)
+            .field("topics", &self.topics)
+            .field("group", &self.group)
+            .field("start", &self.start)
+            .field("properties", &self.properties.keys())
+            .finish()
+    }
+}
+
+/// A text that no log shows by accident.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl Deref for Secret {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
 }
 
 /// Where a partition begins that has no committed offset, or whose committed offset the broker no longer has.
@@ -44,7 +126,7 @@ pub enum StartPolicy {
 pub struct Store {
     /// `http://` or `https://`, host, port and path prefix.
     pub url: String,
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     pub bucket: String,
     /// The entry's name, from `{name}` (a plugin's choice, or else the topic), `{topic}` and `{partition}`. `None`: the
     /// name alone for a topic of one partition, `{name}/{partition}` for more.
@@ -59,6 +141,8 @@ pub struct Store {
     pub create: BucketSettings,
     /// Write nothing and call it settled: for measuring the host itself.
     pub discard: bool,
+    /// Read every record back before it counts as settled.
+    pub verify_writes: bool,
 }
 
 /// The settings of a bucket that the sink creates; one that exists is left as it is.

@@ -1,0 +1,239 @@
+//! The raw configuration: what the file, the environment and the flags say, one over the other, not yet validated.
+//!
+//! Guarantees: a flag wins over the environment, the environment over the file, key by key (the chain of plugins as a
+//! whole); every value remembers its place; a key that isn't known is a problem, a variable that isn't is a warning.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{self, COMMAND_LINE, KEYS, Key, Kind, PREFIX, PROPERTY_PREFIX};
+use super::problem::{Place, Problem};
+use super::value::{Found, Value};
+
+pub type Values = BTreeMap<&'static str, Found>;
+
+#[derive(Debug, Default)]
+pub struct Layers {
+    pub values: Values,
+    /// librdkafka's properties, by their full names.
+    pub properties: BTreeMap<String, Found>,
+    /// `None`: nothing is said about plugins.
+    pub plugins: Option<Vec<PluginTable>>,
+    /// Of the configuration file: what its relative paths begin at.
+    pub folder: PathBuf,
+    /// Keys that somebody meant and misspelt: not to be called missing as well.
+    pub misspelt: Vec<String>,
+    pub problems: Vec<Problem>,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug)]
+pub struct PluginTable {
+    pub values: Values,
+    pub place: Place,
+}
+
+/// A key as set by flags. A repeatable flag has several values.
+#[derive(Debug, Clone)]
+pub struct Flag {
+    /// The key's path.
+    pub key: &'static str,
+    pub values: Vec<String>,
+}
+
+impl Layers {
+    /// `named_by` is the flag or variable that named the file.
+    pub fn read_file(&mut self, path: &Path, named_by: &Place) {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let text = format!("cannot read the configuration file {}: {error}", path.display());
+                return self.problems.push(Problem::at(named_by, "", text));
+            }
+        };
+        self.folder = path.parent().unwrap_or(Path::new("")).into();
+        self.read_toml(&path.display().to_string(), &bytes);
+    }
+
+    /// `name` is what messages call the file.
+    pub fn read_toml(&mut self, name: &str, bytes: &[u8]) {
+        let path: Arc<str> = name.into();
+        let place = |offset: usize| Place::File {
+            path: path.clone(),
+            line: bytes.iter().take(offset).filter(|byte| **byte == b'\n').count() + 1,
+        };
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => {
+                let here = place(error.valid_up_to());
+                return self.problems.push(Problem::at(&here, "", "not valid TOML: the text isn't UTF-8"));
+            }
+        };
+        let (root, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            let problems = errors.iter().map(|error| {
+                let here = place(error.span().map_or(0, |span| span.start));
+                Problem::at(&here, "", format!("not valid TOML: {}", error.message()))
+            });
+            return self.problems.extend(problems);
+        }
+        let mut values = Values::new();
+        self.read_table("", root.get_ref(), &mut values, &place);
+        self.values.extend(values);
+    }
+
+    fn read_table(
+        &mut self,
+        table: &str,
+        entries: &DeTable<'_>,
+        values: &mut Values,
+        place: &impl Fn(usize) -> Place,
+    ) {
+        for (name, value) in entries {
+            let path = if table.is_empty() { name.to_string() } else { format!("{table}.{}", name.get_ref()) };
+            let here = place(name.span().start);
+            match (keys::kind(&path), value.get_ref()) {
+                (None, _) => {
+                    let near = keys::misspelt(table, name.get_ref());
+                    self.misspelt.extend(near.map(|near| format!("{table}.{near}")));
+                    self.problems.push(Problem::at(&here, path, keys::suggest(table, name.get_ref())));
+                }
+                (Some(Kind::Table), DeValue::Table(inner)) => self.read_table(&path, inner, values, place),
+                (Some(Kind::Properties), DeValue::Table(inner)) => self.read_properties("", inner, place),
+                (Some(Kind::Plugins), DeValue::Array(items)) => self.read_plugins(items.iter(), place),
+                (Some(Kind::Value(key)), _) => match Found::from_toml(value, place) {
+                    Ok(found) => drop(values.insert(key.path, found)),
+                    Err(problem) => self.problems.push(Problem { key: path, ..problem }),
+                },
+                (Some(kind), _) => {
+                    let expected = if kind == Kind::Plugins { "[[plugins]] tables" } else { "a table" };
+                    let found = Found::from_toml(value, place).map(|found| found.value.to_string());
+                    let found = found.unwrap_or_else(|_| "something else".into());
+                    self.problems.push(Problem::at(&here, path, format!("found {found}, expected {expected}")));
+                }
+            }
+        }
+    }
+
+    fn read_plugins<'a>(
+        &mut self,
+        items: impl Iterator<Item = &'a Spanned<DeValue<'a>>>,
+        place: &impl Fn(usize) -> Place,
+    ) {
+        let mut plugins = Vec::new();
+        for item in items {
+            let here = place(item.span().start);
+            if let DeValue::Table(entries) = item.get_ref() {
+                let mut values = Values::new();
+                self.read_table("plugins", entries, &mut values, place);
+                plugins.push(PluginTable { values, place: here });
+            } else {
+                let text = "found a list of something else, expected [[plugins]] tables, each with a `path`";
+                self.problems.push(Problem::at(&here, "plugins", text));
+            }
+        }
+        self.plugins = Some(plugins);
+    }
+
+    /// An unquoted `security.protocol = …` is a table in a table to TOML, and one name to librdkafka.
+    fn read_properties(&mut self, prefix: &str, entries: &DeTable<'_>, place: &impl Fn(usize) -> Place) {
+        for (name, value) in entries {
+            let name = format!("{prefix}{}", name.get_ref());
+            if let DeValue::Table(inner) = value.get_ref() {
+                self.read_properties(&format!("{name}."), inner, place);
+                continue;
+            }
+            match Found::from_toml(value, place) {
+                Ok(found) => {
+                    let here = found.place.clone();
+                    if self.properties.insert(name.clone(), found).is_some() {
+                        self.problems.push(Problem::at(&here, format!("kafka.properties.{name}"), "set twice"));
+                    }
+                }
+                Err(problem) => {
+                    self.problems.push(Problem { key: format!("kafka.properties.{name}"), ..problem });
+                }
+            }
+        }
+    }
+
+    /// A variable that is empty counts as not set, as a compose file leaves it.
+    pub fn read_environment(&mut self, variables: impl Iterator<Item = (OsString, OsString)>) {
+        let mut variables: Vec<_> = variables
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+            .filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty())
+            .collect();
+        variables.sort();
+        for (name, value) in variables {
+            let place = Place::Environment(name.clone());
+            let Ok(value) = value.into_string() else {
+                self.problems.push(Problem::at(&place, "", "the value isn't UTF-8"));
+                continue;
+            };
+            let suffix = name.strip_prefix(PREFIX).unwrap_or_default();
+            if let Some(property) = name.strip_prefix(PROPERTY_PREFIX) {
+                let property = property.to_lowercase().replace('_', ".");
+                self.properties.insert(property, Found::text(value, place));
+            } else if let Some(key) = KEYS.iter().find(|key| key.env == Some(suffix)) {
+                let several = matches!(key.path, "kafka.topics" | "plugins");
+                let values = if several { value.split(',').map(String::from).collect() } else { vec![value] };
+                self.set(key, values, place);
+            } else if !COMMAND_LINE.contains(&name.as_str()) && !set_by_kubernetes(suffix) {
+                let known: Vec<String> = keys::variables().collect();
+                let near = keys::nearest(&name, known.iter().map(String::as_str));
+                let near = near.map_or(String::new(), |near| format!(", did you mean {near}?"));
+                self.warnings.push(format!("{place}: not known{near}"));
+            }
+        }
+    }
+
+    pub fn read_flags(&mut self, flags: Vec<Flag>) {
+        for Flag { key, values } in flags {
+            let Some((key, flag)) = KEYS.iter().find(|k| k.path == key).and_then(|k| Some((k, k.flag?))) else {
+                self.problems.push(Problem { place: None, key: key.into(), text: "no flag sets this key".into() });
+                continue;
+            };
+            self.set(key, values, Place::Flag(flag));
+        }
+    }
+
+    /// Sets a key to a text, or to a list of them.
+    fn set(&mut self, key: &'static Key, texts: Vec<String>, place: Place) {
+        match key.path {
+            "kafka.properties" => {
+                for text in texts {
+                    match text.split_once('=') {
+                        Some((name, value)) => {
+                            self.properties.insert(name.trim().into(), Found::text(value.trim(), place.clone()));
+                        }
+                        None => self.problems.push(Problem::at(&place, "kafka.properties", "expected NAME=VALUE")),
+                    }
+                }
+            }
+            "plugins" => {
+                let plugin = |path: String| PluginTable {
+                    values: Values::from([("plugins.path", Found::text(path.trim(), place.clone()))]),
+                    place: place.clone(),
+                };
+                self.plugins = Some(texts.into_iter().map(plugin).collect());
+            }
+            "kafka.topics" => {
+                let topics = texts.iter().map(|topic| Found::text(topic.trim(), place.clone())).collect();
+                self.values.insert(key.path, Found { value: Value::List(topics), place });
+            }
+            path => {
+                self.values.extend(texts.into_iter().map(|text| (path, Found::text(text, place.clone()))));
+            }
+        }
+    }
+}
+
+/// Kubernetes describes a service called `reduct-sink` by variables of these names.
+fn set_by_kubernetes(suffix: &str) -> bool {
+    suffix.starts_with("SERVICE_") || suffix == "PORT" || suffix.starts_with("PORT_")
+}

@@ -1,0 +1,99 @@
+//! What is wrong with a configuration, and where: every [`Problem`] names the place that a value came from, its key,
+//! what was found and what would be right. They are collected and told together, in the order of the file.
+
+use std::fmt;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    File {
+        path: Arc<str>,
+        line: usize,
+    },
+    /// The variable's full name.
+    Environment(String),
+    /// The flag with its dashes.
+    Flag(&'static str),
+}
+
+impl Place {
+    /// Values of a file are typed; those of the environment and of flags are text that is read as the key wants it.
+    pub fn is_text(&self) -> bool {
+        !matches!(self, Self::File { .. })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, line } => write!(f, "{path}:{line}"),
+            Self::Environment(name) => write!(f, "environment variable {name}"),
+            Self::Flag(flag) => f.write_str(flag),
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// `None`: the value isn't there.
+    pub place: Option<Place>,
+    /// The key's path, such as `store.bucket`; empty when the problem has none.
+    pub key: String,
+    pub text: String,
+}
+
+impl Problem {
+    pub fn at(place: &Place, key: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { place: Some(place.clone()), key: key.into(), text: text.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.text)
+    }
+}
+
+/// Everything that is wrong with a configuration: at least one problem.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// In the order of the file, then of the environment, the flags, and what is missing.
+    pub fn new(mut problems: Vec<Problem>) -> Self {
+        problems.sort_by(|a, b| (a.place.is_none(), &a.place).cmp(&(b.place.is_none(), &b.place)));
+        Self(problems)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.0.iter()
+    }
+}
+
+impl From<Problem> for Problems {
+    fn from(problem: Problem) -> Self {
+        Self(vec![problem])
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,336 @@
+//! From what was said to what is meant: each key is read, checked and defaulted here, once.
+
+use std::collections::{BTreeMap, HashSet};
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use super::checks;
+use super::layers::{Layers, PluginTable, Values};
+use super::problem::{Place, Problem, Problems};
+use super::reader::{GB, GIB, KB, MB, MIB, Reader, TB, plain_text};
+use super::value::{Found, Value};
+use super::{
+    BucketSettings, Config, DeadLetters, FailurePolicy, Kafka, Labels, Limits, Plugin, PluginSource, Quota, Secret,
+    StartPolicy, Store,
+};
+use crate::names::Template;
+
+/// librdkafka's properties that the host must own, and why.
+const OWNED: &[(&str, &str)] = &[
+    ("enable.auto.commit", "the host commits an offset once its record is settled"),
+    ("auto.commit.enable", "the host commits an offset once its record is settled"),
+    ("enable.auto.offset.store", "the host commits an offset once its record is settled"),
+    ("auto.offset.reset", "set kafka.start instead"),
+    ("group.id", "set kafka.group instead"),
+    ("bootstrap.servers", "set kafka.brokers instead"),
+    ("metadata.broker.list", "set kafka.brokers instead"),
+    ("enable.partition.eof", "the host doesn't stop at the end of a partition"),
+];
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Everything that is wrong, or a configuration in which nothing is.
+pub fn validate(layers: Layers) -> Result<Config, Problems> {
+    let Layers { values, properties, plugins, folder, misspelt, mut problems, warnings: _ } = layers;
+    let mut reader = Reader { values: &values, folder: &folder, misspelt: &misspelt, problems: &mut problems };
+    let kafka = Kafka {
+        brokers: brokers(&mut reader),
+        topics: topics(&mut reader),
+        group: reader.text("kafka.group").unwrap_or_else(|| "reduct-sink".into()),
+        start: start(&mut reader),
+        properties: checked_properties(&properties, reader.problems),
+    };
+    let config = Config {
+        kafka,
+        store: store(&mut reader),
+        dead_letters: dead_letters(&mut reader),
+        limits: limits(&mut reader),
+        labels: Labels { plugins: reader.boolean("labels.plugins", true) },
+        plugins: chain(plugins, &folder, &mut problems),
+    };
+    if problems.is_empty() { Ok(config) } else { Err(Problems::new(problems)) }
+}
+
+fn brokers(reader: &mut Reader<'_>) -> String {
+    if reader.find("kafka.brokers").is_none() {
+        reader.missing("kafka.brokers", "\"127.0.0.1:9092\"");
+    }
+    let expected = "host:port pairs, separated by commas, such as \"127.0.0.1:9092\"";
+    reader.parsed("kafka.brokers", expected, |found| checks::brokers(plain_text(found)?)).unwrap_or_default()
+}
+
+fn topics(reader: &mut Reader<'_>) -> Vec<String> {
+    const KEY: &str = "kafka.topics";
+    let Some(found) = reader.find(KEY) else {
+        reader.missing(KEY, "[\"camera\"]");
+        return Vec::new();
+    };
+    let Value::List(items) = &found.value else {
+        reader.reject(KEY, found, "a list of topics, such as [\"camera\", \"^sensor-.*\"]");
+        return Vec::new();
+    };
+    if items.is_empty() {
+        reader.problems.push(Problem::at(&found.place, KEY, "found an empty list, expected at least one topic"));
+    }
+    let mut topics = Vec::new();
+    for item in items {
+        let Some(topic) = plain_text(item) else {
+            reader.reject(KEY, item, "the name of a topic, or a pattern that begins with ^");
+            continue;
+        };
+        if let Err(expected) = checks::topic(topic) {
+            reader.reject(KEY, item, &expected);
+        } else if topics.iter().any(|known| known == topic) {
+            reader.reject(KEY, item, "each topic once");
+        }
+        topics.push(topic.to_owned());
+    }
+    topics
+}
+
+fn start(reader: &mut Reader<'_>) -> StartPolicy {
+    let choices =
+        [("earliest", StartPolicy::Earliest), ("latest", StartPolicy::Latest), ("fail", StartPolicy::Fail)];
+    reader.choice("kafka.start", &choices).unwrap_or(StartPolicy::Earliest)
+}
+
+/// Values may be secret (`sasl.password`): no message shows one.
+fn checked_properties(
+    properties: &BTreeMap<String, Found>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<String, String> {
+    let mut checked = BTreeMap::new();
+    for (name, found) in properties {
+        let mut reject =
+            |text: String| problems.push(Problem::at(&found.place, format!("kafka.properties.{name}"), text));
+        let text = match &found.value {
+            Value::Text(text) => text.clone(),
+            Value::Integer(number) => number.to_string(),
+            Value::Float(number) => number.to_string(),
+            Value::Boolean(truth) => truth.to_string(),
+            Value::Datetime(_) | Value::List(_) | Value::Table(_) => {
+                reject(format!("found {}, expected a text, a number, true or false", found.value.type_name()));
+                continue;
+            }
+        };
+        if let Some((_, reason)) = OWNED.iter().find(|(owned, _)| owned == name) {
+            reject(format!("the host must own this property: {reason}"));
+        } else if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_')) {
+            reject("not a librdkafka property: their names are letters, digits, `.` and `_`".into());
+        } else if text.contains('\0') {
+            reject("found a NUL character, which librdkafka can't take".into());
+        }
+        checked.insert(name.clone(), text);
+    }
+    checked
+}
+
+fn store(reader: &mut Reader<'_>) -> Store {
+    let expected = "http:// or https://, a host, a port and perhaps a path, without user, password, query or fragment";
+    let url = reader.parsed("store.url", expected, |found| checks::url(plain_text(found)?));
+    if reader.find("store.bucket").is_none() {
+        reader.missing("store.bucket", "\"kafka\"");
+    }
+    let expected = "a bucket's name of letters, digits, `-` and `_`";
+    let bucket = reader.parsed("store.bucket", expected, |found| checks::bucket(plain_text(found)?));
+    Store {
+        url: url.unwrap_or_else(|| "http://127.0.0.1:8383".into()),
+        token: token(reader),
+        bucket: bucket.unwrap_or_default(),
+        entry: template(reader, "store.entry", &["{name}", "{topic}", "{partition}"]),
+        timeout: reader.duration("store.timeout", SECOND / 10..=HOUR, 30 * SECOND),
+        ca: reader.path("store.tls.ca"),
+        verify_tls: reader.boolean("store.tls.verify", true),
+        batch_records: usize::try_from(reader.number("store.batch_records", 1..=85, 80)).unwrap_or(80),
+        batch_bytes: reader.size("store.batch_bytes", KB..=GB).unwrap_or(8 * MB),
+        create: BucketSettings {
+            max_block_records: reader.number("store.create.max_block_records", 1..=1_000_000, 256),
+            max_block_bytes: reader.size("store.create.max_block_size", MB..=100 * GB).unwrap_or(64 * MB),
+            quota: quota(reader),
+        },
+        discard: reader.boolean("store.discard", false),
+        verify_writes: reader.boolean("store.verify_writes", false),
+    }
+}
+
+/// From `store.token` or the file that `store.token_file` names; of two layers, the upper one's.
+fn token(reader: &mut Reader<'_>) -> Option<Secret> {
+    const EXPECTED: &str = "a token: one line of visible ASCII characters";
+    let layer = |found: &Found| match found.place {
+        Place::File { .. } => 0,
+        Place::Environment(_) => 1,
+        Place::Flag(_) => 2,
+    };
+    let (text, file) = (reader.find("store.token"), reader.find("store.token_file"));
+    if let (Some(text), Some(file)) = (text, file)
+        && layer(text) == layer(file)
+    {
+        reader.problems.push(Problem::at(&file.place, "store.token_file", "store.token is set too, expected one of them"));
+        return None;
+    }
+    if text.map(layer) > file.map(layer) {
+        return reader.parsed("store.token", EXPECTED, |found| checks::token(plain_text(found)?)).map(Secret::new);
+    }
+    let path = reader.path("store.token_file")?;
+    let place = &file?.place;
+    let token = match std::fs::read_to_string(&path) {
+        Ok(text) => checks::token(text.trim()).ok_or_else(|| format!("{} holds no token, expected {EXPECTED}", path.display())),
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+    };
+    match token {
+        Ok(token) => Some(Secret::new(token)),
+        Err(text) => {
+            reader.problems.push(Problem::at(place, "store.token_file", text));
+            None
+        }
+    }
+}
+
+fn quota(reader: &mut Reader<'_>) -> Option<Quota> {
+    const TYPE: &str = "store.create.quota_type";
+    const SIZE: &str = "store.create.quota_size";
+    let choices: [(&str, Option<fn(u64) -> Quota>); 3] =
+        [("fifo", Some(Quota::Fifo)), ("hard", Some(Quota::Hard)), ("none", None)];
+    let quota = reader.choice(TYPE, &choices).flatten();
+    let size = reader.size(SIZE, MB..=1000 * TB);
+    match (reader.find(TYPE), reader.find(SIZE)) {
+        (Some(found), None) if quota.is_some() => {
+            let text = "a quota without a size, set quota_size as well, such as \"100GB\"";
+            reader.problems.push(Problem::at(&found.place, TYPE, text));
+        }
+        (None, Some(found)) => {
+            let text = "a size without a kind, set quota_type as well: \"fifo\" or \"hard\"";
+            reader.problems.push(Problem::at(&found.place, SIZE, text));
+        }
+        _ => (),
+    }
+    Some(quota?(size?))
+}
+
+/// A template for an entry's name, of which only some placeholders may be used.
+fn template(reader: &mut Reader<'_>, key: &str, placeholders: &[&str]) -> Option<String> {
+    let found = reader.find(key)?;
+    let expected = format!("an entry's name, perhaps with {}", placeholders.join(", "));
+    let Some(text) = plain_text(found) else {
+        reader.reject(key, found, &expected);
+        return None;
+    };
+    if let Err(error) = Template::parse(text) {
+        reader.reject(key, found, &format!("{expected}: {error}"));
+        return None;
+    }
+    if text.contains("{name}") && !placeholders.contains(&"{name}") {
+        reader.reject(key, found, &expected);
+    }
+    Some(text.to_owned())
+}
+
+fn dead_letters(reader: &mut Reader<'_>) -> DeadLetters {
+    let entry = template(reader, "dead_letters.entry", &["{topic}", "{partition}"]);
+    DeadLetters { entry: entry.unwrap_or_else(|| "dead-letters/{topic}/{partition}".into()) }
+}
+
+fn limits(reader: &mut Reader<'_>) -> Limits {
+    let cores = available_parallelism().map_or(1, NonZero::get);
+    let workers = reader.number("limits.workers", 1..=1024, cores as u64);
+    let records = reader.number("limits.in_flight_records", 1..=100_000_000, 32_768);
+    let bytes = reader.size("limits.in_flight_bytes", MB..=TB).unwrap_or(64 * MIB);
+    Limits {
+        in_flight_records: usize::try_from(records).unwrap_or(usize::MAX),
+        in_flight_bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
+        workers: usize::try_from(workers).unwrap_or(cores),
+        shutdown: reader.duration("limits.shutdown", SECOND..=HOUR, 20 * SECOND),
+    }
+}
+
+/// Nothing said about plugins is the builtin passthrough alone; an empty list is no plugin.
+fn chain(tables: Option<Vec<PluginTable>>, folder: &Path, problems: &mut Vec<Problem>) -> Vec<Plugin> {
+    let passthrough = Values::new();
+    let Some(tables) = tables else {
+        let mut reader = Reader { values: &passthrough, folder, misspelt: &[], problems };
+        return vec![plugin(&mut reader, "passthrough".into(), PluginSource::Builtin)];
+    };
+    let mut names = HashSet::new();
+    let mut chain = Vec::new();
+    for PluginTable { values, place } in &tables {
+        let mut reader = Reader { values, folder, misspelt: &[], problems };
+        let Some((source, default_name)) = plugin_source(&mut reader, place) else { continue };
+        let expected = "a name of small letters, digits and `-`";
+        let name = match reader.find("plugins.name") {
+            Some(_) => reader.parsed("plugins.name", expected, |found| checks::plugin_name(plain_text(found)?)),
+            None => Some(default_name),
+        };
+        let Some(name) = name else { continue };
+        if name.is_empty() {
+            reader.problems.push(Problem::at(place, "plugins.name", "missing: the file's name has no letters to make one of"));
+        } else if !names.insert(name.clone()) {
+            let text = format!("two plugins are called {name:?}, give each a `name` of its own");
+            let place = reader.find("plugins.name").map_or(place, |found| &found.place);
+            reader.problems.push(Problem::at(place, "plugins.name", text));
+        } else {
+            chain.push(plugin(&mut reader, name, source));
+        }
+    }
+    chain
+}
+
+/// Where a plugin comes from, and its name where none is given: the file's stem, in the letters of a name.
+fn plugin_source(reader: &mut Reader<'_>, place: &Place) -> Option<(PluginSource, String)> {
+    let builtin = reader.choice("plugins.builtin", &[("passthrough", ())]);
+    let path = reader.path("plugins.path");
+    match (reader.find("plugins.path"), reader.find("plugins.builtin")) {
+        (None, None) => {
+            let text = "missing: set the `path` of a component, or `builtin = \"passthrough\"`";
+            reader.problems.push(Problem::at(place, "plugins.path", text));
+            None
+        }
+        (Some(_), Some(found)) => {
+            let text = "`path` is set too, expected one of them";
+            reader.problems.push(Problem::at(&found.place, "plugins.builtin", text));
+            None
+        }
+        (None, Some(_)) => builtin.map(|()| (PluginSource::Builtin, "passthrough".into())),
+        (Some(_), None) => path.map(|path: PathBuf| {
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+            let legal = stem.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
+            let name = legal.collect::<Vec<_>>().join("-");
+            (PluginSource::File(path), name)
+        }),
+    }
+}
+
+fn plugin(reader: &mut Reader<'_>, name: String, source: PluginSource) -> Plugin {
+    let policies = [
+        ("dead-letter", FailurePolicy::DeadLetter),
+        ("skip", FailurePolicy::Skip),
+        ("pass", FailurePolicy::Pass),
+        ("stop", FailurePolicy::Stop),
+    ];
+    Plugin {
+        name,
+        source,
+        config: plugin_config(reader),
+        on_failure: reader.choice("plugins.on_failure", &policies).unwrap_or(FailurePolicy::DeadLetter),
+        timeout: reader.duration("plugins.timeout", SECOND / 1000..=300 * SECOND, SECOND),
+        memory_bytes: reader.size("plugins.memory", MB..=4 * GIB).unwrap_or(256 * MB),
+    }
+}
+
+/// The plugin's own table as JSON text.
+fn plugin_config(reader: &mut Reader<'_>) -> String {
+    const KEY: &str = "plugins.config";
+    let Some(found) = reader.find(KEY) else { return "{}".into() };
+    if !matches!(found.value, Value::Table(_)) {
+        reader.reject(KEY, found, "a table: [plugins.config]");
+    }
+    match found.to_json() {
+        Ok(json) => json.to_string(),
+        Err(problem) => {
+            reader.problems.push(Problem { key: KEY.into(), ..problem });
+            "{}".into()
+        }
+    }
+}

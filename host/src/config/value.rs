@@ -1,0 +1,112 @@
+//! A value as it was found: what it is, and where it stands.
+
+use std::fmt;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problem::{Place, Problem};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    pub value: Value,
+    pub place: Place,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    Text(String),
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+    Datetime(String),
+    List(Vec<Found>),
+    Table(Vec<(String, Found)>),
+}
+
+impl Found {
+    pub fn text(text: impl Into<String>, place: Place) -> Self {
+        Self { value: Value::Text(text.into()), place }
+    }
+
+    /// `place` tells where a byte of the file stands.
+    pub fn from_toml(found: &Spanned<DeValue<'_>>, place: &impl Fn(usize) -> Place) -> Result<Self, Problem> {
+        let here = place(found.span().start);
+        let value = match found.get_ref() {
+            DeValue::String(text) => Value::Text(text.to_string()),
+            DeValue::Boolean(truth) => Value::Boolean(*truth),
+            DeValue::Datetime(time) => Value::Datetime(time.to_string()),
+            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+                .map(Value::Integer)
+                .map_err(|_| Problem::at(&here, "", format!("{number} is beyond what 64 bits hold")))?,
+            DeValue::Float(number) => number
+                .as_str()
+                .parse()
+                .map(Value::Float)
+                .map_err(|_| Problem::at(&here, "", format!("{number} is not a number")))?,
+            DeValue::Array(items) => {
+                Value::List(items.iter().map(|item| Self::from_toml(item, place)).collect::<Result<_, _>>()?)
+            }
+            DeValue::Table(table) => Value::Table(table_from_toml(table, place)?),
+        };
+        Ok(Self { value, place: here })
+    }
+
+    /// As JSON, for what is handed to a plugin. Fails on what JSON hasn't got.
+    pub fn to_json(&self) -> Result<serde_json::Value, Problem> {
+        Ok(match &self.value {
+            Value::Text(text) | Value::Datetime(text) => text.clone().into(),
+            Value::Integer(number) => (*number).into(),
+            Value::Float(number) => serde_json::Number::from_f64(*number)
+                .map(serde_json::Value::Number)
+                .ok_or_else(|| Problem::at(&self.place, "", format!("found {number}, which JSON can't express")))?,
+            Value::Boolean(truth) => (*truth).into(),
+            Value::List(items) => items.iter().map(Self::to_json).collect::<Result<Vec<_>, _>>()?.into(),
+            Value::Table(entries) => {
+                let entries = entries.iter().map(|(key, value)| Ok((key.clone(), value.to_json()?)));
+                entries.collect::<Result<serde_json::Map<_, _>, Problem>>()?.into()
+            }
+        })
+    }
+}
+
+fn table_from_toml(
+    table: &DeTable<'_>,
+    place: &impl Fn(usize) -> Place,
+) -> Result<Vec<(String, Found)>, Problem> {
+    table.iter().map(|(key, value)| Ok((key.get_ref().to_string(), Found::from_toml(value, place)?))).collect()
+}
+
+/// What was found, in words for an error message.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 80;
+        match self {
+            Self::Text(text) if text.chars().count() > SHOWN => {
+                write!(f, "{:?}…", text.chars().take(SHOWN).collect::<String>())
+            }
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::Integer(number) => number.fmt(f),
+            Self::Float(number) => write!(f, "{number:?}"),
+            Self::Boolean(truth) => truth.fmt(f),
+            Self::Datetime(time) => write!(f, "the time {time}"),
+            Self::List(_) => f.write_str("a list"),
+            Self::Table(_) => f.write_str("a table"),
+        }
+    }
+}
+
+impl Value {
+    /// What was found, for a key whose values must not be shown.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a text",
+            Self::Integer(_) => "a whole number",
+            Self::Float(_) => "a number",
+            Self::Boolean(_) => "true or false",
+            Self::Datetime(_) => "a time",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+        }
+    }
+}
