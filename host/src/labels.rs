@@ -35,9 +35,18 @@ pub const KEY: &str = "kafka.key";
 pub const TOMBSTONE: &str = "kafka.tombstone";
 /// The plugins that handled the record, `name@digest` joined by `+`.
 pub const PLUGINS: &str = "sink.plugins";
+/// On dead letters: why, and the plugin and its digest where one failed.
+pub const REASON: &str = "sink.reason";
+pub const PLUGIN: &str = "sink.plugin";
+pub const DIGEST: &str = "sink.digest";
+/// On dead letters whose key and headers are too large for labels: where in the body they begin, in bytes.
+pub const HEADERS_AT: &str = "sink.headers-at";
 
 /// Prefixes that belong to the sink; a header or a plugin that uses one gets its first letter encoded.
 const RESERVED: [&str; 2] = ["kafka.", "sink."];
+
+/// A reason is cut to so many characters.
+const MAX_REASON: usize = 1000;
 
 const EMPTY: &str = "%empty";
 const NULL: &str = "%null";
@@ -58,20 +67,35 @@ pub fn stored_labels(output: &OutputRecord) -> BTreeMap<String, String> {
 
 /// Everything that is written with the record: its stored labels and the sink's own.
 pub fn all_labels(output: &OutputRecord, mark_plugins: bool) -> HashMap<String, String> {
-    let mut labels: HashMap<String, String> = stored_labels(output).into_iter().collect();
+    let mut labels = own_labels(output);
+    labels.extend(stored_labels(output));
+    if let Some(key) = &output.input.key {
+        labels.insert(KEY.into(), encode_value(Some(key)).into_owned());
+    }
+    if let (true, Some(plugins)) = (mark_plugins, &output.handled_by) {
+        labels.insert(PLUGINS.into(), plugins.to_string());
+    }
+    labels
+}
+
+/// The labels that don't grow with what the record brings along: its identity, and why it is a dead letter.
+pub fn own_labels(output: &OutputRecord) -> HashMap<String, String> {
+    let mut labels = HashMap::new();
     labels.insert(SOURCE.into(), output.input.source.to_string());
     labels.insert(OFFSET.into(), output.input.offset.to_string());
     if let Some(index) = output.index {
         labels.insert(INDEX.into(), index.to_string());
     }
-    if let Some(key) = &output.input.key {
-        labels.insert(KEY.into(), encode_value(Some(key)).into_owned());
-    }
     if output.input.payload.is_none() {
         labels.insert(TOMBSTONE.into(), "true".into());
     }
-    if let (true, Some(plugins)) = (mark_plugins, &output.handled_by) {
-        labels.insert(PLUGINS.into(), plugins.to_string());
+    if let Some(rejection) = &output.rejection {
+        let reason: String = rejection.reason.chars().take(MAX_REASON).collect();
+        labels.insert(REASON.into(), encode_value(Some(reason.trim().as_bytes())).into_owned());
+        if let Some((plugin, digest)) = &rejection.plugin {
+            labels.insert(PLUGIN.into(), plugin.to_string());
+            labels.insert(DIGEST.into(), digest.clone());
+        }
     }
     labels
 }

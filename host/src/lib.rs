@@ -5,6 +5,7 @@
 //! to [`plugin`], `rdkafka` only to [`source`], `reduct_rs` only to [`sink`]; [`checkpoint`] and [`record`] are plain
 //! values without I/O.
 
+pub mod assignment;
 pub mod chain;
 pub mod checkpoint;
 pub mod config;

@@ -102,6 +102,16 @@ pub struct OutputRecord {
     pub payload: Option<Bytes>,
     /// The plugins that decided on this record, `name@digest` joined by `+`; one string shared by all of a version.
     pub handled_by: Option<Arc<str>>,
+    /// Why this is a dead letter; `None` on every other record.
+    pub rejection: Option<Arc<Rejection>>,
+}
+
+/// Why a record became a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    pub reason: String,
+    /// The plugin that failed on it and its digest; `None` where it was the sink.
+    pub plugin: Option<(Arc<str>, String)>,
 }
 
 impl OutputRecord {
@@ -115,6 +125,7 @@ impl OutputRecord {
             content_type: None,
             payload: None,
             handled_by: None,
+            rejection: None,
         }
     }
 

@@ -1,1 +1,246 @@
-//! (being written)
+//! Writes output records to ReductStore and settles their tickets.
+//!
+//! Guarantees: one writer per entry at any time in this process, one request in flight per entry; handing a record in
+//! never blocks (what is in flight is bounded by [`crate::assignment::Budget`] upstream).
+
+pub mod backoff;
+pub mod item;
+pub mod store;
+pub mod view;
+mod writer;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use tracing::{error, warn};
+
+pub use self::item::Item;
+use self::store::{Store, StoreError};
+use self::writer::Writer;
+use crate::config;
+use crate::dead_letter;
+use crate::names::EntryName;
+use crate::record::Rejection;
+
+/// Requests under way at once, over all entries.
+const MAX_REQUESTS: usize = 32;
+/// Header bytes of one batch. Source: the server takes 512,000 B of metadata by default, its HTTP library about 400 KB.
+pub const BATCH_HEADER_BYTES: usize = 256 * 1024;
+
+/// The sink's handle, shared by all workers.
+#[derive(Clone)]
+pub struct Sink(Arc<Shared>);
+
+/// What every writer needs.
+pub struct Shared {
+    pub(crate) store: Store,
+    pub(crate) limits: BatchLimits,
+    pub(crate) mark_plugins: bool,
+    pub(crate) verify: bool,
+    pub(crate) counters: Counters,
+    discard: bool,
+    runtime: Handle,
+    requests: Semaphore,
+    writers: Mutex<HashMap<EntryName, mpsc::UnboundedSender<Item>>>,
+    epoch: AtomicU64,
+    /// The newest record of each entry as it was when an epoch began.
+    newest: tokio::sync::Mutex<Option<(u64, Arc<HashMap<String, u64>>)>>,
+    failed: OnceLock<String>,
+    this: Weak<Shared>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct BatchLimits {
+    pub records: usize,
+    pub bytes: u64,
+    pub header_bytes: usize,
+}
+
+/// What the sink did since it started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    written: AtomicU64,
+    written_bytes: AtomicU64,
+    found: AtomicU64,
+    repaired: AtomicU64,
+    dead_letters: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn written(&self, records: u64, bytes: u64) {
+        self.written.fetch_add(records, Ordering::Relaxed);
+        self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Records that were in the store already.
+    pub(crate) fn found(&self, records: u64) {
+        self.found.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// Unfinished records that were removed and written again.
+    pub(crate) fn repaired(&self, records: u64) {
+        self.repaired.fetch_add(records, Ordering::Relaxed);
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Snapshot {
+            written: get(&self.written),
+            written_bytes: get(&self.written_bytes),
+            found: get(&self.found),
+            repaired: get(&self.repaired),
+            dead_letters: get(&self.dead_letters),
+        }
+    }
+}
+
+/// [`Counters`] at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot {
+    pub written: u64,
+    pub written_bytes: u64,
+    pub found: u64,
+    pub repaired: u64,
+    pub dead_letters: u64,
+}
+
+impl Sink {
+    /// The writers run on `runtime`.
+    pub fn new(store: Store, config: &config::Store, labels: &config::Labels, runtime: Handle) -> Self {
+        Self(Arc::new_cyclic(|this| Shared {
+            store,
+            limits: BatchLimits {
+                records: config.batch_records,
+                bytes: config.batch_bytes,
+                header_bytes: BATCH_HEADER_BYTES,
+            },
+            mark_plugins: labels.plugins,
+            verify: config.verify_writes,
+            counters: Counters::default(),
+            discard: config.discard,
+            runtime,
+            requests: Semaphore::new(MAX_REQUESTS),
+            writers: Mutex::default(),
+            epoch: AtomicU64::new(0),
+            newest: tokio::sync::Mutex::default(),
+            failed: OnceLock::new(),
+            this: this.clone(),
+        }))
+    }
+
+    /// Takes charge of a record: it will be written, or become a dead letter, and its ticket settled.
+    pub fn submit(&self, item: Item) {
+        self.0.submit(item);
+    }
+
+    /// Takes charge of a record that can't be handled.
+    pub fn dead_letter(&self, item: Item, rejection: Rejection) {
+        self.0.submit_dead_letter(item, rejection);
+    }
+
+    /// Partitions were assigned: what is known of the entries' contents is out of date.
+    pub fn new_epoch(&self) {
+        self.0.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn counters(&self) -> Snapshot {
+        self.0.counters.snapshot()
+    }
+
+    /// Why the sink can't go on, if it can't.
+    pub fn failure(&self) -> Option<&str> {
+        self.0.failed.get().map(String::as_str)
+    }
+}
+
+impl Shared {
+    fn submit(&self, item: Item) {
+        if self.discard {
+            self.counters.written(1, item.record.payload().len() as u64);
+            item.ticket.settle();
+            return;
+        }
+        let mut writers = self.writers();
+        let item = match writers.get(&item.entry) {
+            Some(writer) => match writer.send(item) {
+                Ok(()) => return,
+                // Only a writer that panicked leaves the registry without retiring.
+                Err(unsent) => unsent.0,
+            },
+            None => item,
+        };
+        let Some(shared) = self.this.upgrade() else { return };
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let entry = item.entry.clone();
+        // The receiver is at hand, so this can't fail.
+        let _ = sender.send(item);
+        self.runtime.spawn(Writer::new(entry.clone(), shared, inbox).run());
+        writers.insert(entry, sender);
+    }
+
+    pub(crate) fn dead_letter(&self, item: Item, reason: &str) {
+        self.submit_dead_letter(item, Rejection { reason: reason.to_owned(), plugin: None });
+    }
+
+    fn submit_dead_letter(&self, item: Item, rejection: Rejection) {
+        let Item { record, ticket, .. } = item;
+        if let Some(first) = &record.rejection {
+            // Where not even the dead letter can be written, going on would lose the record.
+            let failure = format!(
+                "the dead letter of {} can't be written: {} (first: {})",
+                record.identity(),
+                rejection.reason,
+                first.reason
+            );
+            error!("{failure}");
+            let _ = self.failed.set(failure);
+            return;
+        }
+        warn!(record = %record.identity(), reason = rejection.reason, "to the dead letters");
+        self.counters.dead_letters.fetch_add(1, Ordering::Relaxed);
+        let entry = ticket.assignment().dead_letter_entry.clone();
+        self.submit(Item { record: dead_letter::dead_letter(&record, rejection), entry, ticket });
+    }
+
+    /// Lets a writer go that has nothing to do. `false`: something arrived in the meantime.
+    pub(crate) fn retire(&self, entry: &EntryName, inbox: &mpsc::UnboundedReceiver<Item>) -> bool {
+        let mut writers = self.writers();
+        // Nothing can arrive while the lock is held.
+        if inbox.is_empty() {
+            writers.remove(entry);
+        }
+        inbox.is_empty()
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// The newest record of each entry when the epoch began, or a little later.
+    pub(crate) async fn newest(&self, epoch: u64) -> Result<Arc<HashMap<String, u64>>, StoreError> {
+        let mut newest = self.newest.lock().await;
+        if let Some((of, known)) = newest.as_ref()
+            && *of == epoch
+        {
+            return Ok(Arc::clone(known));
+        }
+        let known = Arc::new(self.store.newest().await?);
+        *newest = Some((epoch, Arc::clone(&known)));
+        Ok(known)
+    }
+
+    /// Carries a request out when there is room for one more.
+    pub(crate) async fn request<T>(&self, request: impl Future<Output = T>) -> T {
+        // The semaphore is never closed; without a permit the request would only be less bounded.
+        let _permit = self.requests.acquire().await;
+        request.await
+    }
+
+    fn writers(&self) -> MutexGuard<'_, HashMap<EntryName, mpsc::UnboundedSender<Item>>> {
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,271 @@
+//! What is in flight: the budget shared by all partitions, one [`Assignment`] for as long as a partition is ours, and one
+//! [`Ticket`] for each record on its way.
+//!
+//! Guarantees: a record's offset is settled when all of its outputs are, and not before; a ticket that is lost (a panic,
+//! a cancelled assignment) leaves its offset unsettled, so the record is read again; the budget is given back in any case.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use crate::checkpoint::Checkpoint;
+use crate::names::{EntryName, NameError, Template, topic_segment};
+use crate::record::TopicPartition;
+
+/// Bounds what is read and not yet settled, in records and bytes, over all partitions.
+#[derive(Debug)]
+pub struct Budget {
+    max_records: usize,
+    max_bytes: usize,
+    records: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Set by a worker that found no room, so that a release wakes the workers only when one waits.
+    wanted: AtomicBool,
+    waiters: Mutex<Vec<Thread>>,
+}
+
+impl Budget {
+    pub fn new(max_records: usize, max_bytes: usize) -> Self {
+        Self {
+            max_records,
+            max_bytes,
+            records: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            wanted: AtomicBool::new(false),
+            waiters: Mutex::default(),
+        }
+    }
+
+    /// Whether another record may be read. A record's size is known only after reading it, so the last one may exceed
+    /// the bound.
+    pub fn has_room(&self) -> bool {
+        self.records.load(Ordering::Relaxed) < self.max_records && self.bytes.load(Ordering::Relaxed) < self.max_bytes
+    }
+
+    /// Asks for the calling thread to be unparked when there is room again. Check [`Self::has_room`] once more after.
+    pub fn wake_when_free(&self) {
+        lock(&self.waiters).push(std::thread::current());
+        self.wanted.store(true, Ordering::SeqCst);
+    }
+
+    fn take(&self, bytes: usize) {
+        self.records.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.records.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        if self.wanted.load(Ordering::SeqCst) && self.has_room() && self.wanted.swap(false, Ordering::SeqCst) {
+            lock(&self.waiters).drain(..).for_each(|worker| worker.unpark());
+        }
+    }
+
+    /// Records and bytes in flight now.
+    pub fn used(&self) -> (usize, usize) {
+        (self.records.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+}
+
+/// A partition for as long as it is assigned to this host. A new assignment of the same partition is a new value.
+#[derive(Debug)]
+pub struct Assignment {
+    pub source: TopicPartition,
+    /// How this partition's entries are named where a plugin chose the name.
+    pub template: Template,
+    /// Where records go whose entry no plugin chose.
+    pub entry: EntryName,
+    pub dead_letter_entry: EntryName,
+    budget: Arc<Budget>,
+    checkpoint: Mutex<Checkpoint>,
+    settled: Condvar,
+    cancelled: AtomicBool,
+    /// A record was lost on its way: only reading it again can settle it.
+    broken: AtomicBool,
+}
+
+impl Assignment {
+    pub fn new(
+        source: TopicPartition,
+        template: Template,
+        dead_letters: &Template,
+        budget: Arc<Budget>,
+    ) -> Result<Self, NameError> {
+        let name = topic_segment(&source.topic);
+        Ok(Self {
+            entry: template.render(&name, &source)?,
+            dead_letter_entry: dead_letters.render(&name, &source)?,
+            source,
+            template,
+            budget,
+            checkpoint: Mutex::default(),
+            settled: Condvar::new(),
+            cancelled: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes a record in. `None`: its offset was received before in this assignment, and is accounted for already.
+    #[must_use]
+    pub fn receive(self: &Arc<Self>, offset: u64, bytes: usize) -> Option<Ticket> {
+        if !lock(&self.checkpoint).receive(offset) {
+            return None;
+        }
+        self.budget.take(bytes);
+        Some(Ticket(Arc::new(Inner {
+            assignment: Arc::clone(self),
+            offset,
+            bytes,
+            outputs: AtomicU32::new(1),
+        })))
+    }
+
+    /// See [`Checkpoint::skip_to`].
+    pub fn skip_to(&self, offset: u64) {
+        lock(&self.checkpoint).skip_to(offset);
+    }
+
+    pub fn commit_position(&self) -> Option<u64> {
+        lock(&self.checkpoint).commit_position()
+    }
+
+    pub fn in_flight(&self) -> usize {
+        lock(&self.checkpoint).in_flight()
+    }
+
+    /// Waits until nothing is in flight; `false` when that took longer than `bound`.
+    pub fn wait_drained(&self, bound: Duration) -> bool {
+        let deadline = Instant::now() + bound;
+        let mut checkpoint = lock(&self.checkpoint);
+        while checkpoint.in_flight() > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            checkpoint = self.settled.wait_timeout(checkpoint, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// The partition isn't ours any more: what is in flight must not be written.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// Whether a record was lost on its way (a panic): nothing behind it can ever be committed.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::SeqCst)
+    }
+}
+
+/// The duty to settle one record's offset, held by each of its outputs.
+#[derive(Debug)]
+pub struct Ticket(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    assignment: Arc<Assignment>,
+    offset: u64,
+    bytes: usize,
+    /// Outputs that aren't settled yet.
+    outputs: AtomicU32,
+}
+
+impl Ticket {
+    pub fn assignment(&self) -> &Arc<Assignment> {
+        &self.0.assignment
+    }
+
+    /// A ticket for one more output of the same record.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        self.0.outputs.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(&self.0))
+    }
+
+    /// This output is written, or nothing is to be written for it.
+    pub fn settle(self) {
+        if self.0.outputs.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let mut checkpoint = lock(&self.0.assignment.checkpoint);
+            checkpoint.settle(self.0.offset);
+            if checkpoint.in_flight() == 0 {
+                self.0.assignment.settled.notify_all();
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if *self.outputs.get_mut() > 0 && !self.assignment.is_cancelled() {
+            self.assignment.broken.store(true, Ordering::SeqCst);
+        }
+        self.assignment.budget.give_back(self.bytes);
+    }
+}
+
+/// A panic elsewhere must not spread: what these locks guard is valid at every step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assignment(budget: &Arc<Budget>) -> Arc<Assignment> {
+        let source = TopicPartition { topic: "t".into(), partition: 0 };
+        let template = Template::default_for(1);
+        Arc::new(Assignment::new(source, template.clone(), &template, Arc::clone(budget)).unwrap())
+    }
+
+    #[test]
+    fn an_offset_settles_with_the_last_of_its_outputs() {
+        let budget = Arc::new(Budget::new(2, 100));
+        let assignment = assignment(&budget);
+        let ticket = assignment.receive(4, 60).unwrap();
+        let part = ticket.share();
+        ticket.settle();
+        assert_eq!((assignment.commit_position(), budget.used()), (Some(4), (1, 60)));
+        part.settle();
+        assert_eq!((assignment.commit_position(), budget.used()), (Some(5), (0, 0)));
+        assert!(assignment.wait_drained(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_lost_ticket_holds_the_offset_and_frees_the_budget() {
+        let budget = Arc::new(Budget::new(1, 100));
+        let assignment = assignment(&budget);
+        drop(assignment.receive(4, 100).unwrap());
+        assert!(budget.has_room());
+        assert_eq!((assignment.commit_position(), assignment.in_flight()), (Some(4), 1));
+        assert!(!assignment.wait_drained(Duration::from_millis(1)));
+        assert!(assignment.receive(4, 1).is_none());
+        assert!(assignment.is_broken());
+    }
+
+    #[test]
+    fn a_waiting_worker_is_woken_by_room() {
+        let budget = Arc::new(Budget::new(1, 100));
+        let assignment = assignment(&budget);
+        let ticket = assignment.receive(1, 1).unwrap();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                while !budget.has_room() {
+                    budget.wake_when_free();
+                    if !budget.has_room() {
+                        std::thread::park();
+                    }
+                }
+            });
+            std::thread::sleep(Duration::from_millis(20));
+            ticket.settle();
+            waiter.join().unwrap();
+        });
+    }
+}

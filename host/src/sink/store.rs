@@ -1,0 +1,279 @@
+//! The only place that talks to ReductStore: a thin layer over `reduct_rs` that keeps its traps from the rest.
+//!
+//! Guarantees: each request runs in a task of its own, so that a caller who stops waiting doesn't cut it off in mid-body
+//! (which would leave unfinished records), and a panic inside the client becomes an error; batches leave sorted by time
+//! and without duplicates; every answer is put into one of a few classes that say what to do.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use reduct_rs::{Bucket, BucketSettings, ErrorCode, QuotaType, Record, RecordBuilder, ReductClient, ReductError};
+use thiserror::Error;
+use tokio::sync::OnceCell;
+
+use crate::config::{self, Quota};
+use crate::labels;
+use crate::names::EntryName;
+use crate::record::{Identity, TopicPartition};
+
+/// Why a request, or one record of it, wasn't carried out; the variants say what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// The timestamp is taken, perhaps by this very record, perhaps by an unfinished one.
+    #[error("the timestamp is taken: {0}")]
+    Conflict(String),
+    /// The server will never accept this; of a batch, at least one record is to blame.
+    #[error("refused as invalid: {0}")]
+    Invalid(String),
+    /// The bucket or the entry isn't there.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// 401 or 403: someone has to mend the token.
+    #[error("the token is refused: {0}")]
+    Denied(String),
+    /// Away, starting, busy, full or slow: the same request may succeed later.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// One record as it is to be written.
+#[derive(Debug, Clone)]
+pub struct Write {
+    pub timestamp_us: u64,
+    pub labels: HashMap<String, String>,
+    pub content_type: Option<String>,
+    pub payload: Bytes,
+}
+
+/// A finished record that a scan met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub timestamp_us: u64,
+    /// `None`: it isn't one that a sink wrote.
+    pub identity: Option<Identity>,
+    pub size: usize,
+}
+
+/// A bucket of a ReductStore server. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    client: Arc<ReductClient>,
+    config: Arc<config::Store>,
+    /// Looking the bucket up costs a request, so the handle is kept.
+    bucket: Arc<OnceCell<Arc<Bucket>>>,
+}
+
+impl Store {
+    /// Prepares a client; nothing is sent yet. The address must have been validated.
+    pub fn new(config: &config::Store) -> Result<Self, StoreError> {
+        // Over TLS the client would negotiate HTTP/2, where the server caps the headers at 16 KiB: a fifth of a batch.
+        let builder = ReductClient::builder().url(&config.url).timeout(config.timeout).http1_only();
+        let builder = builder.api_token(config.token.as_deref().unwrap_or_default()).verify_ssl(config.verify_tls);
+        let builder = match config.ca.as_ref().and_then(|path| path.to_str()) {
+            Some(ca) => builder.ca_cert_path(ca),
+            None => builder,
+        };
+        let client = builder.try_build().map_err(|error| classify(&error))?;
+        Ok(Self { client: Arc::new(client), config: Arc::new(config.clone()), bucket: Arc::default() })
+    }
+
+    /// Creates the bucket with the configured settings unless it is there; one that exists is left as it is. `true`: it
+    /// was created.
+    pub async fn ensure_bucket(&self) -> Result<bool, StoreError> {
+        let this = self.clone();
+        self.run(async move {
+            match this.client.get_bucket(&this.config.bucket).await {
+                Ok(_) => return Ok(false),
+                Err(error) if error.status == ErrorCode::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            let create = &this.config.create;
+            let (quota_type, quota_size) = match create.quota {
+                None => (QuotaType::NONE, 0),
+                Some(Quota::Fifo(bytes)) => (QuotaType::FIFO, bytes),
+                Some(Quota::Hard(bytes)) => (QuotaType::HARD, bytes),
+            };
+            let settings = BucketSettings {
+                quota_type: Some(quota_type),
+                quota_size: Some(quota_size),
+                max_block_size: Some(create.max_block_bytes),
+                max_block_records: Some(create.max_block_records),
+            };
+            this.client.create_bucket(&this.config.bucket).exist_ok(true).settings(settings).send().await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// The newest timestamp of each entry in the bucket.
+    pub async fn newest(&self) -> Result<HashMap<String, u64>, StoreError> {
+        self.with_bucket(|bucket| async move {
+            let entries = bucket.entries().await?;
+            let held = entries.into_iter().filter(|entry| entry.record_count > 0);
+            Ok(held.map(|entry| (entry.name, entry.latest_record)).collect())
+        })
+        .await
+    }
+
+    /// Writes one batch; answers with the records that weren't written, by timestamp.
+    pub async fn write(
+        &self,
+        entry: &EntryName,
+        batch: BTreeMap<u64, Write>,
+    ) -> Result<BTreeMap<u64, StoreError>, StoreError> {
+        let entry = entry.to_string();
+        self.with_bucket(|bucket| async move {
+            let mut request = bucket.write_batch(&entry);
+            for (timestamp, write) in batch {
+                let record = RecordBuilder::new().timestamp_us(timestamp).labels(write.labels).data(write.payload);
+                let record = match write.content_type {
+                    Some(content_type) => record.content_type(content_type),
+                    None => record.content_type("application/octet-stream"),
+                };
+                request.append_record(record.build());
+            }
+            let failed = request.send().await?;
+            Ok(failed.into_iter().map(|(time, error)| (time, classify(&error))).collect())
+        })
+        .await
+    }
+
+    /// The finished records of a range of time, in order. An entry that isn't there has none.
+    pub async fn scan(&self, entry: &EntryName, range: Range<u64>) -> Result<Vec<Seen>, StoreError> {
+        let entry = entry.to_string();
+        let answer = self
+            .with_bucket(move |bucket| async move {
+                let query = bucket.query(&entry).start_us(range.start).stop_us(range.end).head_only(true);
+                let stream = query.send().await?;
+                futures::pin_mut!(stream);
+                let mut seen = Vec::new();
+                while let Some(record) = stream.next().await {
+                    seen.push(seen_record(&record?));
+                }
+                Ok(seen)
+            })
+            .await;
+        match answer {
+            Err(StoreError::NotFound(_)) => Ok(Vec::new()),
+            answer => answer,
+        }
+    }
+
+    /// Removes the records at exactly these timestamps, unfinished ones included.
+    pub async fn remove(&self, entry: &EntryName, times: &[u64]) -> Result<(), StoreError> {
+        let entry = entry.to_string();
+        let times = times.to_vec();
+        self.with_bucket(|bucket| async move {
+            let mut request = bucket.remove_batch(&entry);
+            request.append_timestamps_us(times);
+            // What isn't there any more needn't be removed; what couldn't be shows as a conflict at the next write.
+            request.send().await.map(drop)
+        })
+        .await
+    }
+
+    async fn with_bucket<T, F>(&self, work: impl FnOnce(Arc<Bucket>) -> F + Send + 'static) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ReductError>> + Send + 'static,
+    {
+        let this = self.clone();
+        self.run(async move {
+            let look_up = async || this.client.get_bucket(&this.config.bucket).await.map(Arc::new);
+            let bucket = this.bucket.get_or_try_init(look_up).await?;
+            work(Arc::clone(bucket)).await
+        })
+        .await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, ReductError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        match tokio::spawn(work).await {
+            Ok(answer) => answer.map_err(|error| classify(&error)),
+            Err(error) => Err(StoreError::Unavailable(format!("the client failed: {error}"))),
+        }
+    }
+}
+
+fn seen_record(record: &Record) -> Seen {
+    Seen {
+        timestamp_us: record.timestamp_us(),
+        identity: read_identity(record.labels()),
+        size: record.content_length(),
+    }
+}
+
+/// The identity that [`labels::all_labels`] wrote.
+fn read_identity(found: &HashMap<String, String>) -> Option<Identity> {
+    let (topic, partition) = found.get(labels::SOURCE)?.rsplit_once('/')?;
+    let index = match found.get(labels::INDEX) {
+        Some(index) => Some(index.parse().ok()?),
+        None => None,
+    };
+    Some(Identity {
+        source: TopicPartition { topic: topic.into(), partition: partition.parse().ok()? },
+        offset: found.get(labels::OFFSET)?.parse().ok()?,
+        index,
+    })
+}
+
+/// Sources: the server's and the client's error codes, read and tried (`reduct-base` 1.21, `error.rs`).
+fn classify(error: &ReductError) -> StoreError {
+    let text = format!("{} ({})", error.message, code(error.status));
+    match error.status {
+        // A bucket or an entry that is being deleted answers 409 too.
+        ErrorCode::Conflict if error.message.contains("being deleted") => StoreError::Unavailable(text),
+        ErrorCode::Conflict => StoreError::Conflict(text),
+        ErrorCode::UnprocessableEntity
+        | ErrorCode::PayloadTooLarge
+        | ErrorCode::RequestHeaderFieldsTooLarge
+        | ErrorCode::URITooLong => StoreError::Invalid(text),
+        ErrorCode::NotFound => StoreError::NotFound(text),
+        ErrorCode::Unauthorized | ErrorCode::Forbidden => StoreError::Denied(text),
+        // 400 is "Quota of … exceeded" or a body that stopped, 5xx and 429 are the server's state; a negative code is
+        // the client's: no connection, a timeout, a keep-alive connection that was closed.
+        _ => StoreError::Unavailable(text),
+    }
+}
+
+fn code(status: ErrorCode) -> String {
+    match status {
+        ErrorCode::ConnectionError => "no connection".into(),
+        ErrorCode::Timeout => "timeout".into(),
+        status if (status as i16) < 0 => "client".into(),
+        status => (status as i16).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_classified() {
+        let of = |code, text: &str| classify(&ReductError::new(code, text));
+        assert!(matches!(of(ErrorCode::Conflict, "A record with timestamp 1 already exists"), StoreError::Conflict(_)));
+        assert!(matches!(of(ErrorCode::Conflict, "Bucket 'b' is being deleted"), StoreError::Unavailable(_)));
+        assert!(matches!(of(ErrorCode::BadRequest, "Quota of 'b' exceeded"), StoreError::Unavailable(_)));
+        assert!(matches!(of(ErrorCode::UnprocessableEntity, "x"), StoreError::Invalid(_)));
+        assert!(matches!(of(ErrorCode::Forbidden, "x"), StoreError::Denied(_)));
+        assert!(matches!(of(ErrorCode::InsufficientStorage, "x"), StoreError::Unavailable(_)));
+        assert_eq!(of(ErrorCode::ConnectionError, "x").to_string(), "x (no connection)");
+    }
+
+    #[test]
+    fn an_identity_is_read_back() {
+        let labels = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let whole = labels(&[("kafka.source", "a.b/3"), ("kafka.offset", "9"), ("kafka.index", "1")]);
+        let identity = read_identity(&whole).unwrap();
+        assert_eq!(identity.to_string(), "a.b/3@9#1");
+        assert_eq!(read_identity(&labels(&[("kafka.source", "a"), ("kafka.offset", "9")])), None);
+        assert_eq!(read_identity(&labels(&[("size", "9")])), None);
+    }
+}

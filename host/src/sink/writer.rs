@@ -1,0 +1,345 @@
+//! The one writer of an entry: takes what arrives for it, in batches, one request in flight, until each record is
+//! settled.
+//!
+//! Guarantees: a ticket is settled only when the store acknowledged its record, when the record was found there, or when
+//! its dead letter was; a record that may have been written before (it isn't newer than what the entry held when this
+//! host took the partition, or a request for it ended without an answer) is looked up before it is written; one record
+//! that the server refuses harms no other of its batch; records of a partition that was taken away aren't written.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::Shared;
+use super::backoff::Backoff;
+use super::item::{Item, Prepared};
+use super::store::{Seen, StoreError, Write};
+use super::view::{EntryView, Place};
+use crate::names::EntryName;
+
+/// Records whose timestamps are at most this far apart are looked up with one query, in microseconds.
+const SCAN_GAP_US: u64 = 2_000_000;
+/// How far behind the last wanted timestamp a query reads on, in microseconds.
+const SCAN_MARGIN_US: u64 = 1_000;
+/// How long an unfinished record is given to be finished by whoever is writing it, before it is removed.
+const UNFINISHED_PATIENCE: Duration = Duration::from_millis(500);
+/// A writer without work for this long retires.
+pub const IDLE: Duration = Duration::from_secs(30);
+/// While it fails, a writer says so at most this often.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
+pub struct Writer {
+    pub entry: EntryName,
+    pub shared: Arc<Shared>,
+    pub inbox: mpsc::UnboundedReceiver<Item>,
+    pending: VecDeque<Prepared>,
+    view: EntryView,
+    /// The assignment epoch for which `newest_before` holds.
+    epoch: Option<u64>,
+    /// The newest record that the entry held when the epoch began; later ones are this writer's own.
+    newest_before: Option<u64>,
+    backoff: Backoff,
+    complained: Option<Instant>,
+}
+
+impl Writer {
+    pub fn new(entry: EntryName, shared: Arc<Shared>, inbox: mpsc::UnboundedReceiver<Item>) -> Self {
+        Self {
+            entry,
+            shared,
+            inbox,
+            pending: VecDeque::new(),
+            view: EntryView::default(),
+            epoch: None,
+            newest_before: None,
+            backoff: Backoff::default(),
+            complained: None,
+        }
+    }
+
+    /// Runs until the sink is closed, or nothing came for a while.
+    pub async fn run(mut self) {
+        while self.gather().await {
+            match self.write_some().await {
+                Ok(()) => self.recovered(),
+                Err(error) => self.wait_after(&error).await,
+            }
+        }
+    }
+
+    /// Waits for work and takes all that is there. `false`: there is none, and this writer has left the registry.
+    async fn gather(&mut self) -> bool {
+        while self.pending.is_empty() {
+            match tokio::time::timeout(IDLE, self.inbox.recv()).await {
+                Ok(Some(item)) => self.accept(item),
+                Ok(None) => return false,
+                Err(_) if self.shared.retire(&self.entry, &self.inbox) => return false,
+                Err(_) => {}
+            }
+        }
+        while let Ok(item) = self.inbox.try_recv() {
+            self.accept(item);
+        }
+        self.pending.retain(|prepared| !prepared.is_cancelled());
+        true
+    }
+
+    fn accept(&mut self, item: Item) {
+        match Prepared::new(item, self.shared.mark_plugins) {
+            Ok(prepared) => self.pending.push_back(prepared),
+            Err((item, reason)) => self.shared.dead_letter(item, &reason),
+        }
+    }
+
+    /// Brings one batch to the store: places it, writes it, looks at each answer.
+    async fn write_some(&mut self) -> Result<(), StoreError> {
+        self.enter_epoch().await?;
+        let mut batch = self.take_batch();
+        let answer = match self.place(&mut batch).await {
+            Ok(()) => self.send(&mut batch).await,
+            Err(error) => Err(error),
+        };
+        // What isn't settled goes back to the front, in its order.
+        for prepared in batch.into_iter().rev() {
+            self.pending.push_front(prepared);
+        }
+        answer
+    }
+
+    /// After every assignment somebody else may have written this entry in the meantime.
+    async fn enter_epoch(&mut self) -> Result<(), StoreError> {
+        let epoch = self.shared.epoch();
+        if self.epoch != Some(epoch) {
+            self.newest_before = self.shared.newest(epoch).await?.get(self.entry.as_str()).copied();
+            self.view.forget();
+            self.epoch = Some(epoch);
+        }
+        Ok(())
+    }
+
+    fn take_batch(&mut self) -> VecDeque<Prepared> {
+        let limits = self.shared.limits;
+        let (mut bytes, mut header_bytes) = (0, 0);
+        let mut batch = VecDeque::new();
+        while let Some(next) = self.pending.front() {
+            bytes += next.payload.len() as u64;
+            header_bytes += next.header_bytes();
+            let full = batch.len() >= limits.records || bytes > limits.bytes || header_bytes > limits.header_bytes;
+            if full && !batch.is_empty() {
+                break;
+            }
+            batch.extend(self.pending.pop_front());
+        }
+        batch
+    }
+
+    /// Gives every record of the batch its timestamp, and settles those that are in the entry already.
+    async fn place(&mut self, batch: &mut VecDeque<Prepared>) -> Result<(), StoreError> {
+        for prepared in batch.iter_mut() {
+            prepared.look_up |= self.newest_before.is_some_and(|newest| prepared.base_us <= newest);
+        }
+        let mut wanted: Vec<u64> = batch.iter().filter(|p| p.look_up).map(|p| p.base_us).collect();
+        wanted.sort_unstable();
+        let mut waiting = std::mem::take(batch);
+        while let Some(mut prepared) = waiting.pop_front() {
+            // A place that is kept from an earlier attempt stays, unless it has to be looked up again.
+            if prepared.time_us.is_some() && !prepared.look_up {
+                batch.push_back(prepared);
+                continue;
+            }
+            match self.view.place(&prepared.identity, prepared.base_us, prepared.look_up) {
+                Place::Free(time) => {
+                    self.view.take(time);
+                    prepared.time_us = Some(time);
+                    prepared.look_up = false;
+                    batch.push_back(prepared);
+                }
+                Place::Written(_) => {
+                    self.shared.counters.found(1);
+                    prepared.ticket.settle();
+                }
+                Place::Unknown(from) => {
+                    waiting.push_front(prepared);
+                    if let Err(error) = self.scan(from, &wanted).await {
+                        batch.append(&mut waiting);
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what the entry holds from `from` on, as far as this batch's other look-ups reach.
+    async fn scan(&mut self, from: u64, wanted: &[u64]) -> Result<(), StoreError> {
+        let mut last = from;
+        for base in wanted.iter().copied().filter(|base| *base > from) {
+            if base - last > SCAN_GAP_US {
+                break;
+            }
+            last = base;
+        }
+        let range = from..last.saturating_add(SCAN_MARGIN_US);
+        for Seen { timestamp_us, identity, .. } in self.shared.store.scan(&self.entry, range.clone()).await? {
+            match identity {
+                Some(identity) => self.view.took(identity, timestamp_us),
+                None => self.view.take(timestamp_us),
+            }
+        }
+        self.view.scanned(range);
+        Ok(())
+    }
+
+    /// Writes the batch; leaves in it what has to be tried again.
+    async fn send(&mut self, batch: &mut VecDeque<Prepared>) -> Result<(), StoreError> {
+        batch.retain(|prepared| !prepared.is_cancelled());
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let by_time: BTreeMap<u64, Write> = batch.iter().filter_map(Prepared::to_write).collect();
+        match self.shared.request(self.shared.store.write(&self.entry, by_time)).await {
+            Ok(failed) => self.take_answers(batch, failed).await,
+            Err(StoreError::Invalid(reason)) if batch.len() == 1 => {
+                if let Some(prepared) = batch.pop_front() {
+                    self.refuse(prepared, &reason);
+                }
+                Ok(())
+            }
+            Err(StoreError::Invalid(_)) => self.bisect(batch).await,
+            Err(error) => {
+                // No answer doesn't mean that nothing was written.
+                let view = &mut self.view;
+                batch.iter_mut().for_each(|prepared| doubt(view, prepared));
+                Err(error)
+            }
+        }
+    }
+
+    /// Looks at what the server said of each record.
+    async fn take_answers(
+        &mut self,
+        batch: &mut VecDeque<Prepared>,
+        mut failed: BTreeMap<u64, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut first_error = None;
+        let mut unfinished = Vec::new();
+        for mut prepared in std::mem::take(batch) {
+            match prepared.time_us.and_then(|time| failed.remove(&time)) {
+                None if self.shared.verify => {
+                    prepared.written = true;
+                    batch.push_back(prepared);
+                }
+                None => self.acknowledge(prepared),
+                Some(StoreError::Conflict(_)) => {
+                    prepared.conflicts += 1;
+                    // The look-up of the first conflict said that the place is free: what is there isn't finished.
+                    if let (true, Some(time)) = (prepared.conflicts > 1, prepared.time_us) {
+                        unfinished.push(time);
+                    }
+                    doubt(&mut self.view, &mut prepared);
+                    batch.push_back(prepared);
+                }
+                Some(StoreError::Invalid(reason)) => self.refuse(prepared, &reason),
+                Some(error) => {
+                    doubt(&mut self.view, &mut prepared);
+                    batch.push_back(prepared);
+                    first_error = Some(error);
+                }
+            }
+        }
+        if !unfinished.is_empty() {
+            warn!(entry = %self.entry, records = unfinished.len(), "removing unfinished records to write them again");
+            tokio::time::sleep(UNFINISHED_PATIENCE).await;
+            self.shared.store.remove(&self.entry, &unfinished).await?;
+            self.shared.counters.repaired(unfinished.len() as u64);
+        }
+        if self.shared.verify {
+            self.read_back(batch).await?;
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// The verifying mode: settles only what a query shows, whole.
+    async fn read_back(&mut self, batch: &mut VecDeque<Prepared>) -> Result<(), StoreError> {
+        let times = || batch.iter().filter(|p| p.written).filter_map(|p| p.time_us);
+        let (Some(first), Some(last)) = (times().min(), times().max()) else { return Ok(()) };
+        let seen = self.shared.store.scan(&self.entry, first..last.saturating_add(1)).await;
+        let seen: BTreeMap<u64, Seen> = match seen {
+            Ok(seen) => seen.into_iter().map(|seen| (seen.timestamp_us, seen)).collect(),
+            Err(error) => {
+                let view = &mut self.view;
+                batch.iter_mut().for_each(|prepared| doubt(view, prepared));
+                return Err(error);
+            }
+        };
+        for mut prepared in std::mem::take(batch) {
+            let shown = prepared.time_us.and_then(|time| seen.get(&time)).is_some_and(|seen| {
+                seen.identity.as_ref() == Some(&prepared.identity) && seen.size == prepared.payload.len()
+            });
+            if prepared.written && shown {
+                self.acknowledge(prepared);
+            } else {
+                if prepared.written {
+                    warn!(entry = %self.entry, record = %prepared.identity, "acknowledged but not shown: writing it again");
+                }
+                doubt(&mut self.view, &mut prepared);
+                batch.push_back(prepared);
+            }
+        }
+        Ok(())
+    }
+
+    /// The server refuses the whole batch for what may be one record: halve it until that one stands alone.
+    async fn bisect(&mut self, batch: &mut VecDeque<Prepared>) -> Result<(), StoreError> {
+        let mut second = batch.split_off(batch.len() / 2);
+        let first = Box::pin(self.send(batch)).await;
+        let answer = match first {
+            Ok(()) => Box::pin(self.send(&mut second)).await,
+            Err(error) => Err(error),
+        };
+        batch.append(&mut second);
+        answer
+    }
+
+    fn acknowledge(&self, prepared: Prepared) {
+        self.shared.counters.written(1, prepared.payload.len() as u64);
+        prepared.ticket.settle();
+    }
+
+    fn refuse(&self, prepared: Prepared, reason: &str) {
+        self.shared.dead_letter(prepared.into_item(), &format!("ReductStore refused it: {reason}"));
+    }
+
+    fn recovered(&mut self) {
+        self.backoff.reset();
+        if self.complained.take().is_some() {
+            info!(entry = %self.entry, "writing again");
+        }
+    }
+
+    async fn wait_after(&mut self, error: &StoreError) {
+        if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
+            let waiting = self.pending.len();
+            error!(entry = %self.entry, %error, waiting, "can't write to ReductStore; nothing is lost, trying again");
+            self.complained = Some(Instant::now());
+        }
+        if matches!(error, StoreError::NotFound(_))
+            && let Err(error) = self.shared.store.ensure_bucket().await
+        {
+            warn!(%error, "can't create the bucket");
+        }
+        tokio::time::sleep(self.backoff.next()).await;
+    }
+}
+
+/// The record may or may not be in the entry: look before writing it again.
+fn doubt(view: &mut EntryView, prepared: &mut Prepared) {
+    if let Some(time) = prepared.time_us.take() {
+        view.doubt(time);
+    }
+    prepared.look_up = true;
+    prepared.written = false;
+}
