@@ -4,6 +4,7 @@
 //! never blocks (what is in flight is bounded by [`crate::assignment::Budget`] upstream).
 
 pub mod backoff;
+pub mod check;
 pub mod item;
 pub mod store;
 pub mod view;

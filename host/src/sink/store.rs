@@ -81,6 +81,11 @@ impl Store {
         Ok(Self { client: Arc::new(client), config: Arc::new(config.clone()), bucket: Arc::default() })
     }
 
+    /// For questions about the server itself; a request must run in a task of its own.
+    pub(super) fn client(&self) -> &Arc<ReductClient> {
+        &self.client
+    }
+
     /// Creates the bucket with the configured settings unless it is there; one that exists is left as it is. `true`: it
     /// was created.
     pub async fn ensure_bucket(&self) -> Result<bool, StoreError> {

@@ -1,0 +1,80 @@
+//! Logs: to standard error, as text for people or as JSON for machines.
+
+use std::io::{IsTerminal, stderr};
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use super::{Exit, Failure};
+
+#[derive(Debug, Args)]
+pub struct Logging {
+    /// How much to log [env: REDUCT_SINK_LOG_LEVEL] [default: what RUST_LOG says, or else info]
+    #[arg(long, value_enum, global = true, value_name = "LEVEL")]
+    log_level: Option<Level>,
+    /// How to write the log [env: REDUCT_SINK_LOG_FORMAT] [default: text]
+    #[arg(long, value_enum, global = true, value_name = "FORMAT")]
+    log_format: Option<Format>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Level {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+impl Logging {
+    pub fn start(&self) -> Result<(), Failure> {
+        let filter = match or_environment(self.log_level, "REDUCT_SINK_LOG_LEVEL")? {
+            Some(level) => EnvFilter::new(directives(level)),
+            None => filter_of_environment()?,
+        };
+        let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+        match or_environment(self.log_format, "REDUCT_SINK_LOG_FORMAT")? {
+            Some(Format::Json) => logs.json().flatten_event(true).init(),
+            Some(Format::Text) | None => logs.with_ansi(stderr().is_terminal()).init(),
+        }
+        Ok(())
+    }
+}
+
+/// What a flag says, or else what a variable says; an empty one counts as not set.
+fn or_environment<T: ValueEnum>(flag: Option<T>, variable: &str) -> Result<Option<T>, Failure> {
+    let value = std::env::var(variable).unwrap_or_default();
+    if flag.is_some() || value.is_empty() {
+        return Ok(flag);
+    }
+    let known = || T::value_variants().iter().filter_map(|value| Some(value.to_possible_value()?.get_name().to_owned()));
+    T::from_str(&value, false).map(Some).map_err(|_| {
+        let known = known().collect::<Vec<_>>().join(", ");
+        let text = format!("environment variable {variable}: found {value:?}, expected one of {known}");
+        Failure::new(Exit::Usage, anyhow::Error::msg(text))
+    })
+}
+
+/// Below `info` only our own messages and librdkafka's are wanted, not every library's.
+fn directives(level: Level) -> String {
+    let name = format!("{level:?}").to_lowercase();
+    if level <= Level::Info { name } else { format!("info,reduct_sink={name},librdkafka={name},rdkafka={name}") }
+}
+
+fn filter_of_environment() -> Result<EnvFilter, Failure> {
+    let variable = std::env::var("RUST_LOG").unwrap_or_default();
+    if variable.is_empty() {
+        return Ok(EnvFilter::new(directives(Level::Info)));
+    }
+    EnvFilter::try_new(&variable).map_err(|error| {
+        let text = format!("environment variable RUST_LOG: found {variable:?}, which can't be read: {error}");
+        Failure::new(Exit::Usage, anyhow::Error::msg(text))
+    })
+}

@@ -1,0 +1,28 @@
+//! `reduct-sink run`.
+
+use clap::Args;
+use reduct_sink::pipeline::{self, RunError};
+
+use super::options::Options;
+use super::{Exit, Failure};
+
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    options: Options,
+}
+
+impl Run {
+    pub fn execute(self) -> Result<(), Failure> {
+        let config = self.options.load()?;
+        pipeline::run(&config).map_err(|error| Failure::new(exit(&error), error))
+    }
+}
+
+fn exit(error: &RunError) -> Exit {
+    match error {
+        RunError::Plugin(_) => Exit::Plugin,
+        RunError::Kafka(_) | RunError::Store(_) => Exit::Unreachable,
+        RunError::Failed(_) => Exit::Failed,
+    }
+}

@@ -1,0 +1,179 @@
+//! Asks ReductStore for what `check` wants to know, writing nothing.
+//!
+//! Guarantees: every way in which a store can refuse us has its own error with its remedy; a panic inside the client
+//! becomes an error.
+
+use std::future::Future;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use reduct_rs::{ErrorCode, Permissions, ReductClient, ReductError};
+use thiserror::Error;
+use tokio::runtime;
+use url::Url;
+
+use super::store::Store;
+use crate::config;
+
+/// A store that the sink could write to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreInfo {
+    pub version: String,
+    /// The name of our token, as the store knows it.
+    pub token: String,
+    /// `false`: the sink will create it.
+    pub bucket_exists: bool,
+}
+
+#[derive(Debug, Error)]
+pub enum CheckError {
+    #[error("the client can't be set up: {0}; check store.tls and store.url")]
+    Client(String),
+    #[error("{url} can't be reached: {reason}; check store.url, and that ReductStore runs and can be reached from here")]
+    Unreachable { url: String, reason: String },
+    #[error("no answer from {url} within {timeout:?}; check store.url, or raise store.timeout")]
+    Timeout { url: String, timeout: Duration },
+    #[error("what answers at {url} isn't a ReductStore that we can talk to: {reason}; check store.url")]
+    NotAStore { url: String, reason: String },
+    #[error("the store wants a token and none is set; set store.token, store.token_file or REDUCT_SINK_TOKEN")]
+    NoToken,
+    #[error("the store refuses the token: {0}; check store.token, store.token_file or REDUCT_SINK_TOKEN")]
+    BadToken(String),
+    #[error("the token {token:?} lacks {} to the bucket {bucket:?}; give it that, or take another token", .missing.join(" and "))]
+    Denied { token: String, bucket: String, missing: Vec<&'static str> },
+    #[error(
+        "there is no bucket {bucket:?}, and the token {token:?} may not create it; \
+         create the bucket, or take a token with full access"
+    )]
+    MayNotCreate { token: String, bucket: String },
+    #[error("the store answers: {0}")]
+    Store(String),
+}
+
+/// Blocks; don't call it from an async task.
+pub fn check(config: &config::Store) -> Result<StoreInfo, CheckError> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CheckError::Client(error.to_string()))?;
+    runtime.block_on(ask(config))
+}
+
+async fn ask(config: &config::Store) -> Result<StoreInfo, CheckError> {
+    let store = Store::new(config).map_err(|error| CheckError::Client(error.to_string()))?;
+    let client = store.client();
+
+    request(client, config, |client| async move { client.alive().await }).await?;
+    let me = request(client, config, |client| async move { client.me().await }).await?;
+    let info = request(client, config, |client| async move { client.server_info().await }).await;
+    let bucket = config.bucket.clone();
+    let found = request(client, config, |client| async move {
+        match client.get_bucket(&bucket).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.status == ErrorCode::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    });
+    let bucket_exists = found.await?;
+
+    let permissions = me.permissions.unwrap_or_default();
+    if !bucket_exists && !permissions.full_access {
+        return Err(CheckError::MayNotCreate { token: me.name, bucket: config.bucket.clone() });
+    }
+    let missing = missing_rights(&permissions, &config.bucket);
+    if !missing.is_empty() {
+        return Err(CheckError::Denied { token: me.name, bucket: config.bucket.clone(), missing });
+    }
+    // Any token may ask for the version, but it isn't worth failing over.
+    let version = info.map_or_else(|_| "of unknown version".into(), |info| info.version);
+    Ok(StoreInfo { version, token: me.name, bucket_exists })
+}
+
+/// One request in a task of its own, so that a panic inside the client ends only that.
+async fn request<T, F>(
+    client: &std::sync::Arc<ReductClient>,
+    config: &config::Store,
+    work: impl FnOnce(std::sync::Arc<ReductClient>) -> F,
+) -> Result<T, CheckError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, ReductError>> + Send + 'static,
+{
+    let answer = tokio::spawn(work(client.clone())).await;
+    let answer = answer.map_err(|error| CheckError::NotAStore { url: config.url.clone(), reason: error.to_string() })?;
+    answer.map_err(|error| explain(&error, config))
+}
+
+fn explain(error: &ReductError, config: &config::Store) -> CheckError {
+    let url = || config.url.clone();
+    let text = error.message.clone();
+    match error.status {
+        ErrorCode::ConnectionError => CheckError::Unreachable { url: url(), reason: connection_error(config, text) },
+        ErrorCode::Timeout => CheckError::Timeout { url: url(), timeout: config.timeout },
+        ErrorCode::Unauthorized if config.token.is_none() => CheckError::NoToken,
+        ErrorCode::Unauthorized => CheckError::BadToken(text),
+        // The client's own code for an answer that it can't make sense of.
+        ErrorCode::Unknown => CheckError::NotAStore { url: url(), reason: text },
+        // ReductStore says what is wrong in a header of its own; what hasn't got one is something else.
+        status if text == "Unknown" => {
+            CheckError::NotAStore { url: url(), reason: format!("it answers {}", status as i16) }
+        }
+        status => CheckError::Store(format!("{text} ({})", status as i16)),
+    }
+}
+
+/// The client keeps the cause of a failed connection to itself: find it by connecting once more.
+fn connection_error(config: &config::Store, text: String) -> String {
+    let address = Url::parse(&config.url).ok().and_then(|url| url.socket_addrs(|| None).ok());
+    let Some(addresses) = address else {
+        let host = Url::parse(&config.url).ok().and_then(|url| url.host_str().map(String::from));
+        return host.map_or(text, |host| match (host.as_str(), 0).to_socket_addrs() {
+            Ok(_) => "no address".into(),
+            Err(error) => error.to_string(),
+        });
+    };
+    let mut reason = text;
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, config.timeout.min(Duration::from_secs(3))) {
+            Ok(_) if config.url.starts_with("https:") => {
+                return "the TLS handshake fails: check that it speaks TLS, and set store.tls.ca to the authority that \
+                        signed its certificate"
+                    .into();
+            }
+            Ok(_) => reason = format!("{address} takes the connection and drops it"),
+            Err(error) => reason = error.to_string(),
+        }
+    }
+    reason
+}
+
+/// A right to `prefix*` covers every bucket whose name begins so.
+fn missing_rights(permissions: &Permissions, bucket: &str) -> Vec<&'static str> {
+    let covers = |rights: &[String]| {
+        let covered = |right: &String| match right.strip_suffix('*') {
+            Some(prefix) => bucket.starts_with(prefix),
+            None => right == bucket,
+        };
+        permissions.full_access || rights.iter().any(covered)
+    };
+    let rights = [("write access", &permissions.write), ("read access", &permissions.read)];
+    rights.into_iter().filter(|(_, rights)| !covers(rights)).map(|(name, _)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_cover_buckets_by_name_prefix_or_fully() {
+        let of = |full_access, read: &[&str], write: &[&str]| Permissions {
+            full_access,
+            read: read.iter().map(ToString::to_string).collect(),
+            write: write.iter().map(ToString::to_string).collect(),
+        };
+        assert_eq!(missing_rights(&of(true, &[], &[]), "kafka"), Vec::<&str>::new());
+        assert_eq!(missing_rights(&of(false, &["kafka"], &["ka*"]), "kafka"), Vec::<&str>::new());
+        assert_eq!(missing_rights(&of(false, &[], &["kafka"]), "kafka"), ["read access"]);
+        assert_eq!(missing_rights(&of(false, &["kafk"], &["b*"]), "kafka"), ["write access", "read access"]);
+    }
+}

@@ -1,0 +1,198 @@
+//! Asks Kafka for what `check` wants to know, without joining the group and without reading a record.
+//!
+//! Guarantees: no topic is created by asking for it; no message shows a property's value; an unreachable broker is told
+//! of in librdkafka's own words, within [`PATIENCE`].
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
+use rdkafka::types::RDKafkaRespErr;
+use regex::Regex;
+use thiserror::Error;
+
+use crate::config;
+
+/// How long to wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to go on after a first failure: a host's name may have another address that answers.
+const PATIENCE_AFTER_ERROR: Duration = Duration::from_secs(3);
+/// How long one request may take before what librdkafka reported in the meantime is looked at.
+const SLICE: Duration = Duration::from_millis(500);
+
+/// A topic that would be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicInfo {
+    pub name: String,
+    pub partitions: usize,
+}
+
+/// What became of one topic or pattern of the configuration.
+#[derive(Debug)]
+pub struct TopicCheck {
+    pub wanted: String,
+    pub found: Result<Vec<TopicInfo>, TopicError>,
+}
+
+/// Why nothing can be known.
+#[derive(Debug, Error)]
+pub enum CheckError {
+    #[error("librdkafka refuses the configuration: {0}; mend kafka.properties")]
+    Property(String),
+    #[error("{brokers} can't be reached: {reason}; check kafka.brokers, and that Kafka runs and can be reached from here")]
+    Unreachable { brokers: String, reason: String },
+    #[error("{brokers} refuses us: {reason}; check security.protocol, the SASL and the SSL settings in kafka.properties")]
+    Refused { brokers: String, reason: String },
+}
+
+#[derive(Debug, Error)]
+pub enum TopicError {
+    #[error("there is no such topic; create it, or mend kafka.topics")]
+    Missing,
+    #[error("the pattern matches none of the {0} topics that we may see; mend kafka.topics, or create one")]
+    NoMatch(usize),
+    #[error("we may not read it; allow the principal DESCRIBE and READ on this topic")]
+    Denied,
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Looks up every configured topic and pattern.
+pub fn check(config: &config::Kafka) -> Result<Vec<TopicCheck>, CheckError> {
+    let consumer: BaseConsumer<Reports> = client_config(config)
+        .create_with_context(Reports::default())
+        .map_err(|error| CheckError::Property(told(&error)))?;
+    let all = fetch(&consumer, None, &config.brokers)?;
+    let topics = config.topics.iter().map(|wanted| TopicCheck {
+        wanted: wanted.clone(),
+        found: if wanted.starts_with('^') { matching(&all, wanted) } else { named(&consumer, config, wanted) },
+    });
+    Ok(topics.collect())
+}
+
+/// As the source's, but without a group: nothing is joined, and closing can't hang on one.
+fn client_config(config: &config::Kafka) -> ClientConfig {
+    let mut client = super::client_config(config);
+    client.remove("group.id");
+    client.set("allow.auto.create.topics", "false");
+    client
+}
+
+fn matching(all: &Metadata, pattern: &str) -> Result<Vec<TopicInfo>, TopicError> {
+    let regex = Regex::new(pattern).map_err(|error| TopicError::Other(error.to_string()))?;
+    let matches: Vec<_> = all
+        .topics()
+        .iter()
+        .filter(|topic| topic.error().is_none() && regex.is_match(topic.name()))
+        .map(|topic| TopicInfo { name: topic.name().into(), partitions: topic.partitions().len() })
+        .collect();
+    if matches.is_empty() { Err(TopicError::NoMatch(all.topics().len())) } else { Ok(matches) }
+}
+
+/// Asks for the one topic, because the list of all hides those that we may not see.
+fn named(
+    consumer: &BaseConsumer<Reports>,
+    config: &config::Kafka,
+    name: &str,
+) -> Result<Vec<TopicInfo>, TopicError> {
+    let metadata =
+        fetch(consumer, Some(name), &config.brokers).map_err(|error| TopicError::Other(error.to_string()))?;
+    let topic = metadata.topics().iter().find(|topic| topic.name() == name).ok_or(TopicError::Missing)?;
+    match topic.error() {
+        None => Ok(vec![TopicInfo { name: name.into(), partitions: topic.partitions().len() }]),
+        Some(
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
+        ) => Err(TopicError::Missing),
+        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => Err(TopicError::Denied),
+        Some(error) => Err(TopicError::Other(RDKafkaErrorCode::from(error).to_string())),
+    }
+}
+
+/// Metadata of one topic or of all. Between the attempts librdkafka's reports are collected: they, and not the
+/// request's "broker transport failure", say what is wrong.
+fn fetch(
+    consumer: &BaseConsumer<Reports>,
+    topic: Option<&str>,
+    brokers: &str,
+) -> Result<Metadata, CheckError> {
+    let mut deadline = Instant::now() + PATIENCE;
+    loop {
+        let error = match consumer.fetch_metadata(topic, SLICE) {
+            Ok(metadata) => return Ok(metadata),
+            Err(error) => error,
+        };
+        // Only serves the callbacks: without a subscription there is nothing to receive.
+        while consumer.poll(Duration::ZERO).is_some() {}
+        let reports = consumer.context().take();
+        let brokers = || brokers.to_owned();
+        if let Some((_, reason)) = reports.iter().find(|(code, _)| is_refusal(*code)) {
+            return Err(CheckError::Refused { brokers: brokers(), reason: reason.clone() });
+        }
+        if !reports.is_empty() {
+            deadline = deadline.min(Instant::now() + PATIENCE_AFTER_ERROR);
+        }
+        if Instant::now() >= deadline {
+            let reason = consumer.context().last_reason().unwrap_or_else(|| told(&error));
+            return Err(CheckError::Unreachable { brokers: brokers(), reason });
+        }
+        std::thread::sleep(SLICE / 5);
+    }
+}
+
+fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::SaslAuthenticationFailed
+            | RDKafkaErrorCode::SSL
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::UnsupportedSASLMechanism
+    )
+}
+
+/// An error's words, without the value of a property, which may be a password.
+fn told(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, reason, name, _) => format!("{name}: {}", reason.split(" for value").next().unwrap_or(reason)),
+        error => error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string()),
+    }
+}
+
+/// Collects what librdkafka reports on the side.
+#[derive(Default)]
+struct Reports {
+    new: Mutex<Vec<(RDKafkaErrorCode, String)>>,
+    last: Mutex<Option<String>>,
+}
+
+impl Reports {
+    fn take(&self) -> Vec<(RDKafkaErrorCode, String)> {
+        std::mem::take(&mut *self.new.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn last_reason(&self) -> Option<String> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ClientContext for Reports {
+    /// What matters comes as an error too; the rest is for `--log-level debug`.
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        // "1/1 brokers are down" says less than what came before it.
+        if code != RDKafkaErrorCode::AllBrokersDown {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.into());
+        }
+        self.new.lock().unwrap_or_else(PoisonError::into_inner).push((code, reason.into()));
+    }
+}
+
+impl ConsumerContext for Reports {}
