@@ -1,1 +1,216 @@
-//! (being written)
+//! A worker: a thread that owns the plugin instances and the partitions pinned to it, and takes each record from its
+//! feed through the chain to the sink.
+//!
+//! Guarantees: the records of a partition go through the chain in order, one after the other; nothing is read while the
+//! budget is used up; every record that was read ends in exactly one of: handed to the sink, settled by a verdict, or
+//! left unsettled because the host is stopping.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
+
+use crate::assignment::{Assignment, Budget, Ticket};
+use crate::chain::{Chain, Failure, Outcome};
+use crate::record::{InputRecord, OutputRecord, Rejection, TopicPartition};
+use crate::sink::backoff::Backoff;
+use crate::sink::{Item, Sink};
+use crate::source::{Feed, Polled};
+
+/// Records of one partition in a row, so that others get their turn.
+const TURN: usize = 256;
+/// The longest wait for something to do: a lost wake-up costs no more than this.
+const NAP: Duration = Duration::from_millis(50);
+/// How often a record is tried whose plugin asks for a retry; then its dead letter is written.
+const MAX_ATTEMPTS: u32 = 10;
+
+pub enum Command {
+    Add(Feed, Arc<Assignment>),
+    /// Stops reading a partition, drops its feed, and says so.
+    Remove(TopicPartition, Sender<()>),
+    Stop,
+}
+
+pub struct Worker {
+    pub commands: Receiver<Command>,
+    pub chain: Chain,
+    pub sink: Sink,
+    pub budget: Arc<Budget>,
+    /// Tells the host that it can't go on.
+    pub fail: Arc<dyn Fn(String) + Send + Sync>,
+    pub partitions: Vec<Partition>,
+}
+
+pub struct Partition {
+    feed: Feed,
+    assignment: Arc<Assignment>,
+    /// A record that has to be tried again before the next one is read.
+    held: Option<Held>,
+    stopped: bool,
+}
+
+struct Held {
+    input: Arc<InputRecord>,
+    ticket: Ticket,
+    attempts: u32,
+    backoff: Backoff,
+    /// When to try again; `None`: at once.
+    next: Option<Instant>,
+}
+
+impl Worker {
+    /// Runs until told to stop.
+    pub fn run(mut self) {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return,
+                Ok(Command::Add(feed, assignment)) => self.add(feed, assignment),
+                Ok(Command::Remove(source, done)) => {
+                    self.partitions.retain(|partition| partition.assignment.source != source);
+                    // The other side waits no longer than it likes.
+                    let _ = done.send(());
+                }
+                Err(TryRecvError::Empty) => {
+                    if !self.turn() {
+                        self.nap();
+                    }
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, mut feed: Feed, assignment: Arc<Assignment>) {
+        feed.wake(std::thread::current());
+        self.partitions.push(Partition { feed, assignment, held: None, stopped: false });
+    }
+
+    fn nap(&self) {
+        if !self.budget.has_room() {
+            self.budget.wake_when_free();
+            if self.budget.has_room() {
+                return;
+            }
+        }
+        std::thread::park_timeout(NAP);
+    }
+
+    /// Gives each partition its turn. `false`: there was nothing to do.
+    fn turn(&mut self) -> bool {
+        let mut busy = false;
+        for partition in &mut self.partitions {
+            for _ in 0..TURN {
+                if partition.stopped || !self.budget.has_room() {
+                    break;
+                }
+                self.chain.refresh();
+                let step = partition.next(&mut self.chain, &self.sink);
+                match step {
+                    Step::Idle => break,
+                    Step::Done => busy = true,
+                    Step::Fatal(reason) => {
+                        partition.stopped = true;
+                        (self.fail)(reason);
+                    }
+                }
+            }
+        }
+        busy
+    }
+}
+
+enum Step {
+    Done,
+    Idle,
+    Fatal(String),
+}
+
+impl Partition {
+    fn next(&mut self, chain: &mut Chain, sink: &Sink) -> Step {
+        if let Some(held) = self.held.take() {
+            if held.next.is_some_and(|next| Instant::now() < next) {
+                self.held = Some(held);
+                return Step::Idle;
+            }
+            return self.transform(chain, sink, held);
+        }
+        match self.feed.poll() {
+            Polled::Nothing => Step::Idle,
+            Polled::Fatal(reason) => Step::Fatal(reason),
+            Polled::Unreadable { offset, reason } => {
+                Step::Fatal(format!("{}@{offset} can't be read: {reason}", self.assignment.source))
+            }
+            Polled::Record(record) => {
+                let Some(ticket) = self.assignment.receive(record.offset, record.size()) else {
+                    debug!(partition = %self.assignment.source, offset = record.offset, "received again");
+                    return Step::Done;
+                };
+                let now =
+                    Held { input: Arc::new(record), ticket, attempts: 0, backoff: Backoff::default(), next: None };
+                self.transform(chain, sink, now)
+            }
+        }
+    }
+
+    fn transform(&mut self, chain: &mut Chain, sink: &Sink, held: Held) -> Step {
+        match chain.transform(&held.input) {
+            Outcome::Outputs(outputs) => hand_over(sink, &self.assignment, outputs, held.ticket),
+            Outcome::Dropped | Outcome::Skipped(_) => held.ticket.settle(),
+            Outcome::DeadLetter(failure) => reject(sink, &self.assignment, held.input, held.ticket, failure),
+            Outcome::Retry(failure) if held.attempts + 1 >= MAX_ATTEMPTS => {
+                let reason = format!("{} (tried {MAX_ATTEMPTS} times)", failure.reason);
+                reject(sink, &self.assignment, held.input, held.ticket, Failure { reason, ..failure });
+            }
+            Outcome::Retry(failure) => {
+                let mut held = held;
+                let wait = held.backoff.next();
+                held.attempts += 1;
+                held.next = Some(Instant::now() + wait);
+                let (offset, reason) = (held.input.offset, failure.reason);
+                warn!(partition = %self.assignment.source, offset, reason, ?wait, "a plugin asks for a retry");
+                self.held = Some(held);
+            }
+            Outcome::Stop(failure) => {
+                let at = format!("{}@{}", self.assignment.source, held.input.offset);
+                return Step::Fatal(format!(
+                    "plugin {} failed on {at}: {} (its on_failure is \"stop\")",
+                    failure.plugin, failure.reason
+                ));
+            }
+        }
+        Step::Done
+    }
+}
+
+fn hand_over(sink: &Sink, assignment: &Arc<Assignment>, outputs: Vec<OutputRecord>, ticket: Ticket) {
+    let mut outputs = outputs.into_iter().peekable();
+    let mut ticket = Some(ticket);
+    while let Some(record) = outputs.next() {
+        let Some(own) = (if outputs.peek().is_some() { ticket.as_ref().map(Ticket::share) } else { ticket.take() })
+        else {
+            return;
+        };
+        let entry = match &record.entry {
+            None => Ok(assignment.entry.clone()),
+            Some(name) => assignment.template.render(name, &assignment.source),
+        };
+        match entry {
+            Ok(entry) => sink.submit(Item { record, entry, ticket: own }),
+            Err(error) => {
+                let item = Item { record, entry: assignment.dead_letter_entry.clone(), ticket: own };
+                sink.dead_letter(item, Rejection { reason: error.to_string(), plugin: None });
+            }
+        }
+    }
+    // No outputs at all: nothing is left to be written.
+    if let Some(ticket) = ticket {
+        ticket.settle();
+    }
+}
+
+fn reject(sink: &Sink, assignment: &Arc<Assignment>, input: Arc<InputRecord>, ticket: Ticket, failure: Failure) {
+    let item =
+        Item { record: OutputRecord::unchanged(input), entry: assignment.dead_letter_entry.clone(), ticket };
+    let plugin = Some((failure.plugin, failure.digest.to_string()));
+    sink.dead_letter(item, Rejection { reason: failure.reason, plugin });
+}

@@ -1,1 +1,348 @@
-//! (being written)
+//! The wiring: source → partition → chain → sink, and what stops them.
+//!
+//! Guarantees: starting fails early with what is wrong (plugins, store, Kafka's configuration); stopping takes the
+//! partitions back, waits for what is in flight to be settled, commits it and ends within `limits.shutdown`; whatever
+//! breaks inside (a panic, a record that can't be kept) stops the host with an error and without committing it, so that
+//! it is read again.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tracing::{error, info, warn};
+
+use crate::assignment::{Assignment, Budget};
+use crate::chain::{Chain, SharedChain};
+use crate::config::Config;
+use crate::names::Template;
+use crate::partition::{Command, Worker};
+use crate::plugin::watch::watch;
+use crate::plugin::{LoadError, Runtime};
+use crate::record::TopicPartition;
+use crate::sink::Sink;
+use crate::sink::backoff::Backoff;
+use crate::sink::store::{Store, StoreError};
+use crate::source::{Feed, Owner, Source, SourceError};
+
+/// How long a store that can't be reached is waited for at the start.
+const STORE_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a worker may take to let a partition go: it may be inside a plugin.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
+const LAST_REQUESTS: Duration = Duration::from_secs(3);
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Plugin(#[from] LoadError),
+    #[error("ReductStore at {url}, bucket {bucket:?}: {error}; {remedy}")]
+    Store { url: String, bucket: String, error: StoreError, remedy: &'static str },
+    #[error(transparent)]
+    Kafka(#[from] SourceError),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Runs until SIGTERM or SIGINT, or until it can't go on. Blocks; call it from a plain thread.
+pub fn run(config: &Config) -> Result<(), RunError> {
+    let runtime = Runtime::new().map_err(failed("can't start the WebAssembly engine"))?;
+    let chain = SharedChain::load(runtime, &config.plugins)?;
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("sink")
+        .build()
+        .map_err(failed("can't start the sink's threads"))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    tokio.block_on(async { stop_on_signal(&stop) }).map_err(failed("can't listen to signals"))?;
+    let store = open_store(config, &tokio, &stop)?;
+    let sink = Sink::new(store, &config.store, &config.labels, tokio.handle().clone());
+    let host = Arc::new(Host::start(config, Arc::clone(&chain), sink.clone(), stop)?);
+    let watching = watch(chain);
+    tokio.spawn(report(Arc::clone(&host)));
+    info!(topics = ?config.kafka.topics, group = config.kafka.group, bucket = config.store.bucket, "running");
+
+    Source::new(&config.kafka, Arc::clone(&host) as Arc<dyn Owner>)?.run();
+
+    drop(watching);
+    host.join_workers();
+    tokio.block_on(async {
+        if tokio::time::timeout(LAST_REQUESTS, sink.idle()).await.is_err() {
+            warn!("requests to ReductStore are still under way; what they leave unfinished is mended at the next start");
+        }
+    });
+    tokio.shutdown_background();
+    match host.failure() {
+        Some(reason) => Err(RunError::Failed(reason)),
+        None => {
+            info!(counters = ?sink.counters(), "stopped; everything settled is committed");
+            Ok(())
+        }
+    }
+}
+
+fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
+    move |error| RunError::Failed(format!("{what}: {error}"))
+}
+
+fn stop_on_signal(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let (mut signals, stop) = (signal(kind)?, Arc::clone(stop));
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                info!("stopping");
+                stop.store(true, Ordering::SeqCst);
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Makes sure that the bucket is there. A store that is away is waited for; one that refuses is an error at once.
+fn open_store(config: &Config, tokio: &tokio::runtime::Runtime, stop: &AtomicBool) -> Result<Store, RunError> {
+    let wrong = |error, remedy| RunError::Store {
+        url: config.store.url.clone(),
+        bucket: config.store.bucket.clone(),
+        error,
+        remedy,
+    };
+    let store = Store::new(&config.store).map_err(|error| wrong(error, "check store.url and store.tls"))?;
+    if config.store.discard {
+        warn!("store.discard is set: nothing will be written");
+        return Ok(store);
+    }
+    let (started, mut backoff) = (Instant::now(), Backoff::default());
+    loop {
+        match tokio.block_on(store.ensure_bucket()) {
+            Ok(created) => {
+                info!(url = config.store.url, bucket = config.store.bucket, created, "ReductStore is ready");
+                return Ok(store);
+            }
+            Err(error @ StoreError::Denied(_)) => {
+                return Err(wrong(error, "check store.token: it needs read and write access, and full access to create"));
+            }
+            Err(error @ StoreError::Invalid(_)) => return Err(wrong(error, "check store.bucket and store.create")),
+            Err(error) if started.elapsed() > STORE_PATIENCE || stop.load(Ordering::SeqCst) => {
+                return Err(wrong(error, "check store.url and that the server runs"));
+            }
+            Err(error) => {
+                warn!(url = config.store.url, %error, "ReductStore isn't ready; waiting for it");
+                std::thread::sleep(backoff.next());
+            }
+        }
+    }
+}
+
+/// Says every few seconds what was done, when something was.
+async fn report(host: Arc<Host>) {
+    let mut last = None;
+    loop {
+        tokio::time::sleep(REPORT_EVERY).await;
+        let counters = host.sink.counters();
+        if last.replace(counters) != Some(counters) {
+            let (records, bytes) = host.budget.used();
+            info!(
+                written = counters.written,
+                found = counters.found,
+                repaired = counters.repaired,
+                dead_letters = counters.dead_letters,
+                in_flight_records = records,
+                in_flight_bytes = bytes,
+                "progress"
+            );
+        }
+    }
+}
+
+/// Owns the workers, and the assignments that Kafka gives.
+struct Host {
+    config: Config,
+    sink: Sink,
+    budget: Arc<Budget>,
+    workers: Vec<WorkerHandle>,
+    assignments: Mutex<HashMap<TopicPartition, Owned>>,
+    stop: Arc<AtomicBool>,
+    failure: Arc<OnceLock<String>>,
+}
+
+struct WorkerHandle {
+    commands: Sender<Command>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Owned {
+    assignment: Arc<Assignment>,
+    worker: usize,
+}
+
+impl Host {
+    fn start(config: &Config, chain: Arc<SharedChain>, sink: Sink, stop: Arc<AtomicBool>) -> Result<Self, RunError> {
+        let budget = Arc::new(Budget::new(config.limits.in_flight_records, config.limits.in_flight_bytes));
+        let failure = Arc::new(OnceLock::new());
+        let mut workers = Vec::new();
+        for index in 0..config.limits.workers.max(1) {
+            let (commands, inbox) = channel();
+            let chain = Chain::new(Arc::clone(&chain)).map_err(failed("can't start the plugins"))?;
+            let failure = Arc::clone(&failure);
+            let fail = Arc::new(move |reason: String| fail(&failure, reason));
+            let worker = Worker {
+                commands: inbox,
+                chain,
+                sink: sink.clone(),
+                budget: Arc::clone(&budget),
+                fail,
+                partitions: Vec::new(),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || worker.run())
+                .map_err(failed("can't start a worker"))?;
+            workers.push(WorkerHandle { commands, thread: Mutex::new(Some(thread)) });
+        }
+        Ok(Self { config: config.clone(), sink, budget, workers, assignments: Mutex::default(), stop, failure })
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.failure.get().cloned()
+    }
+
+    fn assignments(&self) -> MutexGuard<'_, HashMap<TopicPartition, Owned>> {
+        lock(&self.assignments)
+    }
+
+    fn join_workers(&self) {
+        for worker in &self.workers {
+            worker.send(Command::Stop);
+            let thread = lock(&worker.thread).take();
+            if thread.is_some_and(|thread| thread.join().is_err()) {
+                fail(&self.failure, "a worker panicked".into());
+            }
+        }
+    }
+
+    /// The least loaded worker.
+    fn worker_for(&self, assignments: &HashMap<TopicPartition, Owned>) -> usize {
+        let load = |index: &usize| assignments.values().filter(|owned| owned.worker == *index).count();
+        (0..self.workers.len()).min_by_key(load).unwrap_or_default()
+    }
+}
+
+impl WorkerHandle {
+    /// `false`: the worker is gone.
+    fn send(&self, command: Command) -> bool {
+        let sent = self.commands.send(command).is_ok();
+        if let Some(thread) = lock(&self.thread).as_ref() {
+            thread.thread().unpark();
+        }
+        sent
+    }
+
+    fn is_gone(&self) -> bool {
+        lock(&self.thread).as_ref().is_some_and(JoinHandle::is_finished)
+    }
+}
+
+impl Owner for Host {
+    fn assigning(&self) {
+        self.sink.new_epoch();
+    }
+
+    fn assigned(&self, feed: Feed, partitions: usize) {
+        let source = feed.source.clone();
+        let template = match self.config.store.entry.as_deref().map(Template::parse) {
+            None => Ok(Template::default_for(partitions)),
+            Some(template) => template,
+        };
+        let assignment = template.map_err(|error| error.to_string()).and_then(|template| {
+            let dead_letters = Template::parse(&self.config.dead_letters.entry).map_err(|error| error.to_string())?;
+            Assignment::new(source.clone(), template, &dead_letters, Arc::clone(&self.budget))
+                .map_err(|error| error.to_string())
+        });
+        let assignment = match assignment {
+            Ok(assignment) => Arc::new(assignment),
+            Err(error) => return self.failed(format!("{source} can't be written: {error}")),
+        };
+        let mut assignments = self.assignments();
+        let worker = self.worker_for(&assignments);
+        if let Some(handle) = self.workers.get(worker) {
+            handle.send(Command::Add(feed, Arc::clone(&assignment)));
+            assignments.insert(source, Owned { assignment, worker });
+        }
+    }
+
+    fn revoked(&self, partitions: &[TopicPartition], lost: bool) -> Vec<(TopicPartition, u64)> {
+        let owned: Vec<Owned> = {
+            let mut assignments = self.assignments();
+            partitions.iter().filter_map(|source| assignments.remove(source)).collect()
+        };
+        if lost {
+            owned.iter().for_each(|owned| owned.assignment.cancel());
+        }
+        let (done, released) = channel();
+        let asked = owned.iter().filter(|owned| {
+            let remove = Command::Remove(owned.assignment.source.clone(), done.clone());
+            self.workers.get(owned.worker).is_some_and(|worker| worker.send(remove))
+        });
+        let deadline = Instant::now() + RELEASE_TIMEOUT;
+        for _ in 0..asked.count() {
+            if released.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
+                warn!("a worker doesn't let its partition go; a plugin may be holding it");
+                break;
+            }
+        }
+        let deadline = Instant::now() + self.config.limits.shutdown;
+        let mut positions = Vec::new();
+        for Owned { assignment, .. } in owned {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !lost && !assignment.wait_drained(left) {
+                let in_flight = assignment.in_flight();
+                warn!(partition = %assignment.source, in_flight, "not settled in time; these records will be read again");
+            }
+            assignment.cancel();
+            if let Some(position) = assignment.commit_position().filter(|_| !lost) {
+                positions.push((assignment.source.clone(), position));
+            }
+        }
+        positions
+    }
+
+    fn positions(&self) -> Vec<(TopicPartition, u64)> {
+        let assignments = self.assignments();
+        let position = |owned: &Owned| Some((owned.assignment.source.clone(), owned.assignment.commit_position()?));
+        assignments.values().filter_map(position).collect()
+    }
+
+    fn failed(&self, reason: String) {
+        fail(&self.failure, reason);
+    }
+
+    fn stopping(&self) -> bool {
+        if let Some(reason) = self.sink.failure() {
+            fail(&self.failure, reason.to_owned());
+        }
+        if let Some(owned) = self.assignments().values().find(|owned| owned.assignment.is_broken()) {
+            fail(&self.failure, format!("a record of {} was lost on its way", owned.assignment.source));
+        }
+        if self.workers.iter().any(WorkerHandle::is_gone) {
+            fail(&self.failure, "a worker panicked".into());
+        }
+        self.stop.load(Ordering::SeqCst) || self.failure.get().is_some()
+    }
+}
+
+fn fail(failure: &OnceLock<String>, reason: String) {
+    if failure.get().is_none() {
+        error!("{reason}; stopping without committing what isn't settled");
+    }
+    // The first reason is the one to tell.
+    let _ = failure.set(reason);
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -152,6 +152,12 @@ impl Sink {
         self.0.counters.snapshot()
     }
 
+    /// Waits until no request is under way.
+    pub async fn idle(&self) {
+        let all = u32::try_from(MAX_REQUESTS).unwrap_or(u32::MAX);
+        drop(self.0.requests.acquire_many(all).await);
+    }
+
     /// Why the sink can't go on, if it can't.
     pub fn failure(&self) -> Option<&str> {
         self.0.failed.get().map(String::as_str)

@@ -1,1 +1,307 @@
-//! (being written)
+//! Reads Kafka: the only place that knows `rdkafka` (besides a dead-letter topic).
+//!
+//! Guarantees: offsets are committed only as [`Owner::positions`] tells, through librdkafka's store, which refuses those
+//! of a partition that isn't assigned any more; a partition is handed over with the offset it begins at, chosen by the
+//! committed offset and the configured policy and by nothing else; a partition is taken back before it is given up.
+
+pub mod check;
+mod feed;
+mod message;
+mod start;
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
+use thiserror::Error;
+use tracing::{debug, error, info, warn};
+
+pub use self::feed::{Feed, Polled};
+use crate::config;
+use crate::record::TopicPartition;
+
+/// How long one poll of the main queue waits.
+const POLL: Duration = Duration::from_millis(100);
+/// How often progress is committed.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How long a question to the brokers may take, of which a rebalance asks a few.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long leaving the group may take; with the brokers away it can hang.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Who gets the partitions. Called from the thread that runs [`Source::run`].
+pub trait Owner: Send + Sync {
+    /// A partition is ours. `partitions`: how many its topic has.
+    fn assigned(&self, feed: Feed, partitions: usize);
+    /// These partitions are to be given up: stop reading them, settle what is in flight as far as that goes, drop their
+    /// feeds; answers with their last positions. `lost`: they belong to someone else already, so nothing more may be
+    /// written or committed.
+    fn revoked(&self, partitions: &[TopicPartition], lost: bool) -> Vec<(TopicPartition, u64)>;
+    /// All new partitions of an assignment are about to be handed over.
+    fn assigning(&self);
+    /// The next offset to read of each partition that has one.
+    fn positions(&self) -> Vec<(TopicPartition, u64)>;
+    /// The source can't go on.
+    fn failed(&self, reason: String);
+    /// Whether to stop.
+    fn stopping(&self) -> bool;
+}
+
+#[derive(Debug, Error)]
+pub enum SourceError {
+    #[error("librdkafka refuses the configuration: {0}")]
+    Configuration(String),
+    #[error("can't subscribe to {topics:?}: {error}")]
+    Subscribe { topics: Vec<String>, error: KafkaError },
+}
+
+/// A member of the consumer group.
+pub struct Source {
+    consumer: Arc<BaseConsumer<Context>>,
+    owner: Arc<dyn Owner>,
+    /// What was stored for committing last.
+    stored: HashMap<TopicPartition, u64>,
+}
+
+impl Source {
+    /// Joins nothing yet; [`Self::run`] does.
+    pub fn new(config: &config::Kafka, owner: Arc<dyn Owner>) -> Result<Self, SourceError> {
+        let context = Context { owner: Arc::clone(&owner), policy: config.start, consumer: OnceLock::new() };
+        let consumer: BaseConsumer<Context> =
+            client_config(config).create_with_context(context).map_err(|e| SourceError::Configuration(e.to_string()))?;
+        let consumer = Arc::new(consumer);
+        let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
+        let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
+        consumer
+            .subscribe(&topics)
+            .map_err(|error| SourceError::Subscribe { topics: config.topics.clone(), error })?;
+        Ok(Self { consumer, owner, stored: HashMap::new() })
+    }
+
+    /// Serves the group until [`Owner::stopping`], then gives all partitions back, commits and leaves.
+    pub fn run(mut self) {
+        let mut committed_at = Instant::now();
+        while !self.owner.stopping() {
+            match self.consumer.poll(POLL) {
+                None => {}
+                Some(Ok(message)) => self.owner.failed(format!(
+                    "a record of {}/{} arrived outside of its partition's queue",
+                    message.topic(),
+                    message.partition()
+                )),
+                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
+                    self.owner.failed(format!("Kafka refuses to go on: {code}"));
+                }
+                Some(Err(error)) => warn!(%error, "Kafka reports a problem; librdkafka goes on trying"),
+            }
+            if committed_at.elapsed() >= COMMIT_EVERY {
+                committed_at = Instant::now();
+                self.commit();
+            }
+        }
+        self.leave();
+    }
+
+    /// Commits what is settled, without waiting for the answer.
+    fn commit(&mut self) {
+        let positions = self.owner.positions();
+        let changed: Vec<_> = positions.into_iter().filter(|(of, at)| self.stored.get(of) != Some(at)).collect();
+        if changed.is_empty() {
+            return;
+        }
+        store(&self.consumer, &changed);
+        match self.consumer.commit_consumer_state(CommitMode::Async) {
+            Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => self.stored.extend(changed),
+            Err(error) => warn!(%error, "can't commit; trying again"),
+        }
+    }
+
+    fn leave(self) {
+        match self.consumer.assignment() {
+            Ok(assignment) => give_up(&self.consumer, &*self.owner, &partitions(&assignment), false),
+            Err(error) => error!(%error, "can't tell the assignment while leaving the group"),
+        }
+        let (done, closed) = std::sync::mpsc::channel();
+        let consumer = self.consumer;
+        std::thread::spawn(move || {
+            drop(consumer);
+            let _ = done.send(());
+        });
+        if closed.recv_timeout(CLOSE_TIMEOUT).is_err() {
+            warn!("leaving the group takes too long; the broker will notice by the session's timeout");
+        }
+    }
+}
+
+/// What librdkafka calls back.
+pub struct Context {
+    owner: Arc<dyn Owner>,
+    policy: config::StartPolicy,
+    consumer: OnceLock<Weak<BaseConsumer<Context>>>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                error!(target: "librdkafka", facility, "{message}");
+            }
+            RDKafkaLogLevel::Warning => warn!(target: "librdkafka", facility, "{message}"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => info!(target: "librdkafka", facility, "{message}"),
+            RDKafkaLogLevel::Debug => debug!(target: "librdkafka", facility, "{message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        error!(target: "librdkafka", %error, "{reason}");
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let partitions = partitions(list);
+        let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let done = if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            info!(partitions = ?names(&partitions), "assigned");
+            if let Err(reason) = self.take(consumer, &partitions, list) {
+                self.owner.failed(reason);
+            }
+            if cooperative { consumer.incremental_assign(list) } else { consumer.assign(list) }
+        } else {
+            let lost = consumer.assignment_lost();
+            info!(partitions = ?names(&partitions), lost, "revoked");
+            give_up(consumer, &*self.owner, &partitions, lost);
+            if cooperative { consumer.incremental_unassign(list) } else { consumer.unassign() }
+        };
+        if let Err(error) = done {
+            self.owner.failed(format!("the group's new assignment can't be taken over: {error}"));
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        match result {
+            Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
+            Err(error) => warn!(%error, "a commit failed; its records would be read again, and found in the store"),
+        }
+    }
+}
+
+impl Context {
+    /// Splits the queue of each new partition off, decides where it begins, and hands it over.
+    fn take(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        partitions: &[TopicPartition],
+        list: &mut TopicPartitionList,
+    ) -> Result<(), String> {
+        let Some(shared) = self.consumer.get().and_then(Weak::upgrade) else { return Ok(()) };
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        self.owner.assigning();
+        let asked = ask(|| consumer.committed_offsets(list.clone(), BROKER_TIMEOUT))
+            .map_err(|error| format!("can't ask for the committed offsets: {error}"))?;
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        for source in partitions {
+            let (topic, partition) = (&*source.topic, source.partition.cast_signed());
+            let count = match counts.get(topic) {
+                Some(count) => *count,
+                None => {
+                    let metadata = ask(|| consumer.fetch_metadata(Some(topic), BROKER_TIMEOUT))
+                        .map_err(|error| format!("can't ask for the partitions of {topic}: {error}"))?;
+                    let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+                    counts.insert(topic, count);
+                    count
+                }
+            };
+            let (low, high) = ask(|| consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT))
+                .map_err(|error| format!("can't ask for the watermarks of {source}: {error}"))?;
+            let committed = asked.find_partition(topic, partition).and_then(|found| start::committed(found.offset()));
+            let begin = start::start(source, committed, (low.max(0).cast_unsigned(), high.max(0).cast_unsigned()), self.policy)?;
+            list.set_partition_offset(topic, partition, Offset::Offset(begin.cast_signed()))
+                .map_err(|error| format!("can't set where {source} begins: {error}"))?;
+            let queue = shared
+                .split_partition_queue(topic, partition)
+                .ok_or_else(|| format!("{source} has no queue of its own"))?;
+            self.owner.assigned(
+                Feed::new(source.clone(), queue, Arc::clone(&shared), self.policy, Some(begin)),
+                count,
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Takes partitions back and commits what of them is settled.
+fn give_up(consumer: &BaseConsumer<Context>, owner: &dyn Owner, partitions: &[TopicPartition], lost: bool) {
+    let positions = owner.revoked(partitions, lost);
+    if lost || positions.is_empty() {
+        return;
+    }
+    store(consumer, &positions);
+    match consumer.commit_consumer_state(CommitMode::Sync) {
+        Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
+        Err(error) => warn!(%error, "can't commit on giving partitions up; their records will be read again"),
+    }
+}
+
+/// Hands positions to librdkafka, which refuses those of partitions that aren't assigned any more.
+fn store(consumer: &BaseConsumer<Context>, positions: &[(TopicPartition, u64)]) {
+    let mut list = TopicPartitionList::with_capacity(positions.len());
+    for (source, position) in positions {
+        let offset = Offset::Offset(position.cast_signed());
+        if let Err(error) = list.add_partition_offset(&source.topic, source.partition.cast_signed(), offset) {
+            error!(partition = %source, position, %error, "a position can't be committed");
+        }
+    }
+    if let Err(error) = consumer.store_offsets(&list) {
+        warn!(%error, "positions can't be stored for committing");
+    }
+}
+
+/// Asks the brokers, three times at most: a rebalance happens when they are busy.
+fn ask<T>(mut question: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
+    question().or_else(|_| question()).or_else(|_| question())
+}
+
+fn partitions(list: &TopicPartitionList) -> Vec<TopicPartition> {
+    list.elements()
+        .iter()
+        .map(|element| TopicPartition { topic: element.topic().into(), partition: element.partition().cast_unsigned() })
+        .collect()
+}
+
+fn names(partitions: &[TopicPartition]) -> Vec<String> {
+    partitions.iter().map(TopicPartition::to_string).collect()
+}
+
+/// librdkafka's properties: the host's defaults, the user's on top, and what the host must own.
+pub fn client_config(config: &config::Kafka) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("client.id", "reduct-sink")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        // Per partition, and in kilobytes: what waits in librdkafka before the host's own budget counts it.
+        .set("queued.max.messages.kbytes", "8192")
+        // After the queue was full; its default of 1 s stalls the stream.
+        .set("fetch.queue.backoff.ms", "10")
+        .set("socket.keepalive.enable", "true");
+    for (key, value) in &config.properties {
+        client.set(key, value);
+    }
+    client
+        .set("bootstrap.servers", &config.brokers)
+        .set("group.id", &config.group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // An offset that isn't there any more is an error, which the configured policy answers.
+        .set("auto.offset.reset", "error");
+    client
+}

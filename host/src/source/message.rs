@@ -1,0 +1,67 @@
+//! From librdkafka's message to an input record.
+//!
+//! Guarantees: every byte of key, headers and payload is kept; null and empty stay apart; header keys that aren't UTF-8
+//! come through (the safe wrapper of `rdkafka` 0.39 panics on them); headers that can't be parsed are an error, never
+//! missing.
+
+use std::ffi::CStr;
+use std::ptr;
+use std::slice;
+
+use bytes::{Bytes, BytesMut};
+use rdkafka::bindings as ffi;
+use rdkafka::message::{BorrowedMessage, Message};
+
+use crate::record::{Header, InputRecord, TopicPartition};
+
+/// Copies a message out of librdkafka's buffer, with a single allocation for all of its bytes: a record kept in place
+/// would keep its whole fetch response in memory.
+pub fn input_record(message: &BorrowedMessage<'_>, source: &TopicPartition) -> Result<InputRecord, String> {
+    let headers = raw_headers(message)?;
+    let (key, payload) = (message.key(), message.payload());
+    let header_bytes: usize = headers.iter().map(|(key, value)| key.len() + value.map_or(0, <[u8]>::len)).sum();
+    let mut bytes =
+        BytesMut::with_capacity(header_bytes + key.map_or(0, <[u8]>::len) + payload.map_or(0, <[u8]>::len));
+    let mut keep = |part: &[u8]| {
+        bytes.extend_from_slice(part);
+        bytes.split().freeze()
+    };
+    let headers =
+        headers.into_iter().map(|(key, value)| Header { key: keep(key), value: value.map(&mut keep) }).collect();
+    let offset = u64::try_from(message.offset()).map_err(|_| format!("offset {} is negative", message.offset()))?;
+    let timestamp_ms = message.timestamp().to_millis().and_then(|ms| u64::try_from(ms).ok());
+    let key: Option<Bytes> = key.map(&mut keep);
+    let payload: Option<Bytes> = payload.map(&mut keep);
+    Ok(InputRecord { source: source.clone(), offset, timestamp_ms, key, headers, payload })
+}
+
+type RawHeader<'a> = (&'a [u8], Option<&'a [u8]>);
+
+#[expect(unsafe_code, reason = "the safe wrapper panics on keys that aren't UTF-8 and hides headers it can't parse")]
+fn raw_headers<'a>(message: &'a BorrowedMessage<'_>) -> Result<Vec<RawHeader<'a>>, String> {
+    let mut list: *mut ffi::rd_kafka_headers_t = ptr::null_mut();
+    // SAFETY: the message is alive for as long as it is borrowed; the list belongs to it and isn't freed here.
+    let answer = unsafe { ffi::rd_kafka_message_headers(message.ptr(), &mut list) };
+    match answer {
+        ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {}
+        ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__NOENT => return Ok(Vec::new()),
+        error => return Err(format!("its headers can't be parsed: {error:?}")),
+    }
+    // SAFETY: the call above succeeded, so `list` is valid for as long as the message.
+    let count = unsafe { ffi::rd_kafka_header_cnt(list) };
+    let mut headers = Vec::with_capacity(count);
+    for index in 0..count {
+        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+        // SAFETY: `list` is valid, `index` is within it, and the three out-parameters are valid for writing.
+        let answer = unsafe { ffi::rd_kafka_header_get_all(list, index, &mut name, &mut value, &mut size) };
+        if answer != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR || name.is_null() {
+            return Err(format!("header {index} can't be read: {answer:?}"));
+        }
+        // SAFETY: librdkafka ends a name with NUL; it lives as long as the message.
+        let key = unsafe { CStr::from_ptr(name) }.to_bytes();
+        // SAFETY: a value that isn't null has `size` bytes and lives as long as the message.
+        let value = (!value.is_null()).then(|| unsafe { slice::from_raw_parts(value.cast::<u8>(), size) });
+        headers.push((key, value));
+    }
+    Ok(headers)
+}
