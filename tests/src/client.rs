@@ -3,7 +3,8 @@
 //! Guarantees: what `produce` returns was acknowledged by the broker, each record with its partition and offset; a record
 //! goes to Kafka exactly as it was given, header keys that aren't UTF-8, null values and tombstones included.
 
-use std::ffi::CString;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
 use std::ptr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::bindings::{self as native, rd_kafka_resp_err_t as ErrorCode, rd_kafka_vtype_t as Part};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{BorrowedMessage, DeliveryResult};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList};
 use sha2::{Digest, Sha256};
@@ -22,7 +23,7 @@ use sha2::{Digest, Sha256};
 const BOUND: Duration = Duration::from_secs(30);
 
 /// A record to produce.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
     /// `None`: the partitioner chooses, by the key if there is one.
     pub partition: Option<i32>,
@@ -159,37 +160,43 @@ impl KafkaClient {
         Ok(ProducerStream { producer, name: CString::new(&*topic)?, sent: Vec::new() })
     }
 
-    /// The group's committed offset (the next to read) of each partition that has one.
-    pub fn committed(&self, group: &str, topic: &str) -> Result<Vec<(u32, u64)>> {
-        let consumer: BaseConsumer = self.config().set("group.id", group).create()?;
-        let mut list = TopicPartitionList::new();
-        for partition in self.partitions(&consumer, topic)? {
-            list.add_partition(topic, partition);
+    /// Every record of the topic from the beginning to the end that it has now, a partition after the other.
+    pub fn read_all(&self, topic: &str) -> Result<Vec<(u32, u64, Message)>> {
+        let ends = self.end_offsets(topic)?;
+        let consumer = self.group("testbed-reader")?.consumer;
+        let mut records = Vec::new();
+        for (partition, end) in ends.into_iter().filter(|&(_, end)| end > 0) {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(topic, partition as i32, Offset::Beginning)?;
+            consumer.assign(&list)?;
+            let mut since = Instant::now();
+            loop {
+                // The consumer gets over an error by itself, such as a broken connection.
+                let message = match consumer.poll(Duration::from_secs(1)) {
+                    Some(Ok(message)) => message,
+                    None | Some(Err(_)) if since.elapsed() < BOUND => continue,
+                    None => bail!("partition {partition} of {topic} delivers no more"),
+                    Some(Err(error)) => return Err(error.into()),
+                };
+                since = Instant::now();
+                let offset = message.offset() as u64;
+                records.push((partition, offset, copy(&message)));
+                if offset + 1 >= end {
+                    break;
+                }
+            }
         }
-        let committed = consumer.committed_offsets(list, BOUND)?;
-        let offsets = committed.elements().into_iter().filter_map(|element| match element.offset() {
-            Offset::Offset(offset) => Some((element.partition() as u32, offset as u64)),
-            _ => None,
-        });
-        Ok(offsets.collect())
+        Ok(records)
     }
 
     /// The offset that the next record of each partition will get.
     pub fn end_offsets(&self, topic: &str) -> Result<Vec<(u32, u64)>> {
-        let consumer: BaseConsumer = self.config().create()?;
-        let partitions = self.partitions(&consumer, topic)?;
-        let ends = partitions.into_iter().map(|partition| {
-            let (_, end) = consumer.fetch_watermarks(topic, partition, BOUND)?;
-            Ok((partition as u32, end as u64))
-        });
-        ends.collect()
+        self.group("testbed-reader")?.end_offsets(topic)
     }
 
-    /// Whether the group has committed everything that the topic holds.
-    pub fn caught_up(&self, group: &str, topic: &str) -> Result<bool> {
-        let ends = self.end_offsets(topic)?.into_iter().filter(|&(_, end)| end > 0);
-        let committed = self.committed(group, topic)?;
-        Ok(ends.into_iter().all(|end| committed.contains(&end)))
+    /// A look at a consumer group from outside; it doesn't join.
+    pub fn group(&self, group: &str) -> Result<Group> {
+        Ok(Group { consumer: self.config().set("group.id", group).set("enable.auto.commit", "false").create()? })
     }
 
     pub fn config(&self) -> ClientConfig {
@@ -204,9 +211,50 @@ impl KafkaClient {
     pub fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
         Ok(self.config().create()?)
     }
+}
 
-    fn partitions(&self, consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>> {
-        let metadata = consumer.fetch_metadata(Some(topic), BOUND)?;
+/// What a consumer group has committed.
+pub struct Group {
+    consumer: BaseConsumer,
+}
+
+impl Group {
+    /// The committed offset (the next to read) of each partition that has one.
+    pub fn committed(&self, topic: &str) -> Result<Vec<(u32, u64)>> {
+        let mut list = TopicPartitionList::new();
+        for partition in self.partitions(topic)? {
+            list.add_partition(topic, partition);
+        }
+        let committed = self.consumer.committed_offsets(list, BOUND)?;
+        let offsets = committed.elements().into_iter().filter_map(|element| match element.offset() {
+            Offset::Offset(offset) => Some((element.partition() as u32, offset as u64)),
+            _ => None,
+        });
+        Ok(offsets.collect())
+    }
+
+    /// The offset that the next record of each partition will get.
+    pub fn end_offsets(&self, topic: &str) -> Result<Vec<(u32, u64)>> {
+        let ends = self.partitions(topic)?.into_iter().map(|partition| {
+            let (_, end) = self.consumer.fetch_watermarks(topic, partition, BOUND)?;
+            Ok((partition as u32, end as u64))
+        });
+        ends.collect()
+    }
+
+    /// How many records the topic holds that the group hasn't committed.
+    pub fn lag(&self, topic: &str) -> Result<u64> {
+        let committed: BTreeMap<u32, u64> = self.committed(topic)?.into_iter().collect();
+        let lags = self.partitions(topic)?.into_iter().map(|partition| {
+            let (start, end) = self.consumer.fetch_watermarks(topic, partition, BOUND)?;
+            let from = committed.get(&(partition as u32)).copied().unwrap_or(start as u64);
+            Ok((end as u64).saturating_sub(from))
+        });
+        lags.sum()
+    }
+
+    fn partitions(&self, topic: &str) -> Result<Vec<i32>> {
+        let metadata = self.consumer.fetch_metadata(Some(topic), BOUND)?;
         let found = metadata.topics().iter().find(|t| t.name() == topic).context("no such topic")?;
         Ok(found.partitions().iter().map(|p| p.id()).collect())
     }
@@ -296,7 +344,7 @@ fn enqueue(producer: &BaseProducer<Acks>, topic: &CString, message: &Message, id
             Part::RD_KAFKA_VTYPE_PARTITION,
             message.partition.unwrap_or(-1),
             Part::RD_KAFKA_VTYPE_MSGFLAGS,
-            native::RD_KAFKA_MSG_F_COPY as i32,
+            native::RD_KAFKA_MSG_F_COPY,
             Part::RD_KAFKA_VTYPE_VALUE,
             payload,
             payload_len,
@@ -315,6 +363,34 @@ fn enqueue(producer: &BaseProducer<Acks>, topic: &CString, message: &Message, id
             native::rd_kafka_headers_destroy(headers);
         }
         error
+    }
+}
+
+/// rdkafka's own view of headers panics on keys that aren't UTF-8, so they are asked of librdkafka.
+fn copy(message: &BorrowedMessage<'_>) -> Message {
+    let bytes = |slice: &[u8]| Bytes::copy_from_slice(slice);
+    let mut headers = Vec::new();
+    // SAFETY: the message owns its headers and outlives this function; names end with a zero byte.
+    unsafe {
+        let (mut list, mut at) = (ptr::null_mut(), 0);
+        if native::rd_kafka_message_headers(message.ptr(), &mut list) == ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR {
+            let (mut name, mut value, mut len) = (ptr::null(), ptr::null(), 0);
+            while native::rd_kafka_header_get_all(list, at, &mut name, &mut value, &mut len)
+                == ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR
+            {
+                let key = bytes(CStr::from_ptr(name).to_bytes());
+                let value = (!value.is_null()).then(|| bytes(std::slice::from_raw_parts(value.cast(), len)));
+                headers.push((key, value));
+                at += 1;
+            }
+        }
+    }
+    Message {
+        partition: Some(message.partition()),
+        key: message.key().map(bytes),
+        payload: message.payload().map(bytes),
+        headers,
+        timestamp_ms: message.timestamp().to_millis(),
     }
 }
 

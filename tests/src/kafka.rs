@@ -137,6 +137,8 @@ fn java(home: &Path, heap_mb: u32) -> Result<Command> {
     Ok(command)
 }
 
+/// The broker's session is shorter than by default: after a kill the controller lets the broker back in only when the
+/// killed one's session is over.
 fn server_properties(home: &Path, port: u16, more: &[(&str, &str)]) -> Result<String> {
     let controller = process::free_port()?;
     let data = home.join("data");
@@ -162,6 +164,8 @@ fn server_properties(home: &Path, port: u16, more: &[(&str, &str)]) -> Result<St
          share.coordinator.state.topic.replication.factor=1\n\
          share.coordinator.state.topic.min.isr=1\n\
          group.initial.rebalance.delay.ms=0\n\
+         broker.session.timeout.ms=3000\n\
+         broker.heartbeat.interval.ms=500\n\
          auto.create.topics.enable=false\n\
          log.retention.check.interval.ms=1000\n",
         data = data.display(),

@@ -5,10 +5,40 @@
 //! that one is killed; data is temporary, and logs stay when a run failed.
 
 pub mod client;
+pub mod figures;
 pub mod kafka;
 pub mod process;
+pub mod sink;
 pub mod store;
+pub mod verify;
+
+use std::sync::OnceLock;
+
+use anyhow::{Result, anyhow};
 
 pub use client::{KafkaClient, Message, Produced};
 pub use kafka::Kafka;
+pub use process::unique;
+pub use sink::{Sink, SinkConfig};
 pub use store::Store;
+pub use verify::{Stored, read_back};
+
+/// Servers that tests share: each uses topics, groups and buckets of its own ([`unique`]), and leaves the servers alone.
+pub struct Bed {
+    pub kafka: Kafka,
+    pub store: Store,
+}
+
+/// The shared servers, started for the first who asks.
+pub fn bed() -> Result<&'static Bed> {
+    static BED: OnceLock<Result<Bed>> = OnceLock::new();
+    let bed = BED.get_or_init(|| Ok(Bed { kafka: Kafka::start()?, store: Store::start()? }));
+    bed.as_ref().map_err(|error| anyhow!("the shared servers don't start: {error:#}"))
+}
+
+impl Bed {
+    /// A configuration that reads `topic` into a new bucket, in a new group.
+    pub fn sink_config(&self, topic: &str) -> SinkConfig {
+        SinkConfig::new(&self.kafka.brokers(), &self.store.url(), &unique("bucket")).topics(&[topic])
+    }
+}

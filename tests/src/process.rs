@@ -3,6 +3,7 @@
 //! Guarantees: a child dies with the process that started it (the kernel sees to that), with its handle at the latest;
 //! data is removed when the process ends, logs too unless it ended with an error: then their folder is named.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::TcpListener;
@@ -10,7 +11,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
-use std::sync::{OnceLock, mpsc};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,7 @@ impl Process {
         let out = OpenOptions::new().create(true).append(true).open(log).with_context(|| log.display().to_string())?;
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         let child = spawn_bound(command).with_context(|| format!("can't start {name}"))?;
+        live().insert(child.id());
         Ok(Self { name: name.to_owned(), child, status: None, log: log.to_owned() })
     }
 
@@ -45,6 +47,9 @@ impl Process {
     pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
         if self.status.is_none() {
             self.status = self.child.try_wait()?;
+            if self.status.is_some() {
+                live().remove(&self.pid());
+            }
         }
         Ok(self.status)
     }
@@ -90,6 +95,7 @@ impl Process {
         }
         self.child.kill()?;
         let status = self.child.wait()?;
+        live().remove(&self.pid());
         self.status = Some(status);
         Ok(status)
     }
@@ -99,6 +105,12 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.kill9();
     }
+}
+
+/// The children that weren't reaped yet, so that those in statics can be ended before their data is removed.
+fn live() -> MutexGuard<'static, BTreeSet<u32>> {
+    static LIVE: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether the process was ended by this signal.
@@ -171,6 +183,12 @@ pub fn new_log(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A name that no other test uses: for topics, groups and buckets on shared servers.
+pub fn unique(prefix: &str) -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    format!("{prefix}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
 struct RunFolder {
     root: PathBuf,
     data: PathBuf,
@@ -198,6 +216,13 @@ unsafe extern "C" {
 
 extern "C" fn clean_up(status: libc::c_int, _: *mut libc::c_void) {
     let run = run_folder();
+    for pid in live().iter().map(|&pid| pid as libc::pid_t) {
+        // SAFETY: plain system calls; the child isn't reaped yet, so the id is still its own.
+        unsafe {
+            libc::kill(pid, libc::SIGKILL);
+            libc::waitpid(pid, std::ptr::null_mut(), 0);
+        }
+    }
     let _ = std::fs::remove_dir_all(&run.data);
     if status == 0 {
         let _ = std::fs::remove_dir_all(&run.root);

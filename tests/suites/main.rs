@@ -1,1 +1,3 @@
-//! placeholder
+//! The suites, one module each: `tests/run NAME` runs the tests of module NAME.
+
+mod testbed;

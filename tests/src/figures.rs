@@ -1,0 +1,19 @@
+//! The figures that a run measured, for `tests/run --json FILE`.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+
+use anyhow::{Context, Result, ensure};
+
+/// Notes a figure: a line in the file that `TESTBED_FIGURES` names, and one in the output in any case.
+pub fn record(name: &str, value: f64) -> Result<()> {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    ensure!(!name.is_empty() && name.chars().all(legal), "{name:?} is no name for a figure: use a-z, 0-9 and _");
+    ensure!(value.is_finite(), "figure {name} is {value}");
+    println!("figure {name} = {value}");
+    let Some(path) = std::env::var_os("TESTBED_FIGURES") else { return Ok(()) };
+    let mut file = OpenOptions::new().create(true).append(true).open(&path).context("TESTBED_FIGURES")?;
+    // One write: tests may note figures at the same time.
+    file.write_all(format!("{name} {value}\n").as_bytes())?;
+    Ok(())
+}

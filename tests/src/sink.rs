@@ -1,0 +1,233 @@
+//! The host as a child process, with its configuration in a temporary folder.
+//!
+//! Guarantees: the host gets exactly the configuration, flags and variables of the test, nothing of the machine's
+//! `REDUCT_SINK_…` environment.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+use toml::{Table, Value};
+
+use crate::client::KafkaClient;
+use crate::process::{self, Process, unique};
+
+/// SIGTERM must have done its work within 25 s; a little more, so that being late shows as such.
+const STOP_WITHIN: Duration = Duration::from_secs(40);
+
+/// A configuration to be written to a file. Any key can be set.
+#[derive(Debug, Clone)]
+pub struct SinkConfig {
+    table: Table,
+}
+
+impl SinkConfig {
+    /// The passthrough into `bucket`, in a new consumer group.
+    pub fn new(brokers: &str, url: &str, bucket: &str) -> Self {
+        let config = Self { table: Table::new() };
+        config
+            .set("kafka.brokers", brokers)
+            .set("kafka.group", unique("group"))
+            .set("store.url", url)
+            .set("store.bucket", bucket)
+    }
+
+    pub fn topics(self, topics: &[&str]) -> Self {
+        self.set("kafka.topics", topics.iter().map(|&topic| topic.into()).collect::<Vec<Value>>())
+    }
+
+    /// Sets a key by its path, such as `kafka.group`; tables on the way are made.
+    pub fn set(mut self, path: &str, value: impl Into<Value>) -> Self {
+        let mut names: Vec<&str> = path.split('.').collect();
+        let last = names.pop().expect("a split has a part");
+        let mut table = &mut self.table;
+        for name in names {
+            let inner = table.entry(name).or_insert_with(|| Table::new().into());
+            table = inner.as_table_mut().expect("the path leads through tables");
+        }
+        table.insert(last.to_owned(), value.into());
+        self
+    }
+
+    /// Sets a librdkafka property.
+    pub fn property(mut self, name: &str, value: &str) -> Self {
+        self = self.set("kafka.properties._", "");
+        let properties = self.table["kafka"]["properties"].as_table_mut().expect("just made");
+        properties.remove("_");
+        properties.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// No plugin at all, not even the passthrough.
+    pub fn without_plugins(self) -> Self {
+        self.set("plugins", Vec::<Value>::new())
+    }
+
+    /// Adds a plugin to the chain: a component's file and its configuration, in TOML.
+    pub fn plugin(self, name: &str, path: &Path, config: &str) -> Result<Self> {
+        let mut plugin = Table::new();
+        plugin.insert("name".into(), name.into());
+        plugin.insert("path".into(), path.to_str().context("a path that is UTF-8")?.into());
+        plugin.insert("config".into(), config.parse::<Table>()?.into());
+        Ok(self.plugin_table(plugin))
+    }
+
+    /// Adds a plugin to the chain, all of its keys given.
+    pub fn plugin_table(mut self, plugin: Table) -> Self {
+        let plugins = self.table.entry("plugins").or_insert_with(|| Value::Array(Vec::new()));
+        plugins.as_array_mut().expect("plugins are an array").push(plugin.into());
+        self
+    }
+
+    pub fn get(&self, path: &str) -> Option<&str> {
+        let mut value = self.table.get(path.split('.').next()?)?;
+        for name in path.split('.').skip(1) {
+            value = value.get(name)?;
+        }
+        value.as_str()
+    }
+
+    pub fn group(&self) -> &str {
+        self.get("kafka.group").unwrap_or_default()
+    }
+
+    pub fn bucket(&self) -> &str {
+        self.get("store.bucket").unwrap_or_default()
+    }
+
+    pub fn text(&self) -> String {
+        self.table.to_string()
+    }
+}
+
+/// A running `reduct-sink run`.
+pub struct Sink {
+    folder: TempDir,
+    log: PathBuf,
+    process: Process,
+}
+
+impl Sink {
+    pub fn start(config: &SinkConfig) -> Result<Self> {
+        let folder = process::data_folder("sink")?;
+        std::fs::write(folder.path().join("sink.toml"), config.text())?;
+        let log = process::new_log("sink")?;
+        let process = Process::spawn("reduct-sink", run_with(folder.path())?, &log)?;
+        Ok(Self { folder, log, process })
+    }
+
+    /// Starts `reduct-sink run` with flags and variables alone.
+    pub fn start_with(args: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
+        let folder = process::data_folder("sink")?;
+        let log = process::new_log("sink")?;
+        let mut command = command()?;
+        command.arg("run").args(args).envs(environment.iter().copied()).current_dir(folder.path());
+        let process = Process::spawn("reduct-sink", command, &log)?;
+        Ok(Self { folder, log, process })
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The folder of the configuration, which relative paths in it start from.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn log(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&std::fs::read(&self.log)?).into_owned())
+    }
+
+    /// Waits until the log says something.
+    pub fn wait_log(&mut self, text: &str, bound: Duration) -> Result<()> {
+        process::wait_for(&format!("the sink to say {text:?}"), bound, || {
+            let found = String::from_utf8_lossy(&std::fs::read(&self.log)?).contains(text);
+            if !found {
+                self.process.expect_running()?;
+            }
+            Ok(found.then_some(()))
+        })
+        .with_context(|| format!("the sink's log says:\n{}", process::tail(&self.log, 20)))
+    }
+
+    /// Waits until the group has committed all that these topics hold now.
+    pub fn wait_caught_up(&mut self, kafka: &KafkaClient, group: &str, topics: &[&str], bound: Duration) -> Result<()> {
+        let view = kafka.group(group)?;
+        process::wait_for(&format!("group {group} to reach the end"), bound, || {
+            self.process.expect_running()?;
+            for topic in topics {
+                if view.lag(topic)? > 0 {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .with_context(|| format!("the sink's log says:\n{}", process::tail(&self.log, 20)))
+    }
+
+    /// SIGTERM, and how the sink ended.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.process.signal(libc::SIGTERM)?;
+        self.process.wait(STOP_WITHIN)
+    }
+
+    /// SIGTERM; an error unless the sink ends with 0.
+    pub fn stop_cleanly(&mut self) -> Result<()> {
+        let status = self.stop()?;
+        ensure!(status.success(), "the sink ended with {status}; its log says:\n{}", process::tail(&self.log, 20));
+        Ok(())
+    }
+
+    pub fn kill9(&mut self) -> Result<()> {
+        self.process.kill9()?;
+        Ok(())
+    }
+
+    /// Starts the sink again with the configuration of before.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process.kill9()?;
+        self.process = Process::spawn("reduct-sink", run_with(self.folder.path())?, &self.log)?;
+        Ok(())
+    }
+}
+
+/// Runs the host to its end, as for `check`; one that doesn't end within the bound is killed, and an error.
+pub fn run_to_end(args: &[&str], environment: &[(&str, &str)], bound: Duration) -> Result<Output> {
+    let mut command = command()?;
+    command.args(args).envs(environment.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn()?;
+    let pid = child.id() as libc::pid_t;
+    let (done, result) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(child.wait_with_output()));
+    if let Ok(output) = result.recv_timeout(bound) {
+        return Ok(output?);
+    }
+    // SAFETY: plain system call; the thread above hasn't reaped the child, or it would have answered.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    bail!("reduct-sink {} didn't end within {} s", args.join(" "), bound.as_secs())
+}
+
+/// The host's binary, beside the one that runs now.
+pub fn binary() -> Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    let found = here.ancestors().skip(1).take(3).map(|folder| folder.join("reduct-sink")).find(|path| path.is_file());
+    found.context("no reduct-sink beside the test binary: run cargo build --release first")
+}
+
+fn command() -> Result<Command> {
+    let mut command = Command::new(binary()?);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("REDUCT_SINK_")) {
+        command.env_remove(name);
+    }
+    Ok(command)
+}
+
+fn run_with(folder: &Path) -> Result<Command> {
+    let mut command = command()?;
+    command.arg("run").arg("--config").arg(folder.join("sink.toml")).current_dir(folder);
+    Ok(command)
+}

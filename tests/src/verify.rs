@@ -1,0 +1,184 @@
+//! What ReductStore holds, read back over its public API and compared with what Kafka acknowledged.
+//!
+//! Guarantees: shares no code with the host; every record that a query shows is looked at, its bytes included; each
+//! difference is named by topic, partition, offset and place in a split.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use anyhow::{Context, Result, ensure};
+use futures::StreamExt;
+use reduct_rs::ReductClient;
+use sha2::{Digest, Sha256};
+
+use crate::client::Produced;
+
+/// Who a record is, as the host's labels `kafka.source`, `kafka.offset` and `kafka.index` say.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity {
+    /// `topic/partition`.
+    pub source: String,
+    pub offset: u64,
+    pub index: Option<u32>,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.source, self.offset)?;
+        self.index.map_or(Ok(()), |index| write!(f, "#{index}"))
+    }
+}
+
+/// A record as ReductStore holds it; of its payload the size and the digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub entry: String,
+    pub timestamp_us: u64,
+    pub labels: BTreeMap<String, String>,
+    pub content_type: String,
+    pub size: usize,
+    pub sha256: [u8; 32],
+}
+
+impl Stored {
+    /// `None` where the labels are missing; an error where they can't be right.
+    pub fn identity(&self) -> Result<Option<Identity>> {
+        let (Some(source), Some(offset)) = (self.labels.get("kafka.source"), self.labels.get("kafka.offset")) else {
+            return Ok(None);
+        };
+        let index = self.labels.get("kafka.index").map(|index| index.parse()).transpose()?;
+        Ok(Some(Identity { source: source.clone(), offset: offset.parse()?, index }))
+    }
+
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels.get(name).map(String::as_str)
+    }
+}
+
+/// All finished records of the bucket's entries that match: a name, a prefix with `/*` behind it, or `*` for all. In the
+/// order of entries and timestamps.
+pub async fn read_back(client: &ReductClient, bucket: &str, pattern: &str) -> Result<Vec<Stored>> {
+    let bucket = client.get_bucket(bucket).await?;
+    let mut records = Vec::new();
+    for entry in bucket.entries().await? {
+        if !matches(pattern, &entry.name) || entry.record_count == 0 {
+            continue;
+        }
+        let query = bucket.query(&*entry.name).send().await.with_context(|| format!("can't query {}", entry.name))?;
+        let mut query = std::pin::pin!(query);
+        while let Some(record) = query.next().await {
+            let record = record.with_context(|| format!("can't read {}", entry.name))?;
+            let timestamp_us = record.timestamp_us();
+            let labels = record.labels().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+            let (content_type, length) = (record.content_type().to_owned(), record.content_length());
+            let payload = record.bytes().await?;
+            ensure!(
+                payload.len() == length,
+                "{}@{timestamp_us}: {length} bytes said, {} sent",
+                entry.name,
+                payload.len()
+            );
+            records.push(Stored {
+                entry: entry.name.clone(),
+                timestamp_us,
+                labels,
+                content_type,
+                size: payload.len(),
+                sha256: Sha256::digest(&payload).into(),
+            });
+        }
+    }
+    Ok(records)
+}
+
+fn matches(pattern: &str, entry: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => entry.starts_with(prefix),
+        None => entry == pattern,
+    }
+}
+
+/// A record that must be in ReductStore, once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    pub identity: Identity,
+    pub sha256: [u8; 32],
+}
+
+impl From<&Produced> for Expected {
+    fn from(produced: &Produced) -> Self {
+        let source = format!("{}/{}", produced.topic, produced.partition);
+        Self { identity: Identity { source, offset: produced.offset, index: None }, sha256: produced.sha256 }
+    }
+}
+
+/// How what is there differs from what must be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    pub expected: usize,
+    pub found: usize,
+    pub missing: Vec<Identity>,
+    pub twice: Vec<Identity>,
+    pub wrong_bytes: Vec<Identity>,
+    /// Records with an identity that nobody expected.
+    pub unexpected: Vec<Identity>,
+    /// Entry and timestamp of records without an identity.
+    pub anonymous: Vec<(String, u64)>,
+}
+
+impl Report {
+    pub fn is_exact(&self) -> bool {
+        let faults = [&self.missing, &self.twice, &self.wrong_bytes, &self.unexpected];
+        faults.iter().all(|fault| fault.is_empty()) && self.anonymous.is_empty()
+    }
+
+    /// The report as an error unless every record is there exactly once, bit for bit, and no other.
+    pub fn exact(self) -> Result<Self> {
+        ensure!(self.is_exact(), "{self}");
+        Ok(self)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} records expected, {} found", self.expected, self.found)?;
+        let faults = [
+            ("missing", &self.missing),
+            ("twice", &self.twice),
+            ("with wrong bytes", &self.wrong_bytes),
+            ("unexpected", &self.unexpected),
+        ];
+        for (name, fault) in faults {
+            write!(f, "; {} {name}", fault.len())?;
+            if !fault.is_empty() {
+                let first: Vec<String> = fault.iter().take(10).map(ToString::to_string).collect();
+                write!(f, " ({}{})", first.join(", "), if fault.len() > 10 { ", …" } else { "" })?;
+            }
+        }
+        write!(f, "; {} without an identity", self.anonymous.len())
+    }
+}
+
+/// Compares what must be in ReductStore with what is.
+pub fn compare<E: Into<Expected>>(expected: impl IntoIterator<Item = E>, stored: &[Stored]) -> Result<Report> {
+    let expected: BTreeMap<Identity, [u8; 32]> =
+        expected.into_iter().map(Into::into).map(|e| (e.identity, e.sha256)).collect();
+    let mut report = Report { expected: expected.len(), found: stored.len(), ..Report::default() };
+    let mut seen = BTreeSet::new();
+    for record in stored {
+        let Some(identity) = record.identity()? else {
+            report.anonymous.push((record.entry.clone(), record.timestamp_us));
+            continue;
+        };
+        match expected.get(&identity) {
+            None => report.unexpected.push(identity.clone()),
+            Some(sha256) if *sha256 != record.sha256 => report.wrong_bytes.push(identity.clone()),
+            Some(_) => (),
+        }
+        if !seen.insert(identity.clone()) {
+            report.twice.push(identity);
+        }
+    }
+    report.missing = expected.into_keys().filter(|identity| !seen.contains(identity)).collect();
+    Ok(report)
+}

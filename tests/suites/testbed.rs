@@ -1,0 +1,196 @@
+//! The test bed's own tests, without the host: what the other suites lean on.
+
+use std::collections::HashMap;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use reduct_sink_testbed::process::{ended_by, wait_for};
+use reduct_sink_testbed::verify::{Identity, compare};
+use reduct_sink_testbed::{Kafka, KafkaClient, Message, Produced, Store, bed, read_back, unique};
+use sha2::{Digest, Sha256};
+
+#[test]
+fn kafka_delivers_what_was_produced() -> Result<()> {
+    let kafka = bed()?.kafka.client();
+    let topic = unique("shapes");
+    kafka.create_topic(&topic, 1)?;
+    let messages: Vec<Message> = vec![
+        Message::new("plain").key("k").header("size", "5").timestamp_ms(1_700_000_000_000),
+        Message::new("").header("empty", "").null_header("null").header("twice", "1").header("twice", "2"),
+        Message::new(vec![0xff, 0x00, 0xfe]).key(vec![0x00, 0xff]).header(vec![0xff, 0xfe], vec![0x00, 0x80]),
+        Message::tombstone("gone"),
+        Message::new(vec![7; 16 << 20]),
+    ];
+    let produced = kafka.produce(&topic, messages.clone())?;
+    assert_eq!(produced.iter().map(|p| p.offset).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    let read = kafka.read_all(&topic)?;
+    assert_eq!(read.len(), messages.len());
+    for ((_, offset, got), sent) in read.into_iter().zip(messages) {
+        assert_eq!(
+            (&got.key, &got.payload, &got.headers),
+            (&sent.key, &sent.payload, &sent.headers),
+            "offset {offset}"
+        );
+        assert!(sent.timestamp_ms.is_none() || sent.timestamp_ms == got.timestamp_ms);
+    }
+    Ok(())
+}
+
+#[test]
+fn kafka_keeps_what_it_acknowledged_when_killed() -> Result<()> {
+    let mut kafka = Kafka::start()?;
+    let client = kafka.client();
+    client.create_topic("kept", 2)?;
+    let produced = client.produce("kept", (0..500).map(|i| Message::new(vec![i as u8; 1000])))?;
+    commit(&client, "kept", 1, 17)?;
+    kafka.kill9()?;
+    kafka.restart()?;
+    let more = client.produce("kept", [Message::new("after")])?;
+    let read = client.read_all("kept")?;
+    assert_eq!(read.len(), produced.len() + more.len());
+    for record in produced.iter().chain(&more) {
+        let found =
+            read.iter().find(|(partition, offset, _)| (*partition, *offset) == (record.partition, record.offset));
+        let (_, _, message) = found.context("an acknowledged record is gone")?;
+        assert_eq!(digest(message.payload.as_deref().unwrap()), record.sha256);
+    }
+    assert_eq!(client.group("group")?.committed("kept")?, [(1, 17)]);
+    Ok(())
+}
+
+#[test]
+fn kafka_tells_offsets_and_lag() -> Result<()> {
+    let kafka = bed()?.kafka.client();
+    let topic = unique("offsets");
+    kafka.create_topic(&topic, 2)?;
+    kafka.produce(&topic, (0..10).map(|_| Message::new("x").partition(0)))?;
+    assert_eq!(kafka.end_offsets(&topic)?, [(0, 10), (1, 0)]);
+    let group = kafka.group("group")?;
+    assert_eq!((group.committed(&topic)?, group.lag(&topic)?), (vec![], 10));
+    commit(&kafka, &topic, 0, 4)?;
+    assert_eq!((group.committed(&topic)?, group.lag(&topic)?), (vec![(0, 4)], 6));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_store_keeps_what_it_acknowledged_when_killed() -> Result<()> {
+    let mut store = Store::start_with(Some("secret"), &[])?;
+    let client = store.client()?;
+    let bucket = client.create_bucket("bucket").send().await?;
+    for i in 0..100u64 {
+        let data = Bytes::from(vec![i as u8; 1000 + i as usize]);
+        bucket.write_record("a/0").timestamp_us(i + 1).add_label("n", i.to_string()).data(data).send().await?;
+    }
+    store.kill9()?;
+    store.restart()?;
+    let records = read_back(&store.client()?, "bucket", "a/*").await?;
+    assert_eq!(records.len(), 100);
+    for (i, record) in records.iter().enumerate() {
+        assert_eq!((record.entry.as_str(), record.timestamp_us, record.size), ("a/0", i as u64 + 1, 1000 + i));
+        assert_eq!(record.label("n"), Some(i.to_string().as_str()));
+        assert_eq!(record.sha256, digest(&vec![i as u8; 1000 + i]));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_paused_store_answers_later() -> Result<()> {
+    let mut store = Store::start()?;
+    let client = store.client()?;
+    store.pause()?;
+    let start = Instant::now();
+    let (answer, resumed) = tokio::join!(client.server_info(), async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        store.resume()
+    });
+    resumed?;
+    answer?;
+    assert!(start.elapsed() >= Duration::from_millis(650));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_verifier_names_every_difference() -> Result<()> {
+    let store = &bed()?.store;
+    let bucket = unique("verify");
+    let client = store.client()?;
+    let handle = client.create_bucket(&bucket).send().await?;
+    let write = async |time: u64, identity: Option<(&str, u64, Option<u32>)>, payload: &'static str| {
+        let mut labels = HashMap::new();
+        if let Some((source, offset, index)) = identity {
+            labels.insert("kafka.source".to_owned(), source.to_owned());
+            labels.insert("kafka.offset".to_owned(), offset.to_string());
+            index.map(|index| labels.insert("kafka.index".to_owned(), index.to_string()));
+        }
+        handle.write_record("e").timestamp_us(time).labels(labels).data(payload).send().await
+    };
+    write(1, Some(("t/0", 0, None)), "right").await?;
+    write(2, Some(("t/0", 1, None)), "wrong").await?;
+    write(3, Some(("t/0", 2, None)), "twice").await?;
+    write(4, Some(("t/0", 2, None)), "twice").await?;
+    write(5, Some(("t/9", 4, Some(1))), "unexpected").await?;
+    write(6, None, "anonymous").await?;
+
+    let expected = |offset, payload: &str| Produced {
+        topic: "t".into(),
+        partition: 0,
+        offset,
+        size: payload.len(),
+        sha256: digest(payload.as_bytes()),
+    };
+    let expected = [expected(0, "right"), expected(1, "other"), expected(2, "twice"), expected(3, "missing")];
+    let report = compare(&expected, &read_back(&client, &bucket, "*").await?)?;
+    let identity = |source: &str, offset, index| Identity { source: source.into(), offset, index };
+    assert_eq!((report.expected, report.found), (4, 6));
+    assert_eq!(report.missing, [identity("t/0", 3, None)]);
+    assert_eq!(report.wrong_bytes, [identity("t/0", 1, None)]);
+    assert_eq!(report.twice, [identity("t/0", 2, None)]);
+    assert_eq!(report.unexpected, [identity("t/9", 4, Some(1))]);
+    assert_eq!(report.anonymous, [("e".to_owned(), 6)]);
+    assert!(!report.is_exact());
+    assert!(compare(&expected[..1], &read_back(&client, &bucket, "e").await?[..1])?.is_exact());
+    Ok(())
+}
+
+#[test]
+fn servers_die_with_the_process_that_started_them() -> Result<()> {
+    let program = env!("CARGO_BIN_EXE_testbed");
+    let mut parent = Command::new(program).arg("store").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let output = std::io::BufReader::new(parent.stdout.take().context("piped")?);
+    let mut values = HashMap::new();
+    for line in std::io::BufRead::lines(output) {
+        let line = line?;
+        let (key, value) = line.split_once('=').context("KEY=VALUE")?;
+        values.insert(key.to_owned(), value.to_owned());
+        if key == "READY" {
+            break;
+        }
+    }
+    let server = format!("/proc/{}", values["STORE_PID"]);
+    assert!(std::path::Path::new(&server).exists());
+    parent.kill()?;
+    assert!(ended_by(parent.wait()?, libc::SIGKILL));
+    wait_for("the orphan to die", Duration::from_secs(10), || {
+        let status = std::fs::read_to_string(format!("{server}/status")).unwrap_or_default();
+        Ok((status.is_empty() || status.contains("State:\tZ")).then_some(()))
+    })?;
+    // What it couldn't remove itself.
+    let logs = std::path::Path::new(&values["LOGS"]);
+    std::fs::remove_dir_all(logs.parent().context("the run's folder")?)?;
+    Ok(())
+}
+
+fn commit(kafka: &KafkaClient, topic: &str, partition: i32, offset: i64) -> Result<()> {
+    use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+    let consumer: BaseConsumer = kafka.config().set("group.id", "group").create()?;
+    let mut list = rdkafka::TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, rdkafka::Offset::Offset(offset))?;
+    consumer.commit(&list, CommitMode::Sync)?;
+    Ok(())
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
