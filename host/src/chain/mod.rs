@@ -1,1 +1,118 @@
-//! (being written)
+//! The chain: the configured plugins in order, and what they make of each input record.
+//!
+//! Guarantees: each input record has one [`Outcome`], decided by one version of each plugin; where a plugin fails on any
+//! part of a record, its failure policy decides about the whole record, so that a record is never half done; a plugin
+//! harms no other record than the one it fails on.
+
+mod shared;
+mod slot;
+
+use std::sync::Arc;
+
+use crate::config::FailurePolicy;
+use crate::plugin::{Digest, RecordView, Trouble, header_keys};
+use crate::record::{InputRecord, OutputRecord};
+
+pub use shared::{PluginVersion, ReplaceError, SharedChain};
+use slot::Slot;
+
+/// What became of an input record.
+#[derive(Debug)]
+pub enum Outcome {
+    /// To be written: at least one, in order, numbered where the record was split.
+    Outputs(Vec<OutputRecord>),
+    /// A plugin's verdict: settled, and not written.
+    Dropped,
+    /// A plugin failed, and its policy is `skip`: settled, and not written.
+    Skipped(Failure),
+    /// A plugin failed, and its policy is `dead-letter`.
+    DeadLetter(Failure),
+    /// A plugin asks to be given the record again later.
+    Retry(Failure),
+    /// A plugin failed, and its policy is `stop`.
+    Stop(Failure),
+}
+
+/// Which version of which plugin failed, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub plugin: Arc<str>,
+    pub digest: Digest,
+    /// One line; at most a few kilobytes.
+    pub reason: String,
+}
+
+/// One worker's chain: an instance of each plugin. Used by one thread at a time, which must not be one of tokio's: what
+/// plugins ask of WASI blocks.
+pub struct Chain {
+    shared: Arc<SharedChain>,
+    /// The generation of `shared` that `slots` has taken over.
+    generation: u64,
+    slots: Vec<Slot>,
+    /// `name@digest` of all plugins, shared by all records; `None` for an empty chain.
+    mark: Option<Arc<str>>,
+}
+
+impl Chain {
+    /// Starts an instance of each plugin's present version.
+    pub fn new(shared: Arc<SharedChain>) -> anyhow::Result<Self> {
+        let (generation, present) = shared.present();
+        let policies = shared.plugins().iter().map(|plugin| plugin.on_failure);
+        let slots = present.into_iter().zip(policies).map(|(plugin, policy)| Slot::new(plugin, policy));
+        let slots = slots.collect::<anyhow::Result<Vec<_>>>()?;
+        let mark = mark(&slots, &[]);
+        Ok(Self { shared, generation, slots, mark })
+    }
+
+    /// Takes over new versions, if there are any: to be called between two records. One atomic load where there are none.
+    ///
+    /// Where a version doesn't start on this worker, the one before goes on, and the log says why.
+    pub fn refresh(&mut self) {
+        if self.shared.generation() == self.generation {
+            return;
+        }
+        let (generation, present) = self.shared.present();
+        self.generation = generation;
+        for (slot, plugin) in self.slots.iter_mut().zip(present) {
+            slot.take_over(plugin);
+        }
+        self.mark = mark(&self.slots, &[]);
+    }
+
+    /// Asks each plugin in order what is to become of the record.
+    pub fn transform(&mut self, input: &Arc<InputRecord>) -> Outcome {
+        let keys = header_keys(input);
+        let record = RecordView::new(input, &keys);
+        let mut outputs = vec![OutputRecord::unchanged(input.clone())];
+        let mut was_split = false;
+        // The plugins that failed and whose policy is `pass`: rarely any.
+        let mut passed = Vec::new();
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            match slot.transform(&record, &mut outputs) {
+                Ok(split) => was_split |= split,
+                Err(Trouble::Retry(reason)) => return Outcome::Retry(slot.failure(reason)),
+                Err(Trouble::Failed(reason) | Trouble::Broken(reason)) => match slot.policy() {
+                    FailurePolicy::Pass => passed.push(at),
+                    FailurePolicy::Skip => return Outcome::Skipped(slot.failure(reason)),
+                    FailurePolicy::DeadLetter => return Outcome::DeadLetter(slot.failure(reason)),
+                    FailurePolicy::Stop => return Outcome::Stop(slot.failure(reason)),
+                },
+            }
+            if outputs.is_empty() {
+                return Outcome::Dropped;
+            }
+        }
+        let handled_by = if passed.is_empty() { self.mark.clone() } else { mark(&self.slots, &passed) };
+        for (index, output) in (0..).zip(&mut outputs) {
+            output.index = was_split.then_some(index);
+            output.handled_by.clone_from(&handled_by);
+        }
+        Outcome::Outputs(outputs)
+    }
+}
+
+fn mark(slots: &[Slot], without: &[usize]) -> Option<Arc<str>> {
+    let handled = slots.iter().enumerate().filter(|(at, _)| !without.contains(at));
+    let marks: Vec<String> = handled.map(|(_, slot)| slot.mark()).collect();
+    if marks.is_empty() { None } else { Some(marks.join("+").into()) }
+}

@@ -1,0 +1,91 @@
+//! Why a plugin can't be put to work: each problem with its remedy.
+
+use std::io;
+
+use super::runtime::{CONTRACT, START_TIMEOUT};
+
+/// A plugin that didn't load. Its text names the plugin, the file, what was found and what would be right.
+#[derive(Debug, thiserror::Error)]
+#[error("plugin `{plugin}` ({file}) {problem}; {}", problem.remedy())]
+pub struct LoadError {
+    pub plugin: String,
+    /// As configured; `builtin` for the passthrough inside the binary.
+    pub file: String,
+    pub problem: Problem,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    #[error("isn't there")]
+    NotFound,
+    #[error("can't be read: {0}")]
+    Unreadable(#[source] io::Error),
+    #[error("is empty")]
+    Empty,
+    #[error("is a core module, not a component")]
+    CoreModule,
+    #[error("is text, not a component")]
+    Text,
+    #[error("isn't WebAssembly: it begins with {0}")]
+    NotWasm(String),
+    #[error("ends too early, as if it were cut off: {0}")]
+    Truncated(String),
+    #[error("isn't a component that this host can compile: {0}")]
+    Compile(String),
+    #[error("asks for {asks}, this host offers {CONTRACT}")]
+    OtherVersion { asks: String },
+    #[error("doesn't export reduct-sink:transform/transformer; it exports {}", list(.exports))]
+    WrongWorld { exports: Vec<String> },
+    #[error("has another shape than the contract {CONTRACT}: {0}")]
+    WrongShape(String),
+    #[error("imports what this host doesn't offer: {}", list(.0))]
+    UnknownImports(Vec<String>),
+    #[error("trapped when it was started: {0}")]
+    StartTrapped(String),
+    #[error("refuses its configuration: {0}")]
+    ConfigureRefused(String),
+    #[error("trapped in `configure`: {0}")]
+    ConfigureTrapped(String),
+    #[error("wasn't ready within {START_TIMEOUT:?}: it was stopped while it started")]
+    StartTimedOut,
+    #[error("couldn't be started by the host: {0}")]
+    Host(String),
+}
+
+impl Problem {
+    /// What the operator or the plugin's author can do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::NotFound => "check `file`, and that the host's working directory is the one you think of",
+            Self::Unreadable(_) => "check the file's permissions and that it is a regular file",
+            Self::Empty => "copy the component to a temporary name and rename it over the file",
+            Self::CoreModule => "make a component of it: `reduct-sink plugin componentize FILE`",
+            Self::Text => "compile it; a plugin is a binary component",
+            Self::NotWasm(_) => "give the file that the plugin's build made",
+            Self::Truncated(_) => "copy the file anew, and compare the sizes",
+            Self::Compile(_) => "build it again with a current toolchain, and check it with `wasm-tools validate`",
+            Self::OtherVersion { .. } => {
+                "build the plugin against the WIT of that version, or take a host that offers the other"
+            }
+            Self::WrongWorld { .. } => "build the plugin for the world `transform` of reduct-sink:transform",
+            Self::WrongShape(_) => "generate the bindings from the released WIT again and rebuild",
+            Self::UnknownImports(_) => "build without them, or take a host that offers them",
+            Self::StartTrapped(_) | Self::ConfigureTrapped(_) => "the plugin's author has to mend this",
+            Self::ConfigureRefused(_) => "change the plugin's `config`",
+            Self::StartTimedOut => "make `configure` faster",
+            Self::Host(_) => "see the host's limits on memory and threads",
+        }
+    }
+
+    /// Whether a file that is still being written may look like this.
+    pub(super) fn may_be_half_written(&self) -> bool {
+        !matches!(self, Self::ConfigureRefused(_) | Self::ConfigureTrapped(_) | Self::StartTimedOut | Self::Host(_))
+    }
+}
+
+fn list(names: &[String]) -> String {
+    match names {
+        [] => "nothing".into(),
+        names => names.join(", "),
+    }
+}

@@ -1,0 +1,64 @@
+//! A plugin that is ready: compiled, checked and once started. Cheap to clone and to share.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bindings::TransformPre;
+use super::counters::{CounterSet, Counters, Counts};
+use super::digest::Digest;
+use super::host::State;
+use super::log::PluginLog;
+
+#[derive(Clone)]
+pub struct LoadedPlugin {
+    pub name: Arc<str>,
+    pub digest: Digest,
+    /// The file's size.
+    pub bytes: usize,
+    pub(super) code: Arc<Code>,
+}
+
+/// What instances are started from.
+pub(super) struct Code {
+    pub pre: TransformPre<State>,
+    pub config: String,
+    pub timeout: Duration,
+    pub memory_bytes: u64,
+    pub log: Arc<PluginLog>,
+    /// Outlives the code: what a version did can still be told after it was replaced.
+    pub counters: Arc<CounterSet>,
+}
+
+impl LoadedPlugin {
+    /// What this version has decided so far, over all workers.
+    pub fn counts(&self) -> Counts {
+        self.code.counters.sum()
+    }
+
+    /// What [`Self::counts`] sums, without the code.
+    pub(crate) fn counter_set(&self) -> Arc<CounterSet> {
+        self.code.counters.clone()
+    }
+
+    /// Counters for one more worker.
+    pub(crate) fn counters(&self) -> Arc<Counters> {
+        self.code.counters.join()
+    }
+
+    /// `name@digest`, as records are marked.
+    pub(crate) fn mark(&self) -> String {
+        format!("{}@{}", self.name, self.digest.short())
+    }
+
+    /// Whether the two are one and the same load, not just the same bytes.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.code, &other.code)
+    }
+}
+
+impl fmt::Debug for LoadedPlugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadedPlugin").field("mark", &self.mark()).field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}

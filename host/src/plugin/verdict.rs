@@ -1,0 +1,98 @@
+//! A plugin's verdict: checked against the contract's rules, then applied to the output record it was asked about.
+//!
+//! Guarantees: a verdict that breaks a rule changes nothing and is told apart with the rule it broke; what is applied
+//! never fails.
+
+use bytes::Bytes;
+
+use super::bindings::reduct_sink::transform::types::Change;
+pub(crate) use super::bindings::reduct_sink::transform::types::Verdict;
+use crate::names::EntryName;
+use crate::record::{LabelChange, OutputRecord};
+
+/// The most outputs that one input record may become, over all plugins of the chain.
+pub(crate) const MAX_OUTPUTS: usize = 1024;
+/// The most label changes in one output of one verdict.
+const MAX_LABEL_CHANGES: usize = 256;
+/// The most bytes in one verdict: payloads, names, values and content types together.
+pub(super) const MAX_VERDICT_BYTES: usize = 64 << 20;
+
+/// What the rules of the contract say about a verdict.
+pub(super) fn check(verdict: &Verdict) -> Result<(), String> {
+    match verdict {
+        Verdict::Keep | Verdict::Drop => Ok(()),
+        Verdict::Change(change) => check_changes(std::slice::from_ref(change)),
+        Verdict::Split(parts) if parts.is_empty() => {
+            Err("it split the record into no parts; `drop` writes none".into())
+        }
+        Verdict::Split(parts) if parts.len() > MAX_OUTPUTS => {
+            Err(format!("it split the record into {} parts; the most are {MAX_OUTPUTS}", parts.len()))
+        }
+        Verdict::Split(parts) => check_changes(parts),
+    }
+}
+
+/// Puts what `verdict` makes of `output` behind `outputs`.
+pub(crate) fn apply(verdict: Verdict, output: OutputRecord, outputs: &mut Vec<OutputRecord>) {
+    match verdict {
+        Verdict::Keep => outputs.push(output),
+        Verdict::Drop => {}
+        Verdict::Change(change) => outputs.push(changed(output, change)),
+        Verdict::Split(parts) => outputs.extend(parts.into_iter().map(|part| changed(output.clone(), part))),
+    }
+}
+
+fn changed(mut output: OutputRecord, change: Change) -> OutputRecord {
+    output.entry = change.entry.or(output.entry);
+    output.timestamp_us = change.timestamp.or(output.timestamp_us);
+    output.content_type = change.content_type.or(output.content_type);
+    output.payload = change.payload.map(Bytes::from).or(output.payload);
+    let labels = change.labels.into_iter();
+    output.labels.extend(labels.map(|label| LabelChange { name: label.name, value: label.value }));
+    output
+}
+
+fn check_changes(changes: &[Change]) -> Result<(), String> {
+    let mut bytes = 0_usize;
+    for change in changes {
+        check_change(change)?;
+        bytes = bytes.saturating_add(size(change));
+    }
+    if bytes > MAX_VERDICT_BYTES {
+        return Err(format!("its verdict has {bytes} bytes; the most are {MAX_VERDICT_BYTES}"));
+    }
+    Ok(())
+}
+
+fn check_change(change: &Change) -> Result<(), String> {
+    if change.labels.len() > MAX_LABEL_CHANGES {
+        return Err(format!(
+            "it changed {} labels of one record; the most are {MAX_LABEL_CHANGES}",
+            change.labels.len()
+        ));
+    }
+    if let Some(entry) = &change.entry {
+        EntryName::parse(entry).map_err(|problem| format!("it chose an illegal entry: {problem}"))?;
+    }
+    match &change.content_type {
+        Some(content_type) if !is_content_type(content_type) => Err(format!(
+            "it chose an illegal content type: {content_type:?}; legal is printable ASCII without a comma, not empty, \
+             with no space at its ends"
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn is_content_type(text: &str) -> bool {
+    !text.is_empty() && text.trim() == text && text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b',')
+}
+
+fn size(change: &Change) -> usize {
+    let label = |label: &super::bindings::reduct_sink::transform::types::LabelChange| {
+        label.name.len() + label.value.as_ref().map_or(0, String::len)
+    };
+    change.payload.as_ref().map_or(0, Vec::len)
+        + change.entry.as_ref().map_or(0, String::len)
+        + change.content_type.as_ref().map_or(0, String::len)
+        + change.labels.iter().map(label).sum::<usize>()
+}
