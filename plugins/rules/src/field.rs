@@ -1,0 +1,180 @@
+//! The fields of a record that a configuration can name.
+//!
+//! Guarantees: a field's value is the bytes that the producer sent or a plugin meant: a label's is decoded from stored
+//! form. So one rule fits a header and the label made from it.
+
+use std::borrow::Cow;
+
+use reduct_sink_plugin::{Record, stored};
+use serde::Deserialize;
+
+/// A field by the name that it has in a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Field {
+    /// `header:KEY`
+    Header(String),
+    /// `label:NAME`
+    Label(String),
+    Key,
+    Topic,
+    Partition,
+    Offset,
+    /// Microseconds since the Unix epoch.
+    Timestamp,
+    /// The payload's, in bytes.
+    Size,
+    Entry,
+    ContentType,
+}
+
+/// Where the values of fields come from: a record, or one that the plugin is at work on.
+pub trait Facts {
+    /// The field's value; `None` where it is absent or null. Of a repeated header: the first one's.
+    fn value<'a>(&'a self, field: &'a Field) -> Option<Cow<'a, [u8]>>;
+
+    /// Whether the field is there, be it null.
+    fn exists(&self, field: &Field) -> bool;
+
+    /// Whether the test holds for the field's value; for any of a repeated header's.
+    fn any(&self, field: &Field, test: &dyn Fn(&[u8]) -> bool) -> bool;
+}
+
+impl Facts for Record<'_> {
+    fn value<'a>(&'a self, field: &'a Field) -> Option<Cow<'a, [u8]>> {
+        let number = |number: u64| Some(Cow::Owned(number.to_string().into_bytes()));
+        match field {
+            Field::Header(key) => self.header(key).map(Cow::Borrowed),
+            Field::Label(name) => self.label(name).and_then(stored::decode),
+            Field::Key => self.key.as_deref().map(Cow::Borrowed),
+            Field::Topic => Some(Cow::Borrowed(self.topic.as_bytes())),
+            Field::Partition => number(self.partition.into()),
+            Field::Offset => number(self.offset),
+            Field::Timestamp => number(self.timestamp),
+            Field::Size => number(self.payload_size),
+            Field::Entry => Some(Cow::Borrowed(self.entry().as_bytes())),
+            Field::ContentType => {
+                Some(self.content_type().as_bytes()).filter(|text| !text.is_empty()).map(Cow::Borrowed)
+            }
+        }
+    }
+
+    fn exists(&self, field: &Field) -> bool {
+        match field {
+            Field::Header(key) => self.headers.iter().any(|header| header.key == *key),
+            Field::Label(name) => self.label(name).is_some(),
+            field => self.value(field).is_some(),
+        }
+    }
+
+    fn any(&self, field: &Field, test: &dyn Fn(&[u8]) -> bool) -> bool {
+        match field {
+            Field::Header(key) => {
+                self.headers.iter().any(|header| header.key == *key && header.value.as_deref().is_some_and(test))
+            }
+            field => self.value(field).is_some_and(|value| test(&value)),
+        }
+    }
+}
+
+impl TryFrom<String> for Field {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if let Some(key) = text.strip_prefix("header:") {
+            return Ok(Field::Header(key.into()));
+        }
+        if let Some(name) = text.strip_prefix("label:") {
+            check_label_name(name)?;
+            return Ok(Field::Label(name.into()));
+        }
+        match text.as_str() {
+            "key" => Ok(Field::Key),
+            "topic" => Ok(Field::Topic),
+            "partition" => Ok(Field::Partition),
+            "offset" => Ok(Field::Offset),
+            "timestamp" => Ok(Field::Timestamp),
+            "size" => Ok(Field::Size),
+            "entry" => Ok(Field::Entry),
+            "content_type" => Ok(Field::ContentType),
+            other => Err(format!(
+                "unknown field {other:?}; a field is header:KEY, label:NAME, key, topic, partition, offset, timestamp, \
+                 size, entry or content_type"
+            )),
+        }
+    }
+}
+
+/// Label names are written in stored form; whatever else is likely a header's key.
+pub fn check_label_name(name: &str) -> Result<(), String> {
+    let legal = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'%');
+    if !name.is_empty() && name.bytes().all(legal) && !stored::is_reserved(name.as_bytes()) {
+        return Ok(());
+    }
+    Err(format!(
+        "{name:?} can't be a label's name: those are of a-z 0-9 _ . - and don't begin with kafka. or sink.; a header of \
+         this key is the label {:?}",
+        stored::encode_name(name.as_bytes())
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reduct_sink_plugin::testing::Sample;
+
+    fn value(sample: &Sample, field: &str) -> Option<String> {
+        let field = Field::try_from(field.to_string()).unwrap();
+        sample.record().value(&field).map(|value| String::from_utf8_lossy(&value).into_owned())
+    }
+
+    #[test]
+    fn every_field_is_found_by_its_name() {
+        let sample = Sample::new()
+            .topic("plant.images")
+            .partition(3)
+            .offset(12)
+            .timestamp(99)
+            .key("k")
+            .header("Type", "jpeg")
+            .header("Type", "png")
+            .null_header("none")
+            .label("city", "K%c3%b6ln")
+            .payload("1234")
+            .content_type("image/jpeg");
+        for (field, expected) in [
+            ("header:Type", "jpeg"),
+            ("label:%54ype", "jpeg"),
+            ("label:city", "Köln"),
+            ("key", "k"),
+            ("topic", "plant.images"),
+            ("partition", "3"),
+            ("offset", "12"),
+            ("timestamp", "99"),
+            ("size", "4"),
+            ("entry", "plant_2Eimages"),
+            ("content_type", "image/jpeg"),
+        ] {
+            assert_eq!(value(&sample, field).as_deref(), Some(expected), "{field}");
+        }
+        for field in ["header:none", "header:type", "label:none", "label:x"] {
+            assert_eq!(value(&sample, field), None, "{field}");
+        }
+        assert_eq!(value(&Sample::new(), "content_type"), None);
+        assert_eq!(value(&Sample::new(), "key"), None);
+        assert!(sample.record().exists(&Field::Header("none".into())));
+        assert!(sample.record().exists(&Field::Label("none".into())));
+        assert!(!sample.record().exists(&Field::Header("type".into())));
+        assert!(sample.record().any(&Field::Header("Type".into()), &|value| value == b"png"));
+        assert_eq!(sample.payload_reads(), 0);
+    }
+
+    #[test]
+    fn a_wrong_name_is_told_with_what_would_be_right() {
+        let error = |text: &str| Field::try_from(text.to_string()).unwrap_err();
+        assert!(error("hedaer:x").starts_with("unknown field \"hedaer:x\"; a field is header:KEY, label:NAME, key"));
+        assert!(error("label:Camera").ends_with("a header of this key is the label \"%43amera\""));
+        assert!(error("label:kafka.offset").contains("can't be a label's name"));
+        assert!(error("label:").contains("can't be a label's name"));
+    }
+}

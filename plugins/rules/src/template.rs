@@ -1,0 +1,118 @@
+//! Text with fields of the record in it: `{topic}`, `{header:KEY}` and so on; `{{` and `}}` stand for braces.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+use crate::{Facts, Field};
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Template(Vec<Part>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    Text(String),
+    Field(Field),
+}
+
+impl Template {
+    pub fn parts(&self) -> &[Part] {
+        &self.0
+    }
+
+    /// The text's bytes; `None` where one of the fields is absent or null.
+    pub fn render<'a>(&'a self, facts: &'a impl Facts) -> Option<Cow<'a, [u8]>> {
+        if let [part] = self.0.as_slice() {
+            return part_value(part, facts);
+        }
+        let mut text = Vec::new();
+        for part in &self.0 {
+            text.extend_from_slice(&part_value(part, facts)?);
+        }
+        Some(Cow::Owned(text))
+    }
+}
+
+fn part_value<'a>(part: &'a Part, facts: &'a impl Facts) -> Option<Cow<'a, [u8]>> {
+    match part {
+        Part::Text(text) => Some(Cow::Borrowed(text.as_bytes())),
+        Part::Field(field) => facts.value(field),
+    }
+}
+
+impl TryFrom<String> for Template {
+    type Error = String;
+
+    fn try_from(template: String) -> Result<Self, String> {
+        let unpaired = |brace: char| format!("{template:?} has an unpaired {brace:?}; {{{{ and }}}} stand for braces");
+        let (mut parts, mut text) = (Vec::new(), String::new());
+        let mut rest = template.as_str();
+        while let Some((before, found)) = rest.find(['{', '}']).and_then(|at| rest.split_at_checked(at)) {
+            text.push_str(before);
+            if let Some(after) = found.strip_prefix("{{") {
+                text.push('{');
+                rest = after;
+            } else if let Some(after) = found.strip_prefix("}}") {
+                text.push('}');
+                rest = after;
+            } else if let Some(field) = found.strip_prefix('{') {
+                let (field, after) = field.split_once('}').ok_or_else(|| unpaired('{'))?;
+                if !text.is_empty() {
+                    parts.push(Part::Text(std::mem::take(&mut text)));
+                }
+                parts.push(Part::Field(Field::try_from(field.to_string())?));
+                rest = after;
+            } else {
+                return Err(unpaired('}'));
+            }
+        }
+        text.push_str(rest);
+        if !text.is_empty() {
+            parts.push(Part::Text(text));
+        }
+        Ok(Self(parts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reduct_sink_plugin::testing::Sample;
+
+    fn render(template: &str) -> Option<Vec<u8>> {
+        let sample = Sample::new().header("a:b", "x").header("raw", b"\xff").null_header("null").key("");
+        let template = Template::try_from(template.to_string()).unwrap();
+        let text = template.render(&sample.record()).map(Cow::into_owned);
+        text
+    }
+
+    #[test]
+    fn fields_are_filled_in() {
+        for (template, expected) in [
+            ("", Some("")),
+            ("plain", Some("plain")),
+            ("{topic}", Some("topic")),
+            ("a/{topic}/{header:a:b}", Some("a/topic/x")),
+            ("{{{partition}}}", Some("{0}")),
+            ("[{key}]", Some("[]")),
+            ("{header:null}", None),
+            ("a{header:missing}", None),
+        ] {
+            assert_eq!(render(template), expected.map(|text| text.as_bytes().to_vec()), "{template}");
+        }
+        assert_eq!(render("{header:raw}"), Some(b"\xff".to_vec()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        for (template, message) in [
+            ("{topic", "\"{topic\" has an unpaired '{'; {{ and }} stand for braces"),
+            ("topic}", "\"topic}\" has an unpaired '}'"),
+            ("{topik}", "unknown field \"topik\""),
+        ] {
+            let error = Template::try_from(template.to_string()).unwrap_err();
+            assert!(error.starts_with(message), "{error}");
+        }
+    }
+}
