@@ -2,6 +2,7 @@
 //! checked.
 
 use std::fmt::Display;
+use std::io::Write;
 use std::time::Instant;
 
 use clap::Args;
@@ -26,38 +27,39 @@ impl Check {
     pub fn execute(self) -> Result<(), Failure> {
         let config = self.options.load()?;
         let mut report = Report::default();
-        report.ok("configuration", summary(&config));
+        report.ok(format_args!("configuration: {}", summary(&config)));
         check_plugins(&config.plugins, &mut report);
         if !self.offline {
             check_kafka(&config, &mut report);
             check_store(&config.store, &mut report);
         }
-        // Of several failures the first tells the exit code: plugins come before servers.
-        report.first_failure.map_or(Ok(()), |exit| Err(Failure { exit, error: None }))
+        report.worst.map_or(Ok(()), |exit| Err(Failure { exit, error: None }))
     }
 }
 
 #[derive(Default)]
 struct Report {
-    first_failure: Option<Exit>,
+    /// Of several failures the lowest code tells: what has to be mended first.
+    worst: Option<Exit>,
 }
 
 impl Report {
-    fn ok(&mut self, what: impl Display, text: impl Display) {
-        println!("ok      {what}: {}", one_line(text));
+    fn ok(&mut self, text: impl Display) {
+        self.line("ok    ", text);
     }
 
-    fn failed(&mut self, exit: Exit, what: impl Display, text: impl Display) {
-        println!("FAILED  {what}: {}", one_line(text));
-        self.first_failure.get_or_insert(exit);
+    fn failed(&mut self, exit: Exit, text: impl Display) {
+        self.line("FAILED", text);
+        self.worst = Some(self.worst.map_or(exit, |worst| worst.min(exit)));
     }
-}
 
-/// Compilers and servers answer in several lines at times.
-fn one_line(text: impl Display) -> String {
-    let text = text.to_string();
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    lines.join("; ")
+    /// Whoever closes the pipe has read enough; the exit code still tells.
+    fn line(&self, outcome: &str, text: impl Display) {
+        let text = text.to_string();
+        // Compilers and servers answer in several lines at times.
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let _ = writeln!(std::io::stdout(), "{outcome}  {}", lines.join("; "));
+    }
 }
 
 fn summary(config: &Config) -> String {
@@ -72,10 +74,9 @@ fn check_plugins(plugins: &[Plugin], report: &mut Report) {
     }
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return report.failed(Exit::Plugin, "plugins", format!("no engine to run them: {error:#}")),
+        Err(error) => return report.failed(Exit::Plugin, format_args!("no engine to run plugins: {error:#}")),
     };
     for plugin in plugins {
-        let what = format!("plugin {}", plugin.name);
         let started = Instant::now();
         match runtime.load(plugin) {
             Ok(loaded) => {
@@ -83,11 +84,11 @@ fn check_plugins(plugins: &[Plugin], report: &mut Report) {
                     PluginSource::Builtin => "builtin".into(),
                     PluginSource::File(path) => path.display().to_string(),
                 };
-                let (bytes, digest) = (loaded.bytes, loaded.digest.short());
+                let (name, bytes, digest) = (&plugin.name, loaded.bytes, loaded.digest.short());
                 let ms = started.elapsed().as_millis();
-                report.ok(what, format!("{from}, {bytes} bytes, sha256 {digest}…, ready in {ms} ms"));
+                report.ok(format_args!("plugin `{name}` ({from}): {bytes} bytes, sha256 {digest}…, ready in {ms} ms"));
             }
-            Err(error) => report.failed(Exit::Plugin, what, error),
+            Err(error) => report.failed(Exit::Plugin, error),
         }
     }
 }
@@ -95,34 +96,38 @@ fn check_plugins(plugins: &[Plugin], report: &mut Report) {
 fn check_kafka(config: &Config, report: &mut Report) {
     let topics = match kafka::check(&config.kafka) {
         Ok(topics) => topics,
-        Err(error) => return report.failed(Exit::Unreachable, "kafka", error),
+        Err(error @ kafka::CheckError::Property(_)) => {
+            return report.failed(Exit::Usage, format_args!("kafka: {error}"));
+        }
+        Err(error) => return report.failed(Exit::Unreachable, format_args!("kafka: {error}")),
     };
-    report.ok("kafka", format!("{} answers", config.kafka.brokers));
+    report.ok(format_args!("kafka: {} answers", config.kafka.brokers));
     for topic in topics {
-        let what = format!("topic {}", topic.wanted);
+        let wanted = &topic.wanted;
         match topic.found {
             Ok(found) => {
                 let found = found.iter().map(|topic| match topic.partitions {
                     1 => format!("{}, 1 partition", topic.name),
                     partitions => format!("{}, {partitions} partitions", topic.name),
                 });
-                report.ok(what, found.collect::<Vec<_>>().join("; "));
+                report.ok(format_args!("topic {wanted}: {}", found.collect::<Vec<_>>().join("; ")));
             }
-            Err(error) => report.failed(Exit::Unreachable, what, error),
+            Err(error) => report.failed(Exit::Unreachable, format_args!("topic {wanted}: {error}")),
         }
     }
 }
 
 fn check_store(config: &Store, report: &mut Report) {
     if config.discard {
-        return report.ok("store", "not asked: store.discard is set, nothing will be written");
+        return report.ok("store: not asked, because store.discard is set and nothing will be written");
     }
     match store::check(config) {
-        Ok(info) => {
-            report.ok("store", format!("ReductStore {} at {}, token {:?}", info.version, config.url, info.token));
-            let bucket = if info.bucket_exists { "there, and left as it is" } else { "not there, will be created" };
-            report.ok(format!("bucket {}", config.bucket), bucket);
+        Ok(store::StoreInfo { version, token, bucket_exists }) => {
+            report.ok(format_args!("store: ReductStore {version} at {}, token {token:?}", config.url));
+            let state = if bucket_exists { "there, and left as it is" } else { "not there, will be created" };
+            report.ok(format_args!("bucket {}: {state}", config.bucket));
         }
-        Err(error) => report.failed(Exit::Unreachable, "store", error),
+        Err(error @ store::CheckError::Client(_)) => report.failed(Exit::Usage, format_args!("store: {error}")),
+        Err(error) => report.failed(Exit::Unreachable, format_args!("store: {error}")),
     }
 }

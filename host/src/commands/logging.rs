@@ -54,7 +54,8 @@ fn or_environment<T: ValueEnum>(flag: Option<T>, variable: &str) -> Result<Optio
     if flag.is_some() || value.is_empty() {
         return Ok(flag);
     }
-    let known = || T::value_variants().iter().filter_map(|value| Some(value.to_possible_value()?.get_name().to_owned()));
+    let known =
+        || T::value_variants().iter().filter_map(|value| Some(value.to_possible_value()?.get_name().to_owned()));
     T::from_str(&value, false).map(Some).map_err(|_| {
         let known = known().collect::<Vec<_>>().join(", ");
         let text = format!("environment variable {variable}: found {value:?}, expected one of {known}");

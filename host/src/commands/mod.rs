@@ -47,7 +47,7 @@ enum Command {
 }
 
 /// How the process ends when it doesn't end well: see [`EXIT_CODES`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Exit {
     Failed = 1,
     Usage = 2,

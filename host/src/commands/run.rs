@@ -2,6 +2,7 @@
 
 use clap::Args;
 use reduct_sink::pipeline::{self, RunError};
+use reduct_sink::source::SourceError;
 
 use super::options::Options;
 use super::{Exit, Failure};
@@ -22,7 +23,8 @@ impl Run {
 fn exit(error: &RunError) -> Exit {
     match error {
         RunError::Plugin(_) => Exit::Plugin,
-        RunError::Kafka(_) | RunError::Store(_) => Exit::Unreachable,
+        RunError::Kafka(SourceError::Configuration(_)) => Exit::Usage,
+        RunError::Kafka(_) | RunError::Store { .. } => Exit::Unreachable,
         RunError::Failed(_) => Exit::Failed,
     }
 }

@@ -21,9 +21,10 @@ fn is_broker(broker: &str) -> bool {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (address, None),
     };
-    let host = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or_else(|| {
-        if host.contains(':') { "" } else { host }
-    });
+    let host = host
+        .strip_prefix('[')
+        .and_then(|inner| inner.strip_suffix(']'))
+        .unwrap_or_else(|| if host.contains(':') { "" } else { host });
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
     let port_is_right = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
     !host.is_empty() && host.chars().all(legal) && port_is_right
@@ -114,7 +115,8 @@ mod tests {
 
     #[test]
     fn brokers_are_hosts_with_ports() {
-        for right in ["a:9092", "a", "a:1,b:2", "[::1]:9092", "[::1]", "SASL_SSL://k.example.org:9093", "10.0.0.1:9092"] {
+        for right in ["a:9092", "a", "a:1,b:2", "[::1]:9092", "[::1]", "SASL_SSL://k.example.org:9093", "10.0.0.1:9092"]
+        {
             assert_eq!(brokers(right).as_deref(), Some(right));
         }
         assert_eq!(brokers("a:1 , b:2").as_deref(), Some("a:1,b:2"));
@@ -147,7 +149,9 @@ mod tests {
     fn addresses_that_reduct_rs_would_panic_on_are_refused() {
         assert_eq!(url("http://127.0.0.1:8383/").as_deref(), Some("http://127.0.0.1:8383"));
         assert_eq!(url("https://a.example/prefix").as_deref(), Some("https://a.example/prefix"));
-        for wrong in ["127.0.0.1:8383", "localhost:8383", "mailto:a@b", "http://", "http://u:p@a", "http://a?b", "http://a#b"] {
+        for wrong in
+            ["127.0.0.1:8383", "localhost:8383", "mailto:a@b", "http://", "http://u:p@a", "http://a?b", "http://a#b"]
+        {
             assert_eq!(url(wrong), None, "{wrong}");
         }
     }

@@ -120,9 +120,7 @@ pub fn suggest(table: &str, name: &str) -> String {
 /// The known name that a misspelt one resembles most, if it resembles one at all.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase().replace('-', "_");
-    let distances = known.map(|candidate| {
-        (strsim::damerau_levenshtein(&name, &candidate.to_lowercase()), candidate)
-    });
+    let distances = known.map(|candidate| (strsim::damerau_levenshtein(&name, &candidate.to_lowercase()), candidate));
     let (distance, candidate) = distances.min_by_key(|(distance, _)| *distance)?;
     (distance <= (candidate.len() / 3).max(1)).then_some(candidate)
 }

@@ -26,7 +26,9 @@ pub struct Layers {
     pub plugins: Option<Vec<PluginTable>>,
     /// Of the configuration file: what its relative paths begin at.
     pub folder: PathBuf,
-    /// Keys that somebody meant and misspelt: not to be called missing as well.
+    /// There is a file that can't be read or parsed: what is missing besides isn't known.
+    pub unreadable: bool,
+    /// Keys and tables that somebody meant and got wrong: not to be called missing as well.
     pub misspelt: Vec<String>,
     pub problems: Vec<Problem>,
     pub warnings: Vec<String>,
@@ -53,6 +55,7 @@ impl Layers {
             Ok(bytes) => bytes,
             Err(error) => {
                 let text = format!("cannot read the configuration file {}: {error}", path.display());
+                self.unreadable = true;
                 return self.problems.push(Problem::at(named_by, "", text));
             }
         };
@@ -71,11 +74,13 @@ impl Layers {
             Ok(text) => text,
             Err(error) => {
                 let here = place(error.valid_up_to());
+                self.unreadable = true;
                 return self.problems.push(Problem::at(&here, "", "not valid TOML: the text isn't UTF-8"));
             }
         };
         let (root, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
+            self.unreadable = true;
             let problems = errors.iter().map(|error| {
                 let here = place(error.span().map_or(0, |span| span.start));
                 Problem::at(&here, "", format!("not valid TOML: {}", error.message()))
@@ -87,13 +92,7 @@ impl Layers {
         self.values.extend(values);
     }
 
-    fn read_table(
-        &mut self,
-        table: &str,
-        entries: &DeTable<'_>,
-        values: &mut Values,
-        place: &impl Fn(usize) -> Place,
-    ) {
+    fn read_table(&mut self, table: &str, entries: &DeTable<'_>, values: &mut Values, place: &impl Fn(usize) -> Place) {
         for (name, value) in entries {
             let path = if table.is_empty() { name.to_string() } else { format!("{table}.{}", name.get_ref()) };
             let here = place(name.span().start);
@@ -114,6 +113,7 @@ impl Layers {
                     let expected = if kind == Kind::Plugins { "[[plugins]] tables" } else { "a table" };
                     let found = Found::from_toml(value, place).map(|found| found.value.to_string());
                     let found = found.unwrap_or_else(|_| "something else".into());
+                    self.misspelt.push(path.clone());
                     self.problems.push(Problem::at(&here, path, format!("found {found}, expected {expected}")));
                 }
             }
@@ -133,7 +133,9 @@ impl Layers {
                 self.read_table("plugins", entries, &mut values, place);
                 plugins.push(PluginTable { values, place: here });
             } else {
-                let text = "found a list of something else, expected [[plugins]] tables, each with a `path`";
+                let found = Found::from_toml(item, place).map(|found| found.value.to_string());
+                let found = found.unwrap_or_else(|_| "something else".into());
+                let text = format!("found {found}, expected [[plugins]] tables, each with a `path`");
                 self.problems.push(Problem::at(&here, "plugins", text));
             }
         }
@@ -211,7 +213,11 @@ impl Layers {
                         Some((name, value)) => {
                             self.properties.insert(name.trim().into(), Found::text(value.trim(), place.clone()));
                         }
-                        None => self.problems.push(Problem::at(&place, "kafka.properties", "expected NAME=VALUE")),
+                        None => self.problems.push(Problem::at(
+                            &place,
+                            "kafka.properties",
+                            "found no `=`, expected NAME=VALUE",
+                        )),
                     }
                 }
             }

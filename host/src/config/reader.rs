@@ -19,9 +19,6 @@ pub const TB: u64 = 1_000_000_000_000;
 pub const MIB: u64 = 1 << 20;
 pub const GIB: u64 = 1 << 30;
 
-/// Values that no message shows.
-const SECRET: [&str; 1] = ["store.token"];
-
 pub struct Reader<'a> {
     pub values: &'a Values,
     /// What the relative paths of the file begin at.
@@ -36,13 +33,14 @@ impl<'a> Reader<'a> {
     }
 
     pub fn reject(&mut self, key: &str, found: &Found, expected: &str) {
-        let what = if SECRET.contains(&key) { found.value.type_name().into() } else { found.value.to_string() };
+        let what = if may_hold_secret(key, found) { found.value.type_name().into() } else { found.value.to_string() };
         self.problems.push(Problem::at(&found.place, key, format!("found {what}, expected {expected}")));
     }
 
-    /// Says that a key which must be there isn't, unless it was meant and misspelt.
+    /// Says that a key which must be there isn't, unless it, or its table, was meant and is told of already.
     pub fn missing(&mut self, key: &str, example: &str) {
-        if !self.misspelt.iter().any(|path| path == key) {
+        let table = key.rsplit_once('.').map_or("", |(table, _)| table);
+        if !self.misspelt.iter().any(|path| path == key || path == table) {
             let text = format!("missing: {}", keys::ways_to_set(key, example));
             self.problems.push(Problem { place: None, key: key.into(), text });
         }
@@ -130,6 +128,11 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Whether no message may show the value. An address may have a password in it.
+fn may_hold_secret(key: &str, found: &Found) -> bool {
+    key == "store.token" || (key == "store.url" && matches!(&found.value, Value::Text(text) if text.contains('@')))
+}
+
 /// The text of a value that is one, isn't empty and has no control characters.
 pub fn plain_text(found: &Found) -> Option<&str> {
     match &found.value {
@@ -140,8 +143,7 @@ pub fn plain_text(found: &Found) -> Option<&str> {
 
 /// A size in the largest unit that expresses it exactly.
 fn size_text(bytes: u64) -> String {
-    let units =
-        [(TB, "TB"), (GIB, "GiB"), (GB, "GB"), (MIB, "MiB"), (MB, "MB"), (1 << 10, "KiB"), (KB, "KB")];
+    let units = [(TB, "TB"), (GIB, "GiB"), (GB, "GB"), (MIB, "MiB"), (MB, "MB"), (1 << 10, "KiB"), (KB, "KB")];
     let unit = units.iter().find(|(unit, _)| bytes >= *unit && bytes % unit == 0);
     unit.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
 }

@@ -1,1 +1,221 @@
-//! (tests)
+//! Precedence, defaults, and that the documentation knows every key. What is refused, and how, is in `tests/config`.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::keys::{self, KEYS, PROPERTY_PREFIX};
+use super::layers::Layers;
+use super::*;
+
+const REQUIRED: &str = "[kafka]\nbrokers = \"file:1\"\ntopics = [\"file\"]\n[store]\nbucket = \"file\"\n";
+const EXAMPLE: &str = include_str!("../../../examples/reduct-sink.toml");
+const MANUAL: &str = include_str!("../../CONFIGURATION.md");
+
+/// The file's text, variables, and flags as key and values.
+fn try_load(
+    file: &str,
+    variables: &[(&str, &str)],
+    flags: &[(&'static str, &[&str])],
+) -> (Vec<String>, Result<Config, Problems>) {
+    let mut layers = Layers { folder: "folder".into(), ..Layers::default() };
+    layers.read_toml("sink.toml", file.as_bytes());
+    layers.read_environment(variables.iter().map(|(name, value)| (name.into(), value.into())));
+    let flag = |(key, values): &(&'static str, &[&str])| Flag {
+        key,
+        values: values.iter().map(ToString::to_string).collect(),
+    };
+    layers.read_flags(flags.iter().map(flag).collect());
+    (std::mem::take(&mut layers.warnings), validate::validate(layers))
+}
+
+fn load(file: &str, variables: &[(&str, &str)], flags: &[(&'static str, &[&str])]) -> Config {
+    try_load(file, variables, flags).1.unwrap()
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let variables = [("REDUCT_SINK_BROKERS", "env:1"), ("REDUCT_SINK_BUCKET", "env"), ("REDUCT_SINK_TOPICS", "a, ^b")];
+    let config = load(REQUIRED, &variables, &[("kafka.brokers", &["flag:1"])]);
+    assert_eq!(config.kafka.brokers, "flag:1");
+    assert_eq!(config.store.bucket, "env");
+    assert_eq!(config.kafka.topics, ["a", "^b"]);
+    assert_eq!(load(REQUIRED, &[], &[]).kafka.topics, ["file"]);
+}
+
+#[test]
+fn flags_alone_are_enough_and_run_the_passthrough() {
+    let flags: [(_, &[&str]); 3] =
+        [("kafka.brokers", &["k:9092"]), ("kafka.topics", &["camera"]), ("store.bucket", &["kafka"])];
+    let config = load("", &[], &flags);
+    let [plugin] = config.plugins.as_slice() else { panic!("{:?}", config.plugins) };
+    assert_eq!((plugin.name.as_str(), &plugin.source), ("passthrough", &PluginSource::Builtin));
+    assert_eq!(config.store.url, "http://127.0.0.1:8383");
+    assert_eq!(config.kafka.start, StartPolicy::Earliest);
+}
+
+#[test]
+fn properties_are_laid_over_each_other_one_by_one() {
+    let file =
+        format!("{REQUIRED}[kafka.properties]\nsecurity.protocol = \"ssl\"\n\"fetch.min.bytes\" = 5\na.b = true\n");
+    let variables = [("REDUCT_SINK_PROPERTY_SASL_PASSWORD", "x=y,z"), ("REDUCT_SINK_PROPERTY_A_B", "env")];
+    let config = load(&file, &variables, &[("kafka.properties", &["a.b=flag", "ssl.ca.location= /ca "])]);
+    let properties: Vec<_> = config.kafka.properties.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let expected = [
+        ("a.b", "flag"),
+        ("fetch.min.bytes", "5"),
+        ("sasl.password", "x=y,z"),
+        ("security.protocol", "ssl"),
+        ("ssl.ca.location", "/ca"),
+    ];
+    assert_eq!(properties, expected);
+}
+
+#[test]
+fn the_chain_is_replaced_as_a_whole() {
+    let file = format!("{REQUIRED}[[plugins]]\npath = \"a.wasm\"\n[[plugins]]\npath = \"b/My_Plugin.wasm\"\n");
+    let names = |config: &Config| -> Vec<String> { config.plugins.iter().map(|plugin| plugin.name.clone()).collect() };
+    let config = load(&file, &[], &[]);
+    assert_eq!(names(&config), ["a", "my-plugin"]);
+    assert_eq!(config.plugins[1].source, PluginSource::File(PathBuf::from("folder/b/My_Plugin.wasm")));
+
+    let config = load(&file, &[("REDUCT_SINK_PLUGINS", "c.wasm,d.wasm")], &[]);
+    assert_eq!(names(&config), ["c", "d"]);
+    assert_eq!(config.plugins[0].source, PluginSource::File(PathBuf::from("c.wasm")), "not in the file's folder");
+
+    assert_eq!(names(&load(&file, &[], &[("plugins", &["e.wasm"])])), ["e"]);
+    assert_eq!(names(&load(&file, &[], &[("plugins", &[])])), Vec::<String>::new());
+    assert_eq!(names(&load(&format!("plugins = []\n{REQUIRED}"), &[], &[])), Vec::<String>::new());
+}
+
+#[test]
+fn a_plugins_table_becomes_json() {
+    let file = format!(
+        "{REQUIRED}[[plugins]]\npath = \"a.wasm\"\nmemory = 1_000_000\n[plugins.config]\n\
+         b = [1, 2.5, true]\na.c = \"x\"\nwhen = 1979-05-27\n"
+    );
+    let plugin = load(&file, &[], &[]).plugins.remove(0);
+    let json: serde_json::Value = serde_json::from_str(&plugin.config).unwrap();
+    assert_eq!(json, serde_json::json!({ "b": [1, 2.5, true], "a": { "c": "x" }, "when": "1979-05-27" }));
+    assert_eq!(plugin.memory_bytes, 1_000_000);
+    assert_eq!(load(REQUIRED, &[], &[]).plugins[0].config, "{}");
+}
+
+#[test]
+fn texts_of_the_environment_are_read_as_the_key_wants() {
+    let variables = [
+        ("REDUCT_SINK_WORKERS", "3"),
+        ("REDUCT_SINK_DISCARD", "true"),
+        ("REDUCT_SINK_BATCH_BYTES", "1MiB"),
+        ("REDUCT_SINK_TIMEOUT", "1m 30s"),
+        ("REDUCT_SINK_GROUP", ""),
+    ];
+    let config = load(REQUIRED, &variables, &[]);
+    assert_eq!((config.limits.workers, config.store.discard), (3, true));
+    assert_eq!((config.store.batch_bytes, config.store.timeout), (1 << 20, Duration::from_secs(90)));
+    assert_eq!(config.kafka.group, "reduct-sink", "an empty variable counts as not set");
+}
+
+#[test]
+fn of_token_and_token_file_the_upper_layer_counts() {
+    let file = format!("{REQUIRED}token_file = \"no-such-file\"\n");
+    let config = load(&file, &[("REDUCT_SINK_TOKEN", "from-env")], &[]);
+    assert_eq!(config.store.token.as_deref(), Some("from-env"));
+    assert!(!format!("{config:?}").contains("from-env"), "no log shows a token");
+
+    let folder = std::env::temp_dir().join(format!("reduct-sink-token-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("token"), "from-file\n").unwrap();
+    let mut layers = Layers { folder: folder.clone(), ..Layers::default() };
+    layers.read_toml("sink.toml", format!("{REQUIRED}token_file = \"token\"\n").as_bytes());
+    let config = validate::validate(layers).unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
+    assert_eq!(config.store.token.as_deref(), Some("from-file"));
+}
+
+#[test]
+fn an_unknown_variable_is_a_warning() {
+    let variables = [
+        ("REDUCT_SINK_BROKER", "x"),
+        ("REDUCT_SINK_CONFIG", "known to the command line"),
+        ("REDUCT_SINK_NOTHING_LIKE_IT", "x"),
+        ("REDUCT_SINK_PORT", "tcp://10.0.0.1:80"),
+        ("REDUCT_SINK_SERVICE_HOST", "10.0.0.1"),
+    ];
+    let (warnings, config) = try_load(REQUIRED, &variables, &[]);
+    let expected = [
+        "environment variable REDUCT_SINK_BROKER: not known, did you mean REDUCT_SINK_BROKERS?",
+        "environment variable REDUCT_SINK_NOTHING_LIKE_IT: not known",
+    ];
+    assert_eq!(warnings, expected);
+    assert!(config.is_ok());
+}
+
+#[test]
+fn a_file_with_a_byte_order_mark_and_crlf_reads_and_counts_lines() {
+    let file = format!("\u{feff}{}", REQUIRED.replace('\n', "\r\n"));
+    assert_eq!(load(&file, &[], &[]).store.bucket, "file");
+    let (_, config) = try_load(&format!("{file}workers = 1\r\n"), &[], &[]);
+    assert!(config.unwrap_err().to_string().starts_with("sink.toml:6: store.workers"));
+}
+
+#[test]
+fn any_bytes_end_in_problems_at_worst() {
+    for bytes in [&b"\xff\xfe"[..], b"[kafka", b"a = {", b"\0", b"[[[", b"\"", b"kafka = [[[[[[[[[[[[[[[["] {
+        let mut layers = Layers::default();
+        layers.read_toml("sink.toml", bytes);
+        assert!(validate::validate(layers).is_err());
+    }
+}
+
+#[test]
+fn the_example_is_the_defaults() {
+    let minimal = "[kafka]\nbrokers = \"127.0.0.1:9092\"\ntopics = [\"camera\"]\n[store]\nbucket = \"kafka\"\n";
+    assert_eq!(load(EXAMPLE, &[], &[]), load(minimal, &[], &[]));
+}
+
+#[test]
+fn the_example_is_right_with_everything_switched_on() {
+    let everything: Vec<&str> = EXAMPLE
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' ')).unwrap_or(line))
+        .collect();
+    let everything = everything.join("\n").replace("quota_type = \"none\"", "quota_type = \"fifo\"");
+    let config = load(&everything, &[], &[]);
+    assert_eq!(config.store.create.quota, Some(Quota::Fifo(100_000_000_000)));
+    assert_eq!(config.store.ca.as_deref(), Some(Path::new("folder/ca.pem")));
+    assert_eq!(config.kafka.properties.len(), 3);
+    assert_eq!(config.plugins[1].config, r#"{"set":{"site":"hall-3"}}"#);
+}
+
+#[test]
+fn the_example_has_every_key() {
+    for key in KEYS {
+        let leaf = key.path.rsplit('.').next().unwrap();
+        assert!(EXAMPLE.contains(leaf), "{}", key.path);
+    }
+}
+
+#[test]
+fn the_manual_has_every_key_variable_and_flag() {
+    for key in KEYS {
+        assert!(MANUAL.contains(&format!("`{}`", key.path)), "{}", key.path);
+        let variable = key.env.map(|env| format!("`{}{env}`", keys::PREFIX));
+        assert!(variable.is_none_or(|variable| MANUAL.contains(&variable)), "{:?}", key.env);
+        assert!(key.flag.is_none_or(|flag| MANUAL.contains(&format!("`{flag}"))), "{:?}", key.flag);
+    }
+    for (property, _) in validate::OWNED {
+        assert!(MANUAL.contains(&format!("`{property}`")), "{property}");
+    }
+}
+
+#[test]
+fn the_manual_and_the_example_name_no_variable_that_is_not_there() {
+    let known: BTreeSet<String> = keys::variables().collect();
+    for text in [MANUAL, EXAMPLE] {
+        let words = text.split(|c: char| !(c.is_ascii_uppercase() || c == '_'));
+        for word in words.filter(|word| word.starts_with(keys::PREFIX) && *word != keys::PREFIX) {
+            assert!(known.contains(word) || word.starts_with(PROPERTY_PREFIX), "{word}");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -15,26 +15,30 @@ use super::{
     BucketSettings, Config, DeadLetters, FailurePolicy, Kafka, Labels, Limits, Plugin, PluginSource, Quota, Secret,
     StartPolicy, Store,
 };
-use crate::names::Template;
+use crate::names::{Template, TemplateError};
 
 /// librdkafka's properties that the host must own, and why.
-const OWNED: &[(&str, &str)] = &[
-    ("enable.auto.commit", "the host commits an offset once its record is settled"),
-    ("auto.commit.enable", "the host commits an offset once its record is settled"),
-    ("enable.auto.offset.store", "the host commits an offset once its record is settled"),
+pub(super) const OWNED: &[(&str, &str)] = &[
+    ("enable.auto.commit", "it commits an offset once its record is settled"),
+    ("auto.commit.enable", "it commits an offset once its record is settled"),
+    ("enable.auto.offset.store", "it commits an offset once its record is settled"),
     ("auto.offset.reset", "set kafka.start instead"),
     ("group.id", "set kafka.group instead"),
     ("bootstrap.servers", "set kafka.brokers instead"),
     ("metadata.broker.list", "set kafka.brokers instead"),
-    ("enable.partition.eof", "the host doesn't stop at the end of a partition"),
+    ("enable.partition.eof", "it doesn't stop at the end of a partition"),
 ];
 
+const NAME: &str = "plugins.name";
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Everything that is wrong, or a configuration in which nothing is.
 pub fn validate(layers: Layers) -> Result<Config, Problems> {
-    let Layers { values, properties, plugins, folder, misspelt, mut problems, warnings: _ } = layers;
+    let Layers { values, properties, plugins, folder, unreadable, misspelt, mut problems, warnings: _ } = layers;
+    if unreadable {
+        return Err(Problems::new(problems));
+    }
     let mut reader = Reader { values: &values, folder: &folder, misspelt: &misspelt, problems: &mut problems };
     let kafka = Kafka {
         brokers: brokers(&mut reader),
@@ -92,16 +96,12 @@ fn topics(reader: &mut Reader<'_>) -> Vec<String> {
 }
 
 fn start(reader: &mut Reader<'_>) -> StartPolicy {
-    let choices =
-        [("earliest", StartPolicy::Earliest), ("latest", StartPolicy::Latest), ("fail", StartPolicy::Fail)];
+    let choices = [("earliest", StartPolicy::Earliest), ("latest", StartPolicy::Latest), ("fail", StartPolicy::Fail)];
     reader.choice("kafka.start", &choices).unwrap_or(StartPolicy::Earliest)
 }
 
 /// Values may be secret (`sasl.password`): no message shows one.
-fn checked_properties(
-    properties: &BTreeMap<String, Found>,
-    problems: &mut Vec<Problem>,
-) -> BTreeMap<String, String> {
+fn checked_properties(properties: &BTreeMap<String, Found>, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
     let mut checked = BTreeMap::new();
     for (name, found) in properties {
         let mut reject =
@@ -117,7 +117,7 @@ fn checked_properties(
             }
         };
         if let Some((_, reason)) = OWNED.iter().find(|(owned, _)| owned == name) {
-            reject(format!("the host must own this property: {reason}"));
+            reject(format!("the host owns this property: {reason}"));
         } else if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_')) {
             reject("not a librdkafka property: their names are letters, digits, `.` and `_`".into());
         } else if text.contains('\0') {
@@ -136,13 +136,19 @@ fn store(reader: &mut Reader<'_>) -> Store {
     }
     let expected = "a bucket's name of letters, digits, `-` and `_`";
     let bucket = reader.parsed("store.bucket", expected, |found| checks::bucket(plain_text(found)?));
+    let ca = reader.path("store.tls.ca");
+    if ca.as_ref().is_some_and(|path| path.to_str().is_none())
+        && let Some(found) = reader.find("store.tls.ca")
+    {
+        reader.reject("store.tls.ca", found, "a path that is UTF-8, the configuration file's folder included");
+    }
     Store {
         url: url.unwrap_or_else(|| "http://127.0.0.1:8383".into()),
         token: token(reader),
         bucket: bucket.unwrap_or_default(),
         entry: template(reader, "store.entry", &["{name}", "{topic}", "{partition}"]),
         timeout: reader.duration("store.timeout", SECOND / 10..=HOUR, 30 * SECOND),
-        ca: reader.path("store.tls.ca"),
+        ca,
         verify_tls: reader.boolean("store.tls.verify", true),
         batch_records: usize::try_from(reader.number("store.batch_records", 1..=85, 80)).unwrap_or(80),
         batch_bytes: reader.size("store.batch_bytes", KB..=GB).unwrap_or(8 * MB),
@@ -168,7 +174,11 @@ fn token(reader: &mut Reader<'_>) -> Option<Secret> {
     if let (Some(text), Some(file)) = (text, file)
         && layer(text) == layer(file)
     {
-        reader.problems.push(Problem::at(&file.place, "store.token_file", "store.token is set too, expected one of them"));
+        reader.problems.push(Problem::at(
+            &file.place,
+            "store.token_file",
+            "store.token is set too, expected one of them",
+        ));
         return None;
     }
     if text.map(layer) > file.map(layer) {
@@ -177,7 +187,9 @@ fn token(reader: &mut Reader<'_>) -> Option<Secret> {
     let path = reader.path("store.token_file")?;
     let place = &file?.place;
     let token = match std::fs::read_to_string(&path) {
-        Ok(text) => checks::token(text.trim()).ok_or_else(|| format!("{} holds no token, expected {EXPECTED}", path.display())),
+        Ok(text) => {
+            checks::token(text.trim()).ok_or_else(|| format!("{} holds no token, expected {EXPECTED}", path.display()))
+        }
         Err(error) => Err(format!("cannot read {}: {error}", path.display())),
     };
     match token {
@@ -218,9 +230,10 @@ fn template(reader: &mut Reader<'_>, key: &str, placeholders: &[&str]) -> Option
         reader.reject(key, found, &expected);
         return None;
     };
-    if let Err(error) = Template::parse(text) {
-        reader.reject(key, found, &format!("{expected}: {error}"));
-        return None;
+    match Template::parse(text) {
+        Ok(_) => (),
+        Err(TemplateError::UnknownPlaceholder(_)) => reader.reject(key, found, &expected),
+        Err(error) => reader.reject(key, found, &format!("an entry's name: {error}")),
     }
     if text.contains("{name}") && !placeholders.contains(&"{name}") {
         reader.reject(key, found, &expected);
@@ -257,28 +270,44 @@ fn chain(tables: Option<Vec<PluginTable>>, folder: &Path, problems: &mut Vec<Pro
     let mut chain = Vec::new();
     for PluginTable { values, place } in &tables {
         let mut reader = Reader { values, folder, misspelt: &[], problems };
-        let Some((source, default_name)) = plugin_source(&mut reader, place) else { continue };
-        let expected = "a name of small letters, digits and `-`";
-        let name = match reader.find("plugins.name") {
-            Some(_) => reader.parsed("plugins.name", expected, |found| checks::plugin_name(plain_text(found)?)),
-            None => Some(default_name),
-        };
-        let Some(name) = name else { continue };
-        if name.is_empty() {
-            reader.problems.push(Problem::at(place, "plugins.name", "missing: the file's name has no letters to make one of"));
-        } else if !names.insert(name.clone()) {
+        let source = plugin_source(&mut reader, place);
+        let name = plugin_name(&mut reader, place, source.as_ref());
+        if let Some(name) = &name
+            && !names.insert(name.clone())
+        {
             let text = format!("two plugins are called {name:?}, give each a `name` of its own");
-            let place = reader.find("plugins.name").map_or(place, |found| &found.place);
-            reader.problems.push(Problem::at(place, "plugins.name", text));
-        } else {
-            chain.push(plugin(&mut reader, name, source));
+            let place = reader.find(NAME).map_or(place, |found| &found.place);
+            reader.problems.push(Problem::at(place, NAME, text));
         }
+        // Read even if it can't run, for what else may be wrong with it.
+        chain.push(plugin(&mut reader, name.unwrap_or_default(), source.unwrap_or(PluginSource::Builtin)));
     }
     chain
 }
 
-/// Where a plugin comes from, and its name where none is given: the file's stem, in the letters of a name.
-fn plugin_source(reader: &mut Reader<'_>, place: &Place) -> Option<(PluginSource, String)> {
+/// As given, or else made of the file's stem.
+fn plugin_name(reader: &mut Reader<'_>, place: &Place, source: Option<&PluginSource>) -> Option<String> {
+    if reader.find(NAME).is_some() {
+        let expected = "a name of small letters, digits and `-`";
+        return reader.parsed(NAME, expected, |found| checks::plugin_name(plain_text(found)?));
+    }
+    let path = match source? {
+        PluginSource::Builtin => return Some("passthrough".into()),
+        PluginSource::File(path) => path,
+    };
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    let parts = stem.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
+    let name = parts.collect::<Vec<_>>().join("-");
+    if name.is_empty() {
+        let text = "missing: the file's name has no letters to make one of, give it a `name`";
+        reader.problems.push(Problem::at(place, NAME, text));
+        return None;
+    }
+    Some(name)
+}
+
+/// Where a plugin comes from.
+fn plugin_source(reader: &mut Reader<'_>, place: &Place) -> Option<PluginSource> {
     let builtin = reader.choice("plugins.builtin", &[("passthrough", ())]);
     let path = reader.path("plugins.path");
     match (reader.find("plugins.path"), reader.find("plugins.builtin")) {
@@ -292,13 +321,8 @@ fn plugin_source(reader: &mut Reader<'_>, place: &Place) -> Option<(PluginSource
             reader.problems.push(Problem::at(&found.place, "plugins.builtin", text));
             None
         }
-        (None, Some(_)) => builtin.map(|()| (PluginSource::Builtin, "passthrough".into())),
-        (Some(_), None) => path.map(|path: PathBuf| {
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
-            let legal = stem.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
-            let name = legal.collect::<Vec<_>>().join("-");
-            (PluginSource::File(path), name)
-        }),
+        (None, Some(_)) => builtin.map(|()| PluginSource::Builtin),
+        (Some(_), None) => path.map(PluginSource::File),
     }
 }
 

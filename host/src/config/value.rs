@@ -70,10 +70,7 @@ impl Found {
     }
 }
 
-fn table_from_toml(
-    table: &DeTable<'_>,
-    place: &impl Fn(usize) -> Place,
-) -> Result<Vec<(String, Found)>, Problem> {
+fn table_from_toml(table: &DeTable<'_>, place: &impl Fn(usize) -> Place) -> Result<Vec<(String, Found)>, Problem> {
     table.iter().map(|(key, value)| Ok((key.get_ref().to_string(), Found::from_toml(value, place)?))).collect()
 }
 

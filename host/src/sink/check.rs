@@ -29,7 +29,9 @@ pub struct StoreInfo {
 pub enum CheckError {
     #[error("the client can't be set up: {0}; check store.tls and store.url")]
     Client(String),
-    #[error("{url} can't be reached: {reason}; check store.url, and that ReductStore runs and can be reached from here")]
+    #[error(
+        "{url} can't be reached: {reason}; check store.url, and that ReductStore runs and can be reached from here"
+    )]
     Unreachable { url: String, reason: String },
     #[error("no answer from {url} within {timeout:?}; check store.url, or raise store.timeout")]
     Timeout { url: String, timeout: Duration },
@@ -100,7 +102,8 @@ where
     F: Future<Output = Result<T, ReductError>> + Send + 'static,
 {
     let answer = tokio::spawn(work(client.clone())).await;
-    let answer = answer.map_err(|error| CheckError::NotAStore { url: config.url.clone(), reason: error.to_string() })?;
+    let answer =
+        answer.map_err(|error| CheckError::NotAStore { url: config.url.clone(), reason: error.to_string() })?;
     answer.map_err(|error| explain(&error, config))
 }
 

@@ -43,9 +43,13 @@ pub struct TopicCheck {
 pub enum CheckError {
     #[error("librdkafka refuses the configuration: {0}; mend kafka.properties")]
     Property(String),
-    #[error("{brokers} can't be reached: {reason}; check kafka.brokers, and that Kafka runs and can be reached from here")]
+    #[error(
+        "{brokers} can't be reached: {reason}; check kafka.brokers, and that Kafka runs and can be reached from here"
+    )]
     Unreachable { brokers: String, reason: String },
-    #[error("{brokers} refuses us: {reason}; check security.protocol, the SASL and the SSL settings in kafka.properties")]
+    #[error(
+        "{brokers} refuses us: {reason}; check security.protocol, the SASL and the SSL settings in kafka.properties"
+    )]
     Refused { brokers: String, reason: String },
 }
 
@@ -94,11 +98,7 @@ fn matching(all: &Metadata, pattern: &str) -> Result<Vec<TopicInfo>, TopicError>
 }
 
 /// Asks for the one topic, because the list of all hides those that we may not see.
-fn named(
-    consumer: &BaseConsumer<Reports>,
-    config: &config::Kafka,
-    name: &str,
-) -> Result<Vec<TopicInfo>, TopicError> {
+fn named(consumer: &BaseConsumer<Reports>, config: &config::Kafka, name: &str) -> Result<Vec<TopicInfo>, TopicError> {
     let metadata =
         fetch(consumer, Some(name), &config.brokers).map_err(|error| TopicError::Other(error.to_string()))?;
     let topic = metadata.topics().iter().find(|topic| topic.name() == name).ok_or(TopicError::Missing)?;
@@ -114,11 +114,7 @@ fn named(
 
 /// Metadata of one topic or of all. Between the attempts librdkafka's reports are collected: they, and not the
 /// request's "broker transport failure", say what is wrong.
-fn fetch(
-    consumer: &BaseConsumer<Reports>,
-    topic: Option<&str>,
-    brokers: &str,
-) -> Result<Metadata, CheckError> {
+fn fetch(consumer: &BaseConsumer<Reports>, topic: Option<&str>, brokers: &str) -> Result<Metadata, CheckError> {
     let mut deadline = Instant::now() + PATIENCE;
     loop {
         let error = match consumer.fetch_metadata(topic, SLICE) {
@@ -155,9 +151,11 @@ fn is_refusal(code: RDKafkaErrorCode) -> bool {
 }
 
 /// An error's words, without the value of a property, which may be a password.
-fn told(error: &KafkaError) -> String {
+pub(super) fn told(error: &KafkaError) -> String {
     match error {
-        KafkaError::ClientConfig(_, reason, name, _) => format!("{name}: {}", reason.split(" for value").next().unwrap_or(reason)),
+        KafkaError::ClientConfig(_, reason, name, _) => {
+            format!("{name}: {}", reason.split(" for value").next().unwrap_or(reason))
+        }
         error => error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string()),
     }
 }

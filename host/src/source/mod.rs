@@ -75,7 +75,7 @@ impl Source {
     pub fn new(config: &config::Kafka, owner: Arc<dyn Owner>) -> Result<Self, SourceError> {
         let context = Context { owner: Arc::clone(&owner), policy: config.start, consumer: OnceLock::new() };
         let consumer: BaseConsumer<Context> =
-            client_config(config).create_with_context(context).map_err(|e| SourceError::Configuration(e.to_string()))?;
+            client_config(config).create_with_context(context).map_err(|e| SourceError::Configuration(check::told(&e)))?;
         let consumer = Arc::new(consumer);
         let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
         let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();

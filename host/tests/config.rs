@@ -1,0 +1,74 @@
+//! Golden files for what is told about a wrong configuration: `config/NAME.toml` is given to `reduct-sink check
+//! --offline`, and what it says on standard error must be `config/NAME.stderr` (and on standard output
+//! `config/NAME.stdout`, if that is there).
+//!
+//! The first lines of a case may say `# flags: …`, `# environment: NAME=VALUE …` and `# exit: CODE` (2 unless said).
+//! With `UPDATE_GOLDEN=1` in the environment the expected files are written instead.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use similar::TextDiff;
+
+#[test]
+fn what_is_told_about_a_wrong_configuration() {
+    let cases = cases();
+    assert!(cases.len() >= 50, "only {} cases were found", cases.len());
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let mut differences = Vec::new();
+    for case in &cases {
+        let output = check(case);
+        let expected_exit = directive(&text(case), "exit").map_or(2, |code| code.parse().unwrap());
+        if output.status.code() != Some(expected_exit) {
+            differences.push(format!("{}: {}, expected exit code {expected_exit}", case.display(), output.status));
+        }
+        for (extension, bytes) in [("stderr", &output.stderr), ("stdout", &output.stdout)] {
+            let (golden, found) = (case.with_extension(extension), String::from_utf8_lossy(bytes));
+            let expected = std::fs::read_to_string(&golden).unwrap_or_default();
+            if update && !found.is_empty() {
+                std::fs::write(&golden, found.as_bytes()).unwrap();
+            } else if expected != found {
+                let diff = TextDiff::from_lines(expected.as_str(), &found);
+                let name = golden.file_name().unwrap().to_string_lossy();
+                differences.push(diff.unified_diff().header(&name, "found").to_string());
+            }
+        }
+    }
+    assert!(differences.is_empty(), "{}\nwith UPDATE_GOLDEN=1 these become the expected", differences.join("\n"));
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config")
+}
+
+fn cases() -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
+    let mut cases: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
+    cases.sort();
+    cases
+}
+
+/// Without the environment of whoever runs the tests.
+fn check(case: &Path) -> Output {
+    let text = text(case);
+    let flags = directive(&text, "flags").unwrap_or_default();
+    let environment = directive(&text, "environment").unwrap_or_default();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reduct-sink"));
+    command.current_dir(folder()).env_clear().args(["check", "--offline"]).args(flags.split_whitespace());
+    command.envs(environment.split_whitespace().filter_map(|variable| variable.split_once('=')));
+    if !flags.contains("--config") {
+        command.arg("--config").arg(case.file_name().unwrap());
+    }
+    command.output().unwrap()
+}
+
+fn text(case: &Path) -> String {
+    std::fs::read_to_string(case).unwrap()
+}
+
+/// What stands behind `# NAME:` in the comments that a case begins with.
+fn directive<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let comments = text.lines().map_while(|line| line.strip_prefix("# "));
+    comments.filter_map(|comment| comment.strip_prefix(name)?.strip_prefix(": ")).next()
+}
