@@ -1,0 +1,167 @@
+//! A chain of guests in files of their own, records to put through it, and the log that comes of it.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Once, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reduct_sink::chain::{Chain, Failure, Outcome, SharedChain};
+use reduct_sink::config::{FailurePolicy, Plugin, PluginSource};
+use reduct_sink::plugin::{LoadError, Runtime};
+use reduct_sink::record::{Header, InputRecord, OutputRecord, TopicPartition};
+use tempfile::TempDir;
+
+pub struct Bed {
+    pub folder: TempDir,
+    pub plugins: Vec<Plugin>,
+}
+
+impl Bed {
+    /// A chain of these guests, named `a`, `b` … in order.
+    pub fn of(guests: &[&[u8]]) -> Self {
+        let mut bed = Self { folder: tempfile::tempdir().unwrap(), plugins: Vec::new() };
+        for (name, guest) in ('a'..).zip(guests) {
+            bed = bed.with(&name.to_string(), guest, |_| {});
+        }
+        bed
+    }
+
+    /// One more guest at the chain's end.
+    pub fn with(mut self, name: &str, guest: &[u8], adjust: impl FnOnce(&mut Plugin)) -> Self {
+        let path = self.folder.path().join(format!("{name}.wasm"));
+        fs::write(&path, guest).unwrap();
+        let mut plugin = plugin(name, PluginSource::File(path));
+        adjust(&mut plugin);
+        self.plugins.push(plugin);
+        self
+    }
+
+    pub fn path(&self, index: usize) -> PathBuf {
+        match &self.plugins[index].source {
+            PluginSource::File(path) => path.clone(),
+            PluginSource::Builtin => panic!("plugin {index} has no file"),
+        }
+    }
+
+    pub fn shared(&self) -> Arc<SharedChain> {
+        SharedChain::load(runtime(), &self.plugins).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub fn chain(&self) -> Chain {
+        Chain::new(self.shared()).unwrap()
+    }
+}
+
+/// The engines, one for all tests, as in the host.
+pub fn runtime() -> Arc<Runtime> {
+    static RUNTIME: OnceLock<Arc<Runtime>> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::new().unwrap()).clone()
+}
+
+pub fn plugin(name: &str, source: PluginSource) -> Plugin {
+    Plugin {
+        name: name.into(),
+        source,
+        config: "{}".into(),
+        on_failure: FailurePolicy::DeadLetter,
+        timeout: Duration::from_millis(200),
+        memory_bytes: 16 << 20,
+    }
+}
+
+/// What loading this file says.
+pub fn load_error(bytes: &[u8]) -> LoadError {
+    let bed = Bed::of(&[bytes]);
+    match runtime().load(&bed.plugins[0]) {
+        Ok(loaded) => panic!("{loaded:?} loaded"),
+        Err(error) => error,
+    }
+}
+
+pub fn input(offset: u64) -> Arc<InputRecord> {
+    Arc::new(record(offset))
+}
+
+pub fn record(offset: u64) -> InputRecord {
+    InputRecord {
+        source: TopicPartition { topic: "line.7".into(), partition: 2 },
+        offset,
+        timestamp_ms: Some(1_700_000_000_000),
+        key: Some(Bytes::from_static(b"key")),
+        headers: vec![header(b"type", Some(b"binary")), header(b"size", Some(b"10"))],
+        payload: Some(Bytes::from_static(b"0123456789")),
+    }
+}
+
+pub fn header(key: &'static [u8], value: Option<&'static [u8]>) -> Header {
+    Header { key: Bytes::from_static(key), value: value.map(Bytes::from_static) }
+}
+
+pub fn outputs(outcome: Outcome) -> Vec<OutputRecord> {
+    match outcome {
+        Outcome::Outputs(outputs) => outputs,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn output(outcome: Outcome) -> OutputRecord {
+    let mut outputs = outputs(outcome);
+    assert_eq!(outputs.len(), 1, "{outputs:?}");
+    outputs.remove(0)
+}
+
+pub fn dead_letter(outcome: Outcome) -> Failure {
+    match outcome {
+        Outcome::DeadLetter(failure) => failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The stored label of that name.
+pub fn label(output: &OutputRecord, name: &str) -> Option<String> {
+    reduct_sink::labels::stored_labels(output).remove(name)
+}
+
+/// Waits until `found` gives something, but not for ever.
+pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The lines of the log so far that contain all of `parts`. All tests log into one, so name something of your own.
+pub fn logged(parts: &[&str]) -> Vec<String> {
+    let log = LOG.lock().unwrap();
+    let text = String::from_utf8_lossy(&log);
+    text.lines().filter(|line| parts.iter().all(|part| line.contains(part))).map(ToOwned::to_owned).collect()
+}
+
+/// Keeps the log from here on.
+pub fn keep_log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::DEBUG).with_writer(|| Log).init();
+    });
+}
+
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Log;
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOG.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! What becomes of a record that a plugin fails on, and of its neighbours.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use reduct_sink::chain::Outcome;
+use reduct_sink::config::FailurePolicy;
+
+use crate::bed::{Bed, dead_letter, input, output, outputs};
+use crate::guest::{Guest, guest};
+
+/// Fails on record 3 in the way of `body`; for others it tells how many calls this instance has had.
+fn failing(body: &str) -> Vec<u8> {
+    let guard = "(if (i64.eq (local.get $offset) (i64.const 3)) (then";
+    guest(&format!("{guard} {body})) (call $time (global.get $calls)) (call $change)"))
+}
+
+#[test]
+fn a_failure_harms_no_other_record() {
+    for (body, reason, fresh) in [
+        ("unreachable", "wasm `unreachable` instruction executed", true),
+        ("(loop $ever (br $ever))", "time limit of 200ms", true),
+        (
+            "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable",
+            "after it met its memory limit",
+            true,
+        ),
+        ("(drop (i32.load (i32.const -4)))", "out of bounds memory access", true),
+        (r#"(return (call $reject $"no such camera"))"#, "no such camera", false),
+        // A verdict that there isn't: case 9.
+        ("(return (call $verdict (i32.const 9)))", "discriminant", true),
+        // A text that isn't in memory.
+        ("(return (call $reject (i32.const -9) (i32.const 5)))", "out of bounds", true),
+    ] {
+        let mut chain = Bed::of(&[&failing(body)]).chain();
+        for offset in [1, 2] {
+            assert_eq!(output(chain.transform(&input(offset))).timestamp_us, Some(offset), "{body}");
+        }
+        let failure = dead_letter(chain.transform(&input(3)));
+        assert!(failure.reason.contains(reason), "{body}: {}", failure.reason);
+        assert!(!failure.reason.contains('\n'), "one line: {}", failure.reason);
+        let calls = if fresh { 1 } else { 4 };
+        assert_eq!(output(chain.transform(&input(4))).timestamp_us, Some(calls), "{body}");
+    }
+}
+
+#[test]
+fn a_time_limit_is_kept_and_not_cut_short() {
+    let bed = Bed::of(&[]).with("a", &guest("(loop $ever (br $ever)) unreachable"), |plugin| {
+        plugin.timeout = Duration::from_millis(150);
+    });
+    let mut chain = bed.chain();
+    for offset in 0..3 {
+        let start = Instant::now();
+        dead_letter(chain.transform(&input(offset)));
+        let took = start.elapsed();
+        assert!(took >= Duration::from_millis(150), "cut short: {took:?}");
+        assert!(took < Duration::from_millis(1500), "let run: {took:?}");
+    }
+}
+
+#[test]
+fn each_policy_decides_over_the_record() {
+    let outcome = |policy| {
+        let bed = Bed::of(&[]).with("a", &guest("unreachable"), |plugin| plugin.on_failure = policy);
+        bed.chain().transform(&input(7))
+    };
+    assert!(matches!(outcome(FailurePolicy::DeadLetter), Outcome::DeadLetter(failure) if &*failure.plugin == "a"));
+    assert!(matches!(outcome(FailurePolicy::Skip), Outcome::Skipped(failure) if &*failure.plugin == "a"));
+    assert!(matches!(outcome(FailurePolicy::Stop), Outcome::Stop(failure) if &*failure.plugin == "a"));
+    let passed = output(outcome(FailurePolicy::Pass));
+    assert_eq!((passed.payload(), passed.handled_by), ("0123456789".into(), None));
+}
+
+#[test]
+fn a_retry_is_a_retry_under_every_policy() {
+    for policy in [FailurePolicy::DeadLetter, FailurePolicy::Skip, FailurePolicy::Pass, FailurePolicy::Stop] {
+        let retry = r#"(if (i64.eq (global.get $calls) (i64.const 2)) (then (return (call $keep))))
+                       (call $retry $"the model is loading")"#;
+        let bed = Bed::of(&[]).with("a", &guest(retry), |plugin| plugin.on_failure = policy);
+        let mut chain = bed.chain();
+        match chain.transform(&input(7)) {
+            Outcome::Retry(failure) => assert_eq!(failure.reason, "the model is loading"),
+            other => panic!("{policy:?}: {other:?}"),
+        }
+        output(chain.transform(&input(7)));
+    }
+}
+
+/// Splits in three, of which the parts have 1, 2 and 3 bytes.
+const THREE: &str = r#"(call $part) (call $payload $"1") (call $part) (call $payload $"22")
+                       (call $part) (call $payload $"333") (call $split)"#;
+/// Labels each part, and traps on the one of two bytes.
+const PICKY: &str = r#"(if (i64.eq (local.get $payload-size) (i64.const 2)) (then unreachable))
+                       (call $label $"picky" $"yes") (call $change)"#;
+
+#[test]
+fn a_failure_on_one_part_fails_the_whole_record() {
+    let bed = Bed::of(&[&guest(THREE), &guest(PICKY), &guest("(call $keep)")]);
+    let failure = dead_letter(bed.chain().transform(&input(7)));
+    assert_eq!(&*failure.plugin, "b");
+}
+
+#[test]
+fn pass_is_as_if_the_plugin_were_not_there_for_all_parts() {
+    let bed = Bed::of(&[&guest(THREE)])
+        .with("picky", &guest(PICKY), |plugin| plugin.on_failure = FailurePolicy::Pass)
+        .with("last", &guest(r#"(call $entry $"last") (call $change)"#), |_| {});
+    let shared = bed.shared();
+    let mut chain = reduct_sink::chain::Chain::new(shared.clone()).unwrap();
+    let parts = outputs(chain.transform(&input(7)));
+    assert_eq!(parts.len(), 3);
+    let digest = |at: usize| shared.versions()[at].digest.short();
+    for (index, part) in (0..).zip(&parts) {
+        assert_eq!((part.index, part.entry.as_deref(), part.labels.len()), (Some(index), Some("last"), 0), "{part:?}");
+        assert_eq!(*part.handled_by.clone().unwrap(), format!("a@{}+last@{}", digest(0), digest(2)));
+    }
+}
+
+#[test]
+fn a_grown_instance_is_replaced_before_it_meets_its_limit() {
+    // Each call takes 1 MiB more of 16 and never gives it back; it never has to fail.
+    let hoarder = guest(
+        "(if (i32.eq (i32.const -1) (memory.grow (i32.const 16))) (then unreachable))
+         (call $time (global.get $calls)) (call $change)",
+    );
+    let mut chain = Bed::of(&[&hoarder]).chain();
+    let calls: Vec<u64> = (0..40).map(|offset| output(chain.transform(&input(offset))).timestamp_us.unwrap()).collect();
+    let oldest = calls.iter().max().unwrap();
+    assert!((8..16).contains(oldest), "an instance had up to {oldest} calls: {calls:?}");
+}
+
+#[test]
+fn where_no_fresh_instance_starts_the_record_fails_and_the_next_tries_again() {
+    // `configure` refuses from one second on until two seconds later.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let from = now.as_secs() + 2;
+    let until = from + 2;
+    let moody = Guest::new("unreachable").configure(&format!(
+        r#"(call $now (i32.const 1024))
+           (if (i64.lt_u (i64.load (i32.const 1024)) (i64.const {from})) (then (return (i32.const 0))))
+           (if (i64.ge_u (i64.load (i32.const 1024)) (i64.const {until})) (then (return (i32.const 0))))
+           (call $refuse $"not today")"#
+    ));
+    let moody = moody.importing(
+        r#"(import "wasi:clocks/wall-clock@0.2.0" "now" (func $now (param i32)))"#,
+        "package test:moody;
+         package wasi:clocks@0.2.0 {
+           interface wall-clock { record datetime { seconds: u64, nanoseconds: u32 } now: func() -> datetime; }
+         }
+         world moody { include reduct-sink:transform/transform@0.1.0; import wasi:clocks/wall-clock@0.2.0; }",
+        "moody",
+    );
+    let mut chain = Bed::of(&[&moody.build()]).chain();
+    let sleep_until = |second| {
+        let time = UNIX_EPOCH + Duration::from_secs(second) + Duration::from_millis(50);
+        std::thread::sleep(time.duration_since(SystemTime::now()).unwrap_or_default());
+    };
+    assert!(dead_letter(chain.transform(&input(1))).reason.contains("unreachable"), "the loaded instance runs");
+    sleep_until(from);
+    for offset in [2, 3] {
+        let failure = dead_letter(chain.transform(&input(offset)));
+        assert!(failure.reason.contains("refuses its configuration: not today"), "{}", failure.reason);
+    }
+    sleep_until(until);
+    assert!(dead_letter(chain.transform(&input(4))).reason.contains("unreachable"), "a fresh instance ran");
+}

@@ -1,0 +1,246 @@
+//! Makes guests: a `transform` body in WAT, wrapped with what every guest of the contract needs.
+//!
+//! In a body, `$"text"` stands for the text's address and length. At hand are:
+//!
+//! - the message: `$topic`, `$topic-length`, `$partition`, `$offset`, `$timestamp`, `$has-key`, `$key`, `$key-length`,
+//!   `$headers`, `$header-count`, `$payload-size`;
+//! - the verdicts, which a body ends with: `$keep`, `$drop`, `$change`, `$split`, `$reject TEXT`, `$retry TEXT`;
+//! - before `$change`, and after each `$part` before `$split`: `$entry TEXT`, `$time I64`, `$label TEXT TEXT`,
+//!   `$unlabel TEXT`, `$type TEXT`, `$payload BYTES`;
+//! - the host: `$host-log LEVEL TEXT`, and `$host-payload`, `$host-entry`, `$host-labels`, `$host-type` and `$host-read
+//!   OFFSET LENGTH`, which leave what they found as `(global.get $got) (global.get $got-length)`;
+//! - `$calls`, a global that counts this instance's calls.
+
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+/// Where the contract lies.
+const CONTRACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../wit/v0.1.0");
+
+/// A component whose `transform` has this body, and whose `configure` takes everything.
+pub fn guest(transform: &str) -> Vec<u8> {
+    Guest::new(transform).build()
+}
+
+/// A guest with more than a body.
+pub struct Guest {
+    transform: String,
+    configure: String,
+    imports: String,
+    wit: String,
+    world: &'static str,
+    version: &'static str,
+}
+
+impl Guest {
+    pub fn new(transform: &str) -> Self {
+        Self {
+            transform: transform.into(),
+            configure: "(i32.const 0)".into(),
+            imports: String::new(),
+            wit: String::new(),
+            world: "transform",
+            version: "0.1.0",
+        }
+    }
+
+    /// The body of `configure`; it has `$config` and `$config-length`, and may end with `$refuse TEXT`.
+    pub fn configure(mut self, body: &str) -> Self {
+        self.configure = body.into();
+        self
+    }
+
+    /// Further imports of the core module, and the WIT that declares them: packages, and a world of another name that
+    /// includes `reduct-sink:transform/transform@0.1.0`.
+    pub fn importing(mut self, imports: &str, wit: &str, world: &'static str) -> Self {
+        self.imports = imports.into();
+        self.wit = wit.into();
+        self.world = world;
+        self
+    }
+
+    /// Changes the contract that the guest is built for: another version, and parts of the WIT replaced.
+    pub fn contract(self, version: &'static str, replace: &[(&str, &str)]) -> Vec<u8> {
+        let mut contract = contract_text();
+        for (from, to) in replace {
+            assert!(contract.contains(from), "the contract has no {from:?}");
+            contract = contract.replacen(from, to, 1);
+        }
+        let contract = contract.replace("reduct-sink:transform@0.1.0;", &format!("reduct-sink:transform@{version};"));
+        Self { version, ..self }.encode(&contract)
+    }
+
+    pub fn build(self) -> Vec<u8> {
+        self.encode(&contract_text())
+    }
+
+    pub fn core_module(&self) -> Vec<u8> {
+        wat::parse_str(self.wat()).unwrap_or_else(|error| panic!("{error}\n{}", self.wat()))
+    }
+
+    fn encode(&self, contract: &str) -> Vec<u8> {
+        let mut resolve = Resolve::default();
+        let package = resolve.push_str("contract.wit", contract).unwrap();
+        let package = if self.wit.is_empty() { package } else { resolve.push_str("more.wit", &self.wit).unwrap() };
+        let world = resolve.select_world(&[package], Some(self.world)).unwrap();
+        component(self.core_module(), &resolve, world)
+    }
+
+    fn wat(&self) -> String {
+        let (mut texts, mut at) = (String::new(), 4096);
+        let mut place = |wat: &str| place_texts(wat, &mut texts, &mut at);
+        let (transform, configure) = (place(&self.transform), place(&self.configure));
+        let (imports, version) = (&self.imports, self.version);
+        let host = format!("reduct-sink:transform/host@{version}");
+        let transformer = format!("reduct-sink:transform/transformer@{version}");
+        format!(
+            r#"(module
+  (import "{host}" "log" (func $host-log (param i32 i32 i32)))
+  (import "{host}" "payload" (func $import-payload (param i32)))
+  (import "{host}" "read" (func $import-read (param i64 i32 i32)))
+  (import "{host}" "entry" (func $import-entry (param i32)))
+  (import "{host}" "labels" (func $import-labels (param i32)))
+  (import "{host}" "content-type" (func $import-type (param i32)))
+  {imports}
+  (memory (export "memory") 4)
+  {texts}
+  {LIBRARY}
+  (func (export "{transformer}#configure") (param $config i32) (param $config-length i32) (result i32)
+    (call $begin)
+    {configure})
+  (func (export "{transformer}#transform")
+    (param $topic i32) (param $topic-length i32) (param $partition i32) (param $offset i64) (param $timestamp i64)
+    (param $has-key i32) (param $key i32) (param $key-length i32) (param $headers i32) (param $header-count i32)
+    (param $payload-size i64) (result i32)
+    (call $begin)
+    (global.set $calls (i64.add (global.get $calls) (i64.const 1)))
+    {transform}))"#
+        )
+    }
+}
+
+/// A component of a core module in WAT and a world.
+pub fn component_of(wat: &str, wit: &str, world: &str) -> Vec<u8> {
+    let mut resolve = Resolve::default();
+    let package = resolve.push_str("world.wit", wit).unwrap();
+    let world = resolve.select_world(&[package], Some(world)).unwrap();
+    component(wat::parse_str(wat).unwrap(), &resolve, world)
+}
+
+fn component(mut module: Vec<u8>, resolve: &Resolve, world: wit_parser::WorldId) -> Vec<u8> {
+    embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8).unwrap();
+    let encoder = ComponentEncoder::default().module(&module).unwrap();
+    encoder.validate(true).encode().unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+fn contract_text() -> String {
+    std::fs::read_to_string(format!("{CONTRACT}/transform.wit")).unwrap()
+}
+
+/// Puts each `$"text"` into memory and its address and length in its place.
+fn place_texts(wat: &str, texts: &mut String, at: &mut usize) -> String {
+    let mut placed = String::new();
+    let mut rest = wat;
+    while let Some((before, after)) = rest.split_once("$\"") {
+        let (text, after) = after.split_once('"').expect("a text ends");
+        placed += &format!("{before}(i32.const {at}) (i32.const {})", text.len());
+        let escaped: String = text.bytes().map(|byte| format!("\\{byte:02x}")).collect();
+        *texts += &format!("(data (i32.const {at}) \"{escaped}\")\n  ");
+        *at += text.len();
+        rest = after;
+    }
+    placed + rest
+}
+
+/// Memory: the answer from 0, a return area at 1024, texts from 4096, label changes from 32768 (20 bytes each), parts from
+/// 65536 (64 bytes each), scratch from 196608.
+const LIBRARY: &str = r#"
+  (global $free (mut i32) (i32.const 196608))
+  (global $at (mut i32) (i32.const 16))
+  (global $labels-end (mut i32) (i32.const 32768))
+  (global $parts-end (mut i32) (i32.const 65536))
+  (global $got (mut i32) (i32.const 0))
+  (global $got-length (mut i32) (i32.const 0))
+  (global $calls (mut i64) (i64.const 0))
+
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (local $at i32)
+    (local.set $at (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
+    (global.set $free (i32.add (local.get $at) (local.get 3)))
+    (block $fits
+      (br_if $fits (i32.le_u (global.get $free) (i32.shl (memory.size) (i32.const 16))))
+      (br_if $fits (i32.ne (i32.const -1) (memory.grow (i32.add (i32.const 1) (i32.shr_u
+        (i32.sub (global.get $free) (i32.shl (memory.size) (i32.const 16))) (i32.const 16))))))
+      unreachable)
+    (local.get $at))
+
+  (func $begin
+    (memory.fill (i32.const 0) (i32.const 0) (i32.const 4096))
+    (global.set $free (i32.const 196608))
+    (global.set $at (i32.const 16))
+    (global.set $labels-end (i32.const 32768))
+    (global.set $parts-end (i32.const 65536)))
+
+  (func $verdict (param $case i32) (result i32) (i32.store8 (i32.const 8) (local.get $case)) (i32.const 0))
+  (func $keep (result i32) (call $verdict (i32.const 0)))
+  (func $drop (result i32) (call $verdict (i32.const 1)))
+  (func $change (result i32) (call $verdict (i32.const 2)))
+  (func $split (result i32)
+    (i32.store (i32.const 16) (i32.const 65536))
+    (i32.store (i32.const 20) (i32.shr_u (i32.sub (global.get $parts-end) (i32.const 65536)) (i32.const 6)))
+    (call $verdict (i32.const 3)))
+  (func $failure (param $case i32) (param i32 i32) (result i32)
+    (i32.store8 (i32.const 0) (i32.const 1))
+    (i32.store8 (i32.const 8) (local.get $case))
+    (i32.store (i32.const 12) (local.get 1))
+    (i32.store (i32.const 16) (local.get 2))
+    (i32.const 0))
+  (func $reject (param i32 i32) (result i32) (call $failure (i32.const 0) (local.get 0) (local.get 1)))
+  (func $retry (param i32 i32) (result i32) (call $failure (i32.const 1) (local.get 0) (local.get 1)))
+  (func $refuse (param i32 i32) (result i32)
+    (i32.store8 (i32.const 0) (i32.const 1))
+    (i32.store (i32.const 4) (local.get 0))
+    (i32.store (i32.const 8) (local.get 1))
+    (i32.const 0))
+
+  (func $part
+    (global.set $at (global.get $parts-end))
+    (memory.fill (global.get $at) (i32.const 0) (i32.const 64))
+    (global.set $parts-end (i32.add (global.get $at) (i32.const 64))))
+  (func $some (param $field i32) (param i32 i32)
+    (local.set $field (i32.add (global.get $at) (local.get $field)))
+    (i32.store8 (local.get $field) (i32.const 1))
+    (i32.store offset=4 (local.get $field) (local.get 1))
+    (i32.store offset=8 (local.get $field) (local.get 2)))
+  (func $entry (param i32 i32) (call $some (i32.const 0) (local.get 0) (local.get 1)))
+  (func $type (param i32 i32) (call $some (i32.const 40) (local.get 0) (local.get 1)))
+  (func $payload (param i32 i32) (call $some (i32.const 52) (local.get 0) (local.get 1)))
+  (func $time (param i64)
+    (i32.store8 offset=16 (global.get $at) (i32.const 1))
+    (i64.store offset=24 (global.get $at) (local.get 0)))
+  (func $add-label (param i32 i32 i32 i32 i32)
+    (local $label i32)
+    (local.set $label (global.get $labels-end))
+    (global.set $labels-end (i32.add (local.get $label) (i32.const 20)))
+    (if (i32.eqz (i32.load offset=36 (global.get $at)))
+      (then (i32.store offset=32 (global.get $at) (local.get $label))))
+    (i32.store offset=36 (global.get $at) (i32.add (i32.const 1) (i32.load offset=36 (global.get $at))))
+    (i32.store (local.get $label) (local.get 0))
+    (i32.store offset=4 (local.get $label) (local.get 1))
+    (i32.store offset=8 (local.get $label) (local.get 2))
+    (i32.store offset=12 (local.get $label) (local.get 3))
+    (i32.store offset=16 (local.get $label) (local.get 4)))
+  (func $label (param i32 i32 i32 i32)
+    (call $add-label (local.get 0) (local.get 1) (i32.const 1) (local.get 2) (local.get 3)))
+  (func $unlabel (param i32 i32)
+    (call $add-label (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 0)))
+
+  (func $take
+    (global.set $got (i32.load (i32.const 1024)))
+    (global.set $got-length (i32.load (i32.const 1028))))
+  (func $host-payload (call $import-payload (i32.const 1024)) (call $take))
+  (func $host-entry (call $import-entry (i32.const 1024)) (call $take))
+  (func $host-labels (call $import-labels (i32.const 1024)) (call $take))
+  (func $host-type (call $import-type (i32.const 1024)) (call $take))
+  (func $host-read (param i64 i32) (call $import-read (local.get 0) (local.get 1) (i32.const 1024)) (call $take))
+"#;

@@ -1,0 +1,8 @@
+//! Plugins and chains against guests that behave in every way, made here from text: no WebAssembly toolchain is needed.
+
+#![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "tests may")]
+
+mod bed;
+mod failures;
+mod guest;
+mod verdicts;
