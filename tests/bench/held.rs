@@ -1,0 +1,104 @@
+//! What a bucket holds while it is being written to, and the rate that follows.
+//!
+//! Guarantees: one definition for all: between the first look at which the bucket holds 10 % of the records and the last
+//! one at which some are missing, the records that came divided by the time that passed. So starting up, joining a group
+//! and the first fetch don't count; a stall does, at the end too. A look is a request for the bucket's record counts, every
+//! 50 ms; its time is the middle between asking and the answer.
+
+use std::fmt;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::bed::Bench;
+
+const POLL: Duration = Duration::from_millis(50);
+/// Nothing came for so long: it won't.
+const STALLED: Duration = Duration::from_secs(60);
+/// Of the records, what is written before the clock starts.
+const WARM_UP: f64 = 0.1;
+
+/// A process whose CPU time is told beside the rate.
+#[derive(Debug, Clone, Copy)]
+pub struct Watched {
+    pub name: &'static str,
+    pub pid: u32,
+}
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+pub struct Rate {
+    pub per_second: f64,
+    /// CPU time of each watched process a record, in microseconds, user and system.
+    pub cpu: Vec<(&'static str, f64)>,
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.0} records/s; CPU a record:", self.per_second)?;
+        self.cpu.iter().try_for_each(|(name, cpu)| write!(f, " {name} {cpu:.0} µs"))
+    }
+}
+
+struct Look {
+    at: Instant,
+    held: u64,
+    cpu: Vec<f64>,
+}
+
+/// Looks until the bucket holds all of `expected`. `alive` fails when the writer can't go on.
+pub fn watch(
+    bench: &Bench,
+    bucket: &str,
+    expected: u64,
+    watched: &[Watched],
+    mut alive: impl FnMut() -> Result<()>,
+) -> Result<Rate> {
+    let mut looks: Vec<Look> = Vec::new();
+    let mut moved = Instant::now();
+    loop {
+        let asked = Instant::now();
+        let held = bench.held(bucket)?;
+        let at = asked + asked.elapsed() / 2;
+        ensure!(held <= expected, "the bucket holds {held} records, {expected} were to come");
+        if held == expected {
+            break;
+        }
+        if looks.last().is_none_or(|look| look.held != held) {
+            moved = at;
+        }
+        looks.push(Look { at, held, cpu: watched.iter().map(|it| cpu_seconds(it.pid)).collect::<Result<_>>()? });
+        alive()?;
+        if moved.elapsed() > STALLED {
+            bail!("{held} of {expected} records are held, and none came for {} s", STALLED.as_secs());
+        }
+        sleep(POLL.saturating_sub(asked.elapsed()));
+    }
+    let first = looks.iter().find(|look| look.held as f64 >= expected as f64 * WARM_UP);
+    let (Some(first), Some(last)) = (first, looks.last()) else { bail!("too few records for a rate") };
+    let (records, seconds) = ((last.held - first.held) as f64, (last.at - first.at).as_secs_f64());
+    ensure!(seconds > 4.0 * POLL.as_secs_f64(), "too few records for a rate: all came within {seconds:.2} s");
+    let cpu = watched.iter().zip(first.cpu.iter().zip(&last.cpu));
+    let cpu = cpu.map(|(it, (first, last))| (it.name, (last - first) * 1e6 / records)).collect();
+    Ok(Rate { per_second: records / seconds, cpu })
+}
+
+/// What a process has used so far, user and system, all threads.
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name in parentheses may hold anything; the 14th and 15th fields are the 12th and 13th behind it.
+    let (_, fields) = text.rsplit_once(") ").context("/proc/PID/stat has a name in parentheses")?;
+    let ticks: Vec<f64> = fields.split(' ').skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    // SAFETY: plain system call.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
+    Ok(ticks.iter().sum::<f64>() / per_second)
+}
+
+/// The most memory that a process ever had resident, in bytes.
+pub fn peak_memory(pid: u32) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("/proc/PID/status has VmHWM")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib * 1024)
+}

@@ -1,0 +1,141 @@
+//! `tests/run bench`: how fast the host is beside the fastest direct writer, beside itself without a plugin, and beside the
+//! tutorial's consumer, on real servers in one run.
+//!
+//! Guarantees: a rate counts what ReductStore holds, never what was sent; every rate is taken in the same way (see
+//! [`held`]); the runs are interleaved, and a ratio is taken within a round, so that a machine which others use as well
+//! shifts both sides; an A/A control tells how much is noise. It fails when records are missing in the store, or are there
+//! twice; not when a floor isn't reached.
+
+mod bed;
+mod direct;
+mod held;
+mod host;
+mod options;
+mod plan;
+mod report;
+mod tutorial;
+
+use anyhow::{Context, Result};
+use reduct_sink_testbed::unique;
+
+use crate::bed::Bench;
+use crate::held::Rate;
+use crate::host::Plugins;
+use crate::options::Options;
+use crate::plan::{SIZES, Size};
+use crate::report::{Report, Rounds};
+
+fn main() -> Result<()> {
+    let options = Options::from_args(std::env::args().skip(1))?;
+    let bench = Bench::start(options.partitions)?;
+    note("warming up, and looking at what the host writes");
+    let style = host::style(&bench)?;
+
+    let mut report = Report::new(options.partitions);
+    for size in SIZES.iter().filter(|size| options.wants_size(size.name)) {
+        let rounds = size.rounds(options.long);
+        let topic = bench.preload(size.bytes, size.records)?;
+        let tutorial_topic = bench.preload(size.bytes, size.tutorial_records)?;
+        let mut measured = Rounds::new(size);
+        for round in 1..=rounds {
+            for kind in ORDER.into_iter().filter(|kind| options.wants(*kind)) {
+                let rate = one_run(&bench, kind, size, &topic, &tutorial_topic, &style)
+                    .with_context(|| format!("run {} at {}, round {round}", kind.letter(), size.label))?;
+                note(&format!("{} round {round}/{rounds} {}: {rate}", size.label, kind.letter()));
+                measured.add(kind, rate);
+            }
+            measured.end_round();
+        }
+        report.sizes.push(measured);
+        bench.remove_topics(&[&topic, &tutorial_topic])?;
+    }
+    if options.wants_host() {
+        note("the host with a sink that discards");
+        report.discard = host::discard(&bench, options.long)?;
+        note("the host's memory with a backlog of 2 GB");
+        report.backlog = Some(host::backlog(&bench)?);
+    }
+
+    println!("{}", report.markdown());
+    report.write_figures(options.json.as_deref())
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Direct,
+    NoPlugin,
+    Passthrough,
+    RelabelRoute,
+    Tutorial,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 5] = [Kind::Direct, Kind::NoPlugin, Kind::Passthrough, Kind::RelabelRoute, Kind::Tutorial];
+
+    pub fn letter(self) -> char {
+        match self {
+            Kind::Direct => 'a',
+            Kind::NoPlugin => 'b',
+            Kind::Passthrough => 'c',
+            Kind::RelabelRoute => 'd',
+            Kind::Tutorial => 'e',
+        }
+    }
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Kind::Direct => "direct writer",
+            Kind::NoPlugin => "host, no plugin",
+            Kind::Passthrough => "host, passthrough",
+            Kind::RelabelRoute => "host, relabel and route",
+            Kind::Tutorial => "the tutorial's consumer",
+        }
+    }
+}
+
+/// One round. The same forwards and backwards: a machine that gets slower or faster on the way is so for both sides of a
+/// ratio, and the direct writer against itself is the A/A control.
+const ORDER: [Kind; 8] = [
+    Kind::Direct,
+    Kind::NoPlugin,
+    Kind::Passthrough,
+    Kind::RelabelRoute,
+    Kind::Tutorial,
+    Kind::Passthrough,
+    Kind::NoPlugin,
+    Kind::Direct,
+];
+
+/// In a bucket (and a consumer group) of its own, which is removed afterwards.
+fn one_run(
+    bench: &Bench,
+    kind: Kind,
+    size: &Size,
+    topic: &str,
+    tutorial_topic: &str,
+    style: &host::Style,
+) -> Result<Rate> {
+    let bucket = unique("bench");
+    let plugins = match kind {
+        Kind::Direct => {
+            let rate = direct::run(bench, size, &bucket, style)?;
+            return bench.checked(&bucket, size.records, size.bytes).map(|()| rate);
+        }
+        Kind::Tutorial => {
+            let rate = tutorial::run(bench, size, &bucket, tutorial_topic)?;
+            return bench.checked(&bucket, size.tutorial_records, size.bytes).map(|()| rate);
+        }
+        Kind::NoPlugin => Plugins::None,
+        Kind::Passthrough => Plugins::Passthrough,
+        Kind::RelabelRoute => Plugins::RelabelRoute,
+    };
+    let rate = host::run(bench, size.records, &bucket, topic, plugins)?;
+    bench.checked(&bucket, size.records, size.bytes)?;
+    Ok(rate)
+}
+
+/// Progress goes to standard error: standard output is for the tables.
+fn note(text: &str) {
+    eprintln!("bench: {text}");
+}

@@ -1,0 +1,66 @@
+//! How much is measured: enough records that a run takes seconds, few enough that all of it takes about ten minutes.
+
+/// A payload size with what is measured at it.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// In the names of figures.
+    pub name: &'static str,
+    pub label: &'static str,
+    pub bytes: usize,
+    /// Of a run.
+    pub records: u64,
+    /// The tutorial's consumer is slower by far, and needs fewer for as long a run.
+    pub tutorial_records: u64,
+    /// Records in one request of the direct writer: what was fastest of 8, 16, 32, 80 at this size.
+    pub direct_batch: usize,
+    rounds: usize,
+    long_rounds: usize,
+}
+
+impl Size {
+    pub fn rounds(&self, long: bool) -> usize {
+        if long { self.long_rounds } else { self.rounds }
+    }
+}
+
+pub const SIZES: [Size; 3] = [
+    Size {
+        name: "1kb",
+        label: "1 KB",
+        bytes: 1_000,
+        records: 12_000,
+        tutorial_records: 3_000,
+        direct_batch: 80,
+        rounds: 5,
+        long_rounds: 15,
+    },
+    Size {
+        name: "100kb",
+        label: "100 KB",
+        bytes: 100_000,
+        records: 5_000,
+        tutorial_records: 1_200,
+        direct_batch: 80,
+        rounds: 4,
+        long_rounds: 12,
+    },
+    Size {
+        name: "900kb",
+        label: "900 KB",
+        bytes: 900_000,
+        records: 1_200,
+        tutorial_records: 300,
+        direct_batch: 8,
+        rounds: 4,
+        long_rounds: 12,
+    },
+];
+
+/// Through the discarding sink, of 1 KB.
+pub const DISCARD_RECORDS: u64 = 2_000_000;
+pub const DISCARD_RUNS: usize = 3;
+pub const DISCARD_LONG_RUNS: usize = 7;
+
+/// 2 GB of 900 KB records.
+pub const BACKLOG_BYTES: u64 = 2_000_000_000;
+pub const BACKLOG_RECORD: usize = 900_000;
