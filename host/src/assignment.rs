@@ -80,6 +80,8 @@ pub struct Assignment {
     budget: Arc<Budget>,
     checkpoint: Mutex<Checkpoint>,
     settled: Condvar,
+    /// Someone waits on `settled`: waking nobody would cost a system call for each record.
+    draining: AtomicBool,
     cancelled: AtomicBool,
     /// A record was lost on its way: only reading it again can settle it.
     broken: AtomicBool,
@@ -101,6 +103,7 @@ impl Assignment {
             budget,
             checkpoint: Mutex::default(),
             settled: Condvar::new(),
+            draining: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
             broken: AtomicBool::new(false),
         })
@@ -138,6 +141,7 @@ impl Assignment {
     pub fn wait_drained(&self, bound: Duration) -> bool {
         let deadline = Instant::now() + bound;
         let mut checkpoint = lock(&self.checkpoint);
+        self.draining.store(true, Ordering::SeqCst);
         while checkpoint.in_flight() > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -193,7 +197,7 @@ impl Ticket {
         if self.0.outputs.fetch_sub(1, Ordering::AcqRel) == 1 {
             let mut checkpoint = lock(&self.0.assignment.checkpoint);
             checkpoint.settle(self.0.offset);
-            if checkpoint.in_flight() == 0 {
+            if checkpoint.in_flight() == 0 && self.0.assignment.draining.load(Ordering::SeqCst) {
                 self.0.assignment.settled.notify_all();
             }
         }

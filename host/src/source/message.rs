@@ -11,6 +11,7 @@ use std::slice;
 use bytes::{Bytes, BytesMut};
 use rdkafka::bindings as ffi;
 use rdkafka::message::{BorrowedMessage, Message};
+use smallvec::SmallVec;
 
 use crate::record::{Header, InputRecord, TopicPartition};
 
@@ -35,21 +36,22 @@ pub fn input_record(message: &BorrowedMessage<'_>, source: &TopicPartition) -> R
     Ok(InputRecord { source: source.clone(), offset, timestamp_ms, key, headers, payload })
 }
 
-type RawHeader<'a> = (&'a [u8], Option<&'a [u8]>);
+/// Most records have few headers; these need no allocation of their own.
+type RawHeaders<'a> = SmallVec<[(&'a [u8], Option<&'a [u8]>); 8]>;
 
 #[expect(unsafe_code, reason = "the safe wrapper panics on keys that aren't UTF-8 and hides headers it can't parse")]
-fn raw_headers<'a>(message: &'a BorrowedMessage<'_>) -> Result<Vec<RawHeader<'a>>, String> {
+fn raw_headers<'a>(message: &'a BorrowedMessage<'_>) -> Result<RawHeaders<'a>, String> {
     let mut list: *mut ffi::rd_kafka_headers_t = ptr::null_mut();
     // SAFETY: the message is alive for as long as it is borrowed; the list belongs to it and isn't freed here.
     let answer = unsafe { ffi::rd_kafka_message_headers(message.ptr(), &mut list) };
     match answer {
         ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {}
-        ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__NOENT => return Ok(Vec::new()),
+        ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__NOENT => return Ok(RawHeaders::new()),
         error => return Err(format!("its headers can't be parsed: {error:?}")),
     }
     // SAFETY: the call above succeeded, so `list` is valid for as long as the message.
     let count = unsafe { ffi::rd_kafka_header_cnt(list) };
-    let mut headers = Vec::with_capacity(count);
+    let mut headers = RawHeaders::with_capacity(count);
     for index in 0..count {
         let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
         // SAFETY: `list` is valid, `index` is within it, and the three out-parameters are valid for writing.
