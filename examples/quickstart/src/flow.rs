@@ -1,0 +1,96 @@
+//! Records under way: progress, until enough has arrived, and the end.
+//!
+//! Guarantees: what counts as arrived was read from ReductStore; whatever stops the flow (a process that ended, nothing
+//! arriving any more) is an error that names it.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures::{StreamExt, pin_mut};
+use reduct_sink_testbed::process::tail;
+use reduct_sink_testbed::{KafkaClient, Sink, Store, Stored, read_back};
+use tokio::runtime::Runtime;
+
+use crate::BUCKET;
+use crate::check::Version;
+use crate::feed::{Blob, Feed};
+use crate::screen::Screen;
+
+/// Each stage takes seconds; the bound is for very slow machines.
+const PATIENCE: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+
+pub struct Flow {
+    pub screen: Screen,
+    pub runtime: Runtime,
+    pub store: Store,
+    pub sink: Sink,
+    pub feed: Feed,
+}
+
+impl Flow {
+    /// Waits until so many records arrived under the version at that place.
+    pub fn until_arrived(&mut self, versions: &[Version], at: usize, wanted: usize) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let counts = self.runtime.block_on(arrived(&self.store, versions))?;
+            let told = format!("  {} produced; arrived under {}", self.feed.sent(), told(versions, &counts));
+            if counts.get(at).is_some_and(|count| *count >= wanted) {
+                self.screen.say(&told);
+                return Ok(());
+            }
+            self.screen.progress(&told);
+            self.sink.process().expect_running()?;
+            self.store.process().expect_running()?;
+            let log = self.sink.process().log().to_owned();
+            let seconds = start.elapsed().as_secs();
+            ensure!(
+                start.elapsed() < PATIENCE && !self.feed.broke(),
+                "{wanted} records were awaited, and after {seconds} s there are:\n{told}\nreduct-sink says:\n{}",
+                tail(&log, 20)
+            );
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Ends producing, waits until all of it is committed, stops the sink, and reads back what ReductStore holds.
+    pub fn finish(mut self, kafka: &KafkaClient, group: &str) -> Result<(Vec<Blob>, Vec<Stored>, Screen)> {
+        let blobs = self.feed.stop().context("producing failed")?;
+        self.screen.say(&format!("produced {} records; waiting until their offsets are committed", blobs.len()));
+        self.sink.wait_caught_up(kafka, group, &[crate::TOPIC], PATIENCE)?;
+        self.sink.stop_cleanly()?;
+        self.screen.say("reduct-sink was told to stop and ended with 0; reading back from ReductStore");
+        let store = &self.store;
+        let stored = self.runtime.block_on(async { read_back(&store.client()?, BUCKET, "*").await })?;
+        Ok((blobs, stored, self.screen))
+    }
+}
+
+/// How many records the bucket holds of each version.
+async fn arrived(store: &Store, versions: &[Version]) -> Result<Vec<usize>> {
+    let client = store.client()?;
+    let mut counts = vec![0; versions.len()];
+    if !client.bucket_list().await?.buckets.iter().any(|bucket| bucket.name == BUCKET) {
+        // The sink makes it, and may not have come to that yet.
+        return Ok(counts);
+    }
+    let bucket = client.get_bucket(BUCKET).await?;
+    for entry in bucket.entries().await?.into_iter().filter(|entry| entry.record_count > 0) {
+        let records = bucket.query(entry.name).head_only(true).send().await?;
+        pin_mut!(records);
+        while let Some(record) = records.next().await {
+            let record = record?;
+            let mark = record.labels().get("sink.plugins");
+            for (_, count) in versions.iter().zip(&mut counts).filter(|(version, _)| Some(&version.mark) == mark) {
+                *count += 1;
+            }
+        }
+    }
+    Ok(counts)
+}
+
+fn told(versions: &[Version], counts: &[usize]) -> String {
+    let counts = versions.iter().zip(counts).map(|(version, count)| format!("{} {count}", version.what));
+    counts.collect::<Vec<_>>().join(", ")
+}
