@@ -10,10 +10,10 @@ use super::{Exit, Failure};
 #[derive(Debug, Args)]
 pub struct Logging {
     /// How much to log [env: REDUCT_SINK_LOG_LEVEL] [default: what RUST_LOG says, or else info]
-    #[arg(long, value_enum, global = true, value_name = "LEVEL")]
+    #[arg(long, value_enum, global = true, value_name = "LEVEL", help_heading = "Logging")]
     log_level: Option<Level>,
     /// How to write the log [env: REDUCT_SINK_LOG_FORMAT] [default: text]
-    #[arg(long, value_enum, global = true, value_name = "FORMAT")]
+    #[arg(long, value_enum, global = true, value_name = "FORMAT", help_heading = "Logging")]
     log_format: Option<Format>,
 }
 

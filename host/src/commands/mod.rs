@@ -9,6 +9,7 @@ mod options;
 mod plugin;
 mod run;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -76,11 +77,9 @@ pub fn main() -> ExitCode {
         Command::Plugin(plugin) => plugin.execute(),
     });
     let Err(failure) = result else { return ExitCode::SUCCESS };
-    match failure.error {
-        // Told as it is, line by line, for people and editors that read `file:line: …`.
-        Some(error) if failure.exit == Exit::Usage => eprintln!("{error:#}"),
-        Some(error) => tracing::error!("{error:#}"),
-        None => (),
+    if let Some(error) = failure.error {
+        // Told as it is, line by line, for people and for editors that read `file:line: …`.
+        let _ = writeln!(std::io::stderr(), "{error:#}");
     }
     ExitCode::from(failure.exit as u8)
 }

@@ -16,7 +16,14 @@ pub struct Run {
 impl Run {
     pub fn execute(self) -> Result<(), Failure> {
         let config = self.options.load()?;
-        pipeline::run(&config).map_err(|error| Failure::new(exit(&error), error))
+        pipeline::run(&config).map_err(|error| match exit(&error) {
+            Exit::Usage => Failure::new(Exit::Usage, error),
+            // What happens to a running sink belongs into its log.
+            exit => {
+                tracing::error!("{error:#}");
+                Failure { exit, error: None }
+            }
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Asks Kafka for what `check` wants to know, without joining the group and without reading a record.
 //!
-//! Guarantees: no topic is created by asking for it; no message shows a property's value; an unreachable broker is told
-//! of in librdkafka's own words, within [`PATIENCE`].
+//! Guarantees: no topic is created by asking for it; no message shows a password; an unreachable broker is told of in
+//! librdkafka's own words, within [`PATIENCE`].
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -150,12 +150,11 @@ fn is_refusal(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// An error's words, without the value of a property, which may be a password.
+/// An error's words. rdkafka would add the property's value, which may be a password; librdkafka's own reason shows only
+/// values that it tried to understand, as a number or one of a few words.
 pub(super) fn told(error: &KafkaError) -> String {
     match error {
-        KafkaError::ClientConfig(_, reason, name, _) => {
-            format!("{name}: {}", reason.split(" for value").next().unwrap_or(reason))
-        }
+        KafkaError::ClientConfig(_, reason, _, _) => reason.clone(),
         error => error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string()),
     }
 }
@@ -194,3 +193,65 @@ impl ClientContext for Reports {
 }
 
 impl ConsumerContext for Reports {}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+    use crate::config::{Kafka, StartPolicy};
+
+    fn kafka(brokers: &str, topics: &[&str], properties: &[(&str, &str)]) -> Kafka {
+        Kafka {
+            brokers: brokers.into(),
+            topics: topics.iter().map(ToString::to_string).collect(),
+            group: "group".into(),
+            start: StartPolicy::Earliest,
+            properties: properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect::<BTreeMap<_, _>>(),
+        }
+    }
+
+    #[test]
+    fn topics_and_patterns_are_looked_up_and_none_is_created() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("camera", 1, 1).unwrap();
+        cluster.create_topic("sensor-a", 2, 1).unwrap();
+        cluster.create_topic("sensor-b", 3, 1).unwrap();
+        let wanted = ["camera", "nowhere", "^sensor-.*", "^lidar"];
+        for _ in 0..2 {
+            let config = kafka(&cluster.bootstrap_servers(), &wanted, &[("allow.auto.create.topics", "true")]);
+            let found = check(&config).unwrap();
+            let info = |name: &str, partitions| TopicInfo { name: name.into(), partitions };
+            assert_eq!(found[0].found.as_ref().unwrap(), &[info("camera", 1)]);
+            assert!(matches!(found[1].found, Err(TopicError::Missing)), "{:?}", found[1]);
+            let mut sensors = found[2].found.as_ref().unwrap().clone();
+            sensors.sort_by(|a, b| a.name.cmp(&b.name));
+            assert_eq!(sensors, [info("sensor-a", 2), info("sensor-b", 3)]);
+            assert!(matches!(found[3].found, Err(TopicError::NoMatch(3))), "{:?}", found[3]);
+        }
+    }
+
+    #[test]
+    fn an_unreachable_broker_is_told_of_in_librdkafkas_words() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        match check(&kafka(&address, &["camera"], &[])) {
+            Err(CheckError::Unreachable { reason, .. }) => assert!(reason.contains("Connection refused"), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_property_that_is_not_there_is_told_without_its_value() {
+        match check(&kafka("127.0.0.1:1", &["camera"], &[("sasl.pasword", "geheim")])) {
+            Err(error @ CheckError::Property(_)) => {
+                let told = error.to_string();
+                assert!(told.contains("sasl.pasword") && !told.contains("geheim"), "{told}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
