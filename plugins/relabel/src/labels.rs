@@ -83,4 +83,8 @@ impl Facts for Labels<'_> {
             field => self.record.any(field, test),
         }
     }
+
+    fn number(&self, field: &Field) -> Option<u64> {
+        self.record.number(field)
+    }
 }

@@ -47,13 +47,19 @@ impl Condition {
             Test::Glob(glob) => any(&|value| glob.matches(value)),
             Test::Regex(pattern) => any(&|value| pattern.matches(value)),
             Test::Exists(expected) => facts.exists(&self.field) == *expected,
-            Test::Between(min, max) => any(&|value| number(value).is_some_and(|found| (*min..=*max).contains(&found))),
+            Test::Between(min, max) => {
+                let between = |number: f64| (*min..=*max).contains(&number);
+                match facts.number(&self.field) {
+                    Some(number) => between(number as f64),
+                    None => any(&|value| parse(value).is_some_and(between)),
+                }
+            }
         };
         outcome != self.not
     }
 }
 
-fn number(value: &[u8]) -> Option<f64> {
+fn parse(value: &[u8]) -> Option<f64> {
     std::str::from_utf8(value).ok()?.trim().parse().ok()
 }
 
@@ -87,7 +93,7 @@ const TESTS: &str = "a condition has one of equals, one_of, glob, regex, exists,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reduct_sink_plugin::{config::parse, testing::Sample};
+    use reduct_sink_plugin::{config, testing::Sample};
 
     fn holds(condition: &str) -> bool {
         let sample = Sample::new()
@@ -99,7 +105,7 @@ mod tests {
             .header("empty", "")
             .null_header("null")
             .payload([0; 100]);
-        let condition: Condition = parse(condition).unwrap();
+        let condition: Condition = config::parse(condition).unwrap();
         let outcome = condition.holds(&sample.record());
         assert_eq!(sample.payload_reads(), 0);
         outcome
@@ -128,6 +134,7 @@ mod tests {
             (r#"{"field": "header:x", "exists": false}"#, true),
             (r#"{"field": "size", "min": 100, "max": 100}"#, true),
             (r#"{"field": "size", "min": 101}"#, false),
+            (r#"{"field": "partition", "min": 0, "max": 0}"#, true),
             (r#"{"field": "size", "max": 99}"#, false),
             (r#"{"field": "header:confidence", "max": 0.5}"#, true),
             (r#"{"field": "header:type", "min": 0}"#, false),
@@ -154,7 +161,7 @@ mod tests {
             (r#"{"field": "key", "equal": "2"}"#, "equal: unknown field `equal`, expected one of `field`, `equals`"),
             (r#"{"equals": "2"}"#, "missing field `field`"),
         ] {
-            let error = parse::<Condition>(condition).unwrap_err();
+            let error = config::parse::<Condition>(condition).unwrap_err();
             assert!(error.starts_with(message), "{condition}: {error}");
         }
     }

@@ -38,20 +38,21 @@ pub trait Facts {
 
     /// Whether the test holds for the field's value; for any of a repeated header's.
     fn any(&self, field: &Field, test: &dyn Fn(&[u8]) -> bool) -> bool;
+
+    /// The value of a field that always is a number; `None` for the others, whatever they hold.
+    fn number(&self, field: &Field) -> Option<u64>;
 }
 
 impl Facts for Record<'_> {
     fn value<'a>(&'a self, field: &'a Field) -> Option<Cow<'a, [u8]>> {
-        let number = |number: u64| Some(Cow::Owned(number.to_string().into_bytes()));
         match field {
             Field::Header(key) => self.header(key).map(Cow::Borrowed),
             Field::Label(name) => self.label(name).and_then(stored::decode),
             Field::Key => self.key.as_deref().map(Cow::Borrowed),
             Field::Topic => Some(Cow::Borrowed(self.topic.as_bytes())),
-            Field::Partition => number(self.partition.into()),
-            Field::Offset => number(self.offset),
-            Field::Timestamp => number(self.timestamp),
-            Field::Size => number(self.payload_size),
+            Field::Partition | Field::Offset | Field::Timestamp | Field::Size => {
+                self.number(field).map(|number| Cow::Owned(number.to_string().into_bytes()))
+            }
             Field::Entry => Some(Cow::Borrowed(self.entry().as_bytes())),
             Field::ContentType => {
                 Some(self.content_type().as_bytes()).filter(|text| !text.is_empty()).map(Cow::Borrowed)
@@ -73,6 +74,16 @@ impl Facts for Record<'_> {
                 self.headers.iter().any(|header| header.key == *key && header.value.as_deref().is_some_and(test))
             }
             field => self.value(field).is_some_and(|value| test(&value)),
+        }
+    }
+
+    fn number(&self, field: &Field) -> Option<u64> {
+        match field {
+            Field::Partition => Some(self.partition.into()),
+            Field::Offset => Some(self.offset),
+            Field::Timestamp => Some(self.timestamp),
+            Field::Size => Some(self.payload_size),
+            _ => None,
         }
     }
 }
