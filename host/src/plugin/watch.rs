@@ -53,9 +53,9 @@ pub fn watch(shared: Arc<SharedChain>) -> WatchHandle {
 
 pub fn watch_at(shared: Arc<SharedChain>, pace: Pace) -> WatchHandle {
     let (send, signals) = channel();
-    let events = send.clone();
-    let thread = thread::Builder::new().name("plugin-watch".into());
-    let thread = thread.spawn(move || Watch::new(shared, pace, &events).run(&signals));
+    // Here, not on the thread: what happens from now on is seen.
+    let watch = Watch::new(shared, pace, &send);
+    let thread = thread::Builder::new().name("plugin-watch".into()).spawn(move || watch.run(&signals));
     if let Err(error) = &thread {
         tracing::error!(%error, "no thread to watch the plugins' files; they aren't swapped until a restart");
     }
@@ -124,8 +124,10 @@ impl Watch {
                 Some(File { index, path: path.clone(), look: Look::at(path), since: now, due: true, refused: None })
             }
         };
-        let files = shared.plugins().iter().enumerate().filter_map(file).collect();
-        Self { shared, pace, files, folders: Folders::new(events.clone()) }
+        let files: Vec<File> = shared.plugins().iter().enumerate().filter_map(file).collect();
+        let mut folders = Folders::new(events.clone());
+        folders.follow(files.iter().map(|file| file.path.as_path()));
+        Self { shared, pace, files, folders }
     }
 
     fn run(mut self, signals: &Receiver<Signal>) {

@@ -9,7 +9,7 @@
 //!   `$unlabel TEXT`, `$type TEXT`, `$payload BYTES`;
 //! - the host: `$host-log LEVEL TEXT`, and `$host-payload`, `$host-entry`, `$host-labels`, `$host-type` and `$host-read
 //!   OFFSET LENGTH`, which leave what they found as `(global.get $got) (global.get $got-length)`;
-//! - `$calls`, a global that counts this instance's calls.
+//! - `$calls`, a global that counts this instance's calls, and the locals `$i` and `$n`.
 
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
@@ -78,6 +78,16 @@ impl Guest {
         wat::parse_str(self.wat()).unwrap_or_else(|error| panic!("{error}\n{}", self.wat()))
     }
 
+    /// The core module with its world in a custom section, as bindings generators leave it.
+    pub fn module_with_world(&self) -> Vec<u8> {
+        let mut resolve = Resolve::default();
+        let package = resolve.push_str("contract.wit", &contract_text()).unwrap();
+        let world = resolve.select_world(&[package], Some(self.world)).unwrap();
+        let mut module = self.core_module();
+        embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+        module
+    }
+
     fn encode(&self, contract: &str) -> Vec<u8> {
         let mut resolve = Resolve::default();
         let package = resolve.push_str("contract.wit", contract).unwrap();
@@ -108,13 +118,15 @@ impl Guest {
   (func (export "{transformer}#configure") (param $config i32) (param $config-length i32) (result i32)
     (call $begin)
     {configure})
+  (func (export "cabi_post_{transformer}#configure") (param i32) (call $end))
   (func (export "{transformer}#transform")
     (param $topic i32) (param $topic-length i32) (param $partition i32) (param $offset i64) (param $timestamp i64)
     (param $has-key i32) (param $key i32) (param $key-length i32) (param $headers i32) (param $header-count i32)
-    (param $payload-size i64) (result i32)
+    (param $payload-size i64) (result i32) (local $i i32) (local $n i32)
     (call $begin)
     (global.set $calls (i64.add (global.get $calls) (i64.const 1)))
-    {transform}))"#
+    {transform})
+  (func (export "cabi_post_{transformer}#transform") (param i32) (call $end)))"#
         )
     }
 }
@@ -176,10 +188,11 @@ const LIBRARY: &str = r#"
 
   (func $begin
     (memory.fill (i32.const 0) (i32.const 0) (i32.const 4096))
-    (global.set $free (i32.const 196608))
     (global.set $at (i32.const 16))
     (global.set $labels-end (i32.const 32768))
     (global.set $parts-end (i32.const 65536)))
+
+  (func $end (global.set $free (i32.const 196608)))
 
   (func $verdict (param $case i32) (result i32) (i32.store8 (i32.const 8) (local.get $case)) (i32.const 0))
   (func $keep (result i32) (call $verdict (i32.const 0)))

@@ -5,4 +5,7 @@
 mod bed;
 mod failures;
 mod guest;
+mod hosting;
+mod loading;
+mod swapping;
 mod verdicts;

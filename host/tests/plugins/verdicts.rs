@@ -120,9 +120,13 @@ fn a_plugin_sees_what_the_ones_before_it_made_of_the_record() {
            (call $change)"#,
     );
     let seen = output(Bed::of(&[&first, &second]).chain().transform(&input(7)));
-    for (name, value) in
-        [("entry", "left"), ("content-type", "image/jpeg"), ("payload", "pixels"), ("part", "xel"), ("old-type", "jpeg")]
-    {
+    for (name, value) in [
+        ("entry", "left"),
+        ("content-type", "image/jpeg"),
+        ("payload", "pixels"),
+        ("part", "xel"),
+        ("old-type", "jpeg"),
+    ] {
         assert_eq!(label(&seen, name).as_deref(), Some(value), "{name}");
     }
 }
@@ -131,16 +135,15 @@ fn a_plugin_sees_what_the_ones_before_it_made_of_the_record() {
 fn a_plugin_sees_the_record_as_kafka_has_it() {
     // Each header's key and value become a label; then the rest of the message is checked.
     let tell = guest(
-        r#"(local $header i32) (local $end i32)
-           (local.set $header (local.get $headers))
-           (local.set $end (i32.add (local.get $headers) (i32.mul (local.get $header-count) (i32.const 20))))
+        r#"(local.set $i (local.get $headers))
+           (local.set $n (i32.add (local.get $headers) (i32.mul (local.get $header-count) (i32.const 20))))
            (loop $next
-             (if (i32.lt_u (local.get $header) (local.get $end)) (then
-               (if (i32.load8_u offset=8 (local.get $header))
-                 (then (call $label (i32.load (local.get $header)) (i32.load offset=4 (local.get $header))
-                         (i32.load offset=12 (local.get $header)) (i32.load offset=16 (local.get $header))))
-                 (else (call $label (i32.load (local.get $header)) (i32.load offset=4 (local.get $header)) $"was null")))
-               (local.set $header (i32.add (local.get $header) (i32.const 20)))
+             (if (i32.lt_u (local.get $i) (local.get $n)) (then
+               (if (i32.load8_u offset=8 (local.get $i))
+                 (then (call $label (i32.load (local.get $i)) (i32.load offset=4 (local.get $i))
+                         (i32.load offset=12 (local.get $i)) (i32.load offset=16 (local.get $i))))
+                 (else (call $label (i32.load (local.get $i)) (i32.load offset=4 (local.get $i)) $"was null")))
+               (local.set $i (i32.add (local.get $i) (i32.const 20)))
                (br $next))))
            (call $label $"topic" (local.get $topic) (local.get $topic-length))
            (if (local.get $has-key) (then (call $label $"key" (local.get $key) (local.get $key-length))))
@@ -179,7 +182,7 @@ fn a_tombstone_has_neither_payload_nor_size_nor_key() {
 /// A body that makes `count` parts.
 fn parts(count: u32) -> String {
     format!(
-        "(local $n i32) (loop $more (call $part) (local.set $n (i32.add (local.get $n) (i32.const 1)))
+        "(loop $more (call $part) (local.set $n (i32.add (local.get $n) (i32.const 1)))
            (br_if $more (i32.lt_u (local.get $n) (i32.const {count})))) (call $split)"
     )
 }
@@ -187,7 +190,7 @@ fn parts(count: u32) -> String {
 #[test]
 fn wrong_answers_fail_the_record_with_the_rule_they_broke() {
     let labels = format!(
-        r#"(local $n i32) (loop $more (call $label $"l" $"v") (local.set $n (i32.add (local.get $n) (i32.const 1)))
+        r#"(loop $more (call $label $"l" $"v") (local.set $n (i32.add (local.get $n) (i32.const 1)))
            (br_if $more (i32.lt_u (local.get $n) (i32.const {})))) (call $change)"#,
         257
     );
@@ -206,14 +209,9 @@ fn wrong_answers_fail_the_record_with_the_rule_they_broke() {
     ] {
         // Wrong for one record, and right for the next one, by the same instance: it isn't broken.
         let body = format!(
-            "(local $scratch i32) (if (i64.eq (local.get $offset) (i64.const 2))
+            "(if (i64.eq (local.get $offset) (i64.const 2))
                (then (call $time (global.get $calls)) (return (call $change)))) {body}"
         );
-        // A body's own locals have to come first.
-        let body = match body.split_once("(local $n i32)") {
-            Some((before, after)) => format!("(local $n i32) {before}{after}"),
-            None => body,
-        };
         let bed = Bed::of(&[]).with("wrong", &guest(&body), |plugin| plugin.memory_bytes = 128 << 20);
         let mut chain = bed.chain();
         let failure = dead_letter(chain.transform(&input(1)));
