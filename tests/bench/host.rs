@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use reduct_rs::BucketSettings;
+use reduct_sink_testbed::process::wait_for;
 use reduct_sink_testbed::{Sink, SinkConfig, unique};
 
 use crate::bed::Bench;
@@ -40,9 +41,11 @@ const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(180);
 pub fn style(bench: &Bench) -> Result<Style> {
     let topic = bench.preload(1_000, WARM_UP_RECORDS)?;
     let bucket = unique("bench");
-    let config = config(bench, &topic, &bucket, Plugins::Passthrough)?;
-    let mut sink = Sink::start(&config)?;
-    sink.wait_caught_up(&bench.kafka, config.group(), &[&topic], CAUGHT_UP_WITHIN)?;
+    let mut sink = Sink::start(&config(bench, &topic, &bucket, Plugins::Passthrough)?)?;
+    wait_for("the host to write its first records", CAUGHT_UP_WITHIN, || {
+        sink.process().expect_running()?;
+        Ok((bench.held(&bucket)? == WARM_UP_RECORDS).then_some(()))
+    })?;
     sink.stop_cleanly()?;
     let style = bench.ask(&bucket, async |_, bucket| {
         let entries = bucket.entries().await?;
