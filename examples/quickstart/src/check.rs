@@ -42,7 +42,7 @@ pub fn labels_of_relabel(headers: &Headers) -> BTreeMap<String, String> {
     if let Some(camera) = labels.remove("camera") {
         labels.insert("sensor".into(), camera);
     }
-    labels.insert("site".into(), "plant-7".into());
+    labels.insert("site".into(), "north".into());
     if labels.get("size").and_then(|size| size.parse().ok()).is_some_and(|size: u64| size >= 32_768) {
         labels.insert("large".into(), "yes".into());
     }
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(told, [("t/0".into(), 0, 2, 0, 1), ("t/0".into(), 1, 2, 2, 3)]);
         let labels = |row: &Row| row.labels.iter().map(|(name, value)| format!("{name}={value} ")).collect::<String>();
         assert_eq!(labels(&rows[0]), "camera=left shutter-us=7 size=32767 ");
-        assert_eq!(labels(&rows[1]), "large=yes sensor=left site=plant-7 size=32769 ");
+        assert_eq!(labels(&rows[1]), "large=yes sensor=left site=north size=32769 ");
     }
 
     #[test]

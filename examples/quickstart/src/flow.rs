@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, pin_mut};
 use reduct_sink_testbed::process::tail;
-use reduct_sink_testbed::{KafkaClient, Sink, Store, Stored, read_back};
+use reduct_sink_testbed::{Kafka, Sink, Store, Stored, read_back};
 use tokio::runtime::Runtime;
 
 use crate::BUCKET;
@@ -24,6 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 pub struct Flow {
     pub screen: Screen,
     pub runtime: Runtime,
+    pub kafka: Kafka,
     pub store: Store,
     pub sink: Sink,
     pub feed: Feed,
@@ -34,6 +35,9 @@ impl Flow {
     pub fn until_arrived(&mut self, versions: &[Version], at: usize, wanted: usize) -> Result<()> {
         let start = Instant::now();
         loop {
+            for process in [self.kafka.process(), self.store.process(), self.sink.process()] {
+                process.expect_running()?;
+            }
             let counts = self.runtime.block_on(arrived(&self.store, versions))?;
             let told = format!("  {} produced; arrived under {}", self.feed.sent(), told(versions, &counts));
             if counts.get(at).is_some_and(|count| *count >= wanted) {
@@ -41,8 +45,6 @@ impl Flow {
                 return Ok(());
             }
             self.screen.progress(&told);
-            self.sink.process().expect_running()?;
-            self.store.process().expect_running()?;
             let log = self.sink.process().log().to_owned();
             let seconds = start.elapsed().as_secs();
             ensure!(
@@ -55,10 +57,10 @@ impl Flow {
     }
 
     /// Ends producing, waits until all of it is committed, stops the sink, and reads back what ReductStore holds.
-    pub fn finish(mut self, kafka: &KafkaClient, group: &str) -> Result<(Vec<Blob>, Vec<Stored>, Screen)> {
+    pub fn finish(mut self, group: &str) -> Result<(Vec<Blob>, Vec<Stored>, Screen)> {
         let blobs = self.feed.stop().context("producing failed")?;
         self.screen.say(&format!("produced {} records; waiting until their offsets are committed", blobs.len()));
-        self.sink.wait_caught_up(kafka, group, &[crate::TOPIC], PATIENCE)?;
+        self.sink.wait_caught_up(&self.kafka.client(), group, &[crate::TOPIC], PATIENCE)?;
         self.sink.stop_cleanly()?;
         self.screen.say("reduct-sink was told to stop and ended with 0; reading back from ReductStore");
         let store = &self.store;

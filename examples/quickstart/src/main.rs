@@ -1,9 +1,9 @@
 //! The quick start: real servers, blobs with headers, the host with its passthrough, and a plugin swapped while records
 //! flow; then a look at what ReductStore holds.
 //!
-//! Guarantees: nothing is left running, however it ends, and no data (only SIGKILL leaves that); what it shows was checked against
-//! what Kafka acknowledged (each record once, bit for bit, its labels as the plugin at work makes them); it ends with 0
-//! only if all of that held, and names what failed otherwise.
+//! Guarantees: nothing is left running, however it ends, and no data (only SIGKILL leaves that); what it shows was
+//! checked against what Kafka acknowledged: each record once, bit for bit, its labels as the plugin at work makes
+//! them; it ends with 0 only if all of that held, and names what failed otherwise.
 
 mod check;
 mod feed;
@@ -97,12 +97,12 @@ fn quick_start() -> Result<()> {
     let sink = Sink::start(&config)?;
 
     let feed = Feed::start(&client, TOPIC, PARTITIONS)?;
-    let mut flow = Flow { screen, runtime, store, sink, feed };
+    let mut flow = Flow { screen, runtime, kafka, store, sink, feed };
     flow.until_arrived(versions, 0, RECORDS)?;
     put_in_place(&plugin, &relabel)?;
     flow.screen.say(&format!("mv relabel.wasm plugin.wasm, while records flow: it is relabel now, {}", after.mark));
     flow.until_arrived(versions, 1, RECORDS)?;
-    let (blobs, stored, mut screen) = flow.finish(&client, config.group())?;
+    let (blobs, stored, mut screen) = flow.finish(config.group())?;
 
     let rows = check(&blobs, &stored, versions)?;
     screen.say(&report::table(&rows, versions));

@@ -25,7 +25,7 @@ pub fn table(rows: &[Row], versions: &[Version]) -> String {
     let widths: Vec<usize> = (0..6).map(|column| width(column).unwrap_or(0)).collect();
     let pad = |line: &[String; 6]| {
         let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        format!("  {}", cells.collect::<Vec<_>>().join("  ")).trim_end().to_owned()
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     format!("\n{}\n", lines.iter().map(pad).collect::<Vec<_>>().join("\n"))
 }
@@ -49,7 +49,7 @@ pub fn your_own_servers(binary: &Path) -> String {
     format!(
         "\nthe same with your own servers (--help tells more; a token goes into REDUCT_SINK_TOKEN):\n\
          \n  {binary} run --brokers HOST:9092 --topic TOPIC --url http://HOST:8383 --bucket BUCKET\n\
-         \nthat runs the passthrough; with --plugin FILE.wasm your own plugin, and whatever you move over that file later\n\
-         takes over while records flow"
+         \nthat runs the passthrough; with --plugin FILE.wasm your own plugin, and whatever you move over that file\n\
+         later takes over while records flow"
     )
 }

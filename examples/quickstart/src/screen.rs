@@ -1,5 +1,5 @@
-//! What the user sees: lines that stay, and progress that on a terminal is one line in motion and elsewhere a plain line
-//! now and then.
+//! What the user sees: lines that stay, and progress, which on a terminal is one line in motion and elsewhere a plain
+//! line now and then.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ impl Screen {
         }
     }
 
-    /// Nobody may be reading any more (`run | head`): the run goes on to its end all the same, which its exit code tells.
+    /// Nobody may be reading any more (`run | head`): the run goes on to its end all the same, and its exit code tells.
     fn write(&self, text: &str) {
         let mut out = io::stdout().lock();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
