@@ -10,7 +10,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::Checkpoint;
-use crate::names::{EntryName, NameError, Template, topic_segment};
+use crate::names::{EntryName, NameError, Naming, Template, topic_segment};
 use crate::record::TopicPartition;
 
 /// Bounds what is read and not yet settled, in records and bytes, over all partitions.
@@ -90,16 +90,16 @@ pub struct Assignment {
 impl Assignment {
     pub fn new(
         source: TopicPartition,
-        template: Template,
+        naming: Naming,
         dead_letters: &Template,
         budget: Arc<Budget>,
     ) -> Result<Self, NameError> {
         let name = topic_segment(&source.topic);
         Ok(Self {
-            entry: template.render(&name, &source)?,
+            entry: naming.derived.render(&name, &source)?,
             dead_letter_entry: dead_letters.render(&name, &source)?,
             source,
-            template,
+            template: naming.chosen,
             budget,
             checkpoint: Mutex::default(),
             settled: Condvar::new(),
@@ -224,8 +224,9 @@ mod tests {
 
     fn assignment(budget: &Arc<Budget>) -> Arc<Assignment> {
         let source = TopicPartition { topic: "t".into(), partition: 0 };
-        let template = Template::default_for(1);
-        Arc::new(Assignment::new(source, template.clone(), &template, Arc::clone(budget)).unwrap())
+        let naming = Naming::default_for(1, false);
+        let dead_letters = naming.derived.clone();
+        Arc::new(Assignment::new(source, naming, &dead_letters, Arc::clone(budget)).unwrap())
     }
 
     #[test]

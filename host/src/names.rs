@@ -93,6 +93,17 @@ pub enum TemplateError {
     Name(#[from] NameError),
 }
 
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|part| match part {
+            Part::Text(text) => f.write_str(text),
+            Part::Name => f.write_str("{name}"),
+            Part::Topic => f.write_str("{topic}"),
+            Part::Partition => f.write_str("{partition}"),
+        })
+    }
+}
+
 impl Template {
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
@@ -119,18 +130,19 @@ impl Template {
         Ok(template)
     }
 
-    /// What stands when the configuration says nothing: see `config::Store::entry`.
-    pub fn default_for(partitions: usize) -> Self {
+    /// `/{partition}` behind what there is, unless the topic has but one.
+    fn by_partition(mut self, partitions: usize) -> Self {
         if partitions > 1 {
-            Self(vec![Part::Name, Part::Text("/".into()), Part::Partition])
-        } else {
-            Self(vec![Part::Name])
+            self.0.extend([Part::Text("/".into()), Part::Partition]);
         }
+        self
     }
 
-    /// Whether records of two partitions can never meet in one entry.
-    pub fn separates_partitions(&self) -> bool {
-        self.0.contains(&Part::Partition)
+    /// Whether records of two partitions can meet in one entry, in a topic of so many partitions, perhaps one of several.
+    pub fn shares_entries(&self, partitions: usize, several_topics: bool) -> bool {
+        let by_partition = partitions <= 1 || self.0.contains(&Part::Partition);
+        let by_topic = !several_topics || self.0.contains(&Part::Topic);
+        !(by_partition && by_topic)
     }
 
     /// `name` must be a legal entry name (several segments are fine).
@@ -145,6 +157,33 @@ impl Template {
             }
         }
         EntryName::parse(&entry)
+    }
+}
+
+/// The templates of one partition's entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Naming {
+    /// For records whose entry no plugin chose: `{name}` is the topic.
+    pub derived: Template,
+    /// For records whose entry a plugin chose.
+    pub chosen: Template,
+}
+
+impl Naming {
+    /// What stands when the configuration says nothing keeps every partition's entries apart: the topic, or a plugin's
+    /// choice (with the topic behind it if there are several), and `/{partition}` behind it unless there is but one.
+    pub fn default_for(partitions: usize, several_topics: bool) -> Self {
+        let name = Template(vec![Part::Name]);
+        let chosen = match several_topics {
+            true => Template(vec![Part::Name, Part::Text("/".into()), Part::Topic]),
+            false => name.clone(),
+        };
+        Self { derived: name.by_partition(partitions), chosen: chosen.by_partition(partitions) }
+    }
+
+    /// A template of the configuration holds for all records.
+    pub fn configured(template: &Template) -> Self {
+        Self { derived: template.clone(), chosen: template.clone() }
     }
 }
 
@@ -181,10 +220,27 @@ mod tests {
         let rendered = |text: &str| Template::parse(text).unwrap().render("cam/left", &source).unwrap().to_string();
         assert_eq!(rendered("{name}/{partition}"), "cam/left/3");
         assert_eq!(rendered("raw-{topic}"), "raw-a_2Eb");
-        assert_eq!(Template::default_for(1).render("t", &source).unwrap().as_str(), "t");
-        assert_eq!(Template::default_for(2).render("t", &source).unwrap().as_str(), "t/3");
+        let naming = |partitions, several| {
+            let naming = Naming::default_for(partitions, several);
+            let render = |template: Template| template.render("n", &source).unwrap().to_string();
+            (render(naming.derived), render(naming.chosen))
+        };
+        assert_eq!(naming(1, false), ("n".into(), "n".into()));
+        assert_eq!(naming(4, false), ("n/3".into(), "n/3".into()));
+        assert_eq!(naming(1, true), ("n".into(), "n/a_2Eb".into()));
+        assert_eq!(naming(4, true), ("n/3".into(), "n/a_2Eb/3".into()));
         for bad in ["{nam}", "{name", "{name}.x", "", "{name}//x"] {
             assert!(Template::parse(bad).is_err(), "{bad:?} was accepted");
         }
+    }
+
+    #[test]
+    fn a_template_tells_whether_entries_are_shared() {
+        let shares = |text: &str, partitions, several| Template::parse(text).unwrap().shares_entries(partitions, several);
+        assert!(!shares("{name}", 1, false));
+        assert!(shares("{name}", 2, false) && shares("{name}", 1, true));
+        assert!(!shares("{name}/{partition}", 2, false));
+        assert!(shares("{name}/{partition}", 2, true));
+        assert!(!shares("{name}/{topic}-{partition}", 2, true));
     }
 }

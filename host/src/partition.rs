@@ -29,6 +29,8 @@ pub enum Command {
     Add(Feed, Arc<Assignment>),
     /// Stops reading a partition, drops its feed, and says so.
     Remove(TopicPartition, Sender<()>),
+    /// Nothing is in flight, and yet Kafka says that the partition reaches up to here.
+    Probe(TopicPartition, u64),
     Stop,
 }
 
@@ -70,6 +72,11 @@ impl Worker {
                     self.partitions.retain(|partition| partition.assignment.source != source);
                     // The other side waits no longer than it likes.
                     let _ = done.send(());
+                }
+                Ok(Command::Probe(source, end)) => {
+                    if let Some(idle) = self.partitions.iter_mut().find(|p| p.assignment.source == source) {
+                        idle.feed.probe(end);
+                    }
                 }
                 Err(TryRecvError::Empty) => {
                     if !self.turn() {
@@ -136,6 +143,10 @@ impl Partition {
         }
         match self.feed.poll() {
             Polled::Nothing => Step::Idle,
+            Polled::NothingBefore(end) => {
+                self.assignment.skip_to(end);
+                Step::Done
+            }
             Polled::Fatal(reason) => Step::Fatal(reason),
             Polled::Unreadable { offset, reason } => {
                 Step::Fatal(format!("{}@{offset} can't be read: {reason}", self.assignment.source))

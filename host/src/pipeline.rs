@@ -16,17 +16,21 @@ use thiserror::Error;
 use tracing::{error, info, warn};
 
 use crate::assignment::{Assignment, Budget};
-use crate::chain::{Chain, SharedChain};
+use crate::chain::{Chain, PluginVersion, SharedChain};
 use crate::config::Config;
-use crate::names::Template;
+use crate::membership::{Membership, watch_for_pauses};
+use crate::names::{Naming, Template};
 use crate::partition::{Command, Worker};
 use crate::plugin::watch::watch;
-use crate::plugin::{LoadError, Runtime};
+use crate::plugin::{Counts, LoadError, Runtime};
 use crate::record::TopicPartition;
 use crate::sink::Sink;
 use crate::sink::backoff::Backoff;
 use crate::sink::store::{Store, StoreError};
 use crate::source::{Feed, Owner, Source, SourceError};
+use crate::status::{self, Report, Reporter};
+use crate::supervisor::{Look, Supervised, supervise};
+use crate::watchdog::Standing;
 
 /// How long a store that can't be reached is waited for at the start.
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
@@ -60,16 +64,32 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     let stop = Arc::new(AtomicBool::new(false));
     tokio.block_on(async { stop_on_signal(&stop) }).map_err(failed("can't listen to signals"))?;
     let store = open_store(config, &tokio, &stop)?;
-    let sink = Sink::new(store, &config.store, &config.labels, tokio.handle().clone());
-    let host = Arc::new(Host::start(config, Arc::clone(&chain), sink.clone(), stop)?);
+    let membership = Arc::new(Membership::default());
+    watch_for_pauses(&membership).map_err(failed("can't watch for pauses"))?;
+    let sink =
+        Sink::new(store, &config.store, &config.labels, Arc::clone(&membership), tokio.handle().clone());
+    let host = Arc::new(Host::start(config, Arc::clone(&chain), sink.clone(), membership, stop)?);
     let watching = watch(chain);
     tokio.spawn(report(Arc::clone(&host)));
+    if let Some(listen) = config.status.listen.clone() {
+        tokio.spawn(status::serve(listen, Arc::clone(&host) as Arc<dyn Reporter>));
+    }
     info!(topics = ?config.kafka.topics, group = config.kafka.group, bucket = config.store.bucket, "running");
 
-    Source::new(&config.kafka, Arc::clone(&host) as Arc<dyn Owner>)?.run();
+    let source = Source::new(&config.kafka, Arc::clone(&host) as Arc<dyn Owner>)?;
+    let look = Arc::clone(&host.look);
+    let supervisor = {
+        let (host, ends) = (Arc::clone(&host) as Arc<dyn Supervised>, source.ends());
+        let (stuck_after, look) = (config.limits.stuck_after, Arc::clone(&look));
+        std::thread::spawn(move || supervise(host, ends, stuck_after, look))
+    };
+    source.run();
 
     drop(watching);
     host.join_workers();
+    if supervisor.join().is_err() {
+        warn!("the supervisor panicked");
+    }
     tokio.block_on(async {
         if tokio::time::timeout(LAST_REQUESTS, sink.idle()).await.is_err() {
             warn!("requests to ReductStore are still under way; what they leave unfinished is mended at the next start");
@@ -162,8 +182,17 @@ async fn report(host: Arc<Host>) {
 /// Owns the workers, and the assignments that Kafka gives.
 struct Host {
     config: Config,
+    /// The configured template; `None`: the default one.
+    entry: Option<Template>,
+    dead_letter_entry: Template,
+    several_topics: bool,
     sink: Sink,
     budget: Arc<Budget>,
+    membership: Arc<Membership>,
+    chain: Arc<SharedChain>,
+    started: Instant,
+    look: Arc<Mutex<Look>>,
+    ended: AtomicBool,
     workers: Vec<WorkerHandle>,
     assignments: Mutex<HashMap<TopicPartition, Owned>>,
     stop: Arc<AtomicBool>,
@@ -181,7 +210,13 @@ struct Owned {
 }
 
 impl Host {
-    fn start(config: &Config, chain: Arc<SharedChain>, sink: Sink, stop: Arc<AtomicBool>) -> Result<Self, RunError> {
+    fn start(
+        config: &Config,
+        chain: Arc<SharedChain>,
+        sink: Sink,
+        membership: Arc<Membership>,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self, RunError> {
         let budget = Arc::new(Budget::new(config.limits.in_flight_records, config.limits.in_flight_bytes));
         let failure = Arc::new(OnceLock::new());
         let mut workers = Vec::new();
@@ -204,7 +239,24 @@ impl Host {
                 .map_err(failed("can't start a worker"))?;
             workers.push(WorkerHandle { commands, thread: Mutex::new(Some(thread)) });
         }
-        Ok(Self { config: config.clone(), sink, budget, workers, assignments: Mutex::default(), stop, failure })
+        let topics = &config.kafka.topics;
+        Ok(Self {
+            config: config.clone(),
+            entry: config.store.entry.as_deref().map(Template::parse).transpose().map_err(failed("store.entry"))?,
+            dead_letter_entry: Template::parse(&config.dead_letters.entry).map_err(failed("dead_letters.entry"))?,
+            several_topics: topics.len() > 1 || topics.iter().any(|topic| topic.starts_with('^')),
+            sink,
+            budget,
+            membership,
+            chain,
+            started: Instant::now(),
+            look: Arc::default(),
+            ended: AtomicBool::new(false),
+            workers,
+            assignments: Mutex::default(),
+            stop,
+            failure,
+        })
     }
 
     fn failure(&self) -> Option<String> {
@@ -216,6 +268,7 @@ impl Host {
     }
 
     fn join_workers(&self) {
+        self.ended.store(true, Ordering::SeqCst);
         for worker in &self.workers {
             worker.send(Command::Stop);
             let thread = lock(&worker.thread).take();
@@ -247,22 +300,108 @@ impl WorkerHandle {
     }
 }
 
+impl Supervised for Host {
+    fn standings(&self) -> Vec<(TopicPartition, u64, usize)> {
+        let assignments = self.assignments();
+        let standing = |Owned { assignment, .. }: &Owned| {
+            Some((assignment.source.clone(), assignment.commit_position()?, assignment.in_flight()))
+        };
+        assignments.values().filter_map(standing).collect()
+    }
+
+    fn probe(&self, source: &TopicPartition, end: u64) {
+        let worker = self.assignments().get(source).map(|owned| owned.worker);
+        if let Some(worker) = worker.and_then(|worker| self.workers.get(worker)) {
+            worker.send(Command::Probe(source.clone(), end));
+        }
+    }
+
+    fn ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+}
+
+impl Reporter for Host {
+    fn report(&self) -> Report {
+        let counters = self.sink.counters();
+        let (in_flight_records, in_flight_bytes) = self.budget.used();
+        let look = lock(&self.look);
+        let mut problems = look.problems();
+        problems.extend(self.failure());
+        if self.membership.is_doubted() {
+            problems.push("the group hasn't confirmed the membership after a pause of this process".into());
+        }
+        Report {
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_s: self.started.elapsed().as_secs(),
+            problems,
+            written: counters.written,
+            written_bytes: counters.written_bytes,
+            found: counters.found,
+            repaired: counters.repaired,
+            dead_letters: counters.dead_letters,
+            in_flight_records,
+            in_flight_bytes,
+            partitions: look.standings.iter().map(|standing| partition(standing, &look)).collect(),
+            plugins: self.chain.versions().into_iter().map(plugin).collect(),
+        }
+    }
+}
+
+fn partition(standing: &Standing, look: &Look) -> status::Partition {
+    status::Partition {
+        topic: standing.source.topic.to_string(),
+        partition: standing.source.partition,
+        position: standing.position,
+        end: standing.end,
+        lag: standing.lag(),
+        in_flight: standing.in_flight,
+        stuck: look.stuck.iter().any(|stuck| stuck.standing.source == standing.source),
+    }
+}
+
+fn plugin(version: PluginVersion) -> status::Plugin {
+    let Counts { kept, dropped, changed, split, failed, retried } = version.counts;
+    let (name, digest) = (version.name.to_string(), version.digest.to_string());
+    status::Plugin { name, digest, kept, dropped, changed, split, failed, retried }
+}
+
 impl Owner for Host {
     fn assigning(&self) {
         self.sink.new_epoch();
+        self.membership.confirm();
+    }
+
+    fn membership_doubted(&self) -> bool {
+        self.membership.is_doubted()
+    }
+
+    fn membership_confirmed(&self) {
+        self.membership.confirm();
+    }
+
+    fn company_refused(&self, topic: &str, partitions: usize) -> Option<String> {
+        let shares = |template: &Template| template.shares_entries(partitions, self.several_topics);
+        let (key, template) = match (&self.entry, &self.dead_letter_entry) {
+            _ if self.config.store.shared_entries => return None,
+            (Some(template), _) if shares(template) => ("store.entry", template),
+            (_, template) if shares(template) => ("dead_letters.entry", template),
+            _ => return None,
+        };
+        Some(format!(
+            "{key} = \"{template}\" puts records of several partitions of {topic} into one entry, which two hosts must \
+             not write at once; run a single host, or put {{topic}} and {{partition}} into {key}, or set \
+             store.shared_entries = true if your keys tie each entry to one partition"
+        ))
     }
 
     fn assigned(&self, feed: Feed, partitions: usize) {
         let source = feed.source.clone();
-        let template = match self.config.store.entry.as_deref().map(Template::parse) {
-            None => Ok(Template::default_for(partitions)),
-            Some(template) => template,
+        let naming = match &self.entry {
+            None => Naming::default_for(partitions, self.several_topics),
+            Some(template) => Naming::configured(template),
         };
-        let assignment = template.map_err(|error| error.to_string()).and_then(|template| {
-            let dead_letters = Template::parse(&self.config.dead_letters.entry).map_err(|error| error.to_string())?;
-            Assignment::new(source.clone(), template, &dead_letters, Arc::clone(&self.budget))
-                .map_err(|error| error.to_string())
-        });
+        let assignment = Assignment::new(source.clone(), naming, &self.dead_letter_entry, Arc::clone(&self.budget));
         let assignment = match assignment {
             Ok(assignment) => Arc::new(assignment),
             Err(error) => return self.failed(format!("{source} can't be written: {error}")),

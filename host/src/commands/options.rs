@@ -50,6 +50,9 @@ pub struct Options {
     /// Write nothing and call it settled: for measuring the host itself
     #[arg(long)]
     discard: bool,
+    /// Address for /health and /status over HTTP; "" for none [default: 127.0.0.1:9640]
+    #[arg(long, value_name = "HOST:PORT")]
+    status: Option<String>,
 }
 
 impl Options {
@@ -83,6 +86,7 @@ impl Options {
             one("store.token", self.token),
             one("store.bucket", self.bucket),
             one("store.entry", self.entry),
+            one("status.listen", self.status),
             one("store.discard", self.discard.then(|| "true".into())),
             several("plugins", self.plugin),
             self.no_plugins.then(|| Flag { key: "plugins", values: Vec::new() }),

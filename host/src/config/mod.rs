@@ -62,6 +62,13 @@ pub struct Config {
     pub dead_letters: DeadLetters,
     pub limits: Limits,
     pub labels: Labels,
+    pub status: Status,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    /// `host:port` to listen on for HTTP; `None`: nowhere.
+    pub listen: Option<String>,
 }
 
 #[derive(Clone, PartialEq)]
@@ -143,6 +150,8 @@ pub struct Store {
     pub discard: bool,
     /// Read every record back before it counts as settled.
     pub verify_writes: bool,
+    /// Several hosts may run although the template puts records of several partitions into one entry.
+    pub shared_entries: bool,
 }
 
 /// The settings of a bucket that the sink creates; one that exists is left as it is.
@@ -208,6 +217,8 @@ pub struct Limits {
     pub workers: usize,
     /// From SIGTERM to exit at the latest.
     pub shutdown: Duration,
+    /// A partition that has work and doesn't move for so long is reported as stuck.
+    pub stuck_after: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]

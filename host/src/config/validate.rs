@@ -13,7 +13,7 @@ use super::reader::{GB, GIB, KB, MB, MIB, Reader, TB, plain_text};
 use super::value::{Found, Value};
 use super::{
     BucketSettings, Config, DeadLetters, FailurePolicy, Kafka, Labels, Limits, Plugin, PluginSource, Quota, Secret,
-    StartPolicy, Store,
+    StartPolicy, Status, Store,
 };
 use crate::names::{Template, TemplateError};
 
@@ -53,6 +53,7 @@ pub fn validate(layers: Layers) -> Result<Config, Problems> {
         dead_letters: dead_letters(&mut reader),
         limits: limits(&mut reader),
         labels: Labels { plugins: reader.boolean("labels.plugins", true) },
+        status: status(&mut reader),
         plugins: chain(plugins, &folder, &mut problems),
     };
     if problems.is_empty() { Ok(config) } else { Err(Problems::new(problems)) }
@@ -93,6 +94,17 @@ fn topics(reader: &mut Reader<'_>) -> Vec<String> {
         topics.push(topic.to_owned());
     }
     topics
+}
+
+fn status(reader: &mut Reader<'_>) -> Status {
+    const KEY: &str = "status.listen";
+    let expected = "one host:port, such as \"127.0.0.1:9640\", or \"\" for none";
+    if reader.find(KEY).and_then(plain_text).is_some_and(|text| text.trim().is_empty()) {
+        return Status { listen: None };
+    }
+    let one = |text: &str| checks::brokers(text).filter(|text| !text.contains(','));
+    let listen = reader.parsed(KEY, expected, |found| one(plain_text(found)?));
+    Status { listen: Some(listen.unwrap_or_else(|| "127.0.0.1:9640".into())) }
 }
 
 fn start(reader: &mut Reader<'_>) -> StartPolicy {
@@ -159,6 +171,7 @@ fn store(reader: &mut Reader<'_>) -> Store {
         },
         discard: reader.boolean("store.discard", false),
         verify_writes: reader.boolean("store.verify_writes", false),
+        shared_entries: reader.boolean("store.shared_entries", false),
     }
 }
 
@@ -256,6 +269,7 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
         in_flight_bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
         workers: usize::try_from(workers).unwrap_or(cores),
         shutdown: reader.duration("limits.shutdown", SECOND..=HOUR, 20 * SECOND),
+        stuck_after: reader.duration("limits.stuck_after", SECOND..=24 * HOUR, 60 * SECOND),
     }
 }
 

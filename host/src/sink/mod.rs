@@ -24,6 +24,7 @@ use self::store::{Store, StoreError};
 use self::writer::Writer;
 use crate::config;
 use crate::dead_letter;
+use crate::membership::Membership;
 use crate::names::EntryName;
 use crate::record::Rejection;
 
@@ -43,6 +44,7 @@ pub struct Shared {
     pub(crate) mark_plugins: bool,
     pub(crate) verify: bool,
     pub(crate) counters: Counters,
+    pub(crate) membership: Arc<Membership>,
     discard: bool,
     runtime: Handle,
     requests: Semaphore,
@@ -111,7 +113,13 @@ pub struct Snapshot {
 
 impl Sink {
     /// The writers run on `runtime`.
-    pub fn new(store: Store, config: &config::Store, labels: &config::Labels, runtime: Handle) -> Self {
+    pub fn new(
+        store: Store,
+        config: &config::Store,
+        labels: &config::Labels,
+        membership: Arc<Membership>,
+        runtime: Handle,
+    ) -> Self {
         Self(Arc::new_cyclic(|this| Shared {
             store,
             limits: BatchLimits {
@@ -122,6 +130,7 @@ impl Sink {
             mark_plugins: labels.plugins,
             verify: config.verify_writes,
             counters: Counters::default(),
+            membership,
             discard: config.discard,
             runtime,
             requests: Semaphore::new(MAX_REQUESTS),

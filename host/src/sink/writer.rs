@@ -195,6 +195,7 @@ impl Writer {
 
     /// Writes the batch; leaves in it what has to be tried again.
     async fn send(&mut self, batch: &mut VecDeque<Prepared>) -> Result<(), StoreError> {
+        self.shared.membership.assured().await;
         batch.retain(|prepared| !prepared.is_cancelled());
         if batch.is_empty() {
             return Ok(());

@@ -29,7 +29,9 @@ pub struct Feed {
     consumer: Arc<BaseConsumer<Context>>,
     policy: StartPolicy,
     /// The next offset after the last record that was yielded.
-    position: Option<u64>,
+    position: u64,
+    /// Reading anew from `position` up to here, to see whether any records are left.
+    probing: Option<u64>,
 }
 
 /// What a look into the feed brought.
@@ -39,6 +41,8 @@ pub enum Polled {
     /// A record that can't be read as one; it has an offset all the same.
     Unreadable { offset: u64, reason: String },
     Nothing,
+    /// There are no records before this offset that weren't yielded.
+    NothingBefore(u64),
     /// The partition can't be read on, and the configuration says not to choose.
     Fatal(String),
 }
@@ -49,9 +53,9 @@ impl Feed {
         queue: PartitionQueue<Context>,
         consumer: Arc<BaseConsumer<Context>>,
         policy: StartPolicy,
-        start: Option<u64>,
+        start: u64,
     ) -> Self {
-        Self { source, queue, consumer, policy, position: start }
+        Self { source, queue, consumer, policy, position: start, probing: None }
     }
 
     /// Unparks `worker` when records arrive at an empty feed. Poll once after setting it.
@@ -65,6 +69,9 @@ impl Feed {
             None => return Polled::Nothing,
             Some(Ok(message)) => message,
             Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => return self.reset(),
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                return self.probing.take().map_or(Polled::Nothing, Polled::NothingBefore);
+            }
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => return Polled::Fatal(code.to_string()),
             Some(Err(error)) => {
                 // librdkafka goes on by itself after these.
@@ -73,10 +80,22 @@ impl Feed {
             }
         };
         let offset = u64::try_from(message.offset()).unwrap_or_default();
-        self.position = Some(offset.saturating_add(1));
+        self.position = offset.saturating_add(1);
+        self.probing = None;
         match input_record(&message, &self.source) {
             Ok(record) => Polled::Record(record),
             Err(reason) => Polled::Unreadable { offset, reason },
+        }
+    }
+
+    /// Finds out whether any records are left before `end`, which Kafka named a while ago: reads anew from the position
+    /// on, which brings either a record or the end of the partition. librdkafka tells the end only once otherwise, and
+    /// doesn't tell where it is.
+    pub fn probe(&mut self, end: u64) {
+        let (topic, partition) = (&self.source.topic, self.source.partition.cast_signed());
+        match self.consumer.seek(topic, partition, Offset::Offset(self.position.cast_signed()), BROKER_TIMEOUT) {
+            Ok(()) => self.probing = Some(end),
+            Err(error) => warn!(partition = %self.source, %error, "can't read the end of the partition anew"),
         }
     }
 
@@ -87,8 +106,8 @@ impl Feed {
             Ok(watermarks) => watermarks,
             Err(error) => return Polled::Fatal(format!("can't ask for the watermarks of {}: {error}", self.source)),
         };
-        let position = self.position.map_or(-1, u64::cast_signed);
-        let missed = if position < 0 { 0 } else { (low - position).max(0) };
+        let position = self.position.cast_signed();
+        let missed = (low - position).max(0);
         let to = match self.policy {
             StartPolicy::Earliest => low,
             StartPolicy::Latest => high,

@@ -46,12 +46,18 @@ pub trait Owner: Send + Sync {
     fn revoked(&self, partitions: &[TopicPartition], lost: bool) -> Vec<(TopicPartition, u64)>;
     /// All new partitions of an assignment are about to be handed over.
     fn assigning(&self);
+    /// Why no other member of the group may own partitions while we own some of this topic; `None`: it may.
+    fn company_refused(&self, topic: &str, partitions: usize) -> Option<String>;
     /// The next offset to read of each partition that has one.
     fn positions(&self) -> Vec<(TopicPartition, u64)>;
     /// The source can't go on.
     fn failed(&self, reason: String);
     /// Whether to stop.
     fn stopping(&self) -> bool;
+    /// Whether the group should be asked if we are still a member.
+    fn membership_doubted(&self) -> bool;
+    /// The group says that we are.
+    fn membership_confirmed(&self);
 }
 
 #[derive(Debug, Error)]
@@ -73,7 +79,12 @@ pub struct Source {
 impl Source {
     /// Joins nothing yet; [`Self::run`] does.
     pub fn new(config: &config::Kafka, owner: Arc<dyn Owner>) -> Result<Self, SourceError> {
-        let context = Context { owner: Arc::clone(&owner), policy: config.start, consumer: OnceLock::new() };
+        let context = Context {
+            owner: Arc::clone(&owner),
+            policy: config.start,
+            group: config.group.clone(),
+            consumer: OnceLock::new(),
+        };
         let consumer: BaseConsumer<Context> =
             client_config(config).create_with_context(context).map_err(|e| SourceError::Configuration(check::told(&e)))?;
         let consumer = Arc::new(consumer);
@@ -101,12 +112,32 @@ impl Source {
                 }
                 Some(Err(error)) => warn!(%error, "Kafka reports a problem; librdkafka goes on trying"),
             }
+            if self.owner.membership_doubted() {
+                self.confirm_membership();
+            }
             if committed_at.elapsed() >= COMMIT_EVERY {
                 committed_at = Instant::now();
                 self.commit();
             }
         }
         self.leave();
+    }
+
+    /// Asks the group's coordinator by committing: it refuses a member that isn't in the present generation.
+    fn confirm_membership(&self) {
+        let positions = self.owner.positions();
+        // Without a position there is nothing that another member could be writing too.
+        let answer =
+            if positions.is_empty() { Ok(()) } else { self.consumer.commit(&list(&positions), CommitMode::Sync) };
+        match answer {
+            Ok(()) => self.owner.membership_confirmed(),
+            Err(error) => warn!(%error, "the group doesn't confirm the membership yet"),
+        }
+    }
+
+    /// A handle for asking how far a partition reaches.
+    pub fn ends(&self) -> Ends {
+        Ends(Arc::downgrade(&self.consumer))
     }
 
     /// Commits what is settled, without waiting for the answer.
@@ -140,10 +171,25 @@ impl Source {
     }
 }
 
+/// Asks for the ends of partitions, for as long as the source lives.
+#[derive(Clone)]
+pub struct Ends(Weak<BaseConsumer<Context>>);
+
+impl Ends {
+    /// The next offset that a reader can't have yet: with transactions, where the first open one begins. `None`: the
+    /// brokers don't answer.
+    pub fn end(&self, source: &TopicPartition) -> Option<u64> {
+        let consumer = self.0.upgrade()?;
+        let (_, end) = consumer.fetch_watermarks(&source.topic, source.partition.cast_signed(), BROKER_TIMEOUT).ok()?;
+        u64::try_from(end).ok()
+    }
+}
+
 /// What librdkafka calls back.
 pub struct Context {
     owner: Arc<dyn Owner>,
     policy: config::StartPolicy,
+    group: String,
     consumer: OnceLock<Weak<BaseConsumer<Context>>>,
 }
 
@@ -217,6 +263,9 @@ impl Context {
                     let metadata = ask(|| consumer.fetch_metadata(Some(topic), BROKER_TIMEOUT))
                         .map_err(|error| format!("can't ask for the partitions of {topic}: {error}"))?;
                     let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+                    if let Some(reason) = self.owner.company_refused(topic, count) {
+                        self.insist_on_being_alone(consumer, &reason)?;
+                    }
                     counts.insert(topic, count);
                     count
                 }
@@ -231,11 +280,22 @@ impl Context {
                 .split_partition_queue(topic, partition)
                 .ok_or_else(|| format!("{source} has no queue of its own"))?;
             self.owner.assigned(
-                Feed::new(source.clone(), queue, Arc::clone(&shared), self.policy, Some(begin)),
+                Feed::new(source.clone(), queue, Arc::clone(&shared), self.policy, begin),
                 count,
             );
         }
         Ok(())
+    }
+}
+
+impl Context {
+    fn insist_on_being_alone(&self, consumer: &BaseConsumer<Self>, reason: &str) -> Result<(), String> {
+        let groups = ask(|| consumer.fetch_group_list(Some(&self.group), BROKER_TIMEOUT))
+            .map_err(|error| format!("can't ask who else is in group {:?}: {error}", self.group))?;
+        match groups.groups().iter().map(|group| group.members().len()).sum::<usize>() {
+            0 | 1 => Ok(()),
+            members => Err(format!("group {:?} has {members} members, and {reason}", self.group)),
+        }
     }
 }
 
@@ -254,6 +314,12 @@ fn give_up(consumer: &BaseConsumer<Context>, owner: &dyn Owner, partitions: &[To
 
 /// Hands positions to librdkafka, which refuses those of partitions that aren't assigned any more.
 fn store(consumer: &BaseConsumer<Context>, positions: &[(TopicPartition, u64)]) {
+    if let Err(error) = consumer.store_offsets(&list(positions)) {
+        warn!(%error, "positions can't be stored for committing");
+    }
+}
+
+fn list(positions: &[(TopicPartition, u64)]) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(positions.len());
     for (source, position) in positions {
         let offset = Offset::Offset(position.cast_signed());
@@ -261,9 +327,7 @@ fn store(consumer: &BaseConsumer<Context>, positions: &[(TopicPartition, u64)]) 
             error!(partition = %source, position, %error, "a position can't be committed");
         }
     }
-    if let Err(error) = consumer.store_offsets(&list) {
-        warn!(%error, "positions can't be stored for committing");
-    }
+    list
 }
 
 /// Asks the brokers, three times at most: a rebalance happens when they are busy.
@@ -299,6 +363,8 @@ pub fn client_config(config: &config::Kafka) -> ClientConfig {
     client
         .set("bootstrap.servers", &config.brokers)
         .set("group.id", &config.group)
+        // Tells a partition's tail that holds no records (control records, compacted ones) from one not read yet.
+        .set("enable.partition.eof", "true")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         // An offset that isn't there any more is an error, which the configured policy answers.
