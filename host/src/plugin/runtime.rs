@@ -215,7 +215,8 @@ fn check_kind(bytes: &[u8]) -> Result<(), Problem> {
 }
 
 fn compile_problem(error: &wasmtime::Error) -> Problem {
-    let text = format!("{error:#}");
+    // The parser's words may have line breaks.
+    let text = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
     if text.contains("unexpected end") { Problem::Truncated(text) } else { Problem::Compile(text) }
 }
 

@@ -82,7 +82,7 @@ fn each_problem_names_the_plugin_the_file_and_the_remedy() {
             "damaged",
             &[&component[..8], b"\x01\x05hello", &component[8..]].concat(),
             |p| matches!(p, Problem::Compile(_)),
-            &["can't", "wasm-tools validate"],
+            &["magic header not detected", "wasm-tools validate"],
         ),
         (
             "core",
@@ -145,6 +145,7 @@ fn each_problem_names_the_plugin_the_file_and_the_remedy() {
         let error = load_error(bytes);
         assert!(expected(&error.problem), "{name}: {error:?}");
         let text = error.to_string();
+        assert!(!text.contains('\n'), "{name}: {text}");
         assert!(text.starts_with("plugin `a` (") && text.contains("a.wasm)"), "{name}: {text}");
         for expected in texts.iter().chain([&error.problem.remedy()]) {
             assert!(text.contains(expected), "{name}: {expected:?} isn't in {text:?}");
