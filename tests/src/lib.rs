@@ -6,7 +6,9 @@
 
 pub mod client;
 pub mod figures;
+pub mod guest;
 pub mod kafka;
+pub mod load;
 pub mod process;
 pub mod sink;
 pub mod store;
@@ -18,10 +20,16 @@ use anyhow::{Result, anyhow};
 
 pub use client::{KafkaClient, Message, Produced};
 pub use kafka::Kafka;
+pub use load::{Load, payload};
 pub use process::unique;
 pub use sink::{Sink, SinkConfig};
 pub use store::Store;
 pub use verify::{Stored, read_back};
+
+/// Whether the suites are to run at full size (`tests/run SUITE --long`).
+pub fn long() -> bool {
+    std::env::var_os("TESTBED_LONG").is_some_and(|value| !value.is_empty())
+}
 
 /// Servers that tests share: each uses topics, groups and buckets of its own ([`unique`]), and leaves the servers alone.
 pub struct Bed {

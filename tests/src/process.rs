@@ -43,6 +43,14 @@ impl Process {
         &self.log
     }
 
+    /// The most memory that was resident so far, in bytes.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("the process is gone")?;
+        let kib: u64 = line.split_whitespace().nth(1).context("VmHWM")?.parse()?;
+        Ok(kib * 1024)
+    }
+
     /// How the process ended, if it did.
     pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
         if self.status.is_none() {

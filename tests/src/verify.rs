@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
 use futures::StreamExt;
 use reduct_rs::ReductClient;
 use sha2::{Digest, Sha256};
@@ -30,6 +31,9 @@ impl fmt::Display for Identity {
 }
 
 /// A record as ReductStore holds it; of its payload the size and the digest.
+///
+/// A dead letter may hold the key and headers behind the payload, from where its label `sink.headers-at` says: that part
+/// is apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     pub entry: String,
@@ -38,6 +42,7 @@ pub struct Stored {
     pub content_type: String,
     pub size: usize,
     pub sha256: [u8; 32],
+    pub behind_payload: Option<Bytes>,
 }
 
 impl Stored {
@@ -61,23 +66,30 @@ pub async fn read_back(client: &ReductClient, bucket: &str, pattern: &str) -> Re
     let bucket = client.get_bucket(bucket).await?;
     let mut records = Vec::new();
     for entry in bucket.entries().await? {
-        if !matches(pattern, &entry.name) || entry.record_count == 0 {
+        if !matches(pattern, &entry.name) {
             continue;
         }
-        let query = bucket.query(&*entry.name).send().await.with_context(|| format!("can't query {}", entry.name))?;
+        // Start and stop are said: by default the server takes them, like the number of records, from what it last
+        // knew of the entry, and while the entry is written to that may be long ago.
+        let query = bucket.query(&*entry.name).start_us(0).stop_us(i64::MAX as u64).send().await;
+        let query = query.with_context(|| format!("can't query {}", entry.name))?;
         let mut query = std::pin::pin!(query);
         while let Some(record) = query.next().await {
             let record = record.with_context(|| format!("can't read {}", entry.name))?;
             let timestamp_us = record.timestamp_us();
-            let labels = record.labels().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+            let labels: BTreeMap<_, _> = record.labels().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
             let (content_type, length) = (record.content_type().to_owned(), record.content_length());
-            let payload = record.bytes().await?;
+            let mut payload = record.bytes().await?;
             ensure!(
                 payload.len() == length,
                 "{}@{timestamp_us}: {length} bytes said, {} sent",
                 entry.name,
                 payload.len()
             );
+            let behind_payload = match labels.get("sink.headers-at") {
+                Some(at) => Some(payload.split_off(at.parse()?)),
+                None => None,
+            };
             records.push(Stored {
                 entry: entry.name.clone(),
                 timestamp_us,
@@ -85,6 +97,7 @@ pub async fn read_back(client: &ReductClient, bucket: &str, pattern: &str) -> Re
                 content_type,
                 size: payload.len(),
                 sha256: Sha256::digest(&payload).into(),
+                behind_payload,
             });
         }
     }

@@ -1,3 +1,5 @@
 //! The suites, one module each: `tests/run NAME` runs the tests of module NAME.
 
+mod main_job;
 mod testbed;
+mod tutorial;

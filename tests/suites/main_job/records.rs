@@ -1,0 +1,170 @@
+//! Records of every shape: what Kafka allows arrives, and can be told back from what is stored.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use bytes::Bytes;
+use reduct_sink_testbed::{Message, Stored, bed, payload, unique};
+
+use super::{assert_exact, find, run_through};
+
+#[tokio::test]
+async fn headers_and_keys_can_be_told_back() -> Result<()> {
+    let bed = bed()?;
+    let topic = unique("shapes");
+    bed.kafka.client().create_topic(&topic, 1)?;
+    let all_bytes: Vec<u8> = (0..=255).collect();
+    let messages = vec![
+        Message::new("no headers"),
+        Message::new("plain").key("camera-7").header("size", "5").header("type", "binary").header("load", "50 %"),
+        Message::new("repeated").header("a", "1").header("b", "x").header("a", "2").header("a", "1"),
+        Message::new("null and empty").null_header("null").header("empty", "").null_header("twice").header("twice", ""),
+        Message::new("looks encoded").header("v", "%41").header("w", "%null").header("x", "%empty").header("a%n2", "y"),
+        Message::new("binary").key(all_bytes.clone()).header("all", all_bytes.clone()).header("nul", vec![0]),
+        Message::new("keys").header("Content-Type", "image/png").header("a b", "1").header("ä", "2").header("", "3"),
+        Message::new("bytes in keys").header(vec![0xff, 0xfe], "1").header(vec![0xc3], "2").header("x\"y,z", "3"),
+        Message::new("reserved").header("kafka.offset", "999").header("sink.plugins", "me").header("@x", "1"),
+        Message::new("quotes").header("json", r#"{"a": "b, c"}"#).header("lines", "a\r\nb").header("pad", "  x "),
+        Message::new("unicode").header("city", "Zürich").header("emoji", "🦀").header("del", "\u{7f}"),
+        Message::new("long").header("long", "x".repeat(3000)).header("n".repeat(100), "long name"),
+        Message::new("").key(""),
+        Message::new("").header("size", "0"),
+        Message::tombstone("gone").header("why", "deleted"),
+        Message { headers: vec![], ..Message::default() },
+    ];
+    let produced = bed.kafka.client().produce(&topic, messages.clone())?;
+    let stored = run_through(bed, &bed.sink_config(&topic), &[&topic]).await?;
+    assert_exact(&produced, &stored)?;
+
+    for (message, produced) in messages.iter().zip(&produced) {
+        let record = find(&stored, produced);
+        assert_eq!(headers_of(record), by_key(&message.headers), "{record:?}");
+        let key = record.label("kafka.key").map(|key| decode(key).expect("a key that is there isn't null"));
+        assert_eq!(key.as_deref(), message.key.as_deref(), "{record:?}");
+        assert_eq!(record.label("kafka.tombstone").is_some(), message.payload.is_none(), "{record:?}");
+    }
+    // As in the tutorial: plain text stays what it is.
+    let plain = find(&stored, &produced[1]);
+    let labels = [plain.label("size"), plain.label("type"), plain.label("load"), plain.label("kafka.key")];
+    assert_eq!(labels, [Some("5"), Some("binary"), Some("50 %"), Some("camera-7")]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn payloads_from_nothing_to_16_mib() -> Result<()> {
+    let bed = bed()?;
+    let topic = unique("sizes");
+    bed.kafka.client().create_topic(&topic, 1)?;
+    let edges = [0, 1, 2, 1023, 1024, 65_535, 65_536, 524_287, 524_288, 524_289, 1 << 20, 8 << 20, 16 << 20, 3];
+    let messages = edges.iter().enumerate().map(|(n, &size)| Message::new(payload(n as u64, size)));
+    let produced = bed.kafka.client().produce(&topic, messages)?;
+    let stored = run_through(bed, &bed.sink_config(&topic), &[&topic]).await?;
+    assert_exact(&produced, &stored)
+}
+
+#[tokio::test]
+async fn one_millisecond_holds_thousands() -> Result<()> {
+    let bed = bed()?;
+    let topic = unique("instant");
+    bed.kafka.client().create_topic(&topic, 2)?;
+    let messages = (0..5000u64).map(|n| {
+        let at = if n % 100 == 0 { 0 } else { 1_700_000_000_000 };
+        Message::new(payload(n, 50)).timestamp_ms(at.max(1)).partition((n % 2) as i32)
+    });
+    let produced = bed.kafka.client().produce(&topic, messages)?;
+    let stored = run_through(bed, &bed.sink_config(&topic), &[&topic]).await?;
+    assert_exact(&produced, &stored)?;
+    let near = stored.iter().filter(|record| record.timestamp_us.abs_diff(1_700_000_000_000_000) < 10_000).count();
+    assert_eq!(near, 4950, "a record's time stays near that of Kafka");
+    Ok(())
+}
+
+#[tokio::test]
+async fn headers_beyond_the_servers_limits_lose_nothing() -> Result<()> {
+    let bed = bed()?;
+    let topic = unique("beyond");
+    bed.kafka.client().create_topic(&topic, 1)?;
+    let many = (0..2000).fold(Message::new("many"), |message, n| message.header(format!("h{n}"), "value"));
+    let messages = vec![
+        Message::new("before"),
+        Message::new("large").header("large", payload(1, 600_000)),
+        many,
+        Message::new("name").header("n".repeat(70_000), "x"),
+        Message::new("key").key(payload(2, 300_000)),
+        Message::new("after"),
+    ];
+    let produced = bed.kafka.client().produce(&topic, messages.clone())?;
+    let stored = run_through(bed, &bed.sink_config(&topic), &[&topic]).await?;
+    // Where the server can't take the labels, the record is a dead letter: payload, key and headers are all there.
+    assert_exact(&produced, &stored)?;
+    for (message, produced) in messages.iter().zip(&produced) {
+        let record = find(&stored, produced);
+        if record.entry == topic {
+            assert_eq!(headers_of(record), by_key(&message.headers));
+        } else {
+            assert_eq!(record.entry, format!("dead-letters/{topic}/0"));
+            assert!(record.label("sink.reason").is_some(), "{:?}", record.labels);
+            let kept = record.behind_payload.as_deref().expect("headers behind the payload");
+            let kept: serde_json::Value = serde_json::from_slice(kept)?;
+            let text = |value: &serde_json::Value| value.as_str().and_then(decode).map(Bytes::from);
+            let headers = kept["headers"].as_array().expect("an array of headers");
+            let headers = headers.iter().map(|h| (text(&h["key"]).expect("a key"), text(&h["value"])));
+            assert_eq!(text(&kept["key"]), message.key);
+            assert_eq!(headers.collect::<Vec<_>>(), message.headers);
+        }
+    }
+    for fits in [&produced[0], &produced[5]] {
+        assert_eq!(find(&stored, fits).entry, topic);
+    }
+    Ok(())
+}
+
+/// The headers of a record, told back from its labels as the documentation says.
+fn headers_of(record: &Stored) -> BTreeMap<Vec<u8>, Vec<Option<Vec<u8>>>> {
+    let mut found: BTreeMap<Vec<u8>, BTreeMap<usize, Option<Vec<u8>>>> = BTreeMap::new();
+    for (name, value) in &record.labels {
+        if name.starts_with("kafka.") || name.starts_with("sink.") {
+            continue;
+        }
+        let (name, number) = match name.split_once("%n") {
+            Some((name, number)) => (name, number.parse().expect("a number behind %n")),
+            None => (name.as_str(), 1),
+        };
+        let key = decode(name).expect("a name is never null");
+        found.entry(key).or_default().insert(number, decode(value));
+    }
+    found.into_iter().map(|(key, values)| (key, values.into_values().collect())).collect()
+}
+
+fn by_key(headers: &[(Bytes, Option<Bytes>)]) -> BTreeMap<Vec<u8>, Vec<Option<Vec<u8>>>> {
+    let mut keys: BTreeMap<Vec<u8>, Vec<Option<Vec<u8>>>> = BTreeMap::new();
+    for (key, value) in headers {
+        keys.entry(key.to_vec()).or_default().push(value.as_ref().map(|value| value.to_vec()));
+    }
+    keys
+}
+
+fn decode(text: &str) -> Option<Vec<u8>> {
+    match text {
+        "%null" => return None,
+        "%empty" => return Some(Vec::new()),
+        _ => (),
+    }
+    let mut bytes = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('%') {
+        bytes.extend(&rest.as_bytes()[..at]);
+        match rest.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &rest[at + 3..];
+            }
+            None => {
+                bytes.push(b'%');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    bytes.extend(rest.as_bytes());
+    Some(bytes)
+}
