@@ -5,6 +5,8 @@
 //! The first lines of a case may say `# flags: …`, `# environment: NAME=VALUE …` and `# exit: CODE` (2 unless said).
 //! With `UPDATE_GOLDEN=1` in the environment the expected files are written instead.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is an answer")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -43,6 +43,11 @@ pub fn topic(topic: &str) -> Result<(), String> {
     }
 }
 
+/// Whether a topic is the one that is read, or one of those that the pattern matches.
+pub fn topic_is_read(topic: &str, read: &str) -> bool {
+    topic == read || (read.starts_with('^') && Regex::new(read).is_ok_and(|pattern| pattern.is_match(topic)))
+}
+
 /// librdkafka reads patterns as POSIX extended regular expressions, where much of what other dialects offer silently
 /// means something else (`\d` is the letter d). So only what means the same in both is let through.
 fn pattern(pattern: &str) -> Result<(), String> {

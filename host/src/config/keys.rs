@@ -50,6 +50,7 @@ pub const KEYS: &[Key] = &[
     key("limits.stuck_after", Some("STUCK_AFTER"), None),
     key("status.listen", Some("STATUS_LISTEN"), Some("--status")),
     key("dead_letters.entry", Some("DEAD_LETTERS_ENTRY"), None),
+    key("dead_letters.topic", Some("DEAD_LETTERS_TOPIC"), None),
     key("plugins", Some("PLUGINS"), Some("--plugin")),
     key("plugins.name", None, None),
     key("plugins.path", None, None),

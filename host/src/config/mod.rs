@@ -83,6 +83,13 @@ pub struct Kafka {
     pub properties: BTreeMap<String, String>,
 }
 
+impl Kafka {
+    /// Whether records of more than one topic may come.
+    pub fn several_topics(&self) -> bool {
+        self.topics.len() > 1 || self.topics.iter().any(|topic| topic.starts_with('^'))
+    }
+}
+
 /// Without the values of the properties, among which passwords may be.
 impl fmt::Debug for Kafka {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -205,6 +212,8 @@ pub enum FailurePolicy {
 pub struct DeadLetters {
     /// Entry template in the same bucket, from `{topic}` and `{partition}`.
     pub entry: String,
+    /// A Kafka topic instead of the entry.
+    pub topic: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -144,6 +144,6 @@ pub fn plain_text(found: &Found) -> Option<&str> {
 /// A size in the largest unit that expresses it exactly.
 fn size_text(bytes: u64) -> String {
     let units = [(TB, "TB"), (GIB, "GiB"), (GB, "GB"), (MIB, "MiB"), (MB, "MB"), (1 << 10, "KiB"), (KB, "KB")];
-    let unit = units.iter().find(|(unit, _)| bytes >= *unit && bytes % unit == 0);
+    let unit = units.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit));
     unit.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
 }

@@ -102,6 +102,16 @@ fn a_plugins_table_becomes_json() {
 }
 
 #[test]
+fn an_empty_address_of_the_status_page_is_none() {
+    let listen = |file: &str, flags: &[(&'static str, &[&str])]| load(file, &[], flags).status.listen;
+    let file = format!("{REQUIRED}[status]\nlisten = \"\"\n");
+    assert_eq!(listen(&file, &[]), None);
+    assert_eq!(listen(REQUIRED, &[("status.listen", &[""])]), None);
+    assert!(listen(REQUIRED, &[]).is_some());
+    assert_eq!(listen(&file, &[("status.listen", &["127.0.0.1:1"])]).as_deref(), Some("127.0.0.1:1"));
+}
+
+#[test]
 fn texts_of_the_environment_are_read_as_the_key_wants() {
     let variables = [
         ("REDUCT_SINK_WORKERS", "3"),

@@ -48,9 +48,9 @@ pub fn validate(layers: Layers) -> Result<Config, Problems> {
         properties: checked_properties(&properties, reader.problems),
     };
     let config = Config {
-        kafka,
         store: store(&mut reader),
-        dead_letters: dead_letters(&mut reader),
+        dead_letters: dead_letters(&mut reader, &kafka.topics),
+        kafka,
         limits: limits(&mut reader),
         labels: Labels { plugins: reader.boolean("labels.plugins", true) },
         status: status(&mut reader),
@@ -99,7 +99,7 @@ fn topics(reader: &mut Reader<'_>) -> Vec<String> {
 fn status(reader: &mut Reader<'_>) -> Status {
     const KEY: &str = "status.listen";
     let expected = "one host:port, such as \"127.0.0.1:9640\", or \"\" for none";
-    if reader.find(KEY).and_then(plain_text).is_some_and(|text| text.trim().is_empty()) {
+    if reader.find(KEY).is_some_and(|found| matches!(&found.value, Value::Text(text) if text.trim().is_empty())) {
         return Status { listen: None };
     }
     let one = |text: &str| checks::brokers(text).filter(|text| !text.contains(','));
@@ -217,12 +217,10 @@ fn token(reader: &mut Reader<'_>) -> Option<Secret> {
 fn quota(reader: &mut Reader<'_>) -> Option<Quota> {
     const TYPE: &str = "store.create.quota_type";
     const SIZE: &str = "store.create.quota_size";
-    let choices: [(&str, Option<fn(u64) -> Quota>); 3] =
-        [("fifo", Some(Quota::Fifo)), ("hard", Some(Quota::Hard)), ("none", None)];
-    let quota = reader.choice(TYPE, &choices).flatten();
+    let makes_room = reader.choice(TYPE, &[("fifo", Some(true)), ("hard", Some(false)), ("none", None)]).flatten();
     let size = reader.size(SIZE, MB..=1000 * TB);
     match (reader.find(TYPE), reader.find(SIZE)) {
-        (Some(found), None) if quota.is_some() => {
+        (Some(found), None) if makes_room.is_some() => {
             let text = "a quota without a size, set quota_size as well, such as \"100GB\"";
             reader.problems.push(Problem::at(&found.place, TYPE, text));
         }
@@ -232,7 +230,8 @@ fn quota(reader: &mut Reader<'_>) -> Option<Quota> {
         }
         _ => (),
     }
-    Some(quota?(size?))
+    let (makes_room, size) = (makes_room?, size?);
+    Some(if makes_room { Quota::Fifo(size) } else { Quota::Hard(size) })
 }
 
 /// A template for an entry's name, of which only some placeholders may be used.
@@ -254,9 +253,22 @@ fn template(reader: &mut Reader<'_>, key: &str, placeholders: &[&str]) -> Option
     Some(text.to_owned())
 }
 
-fn dead_letters(reader: &mut Reader<'_>) -> DeadLetters {
+fn dead_letters(reader: &mut Reader<'_>, topics: &[String]) -> DeadLetters {
+    const TOPIC: &str = "dead_letters.topic";
     let entry = template(reader, "dead_letters.entry", &["{topic}", "{partition}"]);
-    DeadLetters { entry: entry.unwrap_or_else(|| "dead-letters/{topic}/{partition}".into()) }
+    if let (Some(_), Some(found)) = (reader.find("dead_letters.entry"), reader.find(TOPIC)) {
+        let text = "dead_letters.entry is set too, expected one of them";
+        reader.problems.push(Problem::at(&found.place, TOPIC, text));
+    }
+    let expected = "a topic's name: up to 249 letters, digits, `.`, `_` and `-`";
+    let name = |text: &str| (!text.starts_with('^') && checks::topic(text).is_ok()).then(|| text.to_owned());
+    let topic = reader.parsed(TOPIC, expected, |found| name(plain_text(found)?));
+    if let (Some(topic), Some(found)) = (&topic, reader.find(TOPIC))
+        && topics.iter().any(|read| checks::topic_is_read(topic, read))
+    {
+        reader.reject(TOPIC, found, "a topic that isn't among kafka.topics: its records would come around again");
+    }
+    DeadLetters { entry: entry.unwrap_or_else(|| "dead-letters/{topic}/{partition}".into()), topic }
 }
 
 fn limits(reader: &mut Reader<'_>) -> Limits {
