@@ -1,8 +1,8 @@
-;; The passthrough: keeps every record as it is. Written by hand as a core module; the host's build script turns it into a
-;; component of reduct-sink:transform@0.1.0, so no WebAssembly toolchain is needed.
+;; The passthrough: keeps every record as it is. Written by hand as a core module; the host's build script turns it into
+;; a component of reduct-sink:transform@0.1.0, so no WebAssembly toolchain is needed.
 ;;
-;; Memory: the answers lie in the first 64 bytes, all zero for ever; everything from 64 on is scratch that the host fills
-;; with a call's arguments and that the call forgets.
+;; Memory: the answers lie in the first 64 bytes, all zero for ever; everything from 64 on is scratch that the host
+;; fills with a call's arguments and that the call forgets.
 (module
   (memory (export "memory") 2)
   (global $free (mut i32) (i32.const 64))
@@ -22,7 +22,9 @@
         (if (i32.eq (i32.const -1)
               (memory.grow
                 (i32.wrap_i64
-                  (i64.shr_u (i64.add (i64.sub (local.get $end) (local.get $have)) (i64.const 0xffff)) (i64.const 16)))))
+                  (i64.shr_u
+                    (i64.add (i64.sub (local.get $end) (local.get $have)) (i64.const 0xffff))
+                    (i64.const 16)))))
           (then (unreachable)))))
     (if (local.get $old-size)
       (then (memory.copy (local.get $at) (local.get $old) (local.get $old-size))))
@@ -30,7 +32,8 @@
     (local.get $at))
 
   ;; ok: any configuration will do
-  (func (export "reduct-sink:transform/transformer@0.1.0#configure") (param $config i32) (param $length i32) (result i32)
+  (func (export "reduct-sink:transform/transformer@0.1.0#configure")
+    (param $config i32) (param $length i32) (result i32)
     (global.set $free (i32.const 64))
     (i32.const 0))
 

@@ -1,8 +1,8 @@
 //! The chain: the configured plugins in order, and what they make of each input record.
 //!
-//! Guarantees: each input record has one [`Outcome`], decided by one version of each plugin; where a plugin fails on any
-//! part of a record, its failure policy decides about the whole record, so that a record is never half done; a plugin
-//! harms no other record than the one it fails on.
+//! Guarantees: each input record has one [`Outcome`], decided by one version of each plugin; where a plugin fails on
+//! any part of a record, its failure policy decides about the whole record, so that a record is never half done; a
+//! plugin harms no other record than the one it fails on.
 
 mod shared;
 mod slot;
@@ -64,7 +64,8 @@ impl Chain {
         Ok(Self { shared, generation, slots, mark })
     }
 
-    /// Takes over new versions, if there are any: to be called between two records. One atomic load where there are none.
+    /// Takes over new versions, if there are any: to be called between two records. One atomic load where there are
+    /// none.
     ///
     /// Where a version doesn't start on this worker, the one before goes on, and the log says why.
     pub fn refresh(&mut self) {

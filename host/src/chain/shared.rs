@@ -1,7 +1,7 @@
 //! The versions of the plugins that are at work, shared by all workers and replaced while records flow.
 //!
-//! Guarantees: a replacement is complete in itself (a worker sees the old version or the new one); workers learn of it by
-//! one atomic load a record; nothing here blocks a worker for longer than a few clones.
+//! Guarantees: a replacement is complete in itself (a worker sees the old version or the new one); workers learn of it
+//! by one atomic load a record; nothing here blocks a worker for longer than a few clones.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,8 +87,8 @@ impl SharedChain {
         self.lock().retired.iter().map(Retired::told).collect()
     }
 
-    /// Puts another version to work at that place: each worker takes it over before its next record. Gives the digest of
-    /// the one before.
+    /// Puts another version to work at that place: each worker takes it over before its next record. Gives the digest
+    /// of the one before.
     pub fn replace(&self, index: usize, plugin: LoadedPlugin) -> Result<Digest, ReplaceError> {
         let mut versions = self.lock();
         let place = versions.present.get_mut(index).ok_or(ReplaceError::NoSuchPlace(index))?;

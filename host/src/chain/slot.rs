@@ -56,8 +56,8 @@ impl Slot {
         }
     }
 
-    /// Asks the plugin about each of `outputs` and puts in their place what it made of them. Tells whether it split any.
-    /// On trouble `outputs` stays as it was.
+    /// Asks the plugin about each of `outputs` and puts in their place what it made of them. Tells whether it split
+    /// any. On trouble `outputs` stays as it was.
     pub fn transform(&mut self, record: &RecordView<'_>, outputs: &mut Vec<OutputRecord>) -> Result<bool, Trouble> {
         self.verdicts.clear();
         let answer = self.ask(record, outputs);

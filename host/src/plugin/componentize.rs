@@ -1,5 +1,5 @@
-//! From a core module to a component, for guests built for `wasm32-unknown-unknown`: their bindings leave the world that
-//! they were generated from in a custom section.
+//! From a core module to a component, for guests built for `wasm32-unknown-unknown`: their bindings leave the world
+//! that they were generated from in a custom section.
 
 use anyhow::{Context, ensure};
 use wit_component::ComponentEncoder;
@@ -14,11 +14,11 @@ pub fn componentize(core_module: &[u8]) -> anyhow::Result<Vec<u8>> {
         let text = format!("{error:#}");
         if text.contains("wasi_snapshot_preview1") {
             error.context(
-                "the core module uses WASI 0.1 (it imports wasi_snapshot_preview1), which needs an adapter: build it for \
-                 wasm32-unknown-unknown or wasm32-wasip2",
+                "the core module uses WASI 0.1 (it imports wasi_snapshot_preview1), which needs an adapter: build it \
+                 for wasm32-unknown-unknown or wasm32-wasip2",
             )
         } else {
-            error.context("no component can be made of this core module: was it built with the bindings of a WIT world?")
+            error.context("no component can be made of this module: was it built with the bindings of a WIT world?")
         }
     })
 }

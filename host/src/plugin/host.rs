@@ -1,7 +1,8 @@
-//! What an instance finds outside itself: the contract's host functions, WASI with nothing granted, and its memory limit.
+//! What an instance finds outside itself: the contract's host functions, WASI with nothing granted, and its memory
+//! limit.
 //!
-//! Guarantees: no files, no environment, no arguments, no network; what a plugin prints goes to the log; no host function
-//! blocks much longer than the call's time limit; a payload is lowered straight from its `Bytes`.
+//! Guarantees: no files, no environment, no arguments, no network; what a plugin prints goes to the log; no host
+//! function blocks much longer than the call's time limit; a payload is lowered straight from its `Bytes`.
 
 use std::sync::Arc;
 use std::time::Duration;

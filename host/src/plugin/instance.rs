@@ -1,8 +1,8 @@
 //! One running instance of a plugin: started, configured, and asked about records.
 //!
-//! Guarantees: a call returns within the plugin's time limit (plus a tick) or is stopped; after a trap, an exceeded limit
-//! or an unreadable answer the instance is broken and says so. An instance belongs to one thread, which must not be one
-//! of tokio's: WASI's functions block.
+//! Guarantees: a call returns within the plugin's time limit (plus a tick) or is stopped; after a trap, an exceeded
+//! limit or an unreadable answer the instance is broken and says so. An instance belongs to one thread, which must not
+//! be one of tokio's: WASI's functions block.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,8 +74,8 @@ impl Instance {
         Ok(Self { store, transform, code, calls: 0, high_water })
     }
 
-    /// Asks about each of `outputs`, which all come from `record`, in order, until there is trouble. The verdicts are put
-    /// behind `verdicts`; `outputs` stays as it is.
+    /// Asks about each of `outputs`, which all come from `record`, in order, until there is trouble. The verdicts are
+    /// put behind `verdicts`; `outputs` stays as it is.
     pub fn ask(
         &mut self,
         record: &RecordView<'_>,

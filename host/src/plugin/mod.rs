@@ -1,8 +1,8 @@
 //! Plugins: WebAssembly components of the contract `reduct-sink:transform`, loaded, checked, started and called.
 //!
 //! Guarantees: whatever a plugin does (traps, loops, eats memory, floods the log, answers nonsense), its caller gets a
-//! typed answer within the plugin's time limit and the host goes on; a [`LoadedPlugin`] has been compiled, checked against
-//! the contract and started once. `wasmtime` is known only here.
+//! typed answer within the plugin's time limit and the host goes on; a [`LoadedPlugin`] has been compiled, checked
+//! against the contract and started once. `wasmtime` is known only here.
 
 mod bindings;
 mod builtin;

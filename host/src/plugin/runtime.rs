@@ -60,8 +60,8 @@ impl Runtime {
 
     /// Reads, compiles and checks the plugin, then starts and configures a first instance of it. May take seconds.
     ///
-    /// It may be called from any thread: the instance is started on one of its own, because WASI's functions block, which
-    /// tokio's threads must not.
+    /// It may be called from any thread: the instance is started on one of its own, because WASI's functions block,
+    /// which tokio's threads must not.
     pub fn load(&self, plugin: &Plugin) -> Result<LoadedPlugin, LoadError> {
         thread::scope(|scope| {
             let loading =

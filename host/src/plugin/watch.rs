@@ -2,8 +2,8 @@
 //!
 //! Guarantees: one thread does all of it, off the data path; a file is loaded when its bytes are others than those at
 //! work, and only then; one that doesn't load leaves the present version working, and the log says why, once. Every way
-//! of replacing a file is noticed: renames, rewriting in place (slowly, too), links that point elsewhere, a file or folder
-//! that goes and comes back; at the latest by a look every few seconds, where the file system tells nothing.
+//! of replacing a file is noticed: renames, rewriting in place (slowly, too), links that point elsewhere, a file or
+//! folder that goes and comes back; at the latest by a look every few seconds, where the file system tells nothing.
 
 use std::collections::HashMap;
 use std::fs;
@@ -204,8 +204,9 @@ impl File {
                 let (new, bytes) = (loaded.digest, loaded.bytes);
                 match shared.replace(self.index, loaded) {
                     Ok(old) => tracing::info!(
-                        plugin = plugin.name, old = old.short(), new = new.short(), bytes, loaded_in = ?started.elapsed(),
-                        file = %self.path.display(), "swapped: the plugin's new version is at work from the next record on",
+                        plugin = plugin.name, old = old.short(), new = new.short(), bytes,
+                        loaded_in = ?started.elapsed(), file = %self.path.display(),
+                        "swapped: the plugin's new version is at work from the next record on",
                     ),
                     Err(error) => tracing::error!(plugin = plugin.name, %error, "the plugin wasn't swapped"),
                 }

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use reduct_sink::chain::Outcome;
+use reduct_sink::chain::{Chain, Outcome};
 use reduct_sink::config::FailurePolicy;
 
-use crate::bed::{Bed, dead_letter, input, output, outputs};
+use crate::bed::{Bed, dead_letter, input, keep_log, logged, output, outputs, runtime};
 use crate::guest::{Guest, guest};
 
 /// Fails on record 3 in the way of `body`; for others it tells how many calls this instance has had.
@@ -106,7 +106,7 @@ fn pass_is_as_if_the_plugin_were_not_there_for_all_parts() {
         .with("picky", &guest(PICKY), |plugin| plugin.on_failure = FailurePolicy::Pass)
         .with("last", &guest(r#"(call $entry $"last") (call $change)"#), |_| {});
     let shared = bed.shared();
-    let mut chain = reduct_sink::chain::Chain::new(shared.clone()).unwrap();
+    let mut chain = Chain::new(shared.clone()).unwrap();
     let parts = outputs(chain.transform(&input(7)));
     assert_eq!(parts.len(), 3);
     let digest = |at: usize| shared.versions()[at].digest.short();
@@ -129,13 +129,9 @@ fn a_grown_instance_is_replaced_before_it_meets_its_limit() {
     assert!((8..16).contains(oldest), "an instance had up to {oldest} calls: {calls:?}");
 }
 
-#[test]
-fn where_no_fresh_instance_starts_the_record_fails_and_the_next_tries_again() {
-    // `configure` refuses from one second on until two seconds later.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let from = now.as_secs() + 2;
-    let until = from + 2;
-    let moody = Guest::new("unreachable").configure(&format!(
+/// A guest whose `configure` refuses between these two seconds since the Unix epoch.
+fn moody(body: &str, from: u64, until: u64) -> Vec<u8> {
+    let moody = Guest::new(body).configure(&format!(
         r#"(call $now (i32.const 1024))
            (if (i64.lt_u (i64.load (i32.const 1024)) (i64.const {from})) (then (return (i32.const 0))))
            (if (i64.ge_u (i64.load (i32.const 1024)) (i64.const {until})) (then (return (i32.const 0))))
@@ -150,11 +146,23 @@ fn where_no_fresh_instance_starts_the_record_fails_and_the_next_tries_again() {
          world moody { include reduct-sink:transform/transform@0.1.0; import wasi:clocks/wall-clock@0.2.0; }",
         "moody",
     );
-    let mut chain = Bed::of(&[&moody.build()]).chain();
-    let sleep_until = |second| {
-        let time = UNIX_EPOCH + Duration::from_secs(second) + Duration::from_millis(50);
-        std::thread::sleep(time.duration_since(SystemTime::now()).unwrap_or_default());
-    };
+    moody.build()
+}
+
+/// A second that is far enough away for a plugin to be loaded before it, on a busy machine too.
+fn soon() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 4
+}
+
+fn sleep_until(second: u64) {
+    let time = UNIX_EPOCH + Duration::from_secs(second) + Duration::from_millis(50);
+    std::thread::sleep(time.duration_since(SystemTime::now()).unwrap_or_default());
+}
+
+#[test]
+fn where_no_fresh_instance_starts_the_record_fails_and_the_next_tries_again() {
+    let (from, until) = (soon(), soon() + 4);
+    let mut chain = Bed::of(&[&moody("unreachable", from, until)]).chain();
     assert!(dead_letter(chain.transform(&input(1))).reason.contains("unreachable"), "the loaded instance runs");
     sleep_until(from);
     for offset in [2, 3] {
@@ -163,4 +171,22 @@ fn where_no_fresh_instance_starts_the_record_fails_and_the_next_tries_again() {
     }
     sleep_until(until);
     assert!(dead_letter(chain.transform(&input(4))).reason.contains("unreachable"), "a fresh instance ran");
+}
+
+#[test]
+fn where_a_new_version_does_not_start_on_a_worker_the_one_before_goes_on() {
+    keep_log();
+    let bed = Bed::of(&[]).with("held-back", &guest("(call $time (i64.const 1)) (call $change)"), |_| {});
+    let shared = bed.shared();
+    let mut chain = Chain::new(shared.clone()).unwrap();
+    let from = soon();
+    std::fs::write(bed.path(0), moody("(call $time (i64.const 2)) (call $change)", from, u64::MAX >> 1)).unwrap();
+    shared.replace(0, runtime().load(&bed.plugins[0]).unwrap()).unwrap();
+    sleep_until(from);
+    chain.refresh();
+    let kept = output(chain.transform(&input(1)));
+    let old = shared.retired()[0].digest.short();
+    assert_eq!((kept.timestamp_us, &*kept.handled_by.unwrap()), (Some(1), format!("held-back@{old}").as_str()));
+    let told = logged(&["ERROR", "plugin=held-back", "not today", "goes on"]);
+    assert_eq!(told.len(), 1, "{told:?}");
 }

@@ -164,8 +164,8 @@ fn place_texts(wat: &str, texts: &mut String, at: &mut usize) -> String {
     placed + rest
 }
 
-/// Memory: the answer from 0, a return area at 1024, texts from 4096, label changes from 32768 (20 bytes each), parts from
-/// 65536 (64 bytes each), scratch from 196608.
+/// Memory: the answer from 0, a return area at 1024, texts from 4096, label changes from 32768 (20 bytes each), parts
+/// from 65536 (64 bytes each), scratch from 196608.
 const LIBRARY: &str = r#"
   (global $free (mut i32) (i32.const 196608))
   (global $at (mut i32) (i32.const 16))
