@@ -1,5 +1,6 @@
 //! The suites, one module each: `tests/run NAME` runs the tests of module NAME.
 
+mod check;
 mod main_job;
 mod testbed;
 mod tutorial;

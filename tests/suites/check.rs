@@ -1,0 +1,112 @@
+//! `reduct-sink check` on the real servers: what each kind of refusal is told, with its remedy, and that the rest is
+//! checked all the same.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use anyhow::Result;
+use reduct_rs::Permissions;
+use reduct_sink_testbed::sink::run_to_end;
+use reduct_sink_testbed::{Bed, Store, bed, unique};
+
+const BOUND: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_token_is_told_what_it_lacks() -> Result<()> {
+    let store = Store::start_with(Some("right"), &[])?;
+    let client = store.client()?;
+    client.create_bucket("kafka").send().await?;
+    let token = async |name: &str, read: &[&str], write: &[&str]| {
+        let list = |buckets: &[&str]| buckets.iter().map(ToString::to_string).collect();
+        client.create_token(name, Permissions { full_access: false, read: list(read), write: list(write) }).await
+    };
+    let cases = [
+        (token("reader", &["kafka"], &[]).await?, "kafka", "FAILED  store: the token \"reader\" lacks write access"),
+        (token("writer", &[], &["kafka"]).await?, "kafka", "FAILED  store: the token \"writer\" lacks read access"),
+        (token("both", &["ka*"], &["kafka"]).await?, "kafka", "ok      bucket kafka: there"),
+        (
+            token("both-2", &["*"], &["*"]).await?,
+            "new",
+            "FAILED  store: there is no bucket \"new\", and the token \"both-2\"",
+        ),
+        ("right".into(), "new", "ok      bucket new: not there, will be created"),
+        ("wrong".into(), "kafka", "FAILED  store: the store refuses the token"),
+    ];
+    for (token, bucket, expected) in &cases {
+        let (code, told) = check_store(bed()?, &store.url(), bucket, Some(token))?;
+        assert_eq!(code, Some(if expected.starts_with("ok") { 0 } else { 4 }), "{told}");
+        assert!(told.contains(expected), "expected {expected:?} in:\n{told}");
+    }
+    let (code, told) = check_store(bed()?, &store.url(), "kafka", None)?;
+    assert!(code == Some(4) && told.contains("FAILED  store: the store wants a token and none is set"), "{told}");
+    // The server makes `$system` for its own events within seconds of its start, whether it is asked anything or not.
+    let buckets = client.bucket_list().await?.buckets.into_iter().map(|bucket| bucket.name);
+    let ours: Vec<String> = buckets.filter(|name| !name.starts_with('$')).collect();
+    assert_eq!(ours, ["kafka"], "check creates nothing");
+    Ok(())
+}
+
+#[test]
+fn what_is_no_store_is_told_so() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    // Ends with the process.
+    std::thread::spawn(move || {
+        for mut connection in listener.incoming().flatten() {
+            let _ = connection.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    let (code, told) = check_store(bed()?, &format!("http://127.0.0.1:{port}"), "kafka", None)?;
+    assert!(code == Some(4) && told.contains("isn't a ReductStore"), "{told}");
+
+    let tls = bed()?.store.url().replace("http:", "https:");
+    let (code, told) = check_store(bed()?, &tls, "kafka", None)?;
+    assert!(code == Some(4) && told.contains("the TLS handshake fails"), "{told}");
+    Ok(())
+}
+
+#[test]
+fn kafka_that_refuses_or_lacks_a_topic_is_told_so_and_the_store_is_asked_all_the_same() -> Result<()> {
+    let bed = bed()?;
+    let topic = unique("there");
+    bed.kafka.client().create_topic(&topic, 3)?;
+    let (brokers, url) = (bed.kafka.brokers(), bed.store.url());
+    let flags = ["check", "--brokers", &brokers, "--url", &url, "--bucket", "kafka", "--topic", &topic];
+
+    let sasl = ["security.protocol=sasl_plaintext", "sasl.mechanism=PLAIN", "sasl.username=a", "sasl.password=geheim"];
+    let args: Vec<&str> = flags.into_iter().chain(sasl.iter().flat_map(|property| ["--property", property])).collect();
+    let (code, told) = run(&args)?;
+    assert!(code == Some(4) && told.contains("FAILED  kafka:") && told.contains("refuses us"), "{told}");
+    assert!(told.contains("ok      store:") && !told.contains("geheim"), "{told}");
+
+    let args = [&flags[..], &["--topic", "no-such-topic", "--topic", "^no-such-.*"]].concat();
+    let (code, told) = run(&args)?;
+    assert_eq!(code, Some(4), "{told}");
+    for expected in [
+        format!("ok      topic {topic}: {topic}, 3 partitions"),
+        "FAILED  topic no-such-topic: there is no such topic".into(),
+        "FAILED  topic ^no-such-.*: the pattern matches none".into(),
+        "ok      store: ReductStore".into(),
+    ] {
+        assert!(told.contains(&expected), "expected {expected:?} in:\n{told}");
+    }
+    Ok(())
+}
+
+/// With the shared Kafka and a topic that is there.
+fn check_store(bed: &Bed, url: &str, bucket: &str, token: Option<&str>) -> Result<(Option<i32>, String)> {
+    let topic = unique("check-store");
+    bed.kafka.client().create_topic(&topic, 1)?;
+    let brokers = bed.kafka.brokers();
+    let mut args = vec!["check", "--brokers", &brokers, "--topic", &topic, "--url", url, "--bucket", bucket];
+    args.extend(token.iter().flat_map(|token| ["--token", token]));
+    run(&args)
+}
+
+/// Its exit code and all that it says.
+fn run(args: &[&str]) -> Result<(Option<i32>, String)> {
+    let output = run_to_end(args, &[], BOUND)?;
+    let (report, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    Ok((output.status.code(), format!("{report}{errors}")))
+}
