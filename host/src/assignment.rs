@@ -116,12 +116,7 @@ impl Assignment {
             return None;
         }
         self.budget.take(bytes);
-        Some(Ticket(Arc::new(Inner {
-            assignment: Arc::clone(self),
-            offset,
-            bytes,
-            outputs: AtomicU32::new(1),
-        })))
+        Some(Ticket(Arc::new(Inner { assignment: Arc::clone(self), offset, bytes, outputs: AtomicU32::new(1) })))
     }
 
     /// See [`Checkpoint::skip_to`].

@@ -22,7 +22,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
-use crate::record::{InputRecord, OutputRecord};
+use bytes::Bytes;
+
+use crate::record::{Header, Identity, InputRecord, OutputRecord, TopicPartition};
 
 /// `topic/partition`, on every record: with [`OFFSET`] and [`INDEX`] the record's identity.
 pub const SOURCE: &str = "kafka.source";
@@ -35,6 +37,9 @@ pub const KEY: &str = "kafka.key";
 pub const TOMBSTONE: &str = "kafka.tombstone";
 /// The plugins that handled the record, `name@digest` joined by `+`.
 pub const PLUGINS: &str = "sink.plugins";
+/// On dead letters: the record's time in milliseconds, `%null` where it has none. What a replay computes its outputs'
+/// timestamps from; a dead letter's own timestamp may have been moved to a free microsecond.
+pub const TIMESTAMP: &str = "kafka.timestamp";
 /// On dead letters: why, and the plugin and its digest where one failed.
 pub const REASON: &str = "sink.reason";
 pub const PLUGIN: &str = "sink.plugin";
@@ -96,8 +101,44 @@ pub fn own_labels(output: &OutputRecord) -> HashMap<String, String> {
             labels.insert(PLUGIN.into(), plugin.to_string());
             labels.insert(DIGEST.into(), digest.clone());
         }
+        labels.insert(TIMESTAMP.into(), output.input.timestamp_ms.map_or_else(|| NULL.into(), |ms| ms.to_string()));
     }
     labels
+}
+
+/// The identity that [`own_labels`] wrote.
+pub fn read_identity(found: &HashMap<String, String>) -> Option<Identity> {
+    let (topic, partition) = found.get(SOURCE)?.rsplit_once('/')?;
+    let index = match found.get(INDEX) {
+        Some(index) => Some(index.parse().ok()?),
+        None => None,
+    };
+    Some(Identity {
+        source: TopicPartition { topic: topic.into(), partition: partition.parse().ok()? },
+        offset: found.get(OFFSET)?.parse().ok()?,
+        index,
+    })
+}
+
+/// The headers that [`stored_labels`] made labels of, where no plugin changed them: in the order of their labels' names,
+/// those of one key in their own order. The sink's labels are left out.
+pub fn read_headers(found: &HashMap<String, String>) -> Vec<Header> {
+    let mut headers: Vec<_> = found
+        .iter()
+        .filter(|(name, _)| !is_reserved(name.as_bytes()))
+        .map(|(name, value)| {
+            let (name, repeat) = split_repeat(name);
+            (name, repeat, Header { key: decode_name(name), value: decode_value(value) })
+        })
+        .collect();
+    headers.sort_by(|(name, repeat, _), (other, other_repeat, _)| (name, repeat).cmp(&(other, other_repeat)));
+    headers.into_iter().map(|(_, _, header)| header).collect()
+}
+
+/// A label's name without the number behind that of a repeated header.
+fn split_repeat(name: &str) -> (&str, u32) {
+    let numbered = name.rsplit_once("%n").and_then(|(name, number)| Some((name, number.parse().ok()?)));
+    numbered.unwrap_or((name, 1))
 }
 
 fn header_labels(input: &InputRecord) -> BTreeMap<String, String> {
@@ -168,6 +209,20 @@ pub fn encode_value(value: Option<&[u8]>) -> Cow<'_, str> {
     }
 }
 
+/// The header's key of a label's name: the inverse of [`encode_name`].
+pub fn decode_name(name: &str) -> Bytes {
+    if name == EMPTY { Bytes::new() } else { unescape(name) }
+}
+
+/// The bytes of a label's value: the inverse of [`encode_value`].
+pub fn decode_value(value: &str) -> Option<Bytes> {
+    match value {
+        NULL => None,
+        EMPTY => Some(Bytes::new()),
+        value => Some(unescape(value)),
+    }
+}
+
 /// A label's name as a plugin gave it: `%` is taken for an escape that is there already.
 fn encode_plugin_name(name: &str) -> String {
     let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'%');
@@ -215,6 +270,24 @@ fn escape_bytes(bytes: &[u8], escape: impl Fn((usize, &u8)) -> bool) -> String {
     text
 }
 
+/// Decodes each `%` that two hex digits follow, and leaves everything else.
+fn unescape(text: &str) -> Bytes {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, tail)) = rest.split_first() {
+        let escaped = if *byte == b'%' { tail.split_first_chunk::<2>().and_then(|(two, tail)| Some((hex(two)?, tail))) } else { None };
+        let (byte, tail) = escaped.unwrap_or((*byte, tail));
+        bytes.push(byte);
+        rest = tail;
+    }
+    bytes.into()
+}
+
+fn hex([high, low]: &[u8; 2]) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    Some(digit(*high)? << 4 | digit(*low)?)
+}
+
 fn push_escaped(text: &mut String, byte: u8) {
     // Writing to a String can't fail.
     let _ = write!(text, "%{byte:02x}");
@@ -223,8 +296,7 @@ fn push_escaped(text: &mut String, byte: u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Header, LabelChange, TopicPartition};
-    use bytes::Bytes;
+    use crate::record::LabelChange;
     use std::sync::Arc;
 
     fn output(headers: &[(&[u8], Option<&[u8]>)]) -> OutputRecord {
@@ -240,27 +312,6 @@ mod tests {
             headers,
             payload: None,
         }))
-    }
-
-    /// The documented way back: decode `%` and two hex digits, leave everything else.
-    fn decode(text: &str) -> Option<Vec<u8>> {
-        match text {
-            NULL => return None,
-            EMPTY => return Some(Vec::new()),
-            _ => {}
-        }
-        let bytes = text.as_bytes();
-        let (mut out, mut at) = (Vec::new(), 0);
-        while at < bytes.len() {
-            if bytes[at] == b'%' && followed_by_hex(bytes, at) {
-                out.push(u8::from_str_radix(&text[at + 1..at + 3], 16).unwrap());
-                at += 3;
-            } else {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-        Some(out)
     }
 
     #[test]
@@ -280,11 +331,12 @@ mod tests {
         let mut seen = std::collections::HashMap::new();
         for value in &values {
             let label = encode_value(Some(value)).into_owned();
-            assert_eq!(decode(&label).as_ref(), Some(value), "{label}");
+            assert_eq!(decode_value(&label).as_deref(), Some(&value[..]), "{label}");
             assert!(label.bytes().all(is_plain_value_byte) && label.trim() == label && !label.is_empty());
             assert_eq!(seen.insert(label, value.clone()).filter(|other| other != value), None);
         }
         assert_eq!(encode_value(None), NULL);
+        assert_eq!(decode_value(NULL), None);
     }
 
     #[test]
@@ -292,7 +344,7 @@ mod tests {
         let names: [&[u8]; 9] = [b"Content-Type", b"@x", b"kafka.offset", b"sink.plugins", b"", b"%41", b"a b", b"\xff\x00", b"kafkas"];
         for name in names {
             let label = encode_name(name).into_owned();
-            assert_eq!(decode(&label).as_deref(), Some(name), "{label}");
+            assert_eq!(decode_name(&label), name, "{label}");
             assert!(!is_reserved(label.as_bytes()) && !label.starts_with('@'));
             assert!(label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'%')), "{label}");
         }
@@ -332,5 +384,52 @@ mod tests {
     fn header_keys_reach_plugins_as_text() {
         assert_eq!(header_key_text("ä".as_bytes()), "ä");
         assert_eq!(header_key_text(b"a\xffb\xc3"), "a%ffb%c3");
+    }
+    #[test]
+    fn an_identity_is_read_back() {
+        let labels = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let whole = labels(&[("kafka.source", "a.b/3"), ("kafka.offset", "9"), ("kafka.index", "1")]);
+        let identity = read_identity(&whole).unwrap();
+        assert_eq!(identity.to_string(), "a.b/3@9#1");
+        assert_eq!(read_identity(&labels(&[("kafka.source", "a"), ("kafka.offset", "9")])), None);
+        assert_eq!(read_identity(&labels(&[("size", "9")])), None);
+    }
+
+    /// Bytes in which what the encoding treats apart is frequent.
+    fn any_bytes(random: &mut fastrand::Rng, longest: usize) -> Vec<u8> {
+        const PIECES: [&[u8]; 20] = [
+            b"%", b"%4", b"%41", b"%n2", b"%null", b"%empty", b"@", b"kafka.", b"sink.", b" ", b"\"", b"\r\n", b"\0", b"a",
+            b"A", b"2f", b"\xff", "ä".as_bytes(), b",", b"=",
+        ];
+        (0..random.usize(0..=longest)).flat_map(|_| PIECES[random.usize(0..PIECES.len())].iter().copied()).collect()
+    }
+
+    #[test]
+    fn headers_come_back_whatever_they_hold() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..20_000 {
+            let headers: Vec<(Vec<u8>, Option<Vec<u8>>)> = (0..random.usize(0..8))
+                .map(|_| (any_bytes(&mut random, 2), random.bool().then(|| any_bytes(&mut random, 4))))
+                .collect();
+            let borrowed: Vec<_> = headers.iter().map(|(key, value)| (&key[..], value.as_deref())).collect();
+            let record = output(&borrowed);
+            let read = read_headers(&all_labels(&record, true));
+            let mut expected = record.input.headers.clone();
+            // Only the order among different keys is lost; sorting by key keeps that among equal ones.
+            let mut found = read.clone();
+            expected.sort_by(|a, b| a.key.cmp(&b.key));
+            found.sort_by(|a, b| a.key.cmp(&b.key));
+            assert_eq!(found, expected, "{read:?}");
+        }
+    }
+
+    #[test]
+    fn values_and_names_come_back_whatever_they_hold() {
+        let mut random = fastrand::Rng::with_seed(8);
+        for _ in 0..100_000 {
+            let bytes = any_bytes(&mut random, 6);
+            assert_eq!(decode_value(&encode_value(Some(&bytes))).as_deref(), Some(&bytes[..]));
+            assert_eq!(decode_name(&encode_name(&bytes)), bytes);
+        }
     }
 }

@@ -21,7 +21,9 @@ pub struct EntryName(Arc<str>);
 pub enum NameError {
     #[error("entry name {0:?} is empty or has an empty segment")]
     EmptySegment(String),
-    #[error("entry name {name:?} has the character {found:?}; legal are letters, digits, '_', '-' and '/' between segments")]
+    #[error(
+        "entry name {name:?} has the character {found:?}; legal are letters, digits, '_', '-' and '/' between segments"
+    )]
     IllegalCharacter { name: String, found: char },
     #[error("entry name {0:?} has a segment of more than {MAX_SEGMENT} bytes")]
     LongSegment(String),
@@ -193,7 +195,8 @@ mod tests {
 
     #[test]
     fn topics_map_to_legal_and_distinct_segments() {
-        let topics = ["a.b", "a_2Eb", "a_5F2Eb", "a_5Fb", "a_b", "camera_01", "sensor_data", "_5F", ".", "_2E", "_", "__2E"];
+        let topics =
+            ["a.b", "a_2Eb", "a_5F2Eb", "a_5Fb", "a_b", "camera_01", "sensor_data", "_5F", ".", "_2E", "_", "__2E"];
         let mut seen = std::collections::BTreeMap::new();
         for topic in topics {
             let segment = topic_segment(topic);
@@ -236,7 +239,8 @@ mod tests {
 
     #[test]
     fn a_template_tells_whether_entries_are_shared() {
-        let shares = |text: &str, partitions, several| Template::parse(text).unwrap().shares_entries(partitions, several);
+        let shares =
+            |text: &str, partitions, several| Template::parse(text).unwrap().shares_entries(partitions, several);
         assert!(!shares("{name}", 1, false));
         assert!(shares("{name}", 2, false) && shares("{name}", 1, true));
         assert!(!shares("{name}/{partition}", 2, false));

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use crate::assignment::{Assignment, Budget};
 use crate::chain::{Chain, PluginVersion, SharedChain};
 use crate::config::Config;
+use crate::dead_letter::Target;
 use crate::membership::{Membership, watch_for_pauses};
 use crate::names::{Naming, Template};
 use crate::partition::{Command, Worker};
@@ -27,7 +28,7 @@ use crate::record::TopicPartition;
 use crate::sink::Sink;
 use crate::sink::backoff::Backoff;
 use crate::sink::store::{Store, StoreError};
-use crate::source::{Feed, Owner, Source, SourceError};
+use crate::source::{DeadLetterTopic, Feed, Owner, Source, SourceError};
 use crate::status::{self, Report, Reporter};
 use crate::supervisor::{Look, Supervised, supervise};
 use crate::watchdog::Standing;
@@ -66,8 +67,15 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     let store = open_store(config, &tokio, &stop)?;
     let membership = Arc::new(Membership::default());
     watch_for_pauses(&membership).map_err(failed("can't watch for pauses"))?;
-    let sink =
-        Sink::new(store, &config.store, &config.labels, Arc::clone(&membership), tokio.handle().clone());
+    let dead_letters = dead_letter_topic(config, &membership)?;
+    let sink = Sink::new(
+        store,
+        &config.store,
+        &config.labels,
+        Arc::clone(&membership),
+        dead_letters,
+        tokio.handle().clone(),
+    );
     let host = Arc::new(Host::start(config, Arc::clone(&chain), sink.clone(), membership, stop)?);
     let watching = watch(chain);
     tokio.spawn(report(Arc::clone(&host)));
@@ -109,7 +117,13 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
     move |error| RunError::Failed(format!("{what}: {error}"))
 }
 
-fn stop_on_signal(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
+fn dead_letter_topic(config: &Config, membership: &Arc<Membership>) -> Result<Option<Arc<dyn Target>>, RunError> {
+    let Some(topic) = &config.dead_letters.topic else { return Ok(None) };
+    let topic = DeadLetterTopic::start(&config.kafka, topic, Arc::clone(membership))?;
+    Ok(Some(Arc::new(topic)))
+}
+
+pub(crate) fn stop_on_signal(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let (mut signals, stop) = (signal(kind)?, Arc::clone(stop));
@@ -239,12 +253,11 @@ impl Host {
                 .map_err(failed("can't start a worker"))?;
             workers.push(WorkerHandle { commands, thread: Mutex::new(Some(thread)) });
         }
-        let topics = &config.kafka.topics;
         Ok(Self {
             config: config.clone(),
             entry: config.store.entry.as_deref().map(Template::parse).transpose().map_err(failed("store.entry"))?,
             dead_letter_entry: Template::parse(&config.dead_letters.entry).map_err(failed("dead_letters.entry"))?,
-            several_topics: topics.len() > 1 || topics.iter().any(|topic| topic.starts_with('^')),
+            several_topics: config.kafka.several_topics(),
             sink,
             budget,
             membership,
@@ -385,7 +398,7 @@ impl Owner for Host {
         let (key, template) = match (&self.entry, &self.dead_letter_entry) {
             _ if self.config.store.shared_entries => return None,
             (Some(template), _) if shares(template) => ("store.entry", template),
-            (_, template) if shares(template) => ("dead_letters.entry", template),
+            (_, template) if self.config.dead_letters.topic.is_none() && shares(template) => ("dead_letters.entry", template),
             _ => return None,
         };
         Some(format!(

@@ -45,8 +45,7 @@ pub struct InputRecord {
 impl InputRecord {
     /// What this record occupies in memory, in bytes, for the in-flight budget.
     pub fn size(&self) -> usize {
-        let headers: usize =
-            self.headers.iter().map(|h| h.key.len() + h.value.as_ref().map_or(0, Bytes::len)).sum();
+        let headers: usize = self.headers.iter().map(|h| h.key.len() + h.value.as_ref().map_or(0, Bytes::len)).sum();
         size_of::<Self>()
             + self.headers.len() * size_of::<Header>()
             + headers
@@ -56,9 +55,12 @@ impl InputRecord {
 
     /// The timestamp of the record's first output where no plugin chooses one, in microseconds since the Unix epoch:
     /// the record's millisecond, spread over its thousand microseconds by the offset, so that a replay computes the
-    /// same one. A record without a timestamp gets those of the epoch's first millisecond.
+    /// same one. A record without a timestamp has its offset for one.
     pub fn default_timestamp_us(&self) -> u64 {
-        self.timestamp_ms.unwrap_or(0).saturating_mul(1000).saturating_add(self.offset % 1000)
+        match self.timestamp_ms {
+            Some(ms) => ms.saturating_mul(1000).saturating_add(self.offset % 1000),
+            None => self.offset,
+        }
     }
 }
 

@@ -78,7 +78,8 @@ mod tests {
     #[test]
     fn only_work_without_progress_is_stuck() {
         let source = TopicPartition { topic: "t".into(), partition: 0 };
-        let standing = |position, in_flight, end| Standing { source: source.clone(), position, in_flight, end: Some(end) };
+        let standing =
+            |position, in_flight, end| Standing { source: source.clone(), position, in_flight, end: Some(end) };
         let mut watchdog = Watchdog::new(Duration::from_secs(60));
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);

@@ -41,8 +41,8 @@ pub struct Prepared {
     pub look_up: bool,
     /// It was acknowledged, and is waiting to be read back.
     pub written: bool,
-    /// How often its place turned out to be taken.
-    pub conflicts: u32,
+    /// The place that the store said was taken at the last attempt.
+    pub conflict_us: Option<u64>,
     entry: EntryName,
     record: OutputRecord,
 }
@@ -60,7 +60,8 @@ impl Prepared {
             return Err((item, format!("its labels make {size} bytes, {MAX_LABEL_BYTES} are allowed")));
         }
         if let Some(content_type) = item.record.content_type.as_ref().filter(|text| !is_content_type(text)) {
-            let reason = format!("its content type {content_type:?} is empty, or has characters that a header can't carry");
+            let reason =
+                format!("its content type {content_type:?} is empty, or has characters that a header can't carry");
             return Err((item, reason));
         }
         let base_us = match item.record.timestamp_us {
@@ -80,7 +81,7 @@ impl Prepared {
             ticket,
             look_up: false,
             written: false,
-            conflicts: 0,
+            conflict_us: None,
             entry,
             record,
         })

@@ -41,6 +41,9 @@ pub struct Writer {
     epoch: Option<u64>,
     /// The newest record that the entry held when the epoch began; later ones are this writer's own.
     newest_before: Option<u64>,
+    /// The newest timestamp that this writer ever sent: a request of an earlier epoch may have been under way when the
+    /// present one began.
+    newest_sent: Option<u64>,
     backoff: Backoff,
     complained: Option<Instant>,
 }
@@ -55,6 +58,7 @@ impl Writer {
             view: EntryView::default(),
             epoch: None,
             newest_before: None,
+            newest_sent: None,
             backoff: Backoff::default(),
             complained: None,
         }
@@ -113,7 +117,8 @@ impl Writer {
     async fn enter_epoch(&mut self) -> Result<(), StoreError> {
         let epoch = self.shared.epoch();
         if self.epoch != Some(epoch) {
-            self.newest_before = self.shared.newest(epoch).await?.get(self.entry.as_str()).copied();
+            let held = self.shared.newest(epoch).await?.get(self.entry.as_str()).copied();
+            self.newest_before = held.max(self.newest_sent);
             self.view.forget();
             self.epoch = Some(epoch);
         }
@@ -138,7 +143,7 @@ impl Writer {
 
     /// Gives every record of the batch its timestamp, and settles those that are in the entry already.
     async fn place(&mut self, batch: &mut VecDeque<Prepared>) -> Result<(), StoreError> {
-        for prepared in batch.iter_mut() {
+        for prepared in batch.iter_mut().filter(|prepared| prepared.time_us.is_none()) {
             prepared.look_up |= self.newest_before.is_some_and(|newest| prepared.base_us <= newest);
         }
         let mut wanted: Vec<u64> = batch.iter().filter(|p| p.look_up).map(|p| p.base_us).collect();
@@ -201,6 +206,7 @@ impl Writer {
             return Ok(());
         }
         let by_time: BTreeMap<u64, Write> = batch.iter().filter_map(Prepared::to_write).collect();
+        self.newest_sent = self.newest_sent.max(by_time.last_key_value().map(|(time, _)| *time));
         match self.shared.request(self.shared.store.write(&self.entry, by_time)).await {
             Ok(failed) => self.take_answers(batch, failed).await,
             Err(StoreError::Invalid(reason)) if batch.len() == 1 => {
@@ -235,11 +241,9 @@ impl Writer {
                 }
                 None => self.acknowledge(prepared),
                 Some(StoreError::Conflict(_)) => {
-                    prepared.conflicts += 1;
-                    // The look-up of the first conflict said that the place is free: what is there isn't finished.
-                    if let (true, Some(time)) = (prepared.conflicts > 1, prepared.time_us) {
-                        unfinished.push(time);
-                    }
+                    // Taken again, though the look-up in between showed nothing there.
+                    unfinished.extend(prepared.time_us.filter(|time| prepared.conflict_us == Some(*time)));
+                    prepared.conflict_us = prepared.time_us;
                     doubt(&mut self.view, &mut prepared);
                     batch.push_back(prepared);
                 }
@@ -252,15 +256,29 @@ impl Writer {
             }
         }
         if !unfinished.is_empty() {
-            warn!(entry = %self.entry, records = unfinished.len(), "removing unfinished records to write them again");
-            tokio::time::sleep(UNFINISHED_PATIENCE).await;
-            self.shared.store.remove(&self.entry, &unfinished).await?;
-            self.shared.counters.repaired(unfinished.len() as u64);
+            self.repair(unfinished).await?;
         }
         if self.shared.verify {
             self.read_back(batch).await?;
         }
         first_error.map_or(Ok(()), Err)
+    }
+
+    /// Removes what a request that was cut off left behind, so that it can be written.
+    async fn repair(&self, candidates: Vec<u64>) -> Result<(), StoreError> {
+        tokio::time::sleep(UNFINISHED_PATIENCE).await;
+        let mut unfinished = Vec::new();
+        for time in candidates {
+            if self.shared.store.is_unfinished(&self.entry, time).await? {
+                unfinished.push(time);
+            }
+        }
+        if !unfinished.is_empty() {
+            warn!(entry = %self.entry, records = unfinished.len(), "removing unfinished records to write them again");
+            self.shared.store.remove(&self.entry, &unfinished).await?;
+            self.shared.counters.repaired(unfinished.len() as u64);
+        }
+        Ok(())
     }
 
     /// The verifying mode: settles only what a query shows, whole.

@@ -11,7 +11,6 @@ use std::time::Duration;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::types::RDKafkaErrorCode;
 use tracing::{error, warn};
@@ -38,8 +37,8 @@ pub struct Feed {
 #[derive(Debug)]
 pub enum Polled {
     Record(InputRecord),
-    /// A record that can't be read as one; it has an offset all the same.
-    Unreadable { offset: u64, reason: String },
+    /// A record of which a part can't be read, and why.
+    Unreadable(InputRecord, String),
     Nothing,
     /// There are no records before this offset that weren't yielded.
     NothingBefore(u64),
@@ -79,12 +78,12 @@ impl Feed {
                 return Polled::Nothing;
             }
         };
-        let offset = u64::try_from(message.offset()).unwrap_or_default();
-        self.position = offset.saturating_add(1);
+        let (record, problem) = input_record(&message, &self.source);
+        self.position = record.offset.saturating_add(1);
         self.probing = None;
-        match input_record(&message, &self.source) {
-            Ok(record) => Polled::Record(record),
-            Err(reason) => Polled::Unreadable { offset, reason },
+        match problem {
+            None => Polled::Record(record),
+            Some(problem) => Polled::Unreadable(record, problem),
         }
     }
 
