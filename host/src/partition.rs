@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 
 use crate::assignment::{Assignment, Budget, Ticket};
 use crate::chain::{Chain, Failure, Outcome};
+use crate::names::{EntryName, NameError};
 use crate::record::{InputRecord, OutputRecord, Rejection, TopicPartition};
 use crate::sink::backoff::Backoff;
 use crate::sink::{Item, Sink};
@@ -23,7 +24,7 @@ const TURN: usize = 256;
 /// The longest wait for something to do: a lost wake-up costs no more than this.
 const NAP: Duration = Duration::from_millis(50);
 /// How often a record is tried whose plugin asks for a retry; then its dead letter is written.
-const MAX_ATTEMPTS: u32 = 10;
+pub(crate) const MAX_ATTEMPTS: u32 = 10;
 
 pub enum Command {
     Add(Feed, Arc<Assignment>),
@@ -148,14 +149,14 @@ impl Partition {
                 Step::Done
             }
             Polled::Fatal(reason) => Step::Fatal(reason),
-            Polled::Unreadable { offset, reason } => {
-                Step::Fatal(format!("{}@{offset} can't be read: {reason}", self.assignment.source))
+            Polled::Unreadable(record, reason) => {
+                if let Some(ticket) = self.receive(&record) {
+                    reject(sink, &self.assignment, Arc::new(record), ticket, Rejection { reason, plugin: None });
+                }
+                Step::Done
             }
             Polled::Record(record) => {
-                let Some(ticket) = self.assignment.receive(record.offset, record.size()) else {
-                    debug!(partition = %self.assignment.source, offset = record.offset, "received again");
-                    return Step::Done;
-                };
+                let Some(ticket) = self.receive(&record) else { return Step::Done };
                 let now =
                     Held { input: Arc::new(record), ticket, attempts: 0, backoff: Backoff::default(), next: None };
                 self.transform(chain, sink, now)
@@ -163,14 +164,26 @@ impl Partition {
         }
     }
 
+    /// `None`: it was received before, and is accounted for.
+    fn receive(&self, record: &InputRecord) -> Option<Ticket> {
+        let ticket = self.assignment.receive(record.offset, record.size());
+        if ticket.is_none() {
+            debug!(partition = %self.assignment.source, offset = record.offset, "received again");
+        }
+        ticket
+    }
+
     fn transform(&mut self, chain: &mut Chain, sink: &Sink, held: Held) -> Step {
         match chain.transform(&held.input) {
             Outcome::Outputs(outputs) => hand_over(sink, &self.assignment, outputs, held.ticket),
             Outcome::Dropped | Outcome::Skipped(_) => held.ticket.settle(),
-            Outcome::DeadLetter(failure) => reject(sink, &self.assignment, held.input, held.ticket, failure),
+            Outcome::DeadLetter(failure) => {
+                reject(sink, &self.assignment, held.input, held.ticket, rejection(failure));
+            }
             Outcome::Retry(failure) if held.attempts + 1 >= MAX_ATTEMPTS => {
                 let reason = format!("{} (tried {MAX_ATTEMPTS} times)", failure.reason);
-                reject(sink, &self.assignment, held.input, held.ticket, Failure { reason, ..failure });
+                let rejection = rejection(Failure { reason, ..failure });
+                reject(sink, &self.assignment, held.input, held.ticket, rejection);
             }
             Outcome::Retry(failure) => {
                 let mut held = held;
@@ -193,7 +206,8 @@ impl Partition {
     }
 }
 
-fn hand_over(sink: &Sink, assignment: &Arc<Assignment>, outputs: Vec<OutputRecord>, ticket: Ticket) {
+/// Hands a record's outputs to the sink; its ticket is settled with the last of them.
+pub(crate) fn hand_over(sink: &Sink, assignment: &Arc<Assignment>, outputs: Vec<OutputRecord>, ticket: Ticket) {
     let mut outputs = outputs.into_iter().peekable();
     let mut ticket = Some(ticket);
     while let Some(record) = outputs.next() {
@@ -201,11 +215,7 @@ fn hand_over(sink: &Sink, assignment: &Arc<Assignment>, outputs: Vec<OutputRecor
         else {
             return;
         };
-        let entry = match &record.entry {
-            None => Ok(assignment.entry.clone()),
-            Some(name) => assignment.template.render(name, &assignment.source),
-        };
-        match entry {
+        match entry_of(assignment, &record) {
             Ok(entry) => sink.submit(Item { record, entry, ticket: own }),
             Err(error) => {
                 let item = Item { record, entry: assignment.dead_letter_entry.clone(), ticket: own };
@@ -219,9 +229,18 @@ fn hand_over(sink: &Sink, assignment: &Arc<Assignment>, outputs: Vec<OutputRecor
     }
 }
 
-fn reject(sink: &Sink, assignment: &Arc<Assignment>, input: Arc<InputRecord>, ticket: Ticket, failure: Failure) {
-    let item =
-        Item { record: OutputRecord::unchanged(input), entry: assignment.dead_letter_entry.clone(), ticket };
-    let plugin = Some((failure.plugin, failure.digest.to_string()));
-    sink.dead_letter(item, Rejection { reason: failure.reason, plugin });
+pub(crate) fn entry_of(assignment: &Assignment, record: &OutputRecord) -> Result<EntryName, NameError> {
+    match &record.entry {
+        None => Ok(assignment.entry.clone()),
+        Some(name) => assignment.template.render(name, &assignment.source),
+    }
+}
+
+fn reject(sink: &Sink, assignment: &Arc<Assignment>, input: Arc<InputRecord>, ticket: Ticket, why: Rejection) {
+    let item = Item { record: OutputRecord::unchanged(input), entry: assignment.dead_letter_entry.clone(), ticket };
+    sink.dead_letter(item, why);
+}
+
+fn rejection(failure: Failure) -> Rejection {
+    Rejection { reason: failure.reason, plugin: Some((failure.plugin, failure.digest.to_string())) }
 }

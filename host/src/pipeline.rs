@@ -37,8 +37,10 @@ use crate::watchdog::Standing;
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a worker may take to let a partition go: it may be inside a plugin.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What of `limits.shutdown` is left for committing, leaving the group and the last requests.
+const LEAVING: Duration = Duration::from_secs(6);
 /// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
-const LAST_REQUESTS: Duration = Duration::from_secs(3);
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Error)]
@@ -440,17 +442,17 @@ impl Owner for Host {
             let remove = Command::Remove(owned.assignment.source.clone(), done.clone());
             self.workers.get(owned.worker).is_some_and(|worker| worker.send(remove))
         });
-        let deadline = Instant::now() + RELEASE_TIMEOUT;
+        let drained_by = Instant::now() + self.config.limits.shutdown.saturating_sub(LEAVING).max(Duration::from_secs(1));
+        let deadline = drained_by.min(Instant::now() + RELEASE_TIMEOUT);
         for _ in 0..asked.count() {
             if released.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
                 warn!("a worker doesn't let its partition go; a plugin may be holding it");
                 break;
             }
         }
-        let deadline = Instant::now() + self.config.limits.shutdown;
         let mut positions = Vec::new();
         for Owned { assignment, .. } in owned {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = drained_by.saturating_duration_since(Instant::now());
             if !lost && !assignment.wait_drained(left) {
                 let in_flight = assignment.in_flight();
                 warn!(partition = %assignment.source, in_flight, "not settled in time; these records will be read again");
