@@ -4,7 +4,7 @@
 //! Guarantees: a record's offset is settled when all of its outputs are, and not before; a ticket that is lost (a panic,
 //! a cancelled assignment) leaves its offset unsettled, so the record is read again; the budget is given back in any case.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 use crate::checkpoint::Checkpoint;
 use crate::names::{EntryName, NameError, Naming, Template, topic_segment};
 use crate::record::TopicPartition;
+use crate::sharded::Sharded;
 
 /// Bounds what is read and not yet settled, in records and bytes, over all partitions.
 #[derive(Debug)]
 pub struct Budget {
     max_records: usize,
     max_bytes: usize,
-    records: AtomicUsize,
-    bytes: AtomicUsize,
+    records: Sharded,
+    bytes: Sharded,
     /// Set by a worker that found no room, so that a release wakes the workers only when one waits.
     wanted: AtomicBool,
     waiters: Mutex<Vec<Thread>>,
@@ -30,8 +31,8 @@ impl Budget {
         Self {
             max_records,
             max_bytes,
-            records: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
+            records: Sharded::default(),
+            bytes: Sharded::default(),
             wanted: AtomicBool::new(false),
             waiters: Mutex::default(),
         }
@@ -40,7 +41,8 @@ impl Budget {
     /// Whether another record may be read. A record's size is known only after reading it, so the last one may exceed
     /// the bound.
     pub fn has_room(&self) -> bool {
-        self.records.load(Ordering::Relaxed) < self.max_records && self.bytes.load(Ordering::Relaxed) < self.max_bytes
+        let (records, bytes) = self.used();
+        records < self.max_records && bytes < self.max_bytes
     }
 
     /// Asks for the calling thread to be unparked when there is room again. Check [`Self::has_room`] once more after.
@@ -50,13 +52,13 @@ impl Budget {
     }
 
     fn take(&self, bytes: usize) {
-        self.records.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.records.add(1);
+        self.bytes.add(bytes as u64);
     }
 
     fn give_back(&self, bytes: usize) {
-        self.records.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        self.records.subtract(1);
+        self.bytes.subtract(bytes as u64);
         if self.wanted.load(Ordering::SeqCst) && self.has_room() && self.wanted.swap(false, Ordering::SeqCst) {
             lock(&self.waiters).drain(..).for_each(|worker| worker.unpark());
         }
@@ -64,7 +66,8 @@ impl Budget {
 
     /// Records and bytes in flight now.
     pub fn used(&self) -> (usize, usize) {
-        (self.records.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+        let count = |number: &Sharded| usize::try_from(number.sum()).unwrap_or(usize::MAX);
+        (count(&self.records), count(&self.bytes))
     }
 }
 

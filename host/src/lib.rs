@@ -17,6 +17,7 @@ pub mod partition;
 pub mod pipeline;
 pub mod plugin;
 pub mod record;
+pub mod replay;
 pub mod sink;
 pub mod source;
 pub mod status;

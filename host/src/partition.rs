@@ -21,6 +21,10 @@ use crate::source::{Feed, Polled};
 
 /// Records of one partition in a row, so that others get their turn.
 const TURN: usize = 256;
+/// After so many records, or so many bytes, the budget is looked at again: looking at it each time would make the
+/// workers wait for each other. It may be exceeded by that much a worker.
+const BUDGET_RECORDS: usize = 32;
+const BUDGET_BYTES: usize = 256 * 1024;
 /// The longest wait for something to do: a lost wake-up costs no more than this.
 const NAP: Duration = Duration::from_millis(50);
 /// How often a record is tried whose plugin asks for a retry; then its dead letter is written.
@@ -106,16 +110,29 @@ impl Worker {
     /// Gives each partition its turn. `false`: there was nothing to do.
     fn turn(&mut self) -> bool {
         let mut busy = false;
+        let (mut records, mut bytes) = (BUDGET_RECORDS, 0);
+        // Another one is first each time: the budget may not suffice for all.
+        let next_first = 1.min(self.partitions.len());
+        self.partitions.rotate_left(next_first);
         for partition in &mut self.partitions {
             for _ in 0..TURN {
-                if partition.stopped || !self.budget.has_room() {
+                if records >= BUDGET_RECORDS || bytes >= BUDGET_BYTES {
+                    if !self.budget.has_room() {
+                        return busy;
+                    }
+                    (records, bytes) = (0, 0);
+                }
+                if partition.stopped {
                     break;
                 }
                 self.chain.refresh();
-                let step = partition.next(&mut self.chain, &self.sink);
-                match step {
+                match partition.next(&mut self.chain, &self.sink) {
                     Step::Idle => break,
-                    Step::Done => busy = true,
+                    Step::Done(size) => {
+                        busy = true;
+                        records += 1;
+                        bytes += size;
+                    }
                     Step::Fatal(reason) => {
                         partition.stopped = true;
                         (self.fail)(reason);
@@ -128,7 +145,8 @@ impl Worker {
 }
 
 enum Step {
-    Done,
+    /// Something was done, with a record of so many bytes.
+    Done(usize),
     Idle,
     Fatal(String),
 }
@@ -146,17 +164,18 @@ impl Partition {
             Polled::Nothing => Step::Idle,
             Polled::NothingBefore(end) => {
                 self.assignment.skip_to(end);
-                Step::Done
+                Step::Done(0)
             }
             Polled::Fatal(reason) => Step::Fatal(reason),
             Polled::Unreadable(record, reason) => {
+                let size = record.size();
                 if let Some(ticket) = self.receive(&record) {
                     reject(sink, &self.assignment, Arc::new(record), ticket, Rejection { reason, plugin: None });
                 }
-                Step::Done
+                Step::Done(size)
             }
             Polled::Record(record) => {
-                let Some(ticket) = self.receive(&record) else { return Step::Done };
+                let Some(ticket) = self.receive(&record) else { return Step::Done(0) };
                 let now =
                     Held { input: Arc::new(record), ticket, attempts: 0, backoff: Backoff::default(), next: None };
                 self.transform(chain, sink, now)
@@ -174,6 +193,7 @@ impl Partition {
     }
 
     fn transform(&mut self, chain: &mut Chain, sink: &Sink, held: Held) -> Step {
+        let size = held.input.size();
         match chain.transform(&held.input) {
             Outcome::Outputs(outputs) => hand_over(sink, &self.assignment, outputs, held.ticket),
             Outcome::Dropped | Outcome::Skipped(_) => held.ticket.settle(),
@@ -202,7 +222,7 @@ impl Partition {
                 ));
             }
         }
-        Step::Done
+        Step::Done(size)
     }
 }
 

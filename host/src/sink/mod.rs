@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod check;
 pub mod item;
+pub mod letters;
 pub mod store;
 pub mod view;
 mod writer;
@@ -23,7 +24,7 @@ pub use self::item::Item;
 use self::store::{Store, StoreError};
 use self::writer::Writer;
 use crate::config;
-use crate::dead_letter;
+use crate::dead_letter::{self, Target};
 use crate::membership::Membership;
 use crate::names::EntryName;
 use crate::record::Rejection;
@@ -45,6 +46,8 @@ pub struct Shared {
     pub(crate) verify: bool,
     pub(crate) counters: Counters,
     pub(crate) membership: Arc<Membership>,
+    /// Where dead letters go; `None`: to their assignment's entry.
+    dead_letters: Option<Arc<dyn Target>>,
     discard: bool,
     runtime: Handle,
     requests: Semaphore,
@@ -112,12 +115,13 @@ pub struct Snapshot {
 }
 
 impl Sink {
-    /// The writers run on `runtime`.
+    /// The writers run on `runtime`. `dead_letters`: where these go instead of an entry.
     pub fn new(
         store: Store,
         config: &config::Store,
         labels: &config::Labels,
         membership: Arc<Membership>,
+        dead_letters: Option<Arc<dyn Target>>,
         runtime: Handle,
     ) -> Self {
         Self(Arc::new_cyclic(|this| Shared {
@@ -131,6 +135,7 @@ impl Sink {
             verify: config.verify_writes,
             counters: Counters::default(),
             membership,
+            dead_letters,
             discard: config.discard,
             runtime,
             requests: Semaphore::new(MAX_REQUESTS),
@@ -218,8 +223,14 @@ impl Shared {
         }
         warn!(record = %record.identity(), reason = rejection.reason, "to the dead letters");
         self.counters.dead_letters.fetch_add(1, Ordering::Relaxed);
-        let entry = ticket.assignment().dead_letter_entry.clone();
-        self.submit(Item { record: dead_letter::dead_letter(&record, rejection), entry, ticket });
+        let letter = dead_letter::dead_letter(&record, rejection);
+        match &self.dead_letters {
+            Some(target) if !self.discard => target.take(letter, ticket),
+            _ => {
+                let entry = ticket.assignment().dead_letter_entry.clone();
+                self.submit(Item { record: letter, entry, ticket });
+            }
+        }
     }
 
     /// Lets a writer go that has nothing to do. `false`: something arrived in the meantime.
