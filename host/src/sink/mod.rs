@@ -28,6 +28,7 @@ use crate::dead_letter::{self, Target};
 use crate::membership::Membership;
 use crate::names::EntryName;
 use crate::record::Rejection;
+use crate::sharded::Sharded;
 
 /// Requests under way at once, over all entries.
 const MAX_REQUESTS: usize = 32;
@@ -69,31 +70,31 @@ pub struct BatchLimits {
 /// What the sink did since it started.
 #[derive(Debug, Default)]
 pub struct Counters {
-    written: AtomicU64,
-    written_bytes: AtomicU64,
-    found: AtomicU64,
-    repaired: AtomicU64,
-    dead_letters: AtomicU64,
+    written: Sharded,
+    written_bytes: Sharded,
+    found: Sharded,
+    repaired: Sharded,
+    dead_letters: Sharded,
 }
 
 impl Counters {
     pub(crate) fn written(&self, records: u64, bytes: u64) {
-        self.written.fetch_add(records, Ordering::Relaxed);
-        self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.written.add(records);
+        self.written_bytes.add(bytes);
     }
 
     /// Records that were in the store already.
     pub(crate) fn found(&self, records: u64) {
-        self.found.fetch_add(records, Ordering::Relaxed);
+        self.found.add(records);
     }
 
     /// Unfinished records that were removed and written again.
     pub(crate) fn repaired(&self, records: u64) {
-        self.repaired.fetch_add(records, Ordering::Relaxed);
+        self.repaired.add(records);
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let get = |counter: &Sharded| counter.sum();
         Snapshot {
             written: get(&self.written),
             written_bytes: get(&self.written_bytes),
@@ -222,7 +223,7 @@ impl Shared {
             return;
         }
         warn!(record = %record.identity(), reason = rejection.reason, "to the dead letters");
-        self.counters.dead_letters.fetch_add(1, Ordering::Relaxed);
+        self.counters.dead_letters.add(1);
         let letter = dead_letter::dead_letter(&record, rejection);
         match &self.dead_letters {
             Some(target) if !self.discard => target.take(letter, ticket),
