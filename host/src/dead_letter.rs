@@ -1,19 +1,33 @@
 //! Dead letters: records that can't be handled, kept whole for a later look or a replay.
 //!
-//! A dead letter goes to an entry of its own in the same bucket and is acknowledged before its offset is settled, like
-//! any other output. Its body is the original payload; key and headers are labels, encoded as on every record; the
-//! reason, the plugin and its digest are labels too. Where key and headers are too large for labels, they follow the
-//! payload as JSON, and the label `sink.headers-at` tells where they begin.
+//! A dead letter goes to an entry of its own in the same bucket, or to a [`Target`] such as a Kafka topic, and is
+//! acknowledged before its offset is settled, like any other output.
 //!
-//! Guarantees: a dead letter always fits the server's limits, whatever its record was.
+//! In an entry its body is the original payload; key and headers are labels, encoded as on every record; the reason, the
+//! plugin and its digest, and the record's time are labels too. Where key and headers are too large for labels, they
+//! follow the payload as JSON, and the label `sink.headers-at` tells where they begin. In a topic payload, key and
+//! headers are the original ones, and what else there is to say are headers behind them: see [`headers`].
+//!
+//! Guarantees: a dead letter in an entry always fits the server's limits, whatever its record was; [`read`] makes the
+//! very record of it again, save for the order among headers of different keys.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::json;
+use thiserror::Error;
 
+use crate::assignment::Ticket;
 use crate::labels;
-use crate::record::{OutputRecord, Rejection};
+use crate::record::{Header, Identity, InputRecord, OutputRecord, Rejection};
+
+/// Where dead letters go instead of an entry.
+pub trait Target: Send + Sync {
+    /// Takes charge of a dead letter, without blocking: its ticket is settled when it is safe.
+    fn take(&self, letter: OutputRecord, ticket: Ticket);
+}
 
 /// The dead letter of a record, or of one part of a split: the record as it came, without what plugins made of it.
 pub fn dead_letter(record: &OutputRecord, rejection: Rejection) -> OutputRecord {
@@ -39,4 +53,194 @@ pub fn body_with_headers(record: &OutputRecord) -> Bytes {
     body.extend_from_slice(&payload);
     body.extend_from_slice(json.as_bytes());
     body.into()
+}
+
+/// What a dead letter in a Kafka topic says behind the record's own headers, under the names of the labels.
+pub fn headers(letter: &OutputRecord) -> Vec<(&'static str, String)> {
+    let input = &letter.input;
+    let mut headers = vec![(labels::SOURCE, input.source.to_string()), (labels::OFFSET, input.offset.to_string())];
+    headers.extend(letter.index.map(|index| (labels::INDEX, index.to_string())));
+    headers.extend(input.timestamp_ms.map(|time| (labels::TIMESTAMP, time.to_string())));
+    if let Some(rejection) = &letter.rejection {
+        headers.push((labels::REASON, rejection.reason.clone()));
+        if let Some((plugin, digest)) = &rejection.plugin {
+            headers.extend([(labels::PLUGIN, plugin.to_string()), (labels::DIGEST, digest.clone())]);
+        }
+    }
+    headers
+}
+
+/// The identity that [`headers`] wrote: the last header of a name counts, for the record's own may have the same names.
+pub fn identity_of_headers<'a>(headers: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Option<Identity> {
+    let mut found = HashMap::new();
+    for (key, value) in headers {
+        // The sink's come in this order: an index from before them belongs to another letter.
+        if key == labels::SOURCE.as_bytes() {
+            found.clear();
+        }
+        let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
+        if let (Some(key), Some(value)) = (text(key), value.and_then(text)) {
+            found.insert(key, value);
+        }
+    }
+    labels::read_identity(&found)
+}
+
+/// A dead letter as it was found in an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    pub input: InputRecord,
+    /// The part of a split that couldn't be written, where it was only a part; the others were.
+    pub index: Option<u32>,
+}
+
+/// Why no record can be made of it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Unreadable {
+    #[error("its labels kafka.source, kafka.offset and kafka.index don't tell which record it is")]
+    Identity,
+    #[error("its label kafka.timestamp is missing or no number")]
+    Timestamp,
+    #[error("its label sink.headers-at points at no key and headers in its body")]
+    Headers,
+}
+
+/// Makes the record of a dead letter again; `None`: it isn't one.
+pub fn read(found: &HashMap<String, String>, body: Bytes) -> Option<Result<DeadLetter, Unreadable>> {
+    found.contains_key(labels::REASON).then(|| read_dead_letter(found, body))
+}
+
+fn read_dead_letter(found: &HashMap<String, String>, mut body: Bytes) -> Result<DeadLetter, Unreadable> {
+    let Identity { source, offset, index } = labels::read_identity(found).ok_or(Unreadable::Identity)?;
+    let timestamp = found.get(labels::TIMESTAMP).ok_or(Unreadable::Timestamp)?;
+    let timestamp_ms = match labels::decode_value(timestamp) {
+        None => None,
+        Some(_) => Some(timestamp.parse().map_err(|_| Unreadable::Timestamp)?),
+    };
+    let (key, headers) = match found.get(labels::HEADERS_AT) {
+        None => {
+            let key = found.get(labels::KEY).and_then(|key| labels::decode_value(key));
+            (key, labels::read_headers(found))
+        }
+        Some(at) => {
+            let at = at.parse().ok().filter(|at| *at <= body.len()).ok_or(Unreadable::Headers)?;
+            let json = body.split_off(at);
+            let behind: BehindPayload = serde_json::from_slice(&json).map_err(|_| Unreadable::Headers)?;
+            (behind.key.and_then(|key| labels::decode_value(&key)), behind.headers.iter().map(Text::header).collect())
+        }
+    };
+    let payload = (!found.contains_key(labels::TOMBSTONE)).then_some(body);
+    Ok(DeadLetter { input: InputRecord { source, offset, timestamp_ms, key, headers, payload }, index })
+}
+
+/// What [`body_with_headers`] wrote.
+#[derive(Deserialize)]
+struct BehindPayload {
+    key: Option<String>,
+    headers: Vec<Text>,
+}
+
+#[derive(Deserialize)]
+struct Text {
+    key: String,
+    value: Option<String>,
+}
+
+impl Text {
+    fn header(&self) -> Header {
+        Header {
+            key: labels::decode_value(&self.key).unwrap_or_default(),
+            value: self.value.as_deref().and_then(labels::decode_value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::TopicPartition;
+
+    fn letter(header_size: usize, payload: Option<&'static [u8]>, timestamp_ms: Option<u64>) -> OutputRecord {
+        let header = |key: &'static [u8], value: Option<&'static [u8]>| Header {
+            key: Bytes::from_static(key),
+            value: value.map(Bytes::from_static),
+        };
+        let mut headers = vec![
+            header(b"A", Some(b"1")),
+            header(b"A", None),
+            header(b"kafka.source", Some(b"other/9")),
+            header(b"kafka.offset", Some(b"8")),
+            header(b"kafka.index", Some(b"7")),
+            header(b"\xff", Some(b"\x00\"")),
+        ];
+        headers.push(Header { key: "big".into(), value: Some(vec![b'x'; header_size].into()) });
+        let input = InputRecord {
+            source: TopicPartition { topic: "a.b".into(), partition: 3 },
+            offset: 12_345,
+            timestamp_ms,
+            key: Some(Bytes::from_static(b"%null")),
+            headers,
+            payload: payload.map(Bytes::from_static),
+        };
+        let rejection =
+            Rejection { reason: " bad:\n\"x\"".into(), plugin: Some(("filter".into(), "abc".into())) };
+        dead_letter(&OutputRecord { index: Some(2), ..OutputRecord::unchanged(Arc::new(input)) }, rejection)
+    }
+
+    fn sorted(mut record: InputRecord) -> InputRecord {
+        record.headers.sort_by(|a, b| a.key.cmp(&b.key));
+        record
+    }
+
+    #[test]
+    fn what_was_written_to_an_entry_is_read_back() {
+        for (payload, timestamp_ms) in [(Some(&b"body"[..]), Some(17)), (Some(b""), Some(0)), (None, None)] {
+            let letter = letter(3, payload, timestamp_ms);
+            let read = read(&labels::all_labels(&letter, true), letter.payload()).unwrap().unwrap();
+            assert_eq!((sorted(read.input), read.index), (sorted((*letter.input).clone()), Some(2)));
+        }
+    }
+
+    #[test]
+    fn headers_too_large_for_labels_are_read_from_behind_the_payload() {
+        for payload in [Some(&b"body"[..]), None] {
+            let letter = letter(100_000, payload, Some(1));
+            let mut found = labels::own_labels(&letter);
+            found.insert(labels::HEADERS_AT.into(), letter.payload().len().to_string());
+            let body = body_with_headers(&letter);
+            let whole = read(&found, body.clone()).unwrap().unwrap();
+            assert_eq!(whole.input, *letter.input, "here even the order is kept");
+            for wrong in ["", "-1", "1000000000", "2"] {
+                found.insert(labels::HEADERS_AT.into(), wrong.into());
+                assert_eq!(read(&found, body.clone()).unwrap(), Err(Unreadable::Headers), "{wrong}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_dead_letter_is_told_apart_from_one_that_lacks_something() {
+        let letter = letter(3, Some(b"x"), Some(1));
+        let without = |name: &str| {
+            let mut found = labels::all_labels(&letter, true);
+            found.remove(name);
+            read(&found, Bytes::new())
+        };
+        assert_eq!(without(labels::REASON), None);
+        assert_eq!(without(labels::OFFSET), Some(Err(Unreadable::Identity)));
+        assert_eq!(without(labels::TIMESTAMP), Some(Err(Unreadable::Timestamp)));
+    }
+
+    #[test]
+    fn a_letter_in_a_topic_tells_who_it_is_behind_its_own_headers() {
+        let of = |letter: &OutputRecord| {
+            let ours = headers(letter);
+            let own = letter.input.headers.iter().map(|h| (&h.key[..], h.value.as_deref()));
+            identity_of_headers(own.chain(ours.iter().map(|(k, v)| (k.as_bytes(), Some(v.as_bytes())))))
+        };
+        let part = letter(3, Some(b"x"), Some(1));
+        assert_eq!(of(&part), Some(part.identity()));
+        let whole = OutputRecord { index: None, ..part };
+        assert_eq!(of(&whole), Some(whole.identity()));
+        assert_eq!(headers(&whole).last(), Some(&(labels::DIGEST, "abc".into())));
+    }
 }

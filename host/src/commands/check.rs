@@ -115,6 +115,25 @@ fn check_kafka(config: &Config, report: &mut Report) {
             Err(error) => report.failed(Exit::Unreachable, format_args!("topic {wanted}: {error}")),
         }
     }
+    if let Some(topic) = &config.dead_letters.topic {
+        check_dead_letter_topic(config, topic, report);
+    }
+}
+
+fn check_dead_letter_topic(config: &Config, topic: &str, report: &mut Report) {
+    match kafka::topic(&config.kafka, topic) {
+        Ok(Ok(info)) if info.partitions == 1 => report.ok(format_args!("dead-letter topic {topic}: 1 partition")),
+        Ok(Ok(info)) => report.ok(format_args!("dead-letter topic {topic}: {} partitions", info.partitions)),
+        Ok(Err(kafka::TopicError::Missing)) => report.failed(
+            Exit::Unreachable,
+            format_args!(
+                "dead-letter topic {topic}: there is no such topic; create it, or mend dead_letters.topic (brokers with \
+                 auto.create.topics.enable create it for the first dead letter)"
+            ),
+        ),
+        Ok(Err(error)) => report.failed(Exit::Unreachable, format_args!("dead-letter topic {topic}: {error}")),
+        Err(error) => report.failed(Exit::Unreachable, format_args!("dead-letter topic {topic}: {error}")),
+    }
 }
 
 fn check_store(config: &Store, report: &mut Report) {

@@ -7,6 +7,7 @@ mod check;
 mod logging;
 mod options;
 mod plugin;
+mod replay;
 mod run;
 
 use std::io::Write;
@@ -42,6 +43,9 @@ enum Command {
     /// Check the configuration, the plugins, Kafka and ReductStore; consume and write nothing
     #[command(after_help = EXIT_CODES)]
     Check(check::Check),
+    /// Send dead letters in ReductStore through the present chain again; a dry run unless told to write
+    #[command(after_help = EXIT_CODES)]
+    Replay(replay::Replay),
     /// Work with plugins
     #[command(subcommand)]
     Plugin(plugin::Plugin),
@@ -74,6 +78,7 @@ pub fn main() -> ExitCode {
     let result = cli.logging.start().and_then(|()| match cli.command {
         Command::Run(run) => run.execute(),
         Command::Check(check) => check.execute(),
+        Command::Replay(replay) => replay.execute(),
         Command::Plugin(plugin) => plugin.execute(),
     });
     let Err(failure) = result else { return ExitCode::SUCCESS };

@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 use crate::config::{self, Quota};
 use crate::labels;
 use crate::names::EntryName;
-use crate::record::{Identity, TopicPartition};
+use crate::record::Identity;
 
 /// Why a request, or one record of it, wasn't carried out; the variants say what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -168,6 +168,20 @@ impl Store {
         }
     }
 
+    /// Whether what takes this timestamp was never finished: it can't be read, and can't be overwritten.
+    pub async fn is_unfinished(&self, entry: &EntryName, time: u64) -> Result<bool, StoreError> {
+        let entry = entry.to_string();
+        self.with_bucket(move |bucket| async move {
+            match bucket.read_record(&entry).timestamp_us(time).head_only(true).send().await {
+                Ok(_) => Ok(false),
+                Err(error) if error.status == ErrorCode::TooEarly => Ok(true),
+                Err(error) if error.status == ErrorCode::NotFound => Ok(false),
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
     /// Removes the records at exactly these timestamps, unfinished ones included.
     pub async fn remove(&self, entry: &EntryName, times: &[u64]) -> Result<(), StoreError> {
         let entry = entry.to_string();
@@ -181,7 +195,7 @@ impl Store {
         .await
     }
 
-    async fn with_bucket<T, F>(&self, work: impl FnOnce(Arc<Bucket>) -> F + Send + 'static) -> Result<T, StoreError>
+    pub(super) async fn with_bucket<T, F>(&self, work: impl FnOnce(Arc<Bucket>) -> F + Send + 'static) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, ReductError>> + Send + 'static,
@@ -209,23 +223,9 @@ impl Store {
 fn seen_record(record: &Record) -> Seen {
     Seen {
         timestamp_us: record.timestamp_us(),
-        identity: read_identity(record.labels()),
+        identity: labels::read_identity(record.labels()),
         size: record.content_length(),
     }
-}
-
-/// The identity that [`labels::all_labels`] wrote.
-fn read_identity(found: &HashMap<String, String>) -> Option<Identity> {
-    let (topic, partition) = found.get(labels::SOURCE)?.rsplit_once('/')?;
-    let index = match found.get(labels::INDEX) {
-        Some(index) => Some(index.parse().ok()?),
-        None => None,
-    };
-    Some(Identity {
-        source: TopicPartition { topic: topic.into(), partition: partition.parse().ok()? },
-        offset: found.get(labels::OFFSET)?.parse().ok()?,
-        index,
-    })
 }
 
 /// Sources: the server's and the client's error codes, read and tried (`reduct-base` 1.21, `error.rs`).
@@ -270,15 +270,5 @@ mod tests {
         assert!(matches!(of(ErrorCode::Forbidden, "x"), StoreError::Denied(_)));
         assert!(matches!(of(ErrorCode::InsufficientStorage, "x"), StoreError::Unavailable(_)));
         assert_eq!(of(ErrorCode::ConnectionError, "x").to_string(), "x (no connection)");
-    }
-
-    #[test]
-    fn an_identity_is_read_back() {
-        let labels = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        let whole = labels(&[("kafka.source", "a.b/3"), ("kafka.offset", "9"), ("kafka.index", "1")]);
-        let identity = read_identity(&whole).unwrap();
-        assert_eq!(identity.to_string(), "a.b/3@9#1");
-        assert_eq!(read_identity(&labels(&[("kafka.source", "a"), ("kafka.offset", "9")])), None);
-        assert_eq!(read_identity(&labels(&[("size", "9")])), None);
     }
 }

@@ -67,15 +67,43 @@ pub enum TopicError {
 
 /// Looks up every configured topic and pattern.
 pub fn check(config: &config::Kafka) -> Result<Vec<TopicCheck>, CheckError> {
-    let consumer: BaseConsumer<Reports> = client_config(config)
-        .create_with_context(Reports::default())
-        .map_err(|error| CheckError::Property(told(&error)))?;
+    let consumer = consumer(config)?;
     let all = fetch(&consumer, None, &config.brokers)?;
     let topics = config.topics.iter().map(|wanted| TopicCheck {
         wanted: wanted.clone(),
         found: if wanted.starts_with('^') { matching(&all, wanted) } else { named(&consumer, config, wanted) },
     });
     Ok(topics.collect())
+}
+
+/// Looks one topic up, whether it is configured or not.
+pub fn topic(config: &config::Kafka, name: &str) -> Result<Result<TopicInfo, TopicError>, CheckError> {
+    let consumer = consumer(config)?;
+    fetch(&consumer, None, &config.brokers)?;
+    let info = |found: Vec<TopicInfo>| found.into_iter().next().ok_or(TopicError::Missing);
+    Ok(named(&consumer, config, name).and_then(info))
+}
+
+/// How many members the consumer group has now.
+pub fn members(config: &config::Kafka) -> Result<usize, CheckError> {
+    let consumer = consumer(config)?;
+    fetch(&consumer, None, &config.brokers)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match consumer.fetch_group_list(Some(&config.group), PATIENCE) {
+            Ok(groups) => return Ok(groups.groups().iter().map(|group| group.members().len()).sum()),
+            // Right after the brokers' start the group may have no coordinator.
+            Err(_) if Instant::now() < deadline => std::thread::sleep(SLICE),
+            Err(error) => {
+                return Err(CheckError::Unreachable { brokers: config.brokers.clone(), reason: told(&error) });
+            }
+        }
+    }
+}
+
+fn consumer(config: &config::Kafka) -> Result<BaseConsumer<Reports>, CheckError> {
+    let consumer = client_config(config).create_with_context(Reports::default());
+    consumer.map_err(|error| CheckError::Property(told(&error)))
 }
 
 /// As the source's, but without a group: nothing is joined, and closing can't hang on one.

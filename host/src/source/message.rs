@@ -1,7 +1,7 @@
 //! From librdkafka's message to an input record.
 //!
 //! Guarantees: every byte of key, headers and payload is kept; null and empty stay apart; header keys that aren't UTF-8
-//! come through (the safe wrapper of `rdkafka` 0.39 panics on them); headers that can't be parsed are an error, never
+//! come through (the safe wrapper of `rdkafka` 0.39 panics on them); headers that can't be parsed are told, never just
 //! missing.
 
 use std::ffi::CStr;
@@ -17,30 +17,35 @@ use crate::record::{Header, InputRecord, TopicPartition};
 
 /// Copies a message out of librdkafka's buffer, with a single allocation for all of its bytes: a record kept in place
 /// would keep its whole fetch response in memory.
-pub fn input_record(message: &BorrowedMessage<'_>, source: &TopicPartition) -> Result<InputRecord, String> {
-    let headers = raw_headers(message)?;
+///
+/// With the record comes what couldn't be read of it, if anything.
+pub fn input_record(message: &BorrowedMessage<'_>, source: &TopicPartition) -> (InputRecord, Option<String>) {
+    let (headers, problem) = match raw_headers(message) {
+        Ok(headers) => (headers, None),
+        Err(problem) => (RawHeaders::new(), Some(problem)),
+    };
     let (key, payload) = (message.key(), message.payload());
     let header_bytes: usize = headers.iter().map(|(key, value)| key.len() + value.map_or(0, <[u8]>::len)).sum();
-    let mut bytes =
-        BytesMut::with_capacity(header_bytes + key.map_or(0, <[u8]>::len) + payload.map_or(0, <[u8]>::len));
+    let mut bytes = BytesMut::with_capacity(header_bytes + key.map_or(0, <[u8]>::len) + payload.map_or(0, <[u8]>::len));
     let mut keep = |part: &[u8]| {
         bytes.extend_from_slice(part);
         bytes.split().freeze()
     };
     let headers =
         headers.into_iter().map(|(key, value)| Header { key: keep(key), value: value.map(&mut keep) }).collect();
-    let offset = u64::try_from(message.offset()).map_err(|_| format!("offset {} is negative", message.offset()))?;
+    // Kafka numbers records from 0 on; librdkafka's negative offsets are names for places, which no record has.
+    let offset = u64::try_from(message.offset()).unwrap_or_default();
     let timestamp_ms = message.timestamp().to_millis().and_then(|ms| u64::try_from(ms).ok());
     let key: Option<Bytes> = key.map(&mut keep);
     let payload: Option<Bytes> = payload.map(&mut keep);
-    Ok(InputRecord { source: source.clone(), offset, timestamp_ms, key, headers, payload })
+    (InputRecord { source: source.clone(), offset, timestamp_ms, key, headers, payload }, problem)
 }
 
 /// Most records have few headers; these need no allocation of their own.
-type RawHeaders<'a> = SmallVec<[(&'a [u8], Option<&'a [u8]>); 8]>;
+pub(super) type RawHeaders<'a> = SmallVec<[(&'a [u8], Option<&'a [u8]>); 8]>;
 
 #[expect(unsafe_code, reason = "the safe wrapper panics on keys that aren't UTF-8 and hides headers it can't parse")]
-fn raw_headers<'a>(message: &'a BorrowedMessage<'_>) -> Result<RawHeaders<'a>, String> {
+pub(super) fn raw_headers<'a>(message: &'a BorrowedMessage<'_>) -> Result<RawHeaders<'a>, String> {
     let mut list: *mut ffi::rd_kafka_headers_t = ptr::null_mut();
     // SAFETY: the message is alive for as long as it is borrowed; the list belongs to it and isn't freed here.
     let answer = unsafe { ffi::rd_kafka_message_headers(message.ptr(), &mut list) };

@@ -5,6 +5,7 @@
 //! committed offset and the configured policy and by nothing else; a partition is taken back before it is given up.
 
 pub mod check;
+mod dead_letters;
 mod feed;
 mod message;
 mod start;
@@ -23,6 +24,7 @@ use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use thiserror::Error;
 use tracing::{debug, error, info, warn};
 
+pub use self::dead_letters::DeadLetterTopic;
 pub use self::feed::{Feed, Polled};
 use crate::config;
 use crate::record::TopicPartition;
@@ -34,7 +36,7 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long a question to the brokers may take, of which a rebalance asks a few.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long leaving the group may take; with the brokers away it can hang.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Who gets the partitions. Called from the thread that runs [`Source::run`].
 pub trait Owner: Send + Sync {
@@ -85,14 +87,13 @@ impl Source {
             group: config.group.clone(),
             consumer: OnceLock::new(),
         };
-        let consumer: BaseConsumer<Context> =
-            client_config(config).create_with_context(context).map_err(|e| SourceError::Configuration(check::told(&e)))?;
+        let consumer: BaseConsumer<Context> = client_config(config)
+            .create_with_context(context)
+            .map_err(|e| SourceError::Configuration(check::told(&e)))?;
         let consumer = Arc::new(consumer);
         let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
         let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
-        consumer
-            .subscribe(&topics)
-            .map_err(|error| SourceError::Subscribe { topics: config.topics.clone(), error })?;
+        consumer.subscribe(&topics).map_err(|error| SourceError::Subscribe { topics: config.topics.clone(), error })?;
         Ok(Self { consumer, owner, stored: HashMap::new() })
     }
 
@@ -155,13 +156,17 @@ impl Source {
     }
 
     fn leave(self) {
-        match self.consumer.assignment() {
-            Ok(assignment) => give_up(&self.consumer, &*self.owner, &partitions(&assignment), false),
-            Err(error) => error!(%error, "can't tell the assignment while leaving the group"),
-        }
+        let positions = match self.consumer.assignment() {
+            Ok(assignment) => self.owner.revoked(&partitions(&assignment), self.consumer.assignment_lost()),
+            Err(error) => {
+                error!(%error, "can't tell the assignment while leaving the group");
+                Vec::new()
+            }
+        };
         let (done, closed) = std::sync::mpsc::channel();
         let consumer = self.consumer;
         std::thread::spawn(move || {
+            commit_last(&consumer, &positions);
             drop(consumer);
             let _ = done.send(());
         });
@@ -273,16 +278,18 @@ impl Context {
             let (low, high) = ask(|| consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT))
                 .map_err(|error| format!("can't ask for the watermarks of {source}: {error}"))?;
             let committed = asked.find_partition(topic, partition).and_then(|found| start::committed(found.offset()));
-            let begin = start::start(source, committed, (low.max(0).cast_unsigned(), high.max(0).cast_unsigned()), self.policy)?;
+            let begin = start::start(
+                source,
+                committed,
+                (low.max(0).cast_unsigned(), high.max(0).cast_unsigned()),
+                self.policy,
+            )?;
             list.set_partition_offset(topic, partition, Offset::Offset(begin.cast_signed()))
                 .map_err(|error| format!("can't set where {source} begins: {error}"))?;
             let queue = shared
                 .split_partition_queue(topic, partition)
                 .ok_or_else(|| format!("{source} has no queue of its own"))?;
-            self.owner.assigned(
-                Feed::new(source.clone(), queue, Arc::clone(&shared), self.policy, begin),
-                count,
-            );
+            self.owner.assigned(Feed::new(source.clone(), queue, Arc::clone(&shared), self.policy, begin), count);
         }
         Ok(())
     }
@@ -302,10 +309,15 @@ impl Context {
 /// Takes partitions back and commits what of them is settled.
 fn give_up(consumer: &BaseConsumer<Context>, owner: &dyn Owner, partitions: &[TopicPartition], lost: bool) {
     let positions = owner.revoked(partitions, lost);
-    if lost || positions.is_empty() {
+    commit_last(consumer, &positions);
+}
+
+/// Commits for the last time before partitions are given up, and waits for the answer.
+fn commit_last(consumer: &BaseConsumer<Context>, positions: &[(TopicPartition, u64)]) {
+    if positions.is_empty() {
         return;
     }
-    store(consumer, &positions);
+    store(consumer, positions);
     match consumer.commit_consumer_state(CommitMode::Sync) {
         Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
         Err(error) => warn!(%error, "can't commit on giving partitions up; their records will be read again"),

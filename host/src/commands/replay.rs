@@ -1,0 +1,86 @@
+//! `reduct-sink replay`: one line a dead letter on standard output, and a summary.
+
+use std::io::Write;
+
+use clap::Args;
+use reduct_sink::replay::{self, Fate, ReplayError, Summary, Told};
+use reduct_sink::source::check::CheckError;
+
+use super::options::Options;
+use super::{Exit, Failure};
+
+#[derive(Debug, Args)]
+pub struct Replay {
+    #[command(flatten)]
+    options: Options,
+    /// Entries to look for dead letters in; * stands for anything [default: those of dead_letters.entry]
+    #[arg(long, value_name = "NAME_OR_PATTERN")]
+    dead_letters: Option<String>,
+    /// Write the outputs, and remove the dead letters that are done with; without this nothing is changed
+    #[arg(long)]
+    write: bool,
+}
+
+impl Replay {
+    pub fn execute(self) -> Result<(), Failure> {
+        let config = self.options.load()?;
+        let write = self.write;
+        let summary = replay::replay(&config, self.dead_letters.as_deref(), write, &mut |told| tell(told, write));
+        let summary = summary.map_err(|error| Failure::new(exit(&error), error))?;
+        say(&conclusion(&summary, write));
+        let left = write && summary.failing + summary.untouched > 0;
+        if left { Err(Failure { exit: Exit::Failed, error: None }) } else { Ok(()) }
+    }
+}
+
+fn tell(Told { entry, timestamp_us, identity, fate }: &Told, write: bool) {
+    let who = identity.as_ref().map_or_else(|| format!("{entry}@{timestamp_us}"), ToString::to_string);
+    let (outcome, more) = match fate {
+        Fate::Written(entries) => {
+            let mut names: Vec<&str> = entries.iter().map(|entry| entry.as_str()).collect();
+            names.dedup();
+            (if write { "written" } else { "write" }, format!(" to {}", names.join(", ")))
+        }
+        Fate::Dropped => (if write { "dropped" } else { "drop" }, String::new()),
+        Fate::Failing(reason) => ("failing", format!(": {}", reason.replace(['\n', '\r'], " "))),
+        Fate::Untouched => ("left", String::new()),
+    };
+    say(&format!("{outcome:<8}{who}{more}"));
+}
+
+fn conclusion(summary: &Summary, write: bool) -> String {
+    let Summary { letters, written, dropped, failing, untouched, found, others } = *summary;
+    let letters = if letters == 1 { "1 dead letter".into() } else { format!("{letters} dead letters") };
+    let mut text = if write {
+        format!("{letters}: {written} written, {dropped} dropped, {failing} still failing")
+    } else {
+        format!("{letters}: {written} would be written, {dropped} dropped, {failing} still fail")
+    };
+    if untouched > 0 {
+        text += &format!(", {untouched} left when it was stopped");
+    }
+    if found > 0 {
+        text += &format!("; {found} outputs were there already");
+    }
+    if others > 0 {
+        text += &format!("; {others} records in these entries are no dead letters");
+    }
+    if !write {
+        text += "; nothing was changed, --write does it";
+    }
+    text
+}
+
+/// Whoever closes the pipe has read enough; the exit code still tells.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn exit(error: &ReplayError) -> Exit {
+    match error {
+        ReplayError::Plugin(_) => Exit::Plugin,
+        ReplayError::Discard | ReplayError::Kafka(CheckError::Property(_)) => Exit::Usage,
+        ReplayError::Kafka(_) | ReplayError::Store { .. } => Exit::Unreachable,
+        ReplayError::Members { .. } | ReplayError::Failed(_) => Exit::Failed,
+    }
+}

@@ -1,0 +1,262 @@
+//! One replay under way: a page of dead letters at a time, from the entry through the chain to the sink.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::{Fate, ReplayError, Summary, Told};
+use crate::assignment::{Assignment, Budget, Ticket};
+use crate::chain::{Chain, Failure, Outcome};
+use crate::config::Config;
+use crate::dead_letter::{self, DeadLetter, Target};
+use crate::labels;
+use crate::membership::Membership;
+use crate::names::{EntryName, Naming, Template};
+use crate::partition::{MAX_ATTEMPTS, entry_of, hand_over};
+use crate::record::{InputRecord, OutputRecord, TopicPartition};
+use crate::sink::backoff::Backoff;
+use crate::sink::item::{Item, Prepared};
+use crate::sink::letters::Stored;
+use crate::sink::store::Store;
+use crate::sink::Sink;
+use crate::source::check as kafka;
+
+/// How long requests under way are waited for when the replay is told to stop.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
+const TICK: Duration = Duration::from_millis(50);
+
+pub struct Run<'a> {
+    config: &'a Config,
+    chain: Chain,
+    sink: Sink,
+    refusals: Arc<Refusals>,
+    write: bool,
+    budget: Arc<Budget>,
+    entry: Option<Template>,
+    dead_letter_entry: Template,
+    /// How many partitions each topic has that was asked for, or why that can't be known.
+    partitions: HashMap<Arc<str>, Result<usize, String>>,
+    runtime: Handle,
+    stop: Arc<AtomicBool>,
+}
+
+/// A dead letter that was handed to the sink.
+struct Pending {
+    assignment: Arc<Assignment>,
+    entries: Vec<EntryName>,
+}
+
+enum Begun {
+    Decided(Fate),
+    Pending(Pending),
+}
+
+/// What the sink would make dead letters of, kept from being written over the ones that are replayed.
+#[derive(Default)]
+struct Refusals(Mutex<HashMap<usize, String>>);
+
+impl Refusals {
+    fn remove(&self, assignment: &Arc<Assignment>) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(assignment))
+    }
+}
+
+/// Each dead letter has an assignment of its own.
+fn key(assignment: &Arc<Assignment>) -> usize {
+    Arc::as_ptr(assignment).addr()
+}
+
+impl Target for Refusals {
+    fn take(&self, letter: OutputRecord, ticket: Ticket) {
+        let reason = letter.rejection.map_or_else(String::new, |rejection| rejection.reason.clone());
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key(ticket.assignment()), reason);
+        ticket.settle();
+    }
+}
+
+impl<'a> Run<'a> {
+    pub fn new(
+        config: &'a Config,
+        chain: Chain,
+        store: Store,
+        write: bool,
+        runtime: Handle,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self, ReplayError> {
+        let template = |key: &str, text: &str| {
+            Template::parse(text).map_err(|error| ReplayError::Failed(format!("{key}: {error}")))
+        };
+        let refusals = Arc::new(Refusals::default());
+        let target = Arc::clone(&refusals) as Arc<dyn Target>;
+        let membership = Arc::new(Membership::default());
+        Ok(Self {
+            chain,
+            sink: Sink::new(store, &config.store, &config.labels, membership, Some(target), runtime.clone()),
+            refusals,
+            write,
+            // A page is what bounds this.
+            budget: Arc::new(Budget::new(usize::MAX, usize::MAX)),
+            entry: config.store.entry.as_deref().map(|text| template("store.entry", text)).transpose()?,
+            dead_letter_entry: template("dead_letters.entry", &config.dead_letters.entry)?,
+            partitions: HashMap::new(),
+            runtime,
+            stop,
+            config,
+        })
+    }
+
+    /// Sends a page through chain and sink, and waits until each one's fate is known.
+    pub fn page(
+        &mut self,
+        entry: &EntryName,
+        page: Vec<Stored>,
+        summary: &mut Summary,
+    ) -> Result<Vec<Told>, ReplayError> {
+        let mut begun = Vec::new();
+        for Stored { timestamp_us, labels, payload } in page {
+            let identity = labels::read_identity(&labels);
+            let one = match dead_letter::read(&labels, payload) {
+                None => {
+                    summary.others += 1;
+                    continue;
+                }
+                Some(_) if self.stopped() => Begun::Decided(Fate::Untouched),
+                Some(Err(unreadable)) => Begun::Decided(Fate::Failing(unreadable.to_string())),
+                Some(Ok(letter)) => self.begin(letter)?,
+            };
+            begun.push((timestamp_us, identity, one));
+        }
+        let told = begun.into_iter().map(|(timestamp_us, identity, begun)| {
+            let fate = match begun {
+                Begun::Decided(fate) => fate,
+                Begun::Pending(pending) => self.finish(pending),
+            };
+            Told { entry: entry.clone(), timestamp_us, identity, fate }
+        });
+        Ok(told.collect())
+    }
+
+    /// Waits for the last requests, and tells how many outputs were in their entry already.
+    pub fn end(self) -> u64 {
+        self.runtime.block_on(async {
+            // What they leave unfinished is mended by the next writer.
+            let _ = tokio::time::timeout(LAST_REQUESTS, self.sink.idle()).await;
+        });
+        self.sink.counters().found
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    fn begin(&mut self, letter: DeadLetter) -> Result<Begun, ReplayError> {
+        let failing = |reason: String| Ok(Begun::Decided(Fate::Failing(reason)));
+        let DeadLetter { input, index } = letter;
+        let assignment = match self.assignment(&input.source)? {
+            Ok(assignment) => assignment,
+            Err(reason) => return failing(reason),
+        };
+        let input = Arc::new(input);
+        let mut outputs = match self.transform(&input) {
+            Outcome::Outputs(outputs) => outputs,
+            Outcome::Dropped => return Ok(Begun::Decided(Fate::Dropped)),
+            Outcome::DeadLetter(failure) | Outcome::Skipped(failure) | Outcome::Stop(failure) => {
+                return failing(told(&failure));
+            }
+            Outcome::Retry(failure) => return failing(format!("{} (it asks for a retry)", told(&failure))),
+        };
+        if let Some(index) = index {
+            // The other parts were written, or have dead letters of their own.
+            outputs.retain(|output| output.index == Some(index));
+            if outputs.is_empty() {
+                return failing(format!("it is part {index} of a split, and now the chain makes no such part"));
+            }
+        }
+        let entries = outputs.iter().map(|output| entry_of(&assignment, output)).collect::<Result<Vec<_>, _>>();
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => return failing(error.to_string()),
+        };
+        let Some(ticket) = assignment.receive(input.offset, input.size()) else {
+            return failing("it was received before".into());
+        };
+        if self.write {
+            hand_over(&self.sink, &assignment, outputs, ticket);
+            return Ok(Begun::Pending(Pending { assignment, entries }));
+        }
+        for (record, entry) in outputs.into_iter().zip(&entries) {
+            let item = Item { record, entry: entry.clone(), ticket: ticket.share() };
+            if let Err((_, reason)) = Prepared::new(item, self.config.labels.plugins) {
+                return failing(reason);
+            }
+        }
+        Ok(Begun::Decided(Fate::Written(entries)))
+    }
+
+    /// Waits until the sink is done with it. A store that is away is waited for.
+    fn finish(&self, Pending { assignment, entries }: Pending) -> Fate {
+        while !assignment.wait_drained(TICK) {
+            if assignment.is_broken() {
+                return Fate::Failing("it was lost on its way; the log says more".into());
+            }
+            if self.stopped() {
+                assignment.cancel();
+                return Fate::Untouched;
+            }
+        }
+        match self.refusals.remove(&assignment) {
+            Some(reason) => Fate::Failing(reason),
+            None => Fate::Written(entries),
+        }
+    }
+
+    /// As a worker does; a dry run doesn't wait for a plugin that asks for a retry.
+    fn transform(&mut self, input: &Arc<InputRecord>) -> Outcome {
+        let mut backoff = Backoff::default();
+        let attempts = if self.write { MAX_ATTEMPTS } else { 1 };
+        for _ in 1..attempts {
+            match self.chain.transform(input) {
+                Outcome::Retry(_) if !self.stopped() => std::thread::sleep(backoff.next()),
+                outcome => return outcome,
+            }
+        }
+        self.chain.transform(input)
+    }
+
+    /// The partition as if it were assigned, for one record.
+    fn assignment(&mut self, source: &TopicPartition) -> Result<Result<Arc<Assignment>, String>, ReplayError> {
+        let naming = match &self.entry {
+            Some(template) => Naming::configured(template),
+            None => match self.partitions_of(&source.topic)? {
+                Ok(partitions) => Naming::default_for(partitions, self.config.kafka.several_topics()),
+                Err(reason) => return Ok(Err(reason)),
+            },
+        };
+        let budget = Arc::clone(&self.budget);
+        let assignment = Assignment::new(source.clone(), naming, &self.dead_letter_entry, budget);
+        Ok(assignment.map(Arc::new).map_err(|error| error.to_string()))
+    }
+
+    /// On this the default entry's name depends.
+    fn partitions_of(&mut self, topic: &Arc<str>) -> Result<Result<usize, String>, ReplayError> {
+        if let Some(known) = self.partitions.get(topic) {
+            return Ok(known.clone());
+        }
+        let found = match kafka::topic(&self.config.kafka, topic)? {
+            Ok(info) => Ok(info.partitions),
+            Err(error) => Err(format!(
+                "how many partitions topic {topic} has decides on the entry's name, and can't be known: {error}; or set \
+                 store.entry"
+            )),
+        };
+        self.partitions.insert(Arc::clone(topic), found.clone());
+        Ok(found)
+    }
+}
+
+fn told(failure: &Failure) -> String {
+    format!("plugin {} ({}): {}", failure.plugin, failure.digest.short(), failure.reason)
+}

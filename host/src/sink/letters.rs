@@ -1,0 +1,83 @@
+//! Reads dead letters back from their entries, and removes those that are done with.
+//!
+//! Guarantees: a page is read to its end before anyone works on it, so that nothing is read of an entry while it is
+//! changed; what is removed is exactly what was asked for.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+
+use super::item::MAX_TIMESTAMP_US;
+use super::store::{Store, StoreError};
+use crate::names::EntryName;
+
+/// Timestamps that one request removes: they travel in its headers.
+const REMOVED_AT_ONCE: usize = 80;
+/// How long the server keeps a query for us.
+const QUERY_TTL: Duration = Duration::from_secs(600);
+
+/// A record as it is in an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub timestamp_us: u64,
+    pub labels: HashMap<String, String>,
+    pub payload: Bytes,
+}
+
+impl Store {
+    /// The names of the bucket's entries that hold records, in order.
+    pub async fn entries(&self) -> Result<Vec<EntryName>, StoreError> {
+        let mut names: Vec<_> = self.newest().await?.into_keys().filter_map(|name| EntryName::parse(&name).ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The entry's next records from a time on: as many as fit into both bounds, and at least one if there is one.
+    pub async fn page(
+        &self,
+        entry: &EntryName,
+        from_us: u64,
+        most: usize,
+        most_bytes: usize,
+    ) -> Result<Vec<Stored>, StoreError> {
+        let entry = entry.to_string();
+        let answer = self
+            .with_bucket(move |bucket| async move {
+                let query = bucket.query(&entry).start_us(from_us).stop_us(MAX_TIMESTAMP_US).ttl(QUERY_TTL);
+                let stream = query.send().await?;
+                futures::pin_mut!(stream);
+                let (mut page, mut bytes) = (Vec::new(), 0);
+                while page.len() < most && bytes < most_bytes {
+                    let Some(record) = stream.next().await else { break };
+                    let record = record?;
+                    let (timestamp_us, labels) = (record.timestamp_us(), record.labels().clone());
+                    let payload = record.bytes().await?;
+                    bytes += payload.len();
+                    page.push(Stored { timestamp_us, labels, payload });
+                }
+                Ok(page)
+            })
+            .await;
+        match answer {
+            Err(StoreError::NotFound(_)) => Ok(Vec::new()),
+            answer => answer,
+        }
+    }
+
+    /// Removes these records; an error where one of them couldn't be.
+    pub async fn remove_all(&self, entry: &EntryName, times: &[u64]) -> Result<(), StoreError> {
+        for times in times.chunks(REMOVED_AT_ONCE) {
+            let (entry, times) = (entry.to_string(), times.to_vec());
+            self.with_bucket(|bucket| async move {
+                let mut request = bucket.remove_batch(&entry);
+                request.append_timestamps_us(times);
+                let failed = request.send().await?;
+                failed.into_values().find(|error| error.status != reduct_rs::ErrorCode::NotFound).map_or(Ok(()), Err)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
