@@ -59,7 +59,7 @@ impl Problem {
             Self::NotFound => "check `file`, and that the host's working directory is the one you think of",
             Self::Unreadable(_) => "check the file's permissions and that it is a regular file",
             Self::Empty => "copy the component to a temporary name and rename it over the file",
-            Self::CoreModule => "make a component of it: `reduct-sink plugin componentize FILE`",
+            Self::CoreModule => "make a component of it: `reduct-sink plugin componentize CORE.wasm --output OUT.wasm`",
             Self::Text => "compile it; a plugin is a binary component",
             Self::NotWasm(_) => "give the file that the plugin's build made",
             Self::Truncated(_) => "copy the file anew, and compare the sizes",
