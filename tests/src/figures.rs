@@ -1,7 +1,9 @@
 //! The figures that a run measured, for `tests/run --json FILE`.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 
@@ -16,4 +18,14 @@ pub fn record(name: &str, value: f64) -> Result<()> {
     // One write: tests may note figures at the same time.
     file.write_all(format!("{name} {value}\n").as_bytes())?;
     Ok(())
+}
+
+/// Adds to a figure that several tests of this process share; the last line noted is the sum.
+pub fn add(name: &'static str, value: f64) -> Result<()> {
+    static SUMS: Mutex<BTreeMap<&str, f64>> = Mutex::new(BTreeMap::new());
+    let mut sums = SUMS.lock().unwrap_or_else(PoisonError::into_inner);
+    let sum = sums.entry(name).or_default();
+    *sum += value;
+    // With the lock held, so that the lines come in the order of the sums.
+    record(name, *sum)
 }

@@ -5,11 +5,14 @@
 //! that one is killed; data is temporary, and logs stay when a run failed.
 
 pub mod client;
+pub mod dice;
 pub mod figures;
 pub mod guest;
 pub mod kafka;
+pub mod ledger;
 pub mod load;
 pub mod process;
+pub mod proxy;
 pub mod sink;
 pub mod store;
 pub mod verify;

@@ -55,6 +55,11 @@ impl Store {
         self.token.as_deref()
     }
 
+    /// The token that counts from the next start on.
+    pub fn set_token(&mut self, token: &str) {
+        self.token = Some(token.to_owned());
+    }
+
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }

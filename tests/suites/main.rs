@@ -1,6 +1,7 @@
 //! The suites, one module each: `tests/run NAME` runs the tests of module NAME.
 
 mod check;
+mod faults;
 mod main_job;
 mod testbed;
 mod tutorial;

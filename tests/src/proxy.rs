@@ -1,0 +1,266 @@
+//! A TCP proxy that makes a network worse. It understands nothing of what it carries: it counts bytes, and takes what a
+//! client sends after an answer for a new request.
+//!
+//! Guarantees: without a fault it passes everything on as it is; a fault is counted when it has happened; it ends with
+//! its handle.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+
+use crate::dice::Dice;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Both sides are reset after a part of the request.
+    Reset,
+    /// Nothing moves for a while, in the middle of a request; then it all arrives.
+    Stall,
+    /// 100 ms for the request, and 100 ms for its answer.
+    Delay,
+    /// The request arrives, and its answer is lost with the connection.
+    DropAnswer,
+}
+
+/// How the proxy behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Weather {
+    /// Passes everything on.
+    Fair,
+    /// About every third request meets a fault.
+    Foul,
+    /// Accepts nothing: whoever connects is reset.
+    Shut,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    resets: AtomicU64,
+    stalls: AtomicU64,
+    delays: AtomicU64,
+    dropped: AtomicU64,
+}
+
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    // Its tasks end with it.
+    runtime: Option<Runtime>,
+}
+
+struct Shared {
+    target: SocketAddr,
+    weather: AtomicU8,
+    dice: Mutex<Dice>,
+    stall: Duration,
+    counts: Counts,
+    open: AtomicU64,
+    most_open: AtomicU64,
+}
+
+impl Proxy {
+    /// Listens on a free loopback port for `target`. A stall takes up to `stall`.
+    pub fn start(target: SocketAddr, dice: Dice, stall: Duration) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let address = SocketAddr::from(([127, 0, 0, 1], crate::process::free_port()?));
+        let listener = runtime.block_on(TcpListener::bind(address)).context("the proxy can't listen")?;
+        let shared = Arc::new(Shared {
+            target,
+            weather: AtomicU8::new(Weather::Fair as u8),
+            dice: Mutex::new(dice),
+            stall,
+            counts: Counts::default(),
+            open: AtomicU64::new(0),
+            most_open: AtomicU64::new(0),
+        });
+        runtime.spawn(accept(listener, shared.clone()));
+        Ok(Self { address, shared, runtime: Some(runtime) })
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn set(&self, weather: Weather) {
+        self.shared.weather.store(weather as u8, Ordering::SeqCst);
+    }
+
+    /// Resets, stalls, delays and dropped answers so far.
+    pub fn faults(&self) -> [u64; 4] {
+        let Counts { resets, stalls, delays, dropped } = &self.shared.counts;
+        [resets, stalls, delays, dropped].map(|count| count.load(Ordering::SeqCst))
+    }
+
+    /// How many requests were under way at once, at most.
+    pub fn most_at_once(&self) -> u64 {
+        self.shared.most_open.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    while let Ok((client, _)) = listener.accept().await {
+        if shared.weather.load(Ordering::SeqCst) == Weather::Shut as u8 {
+            reset(client);
+            continue;
+        }
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            // What breaks off is what this proxy is for.
+            let _ = carry(client, &shared).await;
+        });
+    }
+}
+
+/// What becomes of the request under way.
+struct Plan {
+    fault: Option<Fault>,
+    /// After so many bytes of the request.
+    at: u64,
+}
+
+async fn carry(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
+    let Ok(mut server) = TcpStream::connect(shared.target).await else {
+        reset(client);
+        return Ok(());
+    };
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (mut asked, mut told) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    let mut plan = shared.plan();
+    let mut sent = 0;
+    let mut answering = false;
+    let mut _under_way = None;
+    loop {
+        tokio::select! {
+            read = client.read(&mut asked) => {
+                let count = read?;
+                if count == 0 {
+                    return drain(server, client).await;
+                }
+                if answering {
+                    (answering, sent, plan) = (false, 0, shared.plan());
+                }
+                if sent == 0 {
+                    _under_way = Some(shared.open());
+                }
+                if plan.fault == Some(Fault::Delay) && sent == 0 {
+                    tokio::time::sleep(DELAY).await;
+                }
+                let cut = (plan.at.saturating_sub(sent) as usize).min(count);
+                let reached = sent + count as u64 >= plan.at;
+                sent += count as u64;
+                match plan.fault {
+                    Some(Fault::Reset) if reached => {
+                        server.write_all(&asked[..cut]).await?;
+                        shared.counts.resets.fetch_add(1, Ordering::SeqCst);
+                        reset(client);
+                        reset(server);
+                        return Ok(());
+                    }
+                    Some(Fault::Stall) if reached => {
+                        server.write_all(&asked[..cut]).await?;
+                        shared.counts.stalls.fetch_add(1, Ordering::SeqCst);
+                        tokio::time::sleep(shared.stall_time()).await;
+                        server.write_all(&asked[cut..count]).await?;
+                        plan.fault = None;
+                    }
+                    _ => server.write_all(&asked[..count]).await?,
+                }
+            }
+            read = server.read(&mut told) => {
+                let count = read?;
+                if count == 0 {
+                    return client.shutdown().await;
+                }
+                if !answering {
+                    (answering, _under_way) = (true, None);
+                    match plan.fault {
+                        Some(Fault::DropAnswer) => {
+                            shared.counts.dropped.fetch_add(1, Ordering::SeqCst);
+                            reset(client);
+                            return Ok(());
+                        }
+                        Some(Fault::Delay) => {
+                            shared.counts.delays.fetch_add(1, Ordering::SeqCst);
+                            tokio::time::sleep(DELAY).await;
+                        }
+                        _ => {}
+                    }
+                }
+                client.write_all(&told[..count]).await?;
+            }
+        }
+    }
+}
+
+const DELAY: Duration = Duration::from_millis(100);
+
+/// The client is done: what the server still says goes nowhere, and it gets everything that was sent.
+async fn drain(mut server: TcpStream, client: TcpStream) -> io::Result<()> {
+    server.shutdown().await?;
+    let mut rest = vec![0; 4096];
+    while server.read(&mut rest).await? > 0 {}
+    drop(client);
+    Ok(())
+}
+
+/// A request from its first byte to its answer's.
+struct Open<'a>(&'a Shared);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Shared {
+    fn open(&self) -> Open<'_> {
+        let now = self.open.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_open.fetch_max(now, Ordering::SeqCst);
+        Open(self)
+    }
+
+    fn plan(&self) -> Plan {
+        let mut dice = self.dice.lock().unwrap_or_else(PoisonError::into_inner);
+        let foul = self.weather.load(Ordering::SeqCst) == Weather::Foul as u8;
+        if !foul || !dice.one_in(3) {
+            return Plan { fault: None, at: u64::MAX };
+        }
+        let fault = match dice.below(10) {
+            0..4 => Fault::Reset,
+            4..8 => Fault::DropAnswer,
+            8 => Fault::Stall,
+            _ => Fault::Delay,
+        };
+        // Anywhere from the first bytes to the body of a large request, small ones being as likely as large ones.
+        let bits = dice.within(1..17);
+        let at = dice.within(1..2 << bits);
+        Plan { fault: Some(fault), at }
+    }
+
+    fn stall_time(&self) -> Duration {
+        let mut dice = self.dice.lock().unwrap_or_else(PoisonError::into_inner);
+        dice.millis(50..self.stall.as_millis() as u64)
+    }
+}
+
+/// Closes with a reset instead of an orderly end.
+fn reset(stream: TcpStream) {
+    let _ = stream.set_zero_linger();
+}

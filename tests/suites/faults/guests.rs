@@ -1,0 +1,57 @@
+//! Plugins that the fault tests need, made from text.
+
+#[path = "../../../host/tests/plugins/guest.rs"]
+#[allow(dead_code, reason = "the plugins' own tests use the rest")]
+mod guest;
+
+use self::guest::guest;
+
+/// Splits each record into three: the first third of its bytes, the second, and the rest.
+pub fn split() -> Vec<u8> {
+    guest(
+        r#"
+        (call $host-payload)
+        (local.set $n (i32.div_u (global.get $got-length) (i32.const 3)))
+        (call $part)
+        (call $payload (global.get $got) (local.get $n))
+        (call $part)
+        (call $payload (i32.add (global.get $got) (local.get $n)) (local.get $n))
+        (call $part)
+        (local.set $i (i32.shl (local.get $n) (i32.const 1)))
+        (call $payload
+            (i32.add (global.get $got) (local.get $i))
+            (i32.sub (global.get $got-length) (local.get $i)))
+        (call $split)"#,
+    )
+}
+
+/// What [`split`] makes of a payload.
+pub fn thirds(payload: &[u8]) -> [&[u8]; 3] {
+    let (first, rest) = payload.split_at(payload.len() / 3);
+    let (second, rest) = rest.split_at(payload.len() / 3);
+    [first, second, rest]
+}
+
+/// Fails on one record in a hundred, as [`is_poison`] says: by a trap and by a reject, in turn.
+pub fn poisoned() -> Vec<u8> {
+    guest(
+        r#"
+        (if (i64.eq (i64.rem_u (local.get $offset) (i64.const 200)) (i64.const 7)) (then unreachable))
+        (if (i64.eq (i64.rem_u (local.get $offset) (i64.const 200)) (i64.const 107))
+            (then (return (call $reject $"poison"))))
+        (call $keep)"#,
+    )
+}
+
+pub fn is_poison(offset: u64) -> bool {
+    offset % 100 == 7
+}
+
+/// Gives later records earlier timestamps.
+pub fn backwards() -> Vec<u8> {
+    guest(
+        r#"
+        (call $time (i64.sub (i64.const 1700000000000000) (local.get $offset)))
+        (call $change)"#,
+    )
+}

@@ -1,0 +1,164 @@
+//! kill -9 under load: of the host, of ReductStore, of Kafka, and of all three.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use reduct_sink_testbed::dice::Dice;
+use reduct_sink_testbed::ledger::Ledger;
+use reduct_sink_testbed::{Sink, Store, figures, payload, process};
+
+use super::{Trial, guests, kafka, pause, size, start_kafka, wait_progress};
+
+/// A static member: the one that takes the killed one's place gets its partitions at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_is_killed_and_comes_back_as_the_same_member() -> Result<()> {
+    let store = Store::start()?;
+    let trial = Trial::new(kafka()?.client(), &store, "kill-static", 8)?
+        .configure(|config| config.property("group.instance.id", "one"));
+    kill_hosts(trial, &store, size(6, 25), false).await
+}
+
+/// Each record becomes three, and the partitions come back when the killed member is missed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_is_killed_while_a_plugin_splits() -> Result<()> {
+    let store = Store::start()?;
+    let folder = process::data_folder("split")?;
+    let file = folder.path().join("split.wasm");
+    std::fs::write(&file, guests::split())?;
+    let mut trial = Trial::new(kafka()?.client(), &store, "kill-split", 8)?;
+    trial.config = trial.config.plugin("split", &file, "")?;
+    kill_hosts(trial, &store, size(4, 25), true).await
+}
+
+async fn kill_hosts(mut trial: Trial, store: &Store, kills: u64, split: bool) -> Result<()> {
+    let mut dice = Dice::new(&trial.topic)?;
+    let group = trial.group()?;
+    let load = trial.load(if split { size(400, 800) } else { size(1500, 2500) })?;
+    let mut sink = Sink::start(&trial.config)?;
+    for _ in 0..kills {
+        // Some are killed while they start.
+        if !dice.one_in(4) {
+            let before = trial.committed(&group)?;
+            wait_progress(&mut sink, &trial, &group, before)?;
+        }
+        pause(&mut dice, 0..1200).await;
+        trial.weigh(&mut sink);
+        sink.kill9()?;
+        figures::add("kills_host", 1.0)?;
+        sink.start_again()?;
+    }
+    let records = if split { size(5_000, 100_000) } else { size(20_000, 400_000) };
+    let produced = trial.finish(load, records)?;
+    let mut ledger = Ledger::default();
+    for (n, record) in produced.iter().enumerate() {
+        match split {
+            true => ledger.expect_parts(record, guests::thirds(&payload(n as u64, 1000))),
+            false => ledger.expect(record),
+        }
+    }
+    trial.settle(&mut [&mut sink], store, ledger).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_is_killed() -> Result<()> {
+    let mut store = Store::start()?;
+    let trial = Trial::new(kafka()?.client(), &store, "kill-store", 8)?;
+    let mut dice = Dice::new(&trial.topic)?;
+    let group = trial.group()?;
+    let load = trial.load(size(1000, 1500))?;
+    let mut sink = Sink::start(&trial.config)?;
+    for _ in 0..size(4, 30) {
+        let before = trial.committed(&group)?;
+        wait_progress(&mut sink, &trial, &group, before)?;
+        pause(&mut dice, 0..1500).await;
+        store.kill9()?;
+        figures::add("kills_store", 1.0)?;
+        pause(&mut dice, 0..1000).await;
+        store.restart()?;
+    }
+    let produced = trial.finish(load, 0)?;
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_is_killed() -> Result<()> {
+    let mut kafka = start_kafka()?;
+    let store = Store::start()?;
+    let trial = Trial::new(kafka.client(), &store, "kill-kafka", 8)?;
+    let mut dice = Dice::new(&trial.topic)?;
+    let group = trial.group()?;
+    let load = trial.load(1000)?;
+    let mut sink = Sink::start(&trial.config)?;
+    for _ in 0..size(2, 20) {
+        let before = trial.committed(&group)?;
+        wait_progress(&mut sink, &trial, &group, before)?;
+        pause(&mut dice, 0..1500).await;
+        kafka.kill9()?;
+        figures::add("kills_kafka", 1.0)?;
+        pause(&mut dice, 0..3000).await;
+        kafka.restart()?;
+    }
+    let produced = trial.finish(load, 0)?;
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_three_are_killed_at_random() -> Result<()> {
+    let mut kafka = start_kafka()?;
+    let mut store = Store::start()?;
+    let mut trial = Trial::new(kafka.client(), &store, "kill-all", 8)?;
+    let mut dice = Dice::new(&trial.topic)?;
+    let load = trial.load(500)?;
+    let mut sink = Sink::start(&trial.config)?;
+    let end = Instant::now() + Duration::from_secs(size(120, 1200));
+    // What is down, and when it comes back.
+    let mut down: [Option<Instant>; 3] = [None; 3];
+    while Instant::now() < end {
+        let victim = dice.below(3) as usize;
+        if down[victim].is_none() {
+            match victim {
+                0 => {
+                    trial.weigh(&mut sink);
+                    sink.kill9()?;
+                    figures::add("kills_host", 1.0)?;
+                }
+                1 => {
+                    store.kill9()?;
+                    figures::add("kills_store", 1.0)?;
+                }
+                _ => {
+                    kafka.kill9()?;
+                    figures::add("kills_kafka", 1.0)?;
+                }
+            }
+            down[victim] = Some(Instant::now() + dice.millis(0..4000));
+        }
+        pause(&mut dice, 500..4000).await;
+        for (which, back) in down.iter_mut().enumerate() {
+            if back.take_if(|back| Instant::now() >= *back).is_some() {
+                match which {
+                    0 => sink.start_again()?,
+                    1 => store.start_again()?,
+                    _ => kafka.start_again()?,
+                }
+            }
+        }
+        // Whatever is away, a host goes on by itself.
+        if down[0].is_none() {
+            sink.process().expect_running()?;
+        }
+    }
+    if down[2].is_some() {
+        kafka.start_again()?;
+    }
+    if down[1].is_some() {
+        store.start_again()?;
+    }
+    kafka.wait_ready()?;
+    store.wait_ready()?;
+    if down[0].is_some() {
+        sink.start_again()?;
+    }
+    let produced = trial.finish(load, 0)?;
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}

@@ -1,0 +1,177 @@
+//! The consumer group moves: hosts join, leave, are killed, held and asked for their partitions.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use reduct_sink_testbed::dice::Dice;
+use reduct_sink_testbed::ledger::Ledger;
+use reduct_sink_testbed::process::wait_for;
+use reduct_sink_testbed::{Sink, Store, figures, unique};
+
+use super::{STEP, Trial, kafka, pause, size, wait_progress};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_join_and_leave_with_range() -> Result<()> {
+    storm("range").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_join_and_leave_with_roundrobin() -> Result<()> {
+    storm("roundrobin").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_join_and_leave_with_cooperative_sticky() -> Result<()> {
+    storm("cooperative-sticky").await
+}
+
+/// Four hosts that come and go, one in three of them without a word.
+async fn storm(strategy: &str) -> Result<()> {
+    let store = Store::start()?;
+    let mut trial = Trial::new(kafka()?.client(), &store, &format!("storm-{strategy}"), 8)?
+        .configure(|config| config.property("partition.assignment.strategy", strategy));
+    let mut dice = Dice::new(&trial.topic)?;
+    let load = trial.load(size(500, 1000))?;
+    let mut hosts: [Option<Sink>; 4] = [const { None }; 4];
+    for _ in 0..size(10, 60) {
+        let slot = &mut hosts[dice.below(4) as usize];
+        match slot.take() {
+            None => *slot = Some(Sink::start(&trial.config)?),
+            Some(mut sink) => {
+                trial.weigh(&mut sink);
+                if dice.one_in(3) {
+                    sink.kill9()?;
+                    figures::add("kills_host", 1.0)?;
+                } else {
+                    stop_in_time(&mut sink)?;
+                }
+            }
+        }
+        figures::add("group_events", 1.0)?;
+        pause(&mut dice, 0..2500).await;
+        for sink in hosts.iter_mut().flatten() {
+            sink.process().expect_running()?;
+        }
+    }
+    let produced = trial.finish(load, 0)?;
+    if hosts.iter().all(Option::is_none) {
+        hosts[0] = Some(Sink::start(&trial.config)?);
+    }
+    let mut sinks: Vec<&mut Sink> = hosts.iter_mut().flatten().collect();
+    trial.settle(&mut sinks, &store, Ledger::of(&produced)).await
+}
+
+fn stop_in_time(sink: &mut Sink) -> Result<Duration> {
+    let start = Instant::now();
+    sink.stop_cleanly()?;
+    ensure!(start.elapsed() < Duration::from_secs(25), "stopping took {:?}", start.elapsed());
+    Ok(start.elapsed())
+}
+
+/// What is settled is committed on the way out, so the next host finds nothing that it would have to look up.
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_under_load_leaves_nothing_to_be_read_again() -> Result<()> {
+    let store = Store::start()?;
+    let mut trial = Trial::new(kafka()?.client(), &store, "sigterm", 8)?;
+    let mut dice = Dice::new(&trial.topic)?;
+    let group = trial.group()?;
+    let load = trial.load(size(1000, 1500))?;
+    let mut slowest = Duration::ZERO;
+    for _ in 0..size(4, 100) {
+        let before = trial.committed(&group)?;
+        let mut sink = Sink::start(&trial.config)?;
+        wait_progress(&mut sink, &trial, &group, before)?;
+        pause(&mut dice, 0..800).await;
+        trial.weigh(&mut sink);
+        slowest = slowest.max(stop_in_time(&mut sink)?);
+        figures::add("group_events", 1.0)?;
+        let log = sink.log()?;
+        ensure!(log.contains("found: 0"), "records were read again:\n{log}");
+    }
+    figures::record("sigterm_slowest_s", slowest.as_secs_f64())?;
+    let produced = trial.finish(load, 0)?;
+    let mut sink = Sink::start(&trial.config)?;
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
+
+/// The held host wakes up after the group has given its partitions to the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_host_wakes_up_after_its_session() -> Result<()> {
+    let store = Store::start()?;
+    let trial = Trial::new(kafka()?.client(), &store, "held", 6)?
+        .configure(|config| config.property("session.timeout.ms", "6000").property("heartbeat.interval.ms", "500"));
+    let mut dice = Dice::new(&trial.topic)?;
+    let group = trial.group()?;
+    let load = trial.load(800)?;
+    let mut hosts = [Sink::start(&trial.config)?, Sink::start(&trial.config)?];
+    for round in 0..size(2, 20) as usize {
+        let [first, second] = &mut hosts;
+        let (held, other) = if round % 2 == 0 { (first, second) } else { (second, first) };
+        let before = trial.committed(&group)?;
+        wait_progress(held, &trial, &group, before)?;
+        pause(&mut dice, 0..1000).await;
+        held.process().signal(libc::SIGSTOP)?;
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        let before = trial.committed(&group)?;
+        wait_progress(other, &trial, &group, before)?;
+        held.process().signal(libc::SIGCONT)?;
+        figures::add("group_events", 1.0)?;
+        pause(&mut dice, 2000..4000).await;
+        held.process().expect_running()?;
+    }
+    let produced = trial.finish(load, 0)?;
+    let [first, second] = &mut hosts;
+    trial.settle(&mut [first, second], &store, Ledger::of(&produced)).await
+}
+
+/// With an eager strategy every change in the group takes all partitions away and gives them back. The other member
+/// changes what it subscribes to, and owns nothing of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_are_revoked_and_given_back_at_once() -> Result<()> {
+    let store = Store::start()?;
+    let trial = Trial::new(kafka()?.client(), &store, "revoked", 4)?
+        .configure(|config| config.property("partition.assignment.strategy", "range"));
+    let group = trial.group()?;
+    let others = [unique("other"), unique("other")];
+    for other in &others {
+        trial.kafka.create_topic(other, 1)?;
+    }
+    let other: BaseConsumer = trial
+        .kafka
+        .config()
+        .set("group.id", trial.config.group())
+        .set("partition.assignment.strategy", "range")
+        .set("session.timeout.ms", "6000")
+        .set("heartbeat.interval.ms", "100")
+        .create()?;
+    let load = trial.load(500)?;
+    let mut sink = Sink::start(&trial.config)?;
+    wait_progress(&mut sink, &trial, &group, 0)?;
+    let revokes = |sink: &Sink| Ok::<_, anyhow::Error>(sink.log()?.matches("revoked partitions=[\"").count() as u64);
+    let count = size(15, 500);
+    let mut round = 0;
+    while revokes(&sink)? < count {
+        let before = revokes(&sink)?;
+        other.subscribe(&[&others[round % 2]])?;
+        round += 1;
+        wait_for("the partitions to be revoked", STEP, || {
+            other.poll(Duration::from_millis(20));
+            sink.process().expect_running()?;
+            Ok((revokes(&sink)? > before).then_some(()))
+        })?;
+        if round % 10 == 0 {
+            let at = trial.committed(&group)?;
+            wait_for("the sink to move on", STEP, || {
+                other.poll(Duration::from_millis(20));
+                sink.process().expect_running()?;
+                Ok((trial.committed(&group)? > at).then_some(()))
+            })
+            .with_context(|| format!("stalled after {before} revokes"))?;
+        }
+    }
+    figures::add("group_events", count as f64)?;
+    drop(other);
+    let produced = trial.finish(load, 0)?;
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}

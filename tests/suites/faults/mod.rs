@@ -1,0 +1,156 @@
+//! Nothing lost, nothing twice, whatever dies: servers and hosts are killed, held and cut off under load, and then every
+//! record that Kafka acknowledged is looked for in ReductStore.
+//!
+//! Each test prints the seed of its chance; `TESTBED_SEED` plays it again. `tests/run faults` runs a short cut of each,
+//! `--long` the full size.
+
+mod guests;
+mod kills;
+mod members;
+mod network;
+mod outages;
+mod replays;
+mod topics;
+
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use reduct_sink_testbed::client::Group;
+use reduct_sink_testbed::dice::Dice;
+use reduct_sink_testbed::ledger::Ledger;
+use reduct_sink_testbed::process::wait_for;
+use reduct_sink_testbed::{
+    Kafka, KafkaClient, Load, Message, Produced, Sink, SinkConfig, Store, figures, long, payload, unique,
+};
+
+/// What a host may have resident, whatever happens: its budget in flight is 64 MiB, librdkafka's 8 MiB a partition.
+const MEMORY: u64 = 300 << 20;
+/// How long the end of the topic may be away once nothing dies any more; a bound, not an expectation.
+const CATCH_UP: Duration = Duration::from_secs(600);
+/// How long one step may take under load.
+const STEP: Duration = Duration::from_secs(90);
+
+/// The size of a test: in the short cut, and in full.
+fn size(short: u64, full: u64) -> u64 {
+    if long() { full } else { short }
+}
+
+/// A Kafka with short sessions and an eager cleaner, for the tests that leave it alone.
+fn kafka() -> Result<&'static Kafka> {
+    static KAFKA: OnceLock<Result<Kafka>> = OnceLock::new();
+    KAFKA.get_or_init(start_kafka).as_ref().map_err(|error| anyhow!("Kafka doesn't start: {error:#}"))
+}
+
+fn start_kafka() -> Result<Kafka> {
+    Kafka::start_with(&[("group.min.session.timeout.ms", "1000"), ("log.cleaner.backoff.ms", "200")])
+}
+
+/// A topic under test, the way from it into a bucket, and the most memory that any host on it took.
+struct Trial {
+    kafka: KafkaClient,
+    topic: String,
+    config: SinkConfig,
+    peak: u64,
+}
+
+impl Trial {
+    /// A new topic, and a configuration whose members are missed after 2 s.
+    fn new(kafka: KafkaClient, store: &Store, name: &str, partitions: i32) -> Result<Self> {
+        Self::with_settings(kafka, store, name, partitions, &[])
+    }
+
+    fn with_settings(
+        kafka: KafkaClient,
+        store: &Store,
+        name: &str,
+        partitions: i32,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
+        let topic = unique(name);
+        kafka.create_topic_with(&topic, partitions, settings)?;
+        let config = SinkConfig::new(kafka.brokers(), &store.url(), name)
+            .topics(&[&topic])
+            .set("status.listen", "")
+            .property("session.timeout.ms", "2000")
+            .property("heartbeat.interval.ms", "200");
+        Ok(Self { kafka, topic, config, peak: 0 })
+    }
+
+    fn configure(mut self, change: impl FnOnce(SinkConfig) -> SinkConfig) -> Self {
+        self.config = change(self.config);
+        self
+    }
+
+    /// Records of 1 KB that depend on their number alone.
+    fn load(&self, per_second: u64) -> Result<Load> {
+        Load::start(&self.kafka, &self.topic, per_second as u32, |n| Message::new(payload(n, 1000)))
+    }
+
+    fn group(&self) -> Result<Group> {
+        self.kafka.group(self.config.group())
+    }
+
+    fn committed(&self, group: &Group) -> Result<u64> {
+        Ok(group.committed(&self.topic)?.iter().map(|(_, offset)| offset).sum())
+    }
+
+    /// Notes how much memory a host has taken, which is lost with it.
+    fn weigh(&mut self, sink: &mut Sink) {
+        if let Ok(peak) = sink.process().peak_memory() {
+            self.peak = self.peak.max(peak);
+        }
+    }
+
+    /// Lets the load go on until it has sent so many records, and tells what was acknowledged.
+    fn finish(&self, load: Load, records: u64) -> Result<Vec<Produced>> {
+        wait_for(&format!("{records} records to be sent"), CATCH_UP, || {
+            thread::sleep(Duration::from_millis(80));
+            Ok((load.sent() >= records).then_some(()))
+        })?;
+        load.finish()
+    }
+
+    /// Waits for the commit to reach the end, stops the hosts and compares the bucket with the ledger.
+    async fn settle(mut self, sinks: &mut [&mut Sink], store: &Store, ledger: Ledger) -> Result<()> {
+        let (first, _) = sinks.split_first_mut().context("a host")?;
+        first.wait_caught_up(&self.kafka, self.config.group(), &[&self.topic], CATCH_UP)?;
+        for sink in sinks.iter_mut() {
+            self.weigh(sink);
+            sink.stop_cleanly()?;
+        }
+        self.audit(store, ledger).await
+    }
+
+    async fn audit(&self, store: &Store, ledger: Ledger) -> Result<()> {
+        let tally = ledger.audit(&store.client()?, self.config.bucket(), "dead-letters/").await?;
+        println!("{}: {tally}; {} MB at most in a host", self.topic, self.peak / 1_000_000);
+        figures::add("records", tally.expected as f64)?;
+        figures::add("missing", tally.missing.len() as f64)?;
+        figures::add("twice", tally.twice.len() as f64)?;
+        figures::add("wrong_bytes", tally.wrong_bytes.len() as f64)?;
+        tally.exact().with_context(|| format!("bucket {} at {}", self.config.bucket(), store.url()))?;
+        ensure!(self.peak < MEMORY, "{} MB were resident in a host", self.peak / 1_000_000);
+        Ok(())
+    }
+}
+
+/// Waits until the group has committed more than `from`.
+fn wait_progress(sink: &mut Sink, trial: &Trial, group: &Group, from: u64) -> Result<()> {
+    wait_for("the sink to move on", STEP, || {
+        sink.process().expect_running()?;
+        Ok((trial.committed(group)? > from).then_some(()))
+    })
+}
+
+/// Sleeps for a random time.
+async fn pause(dice: &mut Dice, millis: std::ops::Range<u64>) {
+    tokio::time::sleep(dice.millis(millis)).await;
+}
+
+/// Where a store listens.
+fn address(store: &Store) -> Result<SocketAddr> {
+    Ok(store.url().trim_start_matches("http://").parse()?)
+}

@@ -1,0 +1,152 @@
+//! Outages: the store away for longer than Kafka waits for a poll, a token that is refused, dead letters that can't be
+//! written.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use reduct_sink_testbed::ledger::Ledger;
+use reduct_sink_testbed::{Sink, Store, process};
+
+use super::{Trial, guests, kafka, size, start_kafka, wait_progress};
+
+/// Kafka gives the partitions of a member away that doesn't poll for so long.
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Among the records are some for the dead letters, whose target is away too.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_is_away_for_longer_than_the_poll_interval() -> Result<()> {
+    let mut store = Store::start()?;
+    let folder = process::data_folder("poison")?;
+    let file = folder.path().join("poison.wasm");
+    std::fs::write(&file, guests::poisoned())?;
+    let mut trial = patient(&store, "away")?;
+    trial.config = trial.config.plugin("poison", &file, "")?;
+    let group = trial.group()?;
+    let load = trial.load(1000)?;
+    let mut sink = Sink::start(&trial.config)?;
+    wait_progress(&mut sink, &trial, &group, 0)?;
+
+    store.kill9()?;
+    held_through(&mut sink, &trial, Duration::from_secs(size(20, 70))).await?;
+    store.restart()?;
+    wait_progress(&mut sink, &trial, &group, trial.committed(&group)?)?;
+
+    // The connections stay, and nobody answers.
+    store.pause()?;
+    held_through(&mut sink, &trial, Duration::from_secs(size(15, 70))).await?;
+    store.resume()?;
+    wait_progress(&mut sink, &trial, &group, trial.committed(&group)?)?;
+
+    let produced = trial.finish(load, 0)?;
+    let mut ledger = Ledger::default();
+    for record in &produced {
+        match guests::is_poison(record.offset) {
+            true => ledger.expect_dead(record),
+            false => ledger.expect(record),
+        }
+    }
+    expect_one_assignment(&sink)?;
+    trial.settle(&mut [&mut sink], &store, ledger).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_is_refused_for_a_while() -> Result<()> {
+    let mut store = Store::start_with(Some("right"), &[])?;
+    let trial = patient(&store, "token")?.configure(|config| config.set("store.token", "right"));
+    let group = trial.group()?;
+    let load = trial.load(1000)?;
+    let mut sink = Sink::start(&trial.config)?;
+    wait_progress(&mut sink, &trial, &group, 0)?;
+    store.set_token("another");
+    store.restart()?;
+    held_through(&mut sink, &trial, Duration::from_secs(size(15, 30))).await?;
+    ensure!(sink.log()?.contains("the token is refused"), "the log says nothing of the token");
+    store.set_token("right");
+    store.restart()?;
+    wait_progress(&mut sink, &trial, &group, trial.committed(&group)?)?;
+    let produced = trial.finish(load, 0)?;
+    expect_one_assignment(&sink)?;
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_is_obeyed_in_time_with_the_store_away() -> Result<()> {
+    let mut store = Store::start()?;
+    let trial = patient(&store, "stop-store")?.configure(|config| config.set("store.timeout", "30s"));
+    let group = trial.group()?;
+    let load = trial.load(1000)?;
+    for hold in [true, false] {
+        let mut sink = Sink::start(&trial.config)?;
+        wait_progress(&mut sink, &trial, &group, trial.committed(&group)?)?;
+        if hold {
+            store.pause()?
+        } else {
+            store.kill9()?
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let start = Instant::now();
+        sink.stop_cleanly()?;
+        ensure!(start.elapsed() < Duration::from_secs(25), "stopping took {:?}", start.elapsed());
+        if hold { store.resume()? } else { store.restart()? }
+    }
+    let produced = trial.finish(load, 0)?;
+    let mut sink = Sink::start(&trial.config)?;
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_is_obeyed_in_time_with_kafka_away() -> Result<()> {
+    let mut kafka = start_kafka()?;
+    let store = Store::start()?;
+    let trial = Trial::new(kafka.client(), &store, "stop-kafka", 4)?;
+    let group = trial.group()?;
+    let load = trial.load(1000)?;
+    for hold in [true, false] {
+        let mut sink = Sink::start(&trial.config)?;
+        wait_progress(&mut sink, &trial, &group, trial.committed(&group)?)?;
+        if hold {
+            kafka.pause()?
+        } else {
+            kafka.kill9()?
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let start = Instant::now();
+        sink.stop_cleanly()?;
+        ensure!(start.elapsed() < Duration::from_secs(25), "stopping took {:?}", start.elapsed());
+        if hold { kafka.resume()? } else { kafka.restart()? }
+    }
+    let produced = trial.finish(load, 0)?;
+    let mut sink = Sink::start(&trial.config)?;
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
+
+fn patient(store: &Store, name: &str) -> Result<Trial> {
+    let trial = Trial::new(kafka()?.client(), store, name, 4)?;
+    Ok(trial.configure(|config| {
+        config
+            .property("session.timeout.ms", "6000")
+            .property("max.poll.interval.ms", &POLL_INTERVAL.as_millis().to_string())
+            .set("store.timeout", "5s")
+    }))
+}
+
+/// Lets an outage last: the offset is held, and the host stays.
+async fn held_through(sink: &mut Sink, trial: &Trial, lasting: Duration) -> Result<()> {
+    let group = trial.group()?;
+    // What was acknowledged just before the outage is still committed.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = trial.committed(&group)?;
+    tokio::time::sleep(lasting.saturating_sub(Duration::from_secs(3))).await;
+    sink.process().expect_running()?;
+    let after = trial.committed(&group)?;
+    ensure!(before == after, "committed {before} at the outage's beginning and {after} at its end");
+    Ok(())
+}
+
+/// Nothing was revoked: the first assignment is the only one.
+fn expect_one_assignment(sink: &Sink) -> Result<()> {
+    let log = sink.log()?;
+    let assigned = log.matches("assigned partitions=[\"").count();
+    ensure!(assigned == 1 && !log.contains("revoked partitions="), "there was a rebalance:\n{log}");
+    Ok(())
+}
