@@ -1,6 +1,7 @@
 //! The suites, one module each: `tests/run NAME` runs the tests of module NAME.
 
 mod check;
+mod dead_letters;
 mod faults;
 mod main_job;
 mod testbed;

@@ -76,7 +76,7 @@ pub enum ReplayError {
     #[error("kafka: {0}")]
     Kafka(#[from] kafka::CheckError),
     #[error(
-        "consumer group {group:?} has {members} members, and a running sink and a replay must not write at once; stop \
+        "consumer group {group:?} has live members ({members}), and a running sink and a replay must not write at once; stop \
          every reduct-sink of this group, then run this again (one that was killed leaves the group after \
          session.timeout.ms)"
     )]
