@@ -149,6 +149,7 @@ mod tests {
                 content_type: String::new(),
                 size: 1,
                 sha256: blob.produced.sha256,
+                behind_payload: None,
             }
         });
         let stored = stored.collect();
