@@ -35,7 +35,8 @@ pub const INDEX: &str = "kafka.index";
 pub const KEY: &str = "kafka.key";
 /// `true` on a record whose Kafka value was null.
 pub const TOMBSTONE: &str = "kafka.tombstone";
-/// The plugins that handled the record, `name@digest` joined by `+`.
+/// The plugins that handled the record, `name@digest` joined by `+`. The builtin passthrough isn't told: it decides
+/// nothing, and each label costs the store time.
 pub const PLUGINS: &str = "sink.plugins";
 /// On dead letters: the record's time in milliseconds, `%null` where it has none. What a replay computes its outputs'
 /// timestamps from; a dead letter's own timestamp may have been moved to a free microsecond.

@@ -49,7 +49,7 @@ pub struct Chain {
     /// The generation of `shared` that `slots` has taken over.
     generation: u64,
     slots: Vec<Slot>,
-    /// `name@digest` of all plugins, shared by all records; `None` for an empty chain.
+    /// `name@digest` of all plugins but the builtin one, shared by all records; `None` where there are none.
     mark: Option<Arc<str>>,
 }
 
@@ -57,8 +57,7 @@ impl Chain {
     /// Starts an instance of each plugin's present version.
     pub fn new(shared: Arc<SharedChain>) -> anyhow::Result<Self> {
         let (generation, present) = shared.present();
-        let policies = shared.plugins().iter().map(|plugin| plugin.on_failure);
-        let slots = present.into_iter().zip(policies).map(|(plugin, policy)| Slot::new(plugin, policy));
+        let slots = present.into_iter().zip(shared.plugins()).map(|(plugin, config)| Slot::new(plugin, config));
         let slots = slots.collect::<anyhow::Result<Vec<_>>>()?;
         let mark = mark(&slots, &[]);
         Ok(Self { shared, generation, slots, mark })
@@ -114,6 +113,6 @@ impl Chain {
 
 fn mark(slots: &[Slot], without: &[usize]) -> Option<Arc<str>> {
     let handled = slots.iter().enumerate().filter(|(at, _)| !without.contains(at));
-    let marks: Vec<String> = handled.map(|(_, slot)| slot.mark()).collect();
+    let marks: Vec<String> = handled.filter_map(|(_, slot)| slot.mark()).collect();
     if marks.is_empty() { None } else { Some(marks.join("+").into()) }
 }

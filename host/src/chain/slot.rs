@@ -5,13 +5,15 @@ use std::sync::Arc;
 use anyhow::anyhow;
 
 use super::Failure;
-use crate::config::FailurePolicy;
+use crate::config::{self, FailurePolicy, PluginSource};
 use crate::plugin::{Counters, Instance, LoadedPlugin, MAX_OUTPUTS, RecordView, Trouble, Verdict, apply};
 use crate::record::OutputRecord;
 
 pub(super) struct Slot {
     plugin: LoadedPlugin,
     policy: FailurePolicy,
+    /// Whether records tell that it handled them: the builtin passthrough has nothing to tell.
+    marks: bool,
     counters: Arc<Counters>,
     /// `None` after it broke: the next record gets a fresh one.
     instance: Option<Instance>,
@@ -20,18 +22,25 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub fn new(plugin: LoadedPlugin, policy: FailurePolicy) -> anyhow::Result<Self> {
+    pub fn new(plugin: LoadedPlugin, config: &config::Plugin) -> anyhow::Result<Self> {
         let start = Instance::start(&plugin);
         let instance = start.map_err(|problem| anyhow!("plugin `{}` {problem}; {}", plugin.name, problem.remedy()))?;
-        Ok(Self { counters: plugin.counters(), plugin, policy, instance: Some(instance), verdicts: Vec::new() })
+        Ok(Self {
+            counters: plugin.counters(),
+            plugin,
+            policy: config.on_failure,
+            marks: config.source != PluginSource::Builtin,
+            instance: Some(instance),
+            verdicts: Vec::new(),
+        })
     }
 
     pub fn policy(&self) -> FailurePolicy {
         self.policy
     }
 
-    pub fn mark(&self) -> String {
-        self.plugin.mark()
+    pub fn mark(&self) -> Option<String> {
+        self.marks.then(|| self.plugin.mark())
     }
 
     pub fn failure(&self, reason: String) -> Failure {

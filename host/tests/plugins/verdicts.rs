@@ -20,6 +20,13 @@ fn an_empty_chain_keeps_records_and_marks_nothing() {
 }
 
 #[test]
+fn the_builtin_passthrough_leaves_no_mark() {
+    let shared = SharedChain::load(runtime(), &[plugin("passthrough", PluginSource::Builtin)]).unwrap();
+    let kept = output(Chain::new(shared).unwrap().transform(&input(7)));
+    assert_eq!(kept.handled_by, None);
+}
+
+#[test]
 fn keep_leaves_the_record_as_it_is_and_marks_who_saw_it() {
     let bed = Bed::of(&[&guest("(call $keep)")]);
     let shared = bed.shared();
