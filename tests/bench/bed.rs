@@ -95,29 +95,38 @@ impl Bench {
         })
     }
 
-    /// Makes sure by queries that the bucket holds so many finished records of this size, then removes it.
+    /// Waits until queries show so many records: those that are held may still be under way.
+    pub fn wait_finished(&self, bucket: &str, expected: u64) -> Result<()> {
+        wait_for("queries to show what the bucket holds", Duration::from_secs(30), || {
+            Ok((self.runtime.block_on(self.sizes(bucket))?.len() as u64 == expected).then_some(()))
+        })
+    }
+
+    /// Makes sure by queries that the bucket holds so many records of this size and no others, then removes it.
     pub fn checked(&self, bucket: &str, expected: u64, size: usize) -> Result<()> {
-        let (found, wrong) = self.runtime.block_on(self.query_all(bucket, size))?;
+        let sizes = self.runtime.block_on(self.sizes(bucket))?;
+        let wrong = sizes.iter().filter(|&&found| found != size).count();
         ensure!(
-            found == expected && wrong == 0,
-            "{expected} records were to be in the store; queries show {found}, {wrong} of them with another size"
+            sizes.len() as u64 == expected && wrong == 0,
+            "{expected} records were to be in the store; queries show {}, {wrong} of them with another size",
+            sizes.len()
         );
         self.remove_bucket(bucket)
     }
 
-    /// How many records queries show, and how many of them don't have this size.
-    async fn query_all(&self, bucket: &str, size: usize) -> Result<(u64, u64)> {
+    /// The size of every finished record.
+    async fn sizes(&self, bucket: &str) -> Result<Vec<usize>> {
         let bucket = self.client.get_bucket(bucket).await?;
-        let (mut found, mut wrong) = (0, 0);
+        let mut sizes = Vec::new();
+        // Entries have parents, which hold nothing themselves.
         for entry in bucket.entries().await?.iter().filter(|entry| entry.record_count > 0) {
             let records = bucket.query(&*entry.name).head_only(true).send().await?;
             let mut records = std::pin::pin!(records);
             while let Some(record) = records.next().await {
-                found += 1;
-                wrong += u64::from(record?.content_length() != size);
+                sizes.push(record?.content_length());
             }
         }
-        Ok((found, wrong))
+        Ok(sizes)
     }
 
     fn remove_bucket(&self, name: &str) -> Result<()> {

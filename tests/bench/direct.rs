@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
@@ -46,10 +46,12 @@ pub fn run(bench: &Bench, size: &Size, bucket: &str, style: &Style) -> Result<Ra
     let mut writer = Some(writer);
     let watched: Vec<Watched> =
         bench.servers.into_iter().chain([Watched { name: "bench", pid: std::process::id() }]).collect();
-    watch(bench, bucket, size.records, &watched, || match writer.take_if(|writer| writer.is_finished()) {
-        Some(done) => done.join().unwrap_or_else(|_| bail!("the direct writer panicked")),
-        None => Ok(()),
-    })
+    let mut end = |done: JoinHandle<Result<()>>| done.join().unwrap_or_else(|_| bail!("the direct writer panicked"));
+    let rate = watch(bench, bucket, size.records, &watched, || {
+        writer.take_if(|writer| writer.is_finished()).map_or(Ok(()), &mut end)
+    })?;
+    writer.map_or(Ok(()), end)?;
+    Ok(rate)
 }
 
 type Batch = Vec<(u64, HashMap<String, String>, Bytes)>;

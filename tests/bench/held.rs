@@ -3,7 +3,8 @@
 //! Guarantees: one definition for all: between the first look at which the bucket holds 10 % of the records and the last
 //! one at which some are missing, the records that came divided by the time that passed. So starting up, joining a group
 //! and the first fetch don't count; a stall does, at the end too. A look is a request for the bucket's record counts, every
-//! 50 ms; its time is the middle between asking and the answer.
+//! 50 ms; its time is the middle between asking and the answer. The counts include the records of a request that the store
+//! has begun to read, at the first look as at the last; a run is over when queries show every record, finished.
 
 use std::fmt;
 use std::thread::sleep;
@@ -75,6 +76,7 @@ pub fn watch(
         }
         sleep(POLL.saturating_sub(asked.elapsed()));
     }
+    bench.wait_finished(bucket, expected)?;
     let first = looks.iter().find(|look| look.held as f64 >= expected as f64 * WARM_UP);
     let (Some(first), Some(last)) = (first, looks.last()) else { bail!("too few records for a rate") };
     let (records, seconds) = ((last.held - first.held) as f64, (last.at - first.at).as_secs_f64());

@@ -47,9 +47,9 @@ pub fn style(bench: &Bench) -> Result<Style> {
         Ok((bench.held(&bucket)? == WARM_UP_RECORDS).then_some(()))
     })?;
     sink.stop_cleanly()?;
+    bench.wait_finished(&bucket, WARM_UP_RECORDS)?;
     let style = bench.ask(&bucket, async |_, bucket| {
         let entries = bucket.entries().await?;
-        // Entries have parents, which hold nothing themselves.
         let entry = entries.iter().find(|entry| entry.record_count > 0).context("the host wrote no entry")?;
         let records = bucket.query(&*entry.name).head_only(true).send().await?;
         let mut records = std::pin::pin!(records);
