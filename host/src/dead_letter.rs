@@ -182,8 +182,7 @@ mod tests {
             headers,
             payload: payload.map(Bytes::from_static),
         };
-        let rejection =
-            Rejection { reason: " bad:\n\"x\"".into(), plugin: Some(("filter".into(), "abc".into())) };
+        let rejection = Rejection { reason: " bad:\n\"x\"".into(), plugin: Some(("filter".into(), "abc".into())) };
         dead_letter(&OutputRecord { index: Some(2), ..OutputRecord::unchanged(Arc::new(input)) }, rejection)
     }
 

@@ -276,7 +276,11 @@ fn unescape(text: &str) -> Bytes {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((byte, tail)) = rest.split_first() {
-        let escaped = if *byte == b'%' { tail.split_first_chunk::<2>().and_then(|(two, tail)| Some((hex(two)?, tail))) } else { None };
+        let escaped = if *byte == b'%' {
+            tail.split_first_chunk::<2>().and_then(|(two, tail)| Some((hex(two)?, tail)))
+        } else {
+            None
+        };
         let (byte, tail) = escaped.unwrap_or((*byte, tail));
         bytes.push(byte);
         rest = tail;
@@ -317,7 +321,8 @@ mod tests {
 
     #[test]
     fn plain_text_stays_as_in_the_tutorial() {
-        let labels = stored_labels(&output(&[(b"size", Some(b"1024")), (b"type", Some(b"binary")), (b"load", Some(b"50 %"))]));
+        let labels =
+            stored_labels(&output(&[(b"size", Some(b"1024")), (b"type", Some(b"binary")), (b"load", Some(b"50 %"))]));
         let expected = [("size", "1024"), ("type", "binary"), ("load", "50 %")];
         assert_eq!(labels, expected.map(|(k, v)| (k.to_string(), v.to_string())).into());
     }
@@ -326,7 +331,9 @@ mod tests {
     fn every_value_comes_back() {
         let mut values: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
         values.extend((0..=255).map(|byte| vec![b'a', byte, b'4', b'1']));
-        for text in ["", " ", "  x ", "%", "%%", "%4", "%41", "%2541", "%null", "%empty", "a\"b,c", "Zürich", "{\"a\": 1}"] {
+        for text in
+            ["", " ", "  x ", "%", "%%", "%4", "%41", "%2541", "%null", "%empty", "a\"b,c", "Zürich", "{\"a\": 1}"]
+        {
             values.push(text.into());
         }
         let mut seen = std::collections::HashMap::new();
@@ -342,19 +349,24 @@ mod tests {
 
     #[test]
     fn every_name_comes_back_and_none_is_reserved() {
-        let names: [&[u8]; 9] = [b"Content-Type", b"@x", b"kafka.offset", b"sink.plugins", b"", b"%41", b"a b", b"\xff\x00", b"kafkas"];
+        let names: [&[u8]; 9] =
+            [b"Content-Type", b"@x", b"kafka.offset", b"sink.plugins", b"", b"%41", b"a b", b"\xff\x00", b"kafkas"];
         for name in names {
             let label = encode_name(name).into_owned();
             assert_eq!(decode_name(&label), name, "{label}");
             assert!(!is_reserved(label.as_bytes()) && !label.starts_with('@'));
-            assert!(label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'%')), "{label}");
+            assert!(
+                label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'%')),
+                "{label}"
+            );
         }
         assert_eq!(encode_name(b"Content-Type"), "%43ontent-%54ype");
     }
 
     #[test]
     fn repeated_headers_are_all_kept() {
-        let labels = stored_labels(&output(&[(b"a", Some(b"1")), (b"a", Some(b"2")), (b"a", None), (b"a%n2", Some(b"x"))]));
+        let labels =
+            stored_labels(&output(&[(b"a", Some(b"1")), (b"a", Some(b"2")), (b"a", None), (b"a%n2", Some(b"x"))]));
         let expected = [("a", "1"), ("a%n2", "2"), ("a%n3", "%null"), ("a%25n2", "x")];
         assert_eq!(labels, expected.map(|(k, v)| (k.to_string(), v.to_string())).into());
     }
@@ -399,8 +411,26 @@ mod tests {
     /// Bytes in which what the encoding treats apart is frequent.
     fn any_bytes(random: &mut fastrand::Rng, longest: usize) -> Vec<u8> {
         const PIECES: [&[u8]; 20] = [
-            b"%", b"%4", b"%41", b"%n2", b"%null", b"%empty", b"@", b"kafka.", b"sink.", b" ", b"\"", b"\r\n", b"\0", b"a",
-            b"A", b"2f", b"\xff", "ä".as_bytes(), b",", b"=",
+            b"%",
+            b"%4",
+            b"%41",
+            b"%n2",
+            b"%null",
+            b"%empty",
+            b"@",
+            b"kafka.",
+            b"sink.",
+            b" ",
+            b"\"",
+            b"\r\n",
+            b"\0",
+            b"a",
+            b"A",
+            b"2f",
+            b"\xff",
+            "ä".as_bytes(),
+            b",",
+            b"=",
         ];
         (0..random.usize(0..=longest)).flat_map(|_| PIECES[random.usize(0..PIECES.len())].iter().copied()).collect()
     }

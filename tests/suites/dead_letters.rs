@@ -30,10 +30,10 @@ const HALF_MENDED: &str = r#"
     (if (i32.eq (local.get $header-count) (i32.const 1)) (then (return (call $reject $"no such camera"))))
     (call $keep)"#;
 const MENDED: &str = r#"(call $label $"mended" $"yes") (call $change)"#;
-/// Of three parts the second can't be written: its labels are too many for the server.
+/// Of three parts the second can't be written: the store has no such time.
 const UNWRITABLE_PART: &str = r#"
     (call $part) (call $payload $"first")
-    (call $part) (call $payload $"second") (call $type $"a,b")
+    (call $part) (call $payload $"second") (call $time (i64.const -1))
     (call $part) (call $payload $"third")
     (call $split)"#;
 const WRITABLE_PARTS: &str = r#"
@@ -68,7 +68,8 @@ impl Trial {
     fn new(name: &str, partitions: i32, plugin: &str) -> Result<Self> {
         let bed = bed()?;
         let topic = unique(name);
-        bed.kafka.client().create_topic(&topic, partitions)?;
+        // The records' times are long ago.
+        bed.kafka.client().create_topic_with(&topic, partitions, &[("retention.ms", "-1")])?;
         let folder = process::data_folder("dead-letters")?;
         let file = folder.path().join("plugin.wasm");
         std::fs::write(&file, guest::guest(plugin))?;
@@ -147,10 +148,17 @@ async fn poison_is_kept_replayed_once_and_gone() -> Result<()> {
 
     trial.mend(HALF_MENDED)?;
     let (code, told) = trial.replay(&[])?;
-    assert!(code == Some(0) && told.contains(&format!("{} would be written, 0 dropped, {} still fail", count / 2, count / 2)), "{told}");
+    assert!(
+        code == Some(0)
+            && told.contains(&format!("{} would be written, 0 dropped, {} still fail", count / 2, count / 2)),
+        "{told}"
+    );
     assert_eq!(trial.stored().await?, before, "a dry run changes nothing");
     let (code, told) = trial.replay(&["--write"])?;
-    assert!(code == Some(1) && told.contains(&format!("{} written, 0 dropped, {} still failing", count / 2, count / 2)), "{told}");
+    assert!(
+        code == Some(1) && told.contains(&format!("{} written, 0 dropped, {} still failing", count / 2, count / 2)),
+        "{told}"
+    );
     let half = trial.stored().await?;
     compare(&produced, &half)?.exact()?;
     assert_eq!(half.iter().filter(|record| is_dead(record)).count(), count / 2);
@@ -183,7 +191,8 @@ async fn an_interrupted_replay_writes_nothing_twice() -> Result<()> {
     let trial = Trial::new("interrupted", 2, r#"(call $reject $"not yet")"#)?;
     // Many of one millisecond, so that their timestamps meet.
     let all_dead = |n: u64| Message::new(payload(n, 700)).timestamp_ms(1_700_000_000_000 + n as i64 / 1500);
-    let produced = trial.bed.kafka.client().produce(&trial.topic, (0..if long() { 20_000 } else { 4000 }).map(all_dead))?;
+    let produced =
+        trial.bed.kafka.client().produce(&trial.topic, (0..if long() { 20_000 } else { 4000 }).map(all_dead))?;
     trial.run_through()?;
     assert!(trial.stored().await?.iter().all(is_dead));
     trial.mend(MENDED)?;
@@ -234,7 +243,7 @@ async fn a_part_that_could_not_be_written_is_replayed_alone() -> Result<()> {
     let before = trial.stored().await?;
     assert_eq!((before.len(), before.iter().filter(|record| is_dead(record)).count()), (60, 20));
     let (code, told) = trial.replay(&["--write"])?;
-    assert!(code == Some(1) && told.contains("20 still failing") && told.contains("content type"), "{told}");
+    assert!(code == Some(1) && told.contains("20 still failing") && told.contains("its timestamp"), "{told}");
     assert_eq!(trial.stored().await?, before, "the refusal of a replay loses no dead letter");
     trial.mend("(call $keep)")?;
     let (_, told) = trial.replay(&[])?;
@@ -264,7 +273,7 @@ async fn a_topic_gets_the_original_records() -> Result<()> {
     let count = 3000;
     let produced = trial.produce(count)?;
     trial.run_through()?;
-    let letters = letters(&kafka.read_all(&dead)?)?;
+    let letters = letters(kafka.read_all(&dead)?)?;
     let poison: Vec<(u64, &Produced)> = (0..count).zip(&produced).filter(|(n, _)| is_poison(*n)).collect();
     assert_eq!(letters.len(), poison.len(), "each once");
     for (n, produced) in &poison {
@@ -301,13 +310,15 @@ async fn a_killed_host_leaves_each_letter_in_the_topic_once() -> Result<()> {
     kafka.create_topic(&dead, 1)?;
     trial.config = trial.config.set("dead_letters.topic", dead.as_str());
     let group = kafka.group(trial.config.group())?;
+    // A new group has no coordinator at first.
+    let committed = || group.committed(&trial.topic).map_or(0, |all| all.iter().map(|(_, offset)| offset).sum::<u64>());
     let load = Load::start(&kafka, &trial.topic, 500, |n| if n % 5 == 0 { message(7) } else { message(n) })?;
     let mut sink = Sink::start(&trial.config)?;
     for _ in 0..if long() { 20 } else { 3 } {
-        let before: u64 = group.committed(&trial.topic)?.iter().map(|(_, offset)| offset).sum();
+        let before = committed();
         wait_for("the sink to move on", BOUND, || {
             sink.process().expect_running()?;
-            Ok((group.committed(&trial.topic)?.iter().map(|(_, offset)| offset).sum::<u64>() > before + 300).then_some(()))
+            Ok((committed() > before + 300).then_some(()))
         })?;
         sink.kill9()?;
         sink.start_again()?;
@@ -316,7 +327,7 @@ async fn a_killed_host_leaves_each_letter_in_the_topic_once() -> Result<()> {
     sink.wait_caught_up(&kafka, trial.config.group(), &[&trial.topic], BOUND)?;
     sink.stop_cleanly()?;
     let poison = |n: usize| n % 5 == 0 || is_poison(n as u64);
-    let letters = letters(&kafka.read_all(&dead)?)?;
+    let letters = letters(kafka.read_all(&dead)?)?;
     for (n, record) in produced.iter().enumerate() {
         let source = format!("{}/{}", record.topic, record.partition);
         let copies = letters.get(&(source, record.offset, None)).map_or(0, Vec::len);
@@ -336,7 +347,12 @@ async fn a_missing_topic_holds_the_offset_until_it_is_there() -> Result<()> {
     trial.config = trial.config.set("dead_letters.topic", dead.as_str());
     let file = trial.config_file()?;
     let output = run_to_end(&["check", "--config", &file], &[], BOUND)?;
-    assert!(output.status.code() == Some(4) && text(&output).contains(&format!("dead-letter topic {dead}: there is no such topic")), "{}", text(&output));
+    assert!(
+        output.status.code() == Some(4)
+            && text(&output).contains(&format!("dead-letter topic {dead}: there is no such topic")),
+        "{}",
+        text(&output)
+    );
 
     let produced = trial.produce(300)?;
     let group = kafka.group(trial.config.group())?;
@@ -351,7 +367,7 @@ async fn a_missing_topic_holds_the_offset_until_it_is_there() -> Result<()> {
     kafka.create_topic(&dead, 1)?;
     sink.wait_caught_up(&kafka, trial.config.group(), &[&trial.topic], BOUND)?;
     sink.stop_cleanly()?;
-    assert_eq!(letters(&kafka.read_all(&dead)?)?.len(), 3);
+    assert_eq!(letters(kafka.read_all(&dead)?)?.len(), 3);
     let good = (0..).zip(&produced).filter(|(n, _)| !is_poison(*n)).map(|(_, produced)| produced);
     compare(good, &trial.stored().await?)?.exact()?;
     let output = run_to_end(&["check", "--config", &file], &[], BOUND)?;
@@ -388,7 +404,7 @@ async fn kafka_is_away_for_a_while() -> Result<()> {
     kafka.restart()?;
     sink.wait_caught_up(&client, config.group(), &["source"], BOUND)?;
     sink.stop_cleanly()?;
-    let letters = letters(&client.read_all("dead")?)?;
+    let letters = letters(client.read_all("dead")?)?;
     for record in &produced {
         let source = format!("source/{}", record.partition);
         let copies = letters.get(&(source, record.offset, None)).map_or(0, Vec::len);
@@ -400,10 +416,8 @@ async fn kafka_is_away_for_a_while() -> Result<()> {
 
 /// The letters of a topic by who they are, as their last headers say.
 #[expect(clippy::type_complexity, reason = "source, offset and index")]
-fn letters(
-    records: &[(u32, u64, Message)],
-) -> Result<BTreeMap<(String, u64, Option<u32>), Vec<&Message>>> {
-    let mut letters: BTreeMap<_, Vec<&Message>> = BTreeMap::new();
+fn letters(records: Vec<(u32, u64, Message)>) -> Result<BTreeMap<(String, u64, Option<u32>), Vec<Message>>> {
+    let mut letters: BTreeMap<_, Vec<Message>> = BTreeMap::new();
     for (_, _, message) in records {
         let last = |name: &str| {
             let found = message.headers.iter().rev().find(|(key, _)| key == name.as_bytes());

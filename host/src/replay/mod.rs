@@ -115,7 +115,8 @@ pub fn replay(
     let stop = Arc::new(AtomicBool::new(false));
     tokio.block_on(async { stop_on_signal(&stop) }).map_err(|error| failed("can't listen to signals")(&error))?;
 
-    let wrong = |error| ReplayError::Store { url: config.store.url.clone(), bucket: config.store.bucket.clone(), error };
+    let wrong =
+        |error| ReplayError::Store { url: config.store.url.clone(), bucket: config.store.bucket.clone(), error };
     let store = Store::new(&config.store).map_err(wrong)?;
     let glob = glob(pattern, config).map_err(|error| failed("the pattern of entries")(&error))?;
     let entries = tokio.block_on(store.entries()).map_err(wrong)?;

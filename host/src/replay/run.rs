@@ -17,11 +17,11 @@ use crate::membership::Membership;
 use crate::names::{EntryName, Naming, Template};
 use crate::partition::{MAX_ATTEMPTS, entry_of, hand_over};
 use crate::record::{InputRecord, OutputRecord, TopicPartition};
+use crate::sink::Sink;
 use crate::sink::backoff::Backoff;
 use crate::sink::item::{Item, Prepared};
 use crate::sink::letters::Stored;
 use crate::sink::store::Store;
-use crate::sink::Sink;
 use crate::source::check as kafka;
 
 /// How long requests under way are waited for when the replay is told to stop.

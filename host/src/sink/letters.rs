@@ -29,7 +29,8 @@ pub struct Stored {
 impl Store {
     /// The names of the bucket's entries that hold records, in order.
     pub async fn entries(&self) -> Result<Vec<EntryName>, StoreError> {
-        let mut names: Vec<_> = self.newest().await?.into_keys().filter_map(|name| EntryName::parse(&name).ok()).collect();
+        let mut names: Vec<_> =
+            self.newest().await?.into_keys().filter_map(|name| EntryName::parse(&name).ok()).collect();
         names.sort();
         Ok(names)
     }

@@ -201,7 +201,10 @@ impl Worker {
         let mut assignments: HashMap<TopicPartition, Weak<Assignment>> = HashMap::new();
         for letter in &self.waiting {
             let assignment = letter.ticket.assignment();
-            let is_known = self.looked_up.get(letter.source()).is_some_and(|known| known.assignment.as_ptr() == Arc::as_ptr(assignment));
+            let is_known = self
+                .looked_up
+                .get(letter.source())
+                .is_some_and(|known| known.assignment.as_ptr() == Arc::as_ptr(assignment));
             if !is_known && assignments.insert(letter.source().clone(), Arc::downgrade(assignment)).is_none() {
                 // Whatever lies before is committed, and doesn't come again in this assignment.
                 let from = assignment.commit_position().unwrap_or(0);
@@ -302,8 +305,8 @@ impl Worker {
         if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
             let waiting = self.waiting.len() + self.sent.len();
             error!(
-                topic = self.topic, reason, waiting,
-                "dead letters can't be written to their topic; nothing is lost, trying again"
+                topic = self.topic,
+                reason, waiting, "dead letters can't be written to their topic; nothing is lost, trying again"
             );
             self.complained = Some(Instant::now());
         }

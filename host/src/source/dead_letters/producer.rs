@@ -88,7 +88,13 @@ impl Producer {
             let (value, size) = parts(value);
             // SAFETY: the list is ours; key and value are valid for their lengths, and are copied.
             let added = unsafe {
-                ffi::rd_kafka_header_add(list, key.as_ptr().cast(), key.len().cast_signed(), value.cast(), size.cast_signed())
+                ffi::rd_kafka_header_add(
+                    list,
+                    key.as_ptr().cast(),
+                    key.len().cast_signed(),
+                    value.cast(),
+                    size.cast_signed(),
+                )
             };
             if added != Code::RD_KAFKA_RESP_ERR_NO_ERROR {
                 // SAFETY: the list is still ours, and isn't used after this.
