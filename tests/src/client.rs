@@ -253,9 +253,11 @@ impl Group {
         lags.sum()
     }
 
+    /// An error rather than none at all: a broker that is just coming back may not know its topics yet.
     fn partitions(&self, topic: &str) -> Result<Vec<i32>> {
         let metadata = self.consumer.fetch_metadata(Some(topic), BOUND)?;
         let found = metadata.topics().iter().find(|t| t.name() == topic).context("no such topic")?;
+        ensure!(found.error().is_none() && !found.partitions().is_empty(), "topic {topic} isn't ready");
         Ok(found.partitions().iter().map(|p| p.id()).collect())
     }
 }

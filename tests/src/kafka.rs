@@ -164,7 +164,7 @@ fn server_properties(home: &Path, port: u16, more: &[(&str, &str)]) -> Result<St
          share.coordinator.state.topic.replication.factor=1\n\
          share.coordinator.state.topic.min.isr=1\n\
          group.initial.rebalance.delay.ms=0\n\
-         broker.session.timeout.ms=3000\n\
+         broker.session.timeout.ms=6000\n\
          broker.heartbeat.interval.ms=500\n\
          auto.create.topics.enable=false\n\
          log.retention.check.interval.ms=1000\n",

@@ -24,7 +24,7 @@ pub struct SinkConfig {
 }
 
 impl SinkConfig {
-    /// The passthrough into `bucket`, in a new consumer group.
+    /// The passthrough into `bucket`, in a new consumer group, without an HTTP port.
     pub fn new(brokers: &str, url: &str, bucket: &str) -> Self {
         let config = Self { table: Table::new() };
         config
@@ -32,6 +32,7 @@ impl SinkConfig {
             .set("kafka.group", unique("group"))
             .set("store.url", url)
             .set("store.bucket", bucket)
+            .set("status.listen", "")
     }
 
     pub fn topics(self, topics: &[&str]) -> Self {
@@ -156,16 +157,26 @@ impl Sink {
     /// Waits until the group has committed all that these topics hold now.
     pub fn wait_caught_up(&mut self, kafka: &KafkaClient, group: &str, topics: &[&str], bound: Duration) -> Result<()> {
         let view = kafka.group(group)?;
+        let mut last = String::new();
         process::wait_for(&format!("group {group} to reach the end"), bound, || {
             self.process.expect_running()?;
             for topic in topics {
-                if view.lag(topic)? > 0 {
-                    return Ok(None);
+                // Kafka may be busy or coming back: an error is an answer that isn't there yet.
+                match view.lag(topic) {
+                    Ok(0) => (),
+                    Ok(lag) => {
+                        last = format!("{topic} has {lag} records left");
+                        return Ok(None);
+                    }
+                    Err(error) => {
+                        last = format!("{error:#}");
+                        return Ok(None);
+                    }
                 }
             }
             Ok(Some(()))
         })
-        .with_context(|| format!("the sink's log says:\n{}", process::tail(&self.log, 20)))
+        .with_context(|| format!("{last}; the sink's log says:\n{}", process::tail(&self.log, 20)))
     }
 
     /// SIGTERM, and how the sink ended.

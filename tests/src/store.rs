@@ -4,7 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct Store {
     port: u16,
     token: Option<String>,
     environment: Vec<(String, String)>,
+    /// The folder of the certificates, where the store speaks TLS.
+    tls: Option<TempDir>,
     process: Process,
 }
 
@@ -36,19 +38,42 @@ impl Store {
 
     /// Starts a store, with a full-access token where one is given, and further `RS_…` variables.
     pub fn start_with(token: Option<&str>, environment: &[(&str, &str)]) -> Result<Self> {
-        let data = process::data_folder("store")?;
+        let environment = environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        Self::start_in(process::data_folder("store")?, token, environment, None)
+    }
+
+    /// Starts a store that speaks TLS, with a certificate for 127.0.0.1 by an authority of its own.
+    pub fn start_tls() -> Result<Self> {
+        let tls = process::data_folder("tls")?;
+        make_certificates(tls.path())?;
+        let file = |name: &str| tls.path().join(name).display().to_string();
+        let environment =
+            vec![("RS_CERT_PATH".into(), file("server.pem")), ("RS_CERT_KEY_PATH".into(), file("server.key"))];
+        Self::start_in(process::data_folder("store")?, None, environment, Some(tls))
+    }
+
+    fn start_in(
+        data: TempDir,
+        token: Option<&str>,
+        environment: Vec<(String, String)>,
+        tls: Option<TempDir>,
+    ) -> Result<Self> {
         let log = process::new_log("store")?;
         let port = process::free_port()?;
-        let environment: Vec<_> = environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         let token = token.map(str::to_owned);
         let process = Process::spawn("ReductStore", command(&data, port, token.as_deref(), &environment)?, &log)?;
-        let mut store = Self { data, log, port, token, environment, process };
+        let mut store = Self { data, log, port, token, environment, tls, process };
         store.wait_ready()?;
         Ok(store)
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http{}://127.0.0.1:{}", if self.tls.is_some() { "s" } else { "" }, self.port)
+    }
+
+    /// The authority's certificate, where the store speaks TLS.
+    pub fn ca(&self) -> Option<PathBuf> {
+        self.tls.as_ref().map(|folder| folder.path().join("ca.pem"))
     }
 
     pub fn token(&self) -> Option<&str> {
@@ -106,7 +131,12 @@ impl Store {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         process::wait_for("ReductStore to be ready", READY_WITHIN, || {
             self.process.expect_running()?;
-            Ok(http_status(address, "/api/v1/ready").ok().filter(|&status| status == 200).map(|_| ()))
+            let ready = match self.tls {
+                None => http_status(address, "/api/v1/ready").is_ok_and(|status| status == 200),
+                // The port is opened when the store is about to be ready.
+                Some(_) => TcpStream::connect(address).is_ok(),
+            };
+            Ok(ready.then_some(()))
         })
     }
 }
@@ -114,6 +144,8 @@ impl Store {
 /// A client with the settings that reading back needs.
 pub fn client(url: &str, token: Option<&str>) -> Result<reduct_rs::ReductClient> {
     let builder = reduct_rs::ReductClient::builder().url(url).timeout(Duration::from_secs(60)).http1_only();
+    // Only this machine's own stores are spoken to.
+    let builder = builder.verify_ssl(false);
     let builder = match token {
         Some(token) => builder.api_token(token),
         None => builder,
@@ -136,6 +168,22 @@ fn command(data: &TempDir, port: u16, token: Option<&str>, environment: &[(Strin
     };
     command.envs(environment.iter().map(|(k, v)| (k, v)));
     Ok(command)
+}
+
+/// An authority, and a certificate for 127.0.0.1 that it signed.
+fn make_certificates(folder: &Path) -> Result<()> {
+    std::fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1\n")?;
+    let steps = [
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=testbed-authority -keyout ca.key -out ca.pem",
+        "req -newkey rsa:2048 -nodes -subj /CN=testbed -keyout server.key -out server.csr",
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
+    ];
+    for step in steps {
+        let output = Command::new("openssl").args(step.split(' ')).current_dir(folder).output();
+        let output = output.context("can't start openssl: run tests/setup store")?;
+        ensure!(output.status.success(), "openssl {step}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
 }
 
 fn http_status(address: SocketAddr, path: &str) -> Result<u16> {

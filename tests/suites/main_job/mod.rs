@@ -6,6 +6,7 @@ mod plugins;
 mod records;
 mod stores;
 mod topics;
+mod traps;
 
 use std::time::Duration;
 

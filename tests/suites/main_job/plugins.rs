@@ -107,11 +107,23 @@ async fn replacing_the_file_under_load_swaps_between_two_records() -> Result<()>
     let load = Load::start(&kafka, &topic, 500, |n| Message::new(payload(n, 1000)))?;
     let mut sink = Sink::start(&config)?;
     sink.wait_log("running", CATCH_UP)?;
+    let group = kafka.group(config.group())?;
     for version in 1..=4 {
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        // Each version must have something to do before the next one takes over.
+        let before = load.sent();
+        process::wait_for("records under this version", CATCH_UP, || {
+            sink.process().expect_running()?;
+            let committed: u64 = group.committed(&topic).unwrap_or_default().iter().map(|(_, offset)| offset).sum();
+            Ok((committed > before).then_some(()))
+        })?;
         guest::replace(&file, &guest::version(&component, &format!("version {version}")))?;
+        process::wait_for("word of the swap", CATCH_UP, || {
+            sink.process().expect_running()?;
+            Ok((sink.log()?.matches("swapped").count() >= version).then_some(()))
+        })?;
     }
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = load.sent();
+    process::wait_for("records under the last version", CATCH_UP, || Ok((load.sent() > before + 500).then_some(())))?;
     let produced = load.finish()?;
     sink.wait_caught_up(&kafka, config.group(), &[&topic], CATCH_UP)?;
     sink.stop_cleanly()?;
