@@ -86,6 +86,7 @@ pub struct Assignment {
     /// Someone waits on `settled`: waking nobody would cost a system call for each record.
     draining: AtomicBool,
     cancelled: AtomicBool,
+    rewinding: AtomicBool,
     /// A record was lost on its way: only reading it again can settle it.
     broken: AtomicBool,
 }
@@ -108,8 +109,30 @@ impl Assignment {
             settled: Condvar::new(),
             draining: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
+            rewinding: AtomicBool::new(false),
             broken: AtomicBool::new(false),
         })
+    }
+
+    /// The partition is going to be read again, when what is in flight is settled.
+    pub fn expect_rewind(&self) {
+        self.rewinding.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_rewinding(&self) -> bool {
+        self.rewinding.load(Ordering::SeqCst)
+    }
+
+    /// Forgets what was received: the next offset is `to`. `false`: something is in flight.
+    pub fn rewind(&self, to: u64) -> bool {
+        let mut checkpoint = lock(&self.checkpoint);
+        if checkpoint.in_flight() > 0 {
+            return false;
+        }
+        *checkpoint = Checkpoint::default();
+        checkpoint.skip_to(to);
+        self.rewinding.store(false, Ordering::SeqCst);
+        true
     }
 
     /// Takes a record in. `None`: its offset was received before in this assignment, and is accounted for already.

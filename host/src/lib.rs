@@ -18,6 +18,7 @@ pub mod pipeline;
 pub mod plugin;
 pub mod record;
 pub mod replay;
+pub mod restarts;
 pub mod sharded;
 pub mod sink;
 pub mod source;

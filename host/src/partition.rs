@@ -36,6 +36,8 @@ pub enum Command {
     Remove(TopicPartition, Sender<()>),
     /// Nothing is in flight, and yet Kafka says that the partition reaches up to here.
     Probe(TopicPartition, u64),
+    /// Reads the partition again from this offset on, once what is in flight is settled.
+    Rewind(TopicPartition, u64),
     Stop,
 }
 
@@ -54,6 +56,8 @@ pub struct Partition {
     assignment: Arc<Assignment>,
     /// A record that has to be tried again before the next one is read.
     held: Option<Held>,
+    /// Where to begin anew when nothing is in flight any more.
+    rewind: Option<u64>,
     stopped: bool,
 }
 
@@ -83,6 +87,11 @@ impl Worker {
                         idle.feed.probe(end);
                     }
                 }
+                Ok(Command::Rewind(source, to)) => {
+                    if let Some(partition) = self.partitions.iter_mut().find(|p| p.assignment.source == source) {
+                        partition.rewind = Some(to);
+                    }
+                }
                 Err(TryRecvError::Empty) => {
                     if !self.turn() {
                         self.nap();
@@ -94,7 +103,7 @@ impl Worker {
 
     fn add(&mut self, mut feed: Feed, assignment: Arc<Assignment>) {
         feed.wake(std::thread::current());
-        self.partitions.push(Partition { feed, assignment, held: None, stopped: false });
+        self.partitions.push(Partition { feed, assignment, held: None, rewind: None, stopped: false });
     }
 
     fn nap(&self) {
@@ -159,6 +168,15 @@ impl Partition {
                 return Step::Idle;
             }
             return self.transform(chain, sink, held);
+        }
+        if let Some(to) = self.rewind {
+            if !self.assignment.rewind(to) {
+                return Step::Idle;
+            }
+            // What was written until now isn't new any more: it is looked up.
+            sink.new_epoch();
+            self.feed.rewind(to);
+            self.rewind = None;
         }
         match self.feed.poll() {
             Polled::Nothing => Step::Idle,

@@ -5,6 +5,8 @@
 //! breaks inside (a panic, a record that can't be kept) stops the host with an error and without committing it, so that
 //! it is read again.
 
+mod watched;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -16,22 +18,22 @@ use thiserror::Error;
 use tracing::{error, info, warn};
 
 use crate::assignment::{Assignment, Budget};
-use crate::chain::{Chain, PluginVersion, SharedChain};
+use crate::chain::{Chain, SharedChain};
 use crate::config::Config;
 use crate::dead_letter::Target;
 use crate::membership::{Membership, watch_for_pauses};
 use crate::names::{Naming, Template};
 use crate::partition::{Command, Worker};
 use crate::plugin::watch::watch;
-use crate::plugin::{Counts, LoadError, Runtime};
+use crate::plugin::{LoadError, Runtime};
 use crate::record::TopicPartition;
+use crate::restarts::{Restarts, Rewinds};
 use crate::sink::Sink;
 use crate::sink::backoff::Backoff;
 use crate::sink::store::{Store, StoreError};
 use crate::source::{DeadLetterTopic, Feed, Owner, Source, SourceError};
-use crate::status::{self, Report, Reporter};
+use crate::status::{self, Reporter};
 use crate::supervisor::{Look, Supervised, supervise};
-use crate::watchdog::Standing;
 
 /// How long a store that can't be reached is waited for at the start.
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
@@ -42,6 +44,8 @@ const LEAVING: Duration = Duration::from_secs(6);
 /// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// The server's default for the records of a block.
+const SERVERS_BLOCK_RECORDS: u64 = 1024;
 
 #[derive(Debug, Error)]
 pub enum RunError {
@@ -71,14 +75,19 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     watch_for_pauses(&membership).map_err(failed("can't watch for pauses"))?;
     let dead_letters = dead_letter_topic(config, &membership)?;
     let sink = Sink::new(
-        store,
+        store.clone(),
         &config.store,
         &config.labels,
         Arc::clone(&membership),
         dead_letters,
         tokio.handle().clone(),
     );
-    let host = Arc::new(Host::start(config, Arc::clone(&chain), sink.clone(), membership, stop)?);
+    let restarts = Arc::new(known_start(config, &tokio, &store));
+    let host =
+        Arc::new(Host::start(config, Arc::clone(&chain), sink.clone(), membership, Arc::clone(&restarts), stop)?);
+    if !config.store.discard {
+        tokio.spawn(restarts.watch(Arc::clone(&host) as Arc<dyn Rewinds>, sink.clone()));
+    }
     let watching = watch(chain);
     tokio.spawn(report(Arc::clone(&host)));
     if let Some(listen) = config.status.listen.clone() {
@@ -102,7 +111,9 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     }
     tokio.block_on(async {
         if tokio::time::timeout(LAST_REQUESTS, sink.idle()).await.is_err() {
-            warn!("requests to ReductStore are still under way; what they leave unfinished is mended at the next start");
+            warn!(
+                "requests to ReductStore are still under way; what they leave unfinished is mended at the next start"
+            );
         }
     });
     tokio.shutdown_background();
@@ -160,7 +171,10 @@ fn open_store(config: &Config, tokio: &tokio::runtime::Runtime, stop: &AtomicBoo
                 return Ok(store);
             }
             Err(error @ StoreError::Denied(_)) => {
-                return Err(wrong(error, "check store.token: it needs read and write access, and full access to create"));
+                return Err(wrong(
+                    error,
+                    "check store.token: it needs read and write access, and full access to create",
+                ));
             }
             Err(error @ StoreError::Invalid(_)) => return Err(wrong(error, "check store.bucket and store.create")),
             Err(error) if started.elapsed() > STORE_PATIENCE || stop.load(Ordering::SeqCst) => {
@@ -172,6 +186,16 @@ fn open_store(config: &Config, tokio: &tokio::runtime::Runtime, stop: &AtomicBoo
             }
         }
     }
+}
+
+/// What the store says of its start and its blocks; two of them may be lost in a crash.
+fn known_start(config: &Config, tokio: &tokio::runtime::Runtime, store: &Store) -> Restarts {
+    if config.store.discard {
+        return Restarts::new(None, 0);
+    }
+    let (start, records) = tokio.block_on(async { (store.start().await, store.block_records().await) });
+    let records = records.ok().flatten().unwrap_or(SERVERS_BLOCK_RECORDS);
+    Restarts::new(start.ok(), records.saturating_mul(2))
 }
 
 /// Says every few seconds what was done, when something was.
@@ -205,6 +229,7 @@ struct Host {
     sink: Sink,
     budget: Arc<Budget>,
     membership: Arc<Membership>,
+    restarts: Arc<Restarts>,
     chain: Arc<SharedChain>,
     started: Instant,
     look: Arc<Mutex<Look>>,
@@ -231,6 +256,7 @@ impl Host {
         chain: Arc<SharedChain>,
         sink: Sink,
         membership: Arc<Membership>,
+        restarts: Arc<Restarts>,
         stop: Arc<AtomicBool>,
     ) -> Result<Self, RunError> {
         let budget = Arc::new(Budget::new(config.limits.in_flight_records, config.limits.in_flight_bytes));
@@ -263,6 +289,7 @@ impl Host {
             sink,
             budget,
             membership,
+            restarts,
             chain,
             started: Instant::now(),
             look: Arc::default(),
@@ -315,72 +342,6 @@ impl WorkerHandle {
     }
 }
 
-impl Supervised for Host {
-    fn standings(&self) -> Vec<(TopicPartition, u64, usize)> {
-        let assignments = self.assignments();
-        let standing = |Owned { assignment, .. }: &Owned| {
-            Some((assignment.source.clone(), assignment.commit_position()?, assignment.in_flight()))
-        };
-        assignments.values().filter_map(standing).collect()
-    }
-
-    fn probe(&self, source: &TopicPartition, end: u64) {
-        let worker = self.assignments().get(source).map(|owned| owned.worker);
-        if let Some(worker) = worker.and_then(|worker| self.workers.get(worker)) {
-            worker.send(Command::Probe(source.clone(), end));
-        }
-    }
-
-    fn ended(&self) -> bool {
-        self.ended.load(Ordering::SeqCst)
-    }
-}
-
-impl Reporter for Host {
-    fn report(&self) -> Report {
-        let counters = self.sink.counters();
-        let (in_flight_records, in_flight_bytes) = self.budget.used();
-        let look = lock(&self.look);
-        let mut problems = look.problems();
-        problems.extend(self.failure());
-        if self.membership.is_doubted() {
-            problems.push("the group hasn't confirmed the membership after a pause of this process".into());
-        }
-        Report {
-            version: env!("CARGO_PKG_VERSION"),
-            uptime_s: self.started.elapsed().as_secs(),
-            problems,
-            written: counters.written,
-            written_bytes: counters.written_bytes,
-            found: counters.found,
-            repaired: counters.repaired,
-            dead_letters: counters.dead_letters,
-            in_flight_records,
-            in_flight_bytes,
-            partitions: look.standings.iter().map(|standing| partition(standing, &look)).collect(),
-            plugins: self.chain.versions().into_iter().map(plugin).collect(),
-        }
-    }
-}
-
-fn partition(standing: &Standing, look: &Look) -> status::Partition {
-    status::Partition {
-        topic: standing.source.topic.to_string(),
-        partition: standing.source.partition,
-        position: standing.position,
-        end: standing.end,
-        lag: standing.lag(),
-        in_flight: standing.in_flight,
-        stuck: look.stuck.iter().any(|stuck| stuck.standing.source == standing.source),
-    }
-}
-
-fn plugin(version: PluginVersion) -> status::Plugin {
-    let Counts { kept, dropped, changed, split, failed, retried } = version.counts;
-    let (name, digest) = (version.name.to_string(), version.digest.to_string());
-    status::Plugin { name, digest, kept, dropped, changed, split, failed, retried }
-}
-
 impl Owner for Host {
     fn assigning(&self) {
         self.sink.new_epoch();
@@ -400,7 +361,9 @@ impl Owner for Host {
         let (key, template) = match (&self.entry, &self.dead_letter_entry) {
             _ if self.config.store.shared_entries => return None,
             (Some(template), _) if shares(template) => ("store.entry", template),
-            (_, template) if self.config.dead_letters.topic.is_none() && shares(template) => ("dead_letters.entry", template),
+            (_, template) if self.config.dead_letters.topic.is_none() && shares(template) => {
+                ("dead_letters.entry", template)
+            }
             _ => return None,
         };
         Some(format!(
@@ -442,7 +405,8 @@ impl Owner for Host {
             let remove = Command::Remove(owned.assignment.source.clone(), done.clone());
             self.workers.get(owned.worker).is_some_and(|worker| worker.send(remove))
         });
-        let drained_by = Instant::now() + self.config.limits.shutdown.saturating_sub(LEAVING).max(Duration::from_secs(1));
+        let drained_by =
+            Instant::now() + self.config.limits.shutdown.saturating_sub(LEAVING).max(Duration::from_secs(1));
         let deadline = drained_by.min(Instant::now() + RELEASE_TIMEOUT);
         for _ in 0..asked.count() {
             if released.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
@@ -458,11 +422,27 @@ impl Owner for Host {
                 warn!(partition = %assignment.source, in_flight, "not settled in time; these records will be read again");
             }
             assignment.cancel();
-            if let Some(position) = assignment.commit_position().filter(|_| !lost) {
+            if let Some(position) = assignment.commit_position().filter(|_| !lost && !assignment.is_rewinding()) {
                 positions.push((assignment.source.clone(), position));
             }
         }
         positions
+    }
+
+    fn is_shaken(&self) -> bool {
+        self.sink.is_shaken() || self.assignments().values().any(|owned| owned.assignment.is_rewinding())
+    }
+
+    fn mark(&self, source: &TopicPartition, position: u64) -> Option<String> {
+        self.restarts.mark(source, position)
+    }
+
+    fn begin(&self, source: &TopicPartition, committed: u64, mark: &str) -> Option<u64> {
+        let begin = self.restarts.begin(source, committed, mark);
+        if begin.is_some() {
+            self.sink.distrust();
+        }
+        begin
     }
 
     fn positions(&self) -> Vec<(TopicPartition, u64)> {

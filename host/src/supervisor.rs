@@ -50,6 +50,8 @@ pub fn supervise(host: Arc<dyn Supervised>, ends: Ends, stuck_after: Duration, l
         let standings: Vec<Standing> = host
             .standings()
             .into_iter()
+            // Each question takes a while when the brokers are away, and a host that stops doesn't wait for so long.
+            .take_while(|_| !host.ended())
             .map(|(source, position, in_flight)| Standing { end: ends.end(&source), source, position, in_flight })
             .collect();
         let now = Instant::now();

@@ -13,7 +13,7 @@ mod writer;
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::runtime::Handle;
@@ -57,6 +57,13 @@ pub struct Shared {
     /// The newest record of each entry as it was when an epoch began.
     newest: tokio::sync::Mutex<Option<(u64, Arc<HashMap<String, u64>>)>>,
     failed: OnceLock<String>,
+    /// The store was started anew: what it acknowledged may be lost or damaged.
+    pub(crate) distrusted: AtomicBool,
+    /// Requests that failed, and how many had when the store was last known not to have been started anew.
+    pub(crate) failures: AtomicU64,
+    failures_explained: AtomicU64,
+    /// Removals, each of which may have spoiled what was acknowledged.
+    pub(crate) removals: AtomicU64,
     this: Weak<Shared>,
 }
 
@@ -144,6 +151,10 @@ impl Sink {
             epoch: AtomicU64::new(0),
             newest: tokio::sync::Mutex::default(),
             failed: OnceLock::new(),
+            distrusted: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
+            failures_explained: AtomicU64::new(0),
+            removals: AtomicU64::new(0),
             this: this.clone(),
         }))
     }
@@ -161,6 +172,38 @@ impl Sink {
     /// Partitions were assigned: what is known of the entries' contents is out of date.
     pub fn new_epoch(&self) {
         self.0.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// From now on records that are looked up are compared with their bytes; what is known of the entries is forgotten.
+    pub fn distrust(&self) {
+        self.0.distrusted.store(true, Ordering::SeqCst);
+        self.new_epoch();
+    }
+
+    /// Whether what the store acknowledged may be lost: it failed, or had to remove something, and wasn't looked at since.
+    pub fn is_shaken(&self) -> bool {
+        self.failures() != self.0.failures_explained.load(Ordering::SeqCst)
+            || self.0.removals.load(Ordering::SeqCst) > 0
+    }
+
+    /// How often the store failed so far.
+    pub fn failures(&self) -> u64 {
+        self.0.failures.load(Ordering::SeqCst)
+    }
+
+    /// So many failures are known not to have lost anything, or what they lost is being read again.
+    pub fn explain(&self, failures: u64) {
+        self.0.failures_explained.store(failures, Ordering::SeqCst);
+    }
+
+    /// How often something had to be removed from the store since this was asked last, which may spoil more.
+    pub fn take_removals(&self) -> u64 {
+        self.0.removals.swap(0, Ordering::SeqCst)
+    }
+
+    /// When the store was started, in seconds since the Unix epoch.
+    pub async fn store_start(&self) -> Result<u64, StoreError> {
+        self.0.store.start().await
     }
 
     pub fn counters(&self) -> Snapshot {

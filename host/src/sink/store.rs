@@ -6,8 +6,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::hash::{DefaultHasher, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -56,6 +58,23 @@ pub struct Seen {
     /// `None`: it isn't one that a sink wrote.
     pub identity: Option<Identity>,
     pub size: usize,
+    pub content: Content,
+}
+
+/// What a scan knows of a record's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    Unread,
+    /// Their [`checksum`].
+    Read(u64),
+    Unreadable,
+}
+
+/// Tells damaged bytes from whole ones; never leaves this process.
+pub fn checksum(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
 }
 
 /// A bucket of a ReductStore server. Cheap to clone.
@@ -168,6 +187,50 @@ impl Store {
         }
     }
 
+    /// Like [`Self::scan`], and reads each record's bytes. Ends behind the first that can't be read; answers with where.
+    pub async fn scan_whole(&self, entry: &EntryName, range: Range<u64>) -> Result<(Vec<Seen>, u64), StoreError> {
+        let entry = entry.to_string();
+        let end = range.end;
+        let answer = self
+            .with_bucket(move |bucket| async move {
+                let stream = bucket.query(&entry).start_us(range.start).stop_us(range.end).send().await?;
+                futures::pin_mut!(stream);
+                let mut seen = Vec::new();
+                while let Some(record) = stream.next().await {
+                    let record = record?;
+                    let mut one = seen_record(&record);
+                    match record.bytes().await {
+                        Ok(bytes) => one.content = Content::Read(checksum(&bytes)),
+                        Err(_) => one.content = Content::Unreadable,
+                    }
+                    let (behind, content) = (one.timestamp_us.saturating_add(1), one.content);
+                    seen.push(one);
+                    if content == Content::Unreadable {
+                        return Ok((seen, behind));
+                    }
+                }
+                Ok((seen, range.end))
+            })
+            .await;
+        match answer {
+            Err(StoreError::NotFound(_)) => Ok((Vec::new(), end)),
+            answer => answer,
+        }
+    }
+
+    /// When the server was started, in seconds since the Unix epoch.
+    pub async fn start(&self) -> Result<u64, StoreError> {
+        let this = self.clone();
+        let info = self.run(async move { this.client.server_info().await }).await?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Ok(now.saturating_sub(info.uptime))
+    }
+
+    /// How many records the bucket's blocks hold at most; `None`: it doesn't say.
+    pub async fn block_records(&self) -> Result<Option<u64>, StoreError> {
+        self.with_bucket(|bucket| async move { Ok(bucket.settings().await?.max_block_records) }).await
+    }
+
     /// Whether what takes this timestamp was never finished: it can't be read, and can't be overwritten.
     pub async fn is_unfinished(&self, entry: &EntryName, time: u64) -> Result<bool, StoreError> {
         let entry = entry.to_string();
@@ -195,7 +258,10 @@ impl Store {
         .await
     }
 
-    pub(super) async fn with_bucket<T, F>(&self, work: impl FnOnce(Arc<Bucket>) -> F + Send + 'static) -> Result<T, StoreError>
+    pub(super) async fn with_bucket<T, F>(
+        &self,
+        work: impl FnOnce(Arc<Bucket>) -> F + Send + 'static,
+    ) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, ReductError>> + Send + 'static,
@@ -225,6 +291,7 @@ fn seen_record(record: &Record) -> Seen {
         timestamp_us: record.timestamp_us(),
         identity: labels::read_identity(record.labels()),
         size: record.content_length(),
+        content: Content::Unread,
     }
 }
 

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
+use super::store::{Content, checksum};
 use crate::record::Identity;
 
 /// Above this many ranges or identities the view starts anew.
@@ -33,6 +34,8 @@ pub struct EntryView {
     /// Where everything finished is known, because it was read.
     scanned: Ranges,
     found: HashMap<Identity, u64>,
+    /// What is known of the bytes at a microsecond.
+    contents: HashMap<u64, Content>,
 }
 
 impl EntryView {
@@ -63,6 +66,25 @@ impl EntryView {
         self.found.insert(identity, time);
     }
 
+    /// Takes note of the bytes that stand here.
+    pub fn read(&mut self, time: u64, content: Content) {
+        self.contents.insert(time, content);
+    }
+
+    /// Whether what stands here is known not to be these bytes.
+    pub fn is_damaged(&self, time: u64, payload: &[u8]) -> bool {
+        match self.contents.get(&time) {
+            None | Some(Content::Unread) => false,
+            Some(Content::Read(sum)) => *sum != checksum(payload),
+            Some(Content::Unreadable) => true,
+        }
+    }
+
+    /// Whether everything finished at this microsecond is known.
+    pub fn is_scanned(&self, time: u64) -> bool {
+        self.scanned.contains(time)
+    }
+
     /// Everything finished within `range` was read and told by [`Self::took`] or [`Self::take`].
     pub fn scanned(&mut self, range: Range<u64>) {
         self.scanned.insert(range);
@@ -72,6 +94,7 @@ impl EntryView {
     pub fn doubt(&mut self, time: u64) {
         self.taken.remove(time);
         self.scanned.remove(time);
+        self.contents.remove(&time);
     }
 
     /// Somebody else may have written: know nothing.

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -162,6 +163,17 @@ impl Writer {
                     prepared.look_up = false;
                     batch.push_back(prepared);
                 }
+                Place::Written(time) if self.view.is_damaged(time, &prepared.payload) => {
+                    warn!(entry = %self.entry, record = %prepared.identity, "damaged in the store: writing it again");
+                    waiting.push_front(prepared);
+                    if let Err(error) = self.shared.store.remove(&self.entry, &[time]).await {
+                        batch.append(&mut waiting);
+                        return Err(error);
+                    }
+                    self.shared.removals.fetch_add(1, Ordering::SeqCst);
+                    self.shared.counters.repaired(1);
+                    self.view.doubt(time);
+                }
                 Place::Written(_) => {
                     self.shared.counters.found(1);
                     prepared.ticket.settle();
@@ -178,23 +190,36 @@ impl Writer {
         Ok(())
     }
 
-    /// Reads what the entry holds from `from` on, as far as this batch's other look-ups reach.
+    /// Reads what the entry holds around `from`, as far as this batch's other look-ups reach.
     async fn scan(&mut self, from: u64, wanted: &[u64]) -> Result<(), StoreError> {
-        let mut last = from;
+        let (mut first, mut last) = (from, from);
+        // Backwards too: where time runs against the offsets, each record would otherwise cost a query of its own.
+        for base in wanted.iter().rev().copied().filter(|base| *base < from) {
+            if first - base > SCAN_GAP_US || self.view.is_scanned(base) {
+                break;
+            }
+            first = base;
+        }
         for base in wanted.iter().copied().filter(|base| *base > from) {
             if base - last > SCAN_GAP_US {
                 break;
             }
             last = base;
         }
-        let range = from..last.saturating_add(SCAN_MARGIN_US);
-        for Seen { timestamp_us, identity, .. } in self.shared.store.scan(&self.entry, range.clone()).await? {
+        let range = first..last.saturating_add(SCAN_MARGIN_US);
+        let (seen, end) = if self.shared.distrusted.load(Ordering::SeqCst) {
+            self.shared.store.scan_whole(&self.entry, range.clone()).await?
+        } else {
+            (self.shared.store.scan(&self.entry, range.clone()).await?, range.end)
+        };
+        for Seen { timestamp_us, identity, content, .. } in seen {
             match identity {
                 Some(identity) => self.view.took(identity, timestamp_us),
                 None => self.view.take(timestamp_us),
             }
+            self.view.read(timestamp_us, content);
         }
-        self.view.scanned(range);
+        self.view.scanned(range.start..end);
         Ok(())
     }
 
@@ -275,6 +300,9 @@ impl Writer {
         }
         if !unfinished.is_empty() {
             warn!(entry = %self.entry, records = unfinished.len(), "removing unfinished records to write them again");
+            // The server rewrites the whole block, and spoils it if the request that was cut off is still at work there:
+            // what the block holds is going to be read again and compared.
+            self.shared.removals.fetch_add(1, Ordering::SeqCst);
             self.shared.store.remove(&self.entry, &unfinished).await?;
             self.shared.counters.repaired(unfinished.len() as u64);
         }
@@ -340,6 +368,7 @@ impl Writer {
     }
 
     async fn wait_after(&mut self, error: &StoreError) {
+        self.shared.failures.fetch_add(1, Ordering::SeqCst);
         if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
             let waiting = self.pending.len();
             error!(entry = %self.entry, %error, waiting, "can't write to ReductStore; nothing is lost, trying again");

@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::Offset;
+use rdkafka::consumer::{BaseConsumer, Consumer, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 use tracing::{error, warn};
 
@@ -21,6 +21,8 @@ use crate::config::StartPolicy;
 use crate::record::{InputRecord, TopicPartition};
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait after the brokers couldn't say where a partition begins.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 pub struct Feed {
     pub source: TopicPartition,
@@ -31,6 +33,10 @@ pub struct Feed {
     position: u64,
     /// Reading anew from `position` up to here, to see whether any records are left.
     probing: Option<u64>,
+    /// Reading has to begin anew at `position`, or where the broker's records begin now; when to try next.
+    lost: Option<Instant>,
+    /// `position` was chosen to read again; up to here it was read before.
+    read_to: Option<u64>,
 }
 
 /// What a look into the feed brought.
@@ -54,7 +60,7 @@ impl Feed {
         policy: StartPolicy,
         start: u64,
     ) -> Self {
-        Self { source, queue, consumer, policy, position: start, probing: None }
+        Self { source, queue, consumer, policy, position: start, probing: None, lost: None, read_to: None }
     }
 
     /// Unparks `worker` when records arrive at an empty feed. Poll once after setting it.
@@ -64,10 +70,13 @@ impl Feed {
 
     /// Takes the next record, if one is there; doesn't wait.
     pub fn poll(&mut self) -> Polled {
+        if let Some(next) = self.lost {
+            return if Instant::now() < next { Polled::Nothing } else { self.begin_anew() };
+        }
         let message = match self.queue.poll(Duration::ZERO) {
             None => return Polled::Nothing,
             Some(Ok(message)) => message,
-            Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => return self.reset(),
+            Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => return self.begin_anew(),
             Some(Err(KafkaError::PartitionEOF(_))) => {
                 return self.probing.take().map_or(Polled::Nothing, Polled::NothingBefore);
             }
@@ -98,16 +107,33 @@ impl Feed {
         }
     }
 
-    /// The broker doesn't have the offset to read next.
-    fn reset(&mut self) -> Polled {
+    /// Reads again from here, or from the partition's beginning where that is later.
+    pub fn rewind(&mut self, to: u64) {
+        self.read_to = Some(self.read_to.unwrap_or_default().max(self.position));
+        (self.position, self.probing, self.lost) = (to, None, Some(Instant::now()));
+    }
+
+    /// Begins anew: librdkafka has stopped reading because the broker doesn't have the offset to read next, or the
+    /// partition is to be read again.
+    fn begin_anew(&mut self) -> Polled {
+        self.lost = Some(Instant::now() + ASK_AGAIN);
         let (topic, partition) = (&self.source.topic, self.source.partition.cast_signed());
         let (low, high) = match self.consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT) {
             Ok(watermarks) => watermarks,
-            Err(error) => return Polled::Fatal(format!("can't ask for the watermarks of {}: {error}", self.source)),
+            Err(error) => {
+                warn!(partition = %self.source, %error, "can't ask where the partition begins now; trying again");
+                return Polled::Nothing;
+            }
         };
-        let position = self.position.cast_signed();
+        let position = match self.read_to.map(u64::cast_signed) {
+            None => self.position.cast_signed(),
+            Some(read_to) if low <= read_to => self.position.cast_signed().max(low),
+            // Not only what was read is gone.
+            Some(read_to) => read_to,
+        };
         let missed = (low - position).max(0);
         let to = match self.policy {
+            _ if (low..=high).contains(&position) => position,
             StartPolicy::Earliest => low,
             StartPolicy::Latest => high,
             StartPolicy::Fail => {
@@ -118,13 +144,35 @@ impl Feed {
                 ));
             }
         };
-        error!(
-            partition = %self.source, position, low, high, missed, to,
-            "the offset to read next isn't there any more; going on by kafka.start"
-        );
-        match self.consumer.seek(topic, partition, Offset::Offset(to), BROKER_TIMEOUT) {
-            Ok(()) => Polled::Nothing,
-            Err(error) => Polled::Fatal(format!("can't set {} to offset {to}: {error}", self.source)),
+        if to != position {
+            error!(
+                partition = %self.source, position, low, high, missed, to,
+                "the offset to read next isn't there any more; going on by kafka.start"
+            );
         }
+        match self.begin_at(Offset::Offset(to)) {
+            Ok(()) => {
+                self.position = to.max(0).cast_unsigned();
+                (self.lost, self.read_to) = (None, None);
+            }
+            Err(error) => warn!(partition = %self.source, to, %error, "can't read on from there; trying again"),
+        }
+        Polled::Nothing
+    }
+
+    /// Makes librdkafka read from here. It refuses to seek in a partition that it has stopped reading, so the partition
+    /// is assigned once more.
+    fn begin_at(&self, offset: Offset) -> KafkaResult<()> {
+        let (topic, partition) = (&self.source.topic, self.source.partition.cast_signed());
+        if matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative) {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(topic, partition, offset)?;
+            self.consumer.incremental_unassign(&list)?;
+            return self.consumer.incremental_assign(&list);
+        }
+        // Eager protocols know only whole assignments; the other partitions go on where they are.
+        let mut all = self.consumer.position()?;
+        all.set_partition_offset(topic, partition, offset)?;
+        self.consumer.assign(&all)
     }
 }

@@ -35,6 +35,8 @@ const POLL: Duration = Duration::from_millis(100);
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long a question to the brokers may take, of which a rebalance asks a few.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long asking for the end of a partition may take, which only reports depend on.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long leaving the group may take; with the brokers away it can hang.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -52,6 +54,12 @@ pub trait Owner: Send + Sync {
     fn company_refused(&self, topic: &str, partitions: usize) -> Option<String>;
     /// The next offset to read of each partition that has one.
     fn positions(&self) -> Vec<(TopicPartition, u64)>;
+    /// Whether nothing may be committed now: what the store acknowledged may be lost.
+    fn is_shaken(&self) -> bool;
+    /// What to commit beside a position.
+    fn mark(&self, source: &TopicPartition, position: u64) -> Option<String>;
+    /// Where to begin with a partition that was committed with this mark, if not at what was committed.
+    fn begin(&self, source: &TopicPartition, committed: u64, mark: &str) -> Option<u64>;
     /// The source can't go on.
     fn failed(&self, reason: String);
     /// Whether to stop.
@@ -128,8 +136,11 @@ impl Source {
     fn confirm_membership(&self) {
         let positions = self.owner.positions();
         // Without a position there is nothing that another member could be writing too.
-        let answer =
-            if positions.is_empty() { Ok(()) } else { self.consumer.commit(&list(&positions), CommitMode::Sync) };
+        let answer = if positions.is_empty() {
+            Ok(())
+        } else {
+            self.consumer.commit(&list(&*self.owner, &positions), CommitMode::Sync)
+        };
         match answer {
             Ok(()) => self.owner.membership_confirmed(),
             Err(error) => warn!(%error, "the group doesn't confirm the membership yet"),
@@ -143,12 +154,15 @@ impl Source {
 
     /// Commits what is settled, without waiting for the answer.
     fn commit(&mut self) {
+        if self.owner.is_shaken() {
+            return;
+        }
         let positions = self.owner.positions();
         let changed: Vec<_> = positions.into_iter().filter(|(of, at)| self.stored.get(of) != Some(at)).collect();
         if changed.is_empty() {
             return;
         }
-        store(&self.consumer, &changed);
+        store(&self.consumer, &*self.owner, &changed);
         match self.consumer.commit_consumer_state(CommitMode::Async) {
             Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => self.stored.extend(changed),
             Err(error) => warn!(%error, "can't commit; trying again"),
@@ -164,9 +178,9 @@ impl Source {
             }
         };
         let (done, closed) = std::sync::mpsc::channel();
-        let consumer = self.consumer;
+        let (consumer, owner) = (self.consumer, self.owner);
         std::thread::spawn(move || {
-            commit_last(&consumer, &positions);
+            commit_last(&consumer, &*owner, &positions);
             drop(consumer);
             let _ = done.send(());
         });
@@ -185,7 +199,7 @@ impl Ends {
     /// brokers don't answer.
     pub fn end(&self, source: &TopicPartition) -> Option<u64> {
         let consumer = self.0.upgrade()?;
-        let (_, end) = consumer.fetch_watermarks(&source.topic, source.partition.cast_signed(), BROKER_TIMEOUT).ok()?;
+        let (_, end) = consumer.fetch_watermarks(&source.topic, source.partition.cast_signed(), END_TIMEOUT).ok()?;
         u64::try_from(end).ok()
     }
 }
@@ -277,13 +291,18 @@ impl Context {
             };
             let (low, high) = ask(|| consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT))
                 .map_err(|error| format!("can't ask for the watermarks of {source}: {error}"))?;
-            let committed = asked.find_partition(topic, partition).and_then(|found| start::committed(found.offset()));
-            let begin = start::start(
+            let found = asked.find_partition(topic, partition);
+            let committed = found.as_ref().and_then(|found| start::committed(found.offset()));
+            let mut begin = start::start(
                 source,
                 committed,
                 (low.max(0).cast_unsigned(), high.max(0).cast_unsigned()),
                 self.policy,
             )?;
+            let mark = found.filter(|_| committed == Some(begin)).map(|found| found.metadata().to_owned());
+            if let Some(earlier) = self.owner.begin(source, begin, &mark.unwrap_or_default()) {
+                begin = earlier.max(low.max(0).cast_unsigned());
+            }
             list.set_partition_offset(topic, partition, Offset::Offset(begin.cast_signed()))
                 .map_err(|error| format!("can't set where {source} begins: {error}"))?;
             let queue = shared
@@ -309,15 +328,15 @@ impl Context {
 /// Takes partitions back and commits what of them is settled.
 fn give_up(consumer: &BaseConsumer<Context>, owner: &dyn Owner, partitions: &[TopicPartition], lost: bool) {
     let positions = owner.revoked(partitions, lost);
-    commit_last(consumer, &positions);
+    commit_last(consumer, owner, &positions);
 }
 
 /// Commits for the last time before partitions are given up, and waits for the answer.
-fn commit_last(consumer: &BaseConsumer<Context>, positions: &[(TopicPartition, u64)]) {
-    if positions.is_empty() {
+fn commit_last(consumer: &BaseConsumer<Context>, owner: &dyn Owner, positions: &[(TopicPartition, u64)]) {
+    if positions.is_empty() || owner.is_shaken() {
         return;
     }
-    store(consumer, positions);
+    store(consumer, owner, positions);
     match consumer.commit_consumer_state(CommitMode::Sync) {
         Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
         Err(error) => warn!(%error, "can't commit on giving partitions up; their records will be read again"),
@@ -325,18 +344,22 @@ fn commit_last(consumer: &BaseConsumer<Context>, positions: &[(TopicPartition, u
 }
 
 /// Hands positions to librdkafka, which refuses those of partitions that aren't assigned any more.
-fn store(consumer: &BaseConsumer<Context>, positions: &[(TopicPartition, u64)]) {
-    if let Err(error) = consumer.store_offsets(&list(positions)) {
+fn store(consumer: &BaseConsumer<Context>, owner: &dyn Owner, positions: &[(TopicPartition, u64)]) {
+    if let Err(error) = consumer.store_offsets(&list(owner, positions)) {
         warn!(%error, "positions can't be stored for committing");
     }
 }
 
-fn list(positions: &[(TopicPartition, u64)]) -> TopicPartitionList {
+fn list(owner: &dyn Owner, positions: &[(TopicPartition, u64)]) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(positions.len());
     for (source, position) in positions {
         let offset = Offset::Offset(position.cast_signed());
-        if let Err(error) = list.add_partition_offset(&source.topic, source.partition.cast_signed(), offset) {
+        let mut element = list.add_partition(&source.topic, source.partition.cast_signed());
+        if let Err(error) = element.set_offset(offset) {
             error!(partition = %source, position, %error, "a position can't be committed");
+        }
+        if let Some(mark) = owner.mark(source, *position) {
+            element.set_metadata(mark);
         }
     }
     list

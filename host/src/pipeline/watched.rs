@@ -1,0 +1,105 @@
+//! What others look at in the host, and the little they may ask of it: the supervisor, the watch over the store's restarts,
+//! and the status over HTTP.
+
+use std::sync::atomic::Ordering;
+
+use super::{Host, Owned, lock};
+use crate::chain::PluginVersion;
+use crate::partition::Command;
+use crate::plugin::Counts;
+use crate::record::TopicPartition;
+use crate::restarts::Rewinds;
+use crate::status::{self, Report, Reporter};
+use crate::supervisor::{Look, Supervised};
+use crate::watchdog::Standing;
+
+impl Supervised for Host {
+    fn standings(&self) -> Vec<(TopicPartition, u64, usize)> {
+        let assignments = self.assignments();
+        let standing = |Owned { assignment, .. }: &Owned| {
+            Some((assignment.source.clone(), assignment.commit_position()?, assignment.in_flight()))
+        };
+        assignments.values().filter_map(standing).collect()
+    }
+
+    fn probe(&self, source: &TopicPartition, end: u64) {
+        let worker = self.assignments().get(source).map(|owned| owned.worker);
+        if let Some(worker) = worker.and_then(|worker| self.workers.get(worker)) {
+            worker.send(Command::Probe(source.clone(), end));
+        }
+    }
+
+    fn ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+}
+
+impl Rewinds for Host {
+    fn positions(&self) -> Vec<(TopicPartition, u64)> {
+        let assignments = self.assignments();
+        let position = |owned: &Owned| {
+            // Until it begins anew, it has read nothing of what it is to read again.
+            let position = if owned.assignment.is_rewinding() { 0 } else { owned.assignment.commit_position()? };
+            Some((owned.assignment.source.clone(), position))
+        };
+        assignments.values().filter_map(position).collect()
+    }
+
+    fn rewind(&self, source: &TopicPartition, to: u64) {
+        if let Some(owned) = self.assignments().get(source) {
+            owned.assignment.expect_rewind();
+            if let Some(worker) = self.workers.get(owned.worker) {
+                worker.send(Command::Rewind(source.clone(), to));
+            }
+        }
+    }
+
+    fn ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+}
+
+impl Reporter for Host {
+    fn report(&self) -> Report {
+        let counters = self.sink.counters();
+        let (in_flight_records, in_flight_bytes) = self.budget.used();
+        let look = lock(&self.look);
+        let mut problems = look.problems();
+        problems.extend(self.failure());
+        if self.membership.is_doubted() {
+            problems.push("the group hasn't confirmed the membership after a pause of this process".into());
+        }
+        Report {
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_s: self.started.elapsed().as_secs(),
+            problems,
+            written: counters.written,
+            written_bytes: counters.written_bytes,
+            found: counters.found,
+            repaired: counters.repaired,
+            dead_letters: counters.dead_letters,
+            in_flight_records,
+            in_flight_bytes,
+            partitions: look.standings.iter().map(|standing| partition(standing, &look)).collect(),
+            plugins: self.chain.versions().into_iter().map(plugin).collect(),
+        }
+    }
+}
+
+fn partition(standing: &Standing, look: &Look) -> status::Partition {
+    status::Partition {
+        topic: standing.source.topic.to_string(),
+        partition: standing.source.partition,
+        position: standing.position,
+        end: standing.end,
+        lag: standing.lag(),
+        in_flight: standing.in_flight,
+        stuck: look.stuck.iter().any(|stuck| stuck.standing.source == standing.source),
+    }
+}
+
+fn plugin(version: PluginVersion) -> status::Plugin {
+    let Counts { kept, dropped, changed, split, failed, retried } = version.counts;
+    let (name, digest) = (version.name.to_string(), version.digest.to_string());
+    status::Plugin { name, digest, kept, dropped, changed, split, failed, retried }
+}
