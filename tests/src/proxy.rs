@@ -71,7 +71,12 @@ impl Proxy {
     pub fn start(target: SocketAddr, dice: Dice, stall: Duration) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let address = SocketAddr::from(([127, 0, 0, 1], crate::process::free_port()?));
-        let listener = runtime.block_on(TcpListener::bind(address)).context("the proxy can't listen")?;
+        let listener = std::net::TcpListener::bind(address).context("the proxy can't listen")?;
+        listener.set_nonblocking(true)?;
+        let listener = {
+            let _inside = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
         let shared = Arc::new(Shared {
             target,
             weather: AtomicU8::new(Weather::Fair as u8),
@@ -99,7 +104,7 @@ impl Proxy {
         [resets, stalls, delays, dropped].map(|count| count.load(Ordering::SeqCst))
     }
 
-    /// How many requests were under way at once, at most.
+    /// How many requests with records in them were under way at once, at most.
     pub fn most_at_once(&self) -> u64 {
         self.shared.most_open.load(Ordering::SeqCst)
     }
@@ -156,15 +161,15 @@ async fn carry(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
                 if answering {
                     (answering, sent, plan) = (false, 0, shared.plan());
                 }
-                if sent == 0 {
-                    _under_way = Some(shared.open());
-                }
                 if plan.fault == Some(Fault::Delay) && sent == 0 {
                     tokio::time::sleep(DELAY).await;
                 }
                 let cut = (plan.at.saturating_sub(sent) as usize).min(count);
                 let reached = sent + count as u64 >= plan.at;
                 sent += count as u64;
+                if sent >= LARGE && _under_way.is_none() {
+                    _under_way = Some(shared.open());
+                }
                 match plan.fault {
                     Some(Fault::Reset) if reached => {
                         server.write_all(&asked[..cut]).await?;
@@ -209,6 +214,8 @@ async fn carry(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
+/// A request of so many bytes carries records.
+const LARGE: u64 = 1000;
 const DELAY: Duration = Duration::from_millis(100);
 
 /// The client is done: what the server still says goes nowhere, and it gets everything that was sent.
