@@ -430,7 +430,11 @@ impl Owner for Host {
     }
 
     fn is_shaken(&self) -> bool {
-        self.sink.is_shaken() || self.assignments().values().any(|owned| owned.assignment.is_rewinding())
+        self.sink.is_shaken()
+    }
+
+    fn is_rewinding(&self, source: &TopicPartition) -> bool {
+        self.assignments().get(source).is_some_and(|owned| owned.assignment.is_rewinding())
     }
 
     fn mark(&self, source: &TopicPartition, position: u64) -> Option<String> {

@@ -56,6 +56,8 @@ pub trait Owner: Send + Sync {
     fn positions(&self) -> Vec<(TopicPartition, u64)>;
     /// Whether nothing may be committed now: what the store acknowledged may be lost.
     fn is_shaken(&self) -> bool;
+    /// Whether this partition is about to be read again, from before its position.
+    fn is_rewinding(&self, source: &TopicPartition) -> bool;
     /// What to commit beside a position.
     fn mark(&self, source: &TopicPartition, position: u64) -> Option<String>;
     /// Where to begin with a partition that was committed with this mark, if not at what was committed.
@@ -158,7 +160,10 @@ impl Source {
             return;
         }
         let positions = self.owner.positions();
-        let changed: Vec<_> = positions.into_iter().filter(|(of, at)| self.stored.get(of) != Some(at)).collect();
+        let changed: Vec<_> = positions
+            .into_iter()
+            .filter(|(of, at)| self.stored.get(of) != Some(at) && !self.owner.is_rewinding(of))
+            .collect();
         if changed.is_empty() {
             return;
         }
