@@ -54,6 +54,8 @@ fn schedule(rng: &mut Rng, steps: &mut Vec<Step>) -> Result<(), String> {
     let (mut checkpoint, mut model) = (Checkpoint::default(), Model::default());
     // What Kafka holds from here on; offsets have gaps.
     let mut next = rng.u64(..1000);
+    // Where this host began: Kafka delivers nothing before that.
+    let mut floor = next;
     let mut committed: Option<u64> = None;
     for _ in 0..rng.usize(1..60) {
         let step = match rng.u8(..20) {
@@ -62,13 +64,13 @@ fn schedule(rng: &mut Rng, steps: &mut Vec<Step>) -> Result<(), String> {
                 Step::Receive(next)
             }
             // A consumer that was set back delivers again.
-            8 => Step::Receive(next.saturating_sub(rng.u64(..30))),
+            8 => Step::Receive(next.saturating_sub(rng.u64(..30)).max(floor)),
             9..17 => Step::Settle(some_offset(rng, &model, next)),
             17 => {
                 next += rng.u64(..5);
-                Step::SkipTo(next.saturating_sub(rng.u64(..10)))
+                Step::SkipTo(next.saturating_sub(rng.u64(..10)).max(floor))
             }
-            18 => Step::SkipTo(rng.u64(..2000)),
+            18 => Step::SkipTo(rng.u64(..2000).max(floor)),
             _ => Step::Crash,
         };
         steps.push(step);
@@ -100,7 +102,8 @@ fn schedule(rng: &mut Rng, steps: &mut Vec<Step>) -> Result<(), String> {
                 if let Some((offset, _)) = lost {
                     return Err(format!("{offset} is lost: committed {committed:?}"));
                 }
-                next = committed.unwrap_or(next);
+                next = committed.unwrap_or(floor);
+                floor = next;
                 (checkpoint, model) = (Checkpoint::default(), Model::default());
                 continue;
             }
