@@ -1,7 +1,6 @@
 //! Plugins at work: chains of the plugins of this repository, and swapping by replacing the file.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use reduct_sink_testbed::guest;
