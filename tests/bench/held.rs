@@ -33,12 +33,15 @@ pub struct Rate {
     pub per_second: f64,
     /// CPU time of each watched process a record, in microseconds, user and system.
     pub cpu: Vec<(&'static str, f64)>,
+    /// Cores that all other processes of the machine kept busy meanwhile.
+    pub others: f64,
 }
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.0} records/s; CPU a record:", self.per_second)?;
-        self.cpu.iter().try_for_each(|(name, cpu)| write!(f, " {name} {cpu:.0} µs"))
+        self.cpu.iter().try_for_each(|(name, cpu)| write!(f, " {name} {cpu:.0} µs"))?;
+        write!(f, "; others kept {:.1} cores busy", self.others)
     }
 }
 
@@ -46,6 +49,7 @@ struct Look {
     at: Instant,
     held: u64,
     cpu: Vec<f64>,
+    machine: f64,
 }
 
 /// Looks until the bucket holds all of `expected`. `alive` fails when the writer can't go on.
@@ -69,7 +73,8 @@ pub fn watch(
         if looks.last().is_none_or(|look| look.held != held) {
             moved = at;
         }
-        looks.push(Look { at, held, cpu: watched.iter().map(|it| cpu_seconds(it.pid)).collect::<Result<_>>()? });
+        let cpu = watched.iter().map(|it| cpu_seconds(it.pid)).collect::<Result<_>>()?;
+        looks.push(Look { at, held, cpu, machine: machine_cpu_seconds()? });
         alive()?;
         if moved.elapsed() > STALLED {
             bail!("{held} of {expected} records are held, and none came for {} s", STALLED.as_secs());
@@ -81,9 +86,10 @@ pub fn watch(
     let (Some(first), Some(last)) = (first, looks.last()) else { bail!("too few records for a rate") };
     let (records, seconds) = ((last.held - first.held) as f64, (last.at - first.at).as_secs_f64());
     ensure!(seconds > 4.0 * POLL.as_secs_f64(), "too few records for a rate: all came within {seconds:.2} s");
-    let cpu = watched.iter().zip(first.cpu.iter().zip(&last.cpu));
-    let cpu = cpu.map(|(it, (first, last))| (it.name, (last - first) * 1e6 / records)).collect();
-    Ok(Rate { per_second: records / seconds, cpu })
+    let used: Vec<f64> = first.cpu.iter().zip(&last.cpu).map(|(first, last)| last - first).collect();
+    let others = (last.machine - first.machine - used.iter().sum::<f64>()).max(0.0) / seconds;
+    let cpu = watched.iter().zip(used).map(|(it, used)| (it.name, used * 1e6 / records)).collect();
+    Ok(Rate { per_second: records / seconds, cpu, others })
 }
 
 /// What a process has used so far, user and system, all threads.
@@ -91,7 +97,18 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold anything; the 14th and 15th fields are the 12th and 13th behind it.
     let (_, fields) = text.rsplit_once(") ").context("/proc/PID/stat has a name in parentheses")?;
-    let ticks: Vec<f64> = fields.split(' ').skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    seconds(fields.split(' ').skip(11).take(2))
+}
+
+/// What all processes have used so far: user, nice and system, and the interrupts that are counted with none.
+fn machine_cpu_seconds() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let fields: Vec<&str> = text.lines().next().context("/proc/stat has lines")?.split_whitespace().collect();
+    seconds([1, 2, 3, 6, 7].into_iter().filter_map(|at| fields.get(at).copied()))
+}
+
+fn seconds<'a>(ticks: impl Iterator<Item = &'a str>) -> Result<f64> {
+    let ticks: Vec<f64> = ticks.map(str::parse).collect::<Result<_, _>>()?;
     // SAFETY: plain system call.
     let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
     Ok(ticks.iter().sum::<f64>() / per_second)

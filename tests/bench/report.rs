@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use reduct_sink_testbed::figures;
+use reduct_sink_testbed::{figures, kafka, store};
 
 use crate::Kind;
 use crate::held::Rate;
@@ -94,7 +94,25 @@ impl Report {
         text += &self.ratio_table();
         text += &self.host_table();
         text += &self.cpu_table();
+        text += &self.conditions();
         text
+    }
+
+    /// What one has to know to read the tables.
+    fn conditions(&self) -> String {
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let rates = self.sizes.iter().flat_map(|rounds| Kind::ALL.into_iter().flat_map(|kind| rounds.rates(kind)));
+        let others = Spread::of(rates.map(|rate| rate.others))
+            .map_or_else(String::new, |others| format!(" Other processes kept {} of them busy.", others.show(1)));
+        format!(
+            "Median (least to most). A rate counts what ReductStore {} holds, from 10 % of the records to the last look \
+             (every 50 ms) before all are there; Apache Kafka {}, ReductStore and the writer share {cores} cores.{others} \
+             Topics have {} partitions, so there are as many entries; the tutorial's consumer writes one. Ratios are taken \
+             within a round of a b c d e c b a.\n",
+            store::VERSION,
+            kafka::version().unwrap_or("of an unknown version"),
+            self.partitions,
+        )
     }
 
     fn rate_table(&self) -> String {
@@ -108,7 +126,8 @@ impl Report {
             let cells = self.sizes.iter().map(|rounds| {
                 rounds.per_second(kind).map(|spread| {
                     let megabytes = spread.median * rounds.size.bytes as f64 / 1e6;
-                    format!("{} = {megabytes:.0} MB/s", spread.show(0))
+                    let digits = if megabytes < 10.0 { 1 } else { 0 };
+                    format!("{} = {megabytes:.digits$} MB/s", spread.show(0))
                 })
             });
             table.row(&format!("({}) {}", kind.letter(), kind.label()), cells);
@@ -137,7 +156,7 @@ impl Report {
     }
 
     fn host_table(&self) -> String {
-        let mut table = Table::new("the host alone", ["".to_owned()].into_iter());
+        let mut table = Table::new("the host alone", ["measured".to_owned()].into_iter());
         if let Some(per_core) = Spread::of(self.discard.iter().map(|run| run.per_core)) {
             let reached = verdict(per_core.median >= DISCARD_FLOOR, "≥", DISCARD_FLOOR);
             table.row(
