@@ -187,33 +187,49 @@ impl Store {
         }
     }
 
-    /// Like [`Self::scan`], and reads each record's bytes. Ends behind the first that can't be read; answers with where.
-    pub async fn scan_whole(&self, entry: &EntryName, range: Range<u64>) -> Result<(Vec<Seen>, u64), StoreError> {
-        let entry = entry.to_string();
-        let end = range.end;
-        let answer = self
-            .with_bucket(move |bucket| async move {
-                let stream = bucket.query(&entry).start_us(range.start).stop_us(range.end).send().await?;
-                futures::pin_mut!(stream);
-                let mut seen = Vec::new();
-                while let Some(record) = stream.next().await {
-                    let record = record?;
-                    let mut one = seen_record(&record);
-                    match record.bytes().await {
-                        Ok(bytes) => one.content = Content::Read(checksum(&bytes)),
-                        Err(_) => one.content = Content::Unreadable,
-                    }
-                    let (behind, content) = (one.timestamp_us.saturating_add(1), one.content);
-                    seen.push(one);
-                    if content == Content::Unreadable {
-                        return Ok((seen, behind));
-                    }
+    /// Like [`Self::scan`], and reads each record's bytes. The server breaks a batch off at a record that it can't read:
+    /// then each is read by itself.
+    pub async fn scan_whole(&self, entry: &EntryName, range: Range<u64>) -> Result<Vec<Seen>, StoreError> {
+        match self.read_batches(entry, range.clone()).await {
+            Err(StoreError::NotFound(_)) => Ok(Vec::new()),
+            Err(StoreError::Unavailable(_)) => {
+                let mut seen = self.scan(entry, range).await?;
+                for one in &mut seen {
+                    one.content = self.read_one(entry, one.timestamp_us).await?;
                 }
-                Ok((seen, range.end))
-            })
-            .await;
-        match answer {
-            Err(StoreError::NotFound(_)) => Ok((Vec::new(), end)),
+                Ok(seen)
+            }
+            answer => answer,
+        }
+    }
+
+    async fn read_batches(&self, entry: &EntryName, range: Range<u64>) -> Result<Vec<Seen>, StoreError> {
+        let entry = entry.to_string();
+        self.with_bucket(move |bucket| async move {
+            let stream = bucket.query(&entry).start_us(range.start).stop_us(range.end).send().await?;
+            futures::pin_mut!(stream);
+            let mut seen = Vec::new();
+            while let Some(record) = stream.next().await {
+                let record = record?;
+                let one = seen_record(&record);
+                seen.push(Seen { content: Content::Read(checksum(&record.bytes().await?)), ..one });
+            }
+            Ok(seen)
+        })
+        .await
+    }
+
+    /// What can't be read while the server answers otherwise is unreadable.
+    async fn read_one(&self, entry: &EntryName, time: u64) -> Result<Content, StoreError> {
+        let name = entry.to_string();
+        let read = self.with_bucket(move |bucket| async move {
+            let record = bucket.read_record(&name).timestamp_us(time).send().await?;
+            Ok(Content::Read(checksum(&record.bytes().await?)))
+        });
+        match read.await {
+            Err(StoreError::Unavailable(_)) => self.start().await.map(|_| Content::Unreadable),
+            // It was removed since.
+            Err(StoreError::NotFound(_)) => Ok(Content::Unreadable),
             answer => answer,
         }
     }

@@ -207,10 +207,10 @@ impl Writer {
             last = base;
         }
         let range = first..last.saturating_add(SCAN_MARGIN_US);
-        let (seen, end) = if self.shared.distrusted.load(Ordering::SeqCst) {
+        let seen = if self.shared.distrusted.load(Ordering::SeqCst) {
             self.shared.store.scan_whole(&self.entry, range.clone()).await?
         } else {
-            (self.shared.store.scan(&self.entry, range.clone()).await?, range.end)
+            self.shared.store.scan(&self.entry, range.clone()).await?
         };
         for Seen { timestamp_us, identity, content, .. } in seen {
             match identity {
@@ -219,7 +219,7 @@ impl Writer {
             }
             self.view.read(timestamp_us, content);
         }
-        self.view.scanned(range.start..end);
+        self.view.scanned(range);
         Ok(())
     }
 
