@@ -5,6 +5,7 @@ use std::process::Output;
 use std::thread;
 use std::time::Duration;
 
+use crate::guest;
 use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::process::{self, Process, wait_for};
 use reduct_sink_testbed::sink::{binary, run_to_end};
@@ -12,10 +13,6 @@ use reduct_sink_testbed::verify::{Expected, compare};
 use reduct_sink_testbed::{
     Bed, Kafka, Load, Message, Produced, Sink, SinkConfig, Stored, bed, figures, long, payload, read_back, unique,
 };
-
-#[path = "../../host/tests/plugins/guest.rs"]
-#[allow(dead_code, reason = "the plugins' own tests use the rest")]
-mod guest;
 
 /// A bound, not an expectation.
 const BOUND: Duration = Duration::from_secs(240);
@@ -326,7 +323,7 @@ async fn a_killed_host_leaves_each_letter_in_the_topic_once() -> Result<()> {
     let produced = load.finish()?;
     sink.wait_caught_up(&kafka, trial.config.group(), &[&trial.topic], BOUND)?;
     sink.stop_cleanly()?;
-    let poison = |n: usize| n % 5 == 0 || is_poison(n as u64);
+    let poison = |n: usize| n.is_multiple_of(5) || is_poison(n as u64);
     let letters = letters(kafka.read_all(&dead)?)?;
     for (n, record) in produced.iter().enumerate() {
         let source = format!("{}/{}", record.topic, record.partition);

@@ -6,3 +6,8 @@ mod faults;
 mod main_job;
 mod testbed;
 mod tutorial;
+
+/// Plugins made from text, as in the host's own tests.
+#[path = "../../host/tests/plugins/guest.rs"]
+#[allow(dead_code, reason = "the host's own tests use the rest")]
+mod guest;

@@ -1,10 +1,6 @@
 //! Plugins that the fault tests need, made from text.
 
-#[path = "../../../host/tests/plugins/guest.rs"]
-#[allow(dead_code, reason = "the plugins' own tests use the rest")]
-mod guest;
-
-use self::guest::guest;
+use crate::guest::guest;
 
 /// Splits each record into three: the first third of its bytes, the second, and the rest.
 pub fn split() -> Vec<u8> {
