@@ -225,7 +225,7 @@ impl Partition {
             }
             Outcome::Retry(failure) => {
                 let mut held = held;
-                let wait = held.backoff.next();
+                let wait = held.backoff.wait();
                 held.attempts += 1;
                 held.next = Some(Instant::now() + wait);
                 let (offset, reason) = (held.input.offset, failure.reason);

@@ -182,7 +182,7 @@ fn open_store(config: &Config, tokio: &tokio::runtime::Runtime, stop: &AtomicBoo
             }
             Err(error) => {
                 warn!(url = config.store.url, %error, "ReductStore isn't ready; waiting for it");
-                std::thread::sleep(backoff.next());
+                std::thread::sleep(backoff.wait());
             }
         }
     }

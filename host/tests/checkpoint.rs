@@ -1,6 +1,8 @@
 //! The checkpoint against a model that is too simple to be wrong, over random schedules: 10,000, or a million where
 //! `TESTBED_LONG` is set. `TESTBED_SEED` plays one run again.
 
+#![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
+
 use std::collections::BTreeMap;
 
 use fastrand::Rng;

@@ -167,7 +167,8 @@ fn server_properties(home: &Path, port: u16, more: &[(&str, &str)]) -> Result<St
          broker.session.timeout.ms=6000\n\
          broker.heartbeat.interval.ms=500\n\
          auto.create.topics.enable=false\n\
-         log.retention.check.interval.ms=1000\n",
+         log.retention.check.interval.ms=1000\n\
+         log.retention.ms=-1\n",
         data = data.display(),
     );
     for (key, value) in more {

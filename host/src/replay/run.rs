@@ -189,7 +189,8 @@ impl<'a> Run<'a> {
         }
         for (record, entry) in outputs.into_iter().zip(&entries) {
             let item = Item { record, entry: entry.clone(), ticket: ticket.share() };
-            if let Err((_, reason)) = Prepared::new(item, self.config.labels.plugins) {
+            if let Err(refused) = Prepared::new(item, self.config.labels.plugins) {
+                let (_, reason) = *refused;
                 return failing(reason);
             }
         }
@@ -219,7 +220,7 @@ impl<'a> Run<'a> {
         let attempts = if self.write { MAX_ATTEMPTS } else { 1 };
         for _ in 1..attempts {
             match self.chain.transform(input) {
-                Outcome::Retry(_) if !self.stopped() => std::thread::sleep(backoff.next()),
+                Outcome::Retry(_) if !self.stopped() => std::thread::sleep(backoff.wait()),
                 outcome => return outcome,
             }
         }

@@ -14,7 +14,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// How long to wait now: between half of the present step and all of it.
-    pub fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let step = FIRST.saturating_mul(1 << self.attempts.min(16)).min(LONGEST);
         self.attempts = self.attempts.saturating_add(1);
         step.mul_f64(0.5 + fastrand::f64() / 2.0)
@@ -32,12 +32,12 @@ mod tests {
     #[test]
     fn it_grows_to_its_bound_and_starts_anew() {
         let mut backoff = Backoff::default();
-        assert!(backoff.next() <= FIRST);
+        assert!(backoff.wait() <= FIRST);
         for _ in 0..100 {
-            assert!(backoff.next() <= LONGEST);
+            assert!(backoff.wait() <= LONGEST);
         }
-        assert!(backoff.next() >= LONGEST / 2);
+        assert!(backoff.wait() >= LONGEST / 2);
         backoff.reset();
-        assert!(backoff.next() <= FIRST);
+        assert!(backoff.wait() <= FIRST);
     }
 }

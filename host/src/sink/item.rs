@@ -48,7 +48,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    pub fn new(item: Item, mark_plugins: bool) -> Result<Self, (Item, String)> {
+    pub fn new(item: Item, mark_plugins: bool) -> Result<Self, Box<(Item, String)>> {
         let mut labels = labels::all_labels(&item.record, mark_plugins);
         let mut payload = item.record.payload();
         let size = header_bytes(&labels);
@@ -57,19 +57,19 @@ impl Prepared {
             labels.insert(labels::HEADERS_AT.into(), payload.len().to_string());
             payload = dead_letter::body_with_headers(&item.record);
         } else if size > MAX_LABEL_BYTES {
-            return Err((item, format!("its labels make {size} bytes, {MAX_LABEL_BYTES} are allowed")));
+            return Err(Box::new((item, format!("its labels make {size} bytes, {MAX_LABEL_BYTES} are allowed"))));
         }
         if let Some(content_type) = item.record.content_type.as_ref().filter(|text| !is_content_type(text)) {
             let reason =
                 format!("its content type {content_type:?} is empty, or has characters that a header can't carry");
-            return Err((item, reason));
+            return Err(Box::new((item, reason)));
         }
         let base_us = match item.record.timestamp_us {
             Some(time) => time,
             None => item.record.input.default_timestamp_us().saturating_add(item.record.index.unwrap_or(0).into()),
         };
         if base_us > MAX_TIMESTAMP_US {
-            return Err((item, format!("its timestamp {base_us} µs is beyond {MAX_TIMESTAMP_US} µs")));
+            return Err(Box::new((item, format!("its timestamp {base_us} µs is beyond {MAX_TIMESTAMP_US} µs"))));
         }
         let Item { record, entry, ticket } = item;
         Ok(Self {

@@ -39,6 +39,9 @@ pub const BATCH_HEADER_BYTES: usize = 256 * 1024;
 #[derive(Clone)]
 pub struct Sink(Arc<Shared>);
 
+/// The newest timestamp of each entry, by name.
+type Newest = Arc<HashMap<String, u64>>;
+
 /// What every writer needs.
 pub struct Shared {
     pub(crate) store: Store,
@@ -55,7 +58,7 @@ pub struct Shared {
     writers: Mutex<HashMap<EntryName, mpsc::UnboundedSender<Item>>>,
     epoch: AtomicU64,
     /// The newest record of each entry as it was when an epoch began.
-    newest: tokio::sync::Mutex<Option<(u64, Arc<HashMap<String, u64>>)>>,
+    newest: tokio::sync::Mutex<Option<(u64, Newest)>>,
     failed: OnceLock<String>,
     /// The store was started anew: what it acknowledged may be lost or damaged.
     pub(crate) distrusted: AtomicBool,

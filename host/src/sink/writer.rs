@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use super::Shared;
 use super::backoff::Backoff;
-use super::item::{Item, Prepared};
+use super::item::{Item, MAX_TIMESTAMP_US, Prepared};
 use super::store::{Seen, StoreError, Write};
 use super::view::{EntryView, Place};
 use crate::names::EntryName;
@@ -95,7 +95,10 @@ impl Writer {
     fn accept(&mut self, item: Item) {
         match Prepared::new(item, self.shared.mark_plugins) {
             Ok(prepared) => self.pending.push_back(prepared),
-            Err((item, reason)) => self.shared.dead_letter(item, &reason),
+            Err(refused) => {
+                let (item, reason) = *refused;
+                self.shared.dead_letter(item, &reason);
+            }
         }
     }
 
@@ -118,7 +121,10 @@ impl Writer {
     async fn enter_epoch(&mut self) -> Result<(), StoreError> {
         let epoch = self.shared.epoch();
         if self.epoch != Some(epoch) {
-            let held = self.shared.newest(epoch).await?.get(self.entry.as_str()).copied();
+            let told = self.shared.newest(epoch).await?.get(self.entry.as_str()).copied();
+            // What the server tells of an entry lags behind while it is written; a query with bounds doesn't.
+            let newer = self.shared.store.scan(&self.entry, told.unwrap_or(0)..MAX_TIMESTAMP_US).await?;
+            let held = newer.last().map(|seen| seen.timestamp_us).max(told);
             self.newest_before = held.max(self.newest_sent);
             self.view.forget();
             self.epoch = Some(epoch);
@@ -379,7 +385,7 @@ impl Writer {
         {
             warn!(%error, "can't create the bucket");
         }
-        tokio::time::sleep(self.backoff.next()).await;
+        tokio::time::sleep(self.backoff.wait()).await;
     }
 }
 

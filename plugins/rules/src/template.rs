@@ -83,8 +83,7 @@ mod tests {
     fn render(template: &str) -> Option<Vec<u8>> {
         let sample = Sample::new().header("a:b", "x").header("raw", b"\xff").null_header("null").key("");
         let template = Template::try_from(template.to_string()).unwrap();
-        let text = template.render(&sample.record()).map(Cow::into_owned);
-        text
+        template.render(&sample.record()).map(Cow::into_owned)
     }
 
     #[test]

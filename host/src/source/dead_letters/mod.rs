@@ -176,7 +176,7 @@ impl Worker {
 
     fn wait(&mut self) {
         self.partitions = None;
-        self.not_before = Some(Instant::now() + self.backoff.next());
+        self.not_before = Some(Instant::now() + self.backoff.wait());
     }
 
     fn try_to_send(&mut self) -> Result<(), String> {
