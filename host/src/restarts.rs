@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::warn;
 
@@ -47,6 +47,8 @@ pub struct Restarts {
 struct Known {
     /// When the store was started, in seconds since the Unix epoch.
     start: Option<u64>,
+    /// When it was looked at last, in seconds since the Unix epoch.
+    looked: Option<u64>,
     /// Where each partition stood when the store was known to run.
     safe: HashMap<TopicPartition, u64>,
     /// Partitions that are being read again.
@@ -107,9 +109,17 @@ impl Restarts {
         }
     }
 
+    /// Whether this start isn't the known one. Where requests have failed, a start after the last look is enough: two starts
+    /// may follow each other so soon that they can't be told apart by their times.
+    fn is_restart(&self, start: u64, failed: bool) -> bool {
+        let known = self.known();
+        known.start.is_some_and(|before| before.abs_diff(start) > SAME_START)
+            || (failed && known.looked.is_some_and(|looked| start >= looked))
+    }
+
     fn look(&self, host: &dyn Rewinds, sink: &Sink, start: u64, positions: &[(TopicPartition, u64)]) {
-        let before = self.known().start;
-        if before.is_some_and(|before| before.abs_diff(start) > SAME_START) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if self.is_restart(start, sink.is_shaken()) {
             warn!("ReductStore was started anew; reading again what it may have lost");
             self.read_again(host, sink, start, positions);
         } else if self.has_ended(positions) {
@@ -122,6 +132,7 @@ impl Restarts {
         }
         let mut known = self.known();
         known.start = Some(start);
+        known.looked = Some(now);
         for (source, position) in positions {
             if !known.again.contains_key(source) {
                 known.safe.insert(source.clone(), *position);
@@ -164,6 +175,17 @@ fn read_mark(mark: &str) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_after_the_last_look_counts_where_requests_failed() {
+        let restarts = Restarts::new(Some(1000), 100);
+        assert!(!restarts.is_restart(1001, true), "it was never looked at");
+        restarts.known().looked = Some(1001);
+        assert!(restarts.is_restart(1002, true));
+        assert!(!restarts.is_restart(1002, false));
+        assert!(!restarts.is_restart(1000, true));
+        assert!(restarts.is_restart(1003, false));
+    }
 
     #[test]
     fn another_start_of_the_store_sets_a_partition_back() {
