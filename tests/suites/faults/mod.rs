@@ -93,8 +93,10 @@ impl Trial {
         self.kafka.group(self.config.group())
     }
 
+    /// What the group has committed, over all partitions. A Kafka that has just started has no coordinator yet.
     fn committed(&self, group: &Group) -> Result<u64> {
-        Ok(group.committed(&self.topic)?.iter().map(|(_, offset)| offset).sum())
+        let committed = wait_for("the group's coordinator", STEP, || Ok(group.committed(&self.topic).ok()))?;
+        Ok(committed.iter().map(|(_, offset)| offset).sum())
     }
 
     /// Notes how much memory a host has taken, which is lost with it.
@@ -141,8 +143,7 @@ impl Trial {
 fn wait_progress(sink: &mut Sink, trial: &Trial, group: &Group, from: u64) -> Result<()> {
     wait_for("the sink to move on", STEP, || {
         sink.process().expect_running()?;
-        // A Kafka that has just come back may answer with errors for a while.
-        Ok(trial.committed(group).is_ok_and(|committed| committed > from).then_some(()))
+        Ok((trial.committed(group)? > from).then_some(()))
     })
 }
 
