@@ -1,6 +1,6 @@
 //! (a) The ceiling: the fastest writer that could be made with reduct-rs for the same bytes, labels, entries and bucket
-//! settings as the host's. Everything is in memory before it starts; each entry has one request in flight, as the host's
-//! (more than one at a time loses records, and wasn't faster).
+//! settings as the host's. Everything is in memory before it starts; each entry has one request in flight, as the
+//! host's (more than one at a time loses records, and wasn't faster).
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,10 +1,11 @@
 //! What a bucket holds while it is being written to, and the rate that follows.
 //!
-//! Guarantees: one definition for all: between the first look at which the bucket holds 10 % of the records and the last
-//! one at which some are missing, the records that came divided by the time that passed. So starting up, joining a group
-//! and the first fetch don't count; a stall does, at the end too. A look is a request for the bucket's record counts, every
-//! 50 ms; its time is the middle between asking and the answer. The counts include the records of a request that the store
-//! has begun to read, at the first look as at the last; a run is over when queries show every record, finished.
+//! Guarantees: one definition for all: between the first look at which the bucket holds 10 % of the records and the
+//! last one at which some are missing, the records that came divided by the time that passed. So starting up, joining a
+//! group and the first fetch don't count; a stall does, at the end too. A look is a request for the bucket's record
+//! counts, every 50 ms; its time is the middle between asking and the answer. The counts include the records of a
+//! request that the store has begun to read, at the first look as at the last; a run is over when queries show every
+//! record, finished.
 
 use std::fmt;
 use std::thread::sleep;

@@ -1,5 +1,5 @@
-//! (b), (c), (d) The host as a user runs it, with the defaults of its configuration; and two looks at the host alone: into
-//! a sink that discards, and with a large backlog.
+//! (b), (c), (d) The host as a user runs it, with the defaults of its configuration; and two looks at the host alone:
+//! into a sink that discards, and with a large backlog.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

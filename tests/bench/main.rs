@@ -1,10 +1,10 @@
-//! `tests/run bench`: how fast the host is beside the fastest direct writer, beside itself without a plugin, and beside the
-//! tutorial's consumer, on real servers in one run.
+//! `tests/run bench`: how fast the host is beside the fastest direct writer, beside itself without a plugin, and beside
+//! the tutorial's consumer, on real servers in one run.
 //!
 //! Guarantees: a rate counts what ReductStore holds, never what was sent; every rate is taken in the same way (see
 //! [`held`]); the runs are interleaved, and a ratio is taken within a round, so that a machine which others use as well
-//! shifts both sides; an A/A control tells how much is noise. It fails when records are missing in the store, or are there
-//! twice; not when a floor isn't reached.
+//! shifts both sides; an A/A control tells how much is noise. It fails when records are missing in the store, or are
+//! there twice; not when a floor isn't reached.
 
 mod bed;
 mod direct;
@@ -94,8 +94,8 @@ impl Kind {
     }
 }
 
-/// One round. The same forwards and backwards: a machine that gets slower or faster on the way is so for both sides of a
-/// ratio, and the direct writer against itself is the A/A control.
+/// One round. The same forwards and backwards: a machine that gets slower or faster on the way is so for both sides of
+/// a ratio, and the direct writer against itself is the A/A control.
 const ORDER: [Kind; 8] = [
     Kind::Direct,
     Kind::NoPlugin,

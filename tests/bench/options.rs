@@ -55,6 +55,6 @@ impl Options {
     }
 }
 
-/// Of the topics, and so of the entries that all writers but the tutorial's share out. Of 1, 2 and 4 the host was fastest
-/// with 2; the direct writer too, or within what is noise (8 % at 100 KB, with 4).
+/// Of the topics, and so of the entries that all writers but the tutorial's share out. Of 1, 2 and 4 the host was
+/// fastest with 2; the direct writer too, or within what is noise (8 % at 100 KB, with 4).
 const DEFAULT_PARTITIONS: i32 = 2;

@@ -105,10 +105,10 @@ impl Report {
         let others = Spread::of(rates.map(|rate| rate.others))
             .map_or_else(String::new, |others| format!(" Other processes kept {} of them busy.", others.show(1)));
         format!(
-            "Median (least to most). A rate counts what ReductStore {} holds, from 10 % of the records to the last look \
-             (every 50 ms) before all are there; Apache Kafka {}, ReductStore and the writer share {cores} cores.{others} \
-             Topics have {} partitions, so there are as many entries; the tutorial's consumer writes one. Ratios are taken \
-             within a round of a b c d e c b a.\n",
+            "Median (least to most). A rate counts what ReductStore {} holds, from 10 % of the records to the last \
+             look (every 50 ms) before all are there; Apache Kafka {}, ReductStore and the writer share {cores} \
+             cores.{others} Topics have {} partitions, so there are as many entries; the tutorial's consumer writes \
+             one. Ratios are taken within a round of a b c d e c b a.\n",
             store::VERSION,
             kafka::version().unwrap_or("of an unknown version"),
             self.partitions,

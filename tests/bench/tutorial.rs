@@ -1,5 +1,5 @@
-//! (e) The tutorial's consumer in Python, with its own clients. It writes one entry, into a bucket with the server's default
-//! settings, as in the tutorial.
+//! (e) The tutorial's consumer in Python, with its own clients. It writes one entry, into a bucket with the server's
+//! default settings, as in the tutorial.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

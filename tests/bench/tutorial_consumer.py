@@ -1,6 +1,6 @@
-"""What the tutorial "How to Use ReductStore as a Data Sink for Kafka" leads its reader to, in our own words: the benchmark's
-peer (e). One record is one write request; the entry is the topic, the time is now, the headers are the labels; offsets are
-committed automatically. Runs until it is ended.
+"""What the tutorial "How to Use ReductStore as a Data Sink for Kafka" leads its reader to, in our own words: the
+benchmark's peer (e). One record is one write request; the entry is the topic, the time is now, the headers are the
+labels; offsets are committed automatically. Runs until it is ended.
 
     tutorial_consumer.py BROKERS TOPIC GROUP URL BUCKET
 """
