@@ -106,7 +106,12 @@ pub fn run(config: &Config) -> Result<(), RunError> {
 
     drop(watching);
     host.join_workers();
-    if supervisor.join().is_err() {
+    // It may hold the consumer's last handle, whose end can hang while the brokers are away.
+    let deadline = Instant::now() + LAST_REQUESTS;
+    while !supervisor.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    if supervisor.is_finished() && supervisor.join().is_err() {
         warn!("the supervisor panicked");
     }
     tokio.block_on(async {
