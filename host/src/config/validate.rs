@@ -165,7 +165,7 @@ fn store(reader: &mut Reader<'_>) -> Store {
         batch_records: usize::try_from(reader.number("store.batch_records", 1..=85, 80)).unwrap_or(80),
         batch_bytes: reader.size("store.batch_bytes", KB..=GB).unwrap_or(8 * MB),
         create: BucketSettings {
-            max_block_records: reader.number("store.create.max_block_records", 1..=1_000_000, 256),
+            max_block_records: reader.number("store.create.max_block_records", 1..=1_000_000, 128),
             max_block_bytes: reader.size("store.create.max_block_size", MB..=100 * GB).unwrap_or(64 * MB),
             quota: quota(reader),
         },

@@ -398,6 +398,8 @@ pub fn client_config(config: &config::Kafka) -> ClientConfig {
         .set("partition.assignment.strategy", "cooperative-sticky")
         // Per partition, and in kilobytes: what waits in librdkafka before the host's own budget counts it.
         .set("queued.max.messages.kbytes", "8192")
+        // A response's part of one partition: librdkafka's default of 1 MB brings large records one at a time.
+        .set("fetch.message.max.bytes", "4194304")
         // After the queue was full; its default of 1 s stalls the stream.
         .set("fetch.queue.backoff.ms", "10")
         .set("socket.keepalive.enable", "true");
