@@ -4,7 +4,7 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use reduct_sink::chain::{Chain, Outcome, SharedChain};
@@ -20,14 +20,7 @@ fn main() -> anyhow::Result<()> {
         None => PluginSource::Builtin,
     };
     let runtime = Runtime::new()?;
-    let plugin = Plugin {
-        name: "measured".into(),
-        source,
-        config: "{}".into(),
-        on_failure: FailurePolicy::Stop,
-        timeout: Duration::from_millis(100),
-        memory_bytes: 64 << 20,
-    };
+    let plugin = Plugin { on_failure: FailurePolicy::Stop, ..Plugin::new("measured", source) };
     for (plugins, headers) in [(0, 2), (1, 0), (1, 2), (1, 4), (2, 2)] {
         let chain = vec![plugin.clone(); plugins];
         let mut chain = Chain::new(SharedChain::load(runtime.clone(), &chain)?)?;

@@ -27,8 +27,6 @@ const BUDGET_RECORDS: usize = 32;
 const BUDGET_BYTES: usize = 256 * 1024;
 /// The longest wait for something to do: a lost wake-up costs no more than this.
 const NAP: Duration = Duration::from_millis(50);
-/// How often a record is tried whose plugin asks for a retry; then its dead letter is written.
-pub(crate) const MAX_ATTEMPTS: u32 = 10;
 
 pub enum Command {
     Add(Feed, Arc<Assignment>),
@@ -212,16 +210,11 @@ impl Partition {
 
     fn transform(&mut self, chain: &mut Chain, sink: &Sink, held: Held) -> Step {
         let size = held.input.size();
-        match chain.transform(&held.input) {
+        match chain.attempt(&held.input, held.attempts + 1) {
             Outcome::Outputs(outputs) => hand_over(sink, &self.assignment, outputs, held.ticket),
             Outcome::Dropped | Outcome::Skipped(_) => held.ticket.settle(),
             Outcome::DeadLetter(failure) => {
                 reject(sink, &self.assignment, held.input, held.ticket, rejection(failure));
-            }
-            Outcome::Retry(failure) if held.attempts + 1 >= MAX_ATTEMPTS => {
-                let reason = format!("{} (tried {MAX_ATTEMPTS} times)", failure.reason);
-                let rejection = rejection(Failure { reason, ..failure });
-                reject(sink, &self.assignment, held.input, held.ticket, rejection);
             }
             Outcome::Retry(failure) => {
                 let mut held = held;

@@ -27,7 +27,7 @@ pub enum Outcome {
     Skipped(Failure),
     /// A plugin failed, and its policy is `dead-letter`.
     DeadLetter(Failure),
-    /// A plugin asks to be given the record again later.
+    /// A plugin asks to be given the record again later, and has not been given it too often.
     Retry(Failure),
     /// A plugin failed, and its policy is `stop`.
     Stop(Failure),
@@ -81,6 +81,12 @@ impl Chain {
 
     /// Asks each plugin in order what is to become of the record.
     pub fn transform(&mut self, input: &Arc<InputRecord>) -> Outcome {
+        self.attempt(input, 1)
+    }
+
+    /// The same for a record that plugins may have asked to be given again: `attempt` counts from 1. A plugin that asks
+    /// for more attempts than it has failed on the record.
+    pub fn attempt(&mut self, input: &Arc<InputRecord>, attempt: u32) -> Outcome {
         let keys = header_keys(input);
         let record = RecordView::new(input, &keys);
         let mut outputs = vec![OutputRecord::unchanged(input.clone())];
@@ -88,15 +94,24 @@ impl Chain {
         // The plugins that failed and whose policy is `pass`: rarely any.
         let mut passed = Vec::new();
         for (at, slot) in self.slots.iter_mut().enumerate() {
-            match slot.transform(&record, &mut outputs) {
-                Ok(split) => was_split |= split,
-                Err(Trouble::Retry(reason)) => return Outcome::Retry(slot.failure(reason)),
-                Err(Trouble::Failed(reason) | Trouble::Broken(reason)) => match slot.policy() {
+            let reason = match slot.transform(&record, &mut outputs) {
+                Ok(split) => {
+                    was_split |= split;
+                    None
+                }
+                Err(Trouble::Retry(reason)) if attempt < slot.attempts() => {
+                    return Outcome::Retry(slot.failure(reason));
+                }
+                Err(Trouble::Retry(reason)) => Some(format!("{reason} (tried {attempt} times)")),
+                Err(Trouble::Failed(reason) | Trouble::Broken(reason)) => Some(reason),
+            };
+            if let Some(reason) = reason {
+                match slot.policy() {
                     FailurePolicy::Pass => passed.push(at),
                     FailurePolicy::Skip => return Outcome::Skipped(slot.failure(reason)),
                     FailurePolicy::DeadLetter => return Outcome::DeadLetter(slot.failure(reason)),
                     FailurePolicy::Stop => return Outcome::Stop(slot.failure(reason)),
-                },
+                }
             }
             if outputs.is_empty() {
                 return Outcome::Dropped;

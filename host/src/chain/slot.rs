@@ -12,6 +12,8 @@ use crate::record::OutputRecord;
 pub(super) struct Slot {
     plugin: LoadedPlugin,
     policy: FailurePolicy,
+    /// How often a record is handed over that the plugin asks to be given again.
+    attempts: u32,
     /// Whether records tell that it handled them: the builtin passthrough has nothing to tell.
     marks: bool,
     counters: Arc<Counters>,
@@ -29,6 +31,7 @@ impl Slot {
             counters: plugin.counters(),
             plugin,
             policy: config.on_failure,
+            attempts: config.attempts,
             marks: config.source != PluginSource::Builtin,
             instance: Some(instance),
             verdicts: Vec::new(),
@@ -37,6 +40,10 @@ impl Slot {
 
     pub fn policy(&self) -> FailurePolicy {
         self.policy
+    }
+
+    pub fn attempts(&self) -> u32 {
+        self.attempts
     }
 
     pub fn mark(&self) -> Option<String> {

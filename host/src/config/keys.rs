@@ -55,9 +55,19 @@ pub const KEYS: &[Key] = &[
     key("plugins.name", None, None),
     key("plugins.path", None, None),
     key("plugins.builtin", None, None),
+    key("plugins.sha256", None, None),
     key("plugins.on_failure", None, None),
+    key("plugins.attempts", None, None),
     key("plugins.timeout", None, None),
     key("plugins.memory", None, None),
+    key("plugins.limits.outputs", None, None),
+    key("plugins.limits.labels", None, None),
+    key("plugins.limits.verdict", None, None),
+    key("plugins.limits.log_lines", None, None),
+    key("plugins.limits.log_rate", None, None),
+    key("plugins.limits.file_size", None, None),
+    key("plugins.recycle.calls", None, None),
+    key("plugins.recycle.memory", None, None),
     key("plugins.config", None, None),
 ];
 
@@ -109,16 +119,19 @@ pub fn suggest(table: &str, name: &str) -> String {
     }
     let elsewhere = KEYS.iter().filter_map(|key| key.path.rsplit_once('.')).find(|(_, leaf)| *leaf == name);
     if let Some((owner, _)) = elsewhere {
-        let owner = if owner == "plugins" { "[[plugins]]".into() } else { format!("[{owner}]") };
-        return format!("unknown key, it belongs in {owner}");
+        return format!("unknown key, it belongs in {}", shown(owner));
     }
     let names = children(table).join(", ");
-    let table = match table {
+    format!("unknown key, {} takes {names}", shown(table))
+}
+
+/// A table as it stands in a file.
+fn shown(table: &str) -> String {
+    match table {
         "" => "a configuration".into(),
         "plugins" => "[[plugins]]".into(),
         table => format!("[{table}]"),
-    };
-    format!("unknown key, {table} takes {names}")
+    }
 }
 
 /// The known name that a misspelt one resembles most, if it resembles one at all.

@@ -6,6 +6,7 @@
 mod checks;
 mod keys;
 mod layers;
+mod plugins;
 mod problem;
 mod reader;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 pub use self::layers::Flag;
 use self::layers::Layers;
+pub use self::plugins::{FailurePolicy, Plugin, PluginLimits, PluginSource, Recycle};
 pub use self::problem::{Place, Problem, Problems};
 
 /// What a configuration is put together from.
@@ -175,37 +177,6 @@ pub enum Quota {
     Fifo(u64),
     /// Writing is refused when the bucket is full.
     Hard(u64),
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Plugin {
-    /// Unique in the chain; `[a-z0-9-]+`.
-    pub name: String,
-    pub source: PluginSource,
-    /// JSON text handed to the plugin's `configure`.
-    pub config: String,
-    pub on_failure: FailurePolicy,
-    pub timeout: Duration,
-    pub memory_bytes: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PluginSource {
-    /// The passthrough inside the binary.
-    Builtin,
-    File(PathBuf),
-}
-
-/// What becomes of a record on which a plugin failed (a trap, a timeout, a wrong answer, a `reject`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailurePolicy {
-    DeadLetter,
-    /// Settled without being written, and counted.
-    Skip,
-    /// Goes on as if the plugin weren't there.
-    Pass,
-    /// The host stops; the offset isn't committed.
-    Stop,
 }
 
 #[derive(Debug, Clone, PartialEq)]

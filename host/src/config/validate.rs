@@ -1,19 +1,17 @@
 //! From what was said to what is meant: each key is read, checked and defaulted here, once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::num::NonZero;
-use std::path::Path;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use super::checks;
-use super::layers::{Layers, PluginTable, Values};
+use super::layers::Layers;
 use super::problem::{Place, Problem, Problems};
-use super::reader::{GB, GIB, KB, MB, MIB, Reader, TB, plain_text};
+use super::reader::{GB, KB, MB, MIB, Reader, TB, plain_text};
 use super::value::{Found, Value};
 use super::{
-    BucketSettings, Config, DeadLetters, FailurePolicy, Kafka, Labels, Limits, Plugin, PluginSource, Quota, Secret,
-    StartPolicy, Status, Store,
+    BucketSettings, Config, DeadLetters, Kafka, Labels, Limits, Quota, Secret, StartPolicy, Status, Store, plugins,
 };
 use crate::names::{Template, TemplateError};
 
@@ -29,13 +27,13 @@ pub(super) const OWNED: &[(&str, &str)] = &[
     ("enable.partition.eof", "it doesn't stop at the end of a partition"),
 ];
 
-const NAME: &str = "plugins.name";
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Everything that is wrong, or a configuration in which nothing is.
 pub fn validate(layers: Layers) -> Result<Config, Problems> {
-    let Layers { values, properties, plugins, folder, unreadable, misspelt, mut problems, warnings: _ } = layers;
+    let Layers { values, properties, plugins: tables, folder, unreadable, misspelt, mut problems, warnings: _ } =
+        layers;
     if unreadable {
         return Err(Problems::new(problems));
     }
@@ -54,7 +52,7 @@ pub fn validate(layers: Layers) -> Result<Config, Problems> {
         limits: limits(&mut reader),
         labels: Labels { plugins: reader.boolean("labels.plugins", true) },
         status: status(&mut reader),
-        plugins: chain(plugins, &folder, &mut problems),
+        plugins: plugins::chain(tables, &folder, &mut problems),
     };
     if problems.is_empty() { Ok(config) } else { Err(Problems::new(problems)) }
 }
@@ -282,105 +280,5 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
         workers: usize::try_from(workers).unwrap_or(cores),
         shutdown: reader.duration("limits.shutdown", SECOND..=HOUR, 20 * SECOND),
         stuck_after: reader.duration("limits.stuck_after", SECOND..=24 * HOUR, 60 * SECOND),
-    }
-}
-
-/// Nothing said about plugins is the builtin passthrough alone; an empty list is no plugin.
-fn chain(tables: Option<Vec<PluginTable>>, folder: &Path, problems: &mut Vec<Problem>) -> Vec<Plugin> {
-    let passthrough = Values::new();
-    let Some(tables) = tables else {
-        let mut reader = Reader { values: &passthrough, folder, misspelt: &[], problems };
-        return vec![plugin(&mut reader, "passthrough".into(), PluginSource::Builtin)];
-    };
-    let mut names = HashSet::new();
-    let mut chain = Vec::new();
-    for PluginTable { values, place } in &tables {
-        let mut reader = Reader { values, folder, misspelt: &[], problems };
-        let source = plugin_source(&mut reader, place);
-        let name = plugin_name(&mut reader, place, source.as_ref());
-        if let Some(name) = &name
-            && !names.insert(name.clone())
-        {
-            let text = format!("two plugins are called {name:?}, give each a `name` of its own");
-            let place = reader.find(NAME).map_or(place, |found| &found.place);
-            reader.problems.push(Problem::at(place, NAME, text));
-        }
-        // Read even if it can't run, for what else may be wrong with it.
-        chain.push(plugin(&mut reader, name.unwrap_or_default(), source.unwrap_or(PluginSource::Builtin)));
-    }
-    chain
-}
-
-/// As given, or else made of the file's stem.
-fn plugin_name(reader: &mut Reader<'_>, place: &Place, source: Option<&PluginSource>) -> Option<String> {
-    if reader.find(NAME).is_some() {
-        let expected = "a name of small letters, digits and `-`";
-        return reader.parsed(NAME, expected, |found| checks::plugin_name(plain_text(found)?));
-    }
-    let path = match source? {
-        PluginSource::Builtin => return Some("passthrough".into()),
-        PluginSource::File(path) => path,
-    };
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
-    let parts = stem.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
-    let name = parts.collect::<Vec<_>>().join("-");
-    if name.is_empty() {
-        let text = "missing: the file's name has no letters to make one of, give it a `name`";
-        reader.problems.push(Problem::at(place, NAME, text));
-        return None;
-    }
-    Some(name)
-}
-
-/// Where a plugin comes from.
-fn plugin_source(reader: &mut Reader<'_>, place: &Place) -> Option<PluginSource> {
-    let builtin = reader.choice("plugins.builtin", &[("passthrough", ())]);
-    let path = reader.path("plugins.path");
-    match (reader.find("plugins.path"), reader.find("plugins.builtin")) {
-        (None, None) => {
-            let text = "missing: set the `path` of a component, or `builtin = \"passthrough\"`";
-            reader.problems.push(Problem::at(place, "plugins.path", text));
-            None
-        }
-        (Some(_), Some(found)) => {
-            let text = "`path` is set too, expected one of them";
-            reader.problems.push(Problem::at(&found.place, "plugins.builtin", text));
-            None
-        }
-        (None, Some(_)) => builtin.map(|()| PluginSource::Builtin),
-        (Some(_), None) => path.map(PluginSource::File),
-    }
-}
-
-fn plugin(reader: &mut Reader<'_>, name: String, source: PluginSource) -> Plugin {
-    let policies = [
-        ("dead-letter", FailurePolicy::DeadLetter),
-        ("skip", FailurePolicy::Skip),
-        ("pass", FailurePolicy::Pass),
-        ("stop", FailurePolicy::Stop),
-    ];
-    Plugin {
-        name,
-        source,
-        config: plugin_config(reader),
-        on_failure: reader.choice("plugins.on_failure", &policies).unwrap_or(FailurePolicy::DeadLetter),
-        timeout: reader.duration("plugins.timeout", SECOND / 1000..=300 * SECOND, SECOND),
-        memory_bytes: reader.size("plugins.memory", MB..=4 * GIB).unwrap_or(256 * MB),
-    }
-}
-
-/// The plugin's own table as JSON text.
-fn plugin_config(reader: &mut Reader<'_>) -> String {
-    const KEY: &str = "plugins.config";
-    let Some(found) = reader.find(KEY) else { return "{}".into() };
-    if !matches!(found.value, Value::Table(_)) {
-        reader.reject(KEY, found, "a table: [plugins.config]");
-    }
-    match found.to_json() {
-        Ok(json) => json.to_string(),
-        Err(problem) => {
-            reader.problems.push(Problem { key: KEY.into(), ..problem });
-            "{}".into()
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::digest::Digest;
 use super::runtime::{CONTRACT, START_TIMEOUT};
 
 /// A plugin that didn't load. Its text names the plugin, the file, what was found and what would be right.
@@ -20,6 +21,10 @@ pub enum Problem {
     NotFound,
     #[error("can't be read: {0}")]
     Unreadable(#[source] io::Error),
+    #[error("has {found} bytes, and {most} are the most")]
+    TooLarge { found: u64, most: u64 },
+    #[error("has the sha256 {found}, and its `sha256` in the configuration lets in {pinned} only")]
+    OtherDigest { found: Digest, pinned: String },
     #[error("is empty")]
     Empty,
     #[error("is a core module, not a component")]
@@ -56,8 +61,10 @@ impl Problem {
     /// What the operator or the plugin's author can do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::NotFound => "check `file`, and that the host's working directory is the one you think of",
+            Self::NotFound => "check `path`, and that the host's working directory is the one you think of",
             Self::Unreadable(_) => "check the file's permissions and that it is a regular file",
+            Self::TooLarge { .. } => "make it smaller (strip it), or raise the plugin's `limits.file_size`",
+            Self::OtherDigest { .. } => "put the file back, or change `sha256` once you trust this one",
             Self::Empty => "copy the component to a temporary name and rename it over the file",
             Self::CoreModule => "make a component of it: `reduct-sink plugin componentize CORE.wasm --output OUT.wasm`",
             Self::Text => "compile it; a plugin is a binary component",

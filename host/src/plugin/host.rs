@@ -36,6 +36,8 @@ pub(super) struct State {
     /// The longest that a sleep may take: the present call's time limit.
     pub patience: Duration,
     pub memory: Memory,
+    /// How many lines the present call may still log.
+    pub log_lines: u64,
     log: Arc<PluginLog>,
     wasi: WasiCtx,
     resources: ResourceTable,
@@ -54,6 +56,7 @@ impl State {
             at: 0,
             patience: Duration::ZERO,
             memory: Memory { limit: usize::try_from(memory_bytes).unwrap_or(usize::MAX), used: 0, refused: false },
+            log_lines: 0,
             log,
             wasi,
             resources: ResourceTable::new(),
@@ -65,9 +68,12 @@ impl State {
         present.ok_or_else(|| wasmtime::Error::msg(format!("`{function}` may only be called during `transform`")))
     }
 
-    fn log(&self, level: Level, text: &str) {
+    fn log(&mut self, level: Level, text: &str) -> wasmtime::Result<()> {
+        let left = self.log_lines.checked_sub(1);
+        self.log_lines = left.ok_or_else(|| wasmtime::Error::msg("it logged more lines in one call than it may"))?;
         let present = self.outputs.get(self.at);
         self.log.line(level, text, present.map(|output| &*output.input));
+        Ok(())
     }
 }
 
@@ -83,10 +89,7 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.instance(TYPES)?;
     let mut host = linker.instance(INTERFACE)?;
     type Call<'a> = StoreContextMut<'a, State>;
-    host.func_wrap("log", |call: Call, (level, text): (Level, String)| {
-        call.data().log(level, &text);
-        Ok(())
-    })?;
+    host.func_wrap("log", |mut call: Call, (level, text): (Level, String)| call.data_mut().log(level, &text))?;
     host.func_wrap("payload", |call: Call, ()| Ok((call.data().output("payload")?.payload(),)))?;
     host.func_wrap("read", |call: Call, (offset, length): (u64, u32)| {
         Ok((part(&call.data().output("read")?.payload(), offset, length),))

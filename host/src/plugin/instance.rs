@@ -17,11 +17,11 @@ use super::loaded::{Code, LoadedPlugin};
 use super::log::clip;
 use super::message::RecordView;
 use super::runtime::{START_TIMEOUT, ticks};
-use super::verdict::{MAX_VERDICT_BYTES, Verdict, check};
+use super::verdict::{Verdict, Violation, check};
 use crate::record::OutputRecord;
 
-/// An instance is replaced after this many calls, so that what a toolchain leaks a call can't add up for ever.
-const MAX_CALLS: u64 = 1_000_000;
+/// What a call may hand to the host beside its verdict, the texts of log lines for example.
+const FUEL_FOR_THE_REST: usize = 1 << 20;
 /// The longest reason that is kept.
 const REASON_BYTES: usize = 4096;
 
@@ -29,8 +29,9 @@ pub(crate) struct Instance {
     store: Store<State>,
     transform: Transform,
     code: Arc<Code>,
+    /// Counted, so that what a toolchain leaks a call can't add up for ever.
     calls: u64,
-    /// Above this the instance has grown: three quarters of the way from what it had at its start to its limit.
+    /// Above this the instance has grown.
     high_water: usize,
 }
 
@@ -51,9 +52,10 @@ impl Instance {
         let code = plugin.code.clone();
         let mut state = State::new(code.log.clone(), code.memory_bytes);
         state.patience = START_TIMEOUT;
+        state.log_lines = code.limits.log_lines;
         let mut store = Store::new(code.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
-        store.set_hostcall_fuel(MAX_VERDICT_BYTES + MAX_VERDICT_BYTES / 16);
+        store.set_hostcall_fuel(code.limits.verdict_bytes + code.limits.verdict_bytes / 16 + FUEL_FOR_THE_REST);
         store.set_epoch_deadline(ticks(START_TIMEOUT));
         let transform = match code.pre.instantiate(&mut store) {
             Ok(transform) => transform,
@@ -70,7 +72,10 @@ impl Instance {
         state.patience = code.timeout;
         let at_start = state.memory.used;
         let limit = usize::try_from(code.memory_bytes).unwrap_or(usize::MAX);
-        let high_water = at_start.saturating_add(limit.saturating_sub(at_start) / 4 * 3);
+        let default_high_water = at_start.saturating_add(limit.saturating_sub(at_start) / 4 * 3);
+        // One that is above its mark from the start would be replaced after each call, to no avail.
+        let configured = code.recycle.memory_bytes.and_then(|bytes| usize::try_from(bytes).ok());
+        let high_water = configured.unwrap_or(default_high_water).max(at_start);
         Ok(Self { store, transform, code, calls: 0, high_water })
     }
 
@@ -91,7 +96,7 @@ impl Instance {
 
     /// Whether a fresh instance should take over.
     pub fn is_worn(&self) -> bool {
-        self.calls >= MAX_CALLS || self.store.data().memory.used > self.high_water
+        self.calls >= self.code.recycle.calls || self.store.data().memory.used > self.high_water
     }
 
     /// Puts off the next time that it counts as worn, where no fresh instance could be started.
@@ -105,6 +110,7 @@ impl Instance {
         for at in 0..self.store.data().outputs.len() {
             let state = self.store.data_mut();
             state.at = at;
+            state.log_lines = self.code.limits.log_lines;
             let Some(output) = state.outputs.get(at) else { break };
             let message = record.message(output);
             self.calls += 1;
@@ -112,7 +118,10 @@ impl Instance {
             let transformer = self.transform.reduct_sink_transform_transformer();
             match transformer.call_transform(&mut self.store, message) {
                 Ok(Ok(verdict)) => {
-                    check(&verdict).map_err(|broken_rule| Trouble::Failed(clip(&broken_rule, REASON_BYTES).into()))?;
+                    check(&verdict, &self.code.limits).map_err(|violation| match violation {
+                        Violation::Rule(rule) => Trouble::Failed(clip(&rule, REASON_BYTES).into()),
+                        Violation::Limit(limit) => Trouble::Broken(limit),
+                    })?;
                     verdicts.push(verdict);
                 }
                 Ok(Err(Failure::Reject(text))) => return Err(Trouble::Failed(clip(&text, REASON_BYTES).into())),

@@ -9,6 +9,7 @@ use super::counters::{CounterSet, Counters, Counts};
 use super::digest::Digest;
 use super::host::State;
 use super::log::PluginLog;
+use crate::config::{PluginLimits, Recycle};
 
 #[derive(Clone)]
 pub struct LoadedPlugin {
@@ -25,6 +26,8 @@ pub(super) struct Code {
     pub config: String,
     pub timeout: Duration,
     pub memory_bytes: u64,
+    pub limits: PluginLimits,
+    pub recycle: Recycle,
     pub log: Arc<PluginLog>,
     /// Outlives the code: what a version did can still be told after it was replaced.
     pub counters: Arc<CounterSet>,

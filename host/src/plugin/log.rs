@@ -1,7 +1,7 @@
 //! What plugins log: by the contract's `log`, and by what they print to WASI's standard output and error.
 //!
-//! Guarantees: a plugin costs the host's log at most [`LINES_PER_SECOND`] lines of [`LINE_BYTES`] bytes, whatever it
-//! does; what was left out is counted and told. A line is one line: control characters are escaped.
+//! Guarantees: a plugin costs the host's log at most so many lines a second as its limits say, of [`LINE_BYTES`] bytes,
+//! whatever it does; what was left out is counted and told. A line is one line: control characters are escaped.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,13 +16,13 @@ use crate::record::InputRecord;
 
 pub(super) use super::bindings::reduct_sink::transform::host::Level;
 
-const LINES_PER_SECOND: u32 = 100;
 const LINE_BYTES: usize = 4096;
 
 /// The log of one version of a plugin, shared by its instances.
 pub(super) struct PluginLog {
     plugin: Arc<str>,
     version: String,
+    lines_per_second: u32,
     window: Mutex<Window>,
 }
 
@@ -34,14 +34,16 @@ struct Window {
 }
 
 impl PluginLog {
-    pub fn new(plugin: Arc<str>, digest: Digest) -> Self {
+    pub fn new(plugin: Arc<str>, digest: Digest, lines_per_second: u32) -> Self {
         let window = Window { since: Instant::now(), lines: 0, left_out: 0 };
-        Self { plugin, version: digest.short(), window: Mutex::new(window) }
+        Self { plugin, version: digest.short(), lines_per_second, window: Mutex::new(window) }
     }
 
     /// Writes a line, unless the plugin has had its lines for this second.
     pub fn line(&self, level: Level, text: &str, record: Option<&InputRecord>) {
-        let (granted, left_out) = self.window.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let (granted, left_out) = window.take(Instant::now(), self.lines_per_second);
+        drop(window);
         self.tell_left_out(left_out);
         if granted {
             self.write(level, &one_line(text), record);
@@ -85,13 +87,13 @@ impl Drop for PluginLog {
 
 impl Window {
     /// Whether a line may be written now, and how many lines of an earlier second are still to be told as left out.
-    fn take(&mut self, now: Instant) -> (bool, u64) {
+    fn take(&mut self, now: Instant, lines_per_second: u32) -> (bool, u64) {
         let mut untold = 0;
         if now.duration_since(self.since) >= Duration::from_secs(1) {
             untold = std::mem::take(&mut self.left_out);
             *self = Self { since: now, lines: 0, left_out: 0 };
         }
-        let granted = self.lines < LINES_PER_SECOND;
+        let granted = self.lines < lines_per_second;
         if granted {
             self.lines += 1;
         } else {
@@ -214,10 +216,10 @@ mod tests {
     fn a_flood_is_cut_to_its_lines_a_second_and_counted() {
         let start = Instant::now();
         let mut window = Window { since: start, lines: 0, left_out: 0 };
-        let granted = (0..1000).filter(|_| window.take(start).0).count();
-        assert_eq!(granted, LINES_PER_SECOND as usize);
-        assert_eq!(window.take(start + Duration::from_secs(1)), (true, 1000 - u64::from(LINES_PER_SECOND)));
-        assert_eq!(window.take(start + Duration::from_secs(1)), (true, 0), "told once");
+        let granted = (0..1000).filter(|_| window.take(start, 100).0).count();
+        assert_eq!(granted, 100);
+        assert_eq!(window.take(start + Duration::from_secs(1), 100), (true, 900));
+        assert_eq!(window.take(start + Duration::from_secs(1), 100), (true, 0), "told once");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! [`LoadedPlugin`] is ready for its first record; each problem is a [`LoadError`] that names the remedy.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -76,8 +76,11 @@ impl Runtime {
     }
 
     fn prepare(&self, plugin: &Plugin) -> Result<LoadedPlugin, Problem> {
-        let bytes = read(&plugin.source)?;
+        let bytes = read(plugin)?;
         let digest = Digest::of(&bytes);
+        if let Some(pinned) = plugin.sha256.as_ref().filter(|pinned| **pinned != digest.to_string()) {
+            return Err(Problem::OtherDigest { found: digest, pinned: pinned.clone() });
+        }
         let name: Arc<str> = plugin.name.as_str().into();
         let pre = self.compile(&bytes)?;
         let code = Code {
@@ -85,7 +88,9 @@ impl Runtime {
             config: plugin.config.clone(),
             timeout: plugin.timeout,
             memory_bytes: plugin.memory_bytes,
-            log: Arc::new(PluginLog::new(name.clone(), digest)),
+            limits: plugin.limits,
+            recycle: plugin.recycle,
+            log: Arc::new(PluginLog::new(name.clone(), digest, plugin.limits.log_rate)),
             counters: Arc::new(CounterSet::default()),
         };
         let loaded = LoadedPlugin { name, digest, bytes: bytes.len(), code: Arc::new(code) };
@@ -177,8 +182,9 @@ fn file_name(plugin: &Plugin) -> String {
     }
 }
 
-pub(super) fn read(source: &PluginSource) -> Result<Vec<u8>, Problem> {
-    let path = match source {
+/// The component's bytes, no more than the plugin's file may have.
+pub(super) fn read(plugin: &Plugin) -> Result<Vec<u8>, Problem> {
+    let path = match &plugin.source {
         PluginSource::Builtin => return Ok(passthrough().to_vec()),
         PluginSource::File(path) => path,
     };
@@ -190,7 +196,12 @@ pub(super) fn read(source: &PluginSource) -> Result<Vec<u8>, Problem> {
     if !fs::metadata(path).map_err(problem)?.is_file() {
         return Err(Problem::Unreadable(io::Error::other("not a regular file")));
     }
-    fs::read(path).map_err(problem)
+    let file = fs::File::open(path).map_err(problem)?;
+    let (found, most) = (file.metadata().map_err(problem)?.len(), plugin.limits.file_bytes);
+    let mut bytes = Vec::new();
+    // It may grow while it is read.
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(problem)?;
+    if bytes.len() as u64 > most { Err(Problem::TooLarge { found, most }) } else { Ok(bytes) }
 }
 
 /// What the first bytes say: a better message than the compiler has.

@@ -7,28 +7,36 @@ use bytes::Bytes;
 
 use super::bindings::reduct_sink::transform::types::Change;
 pub(crate) use super::bindings::reduct_sink::transform::types::Verdict;
+use crate::config::PluginLimits;
 use crate::names::EntryName;
 use crate::record::{LabelChange, OutputRecord};
 
 /// The most outputs that one input record may become, over all plugins of the chain.
 pub(crate) const MAX_OUTPUTS: usize = 1024;
-/// The most label changes in one output of one verdict.
-const MAX_LABEL_CHANGES: usize = 256;
-/// The most bytes in one verdict: payloads, names, values and content types together.
-pub(super) const MAX_VERDICT_BYTES: usize = 64 << 20;
 
-/// What the rules of the contract say about a verdict.
-pub(super) fn check(verdict: &Verdict) -> Result<(), String> {
+/// What is wrong with a verdict.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Violation {
+    /// It breaks a rule of the contract.
+    Rule(String),
+    /// It exceeds one of the plugin's limits.
+    Limit(String),
+}
+
+/// Whether the verdict keeps the contract's rules and the plugin's limits.
+pub(super) fn check(verdict: &Verdict, limits: &PluginLimits) -> Result<(), Violation> {
     match verdict {
         Verdict::Keep | Verdict::Drop => Ok(()),
-        Verdict::Change(change) => check_changes(std::slice::from_ref(change)),
+        Verdict::Change(change) => check_changes(std::slice::from_ref(change), limits),
         Verdict::Split(parts) if parts.is_empty() => {
-            Err("it split the record into no parts; `drop` writes none".into())
+            Err(Violation::Rule("it split the record into no parts; `drop` writes none".into()))
         }
-        Verdict::Split(parts) if parts.len() > MAX_OUTPUTS => {
-            Err(format!("it split the record into {} parts; the most are {MAX_OUTPUTS}", parts.len()))
-        }
-        Verdict::Split(parts) => check_changes(parts),
+        Verdict::Split(parts) if parts.len() > limits.outputs => Err(Violation::Limit(format!(
+            "it split the record into {} parts; the most are {}",
+            parts.len(),
+            limits.outputs
+        ))),
+        Verdict::Split(parts) => check_changes(parts, limits),
     }
 }
 
@@ -52,25 +60,27 @@ fn changed(mut output: OutputRecord, change: Change) -> OutputRecord {
     output
 }
 
-fn check_changes(changes: &[Change]) -> Result<(), String> {
+fn check_changes(changes: &[Change], limits: &PluginLimits) -> Result<(), Violation> {
     let mut bytes = 0_usize;
     for change in changes {
-        check_change(change)?;
+        if change.labels.len() > limits.labels {
+            return Err(Violation::Limit(format!(
+                "it changed {} labels of one record; the most are {}",
+                change.labels.len(),
+                limits.labels
+            )));
+        }
+        check_names(change).map_err(Violation::Rule)?;
         bytes = bytes.saturating_add(size(change));
     }
-    if bytes > MAX_VERDICT_BYTES {
-        return Err(format!("its verdict has {bytes} bytes; the most are {MAX_VERDICT_BYTES}"));
+    if bytes > limits.verdict_bytes {
+        let most = limits.verdict_bytes;
+        return Err(Violation::Limit(format!("its verdict has {bytes} bytes; the most are {most}")));
     }
     Ok(())
 }
 
-fn check_change(change: &Change) -> Result<(), String> {
-    if change.labels.len() > MAX_LABEL_CHANGES {
-        return Err(format!(
-            "it changed {} labels of one record; the most are {MAX_LABEL_CHANGES}",
-            change.labels.len()
-        ));
-    }
+fn check_names(change: &Change) -> Result<(), String> {
     if let Some(entry) = &change.entry {
         EntryName::parse(entry).map_err(|problem| format!("it chose an illegal entry: {problem}"))?;
     }

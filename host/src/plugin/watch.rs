@@ -189,7 +189,7 @@ impl File {
         self.due = false;
         let Some(plugin) = shared.plugins().get(self.index) else { return };
         let Some(present) = shared.versions().get(self.index).map(|version| version.digest) else { return };
-        let digest = match read(&plugin.source) {
+        let digest = match read(plugin) {
             Ok(bytes) => Digest::of(&bytes),
             // It will look different when it can be read: permissions count as a look.
             Err(problem) => return self.tell_refused(&plugin.name, present, &problem),

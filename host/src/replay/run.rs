@@ -15,7 +15,7 @@ use crate::dead_letter::{self, DeadLetter, Target};
 use crate::labels;
 use crate::membership::Membership;
 use crate::names::{EntryName, Naming, Template};
-use crate::partition::{MAX_ATTEMPTS, entry_of, hand_over};
+use crate::partition::{entry_of, hand_over};
 use crate::record::{InputRecord, OutputRecord, TopicPartition};
 use crate::sink::Sink;
 use crate::sink::backoff::Backoff;
@@ -217,14 +217,14 @@ impl<'a> Run<'a> {
     /// As a worker does; a dry run doesn't wait for a plugin that asks for a retry.
     fn transform(&mut self, input: &Arc<InputRecord>) -> Outcome {
         let mut backoff = Backoff::default();
-        let attempts = if self.write { MAX_ATTEMPTS } else { 1 };
-        for _ in 1..attempts {
-            match self.chain.transform(input) {
-                Outcome::Retry(_) if !self.stopped() => std::thread::sleep(backoff.wait()),
+        let mut attempt = 1;
+        loop {
+            match self.chain.attempt(input, attempt) {
+                Outcome::Retry(_) if self.write && !self.stopped() => std::thread::sleep(backoff.wait()),
                 outcome => return outcome,
             }
+            attempt += 1;
         }
-        self.chain.transform(input)
     }
 
     /// The partition as if it were assigned, for one record.

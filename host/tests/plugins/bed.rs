@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reduct_sink::chain::{Chain, Failure, Outcome, SharedChain};
-use reduct_sink::config::{FailurePolicy, Plugin, PluginSource};
+use reduct_sink::config::{Plugin, PluginSource};
 use reduct_sink::plugin::{LoadError, Runtime};
 use reduct_sink::record::{Header, InputRecord, OutputRecord, TopicPartition};
 use tempfile::TempDir;
@@ -61,14 +61,7 @@ pub fn runtime() -> Arc<Runtime> {
 }
 
 pub fn plugin(name: &str, source: PluginSource) -> Plugin {
-    Plugin {
-        name: name.into(),
-        source,
-        config: "{}".into(),
-        on_failure: FailurePolicy::DeadLetter,
-        timeout: Duration::from_millis(200),
-        memory_bytes: 16 << 20,
-    }
+    Plugin { timeout: Duration::from_millis(200), memory_bytes: 16 << 20, ..Plugin::new(name, source) }
 }
 
 /// What loading this file says.

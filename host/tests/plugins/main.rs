@@ -6,6 +6,7 @@ mod bed;
 mod failures;
 mod guest;
 mod hosting;
+mod limits;
 mod loading;
 mod swapping;
 mod verdicts;

@@ -1,0 +1,262 @@
+//! `[[plugins]]`: the chain, and what each plugin may do.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::checks;
+use super::layers::{PluginTable, Values};
+use super::problem::{Place, Problem};
+use super::reader::{GB, GIB, KB, MB, MIB, Reader, plain_text};
+use super::value::Value;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plugin {
+    /// Unique in the chain; `[a-z0-9-]+`.
+    pub name: String,
+    pub source: PluginSource,
+    /// The only digest that is let in: 64 hexadecimal digits in small letters. `None`: whatever the file is.
+    pub sha256: Option<String>,
+    /// JSON text handed to the plugin's `configure`.
+    pub config: String,
+    pub on_failure: FailurePolicy,
+    /// How often a record is handed over that the plugin asks to be given again; after the last it is a failure.
+    pub attempts: u32,
+    /// Of one call.
+    pub timeout: Duration,
+    /// Of one instance.
+    pub memory_bytes: u64,
+    pub limits: PluginLimits,
+    pub recycle: Recycle,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PluginSource {
+    /// The passthrough inside the binary.
+    Builtin,
+    File(PathBuf),
+}
+
+/// What becomes of a record on which a plugin failed (a trap, a timeout, a wrong answer, a `reject`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailurePolicy {
+    DeadLetter,
+    /// Settled without being written, and counted.
+    Skip,
+    /// Goes on as if the plugin weren't there.
+    Pass,
+    /// The host stops; the offset isn't committed.
+    Stop,
+}
+
+/// What one call may answer and log, and how large the file may be. A call that exceeds one is a failure and ends the
+/// instance; the contract's own limits are the most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PluginLimits {
+    /// Parts of one split.
+    pub outputs: usize,
+    /// Label changes in one output.
+    pub labels: usize,
+    /// Payloads, names, values and content types of one verdict together.
+    pub verdict_bytes: usize,
+    /// Lines that one call may log.
+    pub log_lines: u64,
+    /// Lines a second, over all calls, that are written; what is more is left out, and no failure.
+    pub log_rate: u32,
+    /// The component's file, and so what it costs to compile.
+    pub file_bytes: u64,
+}
+
+impl Default for PluginLimits {
+    fn default() -> Self {
+        Self {
+            outputs: 1024,
+            labels: 256,
+            verdict_bytes: 64 << 20,
+            log_lines: 10_000,
+            log_rate: 100,
+            file_bytes: 64 * MIB,
+        }
+    }
+}
+
+/// When a fresh instance takes over from one that is well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recycle {
+    /// After so many calls.
+    pub calls: u64,
+    /// When it has grown to so many bytes. `None`: three quarters of the way from what it had at its start to its limit.
+    pub memory_bytes: Option<u64>,
+}
+
+impl Default for Recycle {
+    fn default() -> Self {
+        Self { calls: 1_000_000, memory_bytes: None }
+    }
+}
+
+impl Plugin {
+    /// With the defaults for all the rest.
+    pub fn new(name: impl Into<String>, source: PluginSource) -> Self {
+        Self {
+            name: name.into(),
+            source,
+            sha256: None,
+            config: "{}".into(),
+            on_failure: FailurePolicy::DeadLetter,
+            attempts: 10,
+            timeout: SECOND,
+            memory_bytes: 256 * MB,
+            limits: PluginLimits::default(),
+            recycle: Recycle::default(),
+        }
+    }
+}
+
+const NAME: &str = "plugins.name";
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Nothing said about plugins is the builtin passthrough alone; an empty list is no plugin.
+pub(super) fn chain(tables: Option<Vec<PluginTable>>, folder: &Path, problems: &mut Vec<Problem>) -> Vec<Plugin> {
+    let passthrough = Values::new();
+    let Some(tables) = tables else {
+        let mut reader = Reader { values: &passthrough, folder, misspelt: &[], problems };
+        return vec![plugin(&mut reader, "passthrough".into(), PluginSource::Builtin)];
+    };
+    let mut names = HashSet::new();
+    let mut chain = Vec::new();
+    for PluginTable { values, place } in &tables {
+        let mut reader = Reader { values, folder, misspelt: &[], problems };
+        let source = plugin_source(&mut reader, place);
+        let name = plugin_name(&mut reader, place, source.as_ref());
+        if let Some(name) = &name
+            && !names.insert(name.clone())
+        {
+            let text = format!("two plugins are called {name:?}, give each a `name` of its own");
+            let place = reader.find(NAME).map_or(place, |found| &found.place);
+            reader.problems.push(Problem::at(place, NAME, text));
+        }
+        // Read even if it can't run, for what else may be wrong with it.
+        chain.push(plugin(&mut reader, name.unwrap_or_default(), source.unwrap_or(PluginSource::Builtin)));
+    }
+    chain
+}
+
+/// As given, or else made of the file's stem.
+fn plugin_name(reader: &mut Reader<'_>, place: &Place, source: Option<&PluginSource>) -> Option<String> {
+    if reader.find(NAME).is_some() {
+        let expected = "a name of small letters, digits and `-`";
+        return reader.parsed(NAME, expected, |found| checks::plugin_name(plain_text(found)?));
+    }
+    let path = match source? {
+        PluginSource::Builtin => return Some("passthrough".into()),
+        PluginSource::File(path) => path,
+    };
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    let parts = stem.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
+    let name = parts.collect::<Vec<_>>().join("-");
+    if name.is_empty() {
+        let text = "missing: the file's name has no letters to make one of, give it a `name`";
+        reader.problems.push(Problem::at(place, NAME, text));
+        return None;
+    }
+    Some(name)
+}
+
+/// Where a plugin comes from.
+fn plugin_source(reader: &mut Reader<'_>, place: &Place) -> Option<PluginSource> {
+    let builtin = reader.choice("plugins.builtin", &[("passthrough", ())]);
+    let path = reader.path("plugins.path");
+    match (reader.find("plugins.path"), reader.find("plugins.builtin")) {
+        (None, None) => {
+            let text = "missing: set the `path` of a component, or `builtin = \"passthrough\"`";
+            reader.problems.push(Problem::at(place, "plugins.path", text));
+            None
+        }
+        (Some(_), Some(found)) => {
+            let text = "`path` is set too, expected one of them";
+            reader.problems.push(Problem::at(&found.place, "plugins.builtin", text));
+            None
+        }
+        (None, Some(_)) => builtin.map(|()| PluginSource::Builtin),
+        (Some(_), None) => path.map(PluginSource::File),
+    }
+}
+
+fn plugin(reader: &mut Reader<'_>, name: String, source: PluginSource) -> Plugin {
+    let policies = [
+        ("dead-letter", FailurePolicy::DeadLetter),
+        ("skip", FailurePolicy::Skip),
+        ("pass", FailurePolicy::Pass),
+        ("stop", FailurePolicy::Stop),
+    ];
+    let default = Plugin::new(name, source);
+    Plugin {
+        sha256: sha256(reader),
+        config: plugin_config(reader),
+        on_failure: reader.choice("plugins.on_failure", &policies).unwrap_or(default.on_failure),
+        attempts: small(reader.number("plugins.attempts", 1..=1000, default.attempts.into())),
+        timeout: reader.duration("plugins.timeout", SECOND / 1000..=300 * SECOND, default.timeout),
+        memory_bytes: reader.size("plugins.memory", MB..=4 * GIB).unwrap_or(default.memory_bytes),
+        limits: limits(reader),
+        recycle: recycle(reader),
+        ..default
+    }
+}
+
+fn sha256(reader: &mut Reader<'_>) -> Option<String> {
+    let expected = "the file's sha256: 64 hexadecimal digits, as `sha256sum` prints them";
+    let digest = |text: &str| {
+        (text.len() == 64 && text.bytes().all(|digit| digit.is_ascii_hexdigit())).then(|| text.to_ascii_lowercase())
+    };
+    let sha256 = reader.parsed("plugins.sha256", expected, |found| digest(plain_text(found)?.trim()));
+    if let (Some(found), Some(_)) = (reader.find("plugins.sha256"), reader.find("plugins.builtin")) {
+        reader.reject("plugins.sha256", found, "none beside `builtin`, which is part of the host");
+    }
+    sha256
+}
+
+fn limits(reader: &mut Reader<'_>) -> PluginLimits {
+    let most = PluginLimits::default();
+    let bytes = reader.size("plugins.limits.verdict", KB..=most.verdict_bytes as u64);
+    PluginLimits {
+        outputs: large(reader.number("plugins.limits.outputs", 1..=most.outputs as u64, most.outputs as u64)),
+        labels: large(reader.number("plugins.limits.labels", 0..=most.labels as u64, most.labels as u64)),
+        verdict_bytes: bytes.map_or(most.verdict_bytes, large),
+        log_lines: reader.number("plugins.limits.log_lines", 1..=1_000_000, most.log_lines),
+        log_rate: small(reader.number("plugins.limits.log_rate", 0..=100_000, most.log_rate.into())),
+        file_bytes: reader.size("plugins.limits.file_size", KB..=GB).unwrap_or(most.file_bytes),
+    }
+}
+
+fn recycle(reader: &mut Reader<'_>) -> Recycle {
+    Recycle {
+        calls: reader.number("plugins.recycle.calls", 1..=1_000_000_000_000, Recycle::default().calls),
+        memory_bytes: reader.size("plugins.recycle.memory", MB..=4 * GIB),
+    }
+}
+
+/// Numbers whose range has been checked.
+fn small(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn large(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// The plugin's own table as JSON text.
+fn plugin_config(reader: &mut Reader<'_>) -> String {
+    const KEY: &str = "plugins.config";
+    let Some(found) = reader.find(KEY) else { return "{}".into() };
+    if !matches!(found.value, Value::Table(_)) {
+        reader.reject(KEY, found, "a table: [plugins.config]");
+    }
+    match found.to_json() {
+        Ok(json) => json.to_string(),
+        Err(problem) => {
+            reader.problems.push(Problem { key: KEY.into(), ..problem });
+            "{}".into()
+        }
+    }
+}

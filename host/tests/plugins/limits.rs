@@ -1,0 +1,96 @@
+//! What a plugin may use and answer, each as configured: the record that meets a limit fails, the next one goes on.
+
+use reduct_sink::chain::{Chain, Outcome};
+use reduct_sink::config::{FailurePolicy, Plugin};
+use reduct_sink::plugin::{Digest, Problem};
+
+use crate::bed::{Bed, dead_letter, input, output, runtime};
+use crate::guest::guest;
+
+/// A chain of this guest under these limits.
+fn chain(body: &str, adjust: impl FnOnce(&mut Plugin)) -> Chain {
+    Bed::of(&[]).with("a", &guest(body), adjust).chain()
+}
+
+/// Does `body` for record 1; for others it tells how many calls this instance has had.
+fn once(body: &str) -> String {
+    format!(
+        "(if (i64.ne (local.get $offset) (i64.const 1)) (then (call $time (global.get $calls)) (return (call $change))))
+         {body}"
+    )
+}
+
+#[test]
+fn lower_limits_hold_and_the_instance_is_replaced() {
+    let log = r#"(loop $more (call $host-log (i32.const 3) $"x") (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                   (br_if $more (i32.lt_u (local.get $n) (i32.const 6)))) (call $keep)"#;
+    let three = "(call $part) (call $part) (call $part) (call $split)";
+    for (body, reason) in [
+        (three, "3 parts; the most are 2"),
+        (r#"(call $label $"a" $"1") (call $label $"b" $"2") (call $change)"#, "2 labels of one record; the most are 1"),
+        ("(call $payload (i32.const 0) (i32.const 5001)) (call $change)", "5001 bytes; the most are 5000"),
+        (log, "logged more lines in one call than it may"),
+    ] {
+        let mut chain = chain(&once(body), |plugin| {
+            plugin.limits.outputs = 2;
+            plugin.limits.labels = 1;
+            plugin.limits.verdict_bytes = 5000;
+            plugin.limits.log_lines = 5;
+        });
+        assert_eq!(output(chain.transform(&input(0))).timestamp_us, Some(1), "{reason}");
+        let failure = dead_letter(chain.transform(&input(1)));
+        assert!(failure.reason.contains(reason), "{reason}: {}", failure.reason);
+        assert_eq!(output(chain.transform(&input(2))).timestamp_us, Some(1), "{reason}: a fresh instance");
+    }
+}
+
+#[test]
+fn an_instance_is_recycled_after_its_calls_and_above_its_memory() {
+    let tell = "(call $time (global.get $calls)) (call $change)";
+    let calls = |chain: &mut Chain| -> Vec<u64> {
+        (0..7).map(|offset| output(chain.transform(&input(offset))).timestamp_us.unwrap()).collect()
+    };
+    let mut by_count = chain(tell, |plugin| plugin.recycle.calls = 3);
+    assert_eq!(calls(&mut by_count), [1, 2, 3, 1, 2, 3, 1]);
+    // It starts with 256 KiB and takes 64 KiB more a call.
+    let mut by_memory = chain(&format!("(drop (memory.grow (i32.const 1))) {tell}"), |plugin| {
+        plugin.recycle.memory_bytes = Some((256 + 64) << 10);
+    });
+    assert_eq!(calls(&mut by_memory), [1, 2, 1, 2, 1, 2, 1]);
+}
+
+#[test]
+fn after_its_last_attempt_a_retry_is_a_failure_under_the_policy() {
+    let retry = r#"(call $retry $"not yet")"#;
+    let mut letters = chain(retry, |plugin| plugin.attempts = 3);
+    for attempt in [1, 2] {
+        assert!(matches!(letters.attempt(&input(1), attempt), Outcome::Retry(_)), "attempt {attempt}");
+    }
+    assert_eq!(dead_letter(letters.attempt(&input(1), 3)).reason, "not yet (tried 3 times)");
+    let mut passing = chain(retry, |plugin| (plugin.attempts, plugin.on_failure) = (1, FailurePolicy::Pass));
+    output(passing.transform(&input(1)));
+}
+
+#[test]
+fn a_file_with_another_digest_than_the_pinned_one_is_refused() {
+    let right = guest("(call $keep)");
+    let load = |pinned: &[u8]| {
+        let pinned = Digest::of(pinned).to_string();
+        let bed = Bed::of(&[]).with("pinned", &right, |plugin| plugin.sha256 = Some(pinned));
+        runtime().load(&bed.plugins[0])
+    };
+    assert_eq!(load(&right).unwrap().digest, Digest::of(&right));
+    let error = load(b"another").unwrap_err();
+    assert!(matches!(error.problem, Problem::OtherDigest { .. }));
+    let text = error.to_string();
+    for part in [Digest::of(&right).to_string(), Digest::of(b"another").to_string(), "`sha256`".into()] {
+        assert!(text.contains(&part), "{text}");
+    }
+}
+
+#[test]
+fn a_file_above_its_limit_is_refused_before_it_is_compiled() {
+    let bed = Bed::of(&[]).with("large", &vec![b'x'; 5000], |plugin| plugin.limits.file_bytes = 4999);
+    let error = runtime().load(&bed.plugins[0]).unwrap_err();
+    assert!(error.to_string().contains("has 5000 bytes, and 4999 are the most"), "{error}");
+}
