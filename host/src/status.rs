@@ -13,6 +13,8 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
+use crate::plugin::Counts;
+
 /// One moment of the host.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
@@ -51,12 +53,8 @@ pub struct Partition {
 pub struct Plugin {
     pub name: String,
     pub digest: String,
-    pub kept: u64,
-    pub dropped: u64,
-    pub changed: u64,
-    pub split: u64,
-    pub failed: u64,
-    pub retried: u64,
+    #[serde(flatten)]
+    pub counts: Counts,
 }
 
 /// Where a [`Report`] comes from.

@@ -3,10 +3,10 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Host, Owned, lock};
+use super::host::{Host, Owned};
+use super::lock;
 use crate::chain::PluginVersion;
 use crate::partition::Command;
-use crate::plugin::Counts;
 use crate::record::TopicPartition;
 use crate::restarts::Rewinds;
 use crate::status::{self, Report, Reporter};
@@ -24,8 +24,8 @@ impl Supervised for Host {
 
     fn probe(&self, source: &TopicPartition, end: u64) {
         let worker = self.assignments().get(source).map(|owned| owned.worker);
-        if let Some(worker) = worker.and_then(|worker| self.workers.get(worker)) {
-            worker.send(Command::Probe(source.clone(), end));
+        if let Some(worker) = worker {
+            self.workers.send(worker, Command::Probe(source.clone(), end));
         }
     }
 
@@ -48,9 +48,7 @@ impl Rewinds for Host {
     fn rewind(&self, source: &TopicPartition, to: u64) {
         if let Some(owned) = self.assignments().get(source) {
             owned.assignment.expect_rewind();
-            if let Some(worker) = self.workers.get(owned.worker) {
-                worker.send(Command::Rewind(source.clone(), to));
-            }
+            self.workers.send(owned.worker, Command::Rewind(source.clone(), to));
         }
     }
 
@@ -99,7 +97,5 @@ fn partition(standing: &Standing, look: &Look) -> status::Partition {
 }
 
 fn plugin(version: PluginVersion) -> status::Plugin {
-    let Counts { kept, dropped, changed, split, failed, retried } = version.counts;
-    let (name, digest) = (version.name.to_string(), version.digest.to_string());
-    status::Plugin { name, digest, kept, dropped, changed, split, failed, retried }
+    status::Plugin { name: version.name.to_string(), digest: version.digest.to_string(), counts: version.counts }
 }

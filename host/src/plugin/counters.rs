@@ -6,8 +6,10 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::Serialize;
+
 /// How many calls ended how. A record that an earlier plugin split is one call a part.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     pub kept: u64,
     pub dropped: u64,

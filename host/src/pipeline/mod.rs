@@ -1,0 +1,172 @@
+//! The wiring: source → partition → chain → sink, and what stops them.
+//!
+//! Guarantees: starting fails early with what is wrong (plugins, store, Kafka's configuration); stopping takes the
+//! partitions back, waits for what is in flight to be settled, commits it and ends within `limits.shutdown`; whatever
+//! breaks inside (a panic, a record that can't be kept) stops the host with an error and without committing it, so that
+//! it is read again.
+
+mod failure;
+mod host;
+mod opening;
+mod watched;
+mod workers;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tracing::{info, warn};
+
+use self::failure::Failure;
+use self::host::Host;
+use self::opening::{known_start, open_store};
+use crate::chain::SharedChain;
+use crate::config::Config;
+use crate::dead_letter::Target;
+use crate::membership::{Membership, watch_for_pauses};
+use crate::plugin::watch::watch;
+use crate::plugin::{LoadError, Runtime};
+use crate::restarts::Rewinds;
+use crate::sink::Sink;
+use crate::sink::store::StoreError;
+use crate::source::{DeadLetterTopic, Owner, Source, SourceError};
+use crate::status::{self, Reporter};
+use crate::supervisor::{Supervised, supervise};
+
+/// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Plugin(#[from] LoadError),
+    #[error("ReductStore at {url}, bucket {bucket:?}: {error}; {remedy}")]
+    Store { url: String, bucket: String, error: StoreError, remedy: &'static str },
+    #[error(transparent)]
+    Kafka(#[from] SourceError),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Runs until SIGTERM or SIGINT, or until it can't go on. Blocks; call it from a plain thread.
+pub fn run(config: &Config) -> Result<(), RunError> {
+    let runtime = Runtime::new().map_err(failed("can't start the WebAssembly engine"))?;
+    let chain = SharedChain::load(runtime, &config.plugins)?;
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("sink")
+        .build()
+        .map_err(failed("can't start the sink's threads"))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    tokio.block_on(async { stop_on_signal(&stop) }).map_err(failed("can't listen to signals"))?;
+    let store = open_store(config, &tokio, &stop)?;
+    let membership = Arc::new(Membership::default());
+    watch_for_pauses(&membership).map_err(failed("can't watch for pauses"))?;
+    let dead_letters = dead_letter_topic(config, &membership)?;
+    let sink = Sink::new(
+        store.clone(),
+        &config.store,
+        &config.labels,
+        Arc::clone(&membership),
+        dead_letters,
+        tokio.handle().clone(),
+    );
+    let restarts = Arc::new(known_start(config, &tokio, &store));
+    let host =
+        Arc::new(Host::start(config, Arc::clone(&chain), sink.clone(), membership, Arc::clone(&restarts), stop)?);
+    if !config.store.discard {
+        tokio.spawn(restarts.watch(Arc::clone(&host) as Arc<dyn Rewinds>, sink.clone()));
+    }
+    let watching = watch(chain);
+    tokio.spawn(report(Arc::clone(&host)));
+    if let Some(listen) = config.status.listen.clone() {
+        tokio.spawn(status::serve(listen, Arc::clone(&host) as Arc<dyn Reporter>));
+    }
+    info!(topics = ?config.kafka.topics, group = config.kafka.group, bucket = config.store.bucket, "running");
+
+    let source = Source::new(&config.kafka, Arc::clone(&host) as Arc<dyn Owner>)?;
+    let look = Arc::clone(&host.look);
+    let supervisor = {
+        let (host, ends) = (Arc::clone(&host) as Arc<dyn Supervised>, source.ends());
+        let (stuck_after, look) = (config.limits.stuck_after, Arc::clone(&look));
+        std::thread::spawn(move || supervise(host, ends, stuck_after, look))
+    };
+    source.run();
+
+    drop(watching);
+    host.join_workers();
+    // It may hold the consumer's last handle, whose end can hang while the brokers are away.
+    let deadline = Instant::now() + LAST_REQUESTS;
+    while !supervisor.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    if supervisor.is_finished() && supervisor.join().is_err() {
+        warn!("the supervisor panicked");
+    }
+    tokio.block_on(async {
+        if tokio::time::timeout(LAST_REQUESTS, sink.idle()).await.is_err() {
+            warn!(
+                "requests to ReductStore are still under way; what they leave unfinished is mended at the next start"
+            );
+        }
+    });
+    tokio.shutdown_background();
+    match host.failure() {
+        Some(reason) => Err(RunError::Failed(reason)),
+        None => {
+            info!(counters = ?sink.counters(), "stopped; everything settled is committed");
+            Ok(())
+        }
+    }
+}
+
+fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
+    move |error| RunError::Failed(format!("{what}: {error}"))
+}
+
+fn dead_letter_topic(config: &Config, membership: &Arc<Membership>) -> Result<Option<Arc<dyn Target>>, RunError> {
+    let Some(topic) = &config.dead_letters.topic else { return Ok(None) };
+    let topic = DeadLetterTopic::start(&config.kafka, topic, Arc::clone(membership))?;
+    Ok(Some(Arc::new(topic)))
+}
+
+pub(crate) fn stop_on_signal(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let (mut signals, stop) = (signal(kind)?, Arc::clone(stop));
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                info!("stopping");
+                stop.store(true, Ordering::SeqCst);
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Says every few seconds what was done, when something was.
+async fn report(host: Arc<Host>) {
+    let mut last = None;
+    loop {
+        tokio::time::sleep(REPORT_EVERY).await;
+        let counters = host.sink.counters();
+        if last.replace(counters) != Some(counters) {
+            let (records, bytes) = host.budget.used();
+            info!(
+                written = counters.written,
+                found = counters.found,
+                repaired = counters.repaired,
+                dead_letters = counters.dead_letters,
+                in_flight_records = records,
+                in_flight_bytes = bytes,
+                "progress"
+            );
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,84 @@
+//! The worker threads: started, spoken to, and joined at the end.
+
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use super::{Failure, RunError, failed, lock};
+use crate::assignment::Budget;
+use crate::chain::{Chain, SharedChain};
+use crate::partition::{Command, Worker};
+use crate::sink::Sink;
+
+pub(super) struct Workers(Vec<Handle>);
+
+struct Handle {
+    commands: Sender<Command>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Workers {
+    pub fn start(
+        number: usize,
+        chain: &Arc<SharedChain>,
+        sink: &Sink,
+        budget: &Arc<Budget>,
+        failure: &Failure,
+    ) -> Result<Self, RunError> {
+        let mut workers = Vec::new();
+        for index in 0..number.max(1) {
+            let (commands, inbox) = channel();
+            let chain = Chain::new(Arc::clone(chain)).map_err(failed("can't start the plugins"))?;
+            let failure = failure.clone();
+            let worker = Worker {
+                commands: inbox,
+                chain,
+                sink: sink.clone(),
+                budget: Arc::clone(budget),
+                fail: Arc::new(move |reason: String| failure.set(reason)),
+                partitions: Vec::new(),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || worker.run())
+                .map_err(failed("can't start a worker"))?;
+            workers.push(Handle { commands, thread: Mutex::new(Some(thread)) });
+        }
+        Ok(Self(workers))
+    }
+
+    /// `false`: there is no such worker, or it is gone.
+    pub fn send(&self, worker: usize, command: Command) -> bool {
+        self.0.get(worker).is_some_and(|handle| handle.send(command))
+    }
+
+    /// The one with the least load.
+    pub fn least_loaded(&self, load: impl Fn(usize) -> usize) -> usize {
+        (0..self.0.len()).min_by_key(|index| load(*index)).unwrap_or_default()
+    }
+
+    pub fn any_gone(&self) -> bool {
+        self.0.iter().any(|handle| lock(&handle.thread).as_ref().is_some_and(JoinHandle::is_finished))
+    }
+
+    /// Ends them all. `false`: one had panicked.
+    pub fn join(&self) -> bool {
+        let mut well = true;
+        for handle in &self.0 {
+            handle.send(Command::Stop);
+            let thread = lock(&handle.thread).take();
+            well &= !thread.is_some_and(|thread| thread.join().is_err());
+        }
+        well
+    }
+}
+
+impl Handle {
+    fn send(&self, command: Command) -> bool {
+        let sent = self.commands.send(command).is_ok();
+        if let Some(thread) = lock(&self.thread).as_ref() {
+            thread.thread().unpark();
+        }
+        sent
+    }
+}
