@@ -86,7 +86,7 @@ pub fn identity_of_headers<'a>(headers: impl Iterator<Item = (&'a [u8], Option<&
     labels::read_identity(&found)
 }
 
-/// A dead letter as it was found in an entry.
+/// A dead letter as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     pub input: InputRecord,
@@ -94,12 +94,18 @@ pub struct DeadLetter {
     pub index: Option<u32>,
 }
 
+impl DeadLetter {
+    pub fn identity(&self) -> Identity {
+        Identity { source: self.input.source.clone(), offset: self.input.offset, index: self.index }
+    }
+}
+
 /// Why no record can be made of it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Unreadable {
-    #[error("its labels kafka.source, kafka.offset and kafka.index don't tell which record it is")]
+    #[error("its kafka.source, kafka.offset and kafka.index don't tell which record it is")]
     Identity,
-    #[error("its label kafka.timestamp is missing or no number")]
+    #[error("its kafka.timestamp is missing or no number")]
     Timestamp,
     #[error("its label sink.headers-at points at no key and headers in its body")]
     Headers,
@@ -108,6 +114,20 @@ pub enum Unreadable {
 /// Makes the record of a dead letter again; `None`: it isn't one.
 pub fn read(found: &HashMap<String, String>, body: Bytes) -> Option<Result<DeadLetter, Unreadable>> {
     found.contains_key(labels::REASON).then(|| read_dead_letter(found, body))
+}
+
+/// Makes the record of a dead letter in a topic again; `None`: it isn't one.
+pub fn read_from_topic(mut record: InputRecord) -> Option<Result<DeadLetter, Unreadable>> {
+    // The record's own headers may have the same names: the sink's are behind them.
+    let own = record.headers.iter().rposition(|header| &header.key[..] == labels::SOURCE.as_bytes())?;
+    let text = |bytes: Bytes| String::from_utf8(bytes.into()).ok();
+    let said = record.headers.split_off(own).into_iter();
+    let said: HashMap<_, _> = said.filter_map(|header| Some((text(header.key)?, text(header.value?)?))).collect();
+    said.contains_key(labels::REASON).then(|| {
+        let Identity { source, offset, index } = labels::read_identity(&said).ok_or(Unreadable::Identity)?;
+        let time = said.get(labels::TIMESTAMP).map(|time| time.parse().map_err(|_| Unreadable::Timestamp));
+        Ok(DeadLetter { input: InputRecord { source, offset, timestamp_ms: time.transpose()?, ..record }, index })
+    })
 }
 
 fn read_dead_letter(found: &HashMap<String, String>, mut body: Bytes) -> Result<DeadLetter, Unreadable> {
@@ -227,6 +247,22 @@ mod tests {
         assert_eq!(without(labels::REASON), None);
         assert_eq!(without(labels::OFFSET), Some(Err(Unreadable::Identity)));
         assert_eq!(without(labels::TIMESTAMP), Some(Err(Unreadable::Timestamp)));
+    }
+
+    #[test]
+    fn what_was_written_to_a_topic_is_read_back() {
+        for (payload, timestamp_ms) in [(Some(&b"body"[..]), Some(17)), (Some(b""), None), (None, Some(0))] {
+            let letter = letter(3, payload, timestamp_ms);
+            let said = headers(&letter).into_iter();
+            let said = said.map(|(key, value)| Header { key: key.into(), value: Some(value.into()) });
+            let mut record = (*letter.input).clone();
+            assert_eq!(read_from_topic(record.clone()), None, "not a letter before the sink's headers");
+            record.source = TopicPartition { topic: "letters".into(), partition: 0 };
+            record.offset = 99;
+            record.headers.extend(said);
+            let read = read_from_topic(record).unwrap().unwrap();
+            assert_eq!((read.input, read.index), ((*letter.input).clone(), Some(2)));
+        }
     }
 
     #[test]

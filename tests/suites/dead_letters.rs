@@ -1,5 +1,7 @@
 //! Dead letters: in an entry or in a topic, acknowledged before the offset moves, and replayed once.
 
+mod from_topic;
+
 use std::collections::BTreeMap;
 use std::process::Output;
 use std::thread;

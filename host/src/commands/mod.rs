@@ -43,7 +43,7 @@ enum Command {
     /// Check the configuration, the plugins, Kafka and ReductStore; consume and write nothing
     #[command(after_help = EXIT_CODES)]
     Check(check::Check),
-    /// Send dead letters in ReductStore through the present chain again; a dry run unless told to write
+    /// Send dead letters through the present chain again; a dry run unless told to write
     #[command(after_help = EXIT_CODES)]
     Replay(replay::Replay),
     /// Work with plugins

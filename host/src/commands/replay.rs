@@ -13,7 +13,8 @@ use super::{Exit, Failure};
 pub struct Replay {
     #[command(flatten)]
     options: Options,
-    /// Entries to look for dead letters in; * stands for anything [default: those of dead_letters.entry]
+    /// Entries to look for dead letters in; * stands for anything [default: those of dead_letters.entry, or else the
+    /// topic of dead_letters.topic]
     #[arg(long, value_name = "NAME_OR_PATTERN")]
     dead_letters: Option<String>,
     /// Write the outputs, and remove the dead letters that are done with; without this nothing is changed
@@ -33,8 +34,8 @@ impl Replay {
     }
 }
 
-fn tell(Told { entry, timestamp_us, identity, fate }: &Told, write: bool) {
-    let who = identity.as_ref().map_or_else(|| format!("{entry}@{timestamp_us}"), ToString::to_string);
+fn tell(Told { place, identity, fate }: &Told, write: bool) {
+    let who = identity.as_ref().map_or_else(|| place.to_string(), ToString::to_string);
     let (outcome, more) = match fate {
         Fate::Written(entries) => {
             let mut names: Vec<&str> = entries.iter().map(|entry| entry.as_str()).collect();
@@ -63,7 +64,7 @@ fn conclusion(summary: &Summary, write: bool) -> String {
         text += &format!("; {found} outputs were there already");
     }
     if others > 0 {
-        text += &format!("; {others} records in these entries are no dead letters");
+        text += &format!("; {others} records beside them are no dead letters");
     }
     if !write {
         text += "; nothing was changed, --write does it";

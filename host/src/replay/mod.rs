@@ -1,37 +1,37 @@
-//! Sends dead letters in ReductStore through the present chain again.
+//! Sends dead letters through the present chain again.
 //!
 //! A dry run asks the plugins what would become of each, and changes nothing. Writing goes through the same [`Sink`] as
 //! ever, under the same identity and with the same timestamps: what an interrupted replay wrote is found and not written
-//! again. A dead letter is removed when its outputs are acknowledged, or when a plugin dropped it; what fails again stays
-//! where it is, as it is.
+//! again. A dead letter is done with when its outputs are acknowledged, or when a plugin dropped it; what fails again
+//! stays where it is, as it is.
 //!
 //! Guarantees: nothing is lost: a dead letter goes only after its outputs are safe; nothing is written twice, also when a
 //! replay is interrupted and run again, as long as the chain makes the same of a record as before; nothing is written
 //! while the consumer group has members, because two writers of one entry lose records.
 
+mod done;
+mod entries;
 mod run;
+mod topic;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use regex::Regex;
 use thiserror::Error;
 use tracing::warn;
 
+pub use self::done::Done;
 use self::run::Run;
 use crate::chain::{Chain, SharedChain};
 use crate::config::Config;
-use crate::names::{EntryName, Template};
+use crate::dead_letter::{DeadLetter, Unreadable};
+use crate::names::EntryName;
 use crate::pipeline::stop_on_signal;
 use crate::plugin::{LoadError, Runtime};
-use crate::record::Identity;
+use crate::record::{Identity, TopicPartition};
 use crate::sink::store::{Store, StoreError};
 use crate::source::check as kafka;
-
-/// Dead letters that are read, handled and removed together.
-const PAGE_RECORDS: usize = 500;
-const PAGE_BYTES: usize = 16 << 20;
 
 /// What became of a dead letter, or would become of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,14 +46,41 @@ pub enum Fate {
     Untouched,
 }
 
+/// Where a dead letter is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Entry { entry: EntryName, timestamp_us: u64 },
+    Topic { partition: TopicPartition, offset: u64 },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Entry { entry, timestamp_us } => write!(f, "{entry}@{timestamp_us}"),
+            Self::Topic { partition, offset } => write!(f, "{partition}@{offset}"),
+        }
+    }
+}
+
+/// A dead letter as it was found.
+pub struct Found {
+    pub place: Place,
+    pub letter: Result<DeadLetter, Unreadable>,
+}
+
 /// One dead letter's line in the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
-    pub entry: EntryName,
-    pub timestamp_us: u64,
-    /// `None` where its labels don't say who it is.
+    pub place: Place,
+    /// `None` where it doesn't say who it is.
     pub identity: Option<Identity>,
     pub fate: Fate,
+}
+
+impl Told {
+    fn is_done(&self) -> bool {
+        matches!(self.fate, Fate::Written(_) | Fate::Dropped)
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -65,7 +92,7 @@ pub struct Summary {
     pub untouched: u64,
     /// Outputs that were in their entry already.
     pub found: u64,
-    /// Records in the entries that are no dead letters.
+    /// Records beside them that are no dead letters.
     pub others: u64,
 }
 
@@ -89,8 +116,8 @@ pub enum ReplayError {
     Failed(String),
 }
 
-/// Goes through the dead letters of all entries that match `pattern` (`*` stands for anything), or the configured ones.
-/// `tell` gets each one's fate. Blocks; call it from a plain thread.
+/// Goes through the dead letters: of the configured topic, or of all entries that match `pattern` (`*` stands for
+/// anything) or the configured template. `tell` gets each one's fate. Blocks; call it from a plain thread.
 pub fn replay(
     config: &Config,
     pattern: Option<&str>,
@@ -115,41 +142,61 @@ pub fn replay(
     let stop = Arc::new(AtomicBool::new(false));
     tokio.block_on(async { stop_on_signal(&stop) }).map_err(|error| failed("can't listen to signals")(&error))?;
 
-    let wrong =
-        |error| ReplayError::Store { url: config.store.url.clone(), bucket: config.store.bucket.clone(), error };
-    let store = Store::new(&config.store).map_err(wrong)?;
-    let glob = glob(pattern, config).map_err(|error| failed("the pattern of entries")(&error))?;
-    let entries = tokio.block_on(store.entries()).map_err(wrong)?;
-    let mut run = Run::new(config, chain, store.clone(), write, tokio.handle().clone(), Arc::clone(&stop))?;
-    let mut summary = Summary::default();
-    for entry in entries.iter().filter(|entry| glob.is_match(entry.as_str())) {
-        let mut from = 0;
-        while !stop.load(Ordering::SeqCst) {
-            let page = tokio.block_on(store.page(entry, from, PAGE_RECORDS, PAGE_BYTES)).map_err(wrong)?;
-            let Some(last) = page.last() else { break };
-            from = last.timestamp_us.saturating_add(1);
-            if write {
-                // A sink may have been started in the meantime.
-                refuse_company(config)?;
-            }
-            let told = run.page(entry, page, &mut summary)?;
-            let done = told.iter().filter(|told| matches!(told.fate, Fate::Written(_) | Fate::Dropped));
-            let done: Vec<u64> = done.map(|told| told.timestamp_us).collect();
-            if write {
-                tokio.block_on(store.remove_all(entry, &done)).map_err(wrong)?;
-            }
-            for told in &told {
-                summary.count(&told.fate);
-                tell(told);
-            }
-        }
+    let store = Store::new(&config.store).map_err(|error| wrong(config, error))?;
+    let run = Run::new(config, chain, store.clone(), write, tokio.handle().clone(), Arc::clone(&stop))?;
+    let mut replay = Replay { config, run, write, stop, tell, summary: Summary::default() };
+    match &config.dead_letters.topic {
+        Some(topic) if pattern.is_none() => topic::replay(&mut replay, topic)?,
+        _ => entries::replay(&mut replay, &store, tokio.handle(), pattern)?,
     }
+    let Replay { run, stop, mut summary, .. } = replay;
     summary.found = run.end();
     tokio.shutdown_background();
     if stop.load(Ordering::SeqCst) {
         warn!("stopped before the end; run it again for the rest");
     }
     Ok(summary)
+}
+
+/// A replay under way, wherever the letters come from.
+struct Replay<'a> {
+    config: &'a Config,
+    run: Run<'a>,
+    write: bool,
+    stop: Arc<AtomicBool>,
+    tell: &'a mut dyn FnMut(&Told),
+    summary: Summary,
+}
+
+impl Replay<'_> {
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// What becomes of a page. `finish` gets the letters that are done with, before anyone is told.
+    fn page(
+        &mut self,
+        page: Vec<Found>,
+        finish: impl FnOnce(Vec<&Place>) -> Result<(), ReplayError>,
+    ) -> Result<(), ReplayError> {
+        if self.write {
+            // A sink may have been started in the meantime.
+            refuse_company(self.config)?;
+        }
+        let told = self.run.page(page)?;
+        if self.write {
+            finish(told.iter().filter(|told| told.is_done()).map(|told| &told.place).collect())?;
+        }
+        for told in &told {
+            self.summary.count(&told.fate);
+            (self.tell)(told);
+        }
+        Ok(())
+    }
+}
+
+fn wrong(config: &Config, error: StoreError) -> ReplayError {
+    ReplayError::Store { url: config.store.url.clone(), bucket: config.store.bucket.clone(), error }
 }
 
 impl Summary {
@@ -169,17 +216,4 @@ fn refuse_company(config: &Config) -> Result<(), ReplayError> {
         0 => Ok(()),
         members => Err(ReplayError::Members { group: config.kafka.group.clone(), members }),
     }
-}
-
-/// The entries that are meant: those of the pattern, or all that the configured template can name.
-fn glob(pattern: Option<&str>, config: &Config) -> Result<Regex, String> {
-    let pattern = match pattern {
-        Some(pattern) => pattern.to_owned(),
-        None => {
-            let template = Template::parse(&config.dead_letters.entry).map_err(|error| error.to_string())?;
-            template.to_string().replace("{topic}", "*").replace("{partition}", "*")
-        }
-    };
-    let parts: Vec<String> = pattern.split('*').map(regex::escape).collect();
-    Regex::new(&format!("^{}$", parts.join(".*"))).map_err(|error| error.to_string())
 }

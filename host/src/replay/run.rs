@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::{Fate, ReplayError, Summary, Told};
+use super::{Fate, Found, ReplayError, Told};
 use crate::assignment::{Assignment, Budget, Ticket};
 use crate::chain::{Chain, Failure, Outcome};
 use crate::config::Config;
-use crate::dead_letter::{self, DeadLetter, Target};
-use crate::labels;
+use crate::dead_letter::{DeadLetter, Target};
 use crate::membership::Membership;
 use crate::names::{EntryName, Naming, Template};
 use crate::partition::{entry_of, hand_over};
@@ -20,7 +19,6 @@ use crate::record::{InputRecord, OutputRecord, TopicPartition};
 use crate::sink::Sink;
 use crate::sink::backoff::Backoff;
 use crate::sink::item::{Item, Prepared};
-use crate::sink::letters::Stored;
 use crate::sink::store::Store;
 use crate::source::check as kafka;
 
@@ -109,32 +107,23 @@ impl<'a> Run<'a> {
     }
 
     /// Sends a page through chain and sink, and waits until each one's fate is known.
-    pub fn page(
-        &mut self,
-        entry: &EntryName,
-        page: Vec<Stored>,
-        summary: &mut Summary,
-    ) -> Result<Vec<Told>, ReplayError> {
+    pub fn page(&mut self, page: Vec<Found>) -> Result<Vec<Told>, ReplayError> {
         let mut begun = Vec::new();
-        for Stored { timestamp_us, labels, payload } in page {
-            let identity = labels::read_identity(&labels);
-            let one = match dead_letter::read(&labels, payload) {
-                None => {
-                    summary.others += 1;
-                    continue;
-                }
-                Some(_) if self.stopped() => Begun::Decided(Fate::Untouched),
-                Some(Err(unreadable)) => Begun::Decided(Fate::Failing(unreadable.to_string())),
-                Some(Ok(letter)) => self.begin(letter)?,
+        for Found { place, letter } in page {
+            let identity = letter.as_ref().ok().map(DeadLetter::identity);
+            let one = match letter {
+                _ if self.stopped() => Begun::Decided(Fate::Untouched),
+                Err(unreadable) => Begun::Decided(Fate::Failing(unreadable.to_string())),
+                Ok(letter) => self.begin(letter)?,
             };
-            begun.push((timestamp_us, identity, one));
+            begun.push((place, identity, one));
         }
-        let told = begun.into_iter().map(|(timestamp_us, identity, begun)| {
+        let told = begun.into_iter().map(|(place, identity, begun)| {
             let fate = match begun {
                 Begun::Decided(fate) => fate,
                 Begun::Pending(pending) => self.finish(pending),
             };
-            Told { entry: entry.clone(), timestamp_us, identity, fate }
+            Told { place, identity, fate }
         });
         Ok(told.collect())
     }

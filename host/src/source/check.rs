@@ -51,6 +51,8 @@ pub enum CheckError {
         "{brokers} refuses us: {reason}; check security.protocol, the SASL and the SSL settings in kafka.properties"
     )]
     Refused { brokers: String, reason: String },
+    #[error("the dead letters in topic {topic} can't be read: {reason}; check dead_letters.topic")]
+    Letters { topic: String, reason: String },
 }
 
 #[derive(Debug, Error)]

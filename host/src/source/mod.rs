@@ -7,6 +7,7 @@
 pub mod check;
 mod dead_letters;
 mod feed;
+pub mod letters;
 mod message;
 mod start;
 

@@ -1,0 +1,66 @@
+//! Replays the dead letters of ReductStore's entries: each is removed when it is done with.
+
+use regex::Regex;
+use tokio::runtime::Handle;
+
+use super::{Found, Place, Replay, ReplayError, wrong};
+use crate::config::Config;
+use crate::dead_letter;
+use crate::names::Template;
+use crate::sink::letters::Stored;
+use crate::sink::store::Store;
+
+/// Dead letters that are read, handled and removed together.
+const PAGE_RECORDS: usize = 500;
+const PAGE_BYTES: usize = 16 << 20;
+
+pub fn replay(
+    replay: &mut Replay<'_>,
+    store: &Store,
+    tokio: &Handle,
+    pattern: Option<&str>,
+) -> Result<(), ReplayError> {
+    let config = replay.config;
+    let wrong = |error| wrong(config, error);
+    let glob =
+        glob(pattern, config).map_err(|error| ReplayError::Failed(format!("the pattern of entries: {error}")))?;
+    let entries = tokio.block_on(store.entries()).map_err(wrong)?;
+    for entry in entries.iter().filter(|entry| glob.is_match(entry.as_str())) {
+        let mut from = 0;
+        while !replay.stopped() {
+            let page = tokio.block_on(store.page(entry, from, PAGE_RECORDS, PAGE_BYTES)).map_err(wrong)?;
+            let Some(last) = page.last() else { break };
+            from = last.timestamp_us.saturating_add(1);
+            let mut found = Vec::new();
+            for Stored { timestamp_us, labels, payload } in page {
+                match dead_letter::read(&labels, payload) {
+                    Some(letter) => {
+                        found.push(Found { place: Place::Entry { entry: entry.clone(), timestamp_us }, letter });
+                    }
+                    None => replay.summary.others += 1,
+                }
+            }
+            replay.page(found, |done| {
+                let times = done.into_iter().filter_map(|place| match place {
+                    Place::Entry { timestamp_us, .. } => Some(*timestamp_us),
+                    Place::Topic { .. } => None,
+                });
+                tokio.block_on(store.remove_all(entry, &times.collect::<Vec<_>>())).map_err(wrong)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The entries that are meant: those of the pattern, or all that the configured template can name.
+fn glob(pattern: Option<&str>, config: &Config) -> Result<Regex, String> {
+    let pattern = match pattern {
+        Some(pattern) => pattern.to_owned(),
+        None => {
+            let template = Template::parse(&config.dead_letters.entry).map_err(|error| error.to_string())?;
+            template.to_string().replace("{topic}", "*").replace("{partition}", "*")
+        }
+    };
+    let parts: Vec<String> = pattern.split('*').map(regex::escape).collect();
+    Regex::new(&format!("^{}$", parts.join(".*"))).map_err(|error| error.to_string())
+}
