@@ -95,7 +95,9 @@ impl Letters {
     fn find(&self, count: usize) -> KafkaResult<Vec<Partition>> {
         let mut asked = TopicPartitionList::new();
         let numbers = 0..i32::try_from(count).unwrap_or(i32::MAX);
-        numbers.clone().for_each(|number| drop(asked.add_partition(&self.topic, number)));
+        for number in numbers.clone() {
+            asked.add_partition(&self.topic, number);
+        }
         let committed = ask(|| self.consumer.committed_offsets(asked.clone(), BROKER_TIMEOUT))?;
         let mut partitions = Vec::new();
         for number in numbers {
