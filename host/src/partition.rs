@@ -27,6 +27,8 @@ const BUDGET_RECORDS: usize = 32;
 const BUDGET_BYTES: usize = 256 * 1024;
 /// The longest wait for something to do: a lost wake-up costs no more than this.
 const NAP: Duration = Duration::from_millis(50);
+/// A record that waits for a plugin's circuit breaker is looked at again after so long.
+const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
 pub enum Command {
     Add(Feed, Arc<Assignment>),
@@ -224,6 +226,13 @@ impl Partition {
                 let (offset, reason) = (held.input.offset, failure.reason);
                 warn!(partition = %self.assignment.source, offset, reason, ?wait, "a plugin asks for a retry");
                 self.held = Some(held);
+            }
+            Outcome::Wait(failure, wait) => {
+                // Looked at again from time to time: another partition's trial may have gone well.
+                let wait = wait.min(LONGEST_WAIT);
+                let (offset, reason) = (held.input.offset, failure.reason);
+                debug!(partition = %self.assignment.source, offset, plugin = %failure.plugin, reason, ?wait, "waiting");
+                self.held = Some(Held { next: Some(Instant::now() + wait), ..held });
             }
             Outcome::Stop(failure) => {
                 let at = format!("{}@{}", self.assignment.source, held.input.offset);

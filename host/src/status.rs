@@ -53,6 +53,8 @@ pub struct Partition {
 pub struct Plugin {
     pub name: String,
     pub digest: String,
+    /// Its circuit breaker is open: it isn't asked.
+    pub breaker_open: bool,
     #[serde(flatten)]
     pub counts: Counts,
 }

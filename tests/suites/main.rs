@@ -3,6 +3,8 @@
 mod check;
 mod dead_letters;
 mod faults;
+mod hostile;
+mod limits;
 mod main_job;
 mod testbed;
 mod tutorial;

@@ -8,8 +8,9 @@ mod shared;
 mod slot;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::FailurePolicy;
+use crate::config::{FailurePolicy, WhileOpen};
 use crate::plugin::{Digest, RecordView, Trouble, header_keys};
 use crate::record::{InputRecord, OutputRecord};
 
@@ -29,6 +30,8 @@ pub enum Outcome {
     DeadLetter(Failure),
     /// A plugin asks to be given the record again later, and has not been given it too often.
     Retry(Failure),
+    /// A plugin's circuit breaker is open, and records wait for it: so long at least.
+    Wait(Failure, Duration),
     /// A plugin failed, and its policy is `stop`.
     Stop(Failure),
 }
@@ -94,19 +97,31 @@ impl Chain {
         // The plugins that failed and whose policy is `pass`: rarely any.
         let mut passed = Vec::new();
         for (at, slot) in self.slots.iter_mut().enumerate() {
-            let reason = match slot.transform(&record, &mut outputs) {
+            let (reason, policy) = match slot.transform(&record, &mut outputs) {
                 Ok(split) => {
                     was_split |= split;
-                    None
+                    (None, slot.policy())
                 }
                 Err(Trouble::Retry(reason)) if attempt < slot.attempts() => {
                     return Outcome::Retry(slot.failure(reason));
                 }
-                Err(Trouble::Retry(reason)) => Some(format!("{reason} (tried {attempt} times)")),
-                Err(Trouble::Failed(reason) | Trouble::Broken(reason)) => Some(reason),
+                Err(Trouble::Retry(reason)) => (Some(format!("{reason} (tried {attempt} times)")), slot.policy()),
+                Err(Trouble::Failed(reason) | Trouble::Broken(reason)) => (Some(reason), slot.policy()),
+                Err(Trouble::NotAsked(wait)) => {
+                    let reason =
+                        "its circuit breaker is open: it failed too often in a row, and isn't asked".to_owned();
+                    let policy = match slot.while_open() {
+                        WhileOpen::Wait => return Outcome::Wait(slot.failure(reason), wait),
+                        WhileOpen::DeadLetter => FailurePolicy::DeadLetter,
+                        WhileOpen::Skip => FailurePolicy::Skip,
+                        WhileOpen::Pass => FailurePolicy::Pass,
+                        WhileOpen::Stop => FailurePolicy::Stop,
+                    };
+                    (Some(reason), policy)
+                }
             };
             if let Some(reason) = reason {
-                match slot.policy() {
+                match policy {
                     FailurePolicy::Pass => passed.push(at),
                     FailurePolicy::Skip => return Outcome::Skipped(slot.failure(reason)),
                     FailurePolicy::DeadLetter => return Outcome::DeadLetter(slot.failure(reason)),

@@ -48,6 +48,8 @@ pub struct PluginVersion {
     pub bytes: usize,
     pub since: SystemTime,
     pub counts: Counts,
+    /// Whether its circuit breaker is open: then it isn't asked.
+    pub breaker_open: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -129,12 +131,13 @@ impl Present {
             bytes: plugin.bytes,
             since: self.since,
             counts: plugin.counts(),
+            breaker_open: plugin.breaker_is_open(),
         }
     }
 }
 
 impl Retired {
     fn told(&self) -> PluginVersion {
-        PluginVersion { counts: self.counters.sum(), ..self.version.clone() }
+        PluginVersion { counts: self.counters.sum(), breaker_open: false, ..self.version.clone() }
     }
 }

@@ -1,12 +1,13 @@
 //! One plugin's place in a worker's chain: its instance, replaced when it broke, wore out or has a successor.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::anyhow;
 
 use super::Failure;
-use crate::config::{self, FailurePolicy, PluginSource};
-use crate::plugin::{Counters, Instance, LoadedPlugin, MAX_OUTPUTS, RecordView, Trouble, Verdict, apply};
+use crate::config::{self, FailurePolicy, PluginSource, WhileOpen};
+use crate::plugin::{Admission, Counters, Instance, LoadedPlugin, MAX_OUTPUTS, RecordView, Trouble, Verdict, apply};
 use crate::record::OutputRecord;
 
 pub(super) struct Slot {
@@ -40,6 +41,11 @@ impl Slot {
 
     pub fn policy(&self) -> FailurePolicy {
         self.policy
+    }
+
+    /// What becomes of a record that the plugin isn't asked about.
+    pub fn while_open(&self) -> WhileOpen {
+        self.plugin.breaker().then()
     }
 
     pub fn attempts(&self) -> u32 {
@@ -76,8 +82,18 @@ impl Slot {
     /// any. On trouble `outputs` stays as it was.
     pub fn transform(&mut self, record: &RecordView<'_>, outputs: &mut Vec<OutputRecord>) -> Result<bool, Trouble> {
         self.verdicts.clear();
+        if let Admission::Refused(wait) = self.plugin.breaker().admit(Instant::now) {
+            return Err(Trouble::NotAsked(wait));
+        }
         let answer = self.ask(record, outputs);
         self.count(&answer);
+        match &answer {
+            Ok(()) => self.plugin.breaker().succeeded(),
+            Err(Trouble::Failed(reason) | Trouble::Retry(reason) | Trouble::Broken(reason)) => {
+                self.plugin.breaker().failed(reason, Instant::now);
+            }
+            Err(Trouble::NotAsked(_)) => {}
+        }
         answer?;
         if self.verdicts.iter().all(|verdict| matches!(verdict, Verdict::Keep)) {
             return Ok(false);
@@ -141,6 +157,7 @@ impl Slot {
             Ok(()) => {}
             Err(Trouble::Retry(_)) => self.counters.retried(),
             Err(Trouble::Failed(_) | Trouble::Broken(_)) => self.counters.failed(),
+            Err(Trouble::NotAsked(_)) => {}
         }
     }
 }

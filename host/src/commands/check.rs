@@ -6,7 +6,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use clap::Args;
-use reduct_sink::config::{Config, Plugin, PluginSource, Store};
+use reduct_sink::config::{Config, PluginSource, Store};
 use reduct_sink::plugin::Runtime;
 use reduct_sink::sink::check as store;
 use reduct_sink::source::check as kafka;
@@ -28,7 +28,7 @@ impl Check {
         let config = self.options.load()?;
         let mut report = Report::default();
         report.ok(format_args!("configuration: {}", summary(&config)));
-        check_plugins(&config.plugins, &mut report);
+        check_plugins(&config, &mut report);
         if !self.offline {
             check_kafka(&config, &mut report);
             check_store(&config.store, &mut report);
@@ -68,15 +68,15 @@ fn summary(config: &Config) -> String {
     format!("{} → {chain} → bucket {}", config.kafka.topics.join(", "), config.store.bucket)
 }
 
-fn check_plugins(plugins: &[Plugin], report: &mut Report) {
-    if plugins.is_empty() {
+fn check_plugins(config: &Config, report: &mut Report) {
+    if config.plugins.is_empty() {
         return;
     }
-    let runtime = match Runtime::new() {
+    let runtime = match Runtime::for_config(&config.cache) {
         Ok(runtime) => runtime,
         Err(error) => return report.failed(Exit::Plugin, format_args!("no engine to run plugins: {error:#}")),
     };
-    for plugin in plugins {
+    for plugin in &config.plugins {
         let started = Instant::now();
         match runtime.load(plugin) {
             Ok(loaded) => {

@@ -49,6 +49,8 @@ pub const KEYS: &[Key] = &[
     key("limits.shutdown", Some("SHUTDOWN"), None),
     key("limits.stuck_after", Some("STUCK_AFTER"), None),
     key("status.listen", Some("STATUS_LISTEN"), Some("--status")),
+    key("cache.path", Some("CACHE_PATH"), None),
+    key("cache.size", Some("CACHE_SIZE"), None),
     key("dead_letters.entry", Some("DEAD_LETTERS_ENTRY"), None),
     key("dead_letters.topic", Some("DEAD_LETTERS_TOPIC"), None),
     key("plugins", Some("PLUGINS"), Some("--plugin")),
@@ -68,6 +70,14 @@ pub const KEYS: &[Key] = &[
     key("plugins.limits.file_size", None, None),
     key("plugins.recycle.calls", None, None),
     key("plugins.recycle.memory", None, None),
+    key("plugins.breaker.then", None, None),
+    key("plugins.breaker.failures", None, None),
+    key("plugins.breaker.pause", None, None),
+    key("plugins.grants.clocks", None, None),
+    key("plugins.grants.random", None, None),
+    key("plugins.grants.environment", None, None),
+    key("plugins.grants.directories", None, None),
+    key("plugins.grants.http", None, None),
     key("plugins.config", None, None),
 ];
 

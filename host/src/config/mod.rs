@@ -23,7 +23,9 @@ use std::time::Duration;
 
 pub use self::layers::Flag;
 use self::layers::Layers;
-pub use self::plugins::{FailurePolicy, Plugin, PluginLimits, PluginSource, Recycle};
+pub use self::plugins::{
+    Breaker, FailurePolicy, GrantedDirectory, Grants, Plugin, PluginLimits, PluginSource, Recycle, WhileOpen,
+};
 pub use self::problem::{Place, Problem, Problems};
 
 /// What a configuration is put together from.
@@ -65,6 +67,23 @@ pub struct Config {
     pub limits: Limits,
     pub labels: Labels,
     pub status: Status,
+    pub cache: Cache,
+}
+
+/// Where compiled plugins are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    pub folder: CacheFolder,
+    /// What the folder may grow to.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheFolder {
+    /// Below the user's own cache folder.
+    Default,
+    At(PathBuf),
+    Nowhere,
 }
 
 #[derive(Debug, Clone, PartialEq)]

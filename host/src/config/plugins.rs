@@ -1,14 +1,15 @@
 //! `[[plugins]]`: the chain, and what each plugin may do.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::Secret;
 use super::checks;
 use super::layers::{PluginTable, Values};
 use super::problem::{Place, Problem};
 use super::reader::{GB, GIB, KB, MB, MIB, Reader, plain_text};
-use super::value::Value;
+use super::value::{Found, Value};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plugin {
@@ -28,6 +29,9 @@ pub struct Plugin {
     pub memory_bytes: u64,
     pub limits: PluginLimits,
     pub recycle: Recycle,
+    /// `None`: a plugin that fails on everything is asked about everything.
+    pub breaker: Option<Breaker>,
+    pub grants: Grants,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +99,47 @@ impl Default for Recycle {
     }
 }
 
+/// What happens when a plugin fails on everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Breaker {
+    /// The breaker opens after so many failed calls in a row, over all workers.
+    pub failures: u32,
+    /// What becomes of records while it is open: the plugin isn't asked.
+    pub then: WhileOpen,
+    /// After so long one record is tried, and closes the breaker if it succeeds.
+    pub pause: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhileOpen {
+    DeadLetter,
+    Skip,
+    Pass,
+    Stop,
+    /// The records wait, and so do their partitions.
+    Wait,
+}
+
+/// What a plugin may reach beside the contract's own functions. Nothing by default.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Grants {
+    pub clocks: bool,
+    pub random: bool,
+    /// `None`: the host's own value.
+    pub environment: BTreeMap<String, Option<Secret>>,
+    pub directories: Vec<GrantedDirectory>,
+    /// `host:port` in small letters.
+    pub http: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantedDirectory {
+    pub path: PathBuf,
+    /// What it is called for the plugin.
+    pub guest: String,
+    pub writable: bool,
+}
+
 impl Plugin {
     /// With the defaults for all the rest.
     pub fn new(name: impl Into<String>, source: PluginSource) -> Self {
@@ -109,6 +154,8 @@ impl Plugin {
             memory_bytes: 256 * MB,
             limits: PluginLimits::default(),
             recycle: Recycle::default(),
+            breaker: None,
+            grants: Grants::default(),
         }
     }
 }
@@ -200,6 +247,8 @@ fn plugin(reader: &mut Reader<'_>, name: String, source: PluginSource) -> Plugin
         memory_bytes: reader.size("plugins.memory", MB..=4 * GIB).unwrap_or(default.memory_bytes),
         limits: limits(reader),
         recycle: recycle(reader),
+        breaker: breaker(reader),
+        grants: grants(reader),
         ..default
     }
 }
@@ -234,6 +283,103 @@ fn recycle(reader: &mut Reader<'_>) -> Recycle {
         calls: reader.number("plugins.recycle.calls", 1..=1_000_000_000_000, Recycle::default().calls),
         memory_bytes: reader.size("plugins.recycle.memory", MB..=4 * GIB),
     }
+}
+
+fn breaker(reader: &mut Reader<'_>) -> Option<Breaker> {
+    let choices = [
+        ("dead-letter", WhileOpen::DeadLetter),
+        ("skip", WhileOpen::Skip),
+        ("pass", WhileOpen::Pass),
+        ("stop", WhileOpen::Stop),
+        ("wait", WhileOpen::Wait),
+    ];
+    let then = reader.choice("plugins.breaker.then", &choices);
+    let failures = small(reader.number("plugins.breaker.failures", 1..=1_000_000, 100));
+    let pause = reader.duration("plugins.breaker.pause", SECOND / 10..=3600 * SECOND, 30 * SECOND);
+    if reader.find("plugins.breaker.then").is_none() {
+        for key in ["plugins.breaker.failures", "plugins.breaker.pause"] {
+            if let Some(found) = reader.find(key) {
+                let text = "a breaker that does nothing, set `then` as well, such as \"wait\"";
+                reader.problems.push(Problem::at(&found.place, key, text));
+            }
+        }
+    }
+    Some(Breaker { failures, then: then?, pause })
+}
+
+fn grants(reader: &mut Reader<'_>) -> Grants {
+    Grants {
+        clocks: reader.boolean("plugins.grants.clocks", false),
+        random: reader.boolean("plugins.grants.random", false),
+        environment: environment(reader).unwrap_or_default(),
+        directories: directories(reader),
+        http: http(reader),
+    }
+}
+
+/// A table of values, or a list of names whose values are the host's own.
+fn environment(reader: &mut Reader<'_>) -> Option<BTreeMap<String, Option<Secret>>> {
+    let expected = "a table of texts such as { SITE = \"hall-3\" }, or a list of names in the host's environment";
+    let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
+    reader.parsed("plugins.grants.environment", expected, |found| match &found.value {
+        Value::Table(entries) => {
+            let value = |(name, found): &(String, Found)| match &found.value {
+                Value::Text(text) if is_name(name) && !text.contains('\0') => {
+                    Some((name.clone(), Some(Secret::new(text.as_str()))))
+                }
+                _ => None,
+            };
+            entries.iter().map(value).collect()
+        }
+        Value::List(names) => {
+            let name = |found: &Found| {
+                let name = plain_text(found).filter(|name| is_name(name))?;
+                Some((name.to_owned(), None))
+            };
+            names.iter().map(name).collect()
+        }
+        _ => None,
+    })
+}
+
+fn directories(reader: &mut Reader<'_>) -> Vec<GrantedDirectory> {
+    let expected = "a list of { path = \"models\", guest = \"/models\" }, where `writable = true` allows to write";
+    let folder = reader.folder;
+    let directories = reader.parsed("plugins.grants.directories", expected, |found| {
+        let Value::List(items) = &found.value else { return None };
+        items.iter().map(|item| directory(item, folder)).collect::<Option<Vec<_>>>()
+    });
+    directories.unwrap_or_default()
+}
+
+fn directory(item: &Found, folder: &Path) -> Option<GrantedDirectory> {
+    let Value::Table(entries) = &item.value else { return None };
+    let find = |wanted: &str| entries.iter().find(|(key, _)| key == wanted).map(|(_, found)| found);
+    if entries.iter().any(|(key, _)| !matches!(key.as_str(), "path" | "guest" | "writable")) {
+        return None;
+    }
+    let writable = match find("writable").map(|found| &found.value) {
+        None => false,
+        Some(Value::Boolean(writable)) => *writable,
+        Some(_) => return None,
+    };
+    let (path, guest) = (plain_text(find("path")?)?, plain_text(find("guest")?)?);
+    Some(GrantedDirectory { path: folder.join(path), guest: guest.to_owned(), writable })
+}
+
+fn http(reader: &mut Reader<'_>) -> Vec<String> {
+    let expected = "a list of hosts with their ports, such as [\"example.com:443\"]";
+    let target = |found: &Found| {
+        let text = plain_text(found)?;
+        let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let is_one = has_port && !text.contains([',', '/', '@']) && checks::brokers(text).is_some();
+        is_one.then(|| text.to_ascii_lowercase())
+    };
+    let targets = reader.parsed("plugins.grants.http", expected, |found| match &found.value {
+        Value::List(items) => items.iter().map(target).collect::<Option<Vec<_>>>(),
+        _ => None,
+    });
+    targets.unwrap_or_default()
 }
 
 /// Numbers whose range has been checked.

@@ -11,7 +11,8 @@ use super::problem::{Place, Problem, Problems};
 use super::reader::{GB, KB, MB, MIB, Reader, TB, plain_text};
 use super::value::{Found, Value};
 use super::{
-    BucketSettings, Config, DeadLetters, Kafka, Labels, Limits, Quota, Secret, StartPolicy, Status, Store, plugins,
+    BucketSettings, Cache, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, Quota, Secret, StartPolicy, Status,
+    Store, plugins,
 };
 use crate::names::{Template, TemplateError};
 
@@ -52,6 +53,7 @@ pub fn validate(layers: Layers) -> Result<Config, Problems> {
         limits: limits(&mut reader),
         labels: Labels { plugins: reader.boolean("labels.plugins", true) },
         status: status(&mut reader),
+        cache: cache(&mut reader),
         plugins: plugins::chain(tables, &folder, &mut problems),
     };
     if problems.is_empty() { Ok(config) } else { Err(Problems::new(problems)) }
@@ -103,6 +105,16 @@ fn status(reader: &mut Reader<'_>) -> Status {
     let one = |text: &str| checks::brokers(text).filter(|text| !text.contains(','));
     let listen = reader.parsed(KEY, expected, |found| one(plain_text(found)?));
     Status { listen: Some(listen.unwrap_or_else(|| "127.0.0.1:9640".into())) }
+}
+
+fn cache(reader: &mut Reader<'_>) -> Cache {
+    const KEY: &str = "cache.path";
+    let folder = match reader.find(KEY).map(|found| &found.value) {
+        None => CacheFolder::Default,
+        Some(Value::Text(text)) if text.trim().is_empty() => CacheFolder::Nowhere,
+        Some(_) => reader.path(KEY).map_or(CacheFolder::Default, CacheFolder::At),
+    };
+    Cache { folder, bytes: reader.size("cache.size", MB..=TB).unwrap_or(2 * GB) }
 }
 
 fn start(reader: &mut Reader<'_>) -> StartPolicy {

@@ -52,7 +52,7 @@ pub enum RunError {
 
 /// Runs until SIGTERM or SIGINT, or until it can't go on. Blocks; call it from a plain thread.
 pub fn run(config: &Config) -> Result<(), RunError> {
-    let runtime = Runtime::new().map_err(failed("can't start the WebAssembly engine"))?;
+    let runtime = Runtime::for_config(&config.cache).map_err(failed("can't start the WebAssembly engine"))?;
     let chain = SharedChain::load(runtime, &config.plugins)?;
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -97,5 +97,6 @@ fn partition(standing: &Standing, look: &Look) -> status::Partition {
 }
 
 fn plugin(version: PluginVersion) -> status::Plugin {
-    status::Plugin { name: version.name.to_string(), digest: version.digest.to_string(), counts: version.counts }
+    let (name, digest) = (version.name.to_string(), version.digest.to_string());
+    status::Plugin { name, digest, breaker_open: version.breaker_open, counts: version.counts }
 }

@@ -45,6 +45,8 @@ pub enum Problem {
     WrongShape(String),
     #[error("imports what this host doesn't offer: {}", list(.0))]
     UnknownImports(Vec<String>),
+    #[error("can't be given what it is granted: {0}")]
+    Grant(String),
     #[error("trapped when it was started: {0}")]
     StartTrapped(String),
     #[error("refuses its configuration: {0}")]
@@ -77,6 +79,7 @@ impl Problem {
             Self::WrongWorld { .. } => "build the plugin for the world `transform` of reduct-sink:transform",
             Self::WrongShape(_) => "generate the bindings from the released WIT again and rebuild",
             Self::UnknownImports(_) => "build without them, or take a host that offers them",
+            Self::Grant(_) => "mend the plugin's `grants`, or provide what they name",
             Self::StartTrapped(_) | Self::ConfigureTrapped(_) => "the plugin's author has to mend this",
             Self::ConfigureRefused(_) => "change the plugin's `config`",
             Self::StartTimedOut => "make `configure` faster",
@@ -86,7 +89,14 @@ impl Problem {
 
     /// Whether a file that is still being written may look like this.
     pub(super) fn may_be_half_written(&self) -> bool {
-        !matches!(self, Self::ConfigureRefused(_) | Self::ConfigureTrapped(_) | Self::StartTimedOut | Self::Host(_))
+        !matches!(
+            self,
+            Self::ConfigureRefused(_)
+                | Self::ConfigureTrapped(_)
+                | Self::StartTimedOut
+                | Self::Grant(_)
+                | Self::Host(_)
+        )
     }
 }
 

@@ -1,22 +1,19 @@
-//! What an instance finds outside itself: the contract's host functions, WASI with nothing granted, and its memory
-//! limit.
+//! What an instance finds outside itself: the contract's host functions, the sandbox with WASI, and its memory limit.
 //!
-//! Guarantees: no files, no environment, no arguments, no network; what a plugin prints goes to the log; no host
-//! function blocks much longer than the call's time limit; a payload is lowered straight from its `Bytes`.
+//! Guarantees: the contract's functions tell of the record at hand and trap where there is none; a payload is lowered
+//! straight from its `Bytes`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime::component::Linker;
 use wasmtime::{ResourceLimiter, StoreContextMut};
-use wasmtime_wasi::clocks::{WasiClocksCtxView, WasiClocksView};
-use wasmtime_wasi::p2::DynPollable;
-use wasmtime_wasi::p2::bindings::clocks::monotonic_clock;
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::bindings::reduct_sink::transform::types::Label;
-use super::log::{Level, LogStream, PluginLog};
+use super::loaded::Code;
+use super::log::{Level, PluginLog};
+use super::sandbox::{self, Sandbox};
 use crate::labels::stored_labels;
 use crate::names::topic_segment;
 use crate::record::OutputRecord;
@@ -33,45 +30,41 @@ pub(super) struct State {
     pub outputs: Vec<OutputRecord>,
     /// The one of `outputs` that the present call is about.
     pub at: usize,
-    /// The longest that a sleep may take: the present call's time limit.
-    pub patience: Duration,
     pub memory: Memory,
     /// How many lines the present call may still log.
     pub log_lines: u64,
+    pub sandbox: Sandbox,
     log: Arc<PluginLog>,
-    wasi: WasiCtx,
-    resources: ResourceTable,
 }
 
 impl State {
-    pub fn new(log: Arc<PluginLog>, memory_bytes: u64) -> Self {
-        let wasi = WasiCtx::builder()
-            .stdout(LogStream::new(log.clone(), Level::Info))
-            .stderr(LogStream::new(log.clone(), Level::Warn))
-            .allow_tcp(false)
-            .allow_udp(false)
-            .build();
-        Self {
+    /// Fails where what the plugin is granted isn't there.
+    pub fn new(code: &Code, patience: Duration) -> Result<Self, String> {
+        let memory_limit = usize::try_from(code.memory_bytes).unwrap_or(usize::MAX);
+        Ok(Self {
             outputs: Vec::new(),
             at: 0,
-            patience: Duration::ZERO,
-            memory: Memory { limit: usize::try_from(memory_bytes).unwrap_or(usize::MAX), used: 0, refused: false },
-            log_lines: 0,
-            log,
-            wasi,
-            resources: ResourceTable::new(),
-        }
+            memory: Memory { limit: memory_limit, used: 0, refused: false },
+            log_lines: code.limits.log_lines,
+            sandbox: Sandbox::new(&code.grants, &code.log, patience)?,
+            log: code.log.clone(),
+        })
+    }
+
+    /// What the present call is about.
+    pub fn present(&self) -> Option<&OutputRecord> {
+        self.outputs.get(self.at)
     }
 
     fn output(&self, function: &str) -> wasmtime::Result<&OutputRecord> {
-        let present = self.outputs.get(self.at);
-        present.ok_or_else(|| wasmtime::Error::msg(format!("`{function}` may only be called during `transform`")))
+        self.present()
+            .ok_or_else(|| wasmtime::Error::msg(format!("`{function}` may only be called during `transform`")))
     }
 
     fn log(&mut self, level: Level, text: &str) -> wasmtime::Result<()> {
         let left = self.log_lines.checked_sub(1);
         self.log_lines = left.ok_or_else(|| wasmtime::Error::msg("it logged more lines in one call than it may"))?;
-        let present = self.outputs.get(self.at);
+        let present = self.present();
         self.log.line(level, text, present.map(|output| &*output.input));
         Ok(())
     }
@@ -79,13 +72,7 @@ impl State {
 
 /// Everything that a plugin may import.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p2::add_to_linker_sync(linker)?;
-    linker.allow_shadowing(true);
-    monotonic_clock::add_to_linker::<State, PatientClock>(linker, |state| PatientClock {
-        patience: state.patience,
-        clock: state.clocks(),
-    })?;
-    linker.allow_shadowing(false);
+    sandbox::link(linker)?;
     linker.instance(TYPES)?;
     let mut host = linker.instance(INTERFACE)?;
     type Call<'a> = StoreContextMut<'a, State>;
@@ -113,49 +100,6 @@ fn part(payload: &Bytes, offset: u64, length: u32) -> Bytes {
     let start = usize::try_from(offset).unwrap_or(usize::MAX).min(payload.len());
     let end = start.saturating_add(usize::try_from(length).unwrap_or(usize::MAX)).min(payload.len());
     payload.slice(start..end)
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.resources }
-    }
-}
-
-/// WASI's clock, save that nobody sleeps longer than the call may take: epochs stop a plugin that computes, but not one
-/// that the host puts to sleep. After such a sleep the deadline has passed, and the call ends.
-struct PatientClock<'a> {
-    patience: Duration,
-    clock: WasiClocksCtxView<'a>,
-}
-
-impl HasData for PatientClock<'static> {
-    type Data<'a> = PatientClock<'a>;
-}
-
-impl PatientClock<'_> {
-    fn patience(&self) -> u64 {
-        u64::try_from(self.patience.as_nanos()).unwrap_or(u64::MAX)
-    }
-}
-
-impl monotonic_clock::Host for PatientClock<'_> {
-    fn now(&mut self) -> wasmtime::Result<u64> {
-        monotonic_clock::Host::now(&mut self.clock)
-    }
-
-    fn resolution(&mut self) -> wasmtime::Result<u64> {
-        monotonic_clock::Host::resolution(&mut self.clock)
-    }
-
-    fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        let latest = self.now()?.saturating_add(self.patience());
-        self.clock.subscribe_instant(when.min(latest))
-    }
-
-    fn subscribe_duration(&mut self, duration: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        let longest = self.patience();
-        self.clock.subscribe_duration(duration.min(longest))
-    }
 }
 
 /// The memory of one instance, over all the core modules it is made of.

@@ -42,6 +42,8 @@ pub(crate) enum Trouble {
     Failed(String),
     /// The plugin asks to be called again later. The instance goes on.
     Retry(String),
+    /// Its circuit breaker is open, for so long at least.
+    NotAsked(Duration),
     /// A trap or an exceeded limit. The instance is of no more use.
     Broken(String),
 }
@@ -50,9 +52,7 @@ impl Instance {
     /// Starts an instance and configures it.
     pub fn start(plugin: &LoadedPlugin) -> Result<Self, Problem> {
         let code = plugin.code.clone();
-        let mut state = State::new(code.log.clone(), code.memory_bytes);
-        state.patience = START_TIMEOUT;
-        state.log_lines = code.limits.log_lines;
+        let state = State::new(&code, START_TIMEOUT).map_err(Problem::Grant)?;
         let mut store = Store::new(code.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(code.limits.verdict_bytes + code.limits.verdict_bytes / 16 + FUEL_FOR_THE_REST);
@@ -69,7 +69,7 @@ impl Instance {
             Err(error) => return Err(Problem::ConfigureTrapped(reason(&error, &store, START_TIMEOUT))),
         }
         let state = store.data_mut();
-        state.patience = code.timeout;
+        state.sandbox.started(code.timeout);
         let at_start = state.memory.used;
         let limit = usize::try_from(code.memory_bytes).unwrap_or(usize::MAX);
         let default_high_water = at_start.saturating_add(limit.saturating_sub(at_start) / 4 * 3);
@@ -111,6 +111,7 @@ impl Instance {
             let state = self.store.data_mut();
             state.at = at;
             state.log_lines = self.code.limits.log_lines;
+            state.sandbox.next_record();
             let Some(output) = state.outputs.get(at) else { break };
             let message = record.message(output);
             self.calls += 1;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::bindings::TransformPre;
+use super::breaker::Breaker;
 use super::counters::{CounterSet, Counters, Counts};
 use super::digest::Digest;
 use super::host::State;
 use super::log::PluginLog;
-use crate::config::{PluginLimits, Recycle};
+use crate::config::{Grants, PluginLimits, Recycle};
 
 #[derive(Clone)]
 pub struct LoadedPlugin {
@@ -17,6 +18,8 @@ pub struct LoadedPlugin {
     pub digest: Digest,
     /// The file's size.
     pub bytes: usize,
+    /// Whether it needn't be compiled, because the cache had it.
+    pub from_cache: bool,
     pub(super) code: Arc<Code>,
 }
 
@@ -28,7 +31,9 @@ pub(super) struct Code {
     pub memory_bytes: u64,
     pub limits: PluginLimits,
     pub recycle: Recycle,
+    pub grants: Arc<Grants>,
     pub log: Arc<PluginLog>,
+    pub breaker: Breaker,
     /// Outlives the code: what a version did can still be told after it was replaced.
     pub counters: Arc<CounterSet>,
 }
@@ -37,6 +42,15 @@ impl LoadedPlugin {
     /// What this version has decided so far, over all workers.
     pub fn counts(&self) -> Counts {
         self.code.counters.sum()
+    }
+
+    /// Whether its circuit breaker is open: then it isn't asked.
+    pub fn breaker_is_open(&self) -> bool {
+        self.code.breaker.is_open()
+    }
+
+    pub(crate) fn breaker(&self) -> &Breaker {
+        &self.code.breaker
     }
 
     /// What [`Self::counts`] sums, without the code.

@@ -3,6 +3,7 @@
 //! Guarantees: a plugin costs the host's log at most so many lines a second as its limits say, of [`LINE_BYTES`] bytes,
 //! whatever it does; what was left out is counted and told. A line is one line: control characters are escaped.
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,20 @@ pub(super) struct PluginLog {
     version: String,
     lines_per_second: u32,
     window: Mutex<Window>,
+    /// The kinds of [`Denied`] that have been told, a bit each.
+    told: AtomicU8,
+}
+
+/// What a plugin asked for and isn't granted.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Denied<'a> {
+    Clocks,
+    Random,
+    Environment,
+    Directories,
+    /// To this `host:port`.
+    Http(&'a str),
+    Sockets,
 }
 
 /// One second's lines.
@@ -36,7 +51,8 @@ struct Window {
 impl PluginLog {
     pub fn new(plugin: Arc<str>, digest: Digest, lines_per_second: u32) -> Self {
         let window = Window { since: Instant::now(), lines: 0, left_out: 0 };
-        Self { plugin, version: digest.short(), lines_per_second, window: Mutex::new(window) }
+        let told = AtomicU8::new(0);
+        Self { plugin, version: digest.short(), lines_per_second, window: Mutex::new(window), told }
     }
 
     /// Writes a line, unless the plugin has had its lines for this second.
@@ -47,6 +63,24 @@ impl PluginLog {
         self.tell_left_out(left_out);
         if granted {
             self.write(level, &one_line(text), record);
+        }
+    }
+
+    /// Tells, once a kind, what the plugin asked for in vain, what it got instead, and which grant would allow it.
+    pub fn denied(&self, what: Denied<'_>, instead: &str) {
+        let told = self.told.load(Ordering::Relaxed);
+        if told & what.bit() != 0 || self.told.fetch_or(what.bit(), Ordering::Relaxed) & what.bit() != 0 {
+            return;
+        }
+        let (plugin, version, asked, grant) = (&self.plugin, &self.version, what.asked(), what.grant());
+        // Runtimes ask for some of it at their start, whether the plugin needs it or not.
+        match what {
+            Denied::Http(_) | Denied::Sockets => {
+                tracing::warn!(%plugin, version, %grant, "the plugin asked for {asked}, which isn't granted: {instead}");
+            }
+            _ => {
+                tracing::info!(%plugin, version, %grant, "the plugin asked for {asked}, which isn't granted: {instead}")
+            }
         }
     }
 
@@ -74,6 +108,42 @@ impl PluginLog {
         if lines > 0 {
             let (plugin, version) = (&self.plugin, &self.version);
             tracing::warn!(target: "plugin", %plugin, version, lines, "left out lines of a plugin that logs too many");
+        }
+    }
+}
+
+impl Denied<'_> {
+    fn bit(self) -> u8 {
+        match self {
+            Self::Clocks => 1,
+            Self::Random => 2,
+            Self::Environment => 4,
+            Self::Directories => 8,
+            Self::Http(_) => 16,
+            Self::Sockets => 32,
+        }
+    }
+
+    fn asked(self) -> String {
+        match self {
+            Self::Clocks => "the time".into(),
+            Self::Random => "randomness".into(),
+            Self::Environment => "the environment".into(),
+            Self::Directories => "directories".into(),
+            Self::Http(target) => format!("{target} by HTTP"),
+            Self::Sockets => "a socket".into(),
+        }
+    }
+
+    /// What would allow it, as it is written in the configuration.
+    fn grant(self) -> String {
+        match self {
+            Self::Clocks => "grants.clocks = true".into(),
+            Self::Random => "grants.random = true".into(),
+            Self::Environment => "grants.environment = { NAME = \"value\" }".into(),
+            Self::Directories => "grants.directories = [{ path = \"…\", guest = \"/…\" }]".into(),
+            Self::Http(target) => format!("grants.http = [{target:?}]"),
+            Self::Sockets => "none: sockets can't be granted, only grants.http".into(),
         }
     }
 }

@@ -5,27 +5,33 @@
 //! against the contract and started once. `wasmtime` is known only here.
 
 mod bindings;
+mod breaker;
 mod builtin;
+mod cache;
 pub mod componentize;
 mod counters;
 mod digest;
 mod error;
 mod host;
+mod http;
 mod instance;
 mod loaded;
 mod log;
 mod message;
 mod runtime;
+mod sandbox;
 mod verdict;
 pub mod watch;
 
 pub use builtin::passthrough;
+pub use cache::{Cache, CacheError};
 pub use counters::Counts;
 pub use digest::Digest;
 pub use error::{LoadError, Problem};
 pub use loaded::LoadedPlugin;
 pub use runtime::Runtime;
 
+pub(crate) use breaker::Admission;
 pub(crate) use counters::{CounterSet, Counters};
 pub(crate) use instance::{Instance, Trouble};
 pub(crate) use message::{RecordView, header_keys};

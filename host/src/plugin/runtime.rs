@@ -4,6 +4,7 @@
 //! [`LoadedPlugin`] is ready for its first record; each problem is a [`LoadError`] that names the remedy.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::thread;
@@ -15,7 +16,9 @@ use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, EngineWeak};
 
 use super::bindings::TransformPre;
+use super::breaker::Breaker;
 use super::builtin::passthrough;
+use super::cache::Cache;
 use super::counters::CounterSet;
 use super::digest::Digest;
 use super::error::{LoadError, Problem};
@@ -23,7 +26,8 @@ use super::host::{self, State};
 use super::instance::Instance;
 use super::loaded::{Code, LoadedPlugin};
 use super::log::PluginLog;
-use crate::config::{Plugin, PluginSource};
+use super::sandbox;
+use crate::config::{self, CacheFolder, Plugin, PluginSource};
 
 /// The contract that this host offers, and by semver every 0.1.x.
 pub(super) const CONTRACT: &str = "reduct-sink:transform@0.1.0";
@@ -38,20 +42,48 @@ pub struct Runtime {
     plain: Platform,
     /// Takes those too.
     concurrent: Platform,
+    cache: Option<Cache>,
 }
 
 /// An engine with everything that plugins may import.
 struct Platform {
     engine: Engine,
     linker: Linker<State>,
+    /// By what its compiled components are told apart from those of other engines, hosts and processors.
+    id: String,
 }
 
 impl Runtime {
+    /// Without a cache: each load compiles.
     pub fn new() -> anyhow::Result<Arc<Self>> {
+        Self::with_cache(None)
+    }
+
+    /// With the cache that the configuration names. Where it can't be used the log says why, and each load compiles.
+    pub fn for_config(config: &config::Cache) -> anyhow::Result<Arc<Self>> {
+        let folder = match &config.folder {
+            CacheFolder::Nowhere => None,
+            CacheFolder::At(folder) => Some(folder.clone()),
+            CacheFolder::Default => Cache::default_folder(),
+        };
+        let cache = folder.and_then(|folder| match Cache::open(&folder, config.bytes) {
+            Ok(cache) => Some(cache),
+            Err(error) => {
+                tracing::warn!(%error, "compiled plugins aren't cached");
+                None
+            }
+        });
+        Self::with_cache(cache)
+    }
+
+    pub fn with_cache(cache: Option<Cache>) -> anyhow::Result<Arc<Self>> {
+        // Two are compiled in, by different dependencies, and then rustls takes none by itself. Refused where the process
+        // has chosen already.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let platform = |concurrency| {
             Platform::new(concurrency).map_err(|error| anyhow!("the WebAssembly engine doesn't start: {error:#}"))
         };
-        let runtime = Self { plain: platform(false)?, concurrent: platform(true)? };
+        let runtime = Self { plain: platform(false)?, concurrent: platform(true)?, cache };
         let engines = [runtime.plain.engine.weak(), runtime.concurrent.engine.weak()];
         let ticker = thread::Builder::new().name("plugin-ticker".into());
         ticker.spawn(move || tick(&engines)).context("couldn't start the thread that counts plugins' time")?;
@@ -75,6 +107,11 @@ impl Runtime {
         .map_err(|problem| LoadError { plugin: plugin.name.clone(), file: file_name(plugin), problem })
     }
 
+    /// Compiles a component and puts it into the cache, unless it is there. Tells whether it was.
+    pub fn compile_ahead(&self, component: &[u8]) -> Result<bool, Problem> {
+        self.compile(component, Digest::of(component)).map(|(_, from_cache)| from_cache)
+    }
+
     fn prepare(&self, plugin: &Plugin) -> Result<LoadedPlugin, Problem> {
         let bytes = read(plugin)?;
         let digest = Digest::of(&bytes);
@@ -82,7 +119,7 @@ impl Runtime {
             return Err(Problem::OtherDigest { found: digest, pinned: pinned.clone() });
         }
         let name: Arc<str> = plugin.name.as_str().into();
-        let pre = self.compile(&bytes)?;
+        let (pre, from_cache) = self.compile(&bytes, digest)?;
         let code = Code {
             pre,
             config: plugin.config.clone(),
@@ -90,28 +127,79 @@ impl Runtime {
             memory_bytes: plugin.memory_bytes,
             limits: plugin.limits,
             recycle: plugin.recycle,
+            grants: Arc::new(plugin.grants.clone()),
             log: Arc::new(PluginLog::new(name.clone(), digest, plugin.limits.log_rate)),
+            breaker: Breaker::new(plugin.breaker, format!("{name}@{}", digest.short())),
             counters: Arc::new(CounterSet::default()),
         };
-        let loaded = LoadedPlugin { name, digest, bytes: bytes.len(), code: Arc::new(code) };
+        let loaded = LoadedPlugin { name, digest, bytes: bytes.len(), from_cache, code: Arc::new(code) };
         Instance::start(&loaded)?;
         Ok(loaded)
     }
 
-    fn compile(&self, bytes: &[u8]) -> Result<TransformPre<State>, Problem> {
+    fn compile(&self, bytes: &[u8], digest: Digest) -> Result<(TransformPre<State>, bool), Problem> {
         check_kind(bytes)?;
-        let (platform, component) = match Component::from_binary(&self.plain.engine, bytes) {
-            Ok(component) => (&self.plain, component),
-            Err(_) => match Component::from_binary(&self.concurrent.engine, bytes) {
-                Ok(component) => (&self.concurrent, component),
-                Err(error) => return Err(compile_problem(&error)),
-            },
+        let cached = [&self.plain, &self.concurrent].into_iter().find_map(|platform| {
+            let component = self.cached(platform, digest)?;
+            Some((platform, component))
+        });
+        let from_cache = cached.is_some();
+        let (platform, component) = match cached {
+            Some(cached) => cached,
+            None => self.compile_anew(bytes)?,
         };
         platform.check_exports(&component)?;
         platform.check_imports(&component)?;
         let wrong_shape = |error: wasmtime::Error| Problem::WrongShape(format!("{error:#}"));
         let pre = platform.linker.instantiate_pre(&component).map_err(wrong_shape)?;
-        TransformPre::new(pre).map_err(wrong_shape)
+        let pre = TransformPre::new(pre).map_err(wrong_shape)?;
+        if !from_cache {
+            self.keep(platform, digest, &component);
+        }
+        Ok((pre, from_cache))
+    }
+
+    fn compile_anew(&self, bytes: &[u8]) -> Result<(&Platform, Component), Problem> {
+        match Component::from_binary(&self.plain.engine, bytes) {
+            Ok(component) => Ok((&self.plain, component)),
+            Err(_) => match Component::from_binary(&self.concurrent.engine, bytes) {
+                Ok(component) => Ok((&self.concurrent, component)),
+                Err(error) => Err(compile_problem(&error)),
+            },
+        }
+    }
+
+    /// What the cache has for this engine. An entry that is damaged is told, and will be replaced.
+    fn cached(&self, platform: &Platform, digest: Digest) -> Option<Component> {
+        let cache = self.cache.as_ref()?;
+        let name = platform.entry(digest);
+        let code = match cache.get(&name) {
+            Ok(code) => code?,
+            Err(damage) => {
+                let path = cache.path(&name);
+                tracing::warn!(path = %path.display(), %damage, "a cached component is damaged: it is compiled anew");
+                return None;
+            }
+        };
+        // SAFETY: the bytes are those that `Component::serialize` gave to this version of the host for this engine: their
+        // seal says so, which nobody can make who hasn't the cache's key.
+        match unsafe { Component::deserialize(&platform.engine, &code) } {
+            Ok(component) => Some(component),
+            Err(error) => {
+                let (path, error) = (cache.path(&name), format!("{error:#}"));
+                tracing::warn!(path = %path.display(), error, "a cached component doesn't fit: it is compiled anew");
+                None
+            }
+        }
+    }
+
+    fn keep(&self, platform: &Platform, digest: Digest, component: &Component) {
+        let Some(cache) = &self.cache else { return };
+        let name = platform.entry(digest);
+        let code = component.serialize().map_err(|error| io::Error::other(format!("{error:#}")));
+        if let Err(error) = code.and_then(|code| cache.put(&name, &code)) {
+            tracing::warn!(path = %cache.path(&name).display(), %error, "the compiled component isn't cached");
+        }
     }
 }
 
@@ -130,7 +218,16 @@ impl Platform {
         let engine = Engine::new(&config)?;
         let mut linker = Linker::new(&engine);
         host::link(&mut linker)?;
-        Ok(Self { engine, linker })
+        let mut hasher = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        let kind = if concurrency { "concurrent" } else { "plain" };
+        let id = format!("{}-{kind}-{:016x}", env!("CARGO_PKG_VERSION"), hasher.finish());
+        Ok(Self { engine, linker, id })
+    }
+
+    /// The name of a compiled component in the cache.
+    fn entry(&self, digest: Digest) -> String {
+        format!("{digest}-{}", self.id)
     }
 
     fn check_exports(&self, component: &Component) -> Result<(), Problem> {
@@ -159,20 +256,12 @@ impl Platform {
                     let missing = wanted.filter(|(function, _)| !host::FUNCTIONS.contains(function));
                     unknown.extend(missing.map(|(function, _)| format!("{name}#{function}")));
                 }
-                (None, _) if is_linked_wasi(name) => {}
+                (None, _) if sandbox::is_linked(name) => {}
                 _ => unknown.push(name.to_owned()),
             }
         }
         if unknown.is_empty() { Ok(()) } else { Err(Problem::UnknownImports(unknown)) }
     }
-}
-
-/// Whether the import is one of WASI 0.2's that are linked (with nothing behind them).
-fn is_linked_wasi(import: &str) -> bool {
-    ["io", "clocks", "random", "cli", "filesystem", "sockets"].iter().any(|package| {
-        let interface = import.strip_prefix("wasi:").and_then(|rest| rest.strip_prefix(package));
-        interface.is_some_and(|interface| interface.starts_with('/') && interface.contains("@0.2."))
-    })
 }
 
 fn file_name(plugin: &Plugin) -> String {
@@ -254,18 +343,5 @@ mod tests {
         assert_eq!(ticks(Duration::from_millis(10)), 2);
         assert_eq!(ticks(Duration::from_millis(11)), 3);
         assert_eq!(ticks(Duration::MAX), u64::MAX / 2 + 1);
-    }
-
-    #[test]
-    fn only_wasi_0_2_is_linked() {
-        for (import, linked) in [
-            ("wasi:cli/stdout@0.2.6", true),
-            ("wasi:io/streams@0.2.0", true),
-            ("wasi:http/outgoing-handler@0.2.0", false),
-            ("wasi:clocks/monotonic-clock@0.3.0", false),
-            ("wasi:iot/io@0.2.0", false),
-        ] {
-            assert_eq!(is_linked_wasi(import), linked, "{import}");
-        }
     }
 }

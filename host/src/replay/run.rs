@@ -152,9 +152,10 @@ impl<'a> Run<'a> {
         let mut outputs = match self.transform(&input) {
             Outcome::Outputs(outputs) => outputs,
             Outcome::Dropped => return Ok(Begun::Decided(Fate::Dropped)),
-            Outcome::DeadLetter(failure) | Outcome::Skipped(failure) | Outcome::Stop(failure) => {
-                return failing(told(&failure));
-            }
+            Outcome::DeadLetter(failure)
+            | Outcome::Skipped(failure)
+            | Outcome::Stop(failure)
+            | Outcome::Wait(failure, _) => return failing(told(&failure)),
             Outcome::Retry(failure) => return failing(format!("{} (it asks for a retry)", told(&failure))),
         };
         if let Some(index) = index {

@@ -162,7 +162,8 @@ fn sleep_until(second: u64) {
 #[test]
 fn where_no_fresh_instance_starts_the_record_fails_and_the_next_tries_again() {
     let (from, until) = (soon(), soon() + 4);
-    let mut chain = Bed::of(&[&moody("unreachable", from, until)]).chain();
+    let mut chain =
+        Bed::of(&[]).with("a", &moody("unreachable", from, until), |plugin| plugin.grants.clocks = true).chain();
     assert!(dead_letter(chain.transform(&input(1))).reason.contains("unreachable"), "the loaded instance runs");
     sleep_until(from);
     for offset in [2, 3] {
@@ -176,7 +177,9 @@ fn where_no_fresh_instance_starts_the_record_fails_and_the_next_tries_again() {
 #[test]
 fn where_a_new_version_does_not_start_on_a_worker_the_one_before_goes_on() {
     keep_log();
-    let bed = Bed::of(&[]).with("held-back", &guest("(call $time (i64.const 1)) (call $change)"), |_| {});
+    let bed = Bed::of(&[]).with("held-back", &guest("(call $time (i64.const 1)) (call $change)"), |plugin| {
+        plugin.grants.clocks = true;
+    });
     let shared = bed.shared();
     let mut chain = Chain::new(shared.clone()).unwrap();
     let from = soon();

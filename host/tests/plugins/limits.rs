@@ -1,10 +1,12 @@
 //! What a plugin may use and answer, each as configured: the record that meets a limit fails, the next one goes on.
 
+use std::time::Duration;
+
 use reduct_sink::chain::{Chain, Outcome};
-use reduct_sink::config::{FailurePolicy, Plugin};
+use reduct_sink::config::{Breaker, FailurePolicy, Plugin, WhileOpen};
 use reduct_sink::plugin::{Digest, Problem};
 
-use crate::bed::{Bed, dead_letter, input, output, runtime};
+use crate::bed::{Bed, dead_letter, input, keep_log, logged, output, runtime};
 use crate::guest::guest;
 
 /// A chain of this guest under these limits.
@@ -93,4 +95,50 @@ fn a_file_above_its_limit_is_refused_before_it_is_compiled() {
     let bed = Bed::of(&[]).with("large", &vec![b'x'; 5000], |plugin| plugin.limits.file_bytes = 4999);
     let error = runtime().load(&bed.plugins[0]).unwrap_err();
     assert!(error.to_string().contains("has 5000 bytes, and 4999 are the most"), "{error}");
+}
+
+/// Fails on records below 10.
+const FAILING: &str = "(if (i64.lt_u (local.get $offset) (i64.const 10)) (then unreachable)) (call $keep)";
+
+#[test]
+fn a_breaker_opens_when_everything_fails_and_decides_as_it_is_told() {
+    let opened = |then| {
+        let mut chain = chain(FAILING, |plugin| {
+            plugin.breaker = Some(Breaker { failures: 3, then, pause: Duration::from_secs(3600) });
+        });
+        for offset in 0..3 {
+            assert!(dead_letter(chain.transform(&input(offset))).reason.contains("unreachable"), "it is asked");
+        }
+        chain.transform(&input(20))
+    };
+    assert!(dead_letter(opened(WhileOpen::DeadLetter)).reason.contains("circuit breaker is open"));
+    assert!(matches!(opened(WhileOpen::Skip), Outcome::Skipped(_)));
+    assert_eq!(output(opened(WhileOpen::Pass)).handled_by, None);
+    assert!(matches!(opened(WhileOpen::Stop), Outcome::Stop(_)));
+    assert!(matches!(opened(WhileOpen::Wait), Outcome::Wait(failure, _) if failure.reason.contains("breaker")));
+}
+
+#[test]
+fn a_breaker_is_of_all_workers_and_closes_after_a_record_that_goes_well() {
+    keep_log();
+    let pause = Duration::from_millis(200);
+    let bed = Bed::of(&[]).with("broken-circuit", &guest(FAILING), |plugin| {
+        plugin.breaker = Some(Breaker { failures: 4, then: WhileOpen::Wait, pause });
+    });
+    let shared = bed.shared();
+    let mut workers = [Chain::new(shared.clone()).unwrap(), Chain::new(shared.clone()).unwrap()];
+    for offset in 0..4 {
+        dead_letter(workers[offset % 2].transform(&input(offset as u64)));
+    }
+    for worker in &mut workers {
+        assert!(matches!(worker.transform(&input(20)), Outcome::Wait(..)));
+    }
+    std::thread::sleep(pause);
+    assert!(dead_letter(workers[0].transform(&input(5))).reason.contains("unreachable"), "a trial, which fails");
+    assert!(matches!(workers[1].transform(&input(20)), Outcome::Wait(..)));
+    std::thread::sleep(pause);
+    output(workers[1].transform(&input(20)));
+    output(workers[0].transform(&input(21)));
+    assert_eq!(logged(&["ERROR", "broken-circuit@", "opened"]).len(), 1);
+    assert_eq!(logged(&["INFO", "broken-circuit@", "closed"]).len(), 1);
 }

@@ -54,11 +54,11 @@ fn each_problem_names_the_plugin_the_file_and_the_remedy() {
         .importing(r#"(import "reduct-sink:transform/host@0.1.0" "sing" (func))"#, "", "transform")
         .contract("0.1.0", &[("interface host {", "interface host {\n sing: func();")]);
     let unknown = Guest::new("(call $keep)").importing(
-        r#"(import "wasi:http/types@0.2.0" "fetch" (func)) (import "test:mine/math@1.0.0" "add" (func))"#,
+        r#"(import "wasi:keyvalue/store@0.2.0" "fetch" (func)) (import "test:mine/math@1.0.0" "add" (func))"#,
         "package test:mine@1.0.0;
-         package wasi:http@0.2.0 { interface types { fetch: func(); } }
+         package wasi:keyvalue@0.2.0 { interface store { fetch: func(); } }
          interface math { add: func(); }
-         world mine { include reduct-sink:transform/transform@0.1.0; import math; import wasi:http/types@0.2.0; }",
+         world mine { include reduct-sink:transform/transform@0.1.0; import math; import wasi:keyvalue/store@0.2.0; }",
         "mine",
     );
     type Expected = fn(&Problem) -> bool;
@@ -113,7 +113,7 @@ fn each_problem_names_the_plugin_the_file_and_the_remedy() {
             "imports",
             &unknown.build(),
             |p| matches!(p, Problem::UnknownImports(_)),
-            &["wasi:http/types@0.2.0", "test:mine/math@1.0.0"],
+            &["wasi:keyvalue/store@0.2.0", "test:mine/math@1.0.0"],
         ),
         ("configure", &trap, |p| matches!(p, Problem::ConfigureTrapped(_)), &["`configure`: wasm trap", "author"]),
         (

@@ -3,7 +3,9 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "tests may")]
 
 mod bed;
+mod caching;
 mod failures;
+mod grants;
 mod guest;
 mod hosting;
 mod limits;

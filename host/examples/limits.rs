@@ -1,0 +1,187 @@
+//! What the limits and the cache cost and save, in one run on one thread:
+//!
+//! - `limits_us_per_record`: passthrough in the chain with all limits on, less the bare call of the same component (no
+//!   epochs, no memory limit, no bound on what crosses, nothing checked, nothing counted);
+//! - `replace_us`: what a record costs more on which the instance breaks and is replaced;
+//! - `cached_start_ms`: from a new engine to a plugin of 18 MB that is ready, with its code in the cache, and
+//!   `uncached_start_ms` without.
+//!
+//! `cargo run --release -p reduct-sink --example limits`, with a component's path to start that one.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a measurement")]
+
+use std::hint::black_box;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reduct_sink::chain::{Chain, Outcome, SharedChain};
+use reduct_sink::config::{Plugin, PluginSource};
+use reduct_sink::plugin::{Cache, Runtime, passthrough};
+use reduct_sink::record::{Header, InputRecord, TopicPartition};
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Config, Engine, Store};
+
+#[path = "../tests/plugins/guest.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod guest;
+
+mod bare {
+    wasmtime::component::bindgen!({
+        path: "../wit/v0.1.0",
+        world: "transform",
+        ownership: Borrowing { duplicate_if_necessary: true },
+    });
+}
+
+const RECORDS: usize = 100_000;
+const ROUNDS: usize = 9;
+const HEADERS: [(&str, &str); 4] = [("size", "1024"), ("type", "binary"), ("camera", "front-left"), ("line", "7")];
+
+fn main() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (bare, limited) = calls(folder.path())?;
+    println!("passthrough, {} headers, 1 KB: bare call {bare:.3} µs, with all limits {limited:.3} µs", HEADERS.len());
+    figure("bare_call_us", bare)?;
+    figure("limited_call_us", limited)?;
+    figure("limits_us_per_record", limited - bare)?;
+    figure("replace_us", replacement(folder.path())?)?;
+    let large = match std::env::args_os().nth(1) {
+        Some(path) => std::fs::read(path)?,
+        None => large(),
+    };
+    figure("large_plugin_mb", large.len() as f64 / 1e6)?;
+    let [uncached, cached] = starts(folder.path(), &large)?;
+    figure("uncached_start_ms", uncached)?;
+    figure("cached_start_ms", cached)
+}
+
+fn figure(name: &str, value: f64) -> anyhow::Result<()> {
+    println!("figure {name} = {value:.3}");
+    let Some(path) = std::env::var_os("TESTBED_FIGURES") else { return Ok(()) };
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+    Ok(writeln!(file, "{name} {value:.3}")?)
+}
+
+/// The best of rounds that take turns, so that both meet the same machine.
+fn calls(folder: &Path) -> anyhow::Result<(f64, f64)> {
+    let file = folder.join("passthrough.wasm");
+    std::fs::write(&file, passthrough())?;
+    let plugin = Plugin::new("passthrough", PluginSource::File(file));
+    let mut chain = Chain::new(SharedChain::load(Runtime::new()?, &[plugin])?)?;
+    let inputs: Vec<Arc<InputRecord>> = (0..1000).map(|offset| Arc::new(record(offset))).collect();
+
+    let mut config = Config::new();
+    config.concurrency_support(false);
+    let engine = Engine::new(&config).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    let component = Component::from_binary(&engine, passthrough()).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    let mut store = Store::new(&engine, ());
+    let bare = bare::Transform::instantiate(&mut store, &component, &Linker::new(&engine)).unwrap();
+    let transformer = bare.reduct_sink_transform_transformer();
+    transformer.call_configure(&mut store, "{}").unwrap().unwrap();
+    let headers =
+        HEADERS.map(|(key, value)| bare::reduct_sink::transform::types::Header { key, value: Some(value.as_bytes()) });
+    let mut best = (f64::MAX, f64::MAX);
+    for _ in 0..ROUNDS {
+        let bare = micros(RECORDS, |at| {
+            let message = bare::exports::reduct_sink::transform::transformer::Message {
+                topic: "frames",
+                partition: 3,
+                offset: at as u64,
+                timestamp: 1_700_000_000_000_000,
+                key: None,
+                headers: &headers,
+                payload_size: 1024,
+            };
+            black_box(transformer.call_transform(&mut store, message).unwrap().unwrap());
+        });
+        let limited = micros(RECORDS, |at| {
+            chain.refresh();
+            assert!(matches!(black_box(chain.transform(&inputs[at % 1000])), Outcome::Outputs(_)));
+        });
+        best = (best.0.min(bare), best.1.min(limited));
+    }
+    Ok(best)
+}
+
+fn replacement(folder: &Path) -> anyhow::Result<f64> {
+    let file = folder.join("breaking.wasm");
+    let body = "(if (i64.eqz (i64.and (local.get $offset) (i64.const 1))) (then unreachable)) (call $keep)";
+    std::fs::write(&file, guest::guest(body))?;
+    let plugin = Plugin::new("breaking", PluginSource::File(file));
+    let mut chain = Chain::new(SharedChain::load(Runtime::new()?, &[plugin])?)?;
+    let (even, odd) = (Arc::new(record(2)), Arc::new(record(3)));
+    let mut best = [f64::MAX; 2];
+    for _ in 0..ROUNDS {
+        // A broken instance is replaced with the next record: so both of a pair count.
+        let broken = micros(2_000, |_| {
+            black_box((chain.transform(&even), chain.transform(&odd)));
+        });
+        let whole = micros(2_000, |_| {
+            black_box((chain.transform(&odd), chain.transform(&odd)));
+        });
+        best = [best[0].min(broken), best[1].min(whole)];
+    }
+    Ok(best[0] - best[1])
+}
+
+/// Milliseconds from nothing to ready: without an entry in the cache, and with one.
+fn starts(folder: &Path, component: &[u8]) -> anyhow::Result<[f64; 2]> {
+    let (file, cache) = (folder.join("large.wasm"), folder.join("cache"));
+    std::fs::write(&file, component)?;
+    let mut plugin = Plugin::new("large", PluginSource::File(file));
+    plugin.limits.file_bytes = 1 << 30;
+    let mut took = [0.0; 2];
+    for (at, took) in took.iter_mut().enumerate() {
+        let start = Instant::now();
+        let runtime = Runtime::with_cache(Some(Cache::open(&cache, 1 << 34)?))?;
+        let loaded = runtime.load(&plugin)?;
+        *took = milliseconds(start.elapsed());
+        assert_eq!(loaded.from_cache, at == 1);
+    }
+    Ok(took)
+}
+
+/// About 18 MB, half of it code, half data, as what languages with a runtime make.
+fn large() -> Vec<u8> {
+    let mut fields = String::new();
+    for function in 0..1100_u64 {
+        fields += &format!("(func (export \"f{function}\") (param i32) (result i32) local.get 0\n");
+        for step in 0..1000_u64 {
+            let number = function.wrapping_mul(7919).wrapping_add(step * 104_729) % 2_000_000_000;
+            // Three operations of which none can be merged with the one before.
+            let operation = ["i32.add", "i32.xor", "i32.rotl"][(step % 3) as usize];
+            fields += &format!("i32.const {number} {operation}\n");
+        }
+        fields += ")\n";
+    }
+    fields += &format!("(data \"{}\")", "0123456789abcdef".repeat(700_000));
+    guest::Guest::new("(call $keep)").importing(&fields, "", "transform").build()
+}
+
+fn micros(times: usize, mut call: impl FnMut(usize)) -> f64 {
+    let start = Instant::now();
+    (0..times).for_each(&mut call);
+    milliseconds(start.elapsed()) * 1000.0 / times as f64
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn record(offset: u64) -> InputRecord {
+    let header = |(key, value): &(&'static str, &'static str)| Header {
+        key: Bytes::from_static(key.as_bytes()),
+        value: Some(Bytes::from_static(value.as_bytes())),
+    };
+    InputRecord {
+        source: TopicPartition { topic: "frames".into(), partition: 3 },
+        offset,
+        timestamp_ms: Some(1_700_000_000_000 + offset),
+        key: None,
+        headers: HEADERS.iter().map(header).collect(),
+        payload: Some(Bytes::from(vec![7; 1024])),
+    }
+}
