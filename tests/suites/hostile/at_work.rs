@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::verify::{Expected, compare};
-use reduct_sink_testbed::{Message, Produced, Sink, Stored, bed, payload, process, read_back, unique};
+use reduct_sink_testbed::{Message, Produced, Sink, Stored, bed, long, payload, process, read_back, unique};
 use toml::Table;
 
 use super::{CATCH_UP, has_died, note};
@@ -195,7 +195,8 @@ async fn plugins_that_misbehave_spoil_their_own_records_only() -> Result<()> {
         );
         config = config.plugin_table(table.parse::<Table>()?);
     }
-    let records = (FIRST + misdeeds.len() as u64 + 30) * PARTITIONS as u64;
+    let after = if long() { 20_000 } else { 30 };
+    let records = (FIRST + misdeeds.len() as u64 + after) * PARTITIONS as u64;
     let produced = kafka.produce(
         &topic,
         (0..records).map(|n| Message::new(payload(n, 500)).header("n", n.to_string()).partition(n as i32 % PARTITIONS)),
