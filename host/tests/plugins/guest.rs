@@ -14,9 +14,6 @@
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-/// Where the contract lies.
-const CONTRACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../wit/v0.1.0");
-
 /// A component whose `transform` has this body, and whose `configure` takes everything.
 pub fn guest(transform: &str) -> Vec<u8> {
     Guest::new(transform).build()
@@ -146,7 +143,7 @@ fn component(mut module: Vec<u8>, resolve: &Resolve, world: wit_parser::WorldId)
 }
 
 fn contract_text() -> String {
-    std::fs::read_to_string(format!("{CONTRACT}/transform.wit")).unwrap()
+    include_str!("../../../wit/v0.1.0/transform.wit").to_owned()
 }
 
 /// Puts each `$"text"` into memory and its address and length in its place.
