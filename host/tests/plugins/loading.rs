@@ -213,8 +213,8 @@ fn what_can_not_become_a_component_says_why() {
     for (bytes, text) in [
         (b"hello".as_slice(), "not WebAssembly"),
         (&guest("(call $keep)"), "already a component"),
-        (&wasi, "wasm32-unknown-unknown"),
-        (&wat::parse_str(r#"(module (import "env" "f" (func)))"#).unwrap(), "WIT world"),
+        (&wasi, "bindings of the contract"),
+        (&wat::parse_str(r#"(module (import "env" "f" (func)))"#).unwrap(), "bindings of the contract"),
     ] {
         let error = format!("{:#}", componentize(bytes).unwrap_err());
         assert!(error.contains(text), "{text}: {error}");

@@ -1,0 +1,127 @@
+// Package abi is what the generated bindings need to run: values that may be missing, and memory that the host may write
+// to. A plugin uses Some, None, Ok and Err of it.
+//
+// Two traps of Go are dealt with here. A collection that falls into an allocation for the host asks WASI for the time,
+// which isn't allowed at that moment: the adapter is told to answer from what it knows. And what the host wrote must not
+// be collected before the call has seen it: it's pinned, until the next call begins.
+package abi
+
+import (
+	"runtime"
+	"unsafe"
+)
+
+// Option is a value that may be missing.
+type Option[T any] struct {
+	some  bool
+	value T
+}
+
+const (
+	OptionNone = 0
+	OptionSome = 1
+)
+
+func Some[T any](value T) Option[T] { return Option[T]{true, value} }
+func None[T any]() Option[T]        { return Option[T]{} }
+
+func (o Option[T]) IsSome() bool { return o.some }
+
+// Some is the value; a panic where it is missing.
+func (o Option[T]) Some() T {
+	if !o.some {
+		panic("the value is missing")
+	}
+	return o.value
+}
+
+// SomeOr is the value, or other where it is missing.
+func (o Option[T]) SomeOr(other T) T {
+	if o.some {
+		return o.value
+	}
+	return other
+}
+
+func (o Option[T]) Tag() uint8 {
+	if o.some {
+		return OptionSome
+	}
+	return OptionNone
+}
+
+// Result is an answer or an error.
+type Result[T, E any] struct {
+	failed bool
+	ok     T
+	err    E
+}
+
+const (
+	ResultOk  = 0
+	ResultErr = 1
+)
+
+// Unit is the answer of a function that has none.
+type Unit struct{}
+
+func Ok[T, E any](value T) Result[T, E]  { return Result[T, E]{ok: value} }
+func Err[T, E any](value E) Result[T, E] { return Result[T, E]{failed: true, err: value} }
+
+func (r Result[T, E]) Ok() T  { return r.ok }
+func (r Result[T, E]) Err() E { return r.err }
+
+func (r Result[T, E]) Tag() uint8 {
+	if r.failed {
+		return ResultErr
+	}
+	return ResultOk
+}
+
+// Allocate is memory that stays where it is until it's unpinned.
+func Allocate(pinner *runtime.Pinner, size, align uintptr) unsafe.Pointer {
+	if size == 0 {
+		return nil
+	}
+	var memory unsafe.Pointer
+	if align == 1 {
+		memory = unsafe.Pointer(unsafe.SliceData(make([]byte, size)))
+	} else {
+		memory = unsafe.Pointer(unsafe.SliceData(make([]uint64, (size+7)/8)))
+	}
+	pinner.Pin(memory)
+	return memory
+}
+
+var fromHost runtime.Pinner
+
+// Unpin gives up what the host wrote; who still refers to it keeps it.
+func Unpin() { fromHost.Unpin() }
+
+var running bool
+
+func init() { running = true }
+
+//go:wasmimport wasi_snapshot_preview1 adapter_monotonic_clock_set_paused
+func pauseClock(paused bool)
+
+//go:linkname sbrk runtime.sbrk
+func sbrk(size uintptr) unsafe.Pointer
+
+// The host's way to ask for memory.
+//
+//go:wasmexport cabi_realloc
+func realloc(old unsafe.Pointer, oldSize, align, size uintptr) unsafe.Pointer {
+	if old != nil {
+		panic("the host doesn't grow what it has")
+	}
+	if !running {
+		// The adapter asks before Go has begun, so past Go's heap.
+		memory := uintptr(sbrk(size + align))
+		return unsafe.Pointer((memory + align - 1) &^ (align - 1))
+	}
+	pauseClock(true)
+	memory := Allocate(&fromHost, size, align)
+	pauseClock(false)
+	return memory
+}

@@ -1,0 +1,1 @@
+// Go wants to see one of these beside functions without a body.

@@ -1,0 +1,42 @@
+// Package transformer is the plugin: the configuration picks one of three transforms.
+package transformer
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"plugin/abi"
+	"plugin/bindings/types"
+)
+
+type transform func(types.Message) (types.Verdict, error)
+
+var chosen transform
+
+// Configure is called once, before the first record.
+func Configure(text string) abi.Result[abi.Unit, string] {
+	var config struct{ Transform, Header, Value string }
+	if err := json.Unmarshal([]byte(text), &config); err != nil {
+		return abi.Err[abi.Unit](err.Error())
+	}
+	switch config.Transform {
+	case "drop":
+		chosen = dropByHeader(config.Header, config.Value)
+	case "label":
+		chosen = label
+	case "split":
+		chosen = split
+	default:
+		return abi.Err[abi.Unit](fmt.Sprintf("transform: %q; it can be drop, label or split", config.Transform))
+	}
+	return abi.Ok[abi.Unit, string](abi.Unit{})
+}
+
+// Transform decides on one record. An error rejects it: it goes to the dead letters.
+func Transform(message types.Message) abi.Result[types.Verdict, types.Failure] {
+	verdict, err := chosen(message)
+	if err != nil {
+		return abi.Err[types.Verdict](types.MakeFailureReject(err.Error()))
+	}
+	return abi.Ok[types.Verdict, types.Failure](verdict)
+}

@@ -1,0 +1,91 @@
+// Three transforms; the configuration picks one.
+
+import { payload } from "reduct-sink:transform/host@0.1.0";
+import type { Change, Failure, LabelChange, Message, Verdict } from "reduct-sink:transform/types@0.1.0";
+
+interface Config {
+  transform?: string;
+  header?: string;
+  value?: string;
+}
+
+type Transform = (message: Message) => Verdict;
+
+let decide: Transform;
+
+const transforms: Record<string, (config: Config) => Transform> = {
+  // Drops the records that have the header with this value.
+  drop({ header, value = "" }) {
+    const bytes = new TextEncoder().encode(value);
+    return (message) => {
+      const found = message.headers.some((h) => h.key === header && h.value && equal(h.value, bytes));
+      return { tag: found ? "drop" : "keep" };
+    };
+  },
+
+  // Turns fields of a JSON payload into the entry and labels.
+  label() {
+    return () => {
+      const { camera, line, ok } = Object(parse(payload(), "the payload"));
+      const labels: LabelChange[] = [];
+      if (typeof camera !== "string") reject('the payload has no text "camera"');
+      if (Number.isSafeInteger(line)) labels.push({ name: "line", value: String(line) });
+      else if (line != null) reject('"line" isn\'t a whole number');
+      if (typeof ok === "boolean") labels.push({ name: "ok", value: String(ok) });
+      else if (ok != null) reject('"ok" isn\'t true or false');
+      return { tag: "change", val: { entry: `cameras/${camera}`, labels, contentType: "application/json" } };
+    };
+  },
+
+  // Makes a record of each line of JSON in the payload.
+  split() {
+    return () => {
+      const parts: Change[] = [];
+      lines(payload()).forEach((line, index) => {
+        if (line.length === 0) return;
+        parse(line, `line ${index + 1} of the payload`);
+        parts.push({ labels: [{ name: "part", value: String(parts.length) }], payload: line });
+      });
+      return parts.length ? { tag: "split", val: parts } : { tag: "drop" };
+    };
+  },
+};
+
+export const transformer = {
+  // Called once, before the first record. What is thrown is the error that the operator sees.
+  configure(text: string): void {
+    const config: Config = JSON.parse(text);
+    const name = config.transform ?? "";
+    if (!Object.hasOwn(transforms, name)) throw `transform: ${name}; it can be drop, label or split`;
+    decide = transforms[name](config);
+  },
+
+  // Decides on one record.
+  transform: (message: Message): Verdict => decide(message),
+};
+
+// The record goes to the dead letters.
+function reject(reason: string): never {
+  const failure: Failure = { tag: "reject", val: reason };
+  throw failure;
+}
+
+function parse(bytes: Uint8Array, what: string): unknown {
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (error) {
+    return reject(`${what} isn't JSON: ${error}`);
+  }
+}
+
+function lines(bytes: Uint8Array): Uint8Array[] {
+  const lines = [];
+  let start = 0;
+  for (let end; (end = bytes.indexOf(10, start)) >= 0; start = end + 1) lines.push(bytes.slice(start, end));
+  lines.push(bytes.slice(start));
+  return lines;
+}
+
+function equal(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, at) => byte === b[at]);
+}
