@@ -7,7 +7,7 @@ let decide;
 const transforms = {
   // Drops the records that have the header with this value.
   drop({ header, value }) {
-    const bytes = new TextEncoder().encode(value);
+    const bytes = encode(value);
     return (message) => {
       const found = message.headers.some((h) => h.key === header && h.value && equal(h.value, bytes));
       return { tag: found ? "drop" : "keep" };
@@ -62,7 +62,7 @@ function reject(reason) {
 
 function parse(bytes, what) {
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    return JSON.parse(decode(bytes));
   } catch (error) {
     reject(`${what} isn't JSON: ${error}`);
   }
@@ -78,4 +78,15 @@ function lines(bytes) {
 
 function equal(a, b) {
   return a.length === b.length && a.every((byte, at) => byte === b[at]);
+}
+
+// QuickJS has no TextEncoder and no TextDecoder. This throws where the bytes aren't UTF-8.
+function decode(bytes) {
+  let text = "";
+  for (let at = 0; at < bytes.length; at += 4096) text += String.fromCharCode(...bytes.subarray(at, at + 4096));
+  return /[\x80-\xff]/.test(text) ? decodeURIComponent(escape(text)) : text;
+}
+
+function encode(text) {
+  return Uint8Array.from(unescape(encodeURIComponent(text)), (c) => c.charCodeAt(0));
 }

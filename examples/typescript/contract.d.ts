@@ -40,12 +40,3 @@ declare module "reduct-sink:transform/types@0.1.0" {
   // To be thrown.
   export type Failure = { tag: "reject"; val: string } | { tag: "retry"; val: string };
 }
-
-// What QuickJS offers of the web.
-declare class TextEncoder {
-  encode(text: string): Uint8Array;
-}
-declare class TextDecoder {
-  constructor(encoding?: string, options?: { fatal?: boolean });
-  decode(bytes: Uint8Array): string;
-}

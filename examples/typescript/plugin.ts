@@ -16,7 +16,7 @@ let decide: Transform;
 const transforms: Record<string, (config: Config) => Transform> = {
   // Drops the records that have the header with this value.
   drop({ header, value = "" }) {
-    const bytes = new TextEncoder().encode(value);
+    const bytes = encode(value);
     return (message) => {
       const found = message.headers.some((h) => h.key === header && h.value && equal(h.value, bytes));
       return { tag: found ? "drop" : "keep" };
@@ -72,7 +72,7 @@ function reject(reason: string): never {
 
 function parse(bytes: Uint8Array, what: string): unknown {
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    return JSON.parse(decode(bytes));
   } catch (error) {
     return reject(`${what} isn't JSON: ${error}`);
   }
@@ -88,4 +88,15 @@ function lines(bytes: Uint8Array): Uint8Array[] {
 
 function equal(a: Uint8Array, b: Uint8Array): boolean {
   return a.length === b.length && a.every((byte, at) => byte === b[at]);
+}
+
+// QuickJS has no TextEncoder and no TextDecoder. This throws where the bytes aren't UTF-8.
+function decode(bytes: Uint8Array): string {
+  let text = "";
+  for (let at = 0; at < bytes.length; at += 4096) text += String.fromCharCode(...bytes.subarray(at, at + 4096));
+  return /[\x80-\xff]/.test(text) ? decodeURIComponent(escape(text)) : text;
+}
+
+function encode(text: string): Uint8Array {
+  return Uint8Array.from(unescape(encodeURIComponent(text)), (c) => c.charCodeAt(0));
 }

@@ -3,13 +3,4 @@
 mod check;
 mod dead_letters;
 mod faults;
-mod hostile;
-mod limits;
-mod main_job;
-mod testbed;
-mod tutorial;
-
-/// Plugins made from text, as in the host's own tests.
-#[path = "../../host/tests/plugins/guest.rs"]
-#[allow(dead_code, reason = "the host's own tests use the rest")]
-mod guest;
+mod languages;

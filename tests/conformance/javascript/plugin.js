@@ -2,8 +2,6 @@
 import * as host from "reduct-sink:transform/host@0.1.0";
 let prefix = "";
 let calls = 0;
-const utf8 = new TextEncoder();
-const decoder = new TextDecoder();
 const nothing = new Uint8Array(0);
 const untouched = new Set(["keep", "log"]);
 const commands = {
@@ -61,7 +59,7 @@ export const transformer = {
             if (!key.startsWith(prefix))
                 continue;
             const command = key.slice(prefix.length);
-            const text = () => decoder.decode(value);
+            const text = () => decode(value);
             if (command === "part" || command === "parts") {
                 if (!split)
                     changes = [];
@@ -88,19 +86,19 @@ export const transformer = {
 };
 function tell(what, message) {
     switch (what) {
-        case "topic": return utf8.encode(message.topic);
-        case "partition": return utf8.encode(String(message.partition));
-        case "offset": return utf8.encode(String(message.offset));
-        case "timestamp": return utf8.encode(String(message.timestamp));
-        case "payload-size": return utf8.encode(String(message.payloadSize));
+        case "topic": return encode(message.topic);
+        case "partition": return encode(String(message.partition));
+        case "offset": return encode(String(message.offset));
+        case "timestamp": return encode(String(message.timestamp));
+        case "payload-size": return encode(String(message.payloadSize));
         case "payload": return host.payload();
-        case "entry": return utf8.encode(host.entry());
-        case "content-type": return utf8.encode(host.contentType());
-        case "count": return utf8.encode(String(calls));
-        case "key": return message.key == null ? utf8.encode("none") : concat([utf8.encode("some:"), message.key]);
+        case "entry": return encode(host.entry());
+        case "content-type": return encode(host.contentType());
+        case "count": return encode(String(calls));
+        case "key": return message.key == null ? encode("none") : concat([encode("some:"), message.key]);
         case "headers":
-            return concat(message.headers.flatMap(({ key, value }) => [utf8.encode(key), ...(value == null ? [] : [utf8.encode("="), value]), utf8.encode("\n")]));
-        case "labels": return utf8.encode(host.labels().map(({ name, value }) => `${name}=${value}\n`).join(""));
+            return concat(message.headers.flatMap(({ key, value }) => [encode(key), ...(value == null ? [] : [encode("="), value]), encode("\n")]));
+        case "labels": return encode(host.labels().map(({ name, value }) => `${name}=${value}\n`).join(""));
         default: throw new Error(`there is no ${what} to tell`);
     }
 }
@@ -115,4 +113,14 @@ function concat(pieces) {
         at += piece.length;
     }
     return whole;
+}
+// QuickJS has no TextEncoder and no TextDecoder. This throws where the bytes aren't UTF-8.
+function decode(bytes) {
+    let text = "";
+    for (let at = 0; at < bytes.length; at += 4096)
+        text += String.fromCharCode(...bytes.subarray(at, at + 4096));
+    return /[\x80-\xff]/.test(text) ? decodeURIComponent(escape(text)) : text;
+}
+function encode(text) {
+    return Uint8Array.from(unescape(encodeURIComponent(text)), (c) => c.charCodeAt(0));
 }

@@ -1,0 +1,88 @@
+//! What a language costs: the component's size, loading and compiling, microseconds a record, memory; and that a million
+//! records (a hundred thousand without `--long`) go through each without one lost, with memory flat.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use reduct_sink::chain::{Chain, Outcome, SharedChain};
+use reduct_sink::config::FailurePolicy;
+use reduct_sink::record::{Header, InputRecord};
+use reduct_sink_testbed::{figures, long};
+
+use super::guests::{component, header, languages, plugin, runtime};
+
+/// What an instance may take; the host replaces it at three quarters of that.
+const MEMORY_BYTES: u64 = 96 << 20;
+/// What the process may grow by meanwhile: an instance and its successor, and the allocator's own.
+const FLAT_BYTES: u64 = 2 * MEMORY_BYTES;
+const BATCH: u64 = 1000;
+
+#[test]
+fn records_go_through_every_language_and_memory_stays_flat() -> Result<()> {
+    let records = if long() { 1_000_000 } else { 100_000 };
+    let mut lost = 0;
+    println!("{:20} {:>9} {:>9} {:>12} {:>10} {:>10}", "language", "size KB", "load s", "us a record", "records", "grew MB");
+    for language in languages()? {
+        let file = component("conformance", &language);
+        let size = std::fs::metadata(&file)?.len();
+        let mut plugin = plugin(&language, &file, "{}");
+        plugin.memory_bytes = MEMORY_BYTES;
+        plugin.on_failure = FailurePolicy::Skip;
+        let start = Instant::now();
+        let mut chain = Chain::new(SharedChain::load(runtime(), &[plugin])?)?;
+        let load = start.elapsed();
+        let (fastest, mean, grown, lost_here) = run(&mut chain, records)?;
+        println!(
+            "{language:20} {:>9} {:>9.3} {:>5.2} ({:.2}) {records:>10} {:>10.1}",
+            size / 1000, load.as_secs_f64(), fastest, mean, grown as f64 / 1e6
+        );
+        lost += lost_here;
+        figures::record(&format!("us_{language}"), fastest)?;
+        figures::record(&format!("us_mean_{language}"), mean)?;
+        figures::record(&format!("size_kb_{language}"), (size / 1000) as f64)?;
+        figures::record(&format!("compile_s_{language}"), load.as_secs_f64())?;
+        figures::record(&format!("grown_mb_{language}"), grown as f64 / 1e6)?;
+        ensure!(grown < FLAT_BYTES, "{language}: the process grew by {grown} bytes over {records} records");
+    }
+    figures::record("lost", lost as f64)?;
+    ensure!(lost == 0, "{lost} records were lost");
+    Ok(())
+}
+
+/// Four headers become four labels, at 1 KB. Tells the best batch's microseconds a record, the mean, by how much the process
+/// grew from the first tenth on, and how many records had another outcome.
+fn run(chain: &mut Chain, records: u64) -> Result<(f64, f64, u64, u64)> {
+    let inputs: Vec<Arc<InputRecord>> = (0..BATCH).map(|offset| Arc::new(record(offset))).collect();
+    let (mut lost, mut fastest, mut total, mut before) = (0, Duration::MAX, Duration::ZERO, 0);
+    let batches = records / BATCH;
+    for batch in 0..batches {
+        let start = Instant::now();
+        for input in &inputs {
+            let outcome = chain.transform(input);
+            let good = matches!(&outcome, Outcome::Outputs(outputs) if outputs.len() == 1 && outputs[0].labels.len() == 4);
+            lost += u64::from(!good);
+        }
+        fastest = fastest.min(start.elapsed());
+        total += start.elapsed();
+        if batch == batches / 10 {
+            before = resident()?;
+        }
+    }
+    let us = |time: Duration, records: u64| time.as_secs_f64() * 1e6 / records as f64;
+    Ok((us(fastest, BATCH), us(total, records), resident()?.saturating_sub(before), lost))
+}
+
+fn record(offset: u64) -> InputRecord {
+    let headers: Vec<Header> = [("size", "1024"), ("kind", "binary"), ("camera", "front-left"), ("line", "7")]
+        .map(|(key, value)| header(key, value))
+        .into();
+    InputRecord { offset, ..super::guests::record(headers, vec![7; 1024]) }
+}
+
+/// The memory of this process that is in RAM, in bytes.
+fn resident() -> Result<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: u64 = statm.split(' ').nth(1).context("statm")?.parse()?;
+    Ok(pages * 4096)
+}

@@ -1,0 +1,80 @@
+//! The guests of all languages, as `tests/conformance/build` made them, and chains of them in the host's own engine.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use reduct_sink::chain::{Chain, SharedChain};
+use reduct_sink::config::{Plugin, PluginSource};
+use reduct_sink::plugin::Runtime;
+use reduct_sink::record::{Header, InputRecord, TopicPartition};
+
+/// Generous: what is tested is what comes of a record, on a machine that has other things to do as well.
+const TIMEOUT: Duration = Duration::from_secs(3);
+const MEMORY_BYTES: u64 = 256 << 20;
+
+/// A language's example or conformance guest.
+pub fn component(kind: &str, language: &str) -> PathBuf {
+    folder().join(format!("{kind}-{language}.wasm"))
+}
+
+/// The languages that have a conformance guest: a folder each. Rust is there twice, once for each way of building it.
+pub fn languages() -> Result<Vec<String>> {
+    let mut languages = Vec::new();
+    for file in std::fs::read_dir(folder()).context("no guests are built: run tests/conformance/build")? {
+        let name = file?.file_name().into_string().unwrap_or_default();
+        languages.extend(name.strip_prefix("conformance-").and_then(|name| name.strip_suffix(".wasm")).map(Into::into));
+    }
+    languages.sort();
+    for folder in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance"))? {
+        let folder = folder?;
+        let name = folder.file_name().into_string().unwrap_or_default();
+        ensure!(!folder.file_type()?.is_dir() || languages.contains(&name), "the guests in {name} aren't built");
+    }
+    Ok(languages)
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/languages/dist")
+}
+
+/// One for all, as in the host.
+pub fn runtime() -> Arc<Runtime> {
+    static RUNTIME: OnceLock<Arc<Runtime>> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::new().expect("the engine starts")).clone()
+}
+
+/// The component as plugin `name`, configured with JSON text.
+pub fn plugin(name: &str, component: &Path, config: &str) -> Plugin {
+    Plugin {
+        config: config.into(),
+        timeout: TIMEOUT,
+        memory_bytes: MEMORY_BYTES,
+        ..Plugin::new(name, PluginSource::File(component.to_owned()))
+    }
+}
+
+/// A chain of the same component, once for each configuration.
+pub fn chain(component: &Path, configs: &[String]) -> Result<Chain> {
+    let plugins: Vec<Plugin> =
+        ('a'..).zip(configs).map(|(name, config)| plugin(&name.to_string(), component, config)).collect();
+    Chain::new(SharedChain::load(runtime(), &plugins)?)
+}
+
+/// The record that all begin with.
+pub fn record(headers: Vec<Header>, payload: impl Into<Bytes>) -> InputRecord {
+    InputRecord {
+        source: TopicPartition { topic: "line.7".into(), partition: 2 },
+        offset: 7,
+        timestamp_ms: Some(1_700_000_000_000),
+        key: Some(Bytes::from_static(b"key")),
+        headers,
+        payload: Some(payload.into()),
+    }
+}
+
+pub fn header(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Header {
+    Header { key: key.into(), value: Some(value.into()) }
+}
