@@ -3,4 +3,15 @@
 mod check;
 mod dead_letters;
 mod faults;
+mod hostile;
 mod languages;
+mod limits;
+mod main_job;
+mod newcomer;
+mod testbed;
+mod tutorial;
+
+/// Plugins made from text, as in the host's own tests.
+#[path = "../../host/tests/plugins/guest.rs"]
+#[allow(dead_code, reason = "the host's own tests use the rest")]
+mod guest;

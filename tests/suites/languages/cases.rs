@@ -74,8 +74,13 @@ pub fn read() -> Result<Cases> {
     let mut names = BTreeMap::new();
     for case in &cases.case {
         ensure!(names.insert(&case.name, ()).is_none(), "two cases are named {:?}", case.name);
-        let expected = [case.outputs.is_some(), case.output_count.is_some(), case.dropped, case.failed.is_some(),
-            case.retry.is_some()];
+        let expected = [
+            case.outputs.is_some(),
+            case.output_count.is_some(),
+            case.dropped,
+            case.failed.is_some(),
+            case.retry.is_some(),
+        ];
         ensure!(expected.into_iter().filter(|is| *is).count() == 1, "{:?} must expect one thing", case.name);
     }
     Ok(cases)
@@ -135,10 +140,14 @@ impl Output {
         ensure!(output.entry == self.entry, "entry {:?}", output.entry);
         ensure!(output.timestamp_us == self.timestamp, "timestamp {:?}", output.timestamp_us);
         ensure!(output.content_type == self.content_type, "content type {:?}", output.content_type);
-        let labels: Vec<String> = output.labels.iter().map(|label| match &label.value {
-            Some(value) => format!("{}={value}", label.name),
-            None => label.name.clone(),
-        }).collect();
+        let labels: Vec<String> = output
+            .labels
+            .iter()
+            .map(|label| match &label.value {
+                Some(value) => format!("{}={value}", label.name),
+                None => label.name.clone(),
+            })
+            .collect();
         match self.label_count {
             Some(count) => ensure!(labels.len() == count, "{} labels", labels.len()),
             None => {

@@ -22,7 +22,10 @@ const BATCH: u64 = 1000;
 fn records_go_through_every_language_and_memory_stays_flat() -> Result<()> {
     let records = if long() { 1_000_000 } else { 100_000 };
     let mut lost = 0;
-    println!("{:20} {:>9} {:>9} {:>12} {:>10} {:>10}", "language", "size KB", "load s", "us a record", "records", "grew MB");
+    println!(
+        "{:20} {:>9} {:>9} {:>12} {:>10} {:>10}",
+        "language", "size KB", "load s", "us a record", "records", "grew MB"
+    );
     for language in languages()? {
         let file = component("conformance", &language);
         let size = std::fs::metadata(&file)?.len();
@@ -35,7 +38,11 @@ fn records_go_through_every_language_and_memory_stays_flat() -> Result<()> {
         let (fastest, mean, grown, lost_here) = run(&mut chain, records)?;
         println!(
             "{language:20} {:>9} {:>9.3} {:>5.2} ({:.2}) {records:>10} {:>10.1}",
-            size / 1000, load.as_secs_f64(), fastest, mean, grown as f64 / 1e6
+            size / 1000,
+            load.as_secs_f64(),
+            fastest,
+            mean,
+            grown as f64 / 1e6
         );
         lost += lost_here;
         figures::record(&format!("us_{language}"), fastest)?;
@@ -60,7 +67,8 @@ fn run(chain: &mut Chain, records: u64) -> Result<(f64, f64, u64, u64)> {
         let start = Instant::now();
         for input in &inputs {
             let outcome = chain.transform(input);
-            let good = matches!(&outcome, Outcome::Outputs(outputs) if outputs.len() == 1 && outputs[0].labels.len() == 4);
+            let good =
+                matches!(&outcome, Outcome::Outputs(outputs) if outputs.len() == 1 && outputs[0].labels.len() == 4);
             lost += u64::from(!good);
         }
         fastest = fastest.min(start.elapsed());
