@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use reduct_sink::chain::{Chain, SharedChain};
 use reduct_sink::config::{Plugin, PluginSource};
-use reduct_sink::plugin::Runtime;
+use reduct_sink::plugin::{Cache, Runtime};
 use reduct_sink::record::{Header, InputRecord, TopicPartition};
 
 /// Generous: what is tested is what comes of a record, on a machine that has other things to do as well.
@@ -43,7 +43,13 @@ fn folder() -> PathBuf {
 /// One for all, as in the host.
 pub fn runtime() -> Arc<Runtime> {
     static RUNTIME: OnceLock<Arc<Runtime>> = OnceLock::new();
-    RUNTIME.get_or_init(|| Runtime::new().expect("the engine starts")).clone()
+    RUNTIME.get_or_init(|| runtime_with_cache().expect("the engine starts")).clone()
+}
+
+/// As a host has it that is started anew, with what others before it compiled.
+pub fn runtime_with_cache() -> Result<Arc<Runtime>> {
+    let cache = Cache::open(&folder().with_file_name("compiled"), 4 << 30)?;
+    Runtime::with_cache(Some(cache))
 }
 
 /// The component as plugin `name`, configured with JSON text.
