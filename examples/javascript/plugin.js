@@ -83,7 +83,10 @@ function equal(a, b) {
 // QuickJS has no TextEncoder and no TextDecoder. This throws where the bytes aren't UTF-8.
 function decode(bytes) {
   let text = "";
-  for (let at = 0; at < bytes.length; at += 4096) text += String.fromCharCode(...bytes.subarray(at, at + 4096));
+  for (let at = 0; at < bytes.length; at += 4096) {
+    const piece = bytes.length <= 4096 ? bytes : bytes.subarray(at, at + 4096);
+    text += String.fromCharCode.apply(null, piece);
+  }
   return /[\x80-\xff]/.test(text) ? decodeURIComponent(escape(text)) : text;
 }
 

@@ -17,28 +17,29 @@ from wit_world.imports.types import (
     Verdict_Split,
 )
 
+# What `configure` read. It is kept here, because each call gets a new Transformer.
+config = {"header": "", "value": ""}
+
 
 class Transformer(exports.Transformer):
-    def configure(self, config: str) -> None:
+    def configure(self, text: str) -> None:
         """Called once, before the first record."""
-        options = json.loads(config)
-        name = options.get("transform")
+        config.update(json.loads(text))
+        name = config.get("transform")
         if name not in ("drop", "label", "split"):
             raise componentize_py_types.Err(f"transform: {name!r}; it can be drop, label or split")
-        self.decide = getattr(self, name)
-        self.header = options.get("header", "")
-        self.value = options.get("value", "").encode()
 
     def transform(self, message: Message) -> Verdict:
         """Decides on one record. A ValueError rejects it: it goes to the dead letters."""
         try:
-            return self.decide(message)
+            return getattr(self, config["transform"])(message)
         except ValueError as error:
             raise componentize_py_types.Err(Failure_Reject(str(error)))
 
     def drop(self, message: Message) -> Verdict:
         """Drops the records that have the header with this value."""
-        found = any(h.key == self.header and h.value == self.value for h in message.headers)
+        key, value = config["header"], config["value"].encode()
+        found = any(header.key == key and header.value == value for header in message.headers)
         return Verdict_Drop() if found else Verdict_Keep()
 
     def label(self, message: Message) -> Verdict:

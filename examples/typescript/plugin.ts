@@ -93,7 +93,10 @@ function equal(a: Uint8Array, b: Uint8Array): boolean {
 // QuickJS has no TextEncoder and no TextDecoder. This throws where the bytes aren't UTF-8.
 function decode(bytes: Uint8Array): string {
   let text = "";
-  for (let at = 0; at < bytes.length; at += 4096) text += String.fromCharCode(...bytes.subarray(at, at + 4096));
+  for (let at = 0; at < bytes.length; at += 4096) {
+    const piece = bytes.length <= 4096 ? bytes : bytes.subarray(at, at + 4096);
+    text += String.fromCharCode.apply(null, piece as unknown as number[]);
+  }
   return /[\x80-\xff]/.test(text) ? decodeURIComponent(escape(text)) : text;
 }
 

@@ -151,7 +151,8 @@ fn items(from: anytype) []std.meta.Child(@TypeOf(from.ptr)) {
 }
 
 fn list(slice: anytype, comptime List: type) List {
-    return .{ .ptr = slice.ptr, .len = slice.len };
+    // An empty slice points nowhere that the host would accept.
+    return .{ .ptr = if (slice.len == 0) null else slice.ptr, .len = slice.len };
 }
 
 fn borrowed(text: []const u8) wit.transform_string_t {

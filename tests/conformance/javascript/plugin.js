@@ -59,12 +59,11 @@ export const transformer = {
             if (!key.startsWith(prefix))
                 continue;
             const command = key.slice(prefix.length);
-            const text = () => decode(value);
             if (command === "part" || command === "parts") {
                 if (!split)
                     changes = [];
                 split = true;
-                const count = command === "part" ? 1 : Number(text());
+                const count = command === "part" ? 1 : Number(decode(value));
                 for (let n = 0; n < count; n++)
                     changes.push({ labels: [] });
             }
@@ -73,9 +72,9 @@ export const transformer = {
             const change = changes.at(-1) ?? { labels: [] };
             const run = known.get(command);
             if (run)
-                run(change, text, value, message);
+                run(change, () => decode(value), value, message);
             else
-                change.labels.push({ name: command, value: text() });
+                change.labels.push({ name: command, value: decode(value) });
         }
         if (dropped)
             return { tag: "drop" };
@@ -117,8 +116,10 @@ function concat(pieces) {
 // QuickJS has no TextEncoder and no TextDecoder. This throws where the bytes aren't UTF-8.
 function decode(bytes) {
     let text = "";
-    for (let at = 0; at < bytes.length; at += 4096)
-        text += String.fromCharCode(...bytes.subarray(at, at + 4096));
+    for (let at = 0; at < bytes.length; at += 4096) {
+        const piece = bytes.length <= 4096 ? bytes : bytes.subarray(at, at + 4096);
+        text += String.fromCharCode.apply(null, piece);
+    }
     return /[\x80-\xff]/.test(text) ? decodeURIComponent(escape(text)) : text;
 }
 function encode(text) {

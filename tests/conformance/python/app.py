@@ -16,24 +16,29 @@ from wit_world.imports.types import (
     Verdict_Split,
 )
 
+# Kept here, because each call gets a new Transformer.
+prefix = ""
+calls = 0
+
 
 class Transformer(exports.Transformer):
     def configure(self, config):
+        global prefix
         options = json.loads(config)
         assert not options.get("trap"), "trapped as told"
         if "refuse" in options:
             raise Err(options["refuse"])
-        self.prefix = options.get("prefix", "")
-        self.calls = 0
+        prefix = options.get("prefix", "")
 
     def transform(self, message):
-        self.calls += 1
+        global calls
+        calls += 1
         changes = [empty()]
         split = touched = dropped = False
         for header in message.headers:
-            if not header.key.startswith(self.prefix):
+            if not header.key.startswith(prefix):
                 continue
-            command = header.key[len(self.prefix) :]
+            command = header.key[len(prefix) :]
             value = header.value or b""
             if command in ("part", "parts") and not split:
                 split, changes = True, []
@@ -101,7 +106,7 @@ class Transformer(exports.Transformer):
         if what == "content-type":
             return host.content_type().encode()
         if what == "count":
-            return str(self.calls).encode()
+            return str(calls).encode()
         if what == "key":
             return b"none" if message.key is None else b"some:" + message.key
         if what == "headers":

@@ -62,19 +62,18 @@ export const transformer = {
     for (const { key, value = nothing } of message.headers) {
       if (!key.startsWith(prefix)) continue;
       const command = key.slice(prefix.length);
-      const text = () => decode(value);
       if (command === "part" || command === "parts") {
         if (!split) changes = [];
         split = true;
-        const count = command === "part" ? 1 : Number(text());
+        const count = command === "part" ? 1 : Number(decode(value));
         for (let n = 0; n < count; n++) changes.push({ labels: [] });
       }
       touched ||= !untouched.has(command);
       dropped ||= command === "drop";
       const change = changes.at(-1) ?? { labels: [] };
       const run = known.get(command);
-      if (run) run(change, text, value, message);
-      else change.labels.push({ name: command, value: text() });
+      if (run) run(change, () => decode(value), value, message);
+      else change.labels.push({ name: command, value: decode(value) });
     }
     if (dropped) return { tag: "drop" };
     if (split) return { tag: "split", val: changes };
@@ -119,7 +118,10 @@ function concat(pieces: Uint8Array[]): Uint8Array {
 // QuickJS has no TextEncoder and no TextDecoder. This throws where the bytes aren't UTF-8.
 function decode(bytes: Uint8Array): string {
   let text = "";
-  for (let at = 0; at < bytes.length; at += 4096) text += String.fromCharCode(...bytes.subarray(at, at + 4096));
+  for (let at = 0; at < bytes.length; at += 4096) {
+    const piece = bytes.length <= 4096 ? bytes : bytes.subarray(at, at + 4096);
+    text += String.fromCharCode.apply(null, piece as unknown as number[]);
+  }
   return /[\x80-\xff]/.test(text) ? decodeURIComponent(escape(text)) : text;
 }
 

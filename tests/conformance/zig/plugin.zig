@@ -210,7 +210,8 @@ fn items(from: anytype) []std.meta.Child(@TypeOf(from.ptr)) {
 }
 
 fn list(slice: anytype, comptime List: type) List {
-    return .{ .ptr = @constCast(slice.ptr), .len = slice.len };
+    // An empty slice points nowhere that the host would accept.
+    return .{ .ptr = if (slice.len == 0) null else @constCast(slice.ptr), .len = slice.len };
 }
 
 fn copy(slice: anytype, comptime List: type) List {
