@@ -1,13 +1,15 @@
 // Package abi is what the generated bindings need to run: values that may be missing, and memory that the host may write
 // to. A plugin uses Some, None, Ok and Err of it.
 //
-// Two traps of Go are dealt with here. A collection that falls into an allocation for the host asks WASI for the time,
-// which isn't allowed at that moment: the adapter is told to answer from what it knows. And what the host wrote must not
-// be collected before the call has seen it: it's pinned, until the next call begins.
+// Two traps of Go are dealt with here. A garbage collection that ends while the host asks for memory traps, so there are
+// none by themselves: Unpin, with which each call begins, sees to them. And what the host wrote must not be collected
+// before the call has seen it: it's pinned until then.
 package abi
 
 import (
 	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
 	"unsafe"
 )
 
@@ -93,14 +95,40 @@ func Allocate(pinner *runtime.Pinner, size, align uintptr) unsafe.Pointer {
 	return memory
 }
 
-var fromHost runtime.Pinner
+const (
+	// So much is allocated between two collections, and no more often than every so many calls it's looked at, unless
+	// the host itself wrote as much.
+	garbage    = 16 << 20
+	callsALook = 100
+)
+
+var (
+	fromHost      runtime.Pinner
+	fromHostBytes uintptr
+	calls         int
+	collectedAt   uint64
+	allocs        = []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	running       bool
+)
+
+func init() {
+	debug.SetGCPercent(-1)
+	running = true
+}
 
 // Unpin gives up what the host wrote; who still refers to it keeps it.
-func Unpin() { fromHost.Unpin() }
-
-var running bool
-
-func init() { running = true }
+func Unpin() {
+	fromHost.Unpin()
+	if calls++; calls%callsALook != 0 && fromHostBytes < garbage {
+		return
+	}
+	fromHostBytes = 0
+	metrics.Read(allocs)
+	if allocated := allocs[0].Value.Uint64(); allocated-collectedAt > garbage {
+		runtime.GC()
+		collectedAt = allocated
+	}
+}
 
 //go:wasmimport wasi_snapshot_preview1 adapter_monotonic_clock_set_paused
 func pauseClock(paused bool)
@@ -120,6 +148,7 @@ func realloc(old unsafe.Pointer, oldSize, align, size uintptr) unsafe.Pointer {
 		memory := uintptr(sbrk(size + align))
 		return unsafe.Pointer((memory + align - 1) &^ (align - 1))
 	}
+	fromHostBytes += size
 	pauseClock(true)
 	memory := Allocate(&fromHost, size, align)
 	pauseClock(false)
