@@ -68,6 +68,8 @@ static bool label_fields(json_t *json, change_t *change, uint8_t *text, failure_
   static const char bad[] = "the payload isn't a JSON object";
   size_t length;
   int64_t line;
+  bool has_line = false, has_ok = false, ok = false;
+  if (!json_valid(json->at, json->end - json->at)) return reject(failure, format("the payload isn't JSON"));
   if (!json_token(json, '{')) return reject(failure, format(bad));
   if (json_token(json, '}')) return true;
   do {
@@ -82,16 +84,17 @@ static bool label_fields(json_t *json, change_t *change, uint8_t *text, failure_
       memcpy(change->entry.val.ptr + 8, text, length);
     } else if (equal("line", 4, name) && !json_word(json, "null")) {
       if (!json_whole(json, &line)) return reject(failure, format("\"line\" isn't a whole number"));
-      add_label(change, "line", format("%lld", (long long)line));
+      has_line = true;
     } else if (equal("ok", 2, name) && !json_word(json, "null")) {
-      bool ok = json_word(json, "true");
+      has_ok = true;
+      ok = json_word(json, "true");
       if (!ok && !json_word(json, "false")) return reject(failure, format("\"ok\" isn't true or false"));
-      add_label(change, "ok", format(ok ? "true" : "false"));
     } else if (!equal("line", 4, name) && !equal("ok", 2, name) && !json_value(json)) {
       return reject(failure, format(bad));
     }
   } while (json_token(json, ','));
-  if (!json_token(json, '}') || json->at != json->end) return reject(failure, format(bad));
+  if (has_line) add_label(change, "line", format("%lld", (long long)line));
+  if (has_ok) add_label(change, "ok", format(ok ? "true" : "false"));
   return true;
 }
 
