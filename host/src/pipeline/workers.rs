@@ -67,7 +67,7 @@ impl Workers {
         for handle in &self.0 {
             handle.send(Command::Stop);
             let thread = lock(&handle.thread).take();
-            well &= !thread.is_some_and(|thread| thread.join().is_err());
+            well &= thread.is_none_or(|thread| thread.join().is_ok());
         }
         well
     }
