@@ -10,6 +10,7 @@ pub mod chain;
 pub mod checkpoint;
 pub mod config;
 pub mod dead_letter;
+pub mod developer;
 pub mod labels;
 pub mod membership;
 pub mod names;

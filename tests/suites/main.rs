@@ -2,6 +2,7 @@
 
 mod check;
 mod dead_letters;
+mod devkit;
 mod faults;
 mod hostile;
 mod languages;

@@ -82,6 +82,11 @@ impl Chain {
         self.mark = mark(&self.slots, &[]);
     }
 
+    /// The memory of this chain's instances, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.slots.iter().map(Slot::memory_bytes).sum()
+    }
+
     /// Asks each plugin in order what is to become of the record.
     pub fn transform(&mut self, input: &Arc<InputRecord>) -> Outcome {
         self.attempt(input, 1)

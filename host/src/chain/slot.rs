@@ -52,6 +52,10 @@ impl Slot {
         self.attempts
     }
 
+    pub fn memory_bytes(&self) -> usize {
+        self.instance.as_ref().map_or(0, Instance::memory_bytes)
+    }
+
     pub fn mark(&self) -> Option<String> {
         self.marks.then(|| self.plugin.mark())
     }

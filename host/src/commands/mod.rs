@@ -4,6 +4,7 @@
 //! error; a process that ends with 0 did what it was told to.
 
 mod check;
+mod dry_run;
 mod logging;
 mod options;
 mod plugin;

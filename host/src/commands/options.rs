@@ -8,7 +8,7 @@ use reduct_sink::config::{self, Config, Flag, Loaded, Place, Sources};
 use super::{Exit, Failure};
 
 /// Flags win over the environment (REDUCT_SINK_BROKERS, …), the environment over the file.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Options {
     /// Configuration file in TOML [env: REDUCT_SINK_CONFIG]
     #[arg(long, value_name = "FILE")]
@@ -56,6 +56,17 @@ pub struct Options {
 }
 
 impl Options {
+    /// For a command that only reads Kafka: what the configuration says of the store doesn't matter.
+    pub fn reading_only(
+        config: Option<PathBuf>,
+        brokers: Option<String>,
+        topic: Vec<String>,
+        property: Vec<String>,
+    ) -> Self {
+        let bucket = Some("none".into());
+        Self { config, brokers, topic, property, bucket, no_plugins: true, ..Self::default() }
+    }
+
     /// The validated configuration; warnings are logged.
     pub fn load(self) -> Result<Config, Failure> {
         const VARIABLE: &str = "REDUCT_SINK_CONFIG";

@@ -4,6 +4,7 @@ use clap::Args;
 use reduct_sink::pipeline::{self, RunError};
 use reduct_sink::source::SourceError;
 
+use super::dry_run::DryRun;
 use super::options::Options;
 use super::{Exit, Failure};
 
@@ -11,11 +12,16 @@ use super::{Exit, Failure};
 pub struct Run {
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    dry_run: DryRun,
 }
 
 impl Run {
     pub fn execute(self) -> Result<(), Failure> {
         let config = self.options.load()?;
+        if self.dry_run.is_wanted() {
+            return self.dry_run.execute(&config);
+        }
         pipeline::run(&config).map_err(|error| match exit(&error) {
             Exit::Usage => Failure::new(Exit::Usage, error),
             // What happens to a running sink belongs into its log.

@@ -74,7 +74,12 @@ impl State {
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     sandbox::link(linker)?;
     linker.instance(TYPES)?;
-    let mut host = linker.instance(INTERFACE)?;
+    link_host(linker, INTERFACE)
+}
+
+/// The contract's own functions, under the name of that version of it.
+pub(super) fn link_host(linker: &mut Linker<State>, interface: &str) -> wasmtime::Result<()> {
+    let mut host = linker.instance(interface)?;
     type Call<'a> = StoreContextMut<'a, State>;
     host.func_wrap("log", |mut call: Call, (level, text): (Level, String)| call.data_mut().log(level, &text))?;
     host.func_wrap("payload", |call: Call, ()| Ok((call.data().output("payload")?.payload(),)))?;

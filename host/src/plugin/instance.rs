@@ -94,6 +94,11 @@ impl Instance {
         answer
     }
 
+    /// What its memories take now.
+    pub fn memory_bytes(&self) -> usize {
+        self.store.data().memory.used
+    }
+
     /// Whether a fresh instance should take over.
     pub fn is_worn(&self) -> bool {
         self.calls >= self.code.recycle.calls || self.store.data().memory.used > self.high_water

@@ -12,6 +12,8 @@ pub mod componentize;
 mod counters;
 mod digest;
 mod error;
+#[cfg(test)]
+mod growth;
 mod host;
 mod http;
 mod instance;

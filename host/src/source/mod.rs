@@ -9,6 +9,7 @@ mod dead_letters;
 mod feed;
 pub mod letters;
 mod message;
+pub mod peek;
 mod start;
 
 use std::collections::HashMap;

@@ -1,0 +1,96 @@
+//! `reduct-sink run --dry-run`: one line a record on standard output, and a summary.
+
+use std::io::Write;
+
+use clap::Args;
+use reduct_sink::config::Config;
+use reduct_sink::developer::answer::{Output, Verdict};
+use reduct_sink::developer::dry_run::{DryRunError, Summary, Told, dry_run};
+use reduct_sink::source::check::CheckError;
+use reduct_sink::source::peek::PeekError;
+
+use super::{Exit, Failure};
+
+#[derive(Debug, Args)]
+pub struct DryRun {
+    /// Tell what would become of the records that are there now, and end; nothing is written or committed
+    #[arg(long)]
+    dry_run: bool,
+    /// With --dry-run: end after so many records
+    #[arg(long, value_name = "N", requires = "dry_run")]
+    count: Option<u64>,
+    /// With --dry-run: print a JSON object a record
+    #[arg(long, requires = "dry_run")]
+    json: bool,
+}
+
+impl DryRun {
+    pub fn is_wanted(&self) -> bool {
+        self.dry_run
+    }
+
+    pub fn execute(&self, config: &Config) -> Result<(), Failure> {
+        let summary = dry_run(config, self.count, &mut |told| if self.json { tell_json(told) } else { tell(told) });
+        let summary = summary.map_err(|error| Failure::new(exit(&error), error))?;
+        let Summary { records, written, outputs, dropped, failed, retried } = summary;
+        let conclusion = format!(
+            "{records} records: {written} would be written as {outputs}, {dropped} dropped, {failed} failed, {retried} \
+             tried again later; nothing was written or committed"
+        );
+        // Beside JSON it would be in the way of who reads it.
+        if self.json {
+            tracing::info!("{conclusion}")
+        } else {
+            say(&conclusion)
+        }
+        Ok(())
+    }
+}
+
+fn tell_json(told: &Told) {
+    match serde_json::to_string(told) {
+        Ok(line) => say(&line),
+        Err(error) => tracing::error!(%error, "a record can't be told as JSON"),
+    }
+}
+
+fn tell(told: &Told) {
+    let Told { topic, partition, offset, bytes, answer, plugin } = told;
+    let who = format!("{topic}/{partition}@{offset}");
+    let reason = answer.reason.as_deref().unwrap_or_default().replace(['\n', '\r'], " ");
+    let by = plugin.as_ref().map_or_else(String::new, |plugin| format!(" by plugin `{plugin}`"));
+    match answer.verdict {
+        Verdict::Write => {
+            for (index, output) in answer.outputs.iter().enumerate() {
+                let part = if answer.outputs.len() > 1 { format!("#{index}") } else { String::new() };
+                say(&format!("write  {who}{part}  {}", told_output(output, *bytes)));
+            }
+        }
+        Verdict::Drop => say(&format!("drop   {who}")),
+        Verdict::Fail => say(&format!("fail   {who}{by}: {reason}")),
+        Verdict::Retry => say(&format!("retry  {who}{by}: {reason}")),
+    }
+}
+
+fn told_output(output: &Output, bytes: usize) -> String {
+    let Output { entry, timestamp, content_type, payload, labels } = output;
+    let payload =
+        payload.as_ref().map_or_else(|| format!("{bytes} bytes"), |payload| format!("payload {}", payload.told()));
+    let content_type = content_type.as_ref().map_or_else(String::new, |text| format!(", {text}"));
+    let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    format!("to {entry} at {}, {payload}{content_type}, labels {}", timestamp.0, labels.join(" "))
+}
+
+/// Whoever closes the pipe has read enough.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn exit(error: &DryRunError) -> Exit {
+    match error {
+        DryRunError::Plugin(_) => Exit::Plugin,
+        DryRunError::Kafka(PeekError::Kafka(CheckError::Property(_))) => Exit::Usage,
+        DryRunError::Kafka(_) => Exit::Unreachable,
+        DryRunError::Failed(_) => Exit::Failed,
+    }
+}

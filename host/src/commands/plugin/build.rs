@@ -1,0 +1,33 @@
+//! `reduct-sink plugin build`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use reduct_sink::developer::build::{BuildError, build};
+use reduct_sink::developer::project::Project;
+
+use super::{Exit, Failure, say};
+
+#[derive(Debug, Args)]
+pub struct Build {
+    /// The plugin's folder, as `plugin new` makes it [default: the present one]
+    #[arg(value_name = "DIR")]
+    folder: Option<PathBuf>,
+}
+
+impl Build {
+    pub fn execute(self) -> Result<(), Failure> {
+        let folder = self.folder.as_deref().unwrap_or(Path::new("."));
+        let project = Project::open(folder).map_err(|error| Failure::new(Exit::Usage, error))?;
+        let built = build(&project, &mut |command| {
+            let _ = writeln!(std::io::stderr(), "{command}");
+        });
+        let component = built.map_err(|error| {
+            let exit = if matches!(error, BuildError::Missing { .. }) { Exit::Usage } else { Exit::Failed };
+            Failure::new(exit, error)
+        })?;
+        say(component.display());
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! `reduct-sink plugin capture`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use reduct_sink::developer::capture::capture;
+use reduct_sink::source::check::CheckError;
+use reduct_sink::source::peek::{From, PeekError};
+
+use super::super::options::Options;
+use super::{Exit, Failure, say};
+
+#[derive(Debug, Args)]
+pub struct Capture {
+    /// Configuration file in TOML, of which [kafka] is used [env: REDUCT_SINK_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Kafka's brokers, host:port[,host:port…]
+    #[arg(long)]
+    brokers: Option<String>,
+    /// Topic to read; a pattern if it begins with ^ (repeatable)
+    #[arg(long, value_name = "TOPIC")]
+    topic: Vec<String>,
+    /// Property for librdkafka (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    property: Vec<String>,
+    /// Where to begin in each partition: earliest, latest (wait for new records), or an offset
+    #[arg(long, value_name = "PLACE", default_value = "earliest", value_parser = place)]
+    from: From,
+    /// How many records to write at most
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    count: u64,
+    /// Folder for the fixtures: each record gets a folder in it
+    #[arg(short, long, value_name = "DIR", default_value = "fixtures")]
+    output: PathBuf,
+}
+
+impl Capture {
+    pub fn execute(self) -> Result<(), Failure> {
+        let options = Options::reading_only(self.config, self.brokers, self.topic, self.property);
+        let kafka = options.load()?.kafka;
+        let captured = capture(&kafka, self.from, self.count, &self.output, &mut |path| say(path.display()));
+        let captured = captured.map_err(|error| Failure::new(exit(&error), error))?;
+        if captured == 0 && self.count > 0 {
+            return Err(Failure::new(Exit::Failed, anyhow::anyhow!("{} has no record there", kafka.topics.join(", "))));
+        }
+        Ok(())
+    }
+}
+
+fn place(text: &str) -> Result<From, String> {
+    match text {
+        "earliest" => Ok(From::Earliest),
+        "latest" => Ok(From::Latest),
+        offset => offset.parse().map(From::Offset).map_err(|_| "expected earliest, latest or an offset".into()),
+    }
+}
+
+fn exit(error: &anyhow::Error) -> Exit {
+    match error.downcast_ref::<PeekError>() {
+        Some(PeekError::Kafka(CheckError::Property(_))) => Exit::Usage,
+        Some(_) => Exit::Unreachable,
+        None => Exit::Failed,
+    }
+}

@@ -1,0 +1,65 @@
+//! `reduct-sink plugin inspect`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use reduct_sink::developer::inspect::{Inspection, inspect};
+
+use super::{Exit, Failure, failed, say};
+
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// The component
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Inspect {
+    pub fn execute(self) -> Result<(), Failure> {
+        let inspection = inspect(&self.file).map_err(failed)?;
+        if self.json {
+            say(serde_json::to_string_pretty(&inspection).map_err(failed)?);
+        } else {
+            tell(&inspection);
+        }
+        if inspection.problem.is_none() { Ok(()) } else { Err(Failure { exit: Exit::Plugin, error: None }) }
+    }
+}
+
+fn tell(inspection: &Inspection) {
+    let line = |what: &str, text: String| say(format_args!("{what:<12}{text}"));
+    let list = |names: &[String]| if names.is_empty() { "none".into() } else { names.join(", ") };
+    line("file", inspection.file.clone());
+    line("name", inspection.name.clone());
+    line("digest", format!("sha256 {}", inspection.digest));
+    let cores: usize = inspection.core_modules.iter().sum();
+    line(
+        "size",
+        format!("{} bytes, of which {cores} in {} core modules", inspection.bytes, inspection.core_modules.len()),
+    );
+    line("made by", list(&inspection.made_by));
+    let world = inspection.world.as_deref().map_or("no world of ours".into(), |world| format!("world `{world}`"));
+    line("contract", format!("{}, {world}", inspection.contract.as_deref().unwrap_or("not reduct-sink:transform")));
+    line("uses", list(&inspection.host_functions));
+    if inspection.wasi.is_empty() {
+        line("WASI", "none".into());
+    }
+    for wasi in &inspection.wasi {
+        line("WASI", format!("{} ({}): {}", wasi.package, wasi.interfaces.join(", "), wasi.meaning));
+    }
+    if !inspection.other_imports.is_empty() {
+        line("imports", list(&inspection.other_imports));
+    }
+    line("exports", list(&inspection.exports));
+    match (&inspection.problem, inspection.load_ms) {
+        (Some(problem), _) => line("FAILED", problem.clone()),
+        (None, Some(ms)) => line("loads", format!("yes, in {ms:.1} ms")),
+        (None, None) => line("loads", "yes".into()),
+    }
+    if let Some(reason) = &inspection.wants_configuration {
+        line("", format!("without a configuration it says: {reason}"));
+    }
+}

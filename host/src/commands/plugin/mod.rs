@@ -1,0 +1,75 @@
+//! `reduct-sink plugin`: what plugin authors work with.
+
+mod bench;
+mod build;
+
+mod capture;
+mod compile;
+mod core;
+mod inspect;
+mod new;
+
+mod test;
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Context;
+use clap::Subcommand;
+
+use super::{Exit, Failure};
+
+#[derive(Debug, Subcommand)]
+pub enum Plugin {
+    /// Make a folder for a new plugin: it builds as it is, and has a test
+    New(new::New),
+    /// Build a plugin's folder to a component, with the toolchain of its language
+    Build(build::Build),
+    /// Run fixtures through plugins, and compare what comes of them with what is expected; no server is needed
+    Test(test::Test),
+    /// Write records of a live topic as fixtures, without joining a group or committing
+    Capture(capture::Capture),
+    /// Measure what a plugin costs, beside the embedded passthrough
+    Bench(bench::Bench),
+    /// Tell what a file is: version, contract, imports, sizes, and what is wrong if it wouldn't load
+    Inspect(inspect::Inspect),
+    /// Compile a plugin into the cache ahead of time, so that a small machine needn't when it starts
+    Compile(compile::Compile),
+    /// Write the embedded passthrough component
+    Passthrough(core::Passthrough),
+    /// Make a component of a core module that was built for the contract
+    Componentize(core::Componentize),
+}
+
+impl Plugin {
+    pub fn execute(self) -> Result<(), Failure> {
+        match self {
+            Self::New(new) => new.execute(),
+            Self::Build(build) => build.execute(),
+            Self::Test(test) => test.execute(),
+            Self::Capture(capture) => capture.execute(),
+            Self::Bench(bench) => bench.execute(),
+            Self::Inspect(inspect) => inspect.execute(),
+            Self::Compile(compile) => compile.execute(),
+            Self::Passthrough(passthrough) => passthrough.execute(),
+            Self::Componentize(componentize) => componentize.execute(),
+        }
+    }
+}
+
+/// Whoever closes the pipe has read enough; the exit code still tells.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn failed(error: impl Into<anyhow::Error>) -> Failure {
+    Failure::new(Exit::Failed, error)
+}
+
+fn write(output: Option<&Path>, bytes: &[u8]) -> Result<(), Failure> {
+    let written = match output {
+        Some(path) => std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display())),
+        None => std::io::stdout().lock().write_all(bytes).context("cannot write to standard output"),
+    };
+    written.map_err(failed)
+}

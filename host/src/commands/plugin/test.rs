@@ -1,0 +1,124 @@
+//! `reduct-sink plugin test`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use reduct_sink::developer::fixtures::{self, Case};
+use reduct_sink::developer::junit;
+use reduct_sink::developer::project::Project;
+use reduct_sink::developer::testing::{Report, TestResult, Tester, plugin_name};
+
+use super::{Exit, Failure, failed, say, write};
+
+#[derive(Debug, Args)]
+pub struct Test {
+    /// A plugin's folder, as `plugin new` makes it [default: the present one]
+    #[arg(value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// The component to test instead of the folder's (repeatable: a chain in this order)
+    #[arg(long, value_name = "FILE")]
+    plugin: Vec<PathBuf>,
+    /// The fixtures [default: those of the folder]
+    #[arg(long, value_name = "DIR")]
+    fixtures: Option<PathBuf>,
+    /// Write what comes of the fixtures as what is expected from now on
+    #[arg(long)]
+    update: bool,
+    /// Write the results as JUnit's XML
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// How long a call may take
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    timeout: humantime::Duration,
+    /// How much memory an instance may take
+    #[arg(long, value_name = "SIZE", default_value = "256MB")]
+    memory: bytesize::ByteSize,
+}
+
+impl Test {
+    pub fn execute(self) -> Result<(), Failure> {
+        let (plugins, folder) = self.subject()?;
+        let cases = fixtures::read(&folder).map_err(|error| Failure::new(Exit::Usage, error))?;
+        if let Some(missing) = plugins.iter().find(|plugin| !plugin.exists()) {
+            let error = anyhow::anyhow!("there is no {}; build it first: reduct-sink plugin build", missing.display());
+            return Err(Failure::new(Exit::Plugin, error));
+        }
+        let suite = plugins.iter().map(|plugin| plugin_name(plugin)).collect::<Vec<_>>().join("+");
+        let mut tester = Tester::new(plugins, Duration::from(self.timeout), self.memory.as_u64()).map_err(failed)?;
+        let reports: Vec<Report> = cases.iter().map(|case| tester.run(case)).collect();
+        let outcome = if self.update { update(&cases, &reports) } else { tell(&reports) };
+        if let Some(path) = &self.junit {
+            write(Some(path), junit::xml(&suite, &reports).as_bytes())?;
+        }
+        outcome
+    }
+
+    /// What to test, and the fixtures to test it with.
+    fn subject(&self) -> Result<(Vec<PathBuf>, PathBuf), Failure> {
+        let usage = |error| Failure::new(Exit::Usage, error);
+        match (&self.plugin[..], &self.folder, &self.fixtures) {
+            ([], folder, fixtures) => {
+                let project = Project::open(folder.as_deref().unwrap_or(Path::new("."))).map_err(usage)?;
+                Ok((vec![project.component()], fixtures.clone().unwrap_or_else(|| project.fixtures())))
+            }
+            (plugins, None, Some(fixtures)) => Ok((plugins.to_vec(), fixtures.clone())),
+            (plugins, Some(folder), fixtures) => {
+                let project = Project::open(folder).map_err(usage)?;
+                Ok((plugins.to_vec(), fixtures.clone().unwrap_or_else(|| project.fixtures())))
+            }
+            (_, None, None) => {
+                Err(usage(anyhow::anyhow!("--plugin needs --fixtures, or a plugin's folder that has some")))
+            }
+        }
+    }
+}
+
+fn tell(reports: &[Report]) -> Result<(), Failure> {
+    for Report { name, result, .. } in reports {
+        let more = match result {
+            TestResult::Passed => {
+                say(format_args!("ok      {name}"));
+                continue;
+            }
+            TestResult::Differs(diff) => diff.clone(),
+            TestResult::Unexpected(answer) => {
+                format!("nothing is expected yet; --update would write this:\n{answer}")
+            }
+            TestResult::Broken(reason) => reason.clone(),
+        };
+        say(format_args!("FAILED  {name}"));
+        more.lines().for_each(|line| say(format_args!("        {line}")));
+    }
+    let failures = reports.iter().filter(|report| report.result != TestResult::Passed).count();
+    say(format_args!("{} passed, {failures} failed", reports.len() - failures));
+    if failures == 0 { Ok(()) } else { Err(Failure { exit: Exit::Failed, error: None }) }
+}
+
+/// Leaves alone what is met already: its author may have written it in another way.
+fn update(cases: &[Case], reports: &[Report]) -> Result<(), Failure> {
+    let mut changed = Vec::new();
+    let mut broken = 0;
+    for (case, report) in cases.iter().zip(reports) {
+        match (&report.result, &report.answer) {
+            (TestResult::Passed, _) => say(format_args!("ok       {}", report.name)),
+            (TestResult::Broken(reason), _) => {
+                broken += 1;
+                say(format_args!("FAILED   {}\n         {reason}", report.name));
+            }
+            (_, Some(answer)) => {
+                say(format_args!("updated  {}", report.name));
+                changed.push((case, answer.clone()));
+            }
+            (_, None) => {}
+        }
+    }
+    Case::expect(&changed).context("the expectations can't be written").map_err(failed)?;
+    say(format_args!(
+        "{} updated, {} as they were, {broken} failed",
+        changed.len(),
+        cases.len() - changed.len() - broken
+    ));
+    if broken == 0 { Ok(()) } else { Err(Failure { exit: Exit::Failed, error: None }) }
+}

@@ -1,0 +1,198 @@
+//! What became of a record, in words that a file, a diff or a line can hold.
+//!
+//! Guarantees: whatever a chain makes of a record can be told; two answers are equal if and only if ReductStore would
+//! hold the same, or the same failure would be told.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::content::Content;
+use crate::chain::{Failure, Outcome};
+use crate::labels::stored_labels;
+use crate::names::topic_segment;
+use crate::record::OutputRecord;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// To be written, changed or not, as one record or several.
+    Write,
+    Drop,
+    /// A `reject`, a trap, an exceeded limit or a wrong answer: the record would get the plugin's failure policy.
+    Fail,
+    Retry,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answer {
+    pub verdict: Verdict,
+    /// Why it failed, or is to be tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// In an expectation: a part of the reason that is enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason_contains: Option<String>,
+    /// What would be written, in order.
+    #[serde(default, rename = "output", skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<Output>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    /// Before the operator's template is applied.
+    pub entry: String,
+    /// Microseconds since the Unix epoch.
+    pub timestamp: Whole,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// Only where a plugin replaced it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Content>,
+    /// In stored form, without those that the host adds when it writes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Answer {
+    pub fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Outputs(outputs) => {
+                Self { outputs: outputs.iter().map(Output::of).collect(), ..Self::plain(Verdict::Write) }
+            }
+            Outcome::Dropped => Self::plain(Verdict::Drop),
+            Outcome::Retry(failure) | Outcome::Wait(failure, _) => Self::failed(Verdict::Retry, failure),
+            Outcome::DeadLetter(failure) | Outcome::Skipped(failure) | Outcome::Stop(failure) => {
+                Self::failed(Verdict::Fail, failure)
+            }
+        }
+    }
+
+    /// Whether `answer` is what this expectation asks for. Files that it names are in `folder`.
+    pub fn is_met_by(&self, answer: &Self, folder: &Path) -> bool {
+        let told = answer.reason.as_deref().unwrap_or_default();
+        let reason = match &self.reason_contains {
+            Some(part) => told.contains(part.as_str()),
+            None => self.reason == answer.reason,
+        };
+        let same = |(expected, found): (&Output, &Output)| expected.is_met_by(found, folder);
+        self.verdict == answer.verdict
+            && reason
+            && self.outputs.len() == answer.outputs.len()
+            && self.outputs.iter().zip(&answer.outputs).all(same)
+    }
+
+    /// A record that can't be handled, whoever says so.
+    pub fn failure(reason: String) -> Self {
+        Self { reason: Some(reason), ..Self::plain(Verdict::Fail) }
+    }
+
+    fn plain(verdict: Verdict) -> Self {
+        Self { verdict, reason: None, reason_contains: None, outputs: Vec::new() }
+    }
+
+    fn failed(verdict: Verdict, failure: &Failure) -> Self {
+        Self { reason: Some(failure.reason.clone()), ..Self::plain(verdict) }
+    }
+}
+
+impl Output {
+    fn of(output: &OutputRecord) -> Self {
+        let base = || output.input.default_timestamp_us().saturating_add(output.index.unwrap_or(0).into());
+        Self {
+            entry: output.entry.clone().unwrap_or_else(|| topic_segment(&output.input.source.topic)),
+            timestamp: Whole(output.timestamp_us.unwrap_or_else(base)),
+            content_type: output.content_type.clone(),
+            payload: output.payload.as_deref().map(Content::shown),
+            labels: stored_labels(output),
+        }
+    }
+
+    fn is_met_by(&self, found: &Self, folder: &Path) -> bool {
+        let payload = match (&self.payload, &found.payload) {
+            (Some(expected), Some(found)) => expected.is(found, folder),
+            (expected, found) => expected == found,
+        };
+        let rest = |output: &Self| Self { payload: None, ..output.clone() };
+        payload && rest(self) == rest(found)
+    }
+}
+
+/// A whole number that TOML may not be able to hold as one: beyond its range it is written as text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Whole(pub u64);
+
+impl Serialize for Whole {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match i64::try_from(self.0) {
+            Ok(number) => serializer.serialize_i64(number),
+            Err(_) => serializer.collect_str(&self.0),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyWhole)
+    }
+}
+
+struct AnyWhole;
+
+impl Visitor<'_> for AnyWhole {
+    type Value = Whole;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number from 0 on")
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Whole, E> {
+        let whole = u64::try_from(number).map(Whole);
+        whole.map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(number), &self))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Whole, E> {
+        Ok(Whole(number))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Whole, E> {
+        let whole = text.parse().map(Whole);
+        whole.map_err(|_| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_beyond_toml_come_back() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Time {
+            at: Whole,
+        }
+        for number in [0, 1, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX] {
+            let time = Time { at: Whole(number) };
+            assert_eq!(toml::from_str::<Time>(&toml::to_string(&time).unwrap()).unwrap(), time);
+            assert_eq!(serde_json::from_str::<Time>(&serde_json::to_string(&time).unwrap()).unwrap(), time);
+        }
+        assert!(toml::from_str::<Time>("at = -1").unwrap_err().to_string().contains("from 0 on"));
+    }
+
+    #[test]
+    fn a_reason_may_be_expected_in_part() {
+        let answer = Answer { reason: Some("no camera: x".into()), ..Answer::plain(Verdict::Fail) };
+        let here = Path::new(".");
+        let expected = |text: &str| toml::from_str::<Answer>(text).unwrap();
+        assert!(expected("verdict = 'fail'\nreason = 'no camera: x'").is_met_by(&answer, here));
+        assert!(expected("verdict = 'fail'\nreason_contains = 'camera'").is_met_by(&answer, here));
+        assert!(!expected("verdict = 'fail'\nreason_contains = 'lidar'").is_met_by(&answer, here));
+        assert!(!expected("verdict = 'fail'").is_met_by(&answer, here));
+        assert!(!expected("verdict = 'retry'\nreason = 'no camera: x'").is_met_by(&answer, here));
+    }
+}

@@ -1,0 +1,289 @@
+//! From a plugin's folder to a component, by the toolchain of its language.
+//!
+//! Guarantees: the component is renamed into place when it is whole, because a running host may be watching it; nothing is
+//! installed; a toolchain that is missing is told with the commands that install it, for those who have rustup, npm, pip
+//! or go, and for a Debian box.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+use thiserror::Error;
+
+use super::project::{Language, Project};
+use crate::plugin::componentize::componentize;
+
+const WASM: &str = "wasm32-unknown-unknown";
+const WORLD: &str = "transform";
+
+#[derive(Debug, Error)]
+pub enum BuildError {
+    #[error("can't build a plugin in {language}: {what}; install it\n{remedy}")]
+    Missing { language: Language, what: &'static str, remedy: String },
+    #[error("{0} failed; what it said is above")]
+    Command(String),
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+/// Builds the component, telling each command before it runs. What the commands say goes to standard error.
+pub fn build(project: &Project, tell: &mut dyn FnMut(&str)) -> Result<PathBuf, BuildError> {
+    let component = project.component();
+    let folder = project.folder.join("build");
+    fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
+    let fresh = folder.join(format!("{}.new.wasm", project.name));
+    let mut builder = Builder { project, fresh: fresh.clone(), tell };
+    match project.language {
+        Language::Rust => builder.rust()?,
+        Language::Python => builder.python()?,
+        Language::JavaScript => builder.quickjs(Path::new("plugin.js"))?,
+        Language::TypeScript => builder.typescript()?,
+        Language::Go => builder.go()?,
+        Language::C => builder.c()?,
+    }
+    fs::rename(&fresh, &component).with_context(|| format!("can't put the component to {}", component.display()))?;
+    Ok(component)
+}
+
+struct Builder<'a> {
+    project: &'a Project,
+    /// Where the component goes until it is whole.
+    fresh: PathBuf,
+    tell: &'a mut dyn FnMut(&str),
+}
+
+impl Builder<'_> {
+    fn rust(&mut self) -> Result<(), BuildError> {
+        let target = self.project.folder.join("target");
+        let mut command = if has_rust_target(&self.project.folder) {
+            let mut command = Command::new("cargo");
+            command.args(["build", "--release", "--lib", "--target", WASM]);
+            command
+        } else if let (true, Some(linker)) = (has_debian_rust(), find(&wasm_linkers())) {
+            // Debian ships the standard library as source only; building it is called unstable, hence the switch.
+            let mut command = Command::new("/usr/bin/cargo");
+            command.args(["build", "--release", "--lib", "--target", WASM, "-Z", "build-std=std,panic_abort"]);
+            command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
+            command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
+            // A toolchain by rustup sets these for what it starts.
+            command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
+            command
+        } else {
+            return Err(self.missing(
+                "there is no Rust for WebAssembly",
+                &[
+                    ("with rustup", &format!("rustup target add {WASM}")),
+                    (
+                        "on Debian 12 or later, without rustup's targets, as root",
+                        "apt-get install --no-install-recommends rustc-web cargo-web rust-web-src lld-19",
+                    ),
+                ],
+            ));
+        };
+        command.env("CARGO_TARGET_DIR", &target);
+        self.run(command)?;
+        let core = target.join(WASM).join("release").join(format!("{}.wasm", self.project.name.replace('-', "_")));
+        self.componentize(&core)
+    }
+
+    fn python(&mut self) -> Result<(), BuildError> {
+        let Some(componentize_py) = self.find_local(".venv/bin", "componentize-py") else {
+            let venv = "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt";
+            return Err(self.missing(
+                "there is no componentize-py, neither in .venv nor on the PATH",
+                &[
+                    ("with pip, in the plugin's folder", venv),
+                    ("on Debian, as root, if venv is missing", "apt-get install python3-venv"),
+                ],
+            ));
+        };
+        let mut command = Command::new(componentize_py);
+        command.args(["--wit-path", "wit", "--world", WORLD, "componentize", "app", "--python-path", ".", "--output"]);
+        command.arg(&self.fresh);
+        self.run(command)
+    }
+
+    fn typescript(&mut self) -> Result<(), BuildError> {
+        let Some(tsc) = self.find_local("node_modules/.bin", "tsc") else { return Err(self.missing_npm()) };
+        self.run(Command::new(tsc))?;
+        self.quickjs(Path::new("build/plugin.js"))
+    }
+
+    fn quickjs(&mut self, script: &Path) -> Result<(), BuildError> {
+        let Some(componentize) = self.find_local("node_modules/.bin", "componentize-qjs") else {
+            return Err(self.missing_npm());
+        };
+        let mut command = Command::new(componentize);
+        // Without --sync it would need the component model's async, without --stub-wasi all of WASI.
+        command.args(["--wit", "wit", "--world", WORLD, "--sync", "--stub-wasi", "--js"]).arg(script);
+        command.arg("--output").arg(&self.fresh);
+        self.run(command)
+    }
+
+    fn missing_npm(&self) -> BuildError {
+        let (what, install) = ("what package.json names isn't there", "npm install");
+        self.missing(
+            what,
+            &[
+                ("with Node.js 20 or later and npm, in the plugin's folder", install),
+                ("on Debian, as root, if they are missing", "apt-get install nodejs npm"),
+            ],
+        )
+    }
+
+    fn go(&mut self) -> Result<(), BuildError> {
+        let Some(go) = find(&["go".into()]) else {
+            return Err(self.missing(
+                "there is no Go on the PATH",
+                &[
+                    ("from Go's own site", "Go 1.26 or later"),
+                    ("on Debian 13 or later, as root", "apt-get install golang-go"),
+                ],
+            ));
+        };
+        let core = self.project.folder.join("build").join("core.wasm");
+        let mut command = Command::new(go);
+        command.env("GOOS", "wasip1").env("GOARCH", "wasm");
+        // checklinkname: the bindings' memory for the host comes from the runtime's own sbrk.
+        command.args(["build", "-buildmode=c-shared", "-ldflags=-checklinkname=0 -s -w", "-o"]).arg(&core);
+        command.arg("./bindings");
+        self.run(command)?;
+        self.componentize_away(&core)
+    }
+
+    fn c(&mut self) -> Result<(), BuildError> {
+        let core = self.project.folder.join("build").join("core.wasm");
+        let mut command = match (find(&clangs()), self.find_local(".venv/bin", "python"), find(&["zig".into()])) {
+            (Some(clang), _, _) if has_wasi_libc() => {
+                let mut command = Command::new(clang);
+                command.args(["--target=wasm32-wasi", "-mexec-model=reactor", "-Wl,--strip-all"]);
+                command
+            }
+            (_, Some(python), _) if has_ziglang(&python) => {
+                let mut command = Command::new(python);
+                command.args(["-m", "ziglang", "cc", "-target", "wasm32-wasi", "-mexec-model=reactor"]);
+                // Its stack would take 16 MB otherwise.
+                command.args(["-Wl,-z,stack-size=65536", "-s"]);
+                command
+            }
+            (_, _, Some(zig)) => {
+                let mut command = Command::new(zig);
+                command.args(["cc", "-target", "wasm32-wasi", "-mexec-model=reactor", "-Wl,-z,stack-size=65536", "-s"]);
+                command
+            }
+            _ => {
+                let apt = "apt-get install --no-install-recommends clang-19 lld-19 wasi-libc libclang-rt-19-dev-wasm32";
+                return Err(self.missing(
+                    "there is no C compiler for WebAssembly",
+                    &[
+                        ("on Debian 12 or later, as root", apt),
+                        (
+                            "with pip, in the plugin's folder (Zig's compiler)",
+                            "python3 -m venv .venv && .venv/bin/pip install ziglang==0.16.0",
+                        ),
+                    ],
+                ));
+            }
+        };
+        command.args(["-Os", "-Wall", "-Wextra", "-Ibindings", "plugin.c", "json.c", "bindings/transform.c"]);
+        command.arg("bindings/transform_component_type.o").arg("-o").arg(&core);
+        self.run(command)?;
+        self.componentize_away(&core)
+    }
+
+    /// So that no core module lies beside the component, where it would be taken for one.
+    fn componentize_away(&self, core: &Path) -> Result<(), BuildError> {
+        self.componentize(core)?;
+        fs::remove_file(core).with_context(|| format!("can't remove {}", core.display()))?;
+        Ok(())
+    }
+
+    fn componentize(&self, core: &Path) -> Result<(), BuildError> {
+        let module = fs::read(core).with_context(|| format!("can't read {}", core.display()))?;
+        let component =
+            componentize(&module).with_context(|| format!("can't make a component of {}", core.display()))?;
+        fs::write(&self.fresh, component).with_context(|| format!("can't write {}", self.fresh.display()))?;
+        Ok(())
+    }
+
+    /// Runs a command in the plugin's folder. Its output goes to standard error: standard output has the component's path.
+    fn run(&mut self, mut command: Command) -> Result<(), BuildError> {
+        command.current_dir(&self.project.folder).stdout(std::io::stderr());
+        let told = told(&command);
+        (self.tell)(&told);
+        let status = command.status().with_context(|| format!("can't run {told}"))?;
+        if status.success() { Ok(()) } else { Err(BuildError::Command(told)) }
+    }
+
+    /// A tool of the plugin's folder, or else one on the PATH.
+    fn find_local(&self, folder: &str, tool: &str) -> Option<PathBuf> {
+        let local = self.project.folder.join(folder).join(tool);
+        if local.exists() { Some(local) } else { find(&[tool.into()]) }
+    }
+
+    fn missing(&self, what: &'static str, remedies: &[(&str, &str)]) -> BuildError {
+        let remedies = remedies.iter().map(|(where_, command)| format!("  {where_}:\n    {command}"));
+        let remedy = remedies.collect::<Vec<_>>().join("\n");
+        BuildError::Missing { language: self.project.language, what, remedy }
+    }
+}
+
+/// Whether the Rust on the PATH has a standard library for WebAssembly.
+fn has_rust_target(folder: &Path) -> bool {
+    let mut command = Command::new("rustc");
+    let libraries = output(command.current_dir(folder).args(["--print", "target-libdir", "--target", WASM]));
+    libraries.is_some_and(|path| {
+        let entries = fs::read_dir(path.trim()).into_iter().flatten().flatten();
+        entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))
+    })
+}
+
+/// Whether there is Debian's Rust with the standard library's source.
+fn has_debian_rust() -> bool {
+    let sysroot = output(Command::new("/usr/bin/rustc").args(["--print", "sysroot"]));
+    let source = |root: String| Path::new(root.trim()).join("lib/rustlib/src/rust/library/std/Cargo.toml").exists();
+    Path::new("/usr/bin/cargo").exists() && sysroot.is_some_and(source)
+}
+
+fn has_wasi_libc() -> bool {
+    ["/usr/include/wasm32-wasi", "/usr/share/wasi-sysroot"].iter().any(|path| Path::new(path).exists())
+}
+
+fn has_ziglang(python: &Path) -> bool {
+    output(Command::new(python).args(["-c", "import ziglang"])).is_some()
+}
+
+fn clangs() -> Vec<String> {
+    numbered("clang")
+}
+
+fn wasm_linkers() -> Vec<String> {
+    numbered("wasm-ld")
+}
+
+/// The name alone, then as Debian calls it by version, newest first.
+fn numbered(name: &str) -> Vec<String> {
+    let versions = (16..=24).rev().map(|version| format!("{name}-{version}"));
+    std::iter::once(name.to_owned()).chain(versions).collect()
+}
+
+/// The first of these tools on the PATH.
+fn find(tools: &[String]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    tools.iter().find_map(|tool| folders.iter().map(|folder| folder.join(tool)).find(|file| file.is_file()))
+}
+
+/// What a command prints, if it succeeds.
+fn output(command: &mut Command) -> Option<String> {
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    String::from_utf8(output.stdout).ok()
+}
+
+fn told(command: &Command) -> String {
+    let words = command.get_args().map(OsStr::to_string_lossy);
+    let name = command.get_program().to_string_lossy().into_owned();
+    std::iter::once(name.into()).chain(words).collect::<Vec<_>>().join(" ")
+}

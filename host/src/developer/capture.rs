@@ -1,0 +1,59 @@
+//! Records of a live topic as fixtures.
+//!
+//! Guarantees: the topic and its readers are left alone (see [`crate::source::peek`]); a fixture gives back the record
+//! to the byte; a fixture that is there already is never overwritten.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use super::fixtures::Case;
+use crate::config::Kafka;
+use crate::record::InputRecord;
+use crate::source::peek::{From, Seen, Until, peek};
+
+/// Writes up to `count` records, each into a folder of its own below `folder`, and tells `wrote` of each.
+///
+/// From [`From::Latest`] it waits for records to come; from anywhere else it ends where the topic ends.
+pub fn capture(
+    kafka: &Kafka,
+    from: From,
+    count: u64,
+    folder: &Path,
+    wrote: &mut dyn FnMut(&Path),
+) -> anyhow::Result<u64> {
+    let until = if from == From::Latest { Until::Stopped } else { Until::End };
+    let (mut captured, mut problem) = (0, None);
+    let mut see = |seen: Seen| {
+        match write(folder, &seen) {
+            Ok(path) => wrote(&path),
+            Err(error) => {
+                problem = Some(error);
+                return ControlFlow::Break(());
+            }
+        }
+        captured += 1;
+        if captured < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    if count > 0 {
+        peek(kafka, from, until, &mut see)?;
+    }
+    problem.map_or(Ok(captured), Err)
+}
+
+fn write(folder: &Path, Seen { record, problem, .. }: &Seen) -> anyhow::Result<PathBuf> {
+    if let Some(problem) = problem {
+        bail!("record {}@{} can't be captured: {problem}", record.source, record.offset);
+    }
+    let path = folder.join(name(record));
+    if path.exists() {
+        bail!("{} is there already; remove it, or name another folder by --output", path.display());
+    }
+    Case::write(&path, record).with_context(|| format!("record {}@{}", record.source, record.offset))?;
+    Ok(path)
+}
+
+fn name(record: &InputRecord) -> String {
+    format!("{}-{}-{}", record.source.topic, record.source.partition, record.offset)
+}

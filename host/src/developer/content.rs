@@ -1,0 +1,159 @@
+//! Bytes in a text file: as text where they are text, as base64 where not, as a file where they are large, or as so many
+//! repetitions of a text where only the size matters.
+//!
+//! Guarantees: what [`Content::of`] wrote, [`Content::bytes`] gives back to the byte.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::plugin::Digest;
+
+/// Larger payloads are told by their size and digest.
+const SHOWN_BYTES: usize = 4096;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a text, or one of { base64 = … }, { file = … }, { repeat = …, times = … } and { sha256 = …, size = … }"
+)]
+pub enum Content {
+    Text(String),
+    Base64(Base64),
+    File(File),
+    Repeat(Repeat),
+    Digest(Sha256),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Base64 {
+    base64: String,
+}
+
+/// A path beside the file that names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    file: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Repeat {
+    repeat: String,
+    times: usize,
+}
+
+/// What is left of bytes that are too many to be shown: enough to compare them, not to give them back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sha256 {
+    sha256: String,
+    size: usize,
+}
+
+impl Content {
+    /// Text where the bytes are readable, base64 where not.
+    pub fn of(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) if is_readable(text) => Self::Text(text.into()),
+            _ => Self::Base64(Base64 { base64: STANDARD.encode(bytes) }),
+        }
+    }
+
+    /// The same, but of many bytes only what they are compared by.
+    pub fn shown(bytes: &[u8]) -> Self {
+        if bytes.len() <= SHOWN_BYTES {
+            return Self::of(bytes);
+        }
+        Self::Digest(Sha256 { sha256: Digest::of(bytes).to_string(), size: bytes.len() })
+    }
+
+    pub fn file(name: impl Into<String>) -> Self {
+        Self::File(File { file: name.into() })
+    }
+
+    /// The bytes. Files are looked for in `folder`.
+    pub fn bytes(&self, folder: &Path) -> anyhow::Result<Bytes> {
+        Ok(match self {
+            Self::Text(text) => Bytes::copy_from_slice(text.as_bytes()),
+            Self::Base64(Base64 { base64 }) => {
+                STANDARD.decode(base64).with_context(|| format!("{base64:?} isn't base64"))?.into()
+            }
+            Self::File(File { file }) => {
+                let path = folder.join(file);
+                std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?.into()
+            }
+            Self::Repeat(Repeat { repeat, times }) => repeat.repeat(*times).into(),
+            Self::Digest(_) => bail!("a sha256 stands for bytes in an expectation only; give text, base64 or a file"),
+        })
+    }
+
+    /// Whether these are the same bytes, however each is written.
+    pub fn is(&self, other: &Self, folder: &Path) -> bool {
+        self == other || self.digest(folder).is_some_and(|digest| Some(digest) == other.digest(folder))
+    }
+
+    fn digest(&self, folder: &Path) -> Option<(String, usize)> {
+        if let Self::Digest(Sha256 { sha256, size }) = self {
+            return Some((sha256.to_lowercase(), *size));
+        }
+        let bytes = self.bytes(folder).ok()?;
+        Some((Digest::of(&bytes).to_string(), bytes.len()))
+    }
+
+    /// On one line, for people.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Text(text) => format!("{text:?}"),
+            Self::Base64(Base64 { base64 }) => format!("base64 {base64}"),
+            Self::File(File { file }) => format!("file {file}"),
+            Self::Repeat(Repeat { repeat, times }) => format!("{times} times {repeat:?}"),
+            Self::Digest(Sha256 { sha256, size }) => {
+                let mut told = format!("{size} bytes, sha256 ");
+                let _ = write!(told, "{sha256:.12}…");
+                told
+            }
+        }
+    }
+}
+
+/// Whether people can read it, and an editor keeps it.
+fn is_readable(text: &str) -> bool {
+    !text.chars().any(|c| c.is_control() && c != '\n' && c != '\t')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_comes_back() {
+        let here = Path::new(".");
+        let all: Vec<u8> = (0..=255).collect();
+        for bytes in [b"".as_slice(), b"text\nand more", "ü €".as_bytes(), b"\r\n", b"\0", &all] {
+            assert_eq!(Content::of(bytes).bytes(here).unwrap(), bytes);
+        }
+        assert!(matches!(Content::of("ü €\n".as_bytes()), Content::Text(_)));
+        assert!(matches!(Content::of(b"\r"), Content::Base64(_)), "an editor might change it");
+    }
+
+    #[test]
+    fn bytes_are_compared_however_they_are_written() {
+        let here = Path::new(".");
+        let many = vec![b'x'; SHOWN_BYTES + 1];
+        let shown = Content::shown(&many);
+        assert!(matches!(shown, Content::Digest(_)));
+        let repeat = Content::Repeat(Repeat { repeat: "x".into(), times: many.len() });
+        assert!(repeat.is(&shown, here) && shown.is(&repeat, here));
+        assert!(!repeat.is(&Content::shown(&[many.as_slice(), b"x"].concat()), here));
+        assert!(Content::Text("a".into()).is(&Content::Base64(Base64 { base64: "YQ==".into() }), here));
+        assert!(shown.bytes(here).unwrap_err().to_string().contains("expectation"));
+    }
+}

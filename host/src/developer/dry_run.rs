@@ -1,0 +1,147 @@
+//! What `reduct-sink run` would do with the records of a live topic, told instead of done.
+//!
+//! Guarantees: nothing is written, committed or created, and ReductStore isn't asked; the chain, the entry's template
+//! and the labels are those of a real run.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::Serialize;
+use thiserror::Error;
+
+use super::answer::{Answer, Verdict};
+use crate::chain::{Chain, Outcome, SharedChain};
+use crate::config::Config;
+use crate::labels::all_labels;
+use crate::names::{Naming, Template, topic_segment};
+use crate::plugin::{LoadError, Runtime};
+use crate::record::{InputRecord, OutputRecord};
+use crate::source::peek::{From, PeekError, Seen, Until, peek};
+
+#[derive(Debug, Error)]
+pub enum DryRunError {
+    #[error(transparent)]
+    Plugin(#[from] LoadError),
+    #[error(transparent)]
+    Kafka(#[from] PeekError),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What would become of one record.
+#[derive(Debug, Serialize)]
+pub struct Told {
+    pub topic: String,
+    pub partition: u32,
+    pub offset: u64,
+    pub bytes: usize,
+    #[serde(flatten)]
+    pub answer: Answer,
+    /// The plugin that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<String>,
+}
+
+/// How many records would meet which fate.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    pub records: u64,
+    pub written: u64,
+    /// More than `written` where records are split.
+    pub outputs: u64,
+    pub dropped: u64,
+    pub failed: u64,
+    pub retried: u64,
+}
+
+/// Begins where a run would, and ends where the topics end now, or after `count` records.
+pub fn dry_run(config: &Config, count: Option<u64>, tell: &mut dyn FnMut(&Told)) -> Result<Summary, DryRunError> {
+    let failed = |error: anyhow::Error| DryRunError::Failed(format!("{error:#}"));
+    let runtime = Runtime::for_config(&config.cache).map_err(failed)?;
+    let mut chain = Chain::new(SharedChain::load(runtime, &config.plugins)?).map_err(failed)?;
+    let entry = config.store.entry.as_deref().map(Template::parse).transpose();
+    let entry = entry.map_err(|error| DryRunError::Failed(format!("store.entry: {error}")))?;
+    let mut summary = Summary::default();
+    let mut see = |seen: Seen| {
+        let told = told(config, &mut chain, entry.as_ref(), seen);
+        summary.count(&told);
+        tell(&told);
+        if count.is_some_and(|count| summary.records >= count) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    };
+    if count != Some(0) {
+        peek(&config.kafka, From::Group, Until::End, &mut see)?;
+    }
+    Ok(summary)
+}
+
+fn told(config: &Config, chain: &mut Chain, entry: Option<&Template>, seen: Seen) -> Told {
+    let Seen { record, partitions, problem } = seen;
+    let input = Arc::new(record);
+    let mut told = Told {
+        topic: input.source.topic.to_string(),
+        partition: input.source.partition,
+        offset: input.offset,
+        bytes: input.payload.as_ref().map_or(0, bytes::Bytes::len),
+        answer: Answer::failure(problem.clone().unwrap_or_default()),
+        plugin: None,
+    };
+    if problem.is_some() {
+        return told;
+    }
+    let naming = match entry {
+        Some(template) => Naming::configured(template),
+        None => Naming::default_for(partitions, config.kafka.several_topics()),
+    };
+    let outcome = chain.transform(&input);
+    told.answer = Answer::of(&outcome);
+    match &outcome {
+        Outcome::Outputs(outputs) => {
+            for (record, output) in outputs.iter().zip(&mut told.answer.outputs) {
+                match entry_of(&naming, &input, record) {
+                    Ok(entry) => output.entry = entry,
+                    Err(reason) => {
+                        told.answer = Answer::failure(reason);
+                        break;
+                    }
+                }
+                output.labels = all_labels(record, config.labels.plugins).into_iter().collect();
+            }
+        }
+        Outcome::Dropped => {}
+        Outcome::Skipped(failure)
+        | Outcome::DeadLetter(failure)
+        | Outcome::Retry(failure)
+        | Outcome::Wait(failure, _)
+        | Outcome::Stop(failure) => {
+            told.plugin = Some(failure.plugin.to_string());
+        }
+    }
+    told
+}
+
+fn entry_of(naming: &Naming, input: &InputRecord, output: &OutputRecord) -> Result<String, String> {
+    let entry = match &output.entry {
+        Some(chosen) => naming.chosen.render(chosen, &input.source),
+        None => naming.derived.render(&topic_segment(&input.source.topic), &input.source),
+    };
+    entry.map(|entry| entry.to_string()).map_err(|error| error.to_string())
+}
+
+impl Summary {
+    fn count(&mut self, told: &Told) {
+        self.records += 1;
+        match told.answer.verdict {
+            Verdict::Write => {
+                self.written += 1;
+                self.outputs += told.answer.outputs.len() as u64;
+            }
+            Verdict::Drop => self.dropped += 1,
+            Verdict::Fail => self.failed += 1,
+            Verdict::Retry => self.retried += 1,
+        }
+    }
+}

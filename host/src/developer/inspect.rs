@@ -1,0 +1,211 @@
+//! What a file is, told without running it, and whether this host would load it.
+//!
+//! Guarantees: any file can be looked at, and is told about as far as it can be read; whether it loads is what the host's
+//! own loader says, with an empty configuration.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde::Serialize;
+use wasmparser::{ComponentName, KnownCustom, Parser, Payload};
+use wit_component::DecodedWasm;
+use wit_parser::{Resolve, WorldId, WorldItem, WorldKey};
+
+use super::testing::plugin_name;
+use crate::config::{Plugin, PluginSource};
+use crate::plugin::{Digest, Problem, Runtime};
+
+#[derive(Debug, Serialize)]
+pub struct Inspection {
+    pub file: String,
+    /// The name inside the file, or else the file's.
+    pub name: String,
+    /// sha256, by which versions are told apart.
+    pub digest: String,
+    pub bytes: usize,
+    /// Bytes of each core module inside.
+    pub core_modules: Vec<usize>,
+    /// Languages and tools by which it was made, with their versions.
+    pub made_by: Vec<String>,
+    /// The contract's package and version that it was built for.
+    pub contract: Option<String>,
+    /// The world whose exports these are.
+    pub world: Option<String>,
+    /// The host functions that it uses, of the contract.
+    pub host_functions: Vec<String>,
+    pub wasi: Vec<Wasi>,
+    /// Further imports, which no host of this contract has.
+    pub other_imports: Vec<String>,
+    pub exports: Vec<String>,
+    /// How long compiling, checking and starting took, in milliseconds; `None` if it doesn't load.
+    pub load_ms: Option<f64>,
+    /// Why it doesn't load, and what can be done.
+    pub problem: Option<String>,
+    /// Set where it loads but refuses an empty configuration, which is no fault.
+    pub wants_configuration: Option<String>,
+}
+
+/// One package of WASI that it imports.
+#[derive(Debug, Serialize)]
+pub struct Wasi {
+    pub package: String,
+    pub interfaces: Vec<String>,
+    /// What granting it would mean.
+    pub meaning: &'static str,
+}
+
+pub fn inspect(file: &Path) -> anyhow::Result<Inspection> {
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let mut inspection = Inspection {
+        file: file.display().to_string(),
+        name: plugin_name(file),
+        digest: Digest::of(&bytes).to_string(),
+        bytes: bytes.len(),
+        core_modules: Vec::new(),
+        made_by: Vec::new(),
+        contract: None,
+        world: None,
+        host_functions: Vec::new(),
+        wasi: Vec::new(),
+        other_imports: Vec::new(),
+        exports: Vec::new(),
+        load_ms: None,
+        problem: None,
+        wants_configuration: None,
+    };
+    // What isn't WebAssembly is told by the loader, in better words.
+    let tools = inspection.add_metadata(&bytes);
+    inspection.made_by = tools.into_iter().collect();
+    if let Ok(DecodedWasm::Component(resolve, world)) = wit_component::decode(&bytes) {
+        inspection.add_world(&resolve, world);
+    }
+    inspection.load(file)?;
+    Ok(inspection)
+}
+
+impl Inspection {
+    /// Reads as far as it can be read; gives the languages and tools.
+    fn add_metadata(&mut self, bytes: &[u8]) -> BTreeSet<String> {
+        let mut tools = BTreeSet::new();
+        let mut depth = 0;
+        for payload in Parser::new(0).parse_all(bytes).map_while(Result::ok) {
+            match payload {
+                Payload::ModuleSection { unchecked_range, .. } => {
+                    self.core_modules.push(unchecked_range.len());
+                    depth += 1;
+                }
+                Payload::ComponentSection { .. } => depth += 1,
+                Payload::End(_) => depth -= 1,
+                Payload::CustomSection(section) => match section.as_known() {
+                    KnownCustom::Producers(fields) => {
+                        for field in fields.into_iter().map_while(Result::ok) {
+                            let values = field.values.into_iter().map_while(Result::ok);
+                            tools
+                                .extend(values.map(|tool| format!("{} {}", tool.name, tool.version).trim().to_owned()));
+                        }
+                    }
+                    KnownCustom::ComponentName(names) if depth == 0 => {
+                        for name in names.map_while(Result::ok) {
+                            if let ComponentName::Component { name, .. } = name {
+                                self.name = name.to_owned();
+                            }
+                        }
+                    }
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+        tools
+    }
+
+    fn add_world(&mut self, resolve: &Resolve, world: WorldId) {
+        let Some(world) = resolve.worlds.get(world) else { return };
+        let mut wasi: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (key, item) in &world.imports {
+            let name = resolve.name_world_key(key);
+            let WorldItem::Interface { id, .. } = item else {
+                self.other_imports.push(name);
+                continue;
+            };
+            let functions = resolve.interfaces.get(*id).map(|interface| interface.functions.keys().cloned());
+            if name.starts_with("reduct-sink:transform/") {
+                self.host_functions.extend(functions.into_iter().flatten());
+            } else if let Some((package, interface)) = name.strip_prefix("wasi:").and_then(|rest| rest.split_once('/'))
+            {
+                let version = interface.split_once('@').map_or(String::new(), |(_, version)| format!("@{version}"));
+                let interface = interface.split('@').next().unwrap_or_default().to_owned();
+                wasi.entry(format!("wasi:{package}{version}")).or_default().push(interface);
+            } else {
+                self.other_imports.push(name);
+            }
+        }
+        self.wasi = wasi
+            .into_iter()
+            .map(|(package, interfaces)| Wasi { meaning: meaning(&package, &interfaces), package, interfaces })
+            .collect();
+        let exports = world.exports.keys().map(|key| resolve.name_world_key(key));
+        self.exports = exports.collect();
+        let transformer = world.exports.keys().find_map(|key| match key {
+            WorldKey::Interface(id) => {
+                let interface = resolve.interfaces.get(*id)?;
+                let package = resolve.packages.get(interface.package?)?;
+                let name = package.name.to_string();
+                (name.starts_with("reduct-sink:transform") && interface.name.as_deref() == Some("transformer"))
+                    .then_some(name)
+            }
+            WorldKey::Name(_) => None,
+        });
+        self.world = transformer.is_some().then(|| "transform".into());
+        self.contract = transformer;
+    }
+
+    fn load(&mut self, file: &Path) -> anyhow::Result<()> {
+        let plugin = Plugin::new(plugin_name(file), PluginSource::File(file.to_owned()));
+        let runtime = Runtime::new()?;
+        let started = Instant::now();
+        match runtime.load(&plugin) {
+            Ok(_) => self.load_ms = Some(milliseconds(started.elapsed())),
+            Err(error) => match &error.problem {
+                Problem::ConfigureRefused(reason) => {
+                    self.load_ms = Some(milliseconds(started.elapsed()));
+                    self.wants_configuration = Some(reason.clone());
+                }
+                problem => self.problem = Some(format!("it {problem}; {}", problem.remedy())),
+            },
+        }
+        Ok(())
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// What a plugin finds there without a grant, and what a grant (`plugins.grants`) would add.
+fn meaning(package: &str, interfaces: &[String]) -> &'static str {
+    let has = |name: &str| interfaces.iter().any(|interface| interface.starts_with(name));
+    match package.split(['@', ':']).nth(1).unwrap_or_default() {
+        "filesystem" => {
+            "files; none are there. Granting `directories` lets it read what is in them, and change it where writable"
+        }
+        "sockets" => "the network; every connection is refused, and there is no grant for it",
+        "http" => "HTTP requests; all are refused. Granting `http` lets it send what it sees of records to those hosts",
+        "random" => {
+            "random numbers; made from the record. Granting `random` gives real ones, and the same record may get \
+             different answers"
+        }
+        "clocks" => {
+            "clocks; they show the record's time. Granting `clocks` gives real ones, and the same record may get \
+             different answers"
+        }
+        "io" => "streams and waiting, which the others use; no access by itself",
+        "cli" if has("environment") => {
+            "output goes to the log; no arguments, and no variables. Granting `environment` shows it those named"
+        }
+        "cli" => "output goes to the log; nothing can be read",
+        _ => "nothing that this host knows",
+    }
+}

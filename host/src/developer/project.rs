@@ -1,0 +1,135 @@
+//! A plugin's folder: what `plugin new` makes, and `plugin build` and `plugin test` work in.
+//!
+//! ```text
+//! plugin.toml       name and language
+//! wit/              the contract
+//! fixtures/         records, and what is expected of them
+//! build/NAME.wasm   the component
+//! ```
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+pub const MANIFEST: &str = "plugin.toml";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Language {
+    Rust,
+    Python,
+    JavaScript,
+    TypeScript,
+    Go,
+    C,
+}
+
+impl Language {
+    pub const ALL: [Self; 6] = [Self::Rust, Self::Python, Self::JavaScript, Self::TypeScript, Self::Go, Self::C];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rust => "rust",
+            Self::Python => "python",
+            Self::JavaScript => "javascript",
+            Self::TypeScript => "typescript",
+            Self::Go => "go",
+            Self::C => "c",
+        }
+    }
+}
+
+impl fmt::Display for Language {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    name: String,
+    language: Language,
+}
+
+#[derive(Debug)]
+pub struct Project {
+    /// Absolute.
+    pub folder: PathBuf,
+    pub name: String,
+    pub language: Language,
+}
+
+impl Project {
+    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+        let path = folder.join(MANIFEST);
+        if !path.exists() {
+            bail!(
+                "{} isn't a plugin's folder: there is no {MANIFEST}, which names the plugin and its language; \
+                 `reduct-sink plugin new --lang LANGUAGE NAME` makes one",
+                folder.display()
+            );
+        }
+        let text = fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
+        let Manifest { name, language } =
+            toml::from_str(&text).map_err(anyhow::Error::from).with_context(|| path.display().to_string())?;
+        check_name(&name).with_context(|| path.display().to_string())?;
+        let folder = fs::canonicalize(folder).with_context(|| format!("can't find {}", folder.display()))?;
+        Ok(Self { folder, name, language })
+    }
+
+    pub fn component(&self) -> PathBuf {
+        self.folder.join("build").join(format!("{}.wasm", self.name))
+    }
+
+    pub fn fixtures(&self) -> PathBuf {
+        self.folder.join("fixtures")
+    }
+}
+
+/// What every language and the host's configuration take for a name.
+pub fn check_name(name: &str) -> anyhow::Result<()> {
+    let legal = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    ensure!(
+        legal && name.starts_with(|c: char| c.is_ascii_lowercase()) && !name.ends_with('-') && !name.contains("--"),
+        "{name:?} is no name for a plugin; take lower-case letters, digits and single `-`, a letter first"
+    );
+    ensure!(name.len() <= 64, "{name:?} is too long for a plugin's name; 64 characters are the most");
+    // Its crate or package would have the name of one that it needs.
+    let taken = ["test", "core", "std", "alloc", "proc-macro", "main", "app", "build", "reduct-sink-plugin"];
+    ensure!(!taken.contains(&name), "{name:?} means something else to the toolchains; take another name");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        for good in ["a", "frames", "drop-heartbeats", "v2"] {
+            check_name(good).unwrap();
+        }
+        for bad in ["", "Frames", "2frames", "-a", "a-", "a--b", "a_b", "ä", "core", &"x".repeat(65)] {
+            assert!(check_name(bad).is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_folder_without_a_manifest_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = |text: Option<&str>| {
+            if let Some(text) = text {
+                fs::write(folder.path().join(MANIFEST), text).unwrap();
+            }
+            format!("{:#}", Project::open(folder.path()).unwrap_err())
+        };
+        assert!(error(None).contains("plugin new --lang"));
+        let unknown = error(Some("name = 'a'\nlanguage = 'cobol'"));
+        assert!(unknown.contains("plugin.toml") && unknown.contains("`typescript`"), "{unknown}");
+        assert!(error(Some("name = 'A'\nlanguage = 'c'")).contains("lower-case"));
+    }
+}

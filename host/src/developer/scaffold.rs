@@ -1,0 +1,210 @@
+//! New plugins: a folder that builds as it is.
+//!
+//! Guarantees: nothing that is there already is overwritten; what comes from elsewhere in this repository (the contract,
+//! the SDK, the bindings) is embedded from there, so that there is one of each.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use super::project::{Language, check_name};
+
+/// A file of a new folder, and its text; the placeholders are in double braces.
+type File = (&'static str, &'static str);
+
+const COMMON: &[File] = &[
+    ("plugin.toml", include_str!("templates/common/plugin.toml")),
+    ("README.md", include_str!("templates/common/README.md")),
+    ("fixtures/cases.toml", include_str!("templates/common/cases.toml")),
+    ("fixtures/cases.expected.toml", include_str!("templates/common/cases.expected.toml")),
+    ("wit/transform.wit", include_str!("../../../wit/v0.1.0/transform.wit")),
+];
+
+const RUST: &[File] = &[
+    ("Cargo.toml", include_str!("templates/rust/Cargo.toml")),
+    ("Cargo.lock", include_str!("templates/rust/Cargo.lock")),
+    ("src/lib.rs", include_str!("templates/rust/src/lib.rs")),
+    ("sdk/Cargo.toml", include_str!("templates/rust/sdk.toml")),
+    ("sdk/src/lib.rs", include_str!("../../../plugins/sdk/src/lib.rs")),
+    ("sdk/src/change.rs", include_str!("../../../plugins/sdk/src/change.rs")),
+    ("sdk/src/config.rs", include_str!("../../../plugins/sdk/src/config.rs")),
+    ("sdk/src/guest.rs", include_str!("../../../plugins/sdk/src/guest.rs")),
+    ("sdk/src/record.rs", include_str!("../../../plugins/sdk/src/record.rs")),
+    ("sdk/src/stored.rs", include_str!("../../../plugins/sdk/src/stored.rs")),
+    ("sdk/src/testing.rs", include_str!("../../../plugins/sdk/src/testing.rs")),
+    (".gitignore", "/build/\n/target/\n"),
+];
+
+const PYTHON: &[File] = &[
+    ("app.py", include_str!("templates/python/app.py")),
+    ("requirements.txt", include_str!("templates/python/requirements.txt")),
+    (".gitignore", "/build/\n/.venv/\n__pycache__/\n"),
+];
+
+const JAVASCRIPT: &[File] = &[
+    ("plugin.js", include_str!("templates/javascript/plugin.js")),
+    ("package.json", include_str!("templates/javascript/package.json")),
+    (".gitignore", "/build/\n/node_modules/\n"),
+];
+
+const TYPESCRIPT: &[File] = &[
+    ("plugin.ts", include_str!("templates/typescript/plugin.ts")),
+    ("contract.d.ts", include_str!("../../../examples/typescript/contract.d.ts")),
+    ("tsconfig.json", include_str!("templates/typescript/tsconfig.json")),
+    ("package.json", include_str!("templates/typescript/package.json")),
+    (".gitignore", "/build/\n/node_modules/\n"),
+];
+
+const GO: &[File] = &[
+    ("transformer/plugin.go", include_str!("templates/go/plugin.go")),
+    ("go.mod", include_str!("../../../examples/go/go.mod")),
+    ("abi/abi.go", include_str!("../../../examples/go/abi/abi.go")),
+    ("abi/empty.s", include_str!("../../../examples/go/abi/empty.s")),
+    ("bindings/wit_exports.go", include_str!("../../../examples/go/bindings/wit_exports.go")),
+    ("bindings/host/wit_bindings.go", include_str!("../../../examples/go/bindings/host/wit_bindings.go")),
+    ("bindings/host/empty.s", include_str!("../../../examples/go/bindings/host/empty.s")),
+    ("bindings/types/empty.s", include_str!("../../../examples/go/bindings/types/empty.s")),
+    ("bindings/types/wit_bindings.go", include_str!("../../../examples/go/bindings/types/wit_bindings.go")),
+    (".gitignore", "/build/\n"),
+];
+
+const C: &[File] = &[
+    ("plugin.c", include_str!("templates/c/plugin.c")),
+    ("json.c", include_str!("../../../examples/c/json.c")),
+    ("json.h", include_str!("../../../examples/c/json.h")),
+    ("bindings/transform.c", include_str!("../../../examples/c/bindings/transform.c")),
+    ("bindings/transform.h", include_str!("../../../examples/c/bindings/transform.h")),
+    (".gitignore", "/build/\n/.venv/\n"),
+];
+
+const C_BINARIES: &[(&str, &[u8])] = &[(
+    "bindings/transform_component_type.o",
+    include_bytes!("../../../examples/c/bindings/transform_component_type.o"),
+)];
+
+/// Where the SDK finds the contract: here, and in a new folder.
+const SDK_CONTRACT: (&str, &str) = ("../../wit/v0.1.0", "../wit");
+
+/// Makes the folder and gives its files, in their order.
+pub fn create(folder: &Path, name: &str, language: Language) -> anyhow::Result<Vec<PathBuf>> {
+    check_name(name)?;
+    if folder.exists()
+        && fs::read_dir(folder).with_context(|| format!("can't read {}", folder.display()))?.next().is_some()
+    {
+        bail!("{} is there already and isn't empty; name another folder", folder.display());
+    }
+    let mut written = Vec::new();
+    for (path, content) in files(language) {
+        let path = folder.join(path);
+        let parent = path.parent().unwrap_or(folder);
+        fs::create_dir_all(parent).with_context(|| format!("can't make {}", parent.display()))?;
+        fs::write(&path, filled(content, name, language)).with_context(|| format!("can't write {}", path.display()))?;
+        written.push(path);
+    }
+    for (path, content) in binary_files(language) {
+        let path = folder.join(path);
+        fs::write(&path, content).with_context(|| format!("can't write {}", path.display()))?;
+        written.push(path);
+    }
+    Ok(written)
+}
+
+fn files(language: Language) -> impl Iterator<Item = &'static File> {
+    let own = match language {
+        Language::Rust => RUST,
+        Language::Python => PYTHON,
+        Language::JavaScript => JAVASCRIPT,
+        Language::TypeScript => TYPESCRIPT,
+        Language::Go => GO,
+        Language::C => C,
+    };
+    COMMON.iter().chain(own)
+}
+
+fn binary_files(language: Language) -> &'static [(&'static str, &'static [u8])] {
+    match language {
+        Language::C => C_BINARIES,
+        _ => &[],
+    }
+}
+
+fn filled(content: &str, name: &str, language: Language) -> String {
+    let Words { title, prepare, files, notes } = words(language);
+    let content = content.replace("{{files}}", files).replace("{{notes}}", notes).replace("{{prepare}}\n", prepare);
+    let content = content.replace("{{name}}", name).replace("{{language}}", language.name());
+    content.replace("{{Language}}", title).replace(SDK_CONTRACT.0, SDK_CONTRACT.1)
+}
+
+/// What the README of a language says.
+struct Words {
+    title: &'static str,
+    /// Commands before the first build.
+    prepare: &'static str,
+    files: &'static str,
+    notes: &'static str,
+}
+
+fn words(language: Language) -> Words {
+    match language {
+        Language::Rust => Words {
+            title: "Rust",
+            prepare: "cargo test                          # the unit tests, on this machine, without WebAssembly\n",
+            files: "| `src/lib.rs` | the transform, and its unit tests |\n\
+                    | `sdk/` | the crate `reduct-sink-plugin`: leave it as it is |",
+            notes: "- A panic costs one record: its text goes to the host's log, the record gets the plugin's failure \
+                    policy, and the next one goes to a fresh instance.\n\
+                    - `log::info!` and the like write to the host's log. `println!` goes nowhere.\n\
+                    - `Cargo.lock` pins the crates; Rust 1.95 or later builds them.",
+        },
+        Language::Python => Words {
+            title: "Python",
+            prepare: "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt\n",
+            files: "| `app.py` | the transform |\n| `requirements.txt` | pins componentize-py |",
+            notes: "- Each call gets a new `Transformer`: what is to be kept from `configure` belongs in a variable of the \
+                    module.\n\
+                    - `raise Err(Failure_Reject(\"why\"))` in `transform` gives the record to the failure policy; any other \
+                    exception does so too, costs a fresh instance, and its traceback is in the host's log.\n\
+                    - For an editor's sake: `.venv/bin/componentize-py --wit-path wit --world transform bindings .` \
+                    writes the modules that `app.py` imports. They aren't needed to build.\n\
+                    - The component has all of Python in it: 18 MB, which takes seconds to compile. Modules in pure \
+                    Python can be imported if they are in this folder.",
+        },
+        Language::JavaScript => Words {
+            title: "JavaScript",
+            prepare: "npm install\n",
+            files: "| `plugin.js` | the transform |\n| `package.json` | pins the tool that puts QuickJS around it |",
+            notes: JAVASCRIPT_NOTES,
+        },
+        Language::TypeScript => Words {
+            title: "TypeScript",
+            prepare: "npm install\n",
+            files: "| `plugin.ts` | the transform |\n| `contract.d.ts` | the contract's types |\n\
+                    | `package.json` | pins the compiler, and the tool that puts QuickJS around what it makes |",
+            notes: JAVASCRIPT_NOTES,
+        },
+        Language::Go => Words {
+            title: "Go",
+            prepare: "",
+            files: "| `transformer/plugin.go` | the transform |\n\
+                    | `abi/`, `bindings/` | the contract in Go, generated, and what it needs: leave them as they are |",
+            notes: "- Go 1.26 or later builds it; it needs no module from elsewhere.\n\
+                    - A panic costs one record and a fresh instance; its text is in the host's log.\n\
+                    - Goroutines don't go on between two calls.",
+        },
+        Language::C => Words {
+            title: "C",
+            prepare: "",
+            files: "| `plugin.c` | the transform |\n| `json.c`, `json.h` | a small reader of JSON, for the configuration |\n\
+                    | `bindings/` | the contract in C, generated: leave it as it is |",
+            notes: "- Free what the host hands over; give what you answer from `malloc`, and the bindings free it.\n\
+                    - A trap costs one record and a fresh instance.\n\
+                    - Built with clang 16 or later and wasi-libc, or with Zig's compiler.",
+        },
+    }
+}
+
+const JAVASCRIPT_NOTES: &str = "- `throw { tag: \"reject\", val: \"why\" }` in `transform` gives the record to the failure policy.\n\
+    - Numbers of 64 bits (offset, timestamp, payloadSize) are plain numbers here, exact up to 2^53; a time in microseconds \
+    stays below that until the year 2255.\n\
+    - It runs on QuickJS: no `TextDecoder`, no `fetch`, no timers, no Node.js modules.";

@@ -1,0 +1,116 @@
+//! The runner of `plugin test`: each case through a fresh instance of each plugin, and what came of it beside what was
+//! expected.
+//!
+//! Guarantees: the plugins are loaded, limited and called as in `reduct-sink run`; no case sees what another one left
+//! behind in a plugin's memory; a case without an expectation fails.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use similar::TextDiff;
+
+use super::answer::Answer;
+use super::fixtures::Case;
+use crate::chain::{Chain, SharedChain};
+use crate::config::{Plugin, PluginSource};
+use crate::plugin::Runtime;
+
+/// A chain under test.
+pub struct Tester {
+    runtime: Arc<Runtime>,
+    files: Vec<PathBuf>,
+    timeout: Duration,
+    memory_bytes: u64,
+    /// By configuration: compiling may take long.
+    chains: HashMap<String, Arc<SharedChain>>,
+}
+
+/// What came of a case.
+#[derive(Debug)]
+pub struct Report {
+    pub name: String,
+    pub result: TestResult,
+    pub took: Duration,
+    /// `None`: no plugin was asked.
+    pub answer: Option<Answer>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum TestResult {
+    Passed,
+    /// What was expected and what came, as a diff.
+    Differs(String),
+    /// What came; nothing was expected.
+    Unexpected(String),
+    /// It couldn't be tried at all.
+    Broken(String),
+}
+
+impl Tester {
+    pub fn new(files: Vec<PathBuf>, timeout: Duration, memory_bytes: u64) -> anyhow::Result<Self> {
+        Ok(Self { runtime: super::cached_runtime()?, files, timeout, memory_bytes, chains: HashMap::new() })
+    }
+
+    /// Runs one case. Not to be called from one of tokio's threads.
+    pub fn run(&mut self, case: &Case) -> Report {
+        let started = Instant::now();
+        let (result, answer) = match self.ask(case) {
+            Ok(answer) => (judge(case, &answer), Some(answer)),
+            Err(error) => (TestResult::Broken(format!("{error:#}")), None),
+        };
+        Report { name: case.name.clone(), result, took: started.elapsed(), answer }
+    }
+
+    fn ask(&mut self, case: &Case) -> anyhow::Result<Answer> {
+        let shared = match self.chains.get(&case.config) {
+            Some(shared) => Arc::clone(shared),
+            None => {
+                let shared = SharedChain::load(Arc::clone(&self.runtime), &self.plugins(&case.config))?;
+                self.chains.insert(case.config.clone(), Arc::clone(&shared));
+                shared
+            }
+        };
+        Ok(Answer::of(&Chain::new(shared)?.transform(&case.input)))
+    }
+
+    fn plugins(&self, config: &str) -> Vec<Plugin> {
+        let plugin = |file: &PathBuf| Plugin {
+            config: config.into(),
+            timeout: self.timeout,
+            memory_bytes: self.memory_bytes,
+            ..Plugin::new(plugin_name(file), PluginSource::File(file.clone()))
+        };
+        self.files.iter().map(plugin).collect()
+    }
+}
+
+/// A plugin is called after its file.
+pub fn plugin_name(file: &std::path::Path) -> String {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
+}
+
+fn judge(case: &Case, answer: &Answer) -> TestResult {
+    let told = match text(answer) {
+        Ok(told) => told,
+        Err(error) => return TestResult::Broken(format!("{error:#}")),
+    };
+    let Some(expected) = &case.expected else { return TestResult::Unexpected(told) };
+    if expected.is_met_by(answer, &case.folder) {
+        return TestResult::Passed;
+    }
+    match text(expected) {
+        Ok(expected) => {
+            let diff = TextDiff::from_lines(&expected, &told);
+            TestResult::Differs(diff.unified_diff().context_radius(3).header("expected", "answered").to_string())
+        }
+        Err(error) => TestResult::Broken(format!("{error:#}")),
+    }
+}
+
+fn text(answer: &Answer) -> anyhow::Result<String> {
+    toml::to_string(answer).context("the answer can't be told in TOML")
+}
