@@ -15,7 +15,7 @@ use reduct_sink::labels::stored_labels;
 use reduct_sink::plugin::{Digest, Runtime};
 use reduct_sink::record::{Header, InputRecord, OutputRecord, TopicPartition};
 
-const DIGEST: &str = "81ae9143b665ba3018b56ab5d54b88945ab27bfd569d69e2443f9f3232bab23e";
+const DIGEST: &str = "439521215f4da805da715d9a734deea9a1be577f1f384e6c1a12fbac75391407";
 
 fn guest() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/old_guests/v0.1.0/guest.wasm")

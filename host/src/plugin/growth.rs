@@ -17,7 +17,7 @@ use crate::config;
 
 const NEWER: &str = "reduct-sink:transform/host@0.1.1";
 /// Guests built against 0.1.0, years ago by then.
-const OLD: &[u8] = include_bytes!("../../tests/old_guests/v0.1.0/guest.wasm");
+const OLD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/old_guests/v0.1.0/guest.wasm");
 
 /// The contract as 0.1.1 would be: a function more in `host`, and nothing else.
 fn newer_contract() -> String {
@@ -80,7 +80,8 @@ fn configure_on_newer_host(guest: &[u8], interface: &str) -> Vec<Val> {
 
 #[test]
 fn guests_of_0_1_0_run_on_a_host_of_0_1_1() {
-    for guest in [OLD, passthrough()] {
+    let old = std::fs::read(OLD).unwrap();
+    for guest in [old.as_slice(), passthrough()] {
         // The newer host asks for its own version, and finds the older one.
         for version in ["0.1.0", "0.1.1"] {
             let interface = format!("reduct-sink:transform/transformer@{version}");
