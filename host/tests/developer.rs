@@ -1,6 +1,6 @@
 //! The commands for plugin authors, run as they run them.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests may")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may")]
 
 #[path = "plugins/guest.rs"]
 #[allow(dead_code, reason = "the plugins' own tests use the rest")]
