@@ -1,6 +1,6 @@
 // The contract as QuickJS has it; ../../wit says what each field and function promises.
 //
-// 64-bit numbers are plain numbers here, exact to 2^53 - 1.
+// 64-bit numbers are plain numbers here, exact to 2^53 - 1. What is missing is null here.
 
 declare module "reduct-sink:transform/host@0.1.0" {
   export type Level = "error" | "warn" | "info" | "debug";
@@ -14,13 +14,13 @@ declare module "reduct-sink:transform/host@0.1.0" {
 }
 
 declare module "reduct-sink:transform/types@0.1.0" {
-  export interface Header { key: string; value?: Uint8Array }
+  export interface Header { key: string; value: Uint8Array | null }
   export interface Message {
     topic: string;
     partition: number;
     offset: number;
     timestamp: number;
-    key?: Uint8Array;
+    key: Uint8Array | null;
     headers: Header[];
     payloadSize: number;
   }

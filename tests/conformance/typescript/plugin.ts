@@ -59,7 +59,9 @@ export const transformer = {
     calls++;
     let changes: Change[] = [{ labels: [] }];
     let split = false, touched = false, dropped = false;
-    for (const { key, value = nothing } of message.headers) {
+    for (const { key, value: given } of message.headers) {
+      // Null, not undefined, is what QuickJS has for none.
+      const value = given ?? nothing;
       if (!key.startsWith(prefix)) continue;
       const command = key.slice(prefix.length);
       if (command === "part" || command === "parts") {
