@@ -12,6 +12,7 @@ pub mod config;
 pub mod dead_letter;
 pub mod developer;
 pub mod labels;
+pub mod lifecycle;
 pub mod membership;
 pub mod names;
 pub mod partition;

@@ -9,6 +9,7 @@ mod languages;
 mod limits;
 mod main_job;
 mod newcomer;
+mod swaps;
 mod testbed;
 mod tutorial;
 

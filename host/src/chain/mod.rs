@@ -4,18 +4,25 @@
 //! any part of a record, its failure policy decides about the whole record, so that a record is never half done; a
 //! plugin harms no other record than the one it fails on.
 
+mod marks;
+mod meter;
 mod shared;
 mod slot;
+mod trial;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::{FailurePolicy, WhileOpen};
 use crate::plugin::{Digest, RecordView, Trouble, header_keys};
 use crate::record::{InputRecord, OutputRecord};
 
-pub use shared::{PluginVersion, ReplaceError, SharedChain};
+use marks::Marks;
+pub use meter::Latency;
+pub use shared::{Link, NotInChain, PluginVersion, SharedChain, Version};
 use slot::Slot;
+pub use trial::Comparison;
+pub(crate) use trial::{Trial, start_trial};
 
 /// What became of an input record.
 #[derive(Debug)]
@@ -52,34 +59,41 @@ pub struct Chain {
     /// The generation of `shared` that `slots` has taken over.
     generation: u64,
     slots: Vec<Slot>,
-    /// `name@digest` of all plugins but the builtin one, shared by all records; `None` where there are none.
-    mark: Option<Arc<str>>,
+    marks: Marks,
 }
 
 impl Chain {
     /// Starts an instance of each plugin's present version.
     pub fn new(shared: Arc<SharedChain>) -> anyhow::Result<Self> {
         let (generation, present) = shared.present();
-        let slots = present.into_iter().zip(shared.plugins()).map(|(plugin, config)| Slot::new(plugin, config));
-        let slots = slots.collect::<anyhow::Result<Vec<_>>>()?;
-        let mark = mark(&slots, &[]);
-        Ok(Self { shared, generation, slots, mark })
+        let slots = present.iter().map(Slot::new).collect::<anyhow::Result<Vec<_>>>()?;
+        shared.worker_comes();
+        Ok(Self { shared, generation, marks: Marks::of(&slots), slots })
     }
 
-    /// Takes over new versions, if there are any: to be called between two records. One atomic load where there are
-    /// none.
+    /// Takes over what is new in the chain, if anything is: to be called between two records. One atomic load where
+    /// nothing is.
     ///
     /// Where a version doesn't start on this worker, the one before goes on, and the log says why.
     pub fn refresh(&mut self) {
         if self.shared.generation() == self.generation {
             return;
         }
+        let started = Instant::now();
         let (generation, present) = self.shared.present();
         self.generation = generation;
-        for (slot, plugin) in self.slots.iter_mut().zip(present) {
-            slot.take_over(plugin);
+        let mut before = std::mem::take(&mut self.slots);
+        for link in &present {
+            let known = before.iter().position(|slot| slot.name() == link.config.name);
+            self.slots.push(match known.map(|at| before.swap_remove(at)) {
+                Some(mut slot) => {
+                    slot.take_over(link, started);
+                    slot
+                }
+                None => Slot::added(link, started),
+            });
         }
-        self.mark = mark(&self.slots, &[]);
+        self.marks = Marks::of(&self.slots);
     }
 
     /// The memory of this chain's instances, in bytes.
@@ -99,9 +113,13 @@ impl Chain {
         let record = RecordView::new(input, &keys);
         let mut outputs = vec![OutputRecord::unchanged(input.clone())];
         let mut was_split = false;
-        // The plugins that failed and whose policy is `pass`: rarely any.
+        // The plugins that weren't asked, or failed and whose policy is `pass`: rarely any.
         let mut passed = Vec::new();
         for (at, slot) in self.slots.iter_mut().enumerate() {
+            if !slot.is_for(input) {
+                passed.push(at);
+                continue;
+            }
             let (reason, policy) = match slot.transform(&record, &mut outputs) {
                 Ok(split) => {
                     was_split |= split;
@@ -137,7 +155,7 @@ impl Chain {
                 return Outcome::Dropped;
             }
         }
-        let handled_by = if passed.is_empty() { self.mark.clone() } else { mark(&self.slots, &passed) };
+        let handled_by = self.marks.without(&passed, &self.slots);
         for (index, output) in (0..).zip(&mut outputs) {
             output.index = was_split.then_some(index);
             output.handled_by.clone_from(&handled_by);
@@ -146,8 +164,8 @@ impl Chain {
     }
 }
 
-fn mark(slots: &[Slot], without: &[usize]) -> Option<Arc<str>> {
-    let handled = slots.iter().enumerate().filter(|(at, _)| !without.contains(at));
-    let marks: Vec<String> = handled.filter_map(|(_, slot)| slot.mark()).collect();
-    if marks.is_empty() { None } else { Some(marks.join("+").into()) }
+impl Drop for Chain {
+    fn drop(&mut self) {
+        self.shared.worker_goes();
+    }
 }

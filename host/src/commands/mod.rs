@@ -10,6 +10,7 @@ mod options;
 mod plugin;
 mod replay;
 mod run;
+mod status;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -34,7 +35,7 @@ Exit codes:
   1  it failed while running
   2  the command line or the configuration is wrong
   3  a plugin doesn't load
-  4  Kafka or ReductStore can't be reached, or refuses";
+  4  Kafka, ReductStore or the running host can't be reached, or refuses";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -47,6 +48,9 @@ enum Command {
     /// Send dead letters through the present chain again; a dry run unless told to write
     #[command(after_help = EXIT_CODES)]
     Replay(replay::Replay),
+    /// Tell how a running host does: partitions, plugins and their versions, the last swaps
+    #[command(after_help = EXIT_CODES)]
+    Status(status::Status),
     /// Work with plugins
     #[command(subcommand)]
     Plugin(plugin::Plugin),
@@ -80,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.execute(),
         Command::Check(check) => check.execute(),
         Command::Replay(replay) => replay.execute(),
+        Command::Status(status) => status.execute(),
         Command::Plugin(plugin) => plugin.execute(),
     });
     let Err(failure) = result else { return ExitCode::SUCCESS };

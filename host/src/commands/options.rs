@@ -69,6 +69,11 @@ impl Options {
 
     /// The validated configuration; warnings are logged.
     pub fn load(self) -> Result<Config, Failure> {
+        self.load_from().map(|(config, _)| config)
+    }
+
+    /// The same with what it came from, to be read again.
+    pub fn load_from(self) -> Result<(Config, Sources), Failure> {
         const VARIABLE: &str = "REDUCT_SINK_CONFIG";
         let by_flag = self.config.clone().map(|path| (path, Place::Flag("--config")));
         let by_variable = || {
@@ -77,11 +82,13 @@ impl Options {
         };
         let file = by_flag.or_else(by_variable);
         let environment = std::env::vars_os().collect();
-        let Loaded { warnings, config } = config::load(Sources { file, environment, flags: self.flags() });
+        let sources = Sources { file, environment, flags: self.flags() };
+        let Loaded { warnings, config } = config::load(sources.clone());
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        config.map_err(|problems| Failure::new(Exit::Usage, problems))
+        let config = config.map_err(|problems| Failure::new(Exit::Usage, problems))?;
+        Ok((config, sources))
     }
 
     fn flags(self) -> Vec<Flag> {

@@ -18,11 +18,11 @@ pub struct Run {
 
 impl Run {
     pub fn execute(self) -> Result<(), Failure> {
-        let config = self.options.load()?;
+        let (config, sources) = self.options.load_from()?;
         if self.dry_run.is_wanted() {
             return self.dry_run.execute(&config);
         }
-        pipeline::run(&config).map_err(|error| match exit(&error) {
+        pipeline::run(&config, sources).map_err(|error| match exit(&error) {
             Exit::Usage => Failure::new(Exit::Usage, error),
             // What happens to a running sink belongs into its log.
             exit => {

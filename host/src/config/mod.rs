@@ -9,10 +9,12 @@ mod layers;
 mod plugins;
 mod problem;
 mod reader;
+mod swaps;
 #[cfg(test)]
 mod tests;
 mod validate;
 mod value;
+mod when;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -27,9 +29,11 @@ pub use self::plugins::{
     Breaker, FailurePolicy, GrantedDirectory, Grants, Plugin, PluginLimits, PluginSource, Recycle, WhileOpen,
 };
 pub use self::problem::{Place, Problem, Problems};
+pub use self::swaps::{Mode, Share, Trial, Watch};
+pub use self::when::{HeaderIs, TopicIs, When};
 
 /// What a configuration is put together from.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Sources {
     /// The file, and the flag or variable that named it.
     pub file: Option<(PathBuf, Place)>,
@@ -90,6 +94,17 @@ pub enum CacheFolder {
 pub struct Status {
     /// `host:port` to listen on for HTTP; `None`: nowhere.
     pub listen: Option<String>,
+    pub control: Control,
+}
+
+/// Who may promote and roll back plugins over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    Off,
+    /// Whoever is on the same machine.
+    Loopback,
+    /// Whoever can reach the address.
+    Anyone,
 }
 
 #[derive(Clone, PartialEq)]

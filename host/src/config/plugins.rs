@@ -9,7 +9,9 @@ use super::checks;
 use super::layers::{PluginTable, Values};
 use super::problem::{Place, Problem};
 use super::reader::{GB, GIB, KB, MB, MIB, Reader, plain_text};
+use super::swaps::{self, Trial, Watch};
 use super::value::{Found, Value};
+use super::when::{self, When};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plugin {
@@ -32,6 +34,10 @@ pub struct Plugin {
     /// `None`: a plugin that fails on everything is asked about everything.
     pub breaker: Option<Breaker>,
     pub grants: Grants,
+    /// Which records it is asked about; `None`: all.
+    pub when: Option<When>,
+    pub trial: Trial,
+    pub watch: Watch,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,6 +162,9 @@ impl Plugin {
             recycle: Recycle::default(),
             breaker: None,
             grants: Grants::default(),
+            when: None,
+            trial: Trial::default(),
+            watch: Watch::default(),
         }
     }
 }
@@ -249,6 +258,9 @@ fn plugin(reader: &mut Reader<'_>, name: String, source: PluginSource) -> Plugin
         recycle: recycle(reader),
         breaker: breaker(reader),
         grants: grants(reader),
+        when: when::when(reader),
+        trial: swaps::trial(reader),
+        watch: swaps::watch(reader),
         ..default
     }
 }

@@ -11,8 +11,8 @@ use super::problem::{Place, Problem, Problems};
 use super::reader::{GB, KB, MB, MIB, Reader, TB, plain_text};
 use super::value::{Found, Value};
 use super::{
-    BucketSettings, Cache, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, Quota, Secret, StartPolicy, Status,
-    Store, plugins,
+    BucketSettings, Cache, CacheFolder, Config, Control, DeadLetters, Kafka, Labels, Limits, Quota, Secret,
+    StartPolicy, Status, Store, plugins,
 };
 use crate::names::{Template, TemplateError};
 
@@ -100,11 +100,16 @@ fn status(reader: &mut Reader<'_>) -> Status {
     const KEY: &str = "status.listen";
     let expected = "one host:port, such as \"127.0.0.1:9640\", or \"\" for none";
     if reader.find(KEY).is_some_and(|found| matches!(&found.value, Value::Text(text) if text.trim().is_empty())) {
-        return Status { listen: None };
+        return Status { listen: None, control: control(reader) };
     }
     let one = |text: &str| checks::brokers(text).filter(|text| !text.contains(','));
     let listen = reader.parsed(KEY, expected, |found| one(plain_text(found)?));
-    Status { listen: Some(listen.unwrap_or_else(|| "127.0.0.1:9640".into())) }
+    Status { listen: Some(listen.unwrap_or_else(|| "127.0.0.1:9640".into())), control: control(reader) }
+}
+
+fn control(reader: &mut Reader<'_>) -> Control {
+    let choices = [("off", Control::Off), ("loopback", Control::Loopback), ("anyone", Control::Anyone)];
+    reader.choice("status.control", &choices).unwrap_or(Control::Loopback)
 }
 
 fn cache(reader: &mut Reader<'_>) -> Cache {

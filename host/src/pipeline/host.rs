@@ -16,6 +16,7 @@ use super::{Failure, RunError, failed, lock};
 use crate::assignment::{Assignment, Budget};
 use crate::chain::SharedChain;
 use crate::config::Config;
+use crate::lifecycle::Control;
 use crate::membership::Membership;
 use crate::names::{Naming, Template};
 use crate::partition::Command;
@@ -41,6 +42,7 @@ pub(super) struct Host {
     pub membership: Arc<Membership>,
     restarts: Arc<Restarts>,
     pub chain: Arc<SharedChain>,
+    pub control: Control,
     pub started: Instant,
     pub look: Arc<Mutex<Look>>,
     pub ended: AtomicBool,
@@ -59,6 +61,7 @@ impl Host {
     pub fn start(
         config: &Config,
         chain: Arc<SharedChain>,
+        control: Control,
         sink: Sink,
         membership: Arc<Membership>,
         restarts: Arc<Restarts>,
@@ -77,6 +80,7 @@ impl Host {
             membership,
             restarts,
             chain,
+            control,
             started: Instant::now(),
             look: Arc::default(),
             ended: AtomicBool::new(false),

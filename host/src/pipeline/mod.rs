@@ -22,10 +22,10 @@ use self::failure::Failure;
 use self::host::Host;
 use self::opening::{known_start, open_store};
 use crate::chain::SharedChain;
-use crate::config::Config;
+use crate::config::{self, Config, Loaded, Sources};
 use crate::dead_letter::Target;
+use crate::lifecycle::{self, Control, Pace};
 use crate::membership::{Membership, watch_for_pauses};
-use crate::plugin::watch::watch;
 use crate::plugin::{LoadError, Runtime};
 use crate::restarts::Rewinds;
 use crate::sink::Sink;
@@ -51,7 +51,9 @@ pub enum RunError {
 }
 
 /// Runs until SIGTERM or SIGINT, or until it can't go on. Blocks; call it from a plain thread.
-pub fn run(config: &Config) -> Result<(), RunError> {
+///
+/// `sources` are what the configuration is read from again when it changes, or on SIGHUP.
+pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     let runtime = Runtime::for_config(&config.cache).map_err(failed("can't start the WebAssembly engine"))?;
     let chain = SharedChain::load(runtime, &config.plugins)?;
     let tokio = tokio::runtime::Builder::new_multi_thread()
@@ -74,15 +76,18 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         tokio.handle().clone(),
     );
     let restarts = Arc::new(known_start(config, &tokio, &store));
-    let host =
-        Arc::new(Host::start(config, Arc::clone(&chain), sink.clone(), membership, Arc::clone(&restarts), stop)?);
+    // Before the workers, so that whatever happens to the files from now on is seen.
+    let lifecycle = lifecycle::start(Arc::clone(&chain), Some(configured_by(config, sources)), Pace::default());
+    let control = lifecycle.control();
+    tokio.block_on(async { reload_on_signal(lifecycle.control()) }).map_err(failed("can't listen to signals"))?;
+    let host = Host::start(config, chain, control, sink.clone(), membership, Arc::clone(&restarts), stop)?;
+    let host = Arc::new(host);
     if !config.store.discard {
         tokio.spawn(restarts.watch(Arc::clone(&host) as Arc<dyn Rewinds>, sink.clone()));
     }
-    let watching = watch(chain);
     tokio.spawn(report(Arc::clone(&host)));
     if let Some(listen) = config.status.listen.clone() {
-        tokio.spawn(status::serve(listen, Arc::clone(&host) as Arc<dyn Reporter>));
+        tokio.spawn(status::serve(listen, config.status.control, Arc::clone(&host) as Arc<dyn Reporter>));
     }
     info!(topics = ?config.kafka.topics, group = config.kafka.group, bucket = config.store.bucket, "running");
 
@@ -95,7 +100,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     };
     source.run();
 
-    drop(watching);
+    drop(lifecycle);
     host.join_workers();
     // It may hold the consumer's last handle, whose end can hang while the brokers are away.
     let deadline = Instant::now() + LAST_REQUESTS;
@@ -143,6 +148,31 @@ pub(crate) fn stop_on_signal(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
             }
         });
     }
+    Ok(())
+}
+
+fn configured_by(config: &Config, sources: Sources) -> lifecycle::Source {
+    let load = move |sources: Sources| {
+        let Loaded { warnings, config } = config::load(sources);
+        warnings.iter().for_each(|warning| warn!("{warning}"));
+        config
+    };
+    lifecycle::Source {
+        file: sources.file.as_ref().map(|(path, _)| path.clone()),
+        load: Box::new(move || load(sources.clone())),
+        present: config.clone(),
+    }
+}
+
+fn reload_on_signal(control: Control) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut signals = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while signals.recv().await.is_some() {
+            info!("reading the configuration again");
+            control.reload();
+        }
+    });
     Ok(())
 }
 

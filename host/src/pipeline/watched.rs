@@ -2,6 +2,7 @@
 //! and the status over HTTP.
 
 use std::sync::atomic::Ordering;
+use std::time::UNIX_EPOCH;
 
 use super::host::{Host, Owned};
 use super::lock;
@@ -9,7 +10,7 @@ use crate::chain::PluginVersion;
 use crate::partition::Command;
 use crate::record::TopicPartition;
 use crate::restarts::Rewinds;
-use crate::status::{self, Report, Reporter};
+use crate::status::{self, Action, Report, Reporter};
 use crate::supervisor::{Look, Supervised};
 use crate::watchdog::Standing;
 
@@ -80,6 +81,14 @@ impl Reporter for Host {
             in_flight_bytes,
             partitions: look.standings.iter().map(|standing| partition(standing, &look)).collect(),
             plugins: self.chain.versions().into_iter().map(plugin).collect(),
+            swaps: self.control.swaps.last(),
+        }
+    }
+
+    fn act(&self, plugin: &str, action: Action) -> Result<String, String> {
+        match action {
+            Action::Promote => self.control.promote(plugin),
+            Action::Rollback => self.control.rollback(plugin),
         }
     }
 }
@@ -97,6 +106,14 @@ fn partition(standing: &Standing, look: &Look) -> status::Partition {
 }
 
 fn plugin(version: PluginVersion) -> status::Plugin {
-    let (name, digest) = (version.name.to_string(), version.digest.to_string());
-    status::Plugin { name, digest, breaker_open: version.breaker_open, counts: version.counts }
+    status::Plugin {
+        name: version.name.to_string(),
+        digest: version.digest.to_string(),
+        since_s: version.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        breaker_open: version.breaker_open,
+        counts: version.counts,
+        passed_over: version.passed_over,
+        latency: version.latency,
+        memory_bytes: version.memory_bytes,
+    }
 }

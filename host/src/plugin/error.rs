@@ -88,7 +88,7 @@ impl Problem {
     }
 
     /// Whether a file that is still being written may look like this.
-    pub(super) fn may_be_half_written(&self) -> bool {
+    pub(crate) fn may_be_half_written(&self) -> bool {
         !matches!(
             self,
             Self::ConfigureRefused(_)

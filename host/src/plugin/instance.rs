@@ -48,6 +48,15 @@ pub(crate) enum Trouble {
     Broken(String),
 }
 
+impl Trouble {
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Failed(reason) | Self::Retry(reason) | Self::Broken(reason) => reason,
+            Self::NotAsked(_) => "its circuit breaker is open",
+        }
+    }
+}
+
 impl Instance {
     /// Starts an instance and configures it.
     pub fn start(plugin: &LoadedPlugin) -> Result<Self, Problem> {

@@ -20,6 +20,9 @@ pub struct LoadedPlugin {
     pub bytes: usize,
     /// Whether it needn't be compiled, because the cache had it.
     pub from_cache: bool,
+    pub compiled_in: Duration,
+    /// How long it took to start and configure a first instance.
+    pub started_in: Duration,
     pub(super) code: Arc<Code>,
 }
 

@@ -23,7 +23,6 @@ mod message;
 mod runtime;
 mod sandbox;
 mod verdict;
-pub mod watch;
 
 pub use builtin::passthrough;
 pub use cache::{Cache, CacheError};
@@ -37,4 +36,5 @@ pub(crate) use breaker::Admission;
 pub(crate) use counters::{CounterSet, Counters};
 pub(crate) use instance::{Instance, Trouble};
 pub(crate) use message::{RecordView, header_keys};
+pub(crate) use runtime::read;
 pub(crate) use verdict::{MAX_OUTPUTS, Verdict, apply};

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use wasmtime::component::types::ComponentItem;
@@ -119,7 +119,9 @@ impl Runtime {
             return Err(Problem::OtherDigest { found: digest, pinned: pinned.clone() });
         }
         let name: Arc<str> = plugin.name.as_str().into();
+        let started = Instant::now();
         let (pre, from_cache) = self.compile(&bytes, digest)?;
+        let compiled_in = started.elapsed();
         let code = Code {
             pre,
             config: plugin.config.clone(),
@@ -132,8 +134,12 @@ impl Runtime {
             breaker: Breaker::new(plugin.breaker, format!("{name}@{}", digest.short())),
             counters: Arc::new(CounterSet::default()),
         };
-        let loaded = LoadedPlugin { name, digest, bytes: bytes.len(), from_cache, code: Arc::new(code) };
+        let (bytes, code) = (bytes.len(), Arc::new(code));
+        let started_in = Duration::ZERO;
+        let mut loaded = LoadedPlugin { name, digest, bytes, from_cache, compiled_in, started_in, code };
+        let started = Instant::now();
         Instance::start(&loaded)?;
+        loaded.started_in = started.elapsed();
         Ok(loaded)
     }
 
@@ -272,7 +278,7 @@ fn file_name(plugin: &Plugin) -> String {
 }
 
 /// The component's bytes, no more than the plugin's file may have.
-pub(super) fn read(plugin: &Plugin) -> Result<Vec<u8>, Problem> {
+pub(crate) fn read(plugin: &Plugin) -> Result<Vec<u8>, Problem> {
     let path = match &plugin.source {
         PluginSource::Builtin => return Ok(passthrough().to_vec()),
         PluginSource::File(path) => path,

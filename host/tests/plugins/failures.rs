@@ -1,8 +1,9 @@
 //! What becomes of a record that a plugin fails on, and of its neighbours.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use reduct_sink::chain::{Chain, Outcome};
+use reduct_sink::chain::{Chain, Link, Outcome, Version};
 use reduct_sink::config::FailurePolicy;
 
 use crate::bed::{Bed, dead_letter, input, keep_log, logged, output, outputs, runtime};
@@ -184,7 +185,8 @@ fn where_a_new_version_does_not_start_on_a_worker_the_one_before_goes_on() {
     let mut chain = Chain::new(shared.clone()).unwrap();
     let from = soon();
     std::fs::write(bed.path(0), moody("(call $time (i64.const 2)) (call $change)", from, u64::MAX >> 1)).unwrap();
-    shared.replace(0, runtime().load(&bed.plugins[0]).unwrap()).unwrap();
+    let version = Version::new(runtime().load(&bed.plugins[0]).unwrap());
+    shared.replace(Link::new(Arc::new(bed.plugins[0].clone()), version)).unwrap();
     sleep_until(from);
     chain.refresh();
     let kept = output(chain.transform(&input(1)));

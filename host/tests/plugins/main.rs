@@ -8,6 +8,7 @@ mod failures;
 mod grants;
 mod guest;
 mod hosting;
+mod lifecycle;
 mod limits;
 mod loading;
 mod swapping;

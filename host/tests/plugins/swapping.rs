@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use reduct_sink::chain::{Chain, ReplaceError, SharedChain};
+use reduct_sink::chain::{Chain, Link, SharedChain, Version};
 use reduct_sink::config::PluginSource;
+use reduct_sink::lifecycle::{self, Lifecycle, Pace};
 use reduct_sink::plugin::Digest;
-use reduct_sink::plugin::watch::{Pace, WatchHandle, watch_at};
 
 use crate::bed::{Bed, input, keep_log, logged, output, plugin, runtime, wait_for};
 use crate::guest::{Guest, guest};
@@ -32,7 +32,7 @@ struct Watched {
     path: PathBuf,
     shared: Arc<SharedChain>,
     chain: Chain,
-    watching: WatchHandle,
+    watching: Lifecycle,
 }
 
 impl Watched {
@@ -48,7 +48,7 @@ impl Watched {
         let path = lay(folder.path());
         let shared = SharedChain::load(runtime(), &[plugin(name, PluginSource::File(path.clone()))]).unwrap();
         let chain = Chain::new(shared.clone()).unwrap();
-        let watching = watch_at(shared.clone(), quick());
+        let watching = lifecycle::start(shared.clone(), None, quick());
         let mut watched = Self { folder, path, shared, chain, watching };
         assert_eq!(watched.present(), 1);
         watched
@@ -205,19 +205,21 @@ fn a_file_replaced_between_its_load_and_the_watch_is_found() {
     let bed = Bed::of(&[&version(1)]);
     let shared = bed.shared();
     fs::write(bed.path(0), version(2)).unwrap();
-    let watching = watch_at(shared.clone(), quick());
+    let watching = lifecycle::start(shared.clone(), None, quick());
     wait_for("version 2", || (shared.versions()[0].digest == Digest::of(&version(2))).then_some(()));
     watching.stop();
 }
 
 #[test]
-fn only_the_plugin_of_a_place_takes_it() {
+fn only_a_plugin_of_the_chain_can_be_replaced() {
     let bed = Bed::of(&[&version(1), &version(2)]);
-    let shared = bed.shared();
-    let load = |index: usize| runtime().load(&bed.plugins[index]).unwrap();
-    assert!(matches!(shared.replace(2, load(0)), Err(ReplaceError::NoSuchPlace(2))));
-    assert!(matches!(shared.replace(0, load(1)), Err(ReplaceError::OtherPlugin { .. })));
-    assert_eq!(shared.replace(0, load(0)).unwrap(), Digest::of(&version(1)));
+    let (shared, alone) = (bed.shared(), SharedChain::load(runtime(), &bed.plugins[1..]).unwrap());
+    let link = |index: usize| {
+        let version = Version::new(runtime().load(&bed.plugins[index]).unwrap());
+        Link::new(Arc::new(bed.plugins[index].clone()), version)
+    };
+    assert!(alone.replace(link(0)).is_err_and(|error| error.to_string().contains("no plugin `a`")));
+    assert_eq!(shared.replace(link(0)).unwrap().version.plugin.digest, Digest::of(&version(1)));
 }
 
 #[test]
@@ -225,7 +227,7 @@ fn under_load_each_record_is_handled_by_exactly_one_version() {
     const SWAPS: u64 = 30;
     let bed = Bed::of(&[]).with("loaded", &version(0), |_| {});
     let shared = bed.shared();
-    let watching = watch_at(shared.clone(), quick());
+    let watching = lifecycle::start(shared.clone(), None, quick());
     let done = Arc::new(AtomicBool::new(false));
     let workers: Vec<_> = (0..2)
         .map(|_| {

@@ -5,6 +5,7 @@ mod build;
 
 mod capture;
 mod compile;
+mod control;
 mod core;
 mod inspect;
 mod new;
@@ -39,6 +40,10 @@ pub enum Plugin {
     Passthrough(core::Passthrough),
     /// Make a component of a core module that was built for the contract
     Componentize(core::Componentize),
+    /// Put the candidate of a running host to work, whatever its trial found so far
+    Promote(control::Named),
+    /// End the trial of a running host's candidate, or bring back the version before the present one
+    Rollback(control::Named),
 }
 
 impl Plugin {
@@ -53,6 +58,8 @@ impl Plugin {
             Self::Compile(compile) => compile.execute(),
             Self::Passthrough(passthrough) => passthrough.execute(),
             Self::Componentize(componentize) => componentize.execute(),
+            Self::Promote(named) => named.promote(),
+            Self::Rollback(named) => named.rollback(),
         }
     }
 }

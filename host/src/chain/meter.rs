@@ -1,0 +1,180 @@
+//! How long a plugin takes and how much memory its instances have, measured beside the counters.
+//!
+//! Guarantees: each worker writes a meter of its own with plain stores; a histogram's percentiles are exact to an eighth
+//! (eight steps from one power of two to the next), its longest is exact; a meter is a few kilobytes for ever.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Steps from a power of two to the next, as a power of two.
+const STEP_BITS: u32 = 3;
+const STEPS: usize = 1 << STEP_BITS;
+/// 2^38 ns are more than four minutes: what takes longer counts as that.
+const OCTAVES: usize = 36;
+const BUCKETS: usize = OCTAVES * STEPS;
+
+/// The latency of the calls that were measured, in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Latency {
+    pub measured: u64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+    pub max_us: f64,
+}
+
+/// A version's meters, one a worker.
+#[derive(Debug, Default)]
+pub(super) struct Meters(Mutex<Vec<Arc<Meter>>>);
+
+/// What one worker measured of one version.
+#[derive(Debug)]
+pub(super) struct Meter {
+    buckets: [AtomicU64; BUCKETS],
+    longest: AtomicU64,
+    memory: AtomicU64,
+    passed_over: AtomicU64,
+    /// How long this worker took to put the version to work.
+    taking_over: AtomicU64,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self {
+            buckets: [const { AtomicU64::new(0) }; BUCKETS],
+            longest: AtomicU64::new(0),
+            memory: AtomicU64::new(0),
+            passed_over: AtomicU64::new(0),
+            taking_over: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Meter {
+    pub fn took(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        if let Some(bucket) = self.buckets.get(bucket_of(nanos)) {
+            add(bucket, 1);
+        }
+        self.longest.store(self.longest.load(Relaxed).max(nanos), Relaxed);
+    }
+
+    /// What the worker's instance has now; 0 when it is gone.
+    pub fn has_memory(&self, bytes: usize) {
+        self.memory.store(bytes as u64, Relaxed);
+    }
+
+    /// A record that the plugin isn't asked about.
+    pub fn passed_over(&self) {
+        add(&self.passed_over, 1);
+    }
+
+    pub fn took_over_in(&self, time: Duration) {
+        self.taking_over.store(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+}
+
+/// With a single writer a load and a store do, and are cheaper than a locked addition.
+fn add(number: &AtomicU64, more: u64) {
+    number.store(number.load(Relaxed).wrapping_add(more), Relaxed);
+}
+
+impl Meters {
+    /// A meter for one more worker.
+    pub fn join(&self) -> Arc<Meter> {
+        let meter = Arc::new(Meter::default());
+        self.lock().push(Arc::clone(&meter));
+        meter
+    }
+
+    pub fn latency(&self) -> Latency {
+        let meters = self.lock();
+        let mut buckets = [0_u64; BUCKETS];
+        let mut longest = 0;
+        for meter in meters.iter() {
+            for (sum, bucket) in buckets.iter_mut().zip(&meter.buckets) {
+                *sum += bucket.load(Relaxed);
+            }
+            longest = longest.max(meter.longest.load(Relaxed));
+        }
+        let measured = buckets.iter().sum();
+        let percentile = |share: f64| {
+            let rank = ((measured as f64 * share).ceil() as u64).max(1);
+            let mut seen = 0;
+            let bucket = buckets.iter().position(|count| {
+                seen += count;
+                seen >= rank
+            });
+            bucket.map_or(0, |bucket| middle_of(bucket).min(longest))
+        };
+        let us = |nanos: u64| nanos as f64 / 1000.0;
+        Latency { measured, p50_us: us(percentile(0.5)), p99_us: us(percentile(0.99)), max_us: us(longest) }
+    }
+
+    /// What all instances have together.
+    pub fn memory(&self) -> u64 {
+        self.lock().iter().map(|meter| meter.memory.load(Relaxed)).sum()
+    }
+
+    pub fn passed_over(&self) -> u64 {
+        self.lock().iter().map(|meter| meter.passed_over.load(Relaxed)).sum()
+    }
+
+    /// The longest that a worker took to put the version to work.
+    pub fn taking_over(&self) -> Duration {
+        let longest = self.lock().iter().map(|meter| meter.taking_over.load(Relaxed)).max();
+        Duration::from_nanos(longest.unwrap_or(0))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Meter>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn bucket_of(nanos: u64) -> usize {
+    if nanos < STEPS as u64 {
+        return nanos as usize;
+    }
+    let octave = nanos.ilog2() - STEP_BITS;
+    let step = (nanos >> octave) as usize - STEPS;
+    (((octave as usize) + 1) * STEPS + step).min(BUCKETS - 1)
+}
+
+fn middle_of(bucket: usize) -> u64 {
+    if bucket < STEPS {
+        return bucket as u64;
+    }
+    let octave = bucket / STEPS - 1;
+    let least = ((STEPS + bucket % STEPS) as u64) << octave;
+    least + (1 << octave) / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_exact_to_an_eighth() {
+        let meters = Meters::default();
+        let (one, other) = (meters.join(), meters.join());
+        for nanos in 1..=10_000 {
+            (if nanos % 2 == 0 { &one } else { &other }).took(Duration::from_nanos(nanos * 100));
+        }
+        let latency = meters.latency();
+        assert_eq!((latency.measured, latency.max_us), (10_000, 1000.0));
+        assert!((latency.p50_us - 500.0).abs() < 500.0 / 8.0, "{latency:?}");
+        assert!((latency.p99_us - 990.0).abs() < 990.0 / 8.0, "{latency:?}");
+    }
+
+    #[test]
+    fn every_time_has_its_bucket() {
+        for nanos in [0, 1, 7, 8, 9, 15, 16, 17, 1000, 123_456_789, 1 << 38] {
+            let middle = middle_of(bucket_of(nanos)) as f64;
+            assert!((middle - nanos as f64).abs() <= nanos as f64 / 8.0, "{nanos}: {middle}");
+        }
+        assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
+        assert_eq!(Meters::default().latency(), Latency::default());
+    }
+}

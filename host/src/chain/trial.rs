@@ -1,0 +1,225 @@
+//! A trial: a candidate sees a sample of the records that the present version of its plugin is asked about, on a thread
+//! of its own, and what it answers is compared and thrown away.
+//!
+//! Guarantees: a worker never waits for a trial (a sample that finds the queue full is left out); what waits in the
+//! queue is bounded in number and in bytes; the candidate's answers go nowhere, and its calls aren't counted for it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::meter::{Latency, Meters};
+use super::shared::Link;
+use super::slot::Slot;
+use crate::labels::stored_labels;
+use crate::plugin::{RecordView, Trouble, header_keys};
+use crate::record::OutputRecord;
+
+/// Samples that wait.
+const QUEUE: usize = 64;
+/// Their payloads together; one may exceed it, and is then alone.
+const QUEUE_BYTES: usize = 16 << 20;
+
+/// The workers' side of a trial.
+pub(crate) struct Trial {
+    every: u64,
+    samples: SyncSender<Sample>,
+    waiting: Arc<AtomicUsize>,
+    ended: Arc<AtomicBool>,
+    found: Arc<Mutex<Comparison>>,
+}
+
+struct Sample {
+    given: Vec<OutputRecord>,
+    present: Answer,
+    bytes: usize,
+}
+
+/// What a version made of a record.
+pub(super) struct Answer {
+    outputs: Result<Vec<OutputRecord>, String>,
+    took: Duration,
+}
+
+/// What a trial found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Records that both were asked about.
+    pub records: u64,
+    /// Records of which both made the same.
+    pub same: u64,
+    /// Records of which one made more outputs than the other: dropped, kept or split.
+    pub outputs_differ: u64,
+    pub entries_differ: u64,
+    pub timestamps_differ: u64,
+    pub labels_differ: u64,
+    pub content_types_differ: u64,
+    pub payloads_differ: u64,
+    /// Records on which the candidate failed, and on which the present version did.
+    pub failed: u64,
+    pub failed_present: u64,
+    pub latency: Latency,
+    pub latency_present: Latency,
+    /// The first record of which the two made something different, and what.
+    pub first_difference: Option<String>,
+    /// The first record on which only the candidate failed, and why.
+    pub first_failure: Option<String>,
+}
+
+/// Begins a trial of `candidate`, which ends after so many records, or when the last handle of it is dropped.
+pub(crate) fn start_trial(candidate: Link, records: u64, every: u64) -> std::io::Result<Arc<Trial>> {
+    let (samples, inbox) = sync_channel(QUEUE);
+    let trial = Trial { every, samples, waiting: Arc::default(), ended: Arc::default(), found: Arc::default() };
+    let (waiting, ended, found) = (trial.waiting.clone(), trial.ended.clone(), trial.found.clone());
+    let run = move || {
+        compare_all(&candidate, &inbox, &waiting, &found, records);
+        ended.store(true, Ordering::Release);
+    };
+    std::thread::Builder::new().name("plugin-trial".into()).spawn(run)?;
+    Ok(Arc::new(trial))
+}
+
+impl Trial {
+    /// Whether the plugin's record of this number is one of the sample.
+    pub(super) fn wants(&self, number: u64) -> bool {
+        number.is_multiple_of(self.every)
+            && self.waiting.load(Ordering::Relaxed) < QUEUE_BYTES
+            && !self.ended.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn offer(&self, given: Vec<OutputRecord>, present: Answer) {
+        let size = |output: &OutputRecord| output.input.size() + output.payload.as_ref().map_or(0, |own| own.len());
+        let bytes = given.iter().map(size).sum();
+        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        if self.samples.try_send(Sample { given, present, bytes }).is_err() {
+            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    pub fn found(&self) -> Comparison {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it has seen all the records that it was to see.
+    pub fn is_complete(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+impl Answer {
+    pub fn of(answer: &Result<bool, Trouble>, outputs: &[OutputRecord], took: Duration) -> Self {
+        let outputs = match answer {
+            Ok(_) => Ok(outputs.to_vec()),
+            Err(trouble) => Err(trouble.text().to_owned()),
+        };
+        Self { outputs, took }
+    }
+}
+
+fn compare_all(
+    candidate: &Link,
+    samples: &Receiver<Sample>,
+    waiting: &AtomicUsize,
+    found: &Mutex<Comparison>,
+    records: u64,
+) {
+    let mut slot = Slot::beside(candidate);
+    let (times, times_present) = (Meters::default(), Meters::default());
+    let (meter, meter_present) = (times.join(), times_present.join());
+    for _ in 0..records {
+        let Ok(Sample { given, present, bytes }) = samples.recv() else { return };
+        waiting.fetch_sub(bytes, Ordering::Relaxed);
+        let Some(input) = given.first().map(|output| output.input.clone()) else { continue };
+        let keys = header_keys(&input);
+        let view = RecordView::new(&input, &keys);
+        let mut outputs = given;
+        let start = Instant::now();
+        let answer = slot.decide(&view, &mut outputs);
+        let took = start.elapsed();
+        meter.took(took);
+        meter_present.took(present.took);
+        let answer = Answer::of(&answer, &outputs, took);
+        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.add(&format!("{}@{}", input.source, input.offset), &present, &answer);
+        (found.latency, found.latency_present) = (times.latency(), times_present.latency());
+    }
+}
+
+impl Comparison {
+    fn add(&mut self, record: &str, present: &Answer, candidate: &Answer) {
+        self.records += 1;
+        self.failed_present += u64::from(present.outputs.is_err());
+        self.failed += u64::from(candidate.outputs.is_err());
+        let difference = match (&present.outputs, &candidate.outputs) {
+            (Err(_), Err(_)) => None,
+            (Ok(_), Err(reason)) => {
+                self.first_failure.get_or_insert_with(|| format!("{record}: {reason}"));
+                None
+            }
+            (Err(reason), Ok(outputs)) => {
+                Some(format!("the present version failed ({reason}), the candidate made {} outputs", outputs.len()))
+            }
+            (Ok(present), Ok(candidate)) => self.compare(present, candidate),
+        };
+        match difference {
+            Some(difference) => {
+                self.first_difference.get_or_insert_with(|| format!("{record}: {difference}"));
+            }
+            None if present.outputs.is_err() == candidate.outputs.is_err() => self.same += 1,
+            None => {}
+        }
+    }
+
+    /// Counts in what the two differ, and tells the first of it.
+    fn compare(&mut self, present: &[OutputRecord], candidate: &[OutputRecord]) -> Option<String> {
+        if present.len() != candidate.len() {
+            self.outputs_differ += 1;
+            return Some(format!("{} outputs, the candidate's {}", present.len(), candidate.len()));
+        }
+        let mut first = None;
+        let mut tell = |count: &mut u64, differs: bool, told: &dyn Fn() -> String| {
+            *count += u64::from(differs);
+            if differs {
+                first.get_or_insert_with(told);
+            }
+        };
+        let pairs = || present.iter().zip(candidate);
+        let differs =
+            |differ: fn(&OutputRecord, &OutputRecord) -> bool| pairs().find(|(one, other)| differ(one, other));
+        let entries = differs(|one, other| one.entry != other.entry);
+        tell(&mut self.entries_differ, entries.is_some(), &|| two("entry", entries, |output| &output.entry));
+        let times = differs(|one, other| one.timestamp_us != other.timestamp_us);
+        tell(&mut self.timestamps_differ, times.is_some(), &|| two("timestamp", times, |output| &output.timestamp_us));
+        let types = differs(|one, other| one.content_type != other.content_type);
+        tell(&mut self.content_types_differ, types.is_some(), &|| two("type", types, |output| &output.content_type));
+        let labels = pairs().map(|(one, other)| (stored_labels(one), stored_labels(other))).find(|(a, b)| a != b);
+        tell(&mut self.labels_differ, labels.is_some(), &|| {
+            labels.as_ref().map_or(String::new(), |(one, other)| differing_labels(one, other))
+        });
+        let payloads = differs(|one, other| one.payload() != other.payload());
+        tell(&mut self.payloads_differ, payloads.is_some(), &|| {
+            two("payload's bytes", payloads, |output| output.payload().len())
+        });
+        first
+    }
+}
+
+fn two<'a, T: std::fmt::Debug>(
+    what: &str,
+    pair: Option<(&'a OutputRecord, &'a OutputRecord)>,
+    of: impl Fn(&'a OutputRecord) -> T,
+) -> String {
+    pair.map_or(String::new(), |(one, other)| format!("{what} {:?}, the candidate's {:?}", of(one), of(other)))
+}
+
+fn differing_labels(present: &BTreeMap<String, String>, candidate: &BTreeMap<String, String>) -> String {
+    let names = present.keys().chain(candidate.keys());
+    let name = names.into_iter().find(|name| present.get(*name) != candidate.get(*name));
+    name.map_or(String::new(), |name| {
+        format!("label {name} {:?}, the candidate's {:?}", present.get(name), candidate.get(name))
+    })
+}

@@ -1,0 +1,210 @@
+//! `reduct-sink status`, and what may be asked of a running host.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use serde_json::Value;
+
+use super::{Exit, Failure};
+
+/// A host answers at once, save for a promotion that starts instances.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+#[derive(Debug, Args)]
+pub struct Status {
+    #[command(flatten)]
+    host: RunningHost,
+    /// As JSON, with everything
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where a running host is found.
+#[derive(Debug, Args)]
+pub struct RunningHost {
+    /// Where the running host listens: its status.listen
+    #[arg(long, value_name = "HOST:PORT", env = "REDUCT_SINK_STATUS_LISTEN", default_value = "127.0.0.1:9640")]
+    status: String,
+}
+
+impl Status {
+    pub fn execute(self) -> Result<(), Failure> {
+        let text = self.host.ask(reqwest::Method::GET, "status")?;
+        let told = if self.json {
+            text
+        } else {
+            let report: Value = serde_json::from_str(&text)
+                .with_context(|| format!("{} doesn't answer as a host does", self.host.status))
+                .map_err(|error| Failure::new(Exit::Failed, error))?;
+            table(&report)
+        };
+        let written = writeln!(std::io::stdout().lock(), "{}", told.trim_end());
+        written.map_err(|error| Failure::new(Exit::Failed, anyhow!("cannot write to standard output: {error}")))
+    }
+}
+
+impl RunningHost {
+    /// The body of its answer.
+    pub fn ask(&self, method: reqwest::Method, path: &str) -> Result<String, Failure> {
+        let url = format!("http://{}/{path}", self.status);
+        let asked = async {
+            let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
+            let answer = client.request(method, &url).send().await?;
+            Ok::<_, reqwest::Error>((answer.status(), answer.text().await?))
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, error))?;
+        match runtime.block_on(asked) {
+            Ok((status, text)) if status.is_success() => Ok(text),
+            Ok((status, text)) => Err(Failure::new(Exit::Failed, anyhow!("the host refuses ({status}): {text}"))),
+            Err(error) => {
+                let what = format!("no host answers at {}; is it running, and is its status.listen this?", self.status);
+                Err(Failure::new(Exit::Unreachable, anyhow::Error::new(error).context(what)))
+            }
+        }
+    }
+}
+
+/// What a person wants to see of it.
+fn table(report: &Value) -> String {
+    let mut text = String::new();
+    let number = |key: &str| report[key].as_u64().unwrap_or(0);
+    let uptime = humantime::format_duration(Duration::from_secs(number("uptime_s")));
+    let _ = writeln!(text, "reduct-sink {}, up {uptime}", report["version"].as_str().unwrap_or("?"));
+    for problem in list(report, "problems") {
+        let _ = writeln!(text, "problem: {}", problem.as_str().unwrap_or_default());
+    }
+    let _ = writeln!(
+        text,
+        "written {} ({}), found {}, repaired {}, dead letters {}, in flight {} ({})",
+        number("written"),
+        size(number("written_bytes")),
+        number("found"),
+        number("repaired"),
+        number("dead_letters"),
+        number("in_flight_records"),
+        size(number("in_flight_bytes")),
+    );
+    let partitions = list(report, "partitions").iter().map(|partition| {
+        let name = format!("{}/{}", word(&partition["topic"]), word(&partition["partition"]));
+        let stuck = if partition["stuck"] == true { "stuck" } else { "" };
+        let values = ["position", "end", "lag", "in_flight"].map(|key| word(&partition[key]));
+        [vec![name], values.into(), vec![stuck.into()]].concat()
+    });
+    rows(&mut text, &["PARTITION", "POSITION", "END", "LAG", "IN FLIGHT", ""], partitions.collect());
+    let counts = ["kept", "changed", "split", "dropped", "failed", "retried", "passed_over"];
+    let plugins = list(report, "plugins").iter().map(|plugin| {
+        let first = vec![word(&plugin["name"]), short(&plugin["digest"]), ago(plugin["since_s"].as_u64())];
+        let latency = ["p50_us", "p99_us", "max_us"].map(|key| decimal(&plugin["latency"][key]));
+        let memory = size(plugin["memory_bytes"].as_u64().unwrap_or(0));
+        let breaker = if plugin["breaker_open"] == true { "breaker open" } else { "" };
+        [first, counts.map(|key| word(&plugin[key])).into(), latency.into(), vec![memory, breaker.into()]].concat()
+    });
+    let head = [
+        "PLUGIN",
+        "VERSION",
+        "AT WORK",
+        "KEPT",
+        "CHANGED",
+        "SPLIT",
+        "DROPPED",
+        "FAILED",
+        "RETRIED",
+        "PASSED OVER",
+        "P50 µs",
+        "P99 µs",
+        "MAX µs",
+        "MEMORY",
+        "",
+    ];
+    rows(&mut text, &head, plugins.collect());
+    let swaps = list(report, "swaps").iter().map(|swap| {
+        let steps = ["compile_ms", "start_ms", "trial_ms", "take_over_ms", "worker_ms"];
+        let first = vec![
+            word(&swap["number"]),
+            ago(swap["at_ms"].as_u64().map(|ms| ms / 1000)),
+            word(&swap["plugin"]),
+            format!("{} to {}", short(&swap["old"]), short(&swap["new"])),
+            word(&swap["cause"]),
+            word(&swap["outcome"]),
+        ];
+        [
+            first,
+            steps.map(|key| decimal(&swap["steps"][key])).into(),
+            vec![swap["reason"].as_str().unwrap_or("").into()],
+        ]
+        .concat()
+    });
+    let head = [
+        "SWAP",
+        "AGO",
+        "PLUGIN",
+        "VERSION",
+        "BY",
+        "OUTCOME",
+        "COMPILE ms",
+        "START ms",
+        "TRIAL ms",
+        "TAKE-OVER ms",
+        "WORKER ms",
+        "REASON",
+    ];
+    rows(&mut text, &head, swaps.collect());
+    text
+}
+
+fn list<'a>(report: &'a Value, key: &str) -> &'a [Value] {
+    report[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Columns as wide as they need to be, if there are rows.
+fn rows(text: &mut String, head: &[&str], rows: Vec<Vec<String>>) {
+    if rows.is_empty() {
+        return;
+    }
+    let head: Vec<String> = head.iter().map(ToString::to_string).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().chain([&head]).filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    text.push('\n');
+    for row in [&head].into_iter().chain(&rows) {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn short(digest: &Value) -> String {
+    digest.as_str().unwrap_or("-").chars().take(12).collect()
+}
+
+fn decimal(value: &Value) -> String {
+    value.as_f64().map_or("-".into(), |number| format!("{number:.2}"))
+}
+
+fn size(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).to_string()
+}
+
+/// How long ago that second was, roughly.
+fn ago(second: Option<u64>) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    second.map_or("-".into(), |second| {
+        let passed = now.saturating_sub(second);
+        let passed = if passed > 3600 { passed / 60 * 60 } else { passed };
+        humantime::format_duration(Duration::from_secs(passed)).to_string()
+    })
+}

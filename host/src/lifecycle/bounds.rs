@@ -1,0 +1,114 @@
+//! When a new version is worse than the one before: plain values, no I/O.
+
+use crate::chain::{Comparison, PluginVersion};
+use crate::config::{Trial, Watch};
+
+use super::report::Watched;
+
+/// Shares of fewer records than this say little: a bound of 0.5 % allows for 5 failures from the first record on.
+const LEAST_RECORDS: u64 = 1000;
+/// Medians of fewer calls than this say little.
+const LEAST_MEASURED: u64 = 16;
+/// A plugin that takes less than this is fast enough, whatever the one before took.
+const FAST_US: f64 = 100.0;
+
+/// Failures and latency of a version up to a moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Record {
+    pub records: u64,
+    pub failed: u64,
+    pub measured: u64,
+    pub p50_us: f64,
+}
+
+impl Record {
+    /// An answer that asks for a retry is one that was no use.
+    pub fn of(version: &PluginVersion) -> Self {
+        let counts = version.counts;
+        let failed = counts.failed + counts.retried;
+        let records = counts.kept + counts.dropped + counts.changed + counts.split + failed;
+        Self { records, failed, measured: version.latency.measured, p50_us: version.latency.p50_us }
+    }
+
+    fn share(&self) -> f64 {
+        self.failed as f64 / self.records.max(1) as f64
+    }
+}
+
+/// What a version did since it took over, beside what the one before had done.
+pub(super) fn watched(before: Record, at_take_over: Record, now: Record, seconds: f64) -> Watched {
+    Watched {
+        records: now.records.saturating_sub(at_take_over.records),
+        failed: now.failed.saturating_sub(at_take_over.failed),
+        failed_before: before.share(),
+        p50_us: now.p50_us,
+        p50_us_before: before.p50_us,
+        seconds,
+    }
+}
+
+/// Why the version has to go, if it has to.
+pub(super) fn past_watch(bounds: &Watch, before: Record, now: Record, watched: &Watched) -> Option<String> {
+    failures(watched.failed, watched.records, before.share(), bounds.max_failures.0)
+        .or_else(|| slowness((now.measured, now.p50_us), (before.measured, before.p50_us), bounds.max_slowdown))
+}
+
+/// Why the candidate must not take over, if it must not.
+pub(super) fn past_trial(bounds: &Trial, found: &Comparison) -> Option<String> {
+    let share = found.failed_present as f64 / found.records.max(1) as f64;
+    let (candidate, present) = (found.latency, found.latency_present);
+    failures(found.failed, found.records, share, bounds.max_failures.0).or_else(|| {
+        slowness((candidate.measured, candidate.p50_us), (present.measured, present.p50_us), bounds.max_slowdown)
+    })
+}
+
+fn failures(failed: u64, records: u64, before: f64, more: f64) -> Option<String> {
+    let allowed = (before + more) * records.max(LEAST_RECORDS) as f64;
+    (failed as f64 > allowed).then(|| {
+        let bound = (before + more) * 100.0;
+        format!("it failed on {failed} of {records} records; the bound is {bound:.2} %, counted on at least {LEAST_RECORDS} records")
+    })
+}
+
+fn slowness(now: (u64, f64), before: (u64, f64), times: u64) -> Option<String> {
+    let enough = now.0 >= LEAST_MEASURED && before.0 >= LEAST_MEASURED;
+    (enough && now.1 > FAST_US && now.1 > before.1 * times as f64).then(|| {
+        format!(
+            "its median call takes {:.1} µs, the version before took {:.1} µs; the bound is {times} times",
+            now.1, before.1
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(records: u64, failed: u64) -> Record {
+        Record { records, failed, measured: 100, p50_us: 5.0 }
+    }
+
+    fn verdict(before: Record, now: Record) -> Option<String> {
+        let watched = watched(before, Record::default(), now, 1.0);
+        past_watch(&Watch::default(), before, now, &watched)
+    }
+
+    #[test]
+    fn failures_are_counted_beyond_those_of_the_version_before() {
+        assert_eq!(verdict(done(0, 0), done(10, 5)), None, "too few to say");
+        assert!(verdict(done(0, 0), done(10, 6)).is_some());
+        assert_eq!(verdict(done(100_000, 0), done(10_000, 50)), None);
+        assert!(verdict(done(100_000, 0), done(10_000, 51)).is_some());
+        assert_eq!(verdict(done(1000, 100), done(10_000, 1000)), None, "it was so before");
+        assert!(verdict(done(1000, 100), done(10_000, 1100)).is_some());
+    }
+
+    #[test]
+    fn slowness_is_a_matter_of_proportion_and_of_enough_calls() {
+        let slow = |p50_us, measured| Record { p50_us, measured, ..done(1000, 0) };
+        assert_eq!(verdict(slow(5.0, 100), slow(60.0, 100)), None, "fast enough");
+        assert!(verdict(slow(5.0, 100), slow(200.0, 100)).is_some());
+        assert_eq!(verdict(slow(5.0, 100), slow(200.0, 3)), None);
+        assert_eq!(verdict(slow(50.0, 100), slow(200.0, 100)), None);
+    }
+}

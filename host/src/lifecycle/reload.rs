@@ -1,0 +1,125 @@
+//! What a changed configuration means: what the chain becomes, and what has to wait for a restart. Plain values.
+
+use std::sync::Arc;
+
+use crate::chain::{Link, Version};
+use crate::config::{
+    BucketSettings, Cache, Config, DeadLetters, FailurePolicy, Kafka, Labels, Limits, Mode, Plugin, Status, Store,
+    Trial, Watch,
+};
+use crate::plugin::LoadedPlugin;
+
+/// The way from one chain to another.
+pub(super) struct Plan {
+    /// The chain as configured.
+    pub plugins: Vec<Plugin>,
+    /// Those of it that have to be loaded: new ones, and those of which changed what an instance is started with.
+    pub to_load: Vec<Arc<Plugin>>,
+}
+
+/// What becomes of the chain.
+pub(super) struct Made {
+    pub chain: Vec<Link>,
+    /// What is replaced at once: the old and the new.
+    pub replaced: Vec<(Link, Link)>,
+    /// What has to stand a trial first.
+    pub candidates: Vec<Link>,
+}
+
+impl Plan {
+    /// `None`: nothing is to change. `configured` is what was configured last, which may have been rolled back since.
+    pub fn new(links: &[Link], configured: &[Plugin], plugins: Vec<Plugin>) -> Option<Self> {
+        if configured == plugins {
+            return None;
+        }
+        let was_configured = |plugin: &Plugin| configured.iter().any(|before| loads_alike(before, plugin));
+        let is_there = |plugin: &Plugin| links.iter().any(|link| link.config.name == plugin.name);
+        let to_load = plugins.iter().filter(|plugin| !(was_configured(plugin) && is_there(plugin)));
+        let to_load = to_load.cloned().map(Arc::new).collect();
+        Some(Self { plugins, to_load })
+    }
+
+    pub fn apply(&self, before: &[Link], loaded: Vec<LoadedPlugin>) -> Made {
+        let mut made = Made { chain: Vec::new(), replaced: Vec::new(), candidates: Vec::new() };
+        let mut loaded: Vec<(Arc<Plugin>, LoadedPlugin)> = self.to_load.iter().cloned().zip(loaded).collect();
+        for plugin in &self.plugins {
+            let old = before.iter().find(|link| link.config.name == plugin.name);
+            let new = loaded.iter().position(|(config, _)| config.name == plugin.name).map(|at| loaded.swap_remove(at));
+            match (old, new) {
+                (Some(old), None) => {
+                    // What an instance was started with stays that of the version at work.
+                    let at_work = Plugin { config: old.config.config.clone(), ..plugin.clone() };
+                    made.chain.push(old.configured(Arc::new(at_work)));
+                }
+                (Some(old), Some((config, loaded))) if plugin.trial.mode != Mode::Off => {
+                    made.chain.push(old.clone());
+                    made.candidates.push(Link::new(config, Version::new(loaded)));
+                }
+                (Some(old), Some((config, loaded))) => {
+                    let new = Link::new(config, Version::new(loaded));
+                    made.replaced.push((old.clone(), new.clone()));
+                    made.chain.push(new);
+                }
+                (None, Some((config, loaded))) => made.chain.push(Link::new(config, Version::new(loaded))),
+                // Not to be: what isn't there is loaded.
+                (None, None) => {}
+            }
+        }
+        made
+    }
+}
+
+impl Made {
+    /// Whether the plugin of that name gets another version or configuration to run.
+    pub fn changes(&self, name: &str) -> bool {
+        let mut new = self.replaced.iter().map(|(_, new)| new).chain(&self.candidates);
+        new.any(|link| link.config.name == name)
+    }
+}
+
+/// Whether the two load and start the same: the rest is the host's business, and changes without a new version.
+fn loads_alike(one: &Plugin, other: &Plugin) -> bool {
+    let loaded_part = |plugin: &Plugin| Plugin {
+        on_failure: FailurePolicy::DeadLetter,
+        attempts: 1,
+        when: None,
+        trial: Trial::default(),
+        watch: Watch::default(),
+        ..plugin.clone()
+    };
+    loaded_part(one) == loaded_part(other)
+}
+
+/// The keys beside the chain that differ.
+pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let mut keys = Vec::new();
+    macro_rules! compare {
+        ($table:literal, $type:ident, $old:expr, $new:expr, { $($field:ident => $key:literal),* $(,)? }) => {
+            // Taken apart in full, so that no field can be forgotten here.
+            let ($type { $($field),* }, new) = ($old, $new);
+            $(if *$field != new.$field {
+                keys.push(concat!($table, ".", $key));
+            })*
+        };
+    }
+    compare!("kafka", Kafka, &old.kafka, &new.kafka, {
+        brokers => "brokers", topics => "topics", group => "group", start => "start", properties => "properties",
+    });
+    compare!("store", Store, &old.store, &Store { create: old.store.create.clone(), ..new.store.clone() }, {
+        url => "url", token => "token", bucket => "bucket", entry => "entry", timeout => "timeout", ca => "tls.ca",
+        verify_tls => "tls.verify", batch_records => "batch_records", batch_bytes => "batch_bytes", create => "create",
+        discard => "discard", verify_writes => "verify_writes", shared_entries => "shared_entries",
+    });
+    compare!("store.create", BucketSettings, &old.store.create, &new.store.create, {
+        max_block_records => "max_block_records", max_block_bytes => "max_block_size", quota => "quota_type",
+    });
+    compare!("dead_letters", DeadLetters, &old.dead_letters, &new.dead_letters, { entry => "entry", topic => "topic" });
+    compare!("limits", Limits, &old.limits, &new.limits, {
+        in_flight_records => "in_flight_records", in_flight_bytes => "in_flight_bytes", workers => "workers",
+        shutdown => "shutdown", stuck_after => "stuck_after",
+    });
+    compare!("cache", Cache, &old.cache, &new.cache, { folder => "path", bytes => "size" });
+    compare!("labels", Labels, &old.labels, &new.labels, { plugins => "plugins" });
+    compare!("status", Status, &old.status, &new.status, { listen => "listen", control => "control" });
+    keys
+}

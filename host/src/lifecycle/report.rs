@@ -1,0 +1,141 @@
+//! What is told of swaps: each with its outcome, what the trial and the watch found, and how long its steps took.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::chain::Comparison;
+
+/// How many are remembered.
+const REMEMBERED: usize = 64;
+
+/// A version, or a configuration, that came along, and what became of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SwapReport {
+    /// Counts up from 1.
+    pub number: u64,
+    pub plugin: String,
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    pub cause: Cause,
+    /// Digests of the files.
+    pub old: String,
+    pub new: String,
+    pub outcome: Outcome,
+    /// Why, where it isn't plain.
+    pub reason: Option<String>,
+    pub steps: Steps,
+    pub trial: Option<Comparison>,
+    pub watch: Option<Watched>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    File,
+    Configuration,
+    /// Somebody asked for the old version.
+    Rollback,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It doesn't load; the one before goes on.
+    Refused,
+    OnTrial,
+    /// The trial went past a bound; the one before goes on.
+    FailedTrial,
+    /// The trial is over, and a person decides.
+    AwaitsPromotion,
+    /// Something newer came before it was at work.
+    Superseded,
+    /// It is at work, and what it does is watched.
+    Watched,
+    AtWork,
+    /// It went past a bound, or somebody wanted it back out: the one before is at work again.
+    RolledBack,
+}
+
+/// How long each step took, in milliseconds; absent where there was none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Steps {
+    pub compile_ms: Option<f64>,
+    /// Starting and configuring the first instance.
+    pub start_ms: Option<f64>,
+    pub trial_ms: Option<f64>,
+    /// Starting an instance for each worker, and telling the workers.
+    pub take_over_ms: Option<f64>,
+    /// What the slowest worker so far took to change over between two records.
+    pub worker_ms: Option<f64>,
+}
+
+/// What a version did while it was watched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Watched {
+    pub records: u64,
+    pub failed: u64,
+    /// Failures a record that the version before had.
+    pub failed_before: f64,
+    pub p50_us: f64,
+    pub p50_us_before: f64,
+    pub seconds: f64,
+}
+
+/// The last swaps, shared with whoever tells of them.
+#[derive(Debug, Clone, Default)]
+pub struct Swaps(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    reports: VecDeque<SwapReport>,
+    number: u64,
+}
+
+impl Swaps {
+    /// The oldest first.
+    pub fn last(&self) -> Vec<SwapReport> {
+        self.lock().reports.iter().cloned().collect()
+    }
+
+    pub(super) fn begin(&self, plugin: &str, cause: Cause, old: String, new: String, outcome: Outcome) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut kept = self.lock();
+        kept.number += 1;
+        let number = kept.number;
+        kept.reports.push_back(SwapReport {
+            number,
+            plugin: plugin.into(),
+            at_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            cause,
+            old,
+            new,
+            outcome,
+            reason: None,
+            steps: Steps::default(),
+            trial: None,
+            watch: None,
+        });
+        if kept.reports.len() > REMEMBERED {
+            kept.reports.pop_front();
+        }
+        number
+    }
+
+    /// Changes a report that is still remembered.
+    pub(super) fn update(&self, number: u64, change: impl FnOnce(&mut SwapReport)) {
+        if let Some(report) = self.lock().reports.iter_mut().find(|report| report.number == number) {
+            change(report);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
