@@ -146,7 +146,7 @@ impl Slot {
     /// any. On trouble `outputs` stays as it was.
     pub fn transform(&mut self, record: &RecordView<'_>, outputs: &mut Vec<OutputRecord>) -> Result<bool, Trouble> {
         self.records += 1;
-        let sampled = self.trial.as_ref().is_some_and(|trial| trial.wants(self.records));
+        let sampled = self.trial.as_ref().is_some_and(|trial| trial.wants_next());
         if sampled || self.records.is_multiple_of(MEASURED_EVERY) {
             self.closely(record, outputs, sampled)
         } else {

@@ -84,9 +84,9 @@ pub(crate) fn start_trial(candidate: Link, records: u64, every: u64) -> std::io:
 }
 
 impl Trial {
-    /// Whether the plugin's record of this number is one of the sample.
-    pub(super) fn wants(&self, number: u64) -> bool {
-        number.is_multiple_of(self.every)
+    /// Whether the next record is one of the sample. By chance: what comes in turns would be seen in part only.
+    pub(super) fn wants_next(&self) -> bool {
+        fastrand::u64(0..self.every) == 0
             && self.waiting.load(Ordering::Relaxed) < QUEUE_BYTES
             && !self.ended.load(Ordering::Relaxed)
     }
