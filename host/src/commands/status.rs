@@ -98,7 +98,7 @@ fn table(report: &Value) -> String {
     let counts = ["kept", "changed", "split", "dropped", "failed", "retried", "passed_over"];
     let plugins = list(report, "plugins").iter().map(|plugin| {
         let first = vec![word(&plugin["name"]), short(&plugin["digest"]), ago(plugin["since_s"].as_u64())];
-        let latency = ["p50_us", "p99_us", "max_us"].map(|key| decimal(&plugin["latency"][key]));
+        let latency = ["p50_us", "p99_us", "max_us"].map(|key| decimal(field(&plugin["latency"], key)));
         let memory = size(plugin["memory_bytes"].as_u64().unwrap_or(0));
         let breaker = if plugin["breaker_open"] == true { "breaker open" } else { "" };
         [first, counts.map(|key| word(&plugin[key])).into(), latency.into(), vec![memory, breaker.into()]].concat()
@@ -133,7 +133,7 @@ fn table(report: &Value) -> String {
         ];
         [
             first,
-            steps.map(|key| decimal(&swap["steps"][key])).into(),
+            steps.map(|key| decimal(field(&swap["steps"], key))).into(),
             vec![swap["reason"].as_str().unwrap_or("").into()],
         ]
         .concat()
@@ -177,6 +177,10 @@ fn rows(text: &mut String, head: &[&str], rows: Vec<Vec<String>>) {
         let line = cells.collect::<Vec<_>>().join("  ");
         let _ = writeln!(text, "{}", line.trim_end());
     }
+}
+
+fn field<'a>(value: &'a Value, key: &str) -> &'a Value {
+    value.get(key).unwrap_or(&Value::Null)
 }
 
 fn word(value: &Value) -> String {
