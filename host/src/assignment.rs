@@ -4,7 +4,7 @@
 //! Guarantees: a record's offset is settled when all of its outputs are, and not before; a ticket that is lost (a panic,
 //! a cancelled assignment) leaves its offset unsettled, so the record is read again; the budget is given back in any case.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -87,6 +87,9 @@ pub struct Assignment {
     draining: AtomicBool,
     cancelled: AtomicBool,
     rewinding: AtomicBool,
+    rewinds: AtomicU32,
+    /// Requests under way that carry records of this assignment.
+    requests: AtomicUsize,
     /// A record was lost on its way: only reading it again can settle it.
     broken: AtomicBool,
 }
@@ -110,6 +113,8 @@ impl Assignment {
             draining: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
             rewinding: AtomicBool::new(false),
+            rewinds: AtomicU32::new(0),
+            requests: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
         })
     }
@@ -123,6 +128,11 @@ impl Assignment {
         self.rewinding.load(Ordering::SeqCst)
     }
 
+    /// How often it was set back: what was known of its records' outputs before doesn't hold any more.
+    pub fn rewinds(&self) -> u32 {
+        self.rewinds.load(Ordering::SeqCst)
+    }
+
     /// Forgets what was received: the next offset is `to`. `false`: something is in flight.
     pub fn rewind(&self, to: u64) -> bool {
         let mut checkpoint = lock(&self.checkpoint);
@@ -131,6 +141,7 @@ impl Assignment {
         }
         *checkpoint = Checkpoint::default();
         checkpoint.skip_to(to);
+        self.rewinds.fetch_add(1, Ordering::SeqCst);
         self.rewinding.store(false, Ordering::SeqCst);
         true
     }
@@ -173,6 +184,25 @@ impl Assignment {
         true
     }
 
+    /// A request with records of this assignment is under way until the answer is dropped.
+    #[must_use]
+    pub fn request(self: &Arc<Self>) -> UnderWay {
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        UnderWay(Arc::clone(self))
+    }
+
+    /// Waits until no request is under way; `false` when that took longer than `bound`.
+    pub fn wait_answered(&self, bound: Duration) -> bool {
+        let deadline = Instant::now() + bound;
+        while self.requests.load(Ordering::SeqCst) > 0 {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
+    }
+
     /// The partition isn't ours any more: what is in flight must not be written.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
@@ -185,6 +215,22 @@ impl Assignment {
     /// Whether a record was lost on its way (a panic): nothing behind it can ever be committed.
     pub fn is_broken(&self) -> bool {
         self.broken.load(Ordering::SeqCst)
+    }
+}
+
+/// A request to the store that hasn't been answered.
+#[derive(Debug)]
+pub struct UnderWay(Arc<Assignment>);
+
+impl UnderWay {
+    pub fn is_of(&self, assignment: &Arc<Assignment>) -> bool {
+        Arc::ptr_eq(&self.0, assignment)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -273,6 +319,15 @@ mod tests {
         assert!(!assignment.wait_drained(Duration::from_millis(1)));
         assert!(assignment.receive(4, 1).is_none());
         assert!(assignment.is_broken());
+    }
+
+    #[test]
+    fn a_request_under_way_is_waited_for() {
+        let assignment = assignment(&Arc::new(Budget::new(1, 100)));
+        let request = assignment.request();
+        assert!(!assignment.wait_answered(Duration::from_millis(1)));
+        drop(request);
+        assert!(assignment.wait_answered(Duration::ZERO));
     }
 
     #[test]

@@ -21,12 +21,18 @@ use thiserror::Error;
 
 use crate::assignment::Ticket;
 use crate::labels;
-use crate::record::{Header, Identity, InputRecord, OutputRecord, Rejection};
+use crate::record::{Header, Identity, InputRecord, OutputRecord, Rejection, TopicPartition};
 
 /// Where dead letters go instead of an entry.
 pub trait Target: Send + Sync {
     /// Takes charge of a dead letter, without blocking: its ticket is settled when it is safe.
     fn take(&self, letter: OutputRecord, ticket: Ticket);
+    /// A partition was assigned that is read on from what was committed with this mark; `None`: from further back.
+    fn begin(&self, _source: &TopicPartition, _committed: u64, _mark: Option<&str>) {}
+    /// What to note beside a position that is to be committed.
+    fn mark(&self, _source: &TopicPartition, _position: u64) -> Option<String> {
+        None
+    }
 }
 
 /// The dead letter of a record, or of one part of a split: the record as it came, without what plugins made of it.

@@ -3,10 +3,11 @@
 //!
 //! Guarantees: after a pause longer than [`PAUSE`] no new request is sent to the store until the group has confirmed the
 //! membership, or a rebalance has taken the partitions away. A request that was under way when the process was stopped
-//! can't be called back.
+//! can't be called back: the server gives it up when nothing of its body comes for 30 s, which is less than Kafka's 45 s
+//! until the partitions move on.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -21,15 +22,29 @@ const TICK: Duration = Duration::from_millis(200);
 pub struct Membership {
     doubted: AtomicBool,
     confirmed: Notify,
+    /// When this process was last known to run; `None`: nobody watches.
+    ran: Mutex<Option<Instant>>,
 }
 
 impl Membership {
+    /// Looks for a pause by itself: whoever asks may have been woken up before the thread that ticks.
     pub fn is_doubted(&self) -> bool {
+        let paused = self.ran().map_or(Duration::ZERO, |ran| ran.elapsed());
+        if paused > PAUSE && !self.doubted.load(Ordering::SeqCst) {
+            self.doubt(paused);
+        }
         self.doubted.load(Ordering::SeqCst)
+    }
+
+    fn ran(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.ran.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The group confirmed that we are a member of the present generation, or gave us new partitions.
     pub fn confirm(&self) {
+        if let Some(ran) = self.ran().as_mut() {
+            *ran = Instant::now();
+        }
         if self.doubted.swap(false, Ordering::SeqCst) {
             info!("the group confirmed the membership; writing goes on");
         }
@@ -56,16 +71,13 @@ impl Membership {
 
 /// Watches for pauses until the membership is dropped.
 pub fn watch_for_pauses(membership: &Arc<Membership>) -> std::io::Result<()> {
+    *membership.ran() = Some(Instant::now());
     let membership: Weak<Membership> = Arc::downgrade(membership);
     let watch = move || {
-        let mut last = Instant::now();
         while let Some(membership) = membership.upgrade() {
             std::thread::sleep(TICK);
-            let paused = last.elapsed();
-            last = Instant::now();
-            if paused > PAUSE {
-                membership.doubt(paused);
-            }
+            membership.is_doubted();
+            *membership.ran() = Some(Instant::now());
         }
     };
     std::thread::Builder::new().name("pauses".into()).spawn(watch).map(drop)
@@ -79,7 +91,7 @@ mod tests {
     async fn writing_waits_for_the_confirmation() {
         let membership = Arc::new(Membership::default());
         membership.assured().await;
-        membership.doubt(PAUSE);
+        *membership.ran() = Instant::now().checked_sub(PAUSE + TICK);
         let waiting = tokio::spawn({
             let membership = Arc::clone(&membership);
             async move { membership.assured().await }

@@ -1,10 +1,13 @@
 //! Reads again what a crash of the store may have lost.
 //!
-//! A ReductStore that is killed may lose or damage records that it has acknowledged: those of the blocks that it was
-//! writing (its write-ahead log and its block descriptors aren't written atomically). So a restart of the store is
+//! A ReductStore that is killed may lose or damage records that it has acknowledged: any of the blocks that it was
+//! writing, which are two an entry (its write-ahead log, its block descriptors and their index aren't written
+//! atomically: a kill in the midst of it costs the block, or what of it was in the log). So a restart of the store is
 //! noticed by its uptime, and every partition is read again from where it stood when the store was last known to run,
-//! less what two blocks hold; each record is compared with what the store has, bytes included, and written again where it
-//! must be. What was committed carries a mark of the store's start, so that this works across restarts of hosts, too.
+//! less what two blocks hold, and from further back where an entry that gets few of the records has lost one of those
+//! that this host remembers to have written last; each record is compared with what the store has, bytes included, and
+//! written again where it must be. What was committed carries a mark of the store's start, so that this works across
+//! restarts of hosts, too, as far as two blocks' worth of offsets reach.
 //!
 //! Removing records has the same effect where a request that was cut off is still at work in their block.
 //!
@@ -14,18 +17,17 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tracing::warn;
 
 use crate::record::TopicPartition;
 use crate::sink::Sink;
+use crate::sink::started::{Started, now_ms};
 use crate::sink::store::StoreError;
 
 /// How often the store is asked for its uptime.
 const EVERY: Duration = Duration::from_secs(1);
-/// Starts of the store that are closer than this are the same: its uptime comes in whole seconds, and clocks differ.
-const SAME_START: u64 = 2;
 
 /// Whose partitions are read again.
 pub trait Rewinds: Send + Sync + 'static {
@@ -45,9 +47,9 @@ pub struct Restarts {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// When the store was started, in seconds since the Unix epoch.
-    start: Option<u64>,
-    /// When it was looked at last, in seconds since the Unix epoch.
+    /// When the store was started.
+    start: Option<Started>,
+    /// When it was looked at last, in milliseconds since the Unix epoch.
     looked: Option<u64>,
     /// Where each partition stood when the store was known to run.
     safe: HashMap<TopicPartition, u64>,
@@ -60,11 +62,11 @@ struct Known {
 struct Pass {
     until: u64,
     /// The store's start before: committed until the pass has ended, so that whoever takes over reads again, too.
-    start: u64,
+    start: Started,
 }
 
 impl Restarts {
-    pub fn new(start: Option<u64>, back: u64) -> Self {
+    pub fn new(start: Option<Started>, back: u64) -> Self {
         Self { known: Mutex::new(Known { start, ..Known::default() }), back }
     }
 
@@ -84,7 +86,7 @@ impl Restarts {
         known.safe.insert(source.clone(), marked.map_or(committed, |(_, safe)| safe));
         known.again.remove(source);
         let (start, safe) = marked?;
-        if known.start.is_none_or(|now| now.abs_diff(start) <= SAME_START) {
+        if known.start.is_none_or(|now| now.narrow(start).is_some()) {
             return None;
         }
         let to = safe.min(committed).saturating_sub(self.back);
@@ -98,60 +100,95 @@ impl Restarts {
         while !host.ended() {
             tokio::time::sleep(EVERY).await;
             // Asked before the store: what it then says holds for these positions.
-            let (positions, failures) = (host.positions(), sink.failures());
-            match sink.store_start().await {
-                Ok(start) => self.look(&*host, &sink, start, &positions),
-                Err(StoreError::Unavailable(_)) => continue,
-                // It is there, and doesn't tell.
-                Err(_) => {}
+            let (asked, positions, failures) = (now_ms(), host.positions(), sink.failures());
+            let looked = match sink.store_started().await {
+                Ok(start) => self.look(&*host, &sink, start, asked, &positions).await,
+                Err(error) => Err(error),
+            };
+            match looked {
+                Err(StoreError::Unavailable(_)) => {}
+                // With another error it is there, and doesn't tell.
+                _ => sink.explain(failures),
             }
-            sink.explain(failures);
         }
     }
 
-    /// Whether this start isn't the known one. Where requests have failed, a start after the last look is enough: two starts
-    /// may follow each other so soon that they can't be told apart by their times.
-    fn is_restart(&self, start: u64, failed: bool) -> bool {
+    /// Whether this start isn't the known one. Where requests have failed, one that may have come after the last look is
+    /// enough.
+    fn is_restart(&self, start: Started, failed: bool) -> bool {
         let known = self.known();
-        known.start.is_some_and(|before| before.abs_diff(start) > SAME_START)
-            || (failed && known.looked.is_some_and(|looked| start >= looked))
+        let Some(before) = known.start else { return false };
+        match before.narrow(start) {
+            None => true,
+            Some(same) => failed && known.looked.is_some_and(|looked| same.to >= looked),
+        }
     }
 
-    fn look(&self, host: &dyn Rewinds, sink: &Sink, start: u64, positions: &[(TopicPartition, u64)]) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    async fn look(
+        &self,
+        host: &dyn Rewinds,
+        sink: &Sink,
+        start: Started,
+        asked: u64,
+        positions: &[(TopicPartition, u64)],
+    ) -> Result<(), StoreError> {
+        let mut start = start;
         if self.is_restart(start, sink.is_shaken()) {
             warn!("ReductStore was started anew; reading again what it may have lost");
-            self.read_again(host, sink, start, positions);
+            start = sink.store_started_exactly().await?;
+            self.read_again(host, sink, start, positions).await?;
         } else if self.has_ended(positions) {
-            if sink.take_removals() > 0 {
+            let removals = sink.removals();
+            if removals > 0 {
                 warn!("records had to be removed from ReductStore; reading again what that may have spoiled");
-                self.read_again(host, sink, start, positions);
+                self.read_again(host, sink, start, positions).await?;
+                sink.explain_removals(removals);
             } else {
                 self.known().again.clear();
             }
         }
         let mut known = self.known();
-        known.start = Some(start);
-        known.looked = Some(now);
+        known.start = Some(known.start.and_then(|before| before.narrow(start)).unwrap_or(start));
+        known.looked = Some(asked);
         for (source, position) in positions {
             if !known.again.contains_key(source) {
                 known.safe.insert(source.clone(), *position);
             }
         }
+        Ok(())
     }
 
-    fn read_again(&self, host: &dyn Rewinds, sink: &Sink, start: u64, positions: &[(TopicPartition, u64)]) {
+    async fn read_again(
+        &self,
+        host: &dyn Rewinds,
+        sink: &Sink,
+        start: Started,
+        positions: &[(TopicPartition, u64)],
+    ) -> Result<(), StoreError> {
+        let windows: HashMap<TopicPartition, u64> = {
+            let mut known = self.known();
+            let safe = |(source, position): &(TopicPartition, u64)| {
+                let safe = *known.safe.entry(source.clone()).or_insert(*position);
+                (source.clone(), safe.saturating_sub(self.back))
+            };
+            positions.iter().map(safe).collect()
+        };
+        let harmed = sink.harmed(&windows).await?;
         sink.distrust();
         for (source, position) in positions {
-            let safe = {
+            let window = windows.get(source).copied().unwrap_or_default();
+            let to = harmed.get(source).map_or(window, |first| window.min(*first));
+            {
                 let mut known = self.known();
                 let start = known.start.unwrap_or(start);
                 let pass = known.again.entry(source.clone()).or_insert(Pass { until: *position, start });
                 pass.until = pass.until.max(*position);
-                *known.safe.entry(source.clone()).or_insert(*position)
-            };
-            host.rewind(source, safe.saturating_sub(self.back));
+                // Whoever takes over has to go back as far.
+                known.safe.insert(source.clone(), to.saturating_add(self.back).min(*position));
+            }
+            host.rewind(source, to);
         }
+        Ok(())
     }
 
     /// Whether everything that had to be read again was.
@@ -167,40 +204,42 @@ impl Restarts {
     }
 }
 
-fn read_mark(mark: &str) -> Option<(u64, u64)> {
-    let (start, safe) = mark.strip_prefix("store=")?.split_once(" safe=")?;
-    Some((start.parse().ok()?, safe.parse().ok()?))
+fn read_mark(mark: &str) -> Option<(Started, u64)> {
+    let value = |name| mark.split(' ').find_map(|part| part.strip_prefix(name));
+    Some((value("store=")?.parse().ok()?, value("safe=")?.parse().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn started(from: u64) -> Started {
+        Started { from, to: from + 50 }
+    }
+
     #[test]
     fn a_start_after_the_last_look_counts_where_requests_failed() {
-        let restarts = Restarts::new(Some(1000), 100);
-        assert!(!restarts.is_restart(1001, true), "it was never looked at");
-        restarts.known().looked = Some(1001);
-        assert!(restarts.is_restart(1002, true));
-        assert!(!restarts.is_restart(1002, false));
-        assert!(!restarts.is_restart(1000, true));
-        assert!(restarts.is_restart(1003, false));
+        let restarts = Restarts::new(Some(started(1000)), 100);
+        assert!(!restarts.is_restart(started(1040), true), "it was never looked at");
+        restarts.known().looked = Some(1045);
+        assert!(restarts.is_restart(started(1030), true));
+        assert!(!restarts.is_restart(started(1030), false));
+        restarts.known().looked = Some(1200);
+        assert!(!restarts.is_restart(started(1030), true));
+        assert!(restarts.is_restart(started(1400), false));
     }
 
     #[test]
     fn another_start_of_the_store_sets_a_partition_back() {
         let source = TopicPartition { topic: "t".into(), partition: 0 };
-        let before = Restarts::new(Some(1000), 100);
+        let before = Restarts::new(Some(started(1000)), 100);
         let mark = before.mark(&source, 5000).unwrap();
-        assert_eq!(mark, "store=1000 safe=5000");
-        assert_eq!(
-            Restarts::new(Some(1002), 100).begin(&source, 5000, &mark),
-            None,
-            "the same start, by another clock"
-        );
-        assert_eq!(Restarts::new(Some(1009), 100).begin(&source, 5000, &mark), Some(4900));
-        assert_eq!(Restarts::new(Some(1009), 100).begin(&source, 5000, "store=1000 safe=30"), Some(0));
-        assert_eq!(Restarts::new(None, 100).begin(&source, 5000, &mark), None);
-        assert_eq!(Restarts::new(Some(1009), 100).begin(&source, 5000, "someone else's"), None);
+        assert_eq!(mark, "store=1000-1050 safe=5000");
+        let begin = |start, mark: &str| Restarts::new(start, 100).begin(&source, 5000, mark);
+        assert_eq!(begin(Some(started(1250)), &mark), None, "the same start, by another clock");
+        assert_eq!(begin(Some(started(1400)), &mark), Some(4900), "another one, within the same second");
+        assert_eq!(begin(Some(started(9000)), "store=1000-1050 safe=30 letters=1@t"), Some(0));
+        assert_eq!(begin(None, &mark), None);
+        assert_eq!(begin(Some(started(9000)), "someone else's"), None);
     }
 }

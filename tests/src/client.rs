@@ -15,6 +15,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::bindings::{self as native, rd_kafka_resp_err_t as ErrorCode, rd_kafka_vtype_t as Part};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, DeliveryResult};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList};
@@ -163,7 +164,9 @@ impl KafkaClient {
     /// Every record of the topic from the beginning to the end that it has now, a partition after the other.
     pub fn read_all(&self, topic: &str) -> Result<Vec<(u32, u64, Message)>> {
         let ends = self.end_offsets(topic)?;
-        let consumer = self.group("testbed-reader")?.consumer;
+        // The ends of transactions take offsets too, so the last record's needn't be the last one.
+        let consumer: BaseConsumer =
+            self.config().set("group.id", "testbed-reader").set("enable.partition.eof", "true").create()?;
         let mut records = Vec::new();
         for (partition, end) in ends.into_iter().filter(|&(_, end)| end > 0) {
             let mut list = TopicPartitionList::new();
@@ -174,6 +177,7 @@ impl KafkaClient {
                 // The consumer gets over an error by itself, such as a broken connection.
                 let message = match consumer.poll(Duration::from_secs(1)) {
                     Some(Ok(message)) => message,
+                    Some(Err(KafkaError::PartitionEOF(of))) if of == partition as i32 => break,
                     None | Some(Err(_)) if since.elapsed() < BOUND => continue,
                     None => bail!("partition {partition} of {topic} delivers no more"),
                     Some(Err(error)) => return Err(error.into()),

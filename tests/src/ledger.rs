@@ -24,6 +24,8 @@ struct Line {
     /// It belongs into the dead letters.
     dead: bool,
     found: u32,
+    /// Where it was found first, in microseconds.
+    first_us: u64,
 }
 
 /// What must be in ReductStore, by `topic/partition`.
@@ -59,7 +61,7 @@ impl Ledger {
     fn enter(&mut self, record: &Produced, index: Option<u32>, sha256: [u8; 32], dead: bool) {
         let source = format!("{}/{}", record.topic, record.partition);
         let lines = self.sources.entry(source).or_default();
-        lines.insert((record.offset, index), Line { sha256, dead, found: 0 });
+        lines.insert((record.offset, index), Line { sha256, dead, found: 0, first_us: 0 });
     }
 
     /// Reads the whole bucket and ticks off what is there. `dead_letters`: the prefix of their entries.
@@ -73,7 +75,8 @@ impl Ledger {
             let mut query = pin!(query.with_context(|| format!("can't query {}", entry.name))?);
             while let Some(record) = query.next().await {
                 let record = record.with_context(|| format!("can't read {}", entry.name))?;
-                let at = format!("{}@{}", entry.name, record.timestamp_us());
+                let record_us = record.timestamp_us();
+                let at = format!("{}@{record_us}", entry.name);
                 let label = |name: &str| record.labels().get(name).cloned();
                 let (source, offset, index) = (label("kafka.source"), label("kafka.offset"), label("kafka.index"));
                 let sha256: [u8; 32] = Sha256::digest(record.bytes().await?).into();
@@ -84,6 +87,14 @@ impl Ledger {
                     None => tally.unexpected.push(at),
                     Some(line) => {
                         line.found += 1;
+                        if line.found == 1 {
+                            line.first_us = record_us;
+                        } else {
+                            tally.twice.push(format!(
+                                "{at}, {} µs behind the one before",
+                                record_us.wrapping_sub(line.first_us)
+                            ));
+                        }
                         if line.sha256 != sha256 {
                             tally.wrong_bytes.push(at.clone());
                         }
@@ -97,10 +108,8 @@ impl Ledger {
         for (source, lines) in self.sources {
             for ((offset, index), line) in lines {
                 let name = || index.map_or(format!("{source}@{offset}"), |index| format!("{source}@{offset}#{index}"));
-                match line.found {
-                    0 => tally.missing.push(name()),
-                    1 => (),
-                    times => tally.twice.push(format!("{} ({times}×)", name())),
+                if line.found == 0 {
+                    tally.missing.push(name());
                 }
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use reduct_rs::Permissions;
 use reduct_sink_testbed::sink::run_to_end;
-use reduct_sink_testbed::{Bed, Store, bed, unique};
+use reduct_sink_testbed::{Bed, Sink, Store, bed, unique};
 
 const BOUND: Duration = Duration::from_secs(60);
 
@@ -91,6 +91,28 @@ fn kafka_that_refuses_or_lacks_a_topic_is_told_so_and_the_store_is_asked_all_the
     ] {
         assert!(told.contains(&expected), "expected {expected:?} in:\n{told}");
     }
+    Ok(())
+}
+
+/// `run` tells at its start what `check` would: brokers that refuse end it, brokers that are away are waited for.
+#[test]
+fn run_says_at_its_start_what_is_wrong_with_kafka() -> Result<()> {
+    let bed = bed()?;
+    let topic = unique("start");
+    bed.kafka.client().create_topic(&topic, 1)?;
+    let (brokers, url) = (bed.kafka.brokers(), bed.store.url());
+    let flags = ["--url", &url, "--bucket", "kafka", "--topic", &topic, "--brokers"];
+    let sasl = ["security.protocol=sasl_plaintext", "sasl.mechanism=PLAIN", "sasl.username=a", "sasl.password=geheim"];
+    let sasl = sasl.iter().flat_map(|property| ["--property", property]);
+    let (code, told) = run(&["run"].into_iter().chain(flags).chain([&*brokers]).chain(sasl).collect::<Vec<_>>())?;
+    assert!(code == Some(4) && told.contains("refuses us") && !told.contains("geheim"), "{told}");
+
+    let nobody = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let mut sink = Sink::start_with(&[&flags[..], &[&nobody]].concat(), &[])?;
+    sink.wait_log(&format!("Kafka at {nobody} can't be reached"), BOUND)?;
+    sink.wait_log("Connection refused", BOUND)?;
+    sink.process().expect_running()?;
+    assert_eq!(sink.stop()?.code(), Some(4), "it never began");
     Ok(())
 }
 

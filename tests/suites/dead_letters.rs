@@ -5,7 +5,7 @@ mod from_topic;
 use std::collections::BTreeMap;
 use std::process::Output;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::guest;
 use anyhow::{Context, Result, ensure};
@@ -357,8 +357,14 @@ async fn a_missing_topic_holds_the_offset_until_it_is_there() -> Result<()> {
     let group = kafka.group(trial.config.group())?;
     let mut sink = Sink::start(&trial.config)?;
     sink.wait_log("dead letters can't be written to their topic", BOUND)?;
-    wait_for("the first offset to be committed", BOUND, || Ok(group.committed(&trial.topic)?.first().map(|_| ())))?;
-    thread::sleep(Duration::from_secs(if long() { 60 } else { 4 }));
+    wait_for("the offset of the first poison to be committed", BOUND, || {
+        Ok((group.committed(&trial.topic)? == [(0, 7)]).then_some(()))
+    })?;
+    let deadline = Instant::now() + BOUND;
+    while trial.stored().await?.len() < 297 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(if long() { 60 } else { 4 })).await;
     sink.process().expect_running()?;
     assert_eq!(group.committed(&trial.topic)?, [(0, 7)], "the first poison's");
     assert_eq!(trial.stored().await?.len(), 297);

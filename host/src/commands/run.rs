@@ -3,6 +3,7 @@
 use clap::Args;
 use reduct_sink::pipeline::{self, RunError};
 use reduct_sink::source::SourceError;
+use reduct_sink::source::check::CheckError;
 
 use super::dry_run::DryRun;
 use super::options::Options;
@@ -36,7 +37,7 @@ impl Run {
 fn exit(error: &RunError) -> Exit {
     match error {
         RunError::Plugin(_) => Exit::Plugin,
-        RunError::Kafka(SourceError::Configuration(_)) => Exit::Usage,
+        RunError::Kafka(SourceError::Configuration(_) | SourceError::Away(CheckError::Property(_))) => Exit::Usage,
         RunError::Kafka(_) | RunError::Store { .. } => Exit::Unreachable,
         RunError::Failed(_) => Exit::Failed,
     }

@@ -28,6 +28,8 @@ use crate::supervisor::Look;
 
 /// How long a worker may take to let a partition go: it may be inside a plugin.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What of it is left for the answers to requests that are under way when nothing more may be sent.
+const ANSWERS: Duration = Duration::from_secs(3);
 /// What of `limits.shutdown` is left for committing, leaving the group and the last requests.
 const LEAVING: Duration = Duration::from_secs(6);
 
@@ -169,7 +171,8 @@ impl Owner for Host {
             self.workers.send(owned.worker, remove)
         });
         let drained_by =
-            Instant::now() + self.config.limits.shutdown.saturating_sub(LEAVING).max(Duration::from_secs(1));
+            Instant::now() + self.config.limits.shutdown.saturating_sub(LEAVING + ANSWERS).max(Duration::from_secs(1));
+        let answered_by = drained_by + ANSWERS;
         let deadline = drained_by.min(Instant::now() + RELEASE_TIMEOUT);
         for _ in 0..asked.count() {
             if released.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
@@ -185,6 +188,10 @@ impl Owner for Host {
                 warn!(partition = %assignment.source, in_flight, "not settled in time; these records will be read again");
             }
             assignment.cancel();
+            // Two writers of an entry could harm each other's records: the next one begins when we have our answer.
+            if !lost && !assignment.wait_answered(answered_by.saturating_duration_since(Instant::now())) {
+                warn!(partition = %assignment.source, "given up with a request to ReductStore under way");
+            }
             if let Some(position) = assignment.commit_position().filter(|_| !lost && !assignment.is_rewinding()) {
                 positions.push((assignment.source.clone(), position));
             }
@@ -201,13 +208,19 @@ impl Owner for Host {
     }
 
     fn mark(&self, source: &TopicPartition, position: u64) -> Option<String> {
-        self.restarts.mark(source, position)
+        let letters = self.sink.dead_letter_target().and_then(|target| target.mark(source, position));
+        let marks: Vec<String> = self.restarts.mark(source, position).into_iter().chain(letters).collect();
+        (!marks.is_empty()).then(|| marks.join(" "))
     }
 
     fn begin(&self, source: &TopicPartition, committed: u64, mark: &str) -> Option<u64> {
         let begin = self.restarts.begin(source, committed, mark);
         if begin.is_some() {
             self.sink.distrust();
+        }
+        if let Some(target) = self.sink.dead_letter_target() {
+            // The mark speaks of records from the committed position on.
+            target.begin(source, committed, begin.is_none().then_some(mark));
         }
         begin
     }

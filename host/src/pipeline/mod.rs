@@ -30,7 +30,7 @@ use crate::plugin::{LoadError, Runtime};
 use crate::restarts::Rewinds;
 use crate::sink::Sink;
 use crate::sink::store::StoreError;
-use crate::source::{DeadLetterTopic, Owner, Source, SourceError};
+use crate::source::{DeadLetterTopic, Owner, Source, SourceError, check};
 use crate::status::{self, Reporter};
 use crate::supervisor::{Supervised, supervise};
 
@@ -63,6 +63,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
         .map_err(failed("can't start the sink's threads"))?;
     let stop = Arc::new(AtomicBool::new(false));
     tokio.block_on(async { stop_on_signal(&stop) }).map_err(failed("can't listen to signals"))?;
+    check::wait_ready(&config.kafka, &stop).map_err(SourceError::from)?;
     let store = open_store(config, &tokio, &stop)?;
     let membership = Arc::new(Membership::default());
     watch_for_pauses(&membership).map_err(failed("can't watch for pauses"))?;
@@ -75,7 +76,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
         dead_letters,
         tokio.handle().clone(),
     );
-    let restarts = Arc::new(known_start(config, &tokio, &store));
+    let restarts = Arc::new(known_start(config, &tokio, &store, &sink));
     // Before the workers, so that whatever happens to the files from now on is seen.
     let lifecycle = lifecycle::start(Arc::clone(&chain), Some(configured_by(config, sources)), Pace::default());
     let control = lifecycle.control();

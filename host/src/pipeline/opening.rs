@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::RunError;
 use crate::config::Config;
 use crate::restarts::Restarts;
+use crate::sink::Sink;
 use crate::sink::backoff::Backoff;
 use crate::sink::store::{Store, StoreError};
 
@@ -59,11 +60,13 @@ pub(super) fn open_store(
 }
 
 /// What the store says of its start and its blocks; two of them may be lost in a crash.
-pub(super) fn known_start(config: &Config, tokio: &tokio::runtime::Runtime, store: &Store) -> Restarts {
+pub(super) fn known_start(config: &Config, tokio: &tokio::runtime::Runtime, store: &Store, sink: &Sink) -> Restarts {
     if config.store.discard {
         return Restarts::new(None, 0);
     }
-    let (start, records) = tokio.block_on(async { (store.start().await, store.block_records().await) });
+    let (start, records) = tokio.block_on(async { (store.started_exactly().await, store.block_records().await) });
     let records = records.ok().flatten().unwrap_or(SERVERS_BLOCK_RECORDS);
-    Restarts::new(start.ok(), records.saturating_mul(2))
+    let at_risk = records.saturating_mul(2);
+    sink.remember(usize::try_from(at_risk).unwrap_or(usize::MAX));
+    Restarts::new(start.ok(), at_risk)
 }

@@ -7,6 +7,8 @@ pub mod backoff;
 pub mod check;
 pub mod item;
 pub mod letters;
+pub mod recent;
+pub mod started;
 pub mod store;
 pub mod view;
 mod writer;
@@ -15,19 +17,22 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{error, warn};
 
 pub use self::item::Item;
-use self::store::{Store, StoreError};
+use self::recent::{Recent, Written};
+use self::started::Started;
+use self::store::{Content, Seen, Store, StoreError};
 use self::writer::Writer;
 use crate::config;
 use crate::dead_letter::{self, Target};
 use crate::membership::Membership;
 use crate::names::EntryName;
-use crate::record::Rejection;
+use crate::record::{Identity, Rejection, TopicPartition};
 use crate::sharded::Sharded;
 
 /// Requests under way at once, over all entries.
@@ -67,6 +72,7 @@ pub struct Shared {
     failures_explained: AtomicU64,
     /// Removals, each of which may have spoiled what was acknowledged.
     pub(crate) removals: AtomicU64,
+    recent: Mutex<Recent>,
     this: Weak<Shared>,
 }
 
@@ -158,6 +164,7 @@ impl Sink {
             failures: AtomicU64::new(0),
             failures_explained: AtomicU64::new(0),
             removals: AtomicU64::new(0),
+            recent: Mutex::default(),
             this: this.clone(),
         }))
     }
@@ -170,6 +177,11 @@ impl Sink {
     /// Takes charge of a record that can't be handled.
     pub fn dead_letter(&self, item: Item, rejection: Rejection) {
         self.0.submit_dead_letter(item, rejection);
+    }
+
+    /// Where dead letters go, if not to an entry.
+    pub fn dead_letter_target(&self) -> Option<&dyn Target> {
+        self.0.dead_letters.as_deref()
     }
 
     /// Partitions were assigned: what is known of the entries' contents is out of date.
@@ -199,14 +211,59 @@ impl Sink {
         self.0.failures_explained.store(failures, Ordering::SeqCst);
     }
 
-    /// How often something had to be removed from the store since this was asked last, which may spoil more.
-    pub fn take_removals(&self) -> u64 {
-        self.0.removals.swap(0, Ordering::SeqCst)
+    /// Removals from the store, each of which may have spoiled more, that aren't explained yet.
+    pub fn removals(&self) -> u64 {
+        self.0.removals.load(Ordering::SeqCst)
     }
 
-    /// When the store was started, in seconds since the Unix epoch.
-    pub async fn store_start(&self) -> Result<u64, StoreError> {
-        self.0.store.start().await
+    /// What so many removals may have spoiled is being read again.
+    pub fn explain_removals(&self, removals: u64) {
+        self.0.removals.fetch_sub(removals, Ordering::SeqCst);
+    }
+
+    /// When the store was started, as far as one answer tells.
+    pub async fn store_started(&self) -> Result<Started, StoreError> {
+        self.0.store.started().await
+    }
+
+    /// The same, as closely as it can be known.
+    pub async fn store_started_exactly(&self) -> Result<Started, StoreError> {
+        self.0.store.started_exactly().await
+    }
+
+    /// From now on remembers what was written last into each entry: `depth` records.
+    pub fn remember(&self, depth: usize) {
+        *self.0.recent() = Recent::new(depth);
+    }
+
+    /// Looks for the remembered records that a crash may have harmed and that won't be read again anyway, because they come
+    /// before the given offsets of their partitions. Answers with the first offset that is missing or damaged of each
+    /// partition.
+    pub async fn harmed(
+        &self,
+        before: &HashMap<TopicPartition, u64>,
+    ) -> Result<HashMap<TopicPartition, u64>, StoreError> {
+        let is_before = |identity: &Identity| before.get(&identity.source).is_some_and(|to| identity.offset < *to);
+        let at_risk = self.0.recent().at_risk(Instant::now(), is_before);
+        let mut harmed: HashMap<TopicPartition, u64> = HashMap::new();
+        for (entry, records) in at_risk {
+            let times = || records.iter().map(|record| record.time_us);
+            let (Some(first), Some(last)) = (times().min(), times().max()) else { continue };
+            let seen = self.0.store.scan_whole(&entry, first..last.saturating_add(1)).await?;
+            let seen: HashMap<u64, Seen> = seen.into_iter().map(|seen| (seen.timestamp_us, seen)).collect();
+            for Written { time_us, identity, sketch } in records {
+                let is_whole = seen.get(&time_us).is_some_and(|seen| {
+                    seen.identity.as_ref() == Some(&identity)
+                        && matches!(seen.content, Content::Read { sketch: read, .. } if read == sketch)
+                });
+                if !is_whole {
+                    warn!(%entry, record = %identity, "ReductStore doesn't have it any more as it was acknowledged");
+                    let first = harmed.entry(identity.source).or_insert(identity.offset);
+                    *first = identity.offset.min(*first);
+                }
+            }
+        }
+        Ok(harmed)
     }
 
     pub fn counters(&self) -> Snapshot {
@@ -278,6 +335,14 @@ impl Shared {
                 self.submit(Item { record: letter, entry, ticket });
             }
         }
+    }
+
+    pub(crate) fn remember(&self, entry: &EntryName, written: &mut Vec<Written>) {
+        self.recent().wrote(entry, written.drain(..), Instant::now());
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets a writer go that has nothing to do. `false`: something arrived in the meantime.

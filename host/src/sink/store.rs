@@ -9,7 +9,7 @@ use std::future::Future;
 use std::hash::{DefaultHasher, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -17,10 +17,16 @@ use reduct_rs::{Bucket, BucketSettings, ErrorCode, QuotaType, Record, RecordBuil
 use thiserror::Error;
 use tokio::sync::OnceCell;
 
+use super::recent::sketch;
+use super::started::{Started, now_ms};
 use crate::config::{self, Quota};
 use crate::labels;
 use crate::names::EntryName;
 use crate::record::Identity;
+
+/// How often the server is asked for its uptime to learn when it becomes another, and how often at most.
+const QUESTION_EVERY: Duration = Duration::from_millis(40);
+const MOST_QUESTIONS: usize = 30;
 
 /// Why a request, or one record of it, wasn't carried out; the variants say what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -65,9 +71,18 @@ pub struct Seen {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
     Unread,
-    /// Their [`checksum`].
-    Read(u64),
+    /// Their [`checksum`] and their [`sketch`].
+    Read {
+        checksum: u64,
+        sketch: u64,
+    },
     Unreadable,
+}
+
+impl Content {
+    fn read(bytes: &[u8]) -> Self {
+        Self::Read { checksum: checksum(bytes), sketch: sketch(bytes) }
+    }
 }
 
 /// Tells damaged bytes from whole ones; never leaves this process.
@@ -212,7 +227,7 @@ impl Store {
             while let Some(record) = stream.next().await {
                 let record = record?;
                 let one = seen_record(&record);
-                seen.push(Seen { content: Content::Read(checksum(&record.bytes().await?)), ..one });
+                seen.push(Seen { content: Content::read(&record.bytes().await?), ..one });
             }
             Ok(seen)
         })
@@ -224,22 +239,36 @@ impl Store {
         let name = entry.to_string();
         let read = self.with_bucket(move |bucket| async move {
             let record = bucket.read_record(&name).timestamp_us(time).send().await?;
-            Ok(Content::Read(checksum(&record.bytes().await?)))
+            Ok(Content::read(&record.bytes().await?))
         });
         match read.await {
-            Err(StoreError::Unavailable(_)) => self.start().await.map(|_| Content::Unreadable),
+            Err(StoreError::Unavailable(_)) => self.started().await.map(|_| Content::Unreadable),
             // It was removed since.
             Err(StoreError::NotFound(_)) => Ok(Content::Unreadable),
             answer => answer,
         }
     }
 
-    /// When the server was started, in seconds since the Unix epoch.
-    pub async fn start(&self) -> Result<u64, StoreError> {
-        let this = self.clone();
+    /// When the server was started, as far as one answer tells.
+    pub async fn started(&self) -> Result<Started, StoreError> {
+        let (this, asked) = (self.clone(), now_ms());
         let info = self.run(async move { this.client.server_info().await }).await?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        Ok(now.saturating_sub(info.uptime))
+        Ok(Started::bounds(asked, now_ms(), info.uptime))
+    }
+
+    /// When the server was started, as closely as its uptime tells while it goes from one second to the next.
+    pub async fn started_exactly(&self) -> Result<Started, StoreError> {
+        let mut known = self.started().await?;
+        for _ in 0..MOST_QUESTIONS {
+            if known.width() <= QUESTION_EVERY + QUESTION_EVERY {
+                break;
+            }
+            tokio::time::sleep(QUESTION_EVERY).await;
+            let started = self.started().await?;
+            // It was started anew between two questions.
+            known = known.narrow(started).unwrap_or(started);
+        }
+        Ok(known)
     }
 
     /// How many records the bucket's blocks hold at most; `None`: it doesn't say.

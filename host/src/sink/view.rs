@@ -75,7 +75,7 @@ impl EntryView {
     pub fn is_damaged(&self, time: u64, payload: &[u8]) -> bool {
         match self.contents.get(&time) {
             None | Some(Content::Unread) => false,
-            Some(Content::Read(sum)) => *sum != checksum(payload),
+            Some(Content::Read { checksum: sum, .. }) => *sum != checksum(payload),
             Some(Content::Unreadable) => true,
         }
     }

@@ -7,6 +7,7 @@
 //! that the server refuses harms no other of its batch; records of a partition that was taken away aren't written.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,8 +18,10 @@ use tracing::{error, info, warn};
 use super::Shared;
 use super::backoff::Backoff;
 use super::item::{Item, MAX_TIMESTAMP_US, Prepared};
+use super::recent::{Written, sketch};
 use super::store::{Seen, StoreError, Write};
 use super::view::{EntryView, Place};
+use crate::assignment::UnderWay;
 use crate::names::EntryName;
 
 /// Records whose timestamps are at most this far apart are looked up with one query, in microseconds.
@@ -45,6 +48,8 @@ pub struct Writer {
     /// The newest timestamp that this writer ever sent: a request of an earlier epoch may have been under way when the
     /// present one began.
     newest_sent: Option<u64>,
+    /// What was settled since it was noted last.
+    settled: Vec<Written>,
     backoff: Backoff,
     complained: Option<Instant>,
 }
@@ -60,6 +65,7 @@ impl Writer {
             epoch: None,
             newest_before: None,
             newest_sent: None,
+            settled: Vec::new(),
             backoff: Backoff::default(),
             complained: None,
         }
@@ -106,10 +112,16 @@ impl Writer {
     async fn write_some(&mut self) -> Result<(), StoreError> {
         self.enter_epoch().await?;
         let mut batch = self.take_batch();
+        // From here on whoever takes a partition back waits; what was taken back before is left alone.
+        let _under_way = under_way(&batch);
+        batch.retain(|prepared| !prepared.is_cancelled());
         let answer = match self.place(&mut batch).await {
             Ok(()) => self.send(&mut batch).await,
             Err(error) => Err(error),
         };
+        if !self.settled.is_empty() {
+            self.shared.remember(&self.entry, &mut self.settled);
+        }
         // What isn't settled goes back to the front, in its order.
         for prepared in batch.into_iter().rev() {
             self.pending.push_front(prepared);
@@ -157,6 +169,9 @@ impl Writer {
         wanted.sort_unstable();
         let mut waiting = std::mem::take(batch);
         while let Some(mut prepared) = waiting.pop_front() {
+            if prepared.is_cancelled() {
+                continue;
+            }
             // A place that is kept from an earlier attempt stays, unless it has to be looked up again.
             if prepared.time_us.is_some() && !prepared.look_up {
                 batch.push_back(prepared);
@@ -180,9 +195,9 @@ impl Writer {
                     self.shared.counters.repaired(1);
                     self.view.doubt(time);
                 }
-                Place::Written(_) => {
+                Place::Written(time) => {
                     self.shared.counters.found(1);
-                    prepared.ticket.settle();
+                    self.settle(prepared, time);
                 }
                 Place::Unknown(from) => {
                     waiting.push_front(prepared);
@@ -213,11 +228,21 @@ impl Writer {
             last = base;
         }
         let range = first..last.saturating_add(SCAN_MARGIN_US);
-        let seen = if self.shared.distrusted.load(Ordering::SeqCst) {
-            self.shared.store.scan_whole(&self.entry, range.clone()).await?
-        } else {
-            self.shared.store.scan(&self.entry, range.clone()).await?
-        };
+        let mut seen = self.look(&range).await?;
+        let copies: Vec<u64> = seen
+            .iter()
+            .zip(seen.iter().skip(1))
+            .filter(|(one, next)| one.timestamp_us == next.timestamp_us)
+            .map(|(one, _)| one.timestamp_us)
+            .collect();
+        if !copies.is_empty() {
+            // Two requests that met where a block ended: the server removes one copy at a time.
+            warn!(entry = %self.entry, records = copies.len(), "there twice in the store: removing one of each");
+            self.shared.removals.fetch_add(1, Ordering::SeqCst);
+            self.shared.store.remove(&self.entry, &copies).await?;
+            self.shared.counters.repaired(copies.len() as u64);
+            seen = self.look(&range).await?;
+        }
         for Seen { timestamp_us, identity, content, .. } in seen {
             match identity {
                 Some(identity) => self.view.took(identity, timestamp_us),
@@ -227,6 +252,14 @@ impl Writer {
         }
         self.view.scanned(range);
         Ok(())
+    }
+
+    async fn look(&self, range: &Range<u64>) -> Result<Vec<Seen>, StoreError> {
+        if self.shared.distrusted.load(Ordering::SeqCst) {
+            self.shared.store.scan_whole(&self.entry, range.clone()).await
+        } else {
+            self.shared.store.scan(&self.entry, range.clone()).await
+        }
     }
 
     /// Writes the batch; leaves in it what has to be tried again.
@@ -287,7 +320,7 @@ impl Writer {
             }
         }
         if !unfinished.is_empty() {
-            self.repair(unfinished).await?;
+            self.repair(unfinished, batch).await?;
         }
         if self.shared.verify {
             self.read_back(batch).await?;
@@ -296,7 +329,7 @@ impl Writer {
     }
 
     /// Removes what a request that was cut off left behind, so that it can be written.
-    async fn repair(&self, candidates: Vec<u64>) -> Result<(), StoreError> {
+    async fn repair(&self, candidates: Vec<u64>, batch: &VecDeque<Prepared>) -> Result<(), StoreError> {
         tokio::time::sleep(UNFINISHED_PATIENCE).await;
         let mut unfinished = Vec::new();
         for time in candidates {
@@ -304,7 +337,10 @@ impl Writer {
                 unfinished.push(time);
             }
         }
-        if !unfinished.is_empty() {
+        // Somebody else may be writing here by now.
+        self.shared.membership.assured().await;
+        let is_ours = !batch.iter().any(Prepared::is_cancelled);
+        if is_ours && !unfinished.is_empty() {
             warn!(entry = %self.entry, records = unfinished.len(), "removing unfinished records to write them again");
             // The server rewrites the whole block, and spoils it if the request that was cut off is still at work there:
             // what the block holds is going to be read again and compared.
@@ -357,9 +393,16 @@ impl Writer {
         answer
     }
 
-    fn acknowledge(&self, prepared: Prepared) {
+    fn acknowledge(&mut self, prepared: Prepared) {
         self.shared.counters.written(1, prepared.payload.len() as u64);
-        prepared.ticket.settle();
+        let time = prepared.time_us.unwrap_or(prepared.base_us);
+        self.settle(prepared, time);
+    }
+
+    fn settle(&mut self, prepared: Prepared, time_us: u64) {
+        let Prepared { identity, payload, ticket, .. } = prepared;
+        self.settled.push(Written { time_us, identity, sketch: sketch(&payload) });
+        ticket.settle();
     }
 
     fn refuse(&self, prepared: Prepared, reason: &str) {
@@ -387,6 +430,17 @@ impl Writer {
         }
         tokio::time::sleep(self.backoff.wait()).await;
     }
+}
+
+/// One for each assignment that has records in the batch.
+fn under_way(batch: &VecDeque<Prepared>) -> Vec<UnderWay> {
+    let mut under_way: Vec<UnderWay> = Vec::new();
+    for assignment in batch.iter().map(|prepared| prepared.ticket.assignment()) {
+        if !under_way.iter().any(|request| request.is_of(assignment)) {
+            under_way.push(assignment.request());
+        }
+    }
+    under_way
 }
 
 /// The record may or may not be in the entry: look before writing it again.

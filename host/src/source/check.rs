@@ -3,6 +3,7 @@
 //! Guarantees: no topic is created by asking for it; no message shows a password; an unreachable broker is told of in
 //! librdkafka's own words, within [`PATIENCE`].
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaRespErr;
 use regex::Regex;
 use thiserror::Error;
+use tracing::warn;
 
 use crate::config;
 
@@ -76,6 +78,27 @@ pub fn check(config: &config::Kafka) -> Result<Vec<TopicCheck>, CheckError> {
         found: if wanted.starts_with('^') { matching(&all, wanted) } else { named(&consumer, config, wanted) },
     });
     Ok(topics.collect())
+}
+
+/// Waits until the brokers answer, and says which topics are missing; those may come yet. An error: they refuse us, or it
+/// is time to stop.
+pub fn wait_ready(config: &config::Kafka, stop: &AtomicBool) -> Result<(), CheckError> {
+    loop {
+        match check(config) {
+            Ok(topics) => {
+                for TopicCheck { wanted, found } in topics {
+                    if let Err(error) = found {
+                        warn!(topic = wanted, "{error}; going on without it until then");
+                    }
+                }
+                return Ok(());
+            }
+            Err(error @ CheckError::Unreachable { .. }) if !stop.load(Ordering::SeqCst) => {
+                warn!("Kafka at {error}; waiting for it");
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Looks one topic up, whether it is configured or not.

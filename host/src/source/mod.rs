@@ -26,6 +26,7 @@ use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use thiserror::Error;
 use tracing::{debug, error, info, warn};
 
+use self::check::CheckError;
 pub use self::dead_letters::DeadLetterTopic;
 pub use self::feed::{Feed, Polled};
 use crate::config;
@@ -37,6 +38,8 @@ const POLL: Duration = Duration::from_millis(100);
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long a question to the brokers may take, of which a rebalance asks a few.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For how long a question is repeated that a rebalance can't do without.
+const ASK_FOR: Duration = Duration::from_secs(60);
 /// How long asking for the end of a partition may take, which only reports depend on.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long leaving the group may take; with the brokers away it can hang.
@@ -78,6 +81,8 @@ pub trait Owner: Send + Sync {
 pub enum SourceError {
     #[error("librdkafka refuses the configuration: {0}")]
     Configuration(String),
+    #[error("Kafka at {0}")]
+    Away(#[from] CheckError),
     #[error("can't subscribe to {topics:?}: {error}")]
     Subscribe { topics: Vec<String>, error: KafkaError },
 }
@@ -376,9 +381,18 @@ fn list(owner: &dyn Owner, positions: &[(TopicPartition, u64)]) -> TopicPartitio
     list
 }
 
-/// Asks the brokers, three times at most: a rebalance happens when they are busy.
+/// Asks the brokers until they answer, for a while: a rebalance happens when they are busy, or have only just come back.
 fn ask<T>(mut question: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
-    question().or_else(|_| question()).or_else(|_| question())
+    let started = Instant::now();
+    loop {
+        match question() {
+            Err(error) if started.elapsed() < ASK_FOR => {
+                debug!(%error, "the brokers don't answer yet; asking again");
+                std::thread::sleep(POLL);
+            }
+            answer => return answer,
+        }
+    }
 }
 
 fn partitions(list: &TopicPartitionList) -> Vec<TopicPartition> {

@@ -51,3 +51,13 @@ pub fn backwards() -> Vec<u8> {
         (call $change)"#,
     )
 }
+
+/// Sends one record in fifty to an entry of its own.
+pub fn seldom() -> Vec<u8> {
+    guest(
+        r#"
+        (if (i64.eq (i64.rem_u (local.get $offset) (i64.const 50)) (i64.const 7))
+            (then (call $entry $"seldom") (return (call $change))))
+        (call $keep)"#,
+    )
+}

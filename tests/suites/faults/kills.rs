@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use reduct_sink_testbed::dice::Dice;
 use reduct_sink_testbed::ledger::Ledger;
 use reduct_sink_testbed::{Sink, Store, figures, payload, process};
@@ -33,7 +33,7 @@ async fn the_host_is_killed_while_a_plugin_splits() -> Result<()> {
 async fn kill_hosts(mut trial: Trial, store: &Store, kills: u64, split: bool) -> Result<()> {
     let mut dice = Dice::new(&trial.topic)?;
     let group = trial.group()?;
-    let load = trial.load(if split { size(400, 800) } else { size(1500, 2500) })?;
+    let load = trial.load(if split { size(400, 600) } else { size(1500, 2000) })?;
     let mut sink = Sink::start(&trial.config)?;
     for _ in 0..kills {
         // Some are killed while they start.
@@ -65,7 +65,7 @@ async fn the_store_is_killed() -> Result<()> {
     let trial = Trial::new(kafka()?.client(), &store, "kill-store", 8)?;
     let mut dice = Dice::new(&trial.topic)?;
     let group = trial.group()?;
-    let load = trial.load(size(1000, 1500))?;
+    let load = trial.load(size(1000, 700))?;
     let mut sink = Sink::start(&trial.config)?;
     for _ in 0..size(4, 30) {
         let before = trial.committed(&group)?;
@@ -80,6 +80,32 @@ async fn the_store_is_killed() -> Result<()> {
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
+/// The worst moment for a kill, every time. An entry that gets few of the records loses such as were written long before
+/// what is read again in any case.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_is_killed_in_the_midst_of_its_log() -> Result<()> {
+    // What is at risk stays so.
+    let mut store = Store::start_with(None, &[("RS_ENGINE_COMPACTION_INTERVAL", "3600")])?;
+    let folder = process::data_folder("seldom")?;
+    let file = folder.path().join("seldom.wasm");
+    std::fs::write(&file, guests::seldom())?;
+    let mut trial = Trial::new(kafka()?.client(), &store, "torn-log", 1)?;
+    trial.config = trial.config.plugin("seldom", &file, "")?.set("store.create.max_block_records", 1024);
+    let group = trial.group()?;
+    let load = trial.load(1000)?;
+    let mut sink = Sink::start(&trial.config)?;
+    for _ in 0..size(2, 10) {
+        wait_progress(&mut sink, &trial, &group, trial.committed(&group)? + 4000)?;
+        store.kill9()?;
+        figures::add("kills_store", 1.0)?;
+        ensure!(store.tear_logs()? > 0, "there was no log");
+        store.restart()?;
+    }
+    let produced = trial.finish(load, 0)?;
+    ensure!(sink.log()?.contains("doesn't have it any more as it was acknowledged"), "nothing old was lost");
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_is_killed() -> Result<()> {
     let mut kafka = start_kafka()?;
@@ -87,7 +113,7 @@ async fn kafka_is_killed() -> Result<()> {
     let trial = Trial::new(kafka.client(), &store, "kill-kafka", 8)?;
     let mut dice = Dice::new(&trial.topic)?;
     let group = trial.group()?;
-    let load = trial.load(1000)?;
+    let load = trial.load(size(1000, 500))?;
     let mut sink = Sink::start(&trial.config)?;
     for _ in 0..size(2, 20) {
         let before = trial.committed(&group)?;

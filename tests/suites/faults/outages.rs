@@ -1,13 +1,15 @@
 //! Outages: the store away for longer than Kafka waits for a poll, a token that is refused, dead letters that can't be
 //! written.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use reduct_sink_testbed::ledger::Ledger;
-use reduct_sink_testbed::{Sink, Store, process};
+use reduct_sink_testbed::{Sink, Store, process, unique};
 
-use super::{Trial, guests, kafka, size, start_kafka, wait_progress};
+use super::{CATCH_UP, Trial, guests, kafka, size, start_kafka, wait_progress};
 
 /// Kafka gives the partitions of a member away that doesn't poll for so long.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
@@ -47,6 +49,55 @@ async fn the_store_is_away_for_longer_than_the_poll_interval() -> Result<()> {
     }
     expect_one_assignment(&sink)?;
     trial.settle(&mut [&mut sink], &store, ledger).await
+}
+
+/// The topic of the dead letters takes nothing: no message is small enough. All else goes on, and the offset of the first
+/// letter is held.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dead_letter_topic_is_down_for_longer_than_the_poll_interval() -> Result<()> {
+    let store = Store::start()?;
+    let folder = process::data_folder("poison")?;
+    let file = folder.path().join("poison.wasm");
+    std::fs::write(&file, guests::poisoned())?;
+    let mut trial = patient(&store, "letters-away")?;
+    let dead = unique("dead");
+    trial.kafka.create_topic(&dead, 2)?;
+    trial.config = trial.config.plugin("poison", &file, "")?.set("dead_letters.topic", dead.as_str());
+    let group = trial.group()?;
+    let load = trial.load(500)?;
+    let mut sink = Sink::start(&trial.config)?;
+    wait_progress(&mut sink, &trial, &group, 100)?;
+    take_up_to(&trial, &dead, 50).await?;
+    held_through(&mut sink, &trial, Duration::from_secs(size(15, 60))).await?;
+    ensure!(sink.log()?.contains("dead letters can't be written"), "the log says nothing of the dead letters");
+    take_up_to(&trial, &dead, 1 << 20).await?;
+    wait_progress(&mut sink, &trial, &group, trial.committed(&group)?)?;
+    let produced = trial.finish(load, 0)?;
+    sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
+    expect_one_assignment(&sink)?;
+    let (poison, good): (Vec<_>, Vec<_>) = produced.into_iter().partition(|record| guests::is_poison(record.offset));
+    let mut letters = BTreeMap::new();
+    for (_, _, letter) in trial.kafka.read_all(&dead)? {
+        let last = |name: &str| letter.headers.iter().rfind(|(key, _)| key == name.as_bytes())?.1.clone();
+        let text = |name: &str| Some(String::from_utf8_lossy(&last(name)?).into_owned());
+        let of = text("kafka.source").zip(text("kafka.offset")).context("a letter without an identity")?;
+        *letters.entry(of).or_insert(0) += 1;
+    }
+    for record in &poison {
+        let of = (format!("{}/{}", record.topic, record.partition), record.offset.to_string());
+        ensure!(letters.remove(&of) == Some(1), "{}@{} isn't there once", record.partition, record.offset);
+    }
+    ensure!(letters.is_empty(), "letters of records that aren't poison: {letters:?}");
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&good)).await
+}
+
+async fn take_up_to(trial: &Trial, topic: &str, bytes: u32) -> Result<()> {
+    let bytes = bytes.to_string();
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", &bytes);
+    for answer in trial.kafka.admin()?.alter_configs([&change], &AdminOptions::new()).await? {
+        answer.map_err(|(_, code)| anyhow!("the topic's settings can't be changed: {code}"))?;
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

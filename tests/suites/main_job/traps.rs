@@ -5,16 +5,29 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use reduct_rs::{RecordBuilder, ReductClient};
+use reduct_rs::{BucketSettings, RecordBuilder, ReductClient};
 use reduct_sink_testbed::process::wait_for;
 use reduct_sink_testbed::{Message, Sink, SinkConfig, Store, bed, payload, read_back, unique};
 
 use super::{CATCH_UP, assert_exact, find, run_through};
 
+/// A request that takes longer stands still.
+const STALL: Duration = Duration::from_secs(20);
+
 /// Trap 2: several requests to one entry at a time can stall for 60 s and lose records. The host has one writer an
 /// entry: eight partitions that meet in one entry neither stall nor lose any.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn many_partitions_write_one_entry_without_a_stall() -> Result<()> {
+    let mut damage = None;
+    for round in 0..20 {
+        damage = write_at_once(round).await?;
+        if damage.is_some() {
+            break;
+        }
+    }
+    println!("several requests at once: {damage:?}");
+    assert!(damage.is_some(), "the server bears several requests to an entry now");
+
     let bed = bed()?;
     let kafka = bed.kafka.client();
     let topic = unique("one-entry");
@@ -26,6 +39,61 @@ async fn many_partitions_write_one_entry_without_a_stall() -> Result<()> {
     assert_exact(&produced, &stored)?;
     assert!(start.elapsed() < Duration::from_secs(60), "it took {:?}", start.elapsed());
     Ok(())
+}
+
+/// What eight writers do to one entry, each with a history of its own, as eight partitions would be written.
+async fn write_at_once(round: u64) -> Result<Option<String>> {
+    let store = Store::start()?;
+    let bucket = store.client()?.create_bucket("at-once").send().await?;
+    let settings = BucketSettings { max_block_records: Some(64), ..BucketSettings::default() };
+    bucket.set_settings(settings).await?;
+    let writers = (0..8u64).map(|writer| {
+        let client = store.client();
+        tokio::spawn(async move {
+            let bucket = client?.get_bucket("at-once").await?;
+            let mut acknowledged = Vec::new();
+            for batch in 0..40u64 {
+                let times: Vec<u64> = (0..8).map(|n| 1 + (batch * 8 + n) * 8 + writer).collect();
+                let mut request = bucket.write_batch("e");
+                for time in &times {
+                    let record = RecordBuilder::new().timestamp_us(*time).data(payload(*time, 2000));
+                    request.append_record(record.build());
+                }
+                let failed = match tokio::time::timeout(STALL, request.send()).await {
+                    Ok(answer) => answer?,
+                    Err(_) => return Ok::<_, anyhow::Error>((acknowledged, true)),
+                };
+                acknowledged.extend(times.into_iter().filter(|time| !failed.contains_key(time)));
+            }
+            Ok((acknowledged, false))
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    let (mut acknowledged, mut stalled) = (Vec::new(), 0);
+    let mut failed = Vec::new();
+    for writer in writers {
+        match writer.await? {
+            Ok((times, stall)) => {
+                acknowledged.extend(times);
+                stalled += usize::from(stall);
+            }
+            Err(error) => failed.push(format!("{error:#}")),
+        }
+    }
+    let stored = read_back(&store.client()?, "at-once", "*").await;
+    println!("round {round}: {} acknowledged, {stalled} stalled, failed: {failed:?}", acknowledged.len());
+    let stored = match stored {
+        Ok(stored) => stored,
+        Err(error) => return Ok(Some(format!("it can't be read any more: {error:#}"))),
+    };
+    let lost = acknowledged.iter().filter(|time| {
+        let found = stored.iter().filter(|record| record.timestamp_us == **time);
+        found.count() != 1
+    });
+    let lost = lost.count();
+    println!("round {round}: {lost} lost");
+    Ok((lost > 0 || stalled > 0 || !failed.is_empty())
+        .then(|| format!("{stalled} stalled, {lost} lost, failed: {failed:?}")))
 }
 
 /// Trap 3: a batch whose records aren't in the order of time gets its payloads swapped.

@@ -1,8 +1,8 @@
 //! The producer of dead letters.
 //!
 //! Guarantees: every byte of key, headers and payload arrives as it was, header keys that aren't UTF-8 included (the safe
-//! wrapper of `rdkafka` 0.39 takes text only); each letter that was taken is answered once; within a producer's life
-//! librdkafka's own retries write nothing twice.
+//! wrapper of `rdkafka` 0.39 takes text only); a commit answers for all letters since its begin, or none of them counts;
+//! after [`Producer::init`] no earlier producer of the same transactional id can write any more.
 
 use std::ffi::CString;
 use std::ptr;
@@ -13,8 +13,8 @@ use rdkafka::bindings::{self as ffi, rd_kafka_resp_err_t as Code, rd_kafka_vtype
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
-use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::message::{DeliveryResult, Message as _};
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use tracing::debug;
 
@@ -24,23 +24,14 @@ use crate::record::OutputRecord;
 use crate::source::{SourceError, check};
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a transaction may stay open, or beginning or ending one may take: for so long what a crashed host has begun
+/// can hide what stands behind it.
+const TRANSACTION: Duration = Duration::from_secs(20);
 
 pub struct Producer {
     producer: BaseProducer<Deliveries>,
     topic: String,
     native_topic: CString,
-}
-
-/// What became of a letter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    Kept,
-    Failed {
-        /// `None`: it was taken back.
-        reason: Option<String>,
-        /// A request carried it, and no answer says what came of that.
-        perhaps_kept: bool,
-    },
 }
 
 /// Why a letter wasn't taken.
@@ -50,12 +41,55 @@ pub enum Refused {
 }
 
 impl Producer {
-    pub fn new(config: &config::Kafka, topic: &str) -> Result<Self, SourceError> {
-        let producer = client_config(config)
+    /// Nothing is asked of Kafka yet.
+    pub fn transactional(config: &config::Kafka, topic: &str, id: &str) -> Result<Self, SourceError> {
+        let producer = client_config(config, id)
             .create_with_context(Deliveries::default())
             .map_err(|error| SourceError::Configuration(check::told(&error)))?;
         let native_topic = CString::new(topic).map_err(|error| SourceError::Configuration(error.to_string()))?;
         Ok(Self { producer, topic: topic.to_owned(), native_topic })
+    }
+
+    /// Shuts out whoever used the transactional id before, and ends what they began.
+    pub fn init(&self) -> Result<(), String> {
+        self.producer.init_transactions(TRANSACTION).map_err(|error| match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed) => {
+                "we may not use transactions; allow the principal DESCRIBE and WRITE on the transactional ids that \
+                 begin with \"reduct-sink/\""
+                    .into()
+            }
+            _ => check::told(&error),
+        })
+    }
+
+    pub fn begin(&self) -> Result<(), String> {
+        self.producer.begin_transaction().map_err(|error| check::told(&error))
+    }
+
+    /// Makes everything since the begin count; answers with the letters' offsets and where each stands in the topic.
+    pub fn commit(&self) -> Result<Vec<(u64, u64)>, String> {
+        self.flush()?;
+        let kept = self.deliveries()?;
+        self.producer.commit_transaction(TRANSACTION).map_err(|error| check::told(&error))?;
+        Ok(kept)
+    }
+
+    /// Waits until the brokers have answered for every letter.
+    pub fn flush(&self) -> Result<(), String> {
+        let flushed = self.producer.flush(TRANSACTION);
+        // A refused letter says more than the time that ran out.
+        let mut deliveries = self.producer.context().0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = deliveries.iter().position(Result::is_err)
+            && let Err(reason) = deliveries.swap_remove(at)
+        {
+            return Err(reason);
+        }
+        flushed.map_err(|error| check::told(&error))
+    }
+
+    fn deliveries(&self) -> Result<Vec<(u64, u64)>, String> {
+        let mut deliveries = self.producer.context().0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *deliveries).into_iter().collect()
     }
 
     /// How many partitions the topic has. Brokers that create topics by themselves create it on being asked.
@@ -75,9 +109,9 @@ impl Producer {
         }
     }
 
-    /// Hands a copy over; the answer comes by [`Self::poll`] under `id`.
+    /// Hands a copy over; [`Self::commit`] answers for it under the record's `offset`.
     #[expect(unsafe_code, reason = "the safe wrapper takes header keys as text only")]
-    pub fn send(&self, letter: &OutputRecord, partition: u32, id: usize) -> Result<(), Refused> {
+    pub fn send(&self, letter: &OutputRecord, partition: u32, offset: u64) -> Result<(), Refused> {
         let parts = |bytes: Option<&[u8]>| bytes.map_or((ptr::null(), 0), |bytes| (bytes.as_ptr(), bytes.len()));
         let ours = dead_letter::headers(letter);
         let own = letter.input.headers.iter().map(|header| (&header.key[..], header.value.as_deref()));
@@ -124,7 +158,7 @@ impl Producer {
                 Part::RD_KAFKA_VTYPE_HEADERS,
                 list,
                 Part::RD_KAFKA_VTYPE_OPAQUE,
-                ptr::without_provenance::<u8>(id),
+                ptr::without_provenance::<u8>(offset as usize),
                 Part::RD_KAFKA_VTYPE_END,
             )
         };
@@ -137,27 +171,6 @@ impl Producer {
             RDKafkaErrorCode::QueueFull => Refused::QueueFull,
             code => Refused::Other(code.to_string()),
         })
-    }
-
-    /// The answers that came, and those that come within `wait`.
-    pub fn poll(&self, wait: Duration) -> Vec<(usize, Outcome)> {
-        self.producer.poll(wait);
-        std::mem::take(&mut *self.producer.context().0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// What isn't in a request comes back.
-    pub fn empty_queue(&self) {
-        self.producer.purge(PurgeConfig::default().queue());
-    }
-
-    /// Everything comes back.
-    pub fn give_all_back(&self) {
-        self.producer.purge(PurgeConfig::default().queue().inflight());
-    }
-
-    /// Whether it can't go on, because the brokers don't know its sequence any more.
-    pub fn is_broken(&self) -> bool {
-        self.producer.client().fatal_error().is_some()
     }
 }
 
@@ -177,7 +190,7 @@ const CONSUMERS_ONLY: [&str; 11] = [
 ];
 
 /// The user's properties, and what makes an acknowledgement mean that the letter is safe.
-fn client_config(config: &config::Kafka) -> ClientConfig {
+fn client_config(config: &config::Kafka, transactional_id: &str) -> ClientConfig {
     let mut client = ClientConfig::new();
     client
         .set("client.id", "reduct-sink")
@@ -193,15 +206,17 @@ fn client_config(config: &config::Kafka) -> ClientConfig {
     }
     client
         .set("bootstrap.servers", &config.brokers)
+        .set("transactional.id", transactional_id)
         .set("enable.idempotence", "true")
-        // librdkafka goes on trying by itself: what it gives up may have been written.
-        .set("message.timeout.ms", "0");
+        .set("transaction.timeout.ms", TRANSACTION.as_millis().to_string())
+        // What isn't answered by then is given up with its transaction.
+        .set("message.timeout.ms", TRANSACTION.as_millis().to_string());
     client
 }
 
-/// Collects the answers.
+/// Collects the answers: a record's offset and where its letter stands, or why it doesn't.
 #[derive(Default)]
-struct Deliveries(Mutex<Vec<(usize, Outcome)>>);
+struct Deliveries(Mutex<Vec<Result<(u64, u64), String>>>);
 
 impl ClientContext for Deliveries {
     /// What matters comes with a letter's answer; the rest is for `--log-level debug`.
@@ -217,23 +232,11 @@ impl ClientContext for Deliveries {
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
-    #[expect(unsafe_code, reason = "rdkafka doesn't tell whether a letter that failed may have been written")]
-    fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
-        let outcome = match result {
-            Ok(_) => Outcome::Kept,
-            Err((error, message)) => {
-                // SAFETY: the message is alive for as long as it is borrowed.
-                let status = unsafe { ffi::rd_kafka_message_status(message.ptr()) };
-                let taken_back = matches!(
-                    error.rdkafka_error_code(),
-                    Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
-                );
-                Outcome::Failed {
-                    reason: (!taken_back).then(|| check::told(error)),
-                    perhaps_kept: status != ffi::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED,
-                }
-            }
+    fn delivery(&self, result: &DeliveryResult<'_>, offset: usize) {
+        let answer = match result {
+            Ok(message) => Ok((offset as u64, message.offset().max(0).cast_unsigned())),
+            Err((error, _)) => Err(check::told(error)),
         };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((id, outcome));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
     }
 }

@@ -1,0 +1,161 @@
+//! What was written last into each entry: a store that is killed, or that removes something, may lose or damage any record
+//! of the blocks that it was writing, and these reach back to when the entry got so many records, which may be long ago.
+//!
+//! Guarantees: of an entry that was written to within [`TOUCHED`], the last records are remembered, as many as two blocks
+//! hold, unless there are more than [`MEMORY`] in all; then those of the entries written to longest ago are forgotten.
+//! Plain values, no I/O.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
+use std::time::{Duration, Instant};
+
+use crate::names::EntryName;
+use crate::record::Identity;
+
+/// For how long after the last write the server may still be at work on an entry's blocks. Source: it keeps them open for
+/// 30 s and saves what is open every 60 s by default, but not while it is busy (`reductstore` 1.21, block_cache.rs and
+/// cfg).
+const TOUCHED: Duration = Duration::from_secs(300);
+/// How many records are remembered over all entries; each takes about 100 B.
+const MEMORY: usize = 300_000;
+/// How many places of a payload its sketch looks at, and how many bytes at each.
+const PLACES: usize = 16;
+const PLACE: usize = 32;
+
+/// A record that the store acknowledged, or showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    pub time_us: u64,
+    pub identity: Identity,
+    pub sketch: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct Recent {
+    /// How many records of an entry are remembered.
+    depth: usize,
+    entries: HashMap<EntryName, Entry>,
+    total: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    records: VecDeque<Written>,
+    touched: Instant,
+}
+
+impl Recent {
+    /// `depth`: what two blocks hold.
+    pub fn new(depth: usize) -> Self {
+        Self { depth, ..Self::default() }
+    }
+
+    pub fn wrote(&mut self, entry: &EntryName, records: impl IntoIterator<Item = Written>, now: Instant) {
+        if !self.entries.contains_key(entry) {
+            self.entries.insert(entry.clone(), Entry { records: VecDeque::new(), touched: now });
+        }
+        let Some(known) = self.entries.get_mut(entry) else { return };
+        known.touched = now;
+        let before = known.records.len();
+        known.records.extend(records);
+        let beyond = known.records.len().saturating_sub(self.depth);
+        known.records.drain(..beyond);
+        self.total = (self.total + known.records.len()).saturating_sub(before);
+        if self.total > MEMORY {
+            self.forget_oldest();
+        }
+    }
+
+    /// The remembered records of each entry that `wanted` picks, of the entries whose blocks may be at work.
+    pub fn at_risk(&self, now: Instant, wanted: impl Fn(&Identity) -> bool) -> Vec<(EntryName, Vec<Written>)> {
+        let touched = self.entries.iter().filter(|(_, entry)| now.duration_since(entry.touched) <= TOUCHED);
+        let picked = touched.map(|(name, entry)| {
+            let records = entry.records.iter().filter(|record| wanted(&record.identity)).cloned().collect();
+            (name.clone(), records)
+        });
+        picked.filter(|(_, records): &(EntryName, Vec<Written>)| !records.is_empty()).collect()
+    }
+
+    fn forget_oldest(&mut self) {
+        while self.total > MEMORY / 2 {
+            let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.touched).map(|(name, _)| name.clone());
+            let Some(entry) = oldest.and_then(|name| self.entries.remove(&name)) else { return };
+            self.total = self.total.saturating_sub(entry.records.len());
+        }
+    }
+}
+
+/// Tells a payload from one that is cut, moved or overwritten, at a cost that doesn't grow with it.
+pub fn sketch(payload: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write_usize(payload.len());
+    let step = (payload.len() / PLACES).max(PLACE);
+    for chunk in payload.chunks(step) {
+        hasher.write(chunk.get(..PLACE).unwrap_or(chunk));
+    }
+    hasher.write(payload.get(payload.len().saturating_sub(PLACE)..).unwrap_or_default());
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::TopicPartition;
+
+    fn written(partition: u32, offset: u64) -> Written {
+        let source = TopicPartition { topic: "t".into(), partition };
+        Written { time_us: offset, identity: Identity { source, offset, index: None }, sketch: 0 }
+    }
+
+    fn name(text: &str) -> EntryName {
+        EntryName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn the_last_records_of_entries_that_are_at_work_are_at_risk() {
+        let (mut recent, start) = (Recent::new(3), Instant::now());
+        recent.wrote(&name("rare"), [written(0, 5)], start);
+        recent.wrote(&name("busy"), (100..200).map(|offset| written(0, offset)), start);
+        let offsets = |recent: &Recent, now, below| -> Vec<(String, Vec<u64>)> {
+            let mut risk: Vec<_> = recent
+                .at_risk(now, |identity| identity.offset < below)
+                .into_iter()
+                .map(|(name, records)| (name.to_string(), records.iter().map(|r| r.identity.offset).collect()))
+                .collect();
+            risk.sort();
+            risk
+        };
+        assert_eq!(offsets(&recent, start, 199), [("busy".into(), vec![197, 198]), ("rare".into(), vec![5])]);
+        assert_eq!(offsets(&recent, start, 100), [("rare".into(), vec![5])]);
+        let later = start + TOUCHED + Duration::from_secs(1);
+        recent.wrote(&name("busy"), [written(1, 7)], later);
+        assert_eq!(offsets(&recent, later, 199), [("busy".into(), vec![198, 7])], "the rare one is at rest");
+        assert_eq!(recent.total, 4);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let (mut recent, start) = (Recent::new(1000), Instant::now());
+        for entry in 0..400 {
+            let now = start + Duration::from_millis(entry);
+            recent.wrote(&name(&format!("e{entry}")), (0..1000).map(|offset| written(0, offset)), now);
+            assert!(recent.total <= MEMORY);
+        }
+        assert!(recent.entries.contains_key(&name("e399")) && !recent.entries.contains_key(&name("e0")));
+    }
+
+    #[test]
+    fn a_sketch_notices_what_a_crash_does() {
+        let payload: Vec<u8> = (0..100_000u32).flat_map(|n| n.to_le_bytes()).collect();
+        let whole = sketch(&payload);
+        assert_eq!(sketch(&payload.clone()), whole);
+        let mut moved = payload.clone();
+        moved.rotate_left(8);
+        let mut zeroed = payload.clone();
+        zeroed[200_000..].fill(0);
+        for damaged in [&moved[..], &zeroed, &payload[..payload.len() - 1], &[]] {
+            assert_ne!(sketch(damaged), whole);
+        }
+        assert_ne!(sketch(b""), sketch(b"\0"));
+    }
+}

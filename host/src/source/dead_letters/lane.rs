@@ -1,0 +1,94 @@
+//! The way of one source partition's letters into the topic: a transactional producer that shuts every earlier one of
+//! the same partition out, and what these have left in the topic.
+//!
+//! Guarantees: when a lane is open, nothing that an earlier host sent for the partition can arrive any more, and what it
+//! has committed is known; a batch is in the topic as a whole or, for readers of committed records, not at all.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tracing::debug;
+
+use super::Letter;
+use super::look_up::{Wanted, look_up};
+use super::producer::{Producer, Refused};
+use super::reach::Reaches;
+use crate::assignment::Assignment;
+use crate::config;
+use crate::record::{Identity, TopicPartition};
+
+pub struct Lane {
+    assignment: Weak<Assignment>,
+    /// How often the assignment had been set back when the topic was looked through.
+    rewinds: u32,
+    producer: Producer,
+    partition: u32,
+    found: HashSet<Identity>,
+    used: Instant,
+}
+
+impl Lane {
+    /// Shuts earlier producers out, then looks for what they left. Blocks.
+    pub fn open(
+        config: &config::Kafka,
+        topic: &str,
+        source: &TopicPartition,
+        assignment: &Arc<Assignment>,
+        reaches: &Reaches,
+    ) -> Result<Self, String> {
+        let rewinds = assignment.rewinds();
+        let id = format!("reduct-sink/{}/{source}", config.group);
+        let producer = Producer::transactional(config, topic, &id).map_err(|error| error.to_string())?;
+        let partition = source.partition % producer.partitions()?;
+        producer.init()?;
+        // Whatever lies before is committed, and doesn't come again.
+        let wanted = Wanted { source, from: assignment.commit_position().unwrap_or(0) };
+        let (letters, end) = look_up(config, topic, partition, reaches.from(source, wanted.from), &wanted)?;
+        debug!(%source, topic, partition, letters = letters.len(), "looked for dead letters of before");
+        reaches.looked(source, letters.iter().map(|(identity, at)| (identity.offset, *at)), end);
+        let found = letters.into_keys().collect();
+        Ok(Self { assignment: Arc::downgrade(assignment), rewinds, producer, partition, found, used: Instant::now() })
+    }
+
+    /// Whether what it knows holds for this assignment as it is now.
+    pub fn serves(&self, assignment: &Arc<Assignment>) -> bool {
+        self.assignment.as_ptr() == Arc::as_ptr(assignment) && self.rewinds == assignment.rewinds()
+    }
+
+    /// Whether its assignment has ended, or it had nothing to do for so long.
+    pub fn is_idle(&self, patience: Duration) -> bool {
+        self.used.elapsed() > patience || self.assignment.upgrade().is_none_or(|assignment| assignment.is_cancelled())
+    }
+
+    /// Writes those of the letters that aren't there yet. After an error the lane must not be used any more.
+    pub fn write(&mut self, letters: &[Letter], reaches: &Reaches) -> Result<(), String> {
+        self.used = Instant::now();
+        let new = |letter: &&Letter| !self.found.contains(&letter.record.identity());
+        let new: Vec<&Letter> = letters.iter().filter(new).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.producer.begin()?;
+        for letter in &new {
+            self.send(letter)?;
+        }
+        for (offset, at) in self.producer.commit()? {
+            if let Some(letter) = new.first() {
+                reaches.kept(letter.source(), offset, at);
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&self, letter: &Letter) -> Result<(), String> {
+        let offset = letter.record.input.offset;
+        loop {
+            match self.producer.send(&letter.record, self.partition, offset) {
+                Ok(()) => return Ok(()),
+                Err(Refused::QueueFull) => self.producer.flush()?,
+                Err(Refused::Other(reason)) => return Err(reason),
+            }
+        }
+    }
+}

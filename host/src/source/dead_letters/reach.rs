@@ -1,0 +1,162 @@
+//! How far back a look-up has to go: where in the dead-letter topic the letters of records begin that aren't committed.
+//!
+//! Guarantees: [`Reaches::mark`] names an offset of the dead-letter topic before which no letter stands of the source
+//! partition's records from the marked position on, or nothing; after a rewind behind what was marked nothing is named
+//! until the topic was looked through again. Plain values, no I/O.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::record::TopicPartition;
+
+/// What is known of each source partition's letters.
+#[derive(Debug, Default)]
+pub struct Reaches(Mutex<HashMap<TopicPartition, Reach>>);
+
+#[derive(Debug, Default)]
+struct Reach {
+    /// What the mark of the committed position named.
+    carried: Option<u64>,
+    /// What this assignment knows by itself.
+    known: Option<Known>,
+    /// The position that was marked last.
+    marked: u64,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Where the newest letter of each offset stands that isn't committed.
+    letters: BTreeMap<u64, u64>,
+    /// Later letters come from here on.
+    end: u64,
+}
+
+impl Reaches {
+    /// An assignment begins at a position that was committed with this mark; `None`: further back.
+    pub fn begin(&self, source: &TopicPartition, topic: &str, committed: u64, mark: Option<&str>) {
+        let carried = mark.and_then(|mark| read_mark(mark, topic));
+        self.all().insert(source.clone(), Reach { carried, marked: committed, ..Reach::default() });
+    }
+
+    /// What to note beside a position that is to be committed.
+    pub fn mark(&self, source: &TopicPartition, topic: &str, position: u64) -> Option<String> {
+        let mut all = self.all();
+        let reach = all.get_mut(source)?;
+        let from = reach.from(position)?;
+        reach.marked = position;
+        if let Some(known) = &mut reach.known {
+            known.letters = known.letters.split_off(&position);
+        }
+        Some(format!("letters={from}@{topic}"))
+    }
+
+    /// Where a look-up of the letters from this position on has to begin; `None`: at the topic's beginning.
+    pub fn from(&self, source: &TopicPartition, position: u64) -> Option<u64> {
+        self.all().get_mut(source)?.from(position)
+    }
+
+    /// The partition of the topic was looked through up to its `end`, and these letters were found: by offset, where.
+    pub fn looked(&self, source: &TopicPartition, letters: impl IntoIterator<Item = (u64, u64)>, end: u64) {
+        let mut known = Known { end, ..Known::default() };
+        letters.into_iter().for_each(|(offset, at)| known.keep(offset, at));
+        self.all().entry(source.clone()).or_default().known = Some(known);
+    }
+
+    /// A letter stands in the topic now.
+    pub fn kept(&self, source: &TopicPartition, offset: u64, at: u64) {
+        if let Some(known) = self.all().get_mut(source).and_then(|reach| reach.known.as_mut()) {
+            known.keep(offset, at);
+            known.end = known.end.max(at.saturating_add(1));
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<TopicPartition, Reach>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reach {
+    fn from(&mut self, position: u64) -> Option<u64> {
+        // What stands further back was forgotten.
+        if position < self.marked {
+            *self = Self { marked: position, ..Self::default() };
+        }
+        match &self.known {
+            Some(known) => {
+                let later = known.letters.range(position..).map(|(_, at)| *at);
+                Some(later.min().unwrap_or(known.end).min(known.end))
+            }
+            None => self.carried,
+        }
+    }
+}
+
+impl Known {
+    /// Of several letters of one record, as a split has them, the first one counts.
+    fn keep(&mut self, offset: u64, at: u64) {
+        self.letters.entry(offset).and_modify(|first| *first = at.min(*first)).or_insert(at);
+    }
+}
+
+fn read_mark(mark: &str, topic: &str) -> Option<u64> {
+    let noted = mark.split(' ').find_map(|part| part.strip_prefix("letters="))?;
+    let (from, of) = noted.split_once('@')?;
+    (of == topic).then(|| from.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source() -> TopicPartition {
+        TopicPartition { topic: "t".into(), partition: 0 }
+    }
+
+    #[test]
+    fn a_mark_names_the_first_letter_that_is_not_committed() {
+        let reaches = Reaches::default();
+        assert_eq!(reaches.mark(&source(), "dead", 5), None);
+        reaches.begin(&source(), "dead", 4, Some("store=1 safe=2 letters=30@dead"));
+        assert_eq!(reaches.from(&source(), 5), Some(30));
+        assert_eq!(reaches.mark(&source(), "dead", 5).as_deref(), Some("letters=30@dead"), "as it was");
+        reaches.looked(&source(), [(7, 31), (9, 40)], 50);
+        reaches.kept(&source(), 12, 60);
+        let mark = |position| reaches.mark(&source(), "dead", position);
+        assert_eq!(mark(6).as_deref(), Some("letters=31@dead"));
+        assert_eq!(mark(8).as_deref(), Some("letters=40@dead"));
+        assert_eq!(mark(12).as_deref(), Some("letters=60@dead"));
+        assert_eq!(mark(13).as_deref(), Some("letters=61@dead"));
+        assert_eq!(reaches.from(&source(), 13), Some(61));
+        assert_eq!(reaches.from(&source(), 8), None, "what stands further back was forgotten");
+        assert_eq!(mark(8), None);
+    }
+
+    #[test]
+    fn a_mark_of_another_topic_says_nothing() {
+        let reaches = Reaches::default();
+        for mark in [None, Some(""), Some("letters=30@other"), Some("letters=x@dead"), Some("letters=30")] {
+            reaches.begin(&source(), "dead", 5, mark);
+            assert_eq!(reaches.from(&source(), 5), None, "{mark:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_again_from_before_the_mark_is_looked_for_everywhere() {
+        let reaches = Reaches::default();
+        reaches.begin(&source(), "dead", 100, Some("letters=30@dead"));
+        assert_eq!(reaches.from(&source(), 60), None);
+        reaches.looked(&source(), [(60, 3)], 40);
+        assert_eq!(reaches.mark(&source(), "dead", 60).as_deref(), Some("letters=3@dead"));
+        assert_eq!(reaches.mark(&source(), "dead", 61).as_deref(), Some("letters=40@dead"));
+    }
+
+    #[test]
+    fn letters_out_of_order_hold_the_mark_back() {
+        let reaches = Reaches::default();
+        reaches.looked(&source(), [], 10);
+        reaches.kept(&source(), 9, 10);
+        reaches.kept(&source(), 3, 11);
+        assert_eq!(reaches.mark(&source(), "dead", 4).as_deref(), Some("letters=10@dead"));
+        assert_eq!(reaches.mark(&source(), "dead", 10).as_deref(), Some("letters=12@dead"));
+    }
+}
