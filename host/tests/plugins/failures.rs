@@ -186,8 +186,9 @@ fn where_a_new_version_does_not_start_on_a_worker_the_one_before_goes_on() {
     let from = soon();
     std::fs::write(bed.path(0), moody("(call $time (i64.const 2)) (call $change)", from, u64::MAX >> 1)).unwrap();
     let version = Version::new(runtime().load(&bed.plugins[0]).unwrap());
-    shared.replace(Link::new(Arc::new(bed.plugins[0].clone()), version)).unwrap();
+    // It loads, and from here on no instance of it starts, neither ahead nor on the worker.
     sleep_until(from);
+    shared.replace(Link::new(Arc::new(bed.plugins[0].clone()), version)).unwrap();
     chain.refresh();
     let kept = output(chain.transform(&input(1)));
     let old = shared.retired()[0].digest.short();
