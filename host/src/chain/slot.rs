@@ -135,7 +135,7 @@ impl Slot {
                 self.meter.took_over_in(since.elapsed());
             }
             Err(problem) => tracing::error!(
-                plugin = self.config.name, version = new.plugin.digest.short(),
+                plugin = %self.config.name, version = new.plugin.digest.short(),
                 kept = old.plugin.digest.short(), %problem, remedy = problem.remedy(),
                 "the new version doesn't start on this worker; the one before goes on",
             ),
