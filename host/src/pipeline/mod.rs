@@ -81,7 +81,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     let lifecycle = lifecycle::start(Arc::clone(&chain), Some(configured_by(config, sources)), Pace::default());
     let control = lifecycle.control();
     tokio.block_on(async { reload_on_signal(lifecycle.control()) }).map_err(failed("can't listen to signals"))?;
-    let host = Host::start(config, chain, control, sink.clone(), membership, Arc::clone(&restarts), stop)?;
+    let host = Host::start(config, Arc::clone(&chain), control, sink.clone(), membership, Arc::clone(&restarts), stop)?;
     let host = Arc::new(host);
     if !config.store.discard {
         tokio.spawn(restarts.watch(Arc::clone(&host) as Arc<dyn Rewinds>, sink.clone()));
@@ -103,6 +103,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
 
     drop(lifecycle);
     host.join_workers();
+    chain.links().iter().for_each(|link| link.version.plugin.end_log());
     // It may hold the consumer's last handle, whose end can hang while the brokers are away.
     let deadline = Instant::now() + LAST_REQUESTS;
     while !supervisor.is_finished() && Instant::now() < deadline {

@@ -52,6 +52,11 @@ impl LoadedPlugin {
         self.code.breaker.is_open()
     }
 
+    /// Tells what is still to be told of its log: its host is about to end.
+    pub fn end_log(&self) {
+        self.code.log.tell_rest();
+    }
+
     pub(crate) fn breaker(&self) -> &Breaker {
         &self.code.breaker
     }

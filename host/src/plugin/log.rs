@@ -104,6 +104,12 @@ impl PluginLog {
         }
     }
 
+    /// Tells what no later line would tell.
+    pub fn tell_rest(&self) {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tell_left_out(std::mem::take(&mut window.left_out));
+    }
+
     fn tell_left_out(&self, lines: u64) {
         if lines > 0 {
             let (plugin, version) = (&self.plugin, &self.version);
@@ -150,8 +156,7 @@ impl Denied<'_> {
 
 impl Drop for PluginLog {
     fn drop(&mut self) {
-        let left_out = self.window.get_mut().unwrap_or_else(PoisonError::into_inner).left_out;
-        self.tell_left_out(left_out);
+        self.tell_rest();
     }
 }
 
