@@ -32,7 +32,7 @@ async fn storm(strategy: &str) -> Result<()> {
     let mut trial = Trial::new(kafka()?.client(), &store, &format!("storm-{strategy}"), 8)?
         .configure(|config| config.property("partition.assignment.strategy", strategy));
     let mut dice = Dice::new(&trial.topic)?;
-    let load = trial.load(500)?;
+    let load = trial.load(size(500, 1000))?;
     let mut hosts: [Option<Sink>; 4] = [const { None }; 4];
     for _ in 0..size(10, 60) {
         let slot = &mut hosts[dice.below(4) as usize];
@@ -76,8 +76,8 @@ async fn sigterm_under_load_leaves_nothing_to_be_read_again() -> Result<()> {
     let mut trial = Trial::new(kafka()?.client(), &store, "sigterm", 8)?;
     let mut dice = Dice::new(&trial.topic)?;
     let group = trial.group()?;
-    let load = trial.load(size(1000, 500))?;
-    let (mut slowest, mut settled) = (Duration::ZERO, true);
+    let load = trial.load(size(1000, 1500))?;
+    let mut slowest = Duration::ZERO;
     for _ in 0..size(4, 100) {
         let before = trial.committed(&group)?;
         let mut sink = Sink::start(&trial.config)?;
@@ -87,9 +87,7 @@ async fn sigterm_under_load_leaves_nothing_to_be_read_again() -> Result<()> {
         slowest = slowest.max(stop_in_time(&mut sink)?);
         figures::add("group_events", 1.0)?;
         let log = sink.log()?;
-        // Unless the machine was too slow for the bound of the stop before this one, which the host then told.
-        ensure!(!settled || log.contains("found: 0"), "records were read again:\n{log}");
-        settled = !log.contains("not settled in time");
+        ensure!(log.contains("found: 0"), "records were read again:\n{log}");
     }
     figures::record("sigterm_slowest_s", slowest.as_secs_f64())?;
     let produced = trial.finish(load, 0)?;
@@ -97,16 +95,15 @@ async fn sigterm_under_load_leaves_nothing_to_be_read_again() -> Result<()> {
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
-/// The held host wakes up after the group has given its partitions to the other. As by default, the server gives up what
-/// the held host was sending (30 s) before the group gives its partitions away (45 s), only sooner.
+/// The held host wakes up after the group has given its partitions to the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_host_wakes_up_after_its_session() -> Result<()> {
-    let store = Store::start_with(None, &[("RS_IO_OPERATION_TIMEOUT", "3")])?;
+    let store = Store::start()?;
     let trial = Trial::new(kafka()?.client(), &store, "held", 6)?
         .configure(|config| config.property("session.timeout.ms", "6000").property("heartbeat.interval.ms", "500"));
     let mut dice = Dice::new(&trial.topic)?;
     let group = trial.group()?;
-    let load = trial.load(size(800, 400))?;
+    let load = trial.load(800)?;
     let mut hosts = [Sink::start(&trial.config)?, Sink::start(&trial.config)?];
     for round in 0..size(2, 20) as usize {
         let [first, second] = &mut hosts;

@@ -27,14 +27,12 @@ use reduct_sink_testbed::{
     Kafka, KafkaClient, Load, Message, Produced, Sink, SinkConfig, Store, figures, long, payload, unique,
 };
 
-/// What a host may have resident, whatever happens, in bytes. In flight are 64 MiB at most; librdkafka holds 8 MiB a
-/// partition, a response with 4 MiB of each on top, and twice that while it takes one apart: 128 to 192 MiB for 8
-/// partitions; the rest is what records of 1 KB need besides their bytes.
-const MEMORY: u64 = 450 << 20;
+/// What a host may have resident, whatever happens: its budget in flight is 64 MiB, librdkafka's 8 MiB a partition.
+const MEMORY: u64 = 300 << 20;
 /// How long the end of the topic may be away once nothing dies any more; a bound, not an expectation.
 const CATCH_UP: Duration = Duration::from_secs(600);
-/// How long one step may take under load; a bound, not an expectation.
-const STEP: Duration = Duration::from_secs(300);
+/// How long one step may take under load.
+const STEP: Duration = Duration::from_secs(90);
 
 /// The size of a test: in the short cut, and in full.
 fn size(short: u64, full: u64) -> u64 {
