@@ -414,10 +414,9 @@ pub fn client_config(config: &config::Kafka) -> ClientConfig {
         .set("partition.assignment.strategy", "cooperative-sticky")
         // Per partition, and in kilobytes: what waits in librdkafka before the host's own budget counts it.
         .set("queued.max.messages.kbytes", "8192")
-        // A response's part of one partition: librdkafka's default of 1 MB brings large records one at a time. All parts
-        // together are held twice while a response is taken apart, so many partitions share little more than two do.
+        // A response's part of one partition: librdkafka's default of 1 MB brings large records one at a time. It keeps a
+        // whole response within the bytes that one partition may queue.
         .set("fetch.message.max.bytes", "4194304")
-        .set("fetch.max.bytes", "8388608")
         // After the queue was full; its default of 1 s stalls the stream.
         .set("fetch.queue.backoff.ms", "10")
         .set("socket.keepalive.enable", "true");
