@@ -63,7 +63,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
         .map_err(failed("can't start the sink's threads"))?;
     let stop = Arc::new(AtomicBool::new(false));
     tokio.block_on(async { stop_on_signal(&stop) }).map_err(failed("can't listen to signals"))?;
-    check::wait_ready(&config.kafka, &stop).map_err(SourceError::from)?;
+    let partitions = check::wait_ready(&config.kafka, &stop).map_err(SourceError::from)?;
     let store = open_store(config, &tokio, &stop)?;
     let membership = Arc::new(Membership::default());
     watch_for_pauses(&membership).map_err(failed("can't watch for pauses"))?;
@@ -92,7 +92,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     }
     info!(topics = ?config.kafka.topics, group = config.kafka.group, bucket = config.store.bucket, "running");
 
-    let source = Source::new(&config.kafka, Arc::clone(&host) as Arc<dyn Owner>)?;
+    let source = Source::new(&config.kafka, partitions, Arc::clone(&host) as Arc<dyn Owner>)?;
     let look = Arc::clone(&host.look);
     let supervisor = {
         let (host, ends) = (Arc::clone(&host) as Arc<dyn Supervised>, source.ends());

@@ -80,18 +80,20 @@ pub fn check(config: &config::Kafka) -> Result<Vec<TopicCheck>, CheckError> {
     Ok(topics.collect())
 }
 
-/// Waits until the brokers answer, and says which topics are missing; those may come yet. An error: they refuse us, or it
-/// is time to stop.
-pub fn wait_ready(config: &config::Kafka, stop: &AtomicBool) -> Result<(), CheckError> {
+/// Waits until the brokers answer, and says which topics are missing; those may come yet. Tells how many partitions the
+/// others have. An error: they refuse us, or it is time to stop.
+pub fn wait_ready(config: &config::Kafka, stop: &AtomicBool) -> Result<usize, CheckError> {
     loop {
         match check(config) {
             Ok(topics) => {
+                let mut partitions = 0;
                 for TopicCheck { wanted, found } in topics {
-                    if let Err(error) = found {
-                        warn!(topic = wanted, "{error}; going on without it until then");
+                    match found {
+                        Ok(found) => partitions += found.iter().map(|topic| topic.partitions).sum::<usize>(),
+                        Err(error) => warn!(topic = wanted, "{error}; going on without it until then"),
                     }
                 }
-                return Ok(());
+                return Ok(partitions);
             }
             Err(error @ CheckError::Unreachable { .. }) if !stop.load(Ordering::SeqCst) => {
                 warn!("Kafka at {error}; waiting for it");

@@ -13,6 +13,7 @@ pub mod peek;
 mod start;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,9 @@ const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 const ASK_FOR: Duration = Duration::from_secs(60);
 /// How long asking for the end of a partition may take, which only reports depend on.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// What may wait in librdkafka before the host's own budget counts it: in all partitions together, and in each.
+const QUEUES_KBYTES: usize = 48 << 10;
+const QUEUE_KBYTES: Range<usize> = 1 << 10..24 << 10;
 /// How long leaving the group may take; with the brokers away it can hang.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -96,17 +100,20 @@ pub struct Source {
 }
 
 impl Source {
-    /// Joins nothing yet; [`Self::run`] does.
-    pub fn new(config: &config::Kafka, owner: Arc<dyn Owner>) -> Result<Self, SourceError> {
+    /// Joins nothing yet; [`Self::run`] does. `partitions`: how many there are to share the queues' memory.
+    pub fn new(config: &config::Kafka, partitions: usize, owner: Arc<dyn Owner>) -> Result<Self, SourceError> {
         let context = Context {
             owner: Arc::clone(&owner),
             policy: config.start,
             group: config.group.clone(),
             consumer: OnceLock::new(),
         };
-        let consumer: BaseConsumer<Context> = client_config(config)
-            .create_with_context(context)
-            .map_err(|e| SourceError::Configuration(check::told(&e)))?;
+        let mut client = client_config(config);
+        if !config.properties.contains_key(QUEUE) {
+            client.set(QUEUE, queue_kbytes(partitions).to_string());
+        }
+        let consumer: BaseConsumer<Context> =
+            client.create_with_context(context).map_err(|e| SourceError::Configuration(check::told(&e)))?;
         let consumer = Arc::new(consumer);
         let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
         let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
@@ -406,14 +413,22 @@ fn names(partitions: &[TopicPartition]) -> Vec<String> {
     partitions.iter().map(TopicPartition::to_string).collect()
 }
 
+/// librdkafka's bound on a partition's queue, in kilobytes.
+const QUEUE: &str = "queued.max.messages.kbytes";
+
+/// So that this host's queues hold [`QUEUES_KBYTES`] at most even if it gets all partitions, and each still what keeps a
+/// stream of large records going.
+fn queue_kbytes(partitions: usize) -> usize {
+    (QUEUES_KBYTES / partitions.max(1)).clamp(QUEUE_KBYTES.start, QUEUE_KBYTES.end)
+}
+
 /// librdkafka's properties: the host's defaults, the user's on top, and what the host must own.
 pub fn client_config(config: &config::Kafka) -> ClientConfig {
     let mut client = ClientConfig::new();
     client
         .set("client.id", "reduct-sink")
         .set("partition.assignment.strategy", "cooperative-sticky")
-        // Per partition, and in kilobytes: what waits in librdkafka before the host's own budget counts it.
-        .set("queued.max.messages.kbytes", "8192")
+        .set(QUEUE, "8192")
         // A response's part of one partition: librdkafka's default of 1 MB brings large records one at a time. It keeps a
         // whole response within the bytes that one partition may queue.
         .set("fetch.message.max.bytes", "4194304")

@@ -2,6 +2,7 @@
 
 mod commands;
 mod commits;
+mod operating;
 mod plugins;
 mod records;
 mod stores;

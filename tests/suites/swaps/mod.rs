@@ -1,66 +1,77 @@
-//! Swaps under full load: good versions and bad ones, on the real servers, beside a control without swaps.
+//! Swaps under full load: good versions and bad ones, on the real servers, between two controls without swaps.
 //!
 //! What must be (nothing lost, nothing twice, one version a record) is asserted; what depends on the machine (the ratio
-//! of the throughputs, the longest pause) is a figure.
+//! of the throughputs, the longest pause) is a figure, and beside it stands what two controls differ in.
 
 mod guests;
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::{Duration, Instant};
+use std::ops::Range;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::verify::compare;
 use reduct_sink_testbed::{
     Load, Message, Produced, Sink, Stored, bed, figures, guest, long, payload, process, read_back, unique,
 };
+use tokio::sync::Mutex;
 use toml::Table;
 
 const CATCH_UP: Duration = Duration::from_secs(600);
 const PARTITIONS: i32 = 4;
 /// More than the store takes of small records on the machines that this runs on: there is always something to do.
-const PER_SECOND: u32 = 5000;
+const PER_SECOND: u32 = 8000;
+/// Before anything is measured.
+const WARM_UP: Duration = Duration::from_secs(5);
+/// From one swap to the next, more than one takes.
+const PACE: Duration = Duration::from_secs(1);
+
+/// One test at a time: what is measured here is measured without a neighbour of ours.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// What one run left behind.
 struct Run {
     produced: Vec<Produced>,
     stored: Vec<Stored>,
     log: String,
+    /// Between the warm-up and the load's end, in microseconds since the Unix epoch.
+    measured: Range<u64>,
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn under_full_load_each_record_is_handled_by_exactly_one_version() -> Result<()> {
+    let _alone = ALONE.lock().await;
     let (swaps, bad) = if long() { (200, 60) } else { (20, 6) };
-    let start = Instant::now();
+    let control = || run(|sink, _| idle(sink, PACE * swaps as u32));
+    let before = control().await?;
     let swapped = run(|sink, file| swap(sink, file, swaps, bad)).await?;
-    let took = start.elapsed();
-    let control = run(|sink, _| {
-        // About as long as the swaps took, without the time to catch up.
-        let until = Instant::now() + took / 2;
-        while Instant::now() < until {
-            sink.process().expect_running()?;
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Ok(())
-    })
-    .await?;
+    let after = control().await?;
+
     let report = compare(&swapped.produced, &swapped.stored)?;
-    let (lost, twice) = (report.missing.len(), report.twice.len());
     let two_versions = two_versions(&swapped.stored)?;
-    let pause = longest_pause_ms(&swapped.stored)? - longest_pause_ms(&control.stored)?;
-    let ratio = per_second(&swapped.stored) / per_second(&control.stored);
     let refused = swapped.log.matches("doesn't load").count() + swapped.log.matches("rolled back").count();
+    let [rate_before, rate, rate_after] = [&before, &swapped, &after].map(Run::per_second);
+    let [pause_before, pause, pause_after] =
+        [before.longest_pause_ms()?, swapped.longest_pause_ms()?, after.longest_pause_ms()?];
     for (name, value) in [
         ("swaps", swaps as f64),
         ("bad_swaps", refused as f64),
-        ("lost", lost as f64),
-        ("twice", twice as f64),
+        ("lost", report.missing.len() as f64),
+        ("twice", report.twice.len() as f64),
         ("two_versions", two_versions as f64),
-        ("ratio_throughput", ratio),
-        ("pause_ms_above_control", pause),
+        ("records_per_second_control", f64::midpoint(rate_before, rate_after)),
+        ("ratio_throughput", rate / f64::midpoint(rate_before, rate_after)),
+        ("ratio_throughput_a_a", rate_after / rate_before),
+        ("pause_ms_control", pause_before.max(pause_after)),
+        ("pause_ms_above_control", pause - pause_before.max(pause_after)),
+        ("pause_ms_a_a", (pause_after - pause_before).abs()),
     ] {
         figures::record(name, value)?;
     }
-    compare(&control.produced, &control.stored)?.exact()?;
+    for control in [before, after] {
+        compare(&control.produced, &control.stored)?.exact()?;
+    }
     report.exact()?;
     assert_eq!((two_versions, refused), (0, bad));
     Ok(())
@@ -68,6 +79,7 @@ async fn under_full_load_each_record_is_handled_by_exactly_one_version() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_traps_on_one_record_in_a_hundred_is_back_out() -> Result<()> {
+    let _alone = ALONE.lock().await;
     let bed = bed()?;
     let kafka = bed.kafka.client();
     let topic = unique("relapse");
@@ -104,8 +116,8 @@ async fn a_version_that_traps_on_one_record_in_a_hundred_is_back_out() -> Result
     Ok(())
 }
 
-/// Runs the sink under load until `meanwhile` is through.
-async fn run(meanwhile: impl FnOnce(&mut Sink, &std::path::Path) -> Result<()>) -> Result<Run> {
+/// Runs the sink under more load than it can take until `meanwhile` is through, and then to the load's end.
+async fn run(meanwhile: impl FnOnce(&mut Sink, &Path) -> Result<()>) -> Result<Run> {
     let bed = bed()?;
     let kafka = bed.kafka.client();
     let topic = unique("swaps");
@@ -122,21 +134,40 @@ async fn run(meanwhile: impl FnOnce(&mut Sink, &std::path::Path) -> Result<()>) 
     let load = Load::start(&kafka, &topic, PER_SECOND, |n| Message::new(payload(n, 200)))?;
     let mut sink = Sink::start(&config)?;
     sink.wait_log("running", CATCH_UP)?;
-    process::wait_for("a backlog", CATCH_UP, || Ok((load.sent() > 5000).then_some(())))?;
+    idle(&mut sink, WARM_UP)?;
+    let begin = now_us()?;
     meanwhile(&mut sink, &file)?;
+    let measured = begin..now_us()?;
+    let group = kafka.group(config.group())?;
+    let settled: u64 = group.committed(&topic)?.iter().map(|(_, offset)| offset).sum();
+    ensure!(load.sent() > settled + u64::from(PER_SECOND), "the host kept up: that is no full load");
     let produced = load.finish()?;
     sink.wait_caught_up(&kafka, config.group(), &[&topic], CATCH_UP)?;
     sink.stop_cleanly()?;
     let stored = read_back(&bed.store.client()?, config.bucket(), "*").await?;
-    Ok(Run { produced, stored, log: sink.log()? })
+    Ok(Run { produced, stored, log: sink.log()?, measured })
+}
+
+fn idle(sink: &mut Sink, time: Duration) -> Result<()> {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        sink.process().expect_running()?;
+        std::thread::sleep(Duration::from_millis(100).min(until.saturating_duration_since(Instant::now())));
+    }
+    Ok(())
+}
+
+fn now_us() -> Result<u64> {
+    Ok(SystemTime::UNIX_EPOCH.elapsed()?.as_micros() as u64)
 }
 
 /// Puts one version after the other there, bad ones among them, and waits for the host's word of each.
-fn swap(sink: &mut Sink, file: &std::path::Path, swaps: usize, bad: usize) -> Result<()> {
-    let every = swaps / bad;
+fn swap(sink: &mut Sink, file: &Path, swaps: usize, bad: usize) -> Result<()> {
+    let begin = Instant::now();
     let (mut good_ones, mut bad_ones) = (0, 0);
     for number in 1..=swaps {
-        let is_bad = number % every == 0 && bad_ones < bad;
+        // Spread evenly.
+        let is_bad = number * bad / swaps > bad_ones;
         let (bytes, word) = if is_bad {
             bad_ones += 1;
             guests::bad(number)
@@ -150,6 +181,7 @@ fn swap(sink: &mut Sink, file: &std::path::Path, swaps: usize, bad: usize) -> Re
             sink.process().expect_running()?;
             Ok((sink.log()?.matches(word).count() > before).then_some(()))
         })?;
+        idle(sink, (PACE * number as u32).saturating_sub(begin.elapsed()))?;
     }
     ensure!((good_ones, bad_ones) == (swaps - bad, bad), "{good_ones} good and {bad_ones} bad versions");
     Ok(())
@@ -170,22 +202,23 @@ fn two_versions(stored: &[Stored]) -> Result<usize> {
     Ok(wrong + marks.values().filter(|marks| marks.len() > 1).count())
 }
 
-/// The longest time between two records of one partition, by the clock of the plugin that stamped them.
-fn longest_pause_ms(stored: &[Stored]) -> Result<f64> {
-    let mut partitions: BTreeMap<String, BTreeMap<u64, u64>> = BTreeMap::new();
-    for record in stored {
-        let identity = record.identity()?.context("a record without an identity")?;
-        partitions.entry(identity.source).or_default().insert(identity.offset, record.timestamp_us);
+impl Run {
+    /// The longest time between two records of one partition, by the clock of the plugin that stamped them.
+    fn longest_pause_ms(&self) -> Result<f64> {
+        let mut partitions: BTreeMap<String, BTreeMap<u64, u64>> = BTreeMap::new();
+        for record in self.stored.iter().filter(|record| self.measured.contains(&record.timestamp_us)) {
+            let identity = record.identity()?.context("a record without an identity")?;
+            partitions.entry(identity.source).or_default().insert(identity.offset, record.timestamp_us);
+        }
+        ensure!(partitions.len() == PARTITIONS as usize, "records of {} partitions only", partitions.len());
+        let gaps = partitions.values().flat_map(|offsets| {
+            offsets.values().zip(offsets.values().skip(1)).map(|(one, next)| next.saturating_sub(*one))
+        });
+        Ok(gaps.max().unwrap_or(0) as f64 / 1000.0)
     }
-    let gaps = partitions.values().flat_map(|offsets| {
-        let times: Vec<u64> = offsets.values().copied().collect();
-        times.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect::<Vec<_>>()
-    });
-    Ok(gaps.max().unwrap_or(0) as f64 / 1000.0)
-}
 
-fn per_second(stored: &[Stored]) -> f64 {
-    let times = || stored.iter().map(|record| record.timestamp_us);
-    let took = times().max().unwrap_or(0).saturating_sub(times().min().unwrap_or(0));
-    stored.len() as f64 / (took.max(1) as f64 / 1e6)
+    fn per_second(&self) -> f64 {
+        let records = self.stored.iter().filter(|record| self.measured.contains(&record.timestamp_us)).count();
+        records as f64 / ((self.measured.end - self.measured.start) as f64 / 1e6)
+    }
 }
