@@ -14,7 +14,7 @@ use crate::names::{EntryName, NameError, Naming, Template, topic_segment};
 use crate::record::TopicPartition;
 use crate::sharded::Sharded;
 
-/// Bounds what is read and not yet settled, in records and bytes, over all partitions.
+/// Bounds what is read and not yet settled, in records and bytes, over all partitions, with what plugins made of it.
 #[derive(Debug)]
 pub struct Budget {
     max_records: usize,
@@ -51,13 +51,13 @@ impl Budget {
         self.wanted.store(true, Ordering::SeqCst);
     }
 
-    fn take(&self, bytes: usize) {
-        self.records.add(1);
+    fn take(&self, records: usize, bytes: usize) {
+        self.records.add(records as u64);
         self.bytes.add(bytes as u64);
     }
 
-    fn give_back(&self, bytes: usize) {
-        self.records.subtract(1);
+    fn give_back(&self, records: usize, bytes: usize) {
+        self.records.subtract(records as u64);
         self.bytes.subtract(bytes as u64);
         if self.wanted.load(Ordering::SeqCst) && self.has_room() && self.wanted.swap(false, Ordering::SeqCst) {
             lock(&self.waiters).drain(..).for_each(|worker| worker.unpark());
@@ -152,8 +152,15 @@ impl Assignment {
         if !lock(&self.checkpoint).receive(offset) {
             return None;
         }
-        self.budget.take(bytes);
-        Some(Ticket(Arc::new(Inner { assignment: Arc::clone(self), offset, bytes, outputs: AtomicU32::new(1) })))
+        self.budget.take(1, bytes);
+        let (records, bytes) = (AtomicUsize::new(1), AtomicUsize::new(bytes));
+        Some(Ticket(Arc::new(Inner {
+            assignment: Arc::clone(self),
+            offset,
+            records,
+            bytes,
+            outputs: AtomicU32::new(1),
+        })))
     }
 
     /// See [`Checkpoint::skip_to`].
@@ -242,7 +249,9 @@ pub struct Ticket(Arc<Inner>);
 struct Inner {
     assignment: Arc<Assignment>,
     offset: u64,
-    bytes: usize,
+    /// What it has of the budget.
+    records: AtomicUsize,
+    bytes: AtomicUsize,
     /// Outputs that aren't settled yet.
     outputs: AtomicU32,
 }
@@ -257,6 +266,13 @@ impl Ticket {
     pub fn share(&self) -> Self {
         self.0.outputs.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(&self.0))
+    }
+
+    /// A plugin made this much more of the record. It is in flight even where that exceeds the budget.
+    pub fn grow(&self, records: usize, bytes: usize) {
+        self.0.records.fetch_add(records, Ordering::Relaxed);
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.0.assignment.budget.take(records, bytes);
     }
 
     /// This output is written, or nothing is to be written for it.
@@ -276,7 +292,7 @@ impl Drop for Inner {
         if *self.outputs.get_mut() > 0 && !self.assignment.is_cancelled() {
             self.assignment.broken.store(true, Ordering::SeqCst);
         }
-        self.assignment.budget.give_back(self.bytes);
+        self.assignment.budget.give_back(*self.records.get_mut(), *self.bytes.get_mut());
     }
 }
 
@@ -307,6 +323,20 @@ mod tests {
         part.settle();
         assert_eq!((assignment.commit_position(), budget.used()), (Some(5), (0, 0)));
         assert!(assignment.wait_drained(Duration::ZERO));
+    }
+
+    #[test]
+    fn what_a_plugin_makes_of_a_record_counts_until_all_of_it_is_settled() {
+        let budget = Arc::new(Budget::new(3, 100));
+        let assignment = assignment(&budget);
+        let ticket = assignment.receive(4, 10).unwrap();
+        ticket.grow(2, 30);
+        let part = ticket.share();
+        assert_eq!((budget.used(), budget.has_room()), ((3, 40), false));
+        ticket.settle();
+        assert_eq!(budget.used(), (3, 40));
+        part.settle();
+        assert_eq!((budget.used(), budget.has_room()), ((0, 0), true));
     }
 
     #[test]

@@ -137,9 +137,9 @@ impl Worker {
                 self.chain.refresh();
                 match partition.next(&mut self.chain, &self.sink) {
                     Step::Idle => break,
-                    Step::Done(size) => {
+                    Step::Done(more, size) => {
                         busy = true;
-                        records += 1;
+                        records += more;
                         bytes += size;
                     }
                     Step::Fatal(reason) => {
@@ -154,8 +154,8 @@ impl Worker {
 }
 
 enum Step {
-    /// Something was done, with a record of so many bytes.
-    Done(usize),
+    /// Something was done, with so many records of so many bytes.
+    Done(usize, usize),
     Idle,
     Fatal(String),
 }
@@ -182,7 +182,7 @@ impl Partition {
             Polled::Nothing => Step::Idle,
             Polled::NothingBefore(end) => {
                 self.assignment.skip_to(end);
-                Step::Done(0)
+                Step::Done(1, 0)
             }
             Polled::Fatal(reason) => Step::Fatal(reason),
             Polled::Unreadable(record, reason) => {
@@ -190,10 +190,10 @@ impl Partition {
                 if let Some(ticket) = self.receive(&record) {
                     reject(sink, &self.assignment, Arc::new(record), ticket, Rejection { reason, plugin: None });
                 }
-                Step::Done(size)
+                Step::Done(1, size)
             }
             Polled::Record(record) => {
-                let Some(ticket) = self.receive(&record) else { return Step::Done(0) };
+                let Some(ticket) = self.receive(&record) else { return Step::Done(1, 0) };
                 let now =
                     Held { input: Arc::new(record), ticket, attempts: 0, backoff: Backoff::default(), next: None };
                 self.transform(chain, sink, now)
@@ -211,9 +211,12 @@ impl Partition {
     }
 
     fn transform(&mut self, chain: &mut Chain, sink: &Sink, held: Held) -> Step {
-        let size = held.input.size();
+        let (mut records, size) = (1, held.input.size());
         match chain.attempt(&held.input, held.attempts + 1) {
-            Outcome::Outputs(outputs) => hand_over(sink, &self.assignment, outputs, held.ticket),
+            Outcome::Outputs(outputs) => {
+                records = outputs.len().max(1);
+                hand_over(sink, &self.assignment, outputs, held.ticket);
+            }
             Outcome::Dropped | Outcome::Skipped(_) => held.ticket.settle(),
             Outcome::DeadLetter(failure) => {
                 reject(sink, &self.assignment, held.input, held.ticket, rejection(failure));
@@ -242,12 +245,17 @@ impl Partition {
                 ));
             }
         }
-        Step::Done(size)
+        Step::Done(records, size)
     }
 }
 
 /// Hands a record's outputs to the sink; its ticket is settled with the last of them.
 pub(crate) fn hand_over(sink: &Sink, assignment: &Arc<Assignment>, outputs: Vec<OutputRecord>, ticket: Ticket) {
+    let own = outputs.iter().filter_map(|output| output.payload.as_ref()).map(|payload| payload.len()).sum();
+    let more = outputs.len().saturating_sub(1);
+    if more > 0 || own > 0 {
+        ticket.grow(more, own);
+    }
     let mut outputs = outputs.into_iter().peekable();
     let mut ticket = Some(ticket);
     while let Some(record) = outputs.next() {

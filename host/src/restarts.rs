@@ -55,6 +55,10 @@ struct Known {
     safe: HashMap<TopicPartition, u64>,
     /// Partitions that are being read again.
     again: HashMap<TopicPartition, Pass>,
+    /// Where those of them stand that have been read again as far as they have to be, while others haven't: what a next
+    /// crash puts at risk begins there, or reading again would grow from crash to crash. Not used once something was
+    /// removed, which may have spoiled anything.
+    ahead: HashMap<TopicPartition, u64>,
 }
 
 /// A partition is being read again.
@@ -63,6 +67,23 @@ struct Pass {
     until: u64,
     /// The store's start before: committed until the pass has ended, so that whoever takes over reads again, too.
     start: Started,
+}
+
+impl Known {
+    /// Remembers where those partitions stand whose own pass has ended.
+    fn note_ended(&mut self, positions: &[(TopicPartition, u64)]) {
+        for (source, position) in positions {
+            if self.again.get(source).is_some_and(|pass| *position >= pass.until) {
+                self.ahead.insert(source.clone(), *position);
+            }
+        }
+    }
+
+    /// Where a partition stood when the store was last known to run.
+    fn stood(&mut self, source: &TopicPartition, position: u64) -> u64 {
+        let safe = *self.safe.entry(source.clone()).or_insert(position);
+        self.ahead.get(source).copied().unwrap_or(safe)
+    }
 }
 
 impl Restarts {
@@ -136,9 +157,13 @@ impl Restarts {
         if self.is_restart(start, sink.is_shaken()) {
             warn!("ReductStore was started anew; reading again what it may have lost");
             start = sink.store_started_exactly().await?;
+            if sink.removals() > 0 {
+                self.known().ahead.clear();
+            }
             self.read_again(host, sink, start, positions).await?;
         } else if self.has_ended(positions) {
             let removals = sink.removals();
+            self.known().ahead.clear();
             if removals > 0 {
                 warn!("records had to be removed from ReductStore; reading again what that may have spoiled");
                 self.read_again(host, sink, start, positions).await?;
@@ -146,6 +171,8 @@ impl Restarts {
             } else {
                 self.known().again.clear();
             }
+        } else if sink.removals() == 0 {
+            self.known().note_ended(positions);
         }
         let mut known = self.known();
         known.start = Some(known.start.and_then(|before| before.narrow(start)).unwrap_or(start));
@@ -168,8 +195,7 @@ impl Restarts {
         let windows: HashMap<TopicPartition, u64> = {
             let mut known = self.known();
             let safe = |(source, position): &(TopicPartition, u64)| {
-                let safe = *known.safe.entry(source.clone()).or_insert(*position);
-                (source.clone(), safe.saturating_sub(self.back))
+                (source.clone(), known.stood(source, *position).saturating_sub(self.back))
             };
             positions.iter().map(safe).collect()
         };
@@ -184,7 +210,8 @@ impl Restarts {
                 let pass = known.again.entry(source.clone()).or_insert(Pass { until: *position, start });
                 pass.until = pass.until.max(*position);
                 // Whoever takes over has to go back as far.
-                known.safe.insert(source.clone(), to.saturating_add(self.back).min(*position));
+                let safe = known.safe.entry(source.clone()).or_insert(*position);
+                *safe = to.saturating_add(self.back).min(*safe);
             }
             host.rewind(source, to);
         }
@@ -227,6 +254,20 @@ mod tests {
         restarts.known().looked = Some(1200);
         assert!(!restarts.is_restart(started(1030), true));
         assert!(restarts.is_restart(started(1400), false));
+    }
+
+    #[test]
+    fn a_partition_that_was_read_again_begins_there_when_the_store_crashes_once_more() {
+        let of = |partition| TopicPartition { topic: "t".into(), partition };
+        let mut known = Known::default();
+        for partition in [0, 1] {
+            known.safe.insert(of(partition), 100);
+            known.again.insert(of(partition), Pass { until: 500, start: started(1000) });
+        }
+        known.note_ended(&[(of(0), 700), (of(1), 400)]);
+        assert_eq!((known.stood(&of(0), 800), known.stood(&of(1), 800)), (700, 100));
+        assert_eq!(known.safe[&of(0)], 100, "what removing spoils may lie further back");
+        assert_eq!(known.stood(&of(2), 800), 800);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::plugin::increment;
+
 /// Steps from a power of two to the next, as a power of two.
 const STEP_BITS: u32 = 3;
 const STEPS: usize = 1 << STEP_BITS;
@@ -56,7 +58,7 @@ impl Meter {
     pub fn took(&self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         if let Some(bucket) = self.buckets.get(bucket_of(nanos)) {
-            add(bucket, 1);
+            increment(bucket);
         }
         self.longest.store(self.longest.load(Relaxed).max(nanos), Relaxed);
     }
@@ -68,17 +70,12 @@ impl Meter {
 
     /// A record that the plugin isn't asked about.
     pub fn passed_over(&self) {
-        add(&self.passed_over, 1);
+        increment(&self.passed_over);
     }
 
     pub fn took_over_in(&self, time: Duration) {
         self.taking_over.store(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
-}
-
-/// With a single writer a load and a store do, and are cheaper than a locked addition.
-fn add(number: &AtomicU64, more: u64) {
-    number.store(number.load(Relaxed).wrapping_add(more), Relaxed);
 }
 
 impl Meters {

@@ -10,7 +10,7 @@ use super::meter::Meter;
 use super::shared::{Link, Version};
 use super::trial::{Answer, Trial};
 use crate::config::{self, FailurePolicy, PluginSource, WhileOpen};
-use crate::plugin::{Admission, Counters, Instance, MAX_OUTPUTS, RecordView, Trouble, Verdict, apply};
+use crate::plugin::{Admission, Breaker, Counters, Instance, MAX_OUTPUTS, RecordView, Trouble, Verdict, apply};
 use crate::record::{InputRecord, OutputRecord};
 
 /// The time of one record in so many is taken: a clock costs as much as a tenth of a small plugin.
@@ -26,6 +26,8 @@ pub(super) struct Slot {
     counters: Arc<Counters>,
     meter: Arc<Meter>,
     trial: Option<Arc<Trial>>,
+    /// On trial itself: what it does counts for nobody, and its circuit breaker begins closed when it takes over.
+    is_beside: bool,
     /// `None` after it broke: the next record gets a fresh one.
     instance: Option<Instance>,
     /// Kept from record to record for its memory; empty between them.
@@ -49,9 +51,11 @@ impl Slot {
         slot
     }
 
-    /// For a candidate on trial: what it does counts for nobody.
+    /// For a candidate on trial.
     pub fn beside(link: &Link) -> Self {
-        Self::empty(link, Arc::default())
+        let mut slot = Self::empty(link, Arc::default());
+        slot.is_beside = true;
+        slot
     }
 
     fn empty(link: &Link, counters: Arc<Counters>) -> Self {
@@ -63,6 +67,7 @@ impl Slot {
             counters,
             meter: link.version.meters.join(),
             trial: link.trial.clone(),
+            is_beside: false,
             instance: None,
             verdicts: Vec::new(),
         }
@@ -175,17 +180,19 @@ impl Slot {
 
     pub fn decide(&mut self, record: &RecordView<'_>, outputs: &mut Vec<OutputRecord>) -> Result<bool, Trouble> {
         self.verdicts.clear();
-        if let Admission::Refused(wait) = self.version.plugin.breaker().admit(Instant::now) {
+        if let Some(breaker) = self.breaker()
+            && let Admission::Refused(wait) = breaker.admit(Instant::now)
+        {
             return Err(Trouble::NotAsked(wait));
         }
         let answer = self.ask(record, outputs);
         self.count(&answer);
-        match &answer {
-            Ok(()) => self.version.plugin.breaker().succeeded(),
-            Err(Trouble::Failed(reason) | Trouble::Retry(reason) | Trouble::Broken(reason)) => {
-                self.version.plugin.breaker().failed(reason, Instant::now);
+        match (&answer, self.breaker()) {
+            (Ok(()), Some(breaker)) => breaker.succeeded(),
+            (Err(Trouble::Failed(reason) | Trouble::Retry(reason) | Trouble::Broken(reason)), Some(breaker)) => {
+                breaker.failed(reason, Instant::now);
             }
-            Err(Trouble::NotAsked(_)) => {}
+            (Err(Trouble::NotAsked(_)), _) | (_, None) => {}
         }
         answer?;
         if self.verdicts.iter().all(|verdict| matches!(verdict, Verdict::Keep)) {
@@ -198,6 +205,10 @@ impl Slot {
         }
         *outputs = made;
         Ok(split)
+    }
+
+    fn breaker(&self) -> Option<&Breaker> {
+        (!self.is_beside).then(|| self.version.plugin.breaker())
     }
 
     fn ask(&mut self, record: &RecordView<'_>, outputs: &mut Vec<OutputRecord>) -> Result<(), Trouble> {

@@ -55,7 +55,7 @@ impl Counters {
 }
 
 /// With a single writer a load and a store do, and are cheaper than a locked addition.
-fn increment(counter: &AtomicU64) {
+pub(crate) fn increment(counter: &AtomicU64) {
     counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
 }
 

@@ -32,8 +32,8 @@ pub use error::{LoadError, Problem};
 pub use loaded::LoadedPlugin;
 pub use runtime::Runtime;
 
-pub(crate) use breaker::Admission;
-pub(crate) use counters::{CounterSet, Counters};
+pub(crate) use breaker::{Admission, Breaker};
+pub(crate) use counters::{CounterSet, Counters, increment};
 pub(crate) use instance::{Instance, Trouble};
 pub(crate) use message::{RecordView, header_keys};
 pub(crate) use runtime::read;

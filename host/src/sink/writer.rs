@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::Shared;
 use super::backoff::Backoff;
@@ -179,6 +179,11 @@ impl Writer {
             }
             match self.view.place(&prepared.identity, prepared.base_us, prepared.look_up) {
                 Place::Free(time) => {
+                    if time != prepared.base_us {
+                        let holder = self.view.holder(prepared.base_us);
+                        debug!(entry = %self.entry, record = %prepared.identity, time, look_up = prepared.look_up, ?holder,
+                            base = prepared.base_us, "its own microsecond is taken");
+                    }
                     self.view.take(time);
                     prepared.time_us = Some(time);
                     prepared.look_up = false;

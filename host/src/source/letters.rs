@@ -1,31 +1,30 @@
 //! Reads a dead-letter topic for a replay, and remembers in a consumer group of its own what is done with.
 //!
-//! Guarantees: every committed letter that was in the topic when it was opened, and isn't done with, is read once; no
-//! group is joined; an offset is committed only when all before it are done with, and the done ones behind it are noted
-//! beside it, as far as there is room.
+//! Guarantees: every committed letter that was in the topic when it was opened, and isn't done with, is read once, save
+//! for those behind a transaction that was open then: a host that was killed may leave one for 20 s, and the next replay
+//! reads them; no group is joined; an offset is committed only when all before it are done with, and the done ones behind
+//! it are noted beside it, as far as there is room.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::check::{self, CheckError, told};
 use super::message::input_record;
+use super::reading::Reading;
 use super::{ask, start};
 use crate::config;
 use crate::record::{InputRecord, TopicPartition};
 use crate::replay::Done;
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
-const POLL: Duration = Duration::from_millis(100);
-/// How long nothing may come before reading fails.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Behind the sink's group.
 const GROUP: &str = ".replay";
 
 pub struct Letters {
-    consumer: BaseConsumer,
+    reading: Reading,
     topic: String,
     partitions: Vec<Partition>,
     /// The one that is being read, and whether it was begun.
@@ -51,13 +50,13 @@ impl Letters {
     pub fn open(config: &config::Kafka, topic: &str) -> Result<Self, CheckError> {
         let failed = |reason: String| CheckError::Letters { topic: topic.to_owned(), reason };
         let count = check::topic(config, topic)?.map_err(|error| failed(error.to_string()))?.partitions;
-        let consumer: BaseConsumer = super::client_config(config)
+        let mut client = super::client_config(config);
+        client
             .set("group.id", format!("{}{GROUP}", config.group))
             .set("isolation.level", "read_committed")
-            .set("allow.auto.create.topics", "false")
-            .create()
-            .map_err(|error| CheckError::Property(told(&error)))?;
-        let mut letters = Self { consumer, topic: topic.to_owned(), partitions: Vec::new(), at: 0, assigned: false };
+            .set("allow.auto.create.topics", "false");
+        let reading = Reading::new(&client).map_err(|error| CheckError::Property(told(&error)))?;
+        let mut letters = Self { reading, topic: topic.to_owned(), partitions: Vec::new(), at: 0, assigned: false };
         letters.partitions = letters.find(count).map_err(|error| failed(told(&error)))?;
         Ok(letters)
     }
@@ -68,10 +67,12 @@ impl Letters {
         let failed = |reason: String| CheckError::Letters { topic: self.topic.clone(), reason };
         while let Some(partition) = self.partitions.get_mut(self.at) {
             if !self.assigned {
-                assign(&self.consumer, partition).map_err(|error| failed(told(&error)))?;
+                let (number, from) = (partition.source.partition.cast_signed(), partition.next.cast_signed());
+                let assigned = self.reading.assign(&self.topic, number, Offset::Offset(from));
+                assigned.map_err(|error| failed(told(&error)))?;
                 self.assigned = true;
             }
-            let records = read(&self.consumer, partition, most, most_bytes).map_err(failed)?;
+            let records = read(&mut self.reading, partition, most, most_bytes).map_err(failed)?;
             let number = partition.source.partition;
             if partition.next >= partition.end {
                 (self.at, self.assigned) = (self.at + 1, false);
@@ -88,7 +89,7 @@ impl Letters {
         let found = self.partitions.iter_mut().find(|found| found.source.partition == partition);
         let Some(Partition { source, done, .. }) = found else { return Ok(()) };
         offsets.for_each(|offset| done.add(offset..offset.saturating_add(1)));
-        commit(&self.consumer, source, done)
+        commit(&self.reading, source, done)
             .map_err(|error| CheckError::Letters { topic: self.topic.clone(), reason: told(&error) })
     }
 
@@ -98,10 +99,10 @@ impl Letters {
         for number in numbers.clone() {
             asked.add_partition(&self.topic, number);
         }
-        let committed = ask(|| self.consumer.committed_offsets(asked.clone(), BROKER_TIMEOUT))?;
+        let committed = ask(|| self.reading.consumer.committed_offsets(asked.clone(), BROKER_TIMEOUT))?;
         let mut partitions = Vec::new();
         for number in numbers {
-            let (low, high) = ask(|| self.consumer.fetch_watermarks(&self.topic, number, BROKER_TIMEOUT))?;
+            let (low, high) = ask(|| self.reading.consumer.fetch_watermarks(&self.topic, number, BROKER_TIMEOUT))?;
             let (low, end) = (low.max(0).cast_unsigned(), high.max(0).cast_unsigned());
             let done = match committed.find_partition(&self.topic, number) {
                 Some(found) if let Some(position) = start::committed(found.offset()) => {
@@ -120,33 +121,24 @@ impl Letters {
 
 /// Reads on until a page is full, or to the end of the partition.
 fn read(
-    consumer: &BaseConsumer,
+    reading: &mut Reading,
     partition: &mut Partition,
     most: usize,
     most_bytes: usize,
 ) -> Result<Vec<InputRecord>, String> {
     let Partition { source, done, next, end } = partition;
     let (mut records, mut bytes) = (Vec::new(), 0);
-    let mut moved = Instant::now();
     while *next < *end && records.len() < most && bytes < most_bytes {
-        let at = match consumer.poll(POLL) {
-            Some(Ok(message)) => {
-                // One whose headers can't be parsed wasn't written by a sink, and is told as no letter.
-                let (record, _) = input_record(&message, source);
-                let at = record.offset;
-                if at < *end && !done.contains(at) {
-                    bytes += record.size();
-                    records.push(record);
-                }
-                at
+        let mut at = *end;
+        if let Some(message) = reading.next()? {
+            // One whose headers can't be parsed wasn't written by a sink, and is told as no letter.
+            let (record, _) = input_record(&message, source);
+            at = record.offset;
+            if at < *end && !done.contains(at) {
+                bytes += record.size();
+                records.push(record);
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => *end,
-            // librdkafka goes on by itself.
-            None | Some(Err(_)) if moved.elapsed() < PATIENCE => continue,
-            Some(Err(error)) => return Err(told(&error)),
-            None => return Err(format!("nothing of it came for {} s", PATIENCE.as_secs())),
-        };
-        moved = Instant::now();
+        }
         // What transactions and compaction leave holds no letters.
         done.add(*next..at.min(*end));
         *next = at.saturating_add(1).min(*end);
@@ -154,17 +146,10 @@ fn read(
     Ok(records)
 }
 
-fn assign(consumer: &BaseConsumer, partition: &Partition) -> KafkaResult<()> {
-    let mut list = TopicPartitionList::new();
-    let (topic, number) = (&partition.source.topic, partition.source.partition.cast_signed());
-    list.add_partition_offset(topic, number, Offset::Offset(partition.next.cast_signed()))?;
-    consumer.assign(&list)
-}
-
-fn commit(consumer: &BaseConsumer, source: &TopicPartition, done: &Done) -> KafkaResult<()> {
+fn commit(reading: &Reading, source: &TopicPartition, done: &Done) -> KafkaResult<()> {
     let mut list = TopicPartitionList::new();
     let mut element = list.add_partition(&source.topic, source.partition.cast_signed());
     element.set_offset(Offset::Offset(done.position().cast_signed()))?;
     element.set_metadata(done.metadata());
-    ask(|| consumer.commit(&list, CommitMode::Sync))
+    ask(|| reading.consumer.commit(&list, CommitMode::Sync))
 }

@@ -10,6 +10,7 @@ mod feed;
 pub mod letters;
 mod message;
 pub mod peek;
+mod reading;
 mod start;
 
 use std::collections::HashMap;
@@ -44,8 +45,8 @@ const ASK_FOR: Duration = Duration::from_secs(60);
 /// How long asking for the end of a partition may take, which only reports depend on.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// What may wait in librdkafka before the host's own budget counts it: in all partitions together, and in each.
-const QUEUES_KBYTES: usize = 48 << 10;
-const QUEUE_KBYTES: Range<usize> = 1 << 10..24 << 10;
+const QUEUES_KBYTES: usize = 32 << 10;
+const QUEUE_KBYTES: Range<usize> = 1 << 10..16 << 10;
 /// How long leaving the group may take; with the brokers away it can hang.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
 

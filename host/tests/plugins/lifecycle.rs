@@ -161,6 +161,23 @@ fn by_hand_a_candidate_waits_for_its_promotion() {
     assert_eq!(run.control.swaps.last().len(), 1, "the file still holds version 2, which isn't wanted");
 }
 
+/// A plugin may fail because of what isn't there yet; who promotes it knows.
+#[test]
+fn what_a_candidate_failed_on_in_its_trial_leaves_its_breaker_closed() {
+    let mut run = Run::new("unready", |plugin| {
+        plugin.trial.mode = Mode::Manual;
+        (plugin.trial.records, plugin.trial.every) = (20, 1);
+        let (then, pause) = (config::WhileOpen::Skip, Duration::from_secs(3600));
+        plugin.breaker = Some(config::Breaker { failures: 5, then, pause });
+    });
+    run.put(&guest("unreachable"));
+    let report = run.outcome(Outcome::AwaitsPromotion);
+    assert_eq!(report.trial.map(|found| (found.records, found.failed)), Some((20, 20)));
+    run.control.promote("unready").unwrap();
+    assert!(!run.shared.versions()[0].breaker_open);
+    run.until("its breaker to open at work", |run| run.shared.versions()[0].breaker_open.then_some(()));
+}
+
 #[test]
 fn a_version_that_traps_on_one_record_in_a_hundred_is_back_out_by_itself() {
     keep_log();
