@@ -82,6 +82,8 @@ pub struct Assignment {
     pub dead_letter_entry: EntryName,
     budget: Arc<Budget>,
     checkpoint: Mutex<Checkpoint>,
+    /// Records whose tickets are held by someone.
+    held: AtomicUsize,
     settled: Condvar,
     /// Someone waits on `settled`: waking nobody would cost a system call for each record.
     draining: AtomicBool,
@@ -109,6 +111,7 @@ impl Assignment {
             template: naming.chosen,
             budget,
             checkpoint: Mutex::default(),
+            held: AtomicUsize::new(0),
             settled: Condvar::new(),
             draining: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
@@ -119,7 +122,8 @@ impl Assignment {
         })
     }
 
-    /// The partition is going to be read again, when what is in flight is settled.
+    /// The partition is going to be read again, when nobody holds a ticket any more: what isn't on its way to the store
+    /// yet needn't go.
     pub fn expect_rewind(&self) {
         self.rewinding.store(true, Ordering::SeqCst);
     }
@@ -133,10 +137,10 @@ impl Assignment {
         self.rewinds.load(Ordering::SeqCst)
     }
 
-    /// Forgets what was received: the next offset is `to`. `false`: something is in flight.
+    /// Forgets what was received: the next offset is `to`. `false`: someone holds a ticket.
     pub fn rewind(&self, to: u64) -> bool {
         let mut checkpoint = lock(&self.checkpoint);
-        if checkpoint.in_flight() > 0 {
+        if self.held.load(Ordering::SeqCst) > 0 {
             return false;
         }
         *checkpoint = Checkpoint::default();
@@ -152,6 +156,7 @@ impl Assignment {
         if !lock(&self.checkpoint).receive(offset) {
             return None;
         }
+        self.held.fetch_add(1, Ordering::SeqCst);
         self.budget.take(1, bytes);
         let (records, bytes) = (AtomicUsize::new(1), AtomicUsize::new(bytes));
         Some(Ticket(Arc::new(Inner {
@@ -176,14 +181,14 @@ impl Assignment {
         lock(&self.checkpoint).in_flight()
     }
 
-    /// Waits until nothing is in flight; `false` when that took longer than `bound`.
+    /// Waits until nothing is in flight; `false` when that took longer than `bound`, or can't be any more.
     pub fn wait_drained(&self, bound: Duration) -> bool {
         let deadline = Instant::now() + bound;
         let mut checkpoint = lock(&self.checkpoint);
         self.draining.store(true, Ordering::SeqCst);
         while checkpoint.in_flight() > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || self.held.load(Ordering::SeqCst) == 0 {
                 return false;
             }
             checkpoint = self.settled.wait_timeout(checkpoint, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -289,8 +294,16 @@ impl Ticket {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if *self.outputs.get_mut() > 0 && !self.assignment.is_cancelled() {
-            self.assignment.broken.store(true, Ordering::SeqCst);
+        let assignment = &self.assignment;
+        // Of a partition that is read again nothing is lost.
+        let is_lost = *self.outputs.get_mut() > 0 && !assignment.is_cancelled() && !assignment.is_rewinding();
+        if is_lost {
+            assignment.broken.store(true, Ordering::SeqCst);
+        }
+        if assignment.held.fetch_sub(1, Ordering::SeqCst) == 1 && assignment.draining.load(Ordering::SeqCst) {
+            // Under the lock, so that who is about to wait can't miss it.
+            let _checkpoint = lock(&assignment.checkpoint);
+            assignment.settled.notify_all();
         }
         self.assignment.budget.give_back(*self.records.get_mut(), *self.bytes.get_mut());
     }
@@ -349,6 +362,21 @@ mod tests {
         assert!(!assignment.wait_drained(Duration::from_millis(1)));
         assert!(assignment.receive(4, 1).is_none());
         assert!(assignment.is_broken());
+    }
+
+    #[test]
+    fn what_is_to_be_read_again_may_be_dropped() {
+        let budget = Arc::new(Budget::new(9, 100));
+        let assignment = assignment(&budget);
+        let (first, second) = (assignment.receive(4, 1).unwrap(), assignment.receive(5, 1).unwrap());
+        assignment.expect_rewind();
+        drop(first);
+        assert!(!assignment.rewind(2), "one is on its way");
+        second.settle();
+        assert_eq!(assignment.commit_position(), Some(4), "what was dropped isn't settled");
+        assert!(!assignment.wait_drained(Duration::from_secs(3600)), "nobody can settle the first any more");
+        assert!(assignment.rewind(2) && !assignment.is_broken());
+        assert_eq!((assignment.commit_position(), budget.used()), (Some(2), (0, 0)));
     }
 
     #[test]

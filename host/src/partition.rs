@@ -162,6 +162,9 @@ enum Step {
 
 impl Partition {
     fn next(&mut self, chain: &mut Chain, sink: &Sink) -> Step {
+        if self.rewind.is_some() {
+            self.held = None;
+        }
         if let Some(held) = self.held.take() {
             if held.next.is_some_and(|next| Instant::now() < next) {
                 self.held = Some(held);

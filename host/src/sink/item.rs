@@ -87,8 +87,10 @@ impl Prepared {
         })
     }
 
-    pub fn is_cancelled(&self) -> bool {
-        self.ticket.assignment().is_cancelled()
+    /// Whether nothing is to be written for it now: its partition was taken away, or is going to be read again.
+    pub fn is_moot(&self) -> bool {
+        let assignment = self.ticket.assignment();
+        assignment.is_cancelled() || assignment.is_rewinding()
     }
 
     pub fn header_bytes(&self) -> usize {

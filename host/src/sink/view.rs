@@ -39,7 +39,8 @@ pub struct EntryView {
 }
 
 impl EntryView {
-    /// Where the record that wants `base` belongs; with `look_up` only on the ground of what was read.
+    /// Where the record that wants `base` belongs; with `look_up` only on the ground of what was read. Without it, what
+    /// was read for others counts all the same: it may show this record.
     pub fn place(&self, identity: &Identity, base: u64, look_up: bool) -> Place {
         let mut at = base;
         loop {
@@ -47,7 +48,7 @@ impl EntryView {
                 return Place::Unknown(at);
             }
             let Some(end) = self.taken.end_of_range_at(at) else { return Place::Free(at) };
-            if look_up && let Some(time) = self.found.get(identity).filter(|time| (base..end).contains(time)) {
+            if let Some(time) = self.found.get(identity).filter(|time| (base..end).contains(time)) {
                 return Place::Written(*time);
             }
             // Only up to the end of what was read: beyond it someone else's record may be missing from `taken`.
@@ -204,6 +205,18 @@ mod tests {
         view.took(id(1), 5);
         view.scanned(5..20);
         assert_eq!(view.place(&id(1), 10, true), Place::Free(10));
+    }
+
+    /// The look-up of another record may show one that a request of a killed host finished only now.
+    #[test]
+    fn a_record_that_was_seen_is_found_without_being_looked_up() {
+        let mut view = EntryView::default();
+        view.took(id(1), 10);
+        view.took(id(2), 11);
+        view.scanned(5..20);
+        assert_eq!(view.place(&id(1), 10, false), Place::Written(10));
+        assert_eq!(view.place(&id(2), 10, false), Place::Written(11));
+        assert_eq!(view.place(&id(3), 10, false), Place::Free(12));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! Guarantees: a ticket is settled only when the store acknowledged its record, when the record was found there, or when
 //! its dead letter was; a record that may have been written before (it isn't newer than what the entry held when this
 //! host took the partition, or a request for it ended without an answer) is looked up before it is written; one record
-//! that the server refuses harms no other of its batch; records of a partition that was taken away aren't written.
+//! that the server refuses harms no other of its batch; records of a partition that was taken away aren't written, nor
+//! those of one that is about to be read again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -94,7 +95,7 @@ impl Writer {
         while let Ok(item) = self.inbox.try_recv() {
             self.accept(item);
         }
-        self.pending.retain(|prepared| !prepared.is_cancelled());
+        leave_out_moot(&mut self.view, &mut self.pending);
         true
     }
 
@@ -114,7 +115,7 @@ impl Writer {
         let mut batch = self.take_batch();
         // From here on whoever takes a partition back waits; what was taken back before is left alone.
         let _under_way = under_way(&batch);
-        batch.retain(|prepared| !prepared.is_cancelled());
+        leave_out_moot(&mut self.view, &mut batch);
         let answer = match self.place(&mut batch).await {
             Ok(()) => self.send(&mut batch).await,
             Err(error) => Err(error),
@@ -169,9 +170,6 @@ impl Writer {
         wanted.sort_unstable();
         let mut waiting = std::mem::take(batch);
         while let Some(mut prepared) = waiting.pop_front() {
-            if prepared.is_cancelled() {
-                continue;
-            }
             // A place that is kept from an earlier attempt stays, unless it has to be looked up again.
             if prepared.time_us.is_some() && !prepared.look_up {
                 batch.push_back(prepared);
@@ -270,8 +268,8 @@ impl Writer {
     /// Writes the batch; leaves in it what has to be tried again.
     async fn send(&mut self, batch: &mut VecDeque<Prepared>) -> Result<(), StoreError> {
         self.shared.membership.assured().await;
-        batch.retain(|prepared| !prepared.is_cancelled());
-        if batch.is_empty() {
+        leave_out_moot(&mut self.view, batch);
+        if batch.iter().any(|prepared| prepared.time_us.is_none()) || batch.is_empty() {
             return Ok(());
         }
         let by_time: BTreeMap<u64, Write> = batch.iter().filter_map(Prepared::to_write).collect();
@@ -344,7 +342,7 @@ impl Writer {
         }
         // Somebody else may be writing here by now.
         self.shared.membership.assured().await;
-        let is_ours = !batch.iter().any(Prepared::is_cancelled);
+        let is_ours = !batch.iter().any(Prepared::is_moot);
         if is_ours && !unfinished.is_empty() {
             warn!(entry = %self.entry, records = unfinished.len(), "removing unfinished records to write them again");
             // The server rewrites the whole block, and spoils it if the request that was cut off is still at work there:
@@ -446,6 +444,26 @@ fn under_way(batch: &VecDeque<Prepared>) -> Vec<UnderWay> {
         }
     }
     under_way
+}
+
+/// Nothing is written for what is moot. Its place is free again, and what stood behind it gets a new one: it would be
+/// looked for from its own microsecond on, and only as far as the first that is free.
+fn leave_out_moot(view: &mut EntryView, batch: &mut VecDeque<Prepared>) {
+    let before = batch.len();
+    batch.retain(|prepared| {
+        let is_moot = prepared.is_moot();
+        if let Some(time) = prepared.time_us.filter(|_| is_moot) {
+            view.doubt(time);
+        }
+        !is_moot
+    });
+    if batch.len() < before {
+        for prepared in batch.iter_mut() {
+            if let Some(time) = prepared.time_us.take_if(|time| *time != prepared.base_us) {
+                view.doubt(time);
+            }
+        }
+    }
 }
 
 /// The record may or may not be in the entry: look before writing it again.

@@ -105,8 +105,10 @@ impl Letter {
         &self.record.input.source
     }
 
-    fn is_cancelled(&self) -> bool {
-        self.ticket.assignment().is_cancelled()
+    /// Whether it isn't to be written now: its partition was taken away, or is going to be read again.
+    fn is_moot(&self) -> bool {
+        let assignment = self.ticket.assignment();
+        assignment.is_cancelled() || assignment.is_rewinding()
     }
 }
 
@@ -130,7 +132,7 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         while self.gather() {
-            self.forget_cancelled();
+            self.forget_moot();
             self.lanes.retain(|_, lane| !lane.is_idle(IDLE));
             if !self.may_write() {
                 thread::sleep(TICK);
@@ -162,9 +164,9 @@ impl Worker {
         self.waiting.entry(letter.source().clone()).or_default().push_back(letter);
     }
 
-    fn forget_cancelled(&mut self) {
+    fn forget_moot(&mut self) {
         self.waiting.retain(|_, letters| {
-            letters.retain(|letter| !letter.is_cancelled());
+            letters.retain(|letter| !letter.is_moot());
             !letters.is_empty()
         });
     }
