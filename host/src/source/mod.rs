@@ -12,6 +12,8 @@ mod message;
 pub mod peek;
 mod reading;
 mod start;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -169,17 +171,19 @@ impl Source {
         Ends(Arc::downgrade(&self.consumer))
     }
 
-    /// Commits what is settled, without waiting for the answer.
+    /// Commits what is settled, without waiting for the answer. Asked for even when nothing was settled since: nobody is
+    /// told of a commit that failed, and librdkafka sends one only for what isn't committed yet.
     fn commit(&mut self) {
         if self.owner.is_shaken() {
             return;
         }
-        let positions = self.owner.positions();
-        let changed: Vec<_> = positions
-            .into_iter()
-            .filter(|(of, at)| self.stored.get(of) != Some(at) && !self.owner.is_rewinding(of))
-            .collect();
-        if changed.is_empty() {
+        let mut positions = self.owner.positions();
+        let owned = positions.len();
+        positions.retain(|(of, _)| !self.owner.is_rewinding(of));
+        let is_rewinding = positions.len() < owned;
+        let changed: Vec<_> = positions.into_iter().filter(|(of, at)| self.stored.get(of) != Some(at)).collect();
+        // What was stored of a partition that is about to be read again needn't be committed now.
+        if changed.is_empty() && is_rewinding {
             return;
         }
         store(&self.consumer, &*self.owner, &changed);
