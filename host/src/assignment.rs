@@ -89,6 +89,8 @@ pub struct Assignment {
     draining: AtomicBool,
     cancelled: AtomicBool,
     rewinding: AtomicBool,
+    /// What waits needn't be written before the partition is read again.
+    dropping: AtomicBool,
     rewinds: AtomicU32,
     /// Requests under way that carry records of this assignment.
     requests: AtomicUsize,
@@ -116,16 +118,24 @@ impl Assignment {
             draining: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
             rewinding: AtomicBool::new(false),
+            dropping: AtomicBool::new(false),
             rewinds: AtomicU32::new(0),
             requests: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
         })
     }
 
-    /// The partition is going to be read again, when nobody holds a ticket any more: what isn't on its way to the store
-    /// yet needn't go.
-    pub fn expect_rewind(&self) {
-        self.rewinding.store(true, Ordering::SeqCst);
+    /// The partition is going to be read again, when nobody holds a ticket any more. `drop`: what isn't on its way to the
+    /// store yet needn't go. Not after an outage: by now the topic may have lost what waits here.
+    pub fn expect_rewind(&self, drop: bool) {
+        let was_expected = self.rewinding.swap(true, Ordering::SeqCst);
+        let before = self.dropping.load(Ordering::SeqCst);
+        self.dropping.store(drop && (before || !was_expected), Ordering::SeqCst);
+    }
+
+    /// Whether nothing is to be written now: the partition isn't ours any more, or is going to be read again anyway.
+    pub fn is_moot(&self) -> bool {
+        self.is_cancelled() || (self.is_rewinding() && self.dropping.load(Ordering::SeqCst))
     }
 
     pub fn is_rewinding(&self) -> bool {
@@ -147,6 +157,7 @@ impl Assignment {
         checkpoint.skip_to(to);
         self.rewinds.fetch_add(1, Ordering::SeqCst);
         self.rewinding.store(false, Ordering::SeqCst);
+        self.dropping.store(false, Ordering::SeqCst);
         true
     }
 
@@ -368,14 +379,19 @@ mod tests {
     fn what_is_to_be_read_again_may_be_dropped() {
         let budget = Arc::new(Budget::new(9, 100));
         let assignment = assignment(&budget);
+        assignment.expect_rewind(false);
+        assignment.expect_rewind(true);
+        assert!(!assignment.is_moot(), "once it has to be written it has to");
+        let assignment = self::assignment(&budget);
         let (first, second) = (assignment.receive(4, 1).unwrap(), assignment.receive(5, 1).unwrap());
-        assignment.expect_rewind();
+        assignment.expect_rewind(true);
+        assert!(assignment.is_moot());
         drop(first);
         assert!(!assignment.rewind(2), "one is on its way");
         second.settle();
         assert_eq!(assignment.commit_position(), Some(4), "what was dropped isn't settled");
         assert!(!assignment.wait_drained(Duration::from_secs(3600)), "nobody can settle the first any more");
-        assert!(assignment.rewind(2) && !assignment.is_broken());
+        assert!(assignment.rewind(2) && !assignment.is_broken() && !assignment.is_moot());
         assert_eq!((assignment.commit_position(), budget.used()), (Some(2), (0, 0)));
     }
 

@@ -162,7 +162,7 @@ enum Step {
 
 impl Partition {
     fn next(&mut self, chain: &mut Chain, sink: &Sink) -> Step {
-        if self.rewind.is_some() {
+        if self.rewind.is_some() && self.assignment.is_moot() {
             self.held = None;
         }
         if let Some(held) = self.held.take() {

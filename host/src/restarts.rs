@@ -32,8 +32,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Whose partitions are read again.
 pub trait Rewinds: Send + Sync + 'static {
     fn positions(&self) -> Vec<(TopicPartition, u64)>;
-    /// Reads a partition again from this offset on, or from its beginning where that is later.
-    fn rewind(&self, source: &TopicPartition, to: u64);
+    /// Reads a partition again from this offset on, or from its beginning where that is later. `drop`: what waits needn't
+    /// be written first.
+    fn rewind(&self, source: &TopicPartition, to: u64, drop: bool);
     fn ended(&self) -> bool;
 }
 
@@ -160,13 +161,13 @@ impl Restarts {
             if sink.removals() > 0 {
                 self.known().ahead.clear();
             }
-            self.read_again(host, sink, start, positions).await?;
+            self.read_again(host, sink, start, positions, false).await?;
         } else if self.has_ended(positions) {
             let removals = sink.removals();
             self.known().ahead.clear();
             if removals > 0 {
                 warn!("records had to be removed from ReductStore; reading again what that may have spoiled");
-                self.read_again(host, sink, start, positions).await?;
+                self.read_again(host, sink, start, positions, true).await?;
                 sink.explain_removals(removals);
             } else {
                 self.known().again.clear();
@@ -191,6 +192,7 @@ impl Restarts {
         sink: &Sink,
         start: Started,
         positions: &[(TopicPartition, u64)],
+        drop: bool,
     ) -> Result<(), StoreError> {
         let windows: HashMap<TopicPartition, u64> = {
             let mut known = self.known();
@@ -213,7 +215,7 @@ impl Restarts {
                 let safe = known.safe.entry(source.clone()).or_insert(*position);
                 *safe = to.saturating_add(self.back).min(*safe);
             }
-            host.rewind(source, to);
+            host.rewind(source, to, drop);
         }
         Ok(())
     }

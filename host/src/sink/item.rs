@@ -87,10 +87,9 @@ impl Prepared {
         })
     }
 
-    /// Whether nothing is to be written for it now: its partition was taken away, or is going to be read again.
+    /// Whether nothing is to be written for it now.
     pub fn is_moot(&self) -> bool {
-        let assignment = self.ticket.assignment();
-        assignment.is_cancelled() || assignment.is_rewinding()
+        self.ticket.assignment().is_moot()
     }
 
     pub fn header_bytes(&self) -> usize {

@@ -105,10 +105,8 @@ impl Letter {
         &self.record.input.source
     }
 
-    /// Whether it isn't to be written now: its partition was taken away, or is going to be read again.
     fn is_moot(&self) -> bool {
-        let assignment = self.ticket.assignment();
-        assignment.is_cancelled() || assignment.is_rewinding()
+        self.ticket.assignment().is_moot()
     }
 }
 
