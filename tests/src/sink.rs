@@ -68,18 +68,21 @@ impl SinkConfig {
 
     /// Adds a plugin to the chain: a component's file and its configuration, in TOML.
     pub fn plugin(self, name: &str, path: &Path, config: &str) -> Result<Self> {
-        let mut plugin = Table::new();
-        plugin.insert("name".into(), name.into());
-        plugin.insert("path".into(), path.to_str().context("a path that is UTF-8")?.into());
-        plugin.insert("config".into(), config.parse::<Table>()?.into());
-        Ok(self.plugin_table(plugin))
+        let config = config.parse::<Table>()?;
+        self.plugin_table(name, path, Table::from_iter([("config".to_owned(), config.into())]))
     }
 
-    /// Adds a plugin to the chain, all of its keys given.
-    pub fn plugin_table(mut self, plugin: Table) -> Self {
+    /// Adds a plugin with other keys than its configuration, in TOML.
+    pub fn plugin_with(self, name: &str, path: &Path, keys: &str) -> Result<Self> {
+        self.plugin_table(name, path, keys.parse()?)
+    }
+
+    fn plugin_table(mut self, name: &str, path: &Path, mut plugin: Table) -> Result<Self> {
+        plugin.insert("name".into(), name.into());
+        plugin.insert("path".into(), path.to_str().context("a path that is UTF-8")?.into());
         let plugins = self.table.entry("plugins").or_insert_with(|| Value::Array(Vec::new()));
         plugins.as_array_mut().expect("plugins are an array").push(plugin.into());
-        self
+        Ok(self)
     }
 
     pub fn get(&self, path: &str) -> Option<&str> {

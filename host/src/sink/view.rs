@@ -81,11 +81,6 @@ impl EntryView {
         }
     }
 
-    /// Whose record stands here, as far as is known. Slow: for the log.
-    pub fn holder(&self, time: u64) -> Option<&Identity> {
-        self.found.iter().find(|(_, at)| **at == time).map(|(identity, _)| identity)
-    }
-
     /// Whether everything finished at this microsecond is known.
     pub fn is_scanned(&self, time: u64) -> bool {
         self.scanned.contains(time)

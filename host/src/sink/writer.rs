@@ -5,7 +5,7 @@
 //! its dead letter was; a record that may have been written before (it isn't newer than what the entry held when this
 //! host took the partition, or a request for it ended without an answer) is looked up before it is written; one record
 //! that the server refuses harms no other of its batch; records of a partition that was taken away aren't written, nor
-//! those of one that is about to be read again.
+//! those of one that is about to be read again, unless the store was away.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::Shared;
 use super::backoff::Backoff;
@@ -177,11 +177,6 @@ impl Writer {
             }
             match self.view.place(&prepared.identity, prepared.base_us, prepared.look_up) {
                 Place::Free(time) => {
-                    if time != prepared.base_us {
-                        let holder = self.view.holder(prepared.base_us);
-                        debug!(entry = %self.entry, record = %prepared.identity, time, look_up = prepared.look_up, ?holder,
-                            base = prepared.base_us, "its own microsecond is taken");
-                    }
                     self.view.take(time);
                     prepared.time_us = Some(time);
                     prepared.look_up = false;
@@ -458,11 +453,8 @@ fn leave_out_moot(view: &mut EntryView, batch: &mut VecDeque<Prepared>) {
         !is_moot
     });
     if batch.len() < before {
-        for prepared in batch.iter_mut() {
-            if let Some(time) = prepared.time_us.take_if(|time| *time != prepared.base_us) {
-                view.doubt(time);
-            }
-        }
+        let moved = |prepared: &&mut Prepared| prepared.time_us.is_some_and(|time| time != prepared.base_us);
+        batch.iter_mut().filter(moved).for_each(|prepared| doubt(view, prepared));
     }
 }
 

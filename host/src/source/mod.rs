@@ -16,7 +16,7 @@ mod start;
 mod tests;
 
 use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -46,9 +46,11 @@ const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 const ASK_FOR: Duration = Duration::from_secs(60);
 /// How long asking for the end of a partition may take, which only reports depend on.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// librdkafka's bound on a partition's queue, in kilobytes.
+const QUEUE: &str = "queued.max.messages.kbytes";
 /// What may wait in librdkafka before the host's own budget counts it: in all partitions together, and in each.
 const QUEUES_KBYTES: usize = 32 << 10;
-const QUEUE_KBYTES: Range<usize> = 1 << 10..16 << 10;
+const QUEUE_KBYTES: RangeInclusive<usize> = 1 << 10..=16 << 10;
 /// How long leaving the group may take; with the brokers away it can hang.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -277,13 +279,6 @@ impl ConsumerContext for Context {
             self.owner.failed(format!("the group's new assignment can't be taken over: {error}"));
         }
     }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        match result {
-            Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
-            Err(error) => warn!(%error, "a commit failed; its records would be read again, and found in the store"),
-        }
-    }
 }
 
 impl Context {
@@ -418,13 +413,10 @@ fn names(partitions: &[TopicPartition]) -> Vec<String> {
     partitions.iter().map(TopicPartition::to_string).collect()
 }
 
-/// librdkafka's bound on a partition's queue, in kilobytes.
-const QUEUE: &str = "queued.max.messages.kbytes";
-
 /// So that this host's queues hold [`QUEUES_KBYTES`] at most even if it gets all partitions, and each still what keeps a
 /// stream of large records going.
 fn queue_kbytes(partitions: usize) -> usize {
-    (QUEUES_KBYTES / partitions.max(1)).clamp(QUEUE_KBYTES.start, QUEUE_KBYTES.end)
+    (QUEUES_KBYTES / partitions.max(1)).clamp(*QUEUE_KBYTES.start(), *QUEUE_KBYTES.end())
 }
 
 /// librdkafka's properties: the host's defaults, the user's on top, and what the host must own.
@@ -433,6 +425,7 @@ pub fn client_config(config: &config::Kafka) -> ClientConfig {
     client
         .set("client.id", "reduct-sink")
         .set("partition.assignment.strategy", "cooperative-sticky")
+        // Enough for who reads one partition after the other; the group's member shares its own among all.
         .set(QUEUE, "8192")
         // A response's part of one partition: librdkafka's default of 1 MB brings large records one at a time. It keeps a
         // whole response within the bytes that one partition may queue.

@@ -128,62 +128,60 @@ async fn kafka_is_killed() -> Result<()> {
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
+/// Some die or come back while others are away or starting; after each round the sink has to get on.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_three_are_killed_at_random() -> Result<()> {
     let mut kafka = start_kafka()?;
     let mut store = Store::start()?;
     let mut trial = Trial::new(kafka.client(), &store, "kill-all", 8)?;
     let mut dice = Dice::new(&trial.topic)?;
+    let group = trial.group()?;
     let load = trial.load(500)?;
     let mut sink = Sink::start(&trial.config)?;
     let end = Instant::now() + Duration::from_secs(size(120, 1200));
-    // What is down, and when it comes back.
-    let mut down: [Option<Instant>; 3] = [None; 3];
     while Instant::now() < end {
-        let victim = dice.below(3) as usize;
-        if down[victim].is_none() {
-            match victim {
-                0 => {
+        let before = trial.committed(&group)?;
+        let mut down = [false; 3];
+        for _ in 0..=dice.below(4) {
+            let which = dice.below(3) as usize;
+            match (which, down[which]) {
+                (0, false) => {
                     trial.weigh(&mut sink);
                     sink.kill9()?;
                     figures::add("kills_host", 1.0)?;
                 }
-                1 => {
+                (1, false) => {
                     store.kill9()?;
                     figures::add("kills_store", 1.0)?;
                 }
-                _ => {
+                (_, false) => {
                     kafka.kill9()?;
                     figures::add("kills_kafka", 1.0)?;
                 }
+                (0, true) => sink.start_again()?,
+                (1, true) => store.start_again()?,
+                (_, true) => kafka.start_again()?,
             }
-            down[victim] = Some(Instant::now() + dice.millis(0..4000));
-        }
-        pause(&mut dice, 500..4000).await;
-        for (which, back) in down.iter_mut().enumerate() {
-            if back.take_if(|back| Instant::now() >= *back).is_some() {
-                match which {
-                    0 => sink.start_again()?,
-                    1 => store.start_again()?,
-                    _ => kafka.start_again()?,
-                }
+            down[which] = !down[which];
+            pause(&mut dice, 0..3000).await;
+            // Whatever is away, a host goes on by itself.
+            if !down[0] {
+                sink.process().expect_running()?;
             }
         }
-        // Whatever is away, a host goes on by itself.
-        if down[0].is_none() {
-            sink.process().expect_running()?;
+        if down[2] {
+            kafka.start_again()?;
         }
-    }
-    if down[2].is_some() {
-        kafka.start_again()?;
-    }
-    if down[1].is_some() {
-        store.start_again()?;
-    }
-    kafka.wait_ready()?;
-    store.wait_ready()?;
-    if down[0].is_some() {
-        sink.start_again()?;
+        if down[1] {
+            store.start_again()?;
+        }
+        if down[0] {
+            sink.start_again()?;
+        }
+        kafka.wait_ready()?;
+        store.wait_ready()?;
+        wait_progress(&mut sink, &trial, &group, before)?;
+        figures::add("rounds_of_all_three", 1.0)?;
     }
     let produced = trial.finish(load, 0)?;
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await

@@ -27,7 +27,7 @@ use reduct_sink_testbed::{
     Kafka, KafkaClient, Load, Message, Produced, Sink, SinkConfig, Store, figures, long, payload, unique,
 };
 
-/// What a host may have resident, whatever happens: its budget in flight is 64 MiB, librdkafka's 8 MiB a partition.
+/// What a host may have resident, whatever happens: its budget in flight is 64 MiB, librdkafka's 32 MiB.
 const MEMORY: u64 = 300 << 20;
 /// How long the end of the topic may be away once nothing dies any more; a bound, not an expectation.
 const CATCH_UP: Duration = Duration::from_secs(600);

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::verify::{Expected, compare};
 use reduct_sink_testbed::{Message, Produced, Sink, Stored, bed, long, payload, process, read_back, unique};
-use toml::Table;
 
 use super::{CATCH_UP, has_died, note};
 use crate::guest::Guest;
@@ -188,12 +187,8 @@ async fn plugins_that_misbehave_spoil_their_own_records_only() -> Result<()> {
     for (offset, misdeed) in (FIRST..).zip(&misdeeds) {
         let path = folder.path().join(format!("{}.wasm", misdeed.name));
         std::fs::write(&path, misdeed.component(offset))?;
-        let table = format!(
-            "name = {:?}\npath = {:?}\ntimeout = \"200ms\"\nmemory = \"8MB\"\nattempts = 2\nlimits.verdict = \"1MB\"",
-            misdeed.name,
-            path.display().to_string()
-        );
-        config = config.plugin_table(table.parse::<Table>()?);
+        let keys = "timeout = '200ms'\nmemory = '8MB'\nattempts = 2\nlimits.verdict = '1MB'";
+        config = config.plugin_with(misdeed.name, &path, keys)?;
     }
     let after = if long() { 20_000 } else { 30 };
     let records = (FIRST + misdeeds.len() as u64 + after) * PARTITIONS as u64;

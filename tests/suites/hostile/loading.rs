@@ -11,7 +11,6 @@ use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::sink::run_to_end;
 use reduct_sink_testbed::verify::compare;
 use reduct_sink_testbed::{Load, Message, Sink, bed, payload, process, read_back, unique};
-use toml::Table;
 
 use super::{CATCH_UP, has_died, note};
 use crate::guest::{Guest, component_of};
@@ -159,11 +158,8 @@ fn put(bad: &Bad, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn table(name: &str, path: &Path) -> Result<Table> {
-    let path = path.display().to_string();
-    let keys = format!("name = {name:?}\npath = {path:?}\nmemory = \"8MB\"\nlimits.file_size = 100000");
-    Ok(keys.parse::<Table>()?)
-}
+/// A plugin in little memory, whose file may not be large.
+const SMALL: &str = "memory = '8MB'\nlimits.file_size = 100000";
 
 #[test]
 fn check_tells_what_is_wrong_with_each_file() -> Result<()> {
@@ -175,14 +171,13 @@ fn check_tells_what_is_wrong_with_each_file() -> Result<()> {
         let path = folder.path().join(bad.name).join("plugin.wasm");
         fs::create_dir(folder.path().join(bad.name))?;
         put(bad, &path)?;
-        config = config.plugin_table(table(bad.name, &path)?);
+        config = config.plugin_with(bad.name, &path, SMALL)?;
     }
     // The right file, and yet another than the one that is let in.
     let pinned = folder.path().join("pinned.wasm");
     fs::write(&pinned, Guest::new(KEEP).build())?;
-    let mut pin = table("pinned", &pinned)?;
-    pin.insert("sha256".into(), "0".repeat(64).into());
-    config = config.plugin_table(pin).set("cache.path", "");
+    let pin = format!("{SMALL}\nsha256 = '{}'", "0".repeat(64));
+    config = config.plugin_with("pinned", &pinned, &pin)?.set("cache.path", "");
     let file = folder.path().join("sink.toml");
     fs::write(&file, config.text())?;
     let file = file.to_str().context("UTF-8")?;
@@ -206,7 +201,7 @@ async fn bad_files_in_the_place_of_a_good_one_stop_nothing() -> Result<()> {
     let folder = process::data_folder("swapped")?;
     let path = folder.path().join("plugin.wasm");
     fs::write(&path, Guest::new(KEEP).build())?;
-    let config = bed.sink_config(&topic).plugin_table(table("swapped", &path)?).set("cache.path", "");
+    let config = bed.sink_config(&topic).plugin_with("swapped", &path, SMALL)?.set("cache.path", "");
     let load = Load::start(&kafka, &topic, 200, |n| Message::new(payload(n, 1000)))?;
     let mut sink = Sink::start(&config)?;
     sink.wait_log("running", CATCH_UP)?;

@@ -1,14 +1,12 @@
 //! A running host as its operator handles it: `status`, `plugin promote` and `plugin rollback`, a changed configuration,
 //! and SIGHUP.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::sink::run_to_end;
 use reduct_sink_testbed::{Load, Message, Sink, bed, guest, payload, process, read_back, unique};
 use serde_json::Value;
-use toml::Table;
 
 use super::{CATCH_UP, assert_exact};
 
@@ -57,9 +55,11 @@ async fn a_person_promotes_a_version_and_takes_it_back() -> Result<()> {
     let component = guest::passthrough()?;
     guest::replace(&file, &guest::version(&component, "version 0"))?;
     let operator = Operator(format!("127.0.0.1:{}", process::free_port()?));
-    let mut plugin = by_hand("swapped", &file)?;
-    plugin.insert("trial".into(), "mode = 'manual'\nrecords = 50\nevery = 1".parse::<Table>()?.into());
-    let config = bed.sink_config(&topic).set("status.listen", operator.0.as_str()).plugin_table(plugin);
+    let config = bed.sink_config(&topic).set("status.listen", operator.0.as_str()).plugin_with(
+        "swapped",
+        &file,
+        "trial = { mode = 'manual', records = 50, every = 1 }",
+    )?;
     let load = Load::start(&kafka, &topic, 300, |n| Message::new(payload(n, 300)))?;
     let mut sink = Sink::start(&config)?;
     sink.wait_log("running", CATCH_UP)?;
@@ -112,6 +112,12 @@ async fn a_changed_configuration_is_taken_up_and_a_wrong_one_is_told() -> Result
     let load = Load::start(&kafka, &topic, 300, |n| Message::new(payload(n, 300)))?;
     let mut sink = Sink::start(&config)?;
     sink.wait_log("running", CATCH_UP)?;
+    // Some go through the chain as it is at first.
+    let group = kafka.group(config.group())?;
+    process::wait_for("records through the shorter chain", CATCH_UP, || {
+        let committed = group.committed(&topic).unwrap_or_default();
+        Ok((committed.iter().map(|(_, offset)| offset).sum::<u64>() > 300).then_some(()))
+    })?;
     let rewrite = |sink: &Sink, text: &str| std::fs::write(sink.folder().join("sink.toml"), text);
 
     // Without a change SIGHUP harms nothing.
@@ -119,7 +125,7 @@ async fn a_changed_configuration_is_taken_up_and_a_wrong_one_is_told() -> Result
     sink.wait_log("nothing changed in the chain", CATCH_UP)?;
 
     rewrite(&sink, &config.text().replace("'drop'", "'dorp'").replace("\"drop\"", "\"dorp\""))?;
-    sink.wait_log("doesn't load", CATCH_UP).or_else(|_| sink.wait_log("isn't taken up", BOUND))?;
+    sink.wait_log("isn't taken up", CATCH_UP)?;
     rewrite(&sink, "[kafka\n")?;
     sink.wait_log("the configuration isn't right", CATCH_UP)?;
 
@@ -146,11 +152,4 @@ async fn a_changed_configuration_is_taken_up_and_a_wrong_one_is_told() -> Result
     let labelled = stored.iter().filter(|record| record.label("site") == Some("plant-1")).count();
     ensure!((1..stored.len()).contains(&labelled), "{labelled} of {} went through the longer chain", stored.len());
     Ok(())
-}
-
-fn by_hand(name: &str, file: &Path) -> Result<Table> {
-    let mut plugin = Table::new();
-    plugin.insert("name".into(), name.into());
-    plugin.insert("path".into(), file.to_str().context("a path that is UTF-8")?.into());
-    Ok(plugin)
 }

@@ -16,7 +16,6 @@ use reduct_sink_testbed::{
     Load, Message, Produced, Sink, Stored, bed, figures, guest, long, payload, process, read_back, unique,
 };
 use tokio::sync::Mutex;
-use toml::Table;
 
 const CATCH_UP: Duration = Duration::from_secs(600);
 const PARTITIONS: i32 = 4;
@@ -126,11 +125,11 @@ async fn run(meanwhile: impl FnOnce(&mut Sink, &Path) -> Result<()>) -> Result<R
     let (file, clock) = (folder.path().join("plugin.wasm"), folder.path().join("clock.wasm"));
     std::fs::write(&file, guests::good(0))?;
     std::fs::write(&clock, guests::clock())?;
-    let mut stamps = Table::new();
-    stamps.insert("name".into(), "clock".into());
-    stamps.insert("path".into(), clock.to_str().context("a path that is UTF-8")?.into());
-    stamps.insert("grants".into(), "clocks = true".parse::<Table>()?.into());
-    let config = bed.sink_config(&topic).set("cache.path", "").plugin("swapped", &file, "")?.plugin_table(stamps);
+    let config = bed.sink_config(&topic).set("cache.path", "").plugin("swapped", &file, "")?.plugin_with(
+        "clock",
+        &clock,
+        "grants.clocks = true",
+    )?;
     let load = Load::start(&kafka, &topic, PER_SECOND, |n| Message::new(payload(n, 200)))?;
     let mut sink = Sink::start(&config)?;
     sink.wait_log("running", CATCH_UP)?;
