@@ -8,12 +8,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::pin::pin;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use futures::StreamExt;
 use reduct_rs::ReductClient;
 use sha2::{Digest, Sha256};
 
 use crate::client::Produced;
+use crate::verify::stored;
 
 /// Offset, and place in a split.
 type Place = (u64, Option<u32>);
@@ -68,41 +69,30 @@ impl Ledger {
     pub async fn audit(mut self, client: &ReductClient, bucket: &str, dead_letters: &str) -> Result<Tally> {
         let mut tally = Tally { expected: self.sources.values().map(HashMap::len).sum(), ..Tally::default() };
         let bucket = client.get_bucket(bucket).await?;
-        for entry in bucket.entries().await? {
-            let dead = entry.name.starts_with(dead_letters);
-            // Start and stop are said: the server would take them from what it last knew of the entry.
-            let query = bucket.query(&*entry.name).start_us(0).stop_us(i64::MAX as u64).send().await;
-            let mut query = pin!(query.with_context(|| format!("can't query {}", entry.name))?);
-            while let Some(record) = query.next().await {
-                let record = record.with_context(|| format!("can't read {}", entry.name))?;
-                let record_us = record.timestamp_us();
-                let at = format!("{}@{record_us}", entry.name);
-                let label = |name: &str| record.labels().get(name).cloned();
-                let (source, offset, index) = (label("kafka.source"), label("kafka.offset"), label("kafka.index"));
-                let sha256: [u8; 32] = Sha256::digest(record.bytes().await?).into();
-                tally.found += 1;
-                let place = place(offset.as_deref(), index.as_deref());
-                let line = source.zip(place).and_then(|(source, place)| self.sources.get_mut(&source)?.get_mut(&place));
-                match line {
-                    None => tally.unexpected.push(at),
-                    Some(line) => {
-                        line.found += 1;
-                        if line.found == 1 {
-                            line.first_us = record_us;
-                        } else {
-                            tally.twice.push(format!(
-                                "{at}, {} µs behind the one before",
-                                record_us.wrapping_sub(line.first_us)
-                            ));
-                        }
-                        if line.sha256 != sha256 {
-                            tally.wrong_bytes.push(at.clone());
-                        }
-                        if line.dead != dead {
-                            tally.misplaced.push(at);
-                        }
-                    }
-                }
+        let mut records = pin!(stored(&bucket, "*").await?);
+        while let Some(record) = records.next().await {
+            let record = record?;
+            let at = format!("{}@{}", record.entry, record.timestamp_us);
+            tally.found += 1;
+            let place = place(record.label("kafka.offset"), record.label("kafka.index"));
+            let source = record.label("kafka.source");
+            let line = source.zip(place).and_then(|(source, place)| self.sources.get_mut(source)?.get_mut(&place));
+            let Some(line) = line else {
+                tally.unexpected.push(at);
+                continue;
+            };
+            line.found += 1;
+            if line.found == 1 {
+                line.first_us = record.timestamp_us;
+            } else {
+                let behind = record.timestamp_us.wrapping_sub(line.first_us);
+                tally.twice.push(format!("{at}, {behind} µs behind the one before"));
+            }
+            if line.sha256 != record.sha256 {
+                tally.wrong_bytes.push(at.clone());
+            }
+            if line.dead != record.entry.starts_with(dead_letters) {
+                tally.misplaced.push(at);
             }
         }
         for (source, lines) in self.sources {

@@ -8,8 +8,9 @@ use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use futures::StreamExt;
-use reduct_rs::ReductClient;
+use futures::stream::{self, Stream};
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
+use reduct_rs::{Bucket, Record, ReductClient};
 use sha2::{Digest, Sha256};
 
 use crate::client::Produced;
@@ -60,48 +61,53 @@ impl Stored {
     }
 }
 
+/// How many entries are read at once: the server sends what a query found in many small parts, and waits 40 ms in most of
+/// them for the client's acknowledgement, so that one query alone reads two thousand records a second.
+const AT_ONCE: usize = 16;
+
 /// All finished records of the bucket's entries that match: a name, a prefix with `/*` behind it, or `*` for all. In the
 /// order of entries and timestamps.
 pub async fn read_back(client: &ReductClient, bucket: &str, pattern: &str) -> Result<Vec<Stored>> {
     let bucket = client.get_bucket(bucket).await?;
-    let mut records = Vec::new();
-    for entry in bucket.entries().await? {
-        if !matches(pattern, &entry.name) {
-            continue;
-        }
-        // Start and stop are said: by default the server takes them, like the number of records, from what it last
-        // knew of the entry, and while the entry is written to that may be long ago.
-        let query = bucket.query(&*entry.name).start_us(0).stop_us(i64::MAX as u64).send().await;
-        let query = query.with_context(|| format!("can't query {}", entry.name))?;
-        let mut query = std::pin::pin!(query);
-        while let Some(record) = query.next().await {
-            let record = record.with_context(|| format!("can't read {}", entry.name))?;
-            let timestamp_us = record.timestamp_us();
-            let labels: BTreeMap<_, _> = record.labels().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-            let (content_type, length) = (record.content_type().to_owned(), record.content_length());
-            let mut payload = record.bytes().await?;
-            ensure!(
-                payload.len() == length,
-                "{}@{timestamp_us}: {length} bytes said, {} sent",
-                entry.name,
-                payload.len()
-            );
-            let behind_payload = match labels.get("sink.headers-at") {
-                Some(at) => Some(payload.split_off(at.parse()?)),
-                None => None,
-            };
-            records.push(Stored {
-                entry: entry.name.clone(),
-                timestamp_us,
-                labels,
-                content_type,
-                size: payload.len(),
-                sha256: Sha256::digest(&payload).into(),
-                behind_payload,
-            });
-        }
-    }
+    let mut records: Vec<Stored> = stored(&bucket, pattern).await?.try_collect().await?;
+    records.sort_by(|one, other| (&one.entry, one.timestamp_us).cmp(&(&other.entry, other.timestamp_us)));
     Ok(records)
+}
+
+/// The same as a stream, in the order of timestamps within an entry only.
+pub(crate) async fn stored<'a>(
+    bucket: &'a Bucket,
+    pattern: &str,
+) -> Result<impl Stream<Item = Result<Stored>> + use<'a>> {
+    let mut entries: Vec<String> = bucket.entries().await?.into_iter().map(|entry| entry.name).collect();
+    entries.retain(|entry| matches(pattern, entry));
+    let each = move |entry| entry_of(bucket, entry).try_flatten_stream().boxed();
+    Ok(stream::iter(entries).flat_map_unordered(AT_ONCE, each))
+}
+
+async fn entry_of(bucket: &Bucket, entry: String) -> Result<impl Stream<Item = Result<Stored>>> {
+    // Start and stop are said: by default the server takes them, like the number of records, from what it last knew of
+    // the entry, and while the entry is written to that may be long ago.
+    let query = bucket.query(&*entry).start_us(0).stop_us(i64::MAX as u64).send().await;
+    let query = query.with_context(|| format!("can't query {entry}"))?;
+    Ok(query.then(move |record| {
+        let entry = entry.clone();
+        async move { record_of(record.with_context(|| format!("can't read {entry}"))?, entry).await }
+    }))
+}
+
+async fn record_of(record: Record, entry: String) -> Result<Stored> {
+    let timestamp_us = record.timestamp_us();
+    let labels: BTreeMap<_, _> = record.labels().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let (content_type, length) = (record.content_type().to_owned(), record.content_length());
+    let mut payload = record.bytes().await?;
+    ensure!(payload.len() == length, "{entry}@{timestamp_us}: {length} bytes said, {} sent", payload.len());
+    let behind_payload = match labels.get("sink.headers-at") {
+        Some(at) => Some(payload.split_off(at.parse()?)),
+        None => None,
+    };
+    let (size, sha256) = (payload.len(), Sha256::digest(&payload).into());
+    Ok(Stored { entry, timestamp_us, labels, content_type, size, sha256, behind_payload })
 }
 
 fn matches(pattern: &str, entry: &str) -> bool {
