@@ -4,7 +4,7 @@
 //! Guarantees: a record's offset is settled when all of its outputs are, and not before; a ticket that is lost (a panic,
 //! a cancelled assignment) leaves its offset unsettled, so the record is read again; the budget is given back in any case.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -91,6 +91,8 @@ pub struct Assignment {
     rewinding: AtomicBool,
     /// What waits needn't be written before the partition is read again.
     dropping: AtomicBool,
+    /// How far it has to be read again; 0: it needn't be.
+    again_until: AtomicU64,
     rewinds: AtomicU32,
     /// Requests under way that carry records of this assignment.
     requests: AtomicUsize,
@@ -119,15 +121,17 @@ impl Assignment {
             cancelled: AtomicBool::new(false),
             rewinding: AtomicBool::new(false),
             dropping: AtomicBool::new(false),
+            again_until: AtomicU64::new(0),
             rewinds: AtomicU32::new(0),
             requests: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
         })
     }
 
-    /// The partition is going to be read again, when nobody holds a ticket any more. `drop`: what isn't on its way to the
-    /// store yet needn't go. Not after an outage: by now the topic may have lost what waits here.
-    pub fn expect_rewind(&self, drop: bool) {
+    /// The partition is going to be read again, when nobody holds a ticket any more, up to `until` at least. `drop`: what
+    /// isn't on its way to the store yet needn't go. Not after an outage: by now the topic may have lost what waits here.
+    pub fn expect_rewind(&self, until: u64, drop: bool) {
+        self.again_until.store(until, Ordering::SeqCst);
         let was_expected = self.rewinding.swap(true, Ordering::SeqCst);
         let before = self.dropping.load(Ordering::SeqCst);
         self.dropping.store(drop && (before || !was_expected), Ordering::SeqCst);
@@ -140,6 +144,12 @@ impl Assignment {
 
     pub fn is_rewinding(&self) -> bool {
         self.rewinding.load(Ordering::SeqCst)
+    }
+
+    /// Whether it had to be read again, and has been.
+    pub fn was_read_again(&self) -> bool {
+        let until = self.again_until.load(Ordering::SeqCst);
+        until > 0 && !self.is_rewinding() && self.commit_position().is_some_and(|position| position >= until)
     }
 
     /// How often it was set back: what was known of its records' outputs before doesn't hold any more.
@@ -379,12 +389,12 @@ mod tests {
     fn what_is_to_be_read_again_may_be_dropped() {
         let budget = Arc::new(Budget::new(9, 100));
         let assignment = assignment(&budget);
-        assignment.expect_rewind(false);
-        assignment.expect_rewind(true);
+        assignment.expect_rewind(9, false);
+        assignment.expect_rewind(9, true);
         assert!(!assignment.is_moot(), "once it has to be written it has to");
         let assignment = self::assignment(&budget);
         let (first, second) = (assignment.receive(4, 1).unwrap(), assignment.receive(5, 1).unwrap());
-        assignment.expect_rewind(true);
+        assignment.expect_rewind(5, true);
         assert!(assignment.is_moot());
         drop(first);
         assert!(!assignment.rewind(2), "one is on its way");
@@ -393,6 +403,21 @@ mod tests {
         assert!(!assignment.wait_drained(Duration::from_secs(3600)), "nobody can settle the first any more");
         assert!(assignment.rewind(2) && !assignment.is_broken() && !assignment.is_moot());
         assert_eq!((assignment.commit_position(), budget.used()), (Some(2), (0, 0)));
+    }
+
+    #[test]
+    fn a_partition_was_read_again_when_it_is_settled_up_to_where_it_stood() {
+        let assignment = assignment(&Arc::new(Budget::new(9, 100)));
+        assignment.receive(4, 1).unwrap().settle();
+        assert!(!assignment.was_read_again(), "it needn't be");
+        assignment.expect_rewind(5, false);
+        assert!(!assignment.was_read_again(), "it stands there from before");
+        assert!(assignment.rewind(3));
+        let (first, second) = (assignment.receive(3, 1).unwrap(), assignment.receive(4, 1).unwrap());
+        second.settle();
+        assert!(!assignment.was_read_again(), "the first is on its way");
+        first.settle();
+        assert!(assignment.was_read_again());
     }
 
     #[test]

@@ -181,6 +181,10 @@ impl Partition {
             self.feed.rewind(to);
             self.rewind = None;
         }
+        // Nothing is committed before the others have been read again, too: they get the whole of the budget.
+        if sink.removals() > 0 && self.assignment.was_read_again() {
+            return Step::Idle;
+        }
         match self.feed.poll() {
             Polled::Nothing => Step::Idle,
             Polled::NothingBefore(end) => {

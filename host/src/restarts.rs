@@ -9,7 +9,8 @@
 //! written again where it must be. What was committed carries a mark of the store's start, so that this works across
 //! restarts of hosts, too, as far as two blocks' worth of offsets reach.
 //!
-//! Removing records has the same effect where a request that was cut off is still at work in their block.
+//! Removing records has the same effect where a request that was cut off is still at work in their block. Nothing can be
+//! committed then before all partitions have been read again, so those that have been wait for the others.
 //!
 //! Guarantees: the mark of a store's new start is given out only when its partitions are being read again; partitions are
 //! read again until a whole pass had nothing to remove; between a failure of the store and the next look at it nothing is
@@ -32,9 +33,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Whose partitions are read again.
 pub trait Rewinds: Send + Sync + 'static {
     fn positions(&self) -> Vec<(TopicPartition, u64)>;
-    /// Reads a partition again from this offset on, or from its beginning where that is later. `drop`: what waits needn't
-    /// be written first.
-    fn rewind(&self, source: &TopicPartition, to: u64, drop: bool);
+    /// Reads a partition again from this offset on, or from its beginning where that is later, up to `until` at least.
+    /// `drop`: what waits needn't be written first.
+    fn rewind(&self, source: &TopicPartition, to: u64, until: u64, drop: bool);
     fn ended(&self) -> bool;
 }
 
@@ -206,16 +207,18 @@ impl Restarts {
         for (source, position) in positions {
             let window = windows.get(source).copied().unwrap_or_default();
             let to = harmed.get(source).map_or(window, |first| window.min(*first));
-            {
+            let until = {
                 let mut known = self.known();
                 let start = known.start.unwrap_or(start);
                 let pass = known.again.entry(source.clone()).or_insert(Pass { until: *position, start });
                 pass.until = pass.until.max(*position);
+                let until = pass.until;
                 // Whoever takes over has to go back as far.
                 let safe = known.safe.entry(source.clone()).or_insert(*position);
                 *safe = to.saturating_add(self.back).min(*safe);
-            }
-            host.rewind(source, to, drop);
+                until
+            };
+            host.rewind(source, to, until, drop);
         }
         Ok(())
     }

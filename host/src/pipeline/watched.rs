@@ -46,9 +46,9 @@ impl Rewinds for Host {
         assignments.values().filter_map(position).collect()
     }
 
-    fn rewind(&self, source: &TopicPartition, to: u64, drop: bool) {
+    fn rewind(&self, source: &TopicPartition, to: u64, until: u64, drop: bool) {
         if let Some(owned) = self.assignments().get(source) {
-            owned.assignment.expect_rewind(drop);
+            owned.assignment.expect_rewind(until, drop);
             self.workers.send(owned.worker, Command::Rewind(source.clone(), to));
         }
     }
