@@ -251,7 +251,7 @@ impl Sink {
             let (Some(first), Some(last)) = (times().min(), times().max()) else { continue };
             let seen = self.0.store.scan_whole(&entry, first..last.saturating_add(1)).await?;
             let seen: HashMap<u64, Seen> = seen.into_iter().map(|seen| (seen.timestamp_us, seen)).collect();
-            for Written { time_us, identity, sketch } in records {
+            for Written { time_us, identity, sketch, .. } in records {
                 let is_whole = seen.get(&time_us).is_some_and(|seen| {
                     seen.identity.as_ref() == Some(&identity)
                         && matches!(seen.content, Content::Read { sketch: read, .. } if read == sketch)

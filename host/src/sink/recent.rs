@@ -1,9 +1,9 @@
 //! What was written last into each entry: a store that is killed, or that removes something, may lose or damage any record
 //! of the blocks that it was writing, and these reach back to when the entry got so many records, which may be long ago.
 //!
-//! Guarantees: of an entry that was written to within [`TOUCHED`], the last records are remembered, as many as two blocks
-//! hold, unless there are more than [`MEMORY`] in all; then those of the entries written to longest ago are forgotten.
-//! Plain values, no I/O.
+//! Guarantees: of an entry that was written to within [`TOUCHED`], the last written records are remembered, as many as two
+//! blocks hold, and as many of those found last, unless there are more than [`MEMORY`] in all; then those of the entries
+//! written to longest ago are forgotten. Plain values, no I/O.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
@@ -28,6 +28,8 @@ pub struct Written {
     pub time_us: u64,
     pub identity: Identity,
     pub sketch: u64,
+    /// It was there, written by whoever had the partition before, or by this host.
+    pub found: bool,
 }
 
 #[derive(Debug, Default)]
@@ -40,8 +42,17 @@ pub struct Recent {
 
 #[derive(Debug)]
 struct Entry {
-    records: VecDeque<Written>,
+    written: VecDeque<Written>,
+    /// Apart, or they would push out what was written: after a crash a host writes again what is missing, into a block of
+    /// before, and then finds all the newer ones, which the server needn't save that block for.
+    found: VecDeque<Written>,
     touched: Instant,
+}
+
+impl Entry {
+    fn len(&self) -> usize {
+        self.written.len() + self.found.len()
+    }
 }
 
 impl Recent {
@@ -52,25 +63,30 @@ impl Recent {
 
     pub fn wrote(&mut self, entry: &EntryName, records: impl IntoIterator<Item = Written>, now: Instant) {
         if !self.entries.contains_key(entry) {
-            self.entries.insert(entry.clone(), Entry { records: VecDeque::new(), touched: now });
+            self.entries
+                .insert(entry.clone(), Entry { written: VecDeque::new(), found: VecDeque::new(), touched: now });
         }
         let Some(known) = self.entries.get_mut(entry) else { return };
         known.touched = now;
-        let before = known.records.len();
-        known.records.extend(records);
-        let beyond = known.records.len().saturating_sub(self.depth);
-        known.records.drain(..beyond);
-        self.total = (self.total + known.records.len()).saturating_sub(before);
+        let before = known.len();
+        let (found, written): (Vec<Written>, Vec<Written>) = records.into_iter().partition(|record| record.found);
+        for (remembered, records) in [(&mut known.written, written), (&mut known.found, found)] {
+            remembered.extend(records);
+            remembered.drain(..remembered.len().saturating_sub(self.depth));
+        }
+        self.total = (self.total + known.len()).saturating_sub(before);
         if self.total > MEMORY {
             self.forget_oldest();
         }
     }
 
-    /// The remembered records of each entry that `wanted` picks, of the entries whose blocks may be at work.
+    /// The remembered records of each entry that `wanted` picks, of the entries whose blocks may be at work; those that were
+    /// found apart, for they may be far from the others.
     pub fn at_risk(&self, now: Instant, wanted: impl Fn(&Identity) -> bool) -> Vec<(EntryName, Vec<Written>)> {
         let touched = self.entries.iter().filter(|(_, entry)| now.duration_since(entry.touched) <= TOUCHED);
-        let picked = touched.map(|(name, entry)| {
-            let records = entry.records.iter().filter(|record| wanted(&record.identity)).cloned().collect();
+        let groups = touched.flat_map(|(name, entry)| [(name, &entry.written), (name, &entry.found)]);
+        let picked = groups.map(|(name, records)| {
+            let records = records.iter().filter(|record| wanted(&record.identity)).cloned().collect();
             (name.clone(), records)
         });
         picked.filter(|(_, records): &(EntryName, Vec<Written>)| !records.is_empty()).collect()
@@ -80,7 +96,7 @@ impl Recent {
         while self.total > MEMORY / 2 {
             let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.touched).map(|(name, _)| name.clone());
             let Some(entry) = oldest.and_then(|name| self.entries.remove(&name)) else { return };
-            self.total = self.total.saturating_sub(entry.records.len());
+            self.total = self.total.saturating_sub(entry.len());
         }
     }
 }
@@ -104,7 +120,7 @@ mod tests {
 
     fn written(partition: u32, offset: u64) -> Written {
         let source = TopicPartition { topic: "t".into(), partition };
-        Written { time_us: offset, identity: Identity { source, offset, index: None }, sketch: 0 }
+        Written { time_us: offset, identity: Identity { source, offset, index: None }, sketch: 0, found: false }
     }
 
     fn name(text: &str) -> EntryName {
@@ -131,6 +147,18 @@ mod tests {
         recent.wrote(&name("busy"), [written(1, 7)], later);
         assert_eq!(offsets(&recent, later, 199), [("busy".into(), vec![198, 7])], "the rare one is at rest");
         assert_eq!(recent.total, 4);
+    }
+
+    #[test]
+    fn what_is_found_pushes_out_nothing_that_was_written() {
+        let (mut recent, now) = (Recent::new(3), Instant::now());
+        let found = |offset| Written { found: true, ..written(0, offset) };
+        recent.wrote(&name("e"), (0..5).map(|offset| written(0, offset)), now);
+        recent.wrote(&name("e"), (5..200).map(found), now);
+        let groups = recent.at_risk(now, |_| true);
+        let offsets = groups.iter().map(|(_, records)| records.iter().map(|record| record.identity.offset).collect());
+        assert_eq!(offsets.collect::<Vec<Vec<u64>>>(), [[2, 3, 4], [197, 198, 199]]);
+        assert_eq!(recent.total, 6);
     }
 
     #[test]

@@ -195,7 +195,7 @@ impl Writer {
                 }
                 Place::Written(time) => {
                     self.shared.counters.found(1);
-                    self.settle(prepared, time);
+                    self.settle(prepared, time, true);
                 }
                 Place::Unknown(from) => {
                     waiting.push_front(prepared);
@@ -394,12 +394,12 @@ impl Writer {
     fn acknowledge(&mut self, prepared: Prepared) {
         self.shared.counters.written(1, prepared.payload.len() as u64);
         let time = prepared.time_us.unwrap_or(prepared.base_us);
-        self.settle(prepared, time);
+        self.settle(prepared, time, false);
     }
 
-    fn settle(&mut self, prepared: Prepared, time_us: u64) {
+    fn settle(&mut self, prepared: Prepared, time_us: u64, found: bool) {
         let Prepared { identity, payload, ticket, .. } = prepared;
-        self.settled.push(Written { time_us, identity, sketch: sketch(&payload) });
+        self.settled.push(Written { time_us, identity, sketch: sketch(&payload), found });
         ticket.settle();
     }
 

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use reduct_sink_testbed::dice::Dice;
 use reduct_sink_testbed::ledger::Ledger;
-use reduct_sink_testbed::{Sink, Store, figures, payload, process};
+use reduct_sink_testbed::{Message, Sink, Store, figures, payload, process};
 
-use super::{Trial, guests, kafka, pause, size, start_kafka, wait_progress};
+use super::{CATCH_UP, Trial, guests, kafka, pause, size, start_kafka, wait_progress};
 
 /// A static member: the one that takes the killed one's place gets its partitions at once.
 #[tokio::test(flavor = "multi_thread")]
@@ -103,6 +103,33 @@ async fn the_store_is_killed_in_the_midst_of_its_log() -> Result<()> {
     }
     let produced = trial.finish(load, 0)?;
     ensure!(sink.log()?.contains("doesn't have it any more as it was acknowledged"), "nothing old was lost");
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
+
+/// What the first crash took is written again behind newer records, into a block of before, and then the host finds more of
+/// those than two blocks hold; the second crash takes it once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_again_after_a_crash_is_lost_in_the_next() -> Result<()> {
+    let mut store = Store::start_with(None, &[("RS_ENGINE_COMPACTION_INTERVAL", "3600")])?;
+    let mut trial = Trial::new(kafka()?.client(), &store, "torn-twice", 1)?;
+    trial.config = trial.config.set("store.create.max_block_records", 1024);
+    let mut sink = Sink::start(&trial.config)?;
+    let mut produced = Vec::new();
+    for (count, while_away) in [(1_500, 4_000), (100, 300)] {
+        let produce = |from: u64, count| {
+            let messages = (from..from + count).map(|n| Message::new(payload(n, 1000)));
+            trial.kafka.produce(&trial.topic, messages)
+        };
+        produced.extend(produce(produced.len() as u64, count)?);
+        sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
+        store.kill9()?;
+        figures::add("kills_store", 1.0)?;
+        ensure!(store.tear_logs()? > 0, "there was no log");
+        // The host has these at hand when the store is back, and writes them first.
+        produced.extend(produce(produced.len() as u64, while_away)?);
+        store.restart()?;
+        sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
+    }
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
