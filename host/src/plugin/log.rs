@@ -36,6 +36,10 @@ pub(super) enum Denied<'a> {
     Random,
     Environment,
     Directories,
+    /// Into one that it may only read.
+    Writing,
+    /// Out of those that it has.
+    Outside,
     /// To this `host:port`.
     Http(&'a str),
     Sockets,
@@ -127,6 +131,8 @@ impl Denied<'_> {
             Self::Directories => 8,
             Self::Http(_) => 16,
             Self::Sockets => 32,
+            Self::Writing => 64,
+            Self::Outside => 128,
         }
     }
 
@@ -138,6 +144,8 @@ impl Denied<'_> {
             Self::Directories => "directories".into(),
             Self::Http(target) => format!("{target} by HTTP"),
             Self::Sockets => "a socket".into(),
+            Self::Writing => "writing into a directory".into(),
+            Self::Outside => "a path outside of its directories".into(),
         }
     }
 
@@ -147,7 +155,8 @@ impl Denied<'_> {
             Self::Clocks => "grants.clocks = true".into(),
             Self::Random => "grants.random = true".into(),
             Self::Environment => "grants.environment = { NAME = \"value\" }".into(),
-            Self::Directories => "grants.directories = [{ path = \"…\", guest = \"/…\" }]".into(),
+            Self::Directories | Self::Outside => "grants.directories = [{ path = \"…\", guest = \"/…\" }]".into(),
+            Self::Writing => "grants.directories = [{ …, writable = true }]".into(),
             Self::Http(target) => format!("grants.http = [{target:?}]"),
             Self::Sockets => "none: sockets can't be granted, only grants.http".into(),
         }

@@ -12,6 +12,7 @@ pub mod componentize;
 mod counters;
 mod digest;
 mod error;
+mod files;
 #[cfg(test)]
 mod growth;
 mod host;

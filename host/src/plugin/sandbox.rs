@@ -22,6 +22,7 @@ use wasmtime_wasi::random::WasiRandomView;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use super::files;
 use super::host::State;
 use super::http::Gate;
 use super::log::{Denied, Level, LogStream, PluginLog};
@@ -41,8 +42,8 @@ const SEED: u64 = 0x7265_6475_6374;
 pub(super) struct Sandbox {
     /// The longest that a wait may take: the present call's time limit.
     patience: Duration,
-    grants: Arc<Grants>,
-    log: Arc<PluginLog>,
+    pub(super) grants: Arc<Grants>,
+    pub(super) log: Arc<PluginLog>,
     wasi: WasiCtx,
     resources: ResourceTable,
     http: WasiHttpCtx,
@@ -117,6 +118,7 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     random::add_to_linker::<_, Guarded>(linker, |state| state)?;
     insecure::add_to_linker::<_, Guarded>(linker, |state| state)?;
     insecure_seed::add_to_linker::<_, Guarded>(linker, |state| state)?;
+    files::link(linker)?;
     linker.allow_shadowing(false);
     Ok(())
 }

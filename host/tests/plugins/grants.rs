@@ -168,7 +168,7 @@ fn a_granted_directory_can_be_read_and_no_more() {
         let directory = GrantedDirectory { path: models.clone(), guest: "/models".into(), writable };
         move |plugin: &mut Plugin| plugin.grants.directories = vec![directory]
     };
-    let opened = |guest, grant| output(chain("a", guest, grant).transform(&input(1)));
+    let opened = |guest, grant| output(chain("reader", guest, grant).transform(&input(1)));
     let read = opened(opening("one", false), grant(false));
     assert_eq!(label(&read, "file").as_deref(), Some("a model"));
     const NOT_PERMITTED: u64 = 31;
@@ -178,6 +178,9 @@ fn a_granted_directory_can_be_read_and_no_more() {
         assert_eq!(denied.timestamp_us, Some(NOT_PERMITTED), "{path}, create: {create}: {denied:?}");
     }
     assert!(!models.join("two").exists());
+    // A chain of its own each time, and so a log.
+    assert_eq!(logged(&["plugin=reader", "asked for a path outside", "grants.directories = "]).len(), 3);
+    assert_eq!(logged(&["plugin=reader", "asked for writing", "writable = true"]).len(), 2);
     opened(opening("two", true), grant(true));
     assert!(models.join("two").exists());
 
