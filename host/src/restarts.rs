@@ -7,7 +7,8 @@
 //! less what two blocks hold, and from further back where an entry that gets few of the records has lost one of those
 //! that this host remembers to have written last; each record is compared with what the store has, bytes included, and
 //! written again where it must be. What was committed carries a mark of the store's start, so that this works across
-//! restarts of hosts, too, as far as two blocks' worth of offsets reach.
+//! restarts of hosts, too: as far as two blocks' worth of offsets reach, and further back to what the host before wrote
+//! within some minutes into entries that get few of the records.
 //!
 //! Removing records has the same effect where a request that was cut off is still at work in their block. Nothing can be
 //! committed then before all partitions have been read again, so those that have been wait for the others.
@@ -55,6 +56,8 @@ struct Known {
     looked: Option<u64>,
     /// Where each partition stood when the store was known to run.
     safe: HashMap<TopicPartition, u64>,
+    /// The lowest offset that a crash of the store may harm, as this host remembers it.
+    at_risk: HashMap<TopicPartition, u64>,
     /// Partitions that are being read again.
     again: HashMap<TopicPartition, Pass>,
     /// Where those of them stand that have been read again as far as they have to be, while others haven't: what a next
@@ -96,7 +99,9 @@ impl Restarts {
     /// What to commit beside a position.
     pub fn mark(&self, source: &TopicPartition, position: u64) -> Option<String> {
         let known = self.known();
-        let safe = known.safe.get(source).copied().unwrap_or(position).min(position);
+        // Whoever reads this takes off two blocks.
+        let at_risk = known.at_risk.get(source).map(|lowest| lowest.saturating_add(self.back));
+        let safe = known.safe.get(source).copied().into_iter().chain(at_risk).fold(position, u64::min);
         let start = known.again.get(source).map(|pass| pass.start).or(known.start)?;
         Some(format!("store={start} safe={safe}"))
     }
@@ -176,7 +181,9 @@ impl Restarts {
         } else if sink.removals() == 0 {
             self.known().note_ended(positions);
         }
+        let at_risk = sink.lowest_at_risk();
         let mut known = self.known();
+        known.at_risk = at_risk;
         known.start = Some(known.start.and_then(|before| before.narrow(start)).unwrap_or(start));
         known.looked = Some(asked);
         for (source, position) in positions {
@@ -281,6 +288,10 @@ mod tests {
         let before = Restarts::new(Some(started(1000)), 100);
         let mark = before.mark(&source, 5000).unwrap();
         assert_eq!(mark, "store=1000-1050 safe=5000");
+        before.known().at_risk = HashMap::from([(source.clone(), 4990)]);
+        assert_eq!(before.mark(&source, 5000), Some(mark.clone()), "two blocks reach as far");
+        before.known().at_risk = HashMap::from([(source.clone(), 300)]);
+        assert_eq!(before.mark(&source, 5000).unwrap(), "store=1000-1050 safe=400");
         let begin = |start, mark: &str| Restarts::new(start, 100).begin(&source, 5000, mark);
         assert_eq!(begin(Some(started(1250)), &mark), None, "the same start, by another clock");
         assert_eq!(begin(Some(started(1400)), &mark), Some(4900), "another one, within the same second");

@@ -266,6 +266,11 @@ impl Sink {
         Ok(harmed)
     }
 
+    /// The lowest offset of each partition that a crash of the store may harm at present.
+    pub fn lowest_at_risk(&self) -> HashMap<TopicPartition, u64> {
+        self.0.recent().lowest(Instant::now())
+    }
+
     pub fn counters(&self) -> Snapshot {
         self.0.counters.snapshot()
     }

@@ -2,15 +2,15 @@
 //! of the blocks that it was writing, and these reach back to when the entry got so many records, which may be long ago.
 //!
 //! Guarantees: of an entry that was written to within [`TOUCHED`], the last written records are remembered, as many as two
-//! blocks hold, and as many of those found last, unless there are more than [`MEMORY`] in all; then those of the entries
-//! written to longest ago are forgotten. Plain values, no I/O.
+//! blocks hold, and as many of those found last, each with the time it was; unless there are more than [`MEMORY`] in all:
+//! then those of the entries written to longest ago are forgotten. Plain values, no I/O.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 use std::time::{Duration, Instant};
 
 use crate::names::EntryName;
-use crate::record::Identity;
+use crate::record::{Identity, TopicPartition};
 
 /// For how long after the last write the server may still be at work on an entry's blocks. Source: it keeps them open for
 /// 30 s and saves what is open every 60 s by default, but not while it is busy (`reductstore` 1.21, block_cache.rs and
@@ -42,10 +42,10 @@ pub struct Recent {
 
 #[derive(Debug)]
 struct Entry {
-    written: VecDeque<Written>,
+    written: VecDeque<(Instant, Written)>,
     /// Apart, or they would push out what was written: after a crash a host writes again what is missing, into a block of
     /// before, and then finds all the newer ones, which the server needn't save that block for.
-    found: VecDeque<Written>,
+    found: VecDeque<(Instant, Written)>,
     touched: Instant,
 }
 
@@ -71,7 +71,7 @@ impl Recent {
         let before = known.len();
         let (found, written): (Vec<Written>, Vec<Written>) = records.into_iter().partition(|record| record.found);
         for (remembered, records) in [(&mut known.written, written), (&mut known.found, found)] {
-            remembered.extend(records);
+            remembered.extend(records.into_iter().map(|record| (now, record)));
             remembered.drain(..remembered.len().saturating_sub(self.depth));
         }
         self.total = (self.total + known.len()).saturating_sub(before);
@@ -86,10 +86,27 @@ impl Recent {
         let touched = self.entries.iter().filter(|(_, entry)| now.duration_since(entry.touched) <= TOUCHED);
         let groups = touched.flat_map(|(name, entry)| [(name, &entry.written), (name, &entry.found)]);
         let picked = groups.map(|(name, records)| {
-            let records = records.iter().filter(|record| wanted(&record.identity)).cloned().collect();
-            (name.clone(), records)
+            let records = records.iter().map(|(_, record)| record).filter(|record| wanted(&record.identity));
+            (name.clone(), records.cloned().collect())
         });
         picked.filter(|(_, records): &(EntryName, Vec<Written>)| !records.is_empty()).collect()
+    }
+
+    /// The lowest offset of each partition that was written or found within [`TOUCHED`] and is remembered.
+    pub fn lowest(&self, now: Instant) -> HashMap<TopicPartition, u64> {
+        let mut lowest: HashMap<TopicPartition, u64> = HashMap::new();
+        for (at, Written { identity, .. }) in
+            self.entries.values().flat_map(|entry| entry.written.iter().chain(&entry.found))
+        {
+            if now.duration_since(*at) > TOUCHED {
+                continue;
+            }
+            match lowest.get_mut(&identity.source) {
+                Some(offset) => *offset = identity.offset.min(*offset),
+                None => drop(lowest.insert(identity.source.clone(), identity.offset)),
+            }
+        }
+        lowest
     }
 
     fn forget_oldest(&mut self) {
@@ -116,7 +133,6 @@ pub fn sketch(payload: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::TopicPartition;
 
     fn written(partition: u32, offset: u64) -> Written {
         let source = TopicPartition { topic: "t".into(), partition };
@@ -147,6 +163,9 @@ mod tests {
         recent.wrote(&name("busy"), [written(1, 7)], later);
         assert_eq!(offsets(&recent, later, 199), [("busy".into(), vec![198, 7])], "the rare one is at rest");
         assert_eq!(recent.total, 4);
+        let of = |partition| TopicPartition { topic: "t".into(), partition };
+        assert_eq!(recent.lowest(start), HashMap::from([(of(0), 5), (of(1), 7)]));
+        assert_eq!(recent.lowest(later), HashMap::from([(of(1), 7)]), "what was written long ago was saved since");
     }
 
     #[test]

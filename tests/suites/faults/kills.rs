@@ -134,6 +134,33 @@ async fn what_was_written_again_after_a_crash_is_lost_in_the_next() -> Result<()
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
+/// The host that comes back knows of an entry that gets few of the records what its predecessor committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_and_the_store_are_killed_in_the_midst_of_its_log() -> Result<()> {
+    let mut store = Store::start_with(None, &[("RS_ENGINE_COMPACTION_INTERVAL", "3600")])?;
+    let folder = process::data_folder("seldom")?;
+    let file = folder.path().join("seldom.wasm");
+    std::fs::write(&file, guests::seldom())?;
+    let mut trial = Trial::new(kafka()?.client(), &store, "torn-both", 1)?;
+    trial.config = trial.config.plugin("seldom", &file, "")?.set("store.create.max_block_records", 1024);
+    let group = trial.group()?;
+    let load = trial.load(1000)?;
+    let mut sink = Sink::start(&trial.config)?;
+    for _ in 0..size(2, 10) {
+        wait_progress(&mut sink, &trial, &group, trial.committed(&group)? + 4000)?;
+        trial.weigh(&mut sink);
+        sink.kill9()?;
+        store.kill9()?;
+        figures::add("kills_host", 1.0)?;
+        figures::add("kills_store", 1.0)?;
+        ensure!(store.tear_logs()? > 0, "there was no log");
+        store.restart()?;
+        sink.start_again()?;
+    }
+    let produced = trial.finish(load, 0)?;
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_is_killed() -> Result<()> {
     let mut kafka = start_kafka()?;
