@@ -18,6 +18,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, DeliveryResult};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
+use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList};
 use sha2::{Digest, Sha256};
 
@@ -217,6 +218,11 @@ impl KafkaClient {
     }
 }
 
+fn is_coordinator_away(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
+    matches!(error.rdkafka_error_code(), Some(CoordinatorLoadInProgress | CoordinatorNotAvailable | NotCoordinator))
+}
+
 /// What a consumer group has committed.
 pub struct Group {
     consumer: BaseConsumer,
@@ -229,7 +235,16 @@ impl Group {
         for partition in self.partitions(topic)? {
             list.add_partition(topic, partition);
         }
-        let committed = self.consumer.committed_offsets(list, BOUND)?;
+        let begin = Instant::now();
+        let committed = loop {
+            match self.consumer.committed_offsets(list.clone(), BOUND) {
+                // A Kafka that has just been started hasn't loaded the groups yet.
+                Err(error) if is_coordinator_away(&error) && begin.elapsed() < BOUND => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                answer => break answer?,
+            }
+        };
         let offsets = committed.elements().into_iter().filter_map(|element| match element.offset() {
             Offset::Offset(offset) => Some((element.partition() as u32, offset as u64)),
             _ => None,
@@ -286,7 +301,7 @@ impl ProducerStream {
                 ErrorCode::RD_KAFKA_RESP_ERR__QUEUE_FULL if start.elapsed() < 4 * BOUND => {
                     self.producer.poll(Duration::from_millis(10));
                 }
-                error => bail!("can't produce: {:?}", rdkafka::types::RDKafkaErrorCode::from(error)),
+                error => bail!("can't produce: {:?}", RDKafkaErrorCode::from(error)),
             }
         }
         self.producer.poll(Duration::ZERO);
