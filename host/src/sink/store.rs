@@ -57,6 +57,15 @@ pub struct Write {
     pub payload: Bytes,
 }
 
+/// What takes a microsecond.
+#[derive(Debug)]
+pub enum TakenBy {
+    Record(Seen),
+    /// It can't be read, and can't be overwritten.
+    Unfinished,
+    Nothing,
+}
+
 /// A finished record that a scan met.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -276,18 +285,22 @@ impl Store {
         self.with_bucket(|bucket| async move { Ok(bucket.settings().await?.max_block_records) }).await
     }
 
-    /// Whether what takes this timestamp was never finished: it can't be read, and can't be overwritten.
-    pub async fn is_unfinished(&self, entry: &EntryName, time: u64) -> Result<bool, StoreError> {
-        let entry = entry.to_string();
-        self.with_bucket(move |bucket| async move {
-            match bucket.read_record(&entry).timestamp_us(time).head_only(true).send().await {
-                Ok(_) => Ok(false),
-                Err(error) if error.status == ErrorCode::TooEarly => Ok(true),
-                Err(error) if error.status == ErrorCode::NotFound => Ok(false),
+    /// What takes this timestamp, asked for by itself: where late records made blocks overlap, a query over a range may
+    /// pass over a record that is there, and can't be overwritten.
+    pub async fn taken_by(&self, entry: &EntryName, time: u64) -> Result<TakenBy, StoreError> {
+        let name = entry.to_string();
+        let answer = self.with_bucket(move |bucket| async move {
+            match bucket.read_record(&name).timestamp_us(time).head_only(true).send().await {
+                Ok(record) => Ok(TakenBy::Record(seen_record(&record))),
+                Err(error) if error.status == ErrorCode::TooEarly => Ok(TakenBy::Unfinished),
+                Err(error) if error.status == ErrorCode::NotFound => Ok(TakenBy::Nothing),
                 Err(error) => Err(error),
             }
-        })
-        .await
+        });
+        match answer.await? {
+            TakenBy::Record(seen) => Ok(TakenBy::Record(Seen { content: self.read_one(entry, time).await?, ..seen })),
+            answer => Ok(answer),
+        }
     }
 
     /// Removes the records at exactly these timestamps, unfinished ones included.

@@ -20,7 +20,7 @@ use super::Shared;
 use super::backoff::Backoff;
 use super::item::{Item, MAX_TIMESTAMP_US, Prepared};
 use super::recent::{Written, sketch};
-use super::store::{Seen, StoreError, Write};
+use super::store::{Seen, StoreError, TakenBy, Write};
 use super::view::{EntryView, Place};
 use crate::assignment::UnderWay;
 use crate::names::EntryName;
@@ -241,15 +241,18 @@ impl Writer {
             self.shared.counters.repaired(copies.len() as u64);
             seen = self.look(&range).await?;
         }
-        for Seen { timestamp_us, identity, content, .. } in seen {
-            match identity {
-                Some(identity) => self.view.took(identity, timestamp_us),
-                None => self.view.take(timestamp_us),
-            }
-            self.view.read(timestamp_us, content);
-        }
+        seen.into_iter().for_each(|seen| self.note(seen));
         self.view.scanned(range);
         Ok(())
+    }
+
+    fn note(&mut self, seen: Seen) {
+        let Seen { timestamp_us, identity, content, .. } = seen;
+        match identity {
+            Some(identity) => self.view.took(identity, timestamp_us),
+            None => self.view.take(timestamp_us),
+        }
+        self.view.read(timestamp_us, content);
     }
 
     async fn look(&self, range: &Range<u64>) -> Result<Vec<Seen>, StoreError> {
@@ -327,12 +330,19 @@ impl Writer {
     }
 
     /// Removes what a request that was cut off left behind, so that it can be written.
-    async fn repair(&self, candidates: Vec<u64>, batch: &VecDeque<Prepared>) -> Result<(), StoreError> {
+    async fn repair(&mut self, candidates: Vec<u64>, batch: &VecDeque<Prepared>) -> Result<(), StoreError> {
         tokio::time::sleep(UNFINISHED_PATIENCE).await;
         let mut unfinished = Vec::new();
         for time in candidates {
-            if self.shared.store.is_unfinished(&self.entry, time).await? {
-                unfinished.push(time);
+            match self.shared.store.taken_by(&self.entry, time).await? {
+                TakenBy::Unfinished => unfinished.push(time),
+                // The look-up's query passed it over.
+                TakenBy::Record(seen) => {
+                    self.note(seen);
+                    self.view.scanned(time..time.saturating_add(1));
+                }
+                // It was removed since.
+                TakenBy::Nothing => {}
             }
         }
         // Somebody else may be writing here by now.
