@@ -291,7 +291,7 @@ mod tests {
         before.known().at_risk = HashMap::from([(source.clone(), 4990)]);
         assert_eq!(before.mark(&source, 5000), Some(mark.clone()), "two blocks reach as far");
         before.known().at_risk = HashMap::from([(source.clone(), 300)]);
-        assert_eq!(before.mark(&source, 5000).unwrap(), "store=1000-1050 safe=400");
+        assert_eq!(before.mark(&source, 5000).as_deref(), Some("store=1000-1050 safe=400"));
         let begin = |start, mark: &str| Restarts::new(start, 100).begin(&source, 5000, mark);
         assert_eq!(begin(Some(started(1250)), &mark), None, "the same start, by another clock");
         assert_eq!(begin(Some(started(1400)), &mark), Some(4900), "another one, within the same second");

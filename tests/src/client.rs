@@ -22,6 +22,8 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList};
 use sha2::{Digest, Sha256};
 
+use crate::process::wait_for;
+
 const BOUND: Duration = Duration::from_secs(30);
 
 /// A record to produce.
@@ -235,16 +237,13 @@ impl Group {
         for partition in self.partitions(topic)? {
             list.add_partition(topic, partition);
         }
-        let begin = Instant::now();
-        let committed = loop {
+        let committed = wait_for("the group's coordinator", BOUND, || {
             match self.consumer.committed_offsets(list.clone(), BOUND) {
                 // A Kafka that has just been started hasn't loaded the groups yet.
-                Err(error) if is_coordinator_away(&error) && begin.elapsed() < BOUND => {
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-                answer => break answer?,
+                Err(error) if is_coordinator_away(&error) => Ok(None),
+                answer => Ok(Some(answer?)),
             }
-        };
+        })?;
         let offsets = committed.elements().into_iter().filter_map(|element| match element.offset() {
             Offset::Offset(offset) => Some((element.partition() as u32, offset as u64)),
             _ => None,

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use reduct_sink_testbed::dice::Dice;
 use reduct_sink_testbed::ledger::Ledger;
 use reduct_sink_testbed::{Message, Sink, Store, figures, payload, process};
+use tempfile::TempDir;
 
 use super::{CATCH_UP, Trial, guests, kafka, pause, size, start_kafka, wait_progress};
 
@@ -80,17 +81,28 @@ async fn the_store_is_killed() -> Result<()> {
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
+/// A store that saves blocks so seldom that what is at risk stays so, and a topic of one partition into it.
+fn torn_log(name: &str) -> Result<(Store, Trial)> {
+    let store = Store::start_with(None, &[("RS_ENGINE_COMPACTION_INTERVAL", "3600")])?;
+    let trial = Trial::new(kafka()?.client(), &store, name, 1)?;
+    Ok((store, trial.configure(|config| config.set("store.create.max_block_records", 1024))))
+}
+
+/// The same, with one record in fifty going to an entry of its own; the plugin is in the folder.
+fn torn_log_with_a_seldom_entry(name: &str) -> Result<(Store, Trial, TempDir)> {
+    let (store, mut trial) = torn_log(name)?;
+    let folder = process::data_folder("seldom")?;
+    let file = folder.path().join("seldom.wasm");
+    std::fs::write(&file, guests::seldom())?;
+    trial.config = trial.config.plugin("seldom", &file, "")?;
+    Ok((store, trial, folder))
+}
+
 /// The worst moment for a kill, every time. An entry that gets few of the records loses such as were written long before
 /// what is read again in any case.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_is_killed_in_the_midst_of_its_log() -> Result<()> {
-    // What is at risk stays so.
-    let mut store = Store::start_with(None, &[("RS_ENGINE_COMPACTION_INTERVAL", "3600")])?;
-    let folder = process::data_folder("seldom")?;
-    let file = folder.path().join("seldom.wasm");
-    std::fs::write(&file, guests::seldom())?;
-    let mut trial = Trial::new(kafka()?.client(), &store, "torn-log", 1)?;
-    trial.config = trial.config.plugin("seldom", &file, "")?.set("store.create.max_block_records", 1024);
+    let (mut store, trial, _folder) = torn_log_with_a_seldom_entry("torn-log")?;
     let group = trial.group()?;
     let load = trial.load(1000)?;
     let mut sink = Sink::start(&trial.config)?;
@@ -110,9 +122,7 @@ async fn the_store_is_killed_in_the_midst_of_its_log() -> Result<()> {
 /// those than two blocks hold; the second crash takes it once more.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_written_again_after_a_crash_is_lost_in_the_next() -> Result<()> {
-    let mut store = Store::start_with(None, &[("RS_ENGINE_COMPACTION_INTERVAL", "3600")])?;
-    let mut trial = Trial::new(kafka()?.client(), &store, "torn-twice", 1)?;
-    trial.config = trial.config.set("store.create.max_block_records", 1024);
+    let (mut store, trial) = torn_log("torn-twice")?;
     let mut sink = Sink::start(&trial.config)?;
     let mut produced = Vec::new();
     // It depends on where a block ended whether a pair of crashes takes anything twice: about one in three does.
@@ -137,12 +147,7 @@ async fn what_was_written_again_after_a_crash_is_lost_in_the_next() -> Result<()
 /// The host that comes back knows of an entry that gets few of the records what its predecessor committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_host_and_the_store_are_killed_in_the_midst_of_its_log() -> Result<()> {
-    let mut store = Store::start_with(None, &[("RS_ENGINE_COMPACTION_INTERVAL", "3600")])?;
-    let folder = process::data_folder("seldom")?;
-    let file = folder.path().join("seldom.wasm");
-    std::fs::write(&file, guests::seldom())?;
-    let mut trial = Trial::new(kafka()?.client(), &store, "torn-both", 1)?;
-    trial.config = trial.config.plugin("seldom", &file, "")?.set("store.create.max_block_records", 1024);
+    let (mut store, mut trial, _folder) = torn_log_with_a_seldom_entry("torn-both")?;
     let group = trial.group()?;
     let load = trial.load(1000)?;
     let mut sink = Sink::start(&trial.config)?;
