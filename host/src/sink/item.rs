@@ -39,6 +39,8 @@ pub struct Prepared {
     pub ticket: Ticket,
     /// It may be in the entry already.
     pub look_up: bool,
+    /// A request for it may have been cut off: being acknowledged isn't enough, a query has to show it.
+    pub read_back: bool,
     /// It was acknowledged, and is waiting to be read back.
     pub written: bool,
     /// The place that the store said was taken at the last attempt.
@@ -80,6 +82,7 @@ impl Prepared {
             payload,
             ticket,
             look_up: false,
+            read_back: false,
             written: false,
             conflict_us: None,
             entry,

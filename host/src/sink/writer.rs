@@ -3,11 +3,14 @@
 //!
 //! Guarantees: a ticket is settled only when the store acknowledged its record, when the record was found there, or when
 //! its dead letter was; a record that may have been written before (it isn't newer than what the entry held when this
-//! host took the partition, or a request for it ended without an answer) is looked up before it is written; one record
-//! that the server refuses harms no other of its batch; records of a partition that was taken away aren't written, nor
+//! host took the partition, or a request for it ended without an answer) is looked up before it is written, and read back
+//! after it where a request that was cut off may have left it unfinished; one record that the server refuses harms no
+//! other of its batch; records of a partition that was taken away aren't written, nor
 //! those of one that is about to be read again, unless the store was away.
 
-use std::collections::{BTreeMap, VecDeque};
+mod mending;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,17 +23,19 @@ use super::Shared;
 use super::backoff::Backoff;
 use super::item::{Item, MAX_TIMESTAMP_US, Prepared};
 use super::recent::{Written, sketch};
-use super::store::{Seen, StoreError, TakenBy, Write};
+use super::store::{Seen, StoreError, Write};
 use super::view::{EntryView, Place};
 use crate::assignment::UnderWay;
 use crate::names::EntryName;
+use crate::record::TopicPartition;
 
 /// Records whose timestamps are at most this far apart are looked up with one query, in microseconds.
 const SCAN_GAP_US: u64 = 2_000_000;
 /// How far behind the last wanted timestamp a query reads on, in microseconds.
 const SCAN_MARGIN_US: u64 = 1_000;
-/// How long an unfinished record is given to be finished by whoever is writing it, before it is removed.
-const UNFINISHED_PATIENCE: Duration = Duration::from_millis(500);
+/// How many records of a partition one request holds at most: as many may have been left unfinished when a host before
+/// this one ended. Source: `store.batch_records` in [`crate::config`].
+const MOST_LEFT_OVER: u32 = 85;
 /// A writer without work for this long retires.
 pub const IDLE: Duration = Duration::from_secs(30);
 /// While it fails, a writer says so at most this often.
@@ -49,6 +54,8 @@ pub struct Writer {
     /// The newest timestamp that this writer ever sent: a request of an earlier epoch may have been under way when the
     /// present one began.
     newest_sent: Option<u64>,
+    /// How many records of each partition were looked up and written since the epoch began.
+    written_late: HashMap<TopicPartition, u32>,
     /// What was settled since it was noted last.
     settled: Vec<Written>,
     backoff: Backoff,
@@ -66,6 +73,7 @@ impl Writer {
             epoch: None,
             newest_before: None,
             newest_sent: None,
+            written_late: HashMap::new(),
             settled: Vec::new(),
             backoff: Backoff::default(),
             complained: None,
@@ -140,6 +148,7 @@ impl Writer {
             let held = newer.last().map(|seen| seen.timestamp_us).max(told);
             self.newest_before = held.max(self.newest_sent);
             self.view.forget();
+            self.written_late.clear();
             self.epoch = Some(epoch);
         }
         Ok(())
@@ -179,7 +188,11 @@ impl Writer {
                 Place::Free(time) => {
                     self.view.take(time);
                     prepared.time_us = Some(time);
-                    prepared.look_up = false;
+                    if std::mem::take(&mut prepared.look_up) && !prepared.read_back {
+                        let before = self.written_late.entry(prepared.identity.source.clone()).or_default();
+                        *before = before.saturating_add(1);
+                        prepared.read_back = *before <= MOST_LEFT_OVER;
+                    }
                     batch.push_back(prepared);
                 }
                 Place::Written(time) if self.view.is_damaged(time, &prepared.payload) => {
@@ -241,18 +254,15 @@ impl Writer {
             self.shared.counters.repaired(copies.len() as u64);
             seen = self.look(&range).await?;
         }
-        seen.into_iter().for_each(|seen| self.note(seen));
+        for Seen { timestamp_us, identity, content, .. } in seen {
+            match identity {
+                Some(identity) => self.view.took(identity, timestamp_us),
+                None => self.view.take(timestamp_us),
+            }
+            self.view.read(timestamp_us, content);
+        }
         self.view.scanned(range);
         Ok(())
-    }
-
-    fn note(&mut self, seen: Seen) {
-        let Seen { timestamp_us, identity, content, .. } = seen;
-        match identity {
-            Some(identity) => self.view.took(identity, timestamp_us),
-            None => self.view.take(timestamp_us),
-        }
-        self.view.read(timestamp_us, content);
     }
 
     async fn look(&self, range: &Range<u64>) -> Result<Vec<Seen>, StoreError> {
@@ -297,17 +307,17 @@ impl Writer {
         mut failed: BTreeMap<u64, StoreError>,
     ) -> Result<(), StoreError> {
         let mut first_error = None;
-        let mut unfinished = Vec::new();
+        let mut taken = Vec::new();
         for mut prepared in std::mem::take(batch) {
             match prepared.time_us.and_then(|time| failed.remove(&time)) {
-                None if self.shared.verify => {
+                None if self.shared.verify || prepared.read_back => {
                     prepared.written = true;
                     batch.push_back(prepared);
                 }
                 None => self.acknowledge(prepared),
                 Some(StoreError::Conflict(_)) => {
                     // Taken again, though the look-up in between showed nothing there.
-                    unfinished.extend(prepared.time_us.filter(|time| prepared.conflict_us == Some(*time)));
+                    taken.extend(prepared.time_us.filter(|time| prepared.conflict_us == Some(*time)));
                     prepared.conflict_us = prepared.time_us;
                     doubt(&mut self.view, &mut prepared);
                     batch.push_back(prepared);
@@ -320,73 +330,11 @@ impl Writer {
                 }
             }
         }
-        if !unfinished.is_empty() {
-            self.repair(unfinished, batch).await?;
-        }
-        if self.shared.verify {
-            self.read_back(batch).await?;
+        self.read_back(batch).await?;
+        if !taken.is_empty() {
+            self.repair(taken, batch).await?;
         }
         first_error.map_or(Ok(()), Err)
-    }
-
-    /// Removes what a request that was cut off left behind, so that it can be written.
-    async fn repair(&mut self, candidates: Vec<u64>, batch: &VecDeque<Prepared>) -> Result<(), StoreError> {
-        tokio::time::sleep(UNFINISHED_PATIENCE).await;
-        let mut unfinished = Vec::new();
-        for time in candidates {
-            match self.shared.store.taken_by(&self.entry, time).await? {
-                TakenBy::Unfinished => unfinished.push(time),
-                // The look-up's query passed it over.
-                TakenBy::Record(seen) => {
-                    self.note(seen);
-                    self.view.scanned(time..time.saturating_add(1));
-                }
-                // It was removed since.
-                TakenBy::Nothing => {}
-            }
-        }
-        // Somebody else may be writing here by now.
-        self.shared.membership.assured().await;
-        let is_ours = !batch.iter().any(Prepared::is_moot);
-        if is_ours && !unfinished.is_empty() {
-            warn!(entry = %self.entry, records = unfinished.len(), "removing unfinished records to write them again");
-            // The server rewrites the whole block, and spoils it if the request that was cut off is still at work there:
-            // what the block holds is going to be read again and compared.
-            self.shared.removals.fetch_add(1, Ordering::SeqCst);
-            self.shared.store.remove(&self.entry, &unfinished).await?;
-            self.shared.counters.repaired(unfinished.len() as u64);
-        }
-        Ok(())
-    }
-
-    /// The verifying mode: settles only what a query shows, whole.
-    async fn read_back(&mut self, batch: &mut VecDeque<Prepared>) -> Result<(), StoreError> {
-        let times = || batch.iter().filter(|p| p.written).filter_map(|p| p.time_us);
-        let (Some(first), Some(last)) = (times().min(), times().max()) else { return Ok(()) };
-        let seen = self.shared.store.scan(&self.entry, first..last.saturating_add(1)).await;
-        let seen: BTreeMap<u64, Seen> = match seen {
-            Ok(seen) => seen.into_iter().map(|seen| (seen.timestamp_us, seen)).collect(),
-            Err(error) => {
-                let view = &mut self.view;
-                batch.iter_mut().for_each(|prepared| doubt(view, prepared));
-                return Err(error);
-            }
-        };
-        for mut prepared in std::mem::take(batch) {
-            let shown = prepared.time_us.and_then(|time| seen.get(&time)).is_some_and(|seen| {
-                seen.identity.as_ref() == Some(&prepared.identity) && seen.size == prepared.payload.len()
-            });
-            if prepared.written && shown {
-                self.acknowledge(prepared);
-            } else {
-                if prepared.written {
-                    warn!(entry = %self.entry, record = %prepared.identity, "acknowledged but not shown: writing it again");
-                }
-                doubt(&mut self.view, &mut prepared);
-                batch.push_back(prepared);
-            }
-        }
-        Ok(())
     }
 
     /// The server refuses the whole batch for what may be one record: halve it until that one stands alone.
@@ -474,5 +422,6 @@ fn doubt(view: &mut EntryView, prepared: &mut Prepared) {
         view.doubt(time);
     }
     prepared.look_up = true;
+    prepared.read_back = true;
     prepared.written = false;
 }

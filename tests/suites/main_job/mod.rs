@@ -2,6 +2,7 @@
 
 mod commands;
 mod commits;
+mod leftovers;
 mod operating;
 mod plugins;
 mod records;

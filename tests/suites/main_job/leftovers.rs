@@ -1,0 +1,184 @@
+//! What requests that were cut off leave in ReductStore (traps 1 and 10), against the real server: first what a writer
+//! and a reader meet there, then the host with the same data.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use reduct_rs::{Bucket, BucketSettings, ErrorCode, RecordBuilder};
+use reduct_sink_testbed::{Message, Produced, SinkConfig, Stored, bed, payload, unique};
+
+use super::{find, run_through};
+
+const BASE_MS: i64 = 1_700_000_000_000;
+
+/// A topic of one partition with its bucket, whose blocks hold three records.
+struct Scene {
+    config: SinkConfig,
+    topic: String,
+    bucket: Bucket,
+}
+
+impl Scene {
+    async fn new(name: &str) -> Result<Self> {
+        let bed = bed()?;
+        let topic = unique(name);
+        bed.kafka.client().create_topic(&topic, 1)?;
+        let config = bed.sink_config(&topic);
+        let settings = BucketSettings { max_block_records: Some(3), ..BucketSettings::default() };
+        let bucket = bed.store.client()?.create_bucket(config.bucket()).settings(settings).send().await?;
+        Ok(Self { config, topic, bucket })
+    }
+
+    /// Writes as anyone would; `labels` beside it.
+    async fn write(&self, ms: i64, labels: &[(&str, &str)]) -> Result<(), ErrorCode> {
+        let mut record = RecordBuilder::new().timestamp_us(time_us(ms)).data("before");
+        for (name, value) in labels {
+            record = record.add_label(name.to_string(), value.to_string());
+        }
+        let failed = self.bucket.write_batch(&self.topic).add_record(record.build()).send().await;
+        let failed = failed.map_err(|error| error.status)?;
+        failed.into_values().next().map_or(Ok(()), |error| Err(error.status))
+    }
+
+    /// Begins to write a record of `size` bytes and goes away in the midst of it.
+    async fn cut_off(&self, ms: i64, size: usize) -> Result<()> {
+        let half = Bytes::from(vec![b'?'; size / 2]);
+        let body = stream::once(async { Ok(half) }).chain(stream::pending());
+        let record = RecordBuilder::new().timestamp_us(time_us(ms)).content_length(size).stream(Box::pin(body));
+        let request = self.bucket.write_batch(&self.topic).add_record(record.build()).send();
+        ensure!(tokio::time::timeout(Duration::from_secs(1), request).await.is_err(), "it wasn't cut off");
+        Ok(())
+    }
+
+    /// What the store says of a record that is asked for by itself.
+    async fn read(&self, ms: i64) -> Result<(), ErrorCode> {
+        let answer = self.bucket.read_record(&self.topic).timestamp_us(time_us(ms)).send().await;
+        answer.map(drop).map_err(|error| error.status)
+    }
+
+    /// The milliseconds of what a query over everything shows.
+    async fn shown(&self) -> Result<Vec<i64>> {
+        let records = self.bucket.query(&self.topic).send().await?;
+        futures::pin_mut!(records);
+        let mut shown = Vec::new();
+        while let Some(record) = records.next().await {
+            shown.push(record?.timestamp_us() as i64 / 1000 - BASE_MS);
+        }
+        Ok(shown)
+    }
+
+    /// A full block that ends with a record that was never finished, at 30, and a record behind that block.
+    async fn leave_unfinished_at_the_end_of_a_block(&self) -> Result<()> {
+        self.write(10, &[]).await.map_err(refused)?;
+        self.write(20, &[]).await.map_err(refused)?;
+        self.cut_off(30, 100).await?;
+        self.write(40, &[]).await.map_err(refused)?;
+        assert_eq!(self.read(30).await, Err(ErrorCode::TooEarly));
+        Ok(())
+    }
+
+    fn produce(&self, times_ms: &[i64]) -> Result<Vec<Produced>> {
+        let message = |ms: &i64| Message::new(payload(*ms as u64, 50)).timestamp_ms(BASE_MS + ms);
+        bed()?.kafka.client().produce(&self.topic, times_ms.iter().map(message))
+    }
+
+    /// Runs the host over it: what a query shows then.
+    async fn run(&self) -> Result<Vec<Stored>> {
+        run_through(bed()?, &self.config, &[&self.topic]).await
+    }
+}
+
+fn time_us(ms: i64) -> u64 {
+    (BASE_MS + ms) as u64 * 1000
+}
+
+fn refused(status: ErrorCode) -> anyhow::Error {
+    anyhow::anyhow!("refused: {status:?}")
+}
+
+/// Trap 1: it can't be read, isn't shown, and can't be written again.
+#[tokio::test]
+async fn what_was_left_unfinished_is_written_again() -> Result<()> {
+    let scene = Scene::new("unfinished").await?;
+    scene.write(10, &[]).await.map_err(refused)?;
+    scene.cut_off(20, 100).await?;
+    assert_eq!(scene.read(20).await, Err(ErrorCode::TooEarly), "the server finishes or removes it now");
+    assert_eq!(scene.write(20, &[]).await, Err(ErrorCode::Conflict), "it can be written again now");
+
+    let produced = scene.produce(&[20])?;
+    let stored = scene.run().await?;
+    assert_eq!(find(&stored, &produced[0]).timestamp_us, time_us(20));
+    Ok(())
+}
+
+/// A large record that was cut off is broken, not unfinished: only one of the same size may take its place.
+#[tokio::test]
+async fn what_was_left_broken_is_written_again() -> Result<()> {
+    let scene = Scene::new("broken").await?;
+    scene.write(10, &[]).await.map_err(refused)?;
+    scene.cut_off(20, 2 << 20).await?;
+    while scene.read(20).await == Err(ErrorCode::TooEarly) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(scene.read(20).await, Err(ErrorCode::InternalServerError), "the server removes it now");
+    assert_eq!(scene.write(20, &[]).await, Err(ErrorCode::Conflict), "it can be written again now");
+
+    let produced = scene.produce(&[20])?;
+    let stored = scene.run().await?;
+    assert_eq!(find(&stored, &produced[0]).timestamp_us, time_us(20));
+    Ok(())
+}
+
+/// Trap 10: where a late record began a block of its own, the unfinished record of the block before doesn't keep its
+/// microsecond from being written again; but a query shows neither.
+#[tokio::test]
+async fn no_unfinished_record_hides_what_was_acknowledged() -> Result<()> {
+    let scene = Scene::new("hidden").await?;
+    scene.leave_unfinished_at_the_end_of_a_block().await?;
+    scene.write(15, &[]).await.map_err(refused)?;
+    assert_eq!(scene.write(30, &[]).await, Ok(()), "the server refuses it now");
+    assert_eq!(scene.read(30).await, Ok(()));
+    assert_eq!(scene.shown().await?, [10, 15, 20, 40], "the server shows it now");
+
+    let scene = Scene::new("hidden").await?;
+    scene.leave_unfinished_at_the_end_of_a_block().await?;
+    let produced = scene.produce(&[30, 15])?;
+    let stored = scene.run().await?;
+    assert_eq!(stored.len(), 5);
+    assert_eq!(find(&stored, &produced[0]).timestamp_us, time_us(30));
+    assert_eq!(find(&stored, &produced[1]).timestamp_us, time_us(15) + 1);
+    Ok(())
+}
+
+/// The same, where a host was killed before it could look: its record can't be seen, and can't be written again.
+#[tokio::test]
+async fn what_is_hidden_already_is_written_again() -> Result<()> {
+    let scene = Scene::new("hidden-before").await?;
+    scene.leave_unfinished_at_the_end_of_a_block().await?;
+    let produced = scene.produce(&[30])?;
+    let source = format!("{}/{}", scene.topic, produced[0].partition);
+    scene.write(15, &[]).await.map_err(refused)?;
+    scene.write(30, &[("kafka.source", &source), ("kafka.offset", "0")]).await.map_err(refused)?;
+    assert_eq!(scene.shown().await?, [10, 15, 20, 40]);
+    let stored = scene.run().await?;
+    assert_eq!(stored.len(), 5);
+    assert_eq!(find(&stored, &produced[0]).timestamp_us, time_us(30));
+    Ok(())
+}
+
+/// The same, where what is hidden is somebody else's: it stays where it is, and the record goes behind it.
+#[tokio::test]
+async fn what_is_hidden_and_not_ours_stays() -> Result<()> {
+    let scene = Scene::new("hidden-foreign").await?;
+    scene.leave_unfinished_at_the_end_of_a_block().await?;
+    scene.write(15, &[]).await.map_err(refused)?;
+    scene.write(30, &[]).await.map_err(refused)?;
+    let produced = scene.produce(&[30])?;
+    let stored = scene.run().await?;
+    assert_eq!(find(&stored, &produced[0]).timestamp_us, time_us(30) + 1);
+    let hidden = scene.bucket.read_record(&scene.topic).timestamp_us(time_us(30)).send().await?;
+    assert_eq!(hidden.bytes().await.context("its bytes")?, "before");
+    Ok(())
+}
