@@ -33,9 +33,10 @@ use crate::record::TopicPartition;
 const SCAN_GAP_US: u64 = 2_000_000;
 /// How far behind the last wanted timestamp a query reads on, in microseconds.
 const SCAN_MARGIN_US: u64 = 1_000;
-/// How many records of a partition one request holds at most: as many may have been left unfinished when a host before
-/// this one ended. Source: `store.batch_records` in [`crate::config`].
-const MOST_LEFT_OVER: u32 = 85;
+/// So many records of a partition are read back that were looked up and not found. What a host before this one left
+/// unfinished are the first of them, at most one request's (`store.batch_records`, 85); the rest is for partitions that
+/// share an entry and come back in another order.
+const READ_BACK_LATE: u32 = 1_000;
 /// A writer without work for this long retires.
 pub const IDLE: Duration = Duration::from_secs(30);
 /// While it fails, a writer says so at most this often.
@@ -191,7 +192,7 @@ impl Writer {
                     if std::mem::take(&mut prepared.look_up) && !prepared.read_back {
                         let before = self.written_late.entry(prepared.identity.source.clone()).or_default();
                         *before = before.saturating_add(1);
-                        prepared.read_back = *before <= MOST_LEFT_OVER;
+                        prepared.read_back = *before <= READ_BACK_LATE;
                     }
                     batch.push_back(prepared);
                 }

@@ -1,4 +1,4 @@
-//! What requests that were cut off leave in ReductStore (traps 1 and 10), against the real server: first what a writer
+//! What requests that were cut off leave in ReductStore (traps 1 and 8), against the real server: first what a writer
 //! and a reader meet there, then the host with the same data.
 
 use std::time::Duration;
@@ -131,7 +131,7 @@ async fn what_was_left_broken_is_written_again() -> Result<()> {
     Ok(())
 }
 
-/// Trap 10: where a late record began a block of its own, the unfinished record of the block before doesn't keep its
+/// Trap 8: where a late record began a block of its own, the unfinished record of the block before doesn't keep its
 /// microsecond from being written again; but a query shows neither.
 #[tokio::test]
 async fn no_unfinished_record_hides_what_was_acknowledged() -> Result<()> {
