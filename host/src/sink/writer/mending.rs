@@ -18,10 +18,12 @@ use tracing::warn;
 
 use super::{SCAN_GAP_US, Writer, doubt};
 use crate::sink::item::Prepared;
-use crate::sink::store::{StoreError, TakenBy};
+use crate::sink::store::{Seen, StoreError, TakenBy};
 
 /// How long an unfinished record is given to be finished by whoever is writing it, before it is removed.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a record that isn't shown is given to be finished: the server answers before it is.
+const FINISHING: Duration = Duration::from_millis(100);
 /// How often one microsecond is cleared before it is tried again to write it; each block may have one record there.
 const MOST_COPIES: usize = 8;
 
@@ -34,6 +36,31 @@ impl Writer {
             return Ok(());
         }
         times.sort_unstable();
+        let mut seen = self.seen_at(&times, batch).await?;
+        if batch.iter().any(|prepared| prepared.written && !is_shown(prepared, &seen)) {
+            tokio::time::sleep(FINISHING).await;
+            seen = self.seen_at(&times, batch).await?;
+        }
+        for mut prepared in std::mem::take(batch) {
+            if prepared.written && is_shown(&prepared, &seen) {
+                self.acknowledge(prepared);
+            } else {
+                if prepared.written {
+                    warn!(entry = %self.entry, record = %prepared.identity, "acknowledged but not shown: writing it again");
+                }
+                doubt(&mut self.view, &mut prepared);
+                batch.push_back(prepared);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a query shows at these times and between them, by time.
+    async fn seen_at(
+        &mut self,
+        times: &[u64],
+        batch: &mut VecDeque<Prepared>,
+    ) -> Result<BTreeMap<u64, Seen>, StoreError> {
         let mut seen = BTreeMap::new();
         for times in times.chunk_by(|one, next| next - one <= SCAN_GAP_US) {
             match self.shared.store.scan(&self.entry, around(times)).await {
@@ -45,21 +72,7 @@ impl Writer {
                 }
             }
         }
-        for mut prepared in std::mem::take(batch) {
-            let shown = prepared.time_us.and_then(|time| seen.get(&time)).is_some_and(|seen| {
-                seen.identity.as_ref() == Some(&prepared.identity) && seen.size == prepared.payload.len()
-            });
-            if prepared.written && shown {
-                self.acknowledge(prepared);
-            } else {
-                if prepared.written {
-                    warn!(entry = %self.entry, record = %prepared.identity, "acknowledged but not shown: writing it again");
-                }
-                doubt(&mut self.view, &mut prepared);
-                batch.push_back(prepared);
-            }
-        }
-        Ok(())
+        Ok(seen)
     }
 
     /// Frees microseconds that are taken by what a query doesn't show, so that they can be written.
@@ -125,6 +138,12 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// Whether the record is among what a query showed, whole.
+fn is_shown(prepared: &Prepared, seen: &BTreeMap<u64, Seen>) -> bool {
+    let seen = prepared.time_us.and_then(|time| seen.get(&time));
+    seen.is_some_and(|seen| seen.identity.as_ref() == Some(&prepared.identity) && seen.size == prepared.payload.len())
 }
 
 /// From before the first to behind the last of these times, which are in order: what hides the first record of a block may
