@@ -14,8 +14,8 @@ use std::ops::Range;
 use super::store::{Content, checksum};
 use crate::record::Identity;
 
-/// Above this many ranges or identities the view starts anew.
-const MEMORY: usize = 100_000;
+/// Above this many ranges or identities the view starts anew; each takes up to 200 B, in every entry's view.
+const MEMORY: usize = 30_000;
 
 /// Where a record belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,6 @@ impl EntryView {
 
     /// Takes note of a record that stands in the entry, or was just assigned its place.
     pub fn take(&mut self, time: u64) {
-        self.make_room();
         self.taken.insert(time..time.saturating_add(1));
     }
 
@@ -103,7 +102,9 @@ impl EntryView {
         *self = Self::default();
     }
 
-    fn make_room(&mut self) {
+    /// Forgets what is known if that is much. Only between two batches: a microsecond that a record of this one was given
+    /// isn't taken in the store yet, and must not be given to another.
+    pub fn make_room(&mut self) {
         if self.taken.len() > MEMORY || self.found.len() > MEMORY || self.scanned.len() > MEMORY {
             self.forget();
         }
@@ -212,6 +213,18 @@ mod tests {
         assert_eq!(view.place(&id(1), 10, false), Place::Written(10));
         assert_eq!(view.place(&id(2), 10, false), Place::Written(11));
         assert_eq!(view.place(&id(3), 10, false), Place::Free(12));
+    }
+
+    #[test]
+    fn no_microsecond_is_given_twice_in_a_batch() {
+        let mut view = EntryView::default();
+        for n in 0..=MEMORY as u64 + 1 {
+            assert_eq!(view.place(&id(n), 10 * n, false), Place::Free(10 * n));
+            view.take(10 * n);
+        }
+        assert_eq!(view.place(&id(0), 10 * MEMORY as u64, false), Place::Free(10 * MEMORY as u64 + 1));
+        view.make_room();
+        assert_eq!(view.place(&id(0), 10 * MEMORY as u64, false), Place::Free(10 * MEMORY as u64));
     }
 
     #[test]

@@ -173,6 +173,9 @@ impl Writer {
 
     /// Gives every record of the batch its timestamp, and settles those that are in the entry already.
     async fn place(&mut self, batch: &mut VecDeque<Prepared>) -> Result<(), StoreError> {
+        self.view.make_room();
+        // What was placed before stands, whatever was forgotten since.
+        batch.iter().filter_map(|prepared| prepared.time_us).for_each(|time| self.view.take(time));
         for prepared in batch.iter_mut().filter(|prepared| prepared.time_us.is_none()) {
             prepared.look_up |= self.newest_before.is_some_and(|newest| prepared.base_us <= newest);
         }
@@ -282,6 +285,12 @@ impl Writer {
             return Ok(());
         }
         let by_time: BTreeMap<u64, Write> = batch.iter().filter_map(Prepared::to_write).collect();
+        if by_time.len() < batch.len() {
+            // Two with one microsecond: the second would be taken for written. It never was seen, and must not pass.
+            error!(entry = %self.entry, "records of a batch have the same microsecond; placing them again");
+            batch.iter_mut().for_each(|prepared| doubt(&mut self.view, prepared));
+            return Ok(());
+        }
         self.newest_sent = self.newest_sent.max(by_time.last_key_value().map(|(time, _)| *time));
         match self.shared.request(self.shared.store.write(&self.entry, by_time)).await {
             Ok(failed) => self.take_answers(batch, failed).await,
