@@ -1,7 +1,8 @@
 //! The engines that compile and run plugins, and the way from a configured plugin to a loaded one.
 //!
 //! Guarantees: loading does all that may take long or go wrong (read, compile, check, start, configure), so that a
-//! [`LoadedPlugin`] is ready for its first record; each problem is a [`LoadError`] that names the remedy.
+//! [`LoadedPlugin`] is ready for its first record; each problem is a [`LoadError`] that names the remedy. Compiling takes
+//! what the records leave of the processor.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, EngineWeak};
@@ -33,6 +35,9 @@ use crate::config::{self, CacheFolder, Plugin, PluginSource};
 pub(super) const CONTRACT: &str = "reduct-sink:transform@0.1.0";
 /// Starting and configuring an instance may take this long.
 pub(super) const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// How nice the threads that compile are: the scheduler gives them about a tenth of what it gives a thread of the records,
+/// and runs that one first. Without it a swap on a busy machine holds up the partitions.
+const COMPILER_NICE: libc::c_int = 10;
 /// Time limits are counted in ticks.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -43,6 +48,7 @@ pub struct Runtime {
     /// Takes those too.
     concurrent: Platform,
     cache: Option<Cache>,
+    compiler: ThreadPool,
 }
 
 /// An engine with everything that plugins may import.
@@ -83,7 +89,8 @@ impl Runtime {
         let platform = |concurrency| {
             Platform::new(concurrency).map_err(|error| anyhow!("the WebAssembly engine doesn't start: {error:#}"))
         };
-        let runtime = Self { plain: platform(false)?, concurrent: platform(true)?, cache };
+        let compiler = compiler().context("couldn't start the threads that compile plugins")?;
+        let runtime = Self { plain: platform(false)?, concurrent: platform(true)?, cache, compiler };
         let engines = [runtime.plain.engine.weak(), runtime.concurrent.engine.weak()];
         let ticker = thread::Builder::new().name("plugin-ticker".into());
         ticker.spawn(move || tick(&engines)).context("couldn't start the thread that counts plugins' time")?;
@@ -166,9 +173,11 @@ impl Runtime {
     }
 
     fn compile_anew(&self, bytes: &[u8]) -> Result<(&Platform, Component), Problem> {
-        match Component::from_binary(&self.plain.engine, bytes) {
+        // wasmtime compiles a component's functions side by side in the pool that it is called in.
+        let compile = |platform: &Platform| self.compiler.install(|| Component::from_binary(&platform.engine, bytes));
+        match compile(&self.plain) {
             Ok(component) => Ok((&self.plain, component)),
-            Err(_) => match Component::from_binary(&self.concurrent.engine, bytes) {
+            Err(_) => match compile(&self.concurrent) {
                 Ok(component) => Ok((&self.concurrent, component)),
                 Err(error) => Err(compile_problem(&error)),
             },
@@ -207,6 +216,16 @@ impl Runtime {
             tracing::warn!(path = %cache.path(&name).display(), %error, "the compiled component isn't cached");
         }
     }
+}
+
+/// As many threads as there are cores.
+fn compiler() -> Result<ThreadPool, rayon::ThreadPoolBuildError> {
+    let nice = |_| {
+        // SAFETY: it takes no pointers. Of Linux's threads 0 is the calling one alone; what it answers doesn't matter,
+        // because compiling works at any priority.
+        let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, COMPILER_NICE) };
+    };
+    ThreadPoolBuilder::new().thread_name(|number| format!("compiler-{number}")).start_handler(nice).build()
 }
 
 /// How many ticks make sure that at least `time` passes: the present tick has begun already.
@@ -349,5 +368,21 @@ mod tests {
         assert_eq!(ticks(Duration::from_millis(10)), 2);
         assert_eq!(ticks(Duration::from_millis(11)), 3);
         assert_eq!(ticks(Duration::MAX), u64::MAX / 2 + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compiling_gives_way_to_the_records() -> anyhow::Result<()> {
+        // SAFETY: as where it is set.
+        let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+        let before = nice();
+        let compilers = Runtime::new()?.compiler.broadcast(|_| nice());
+        assert!(!compilers.is_empty() && compilers.iter().all(|nice| *nice == COMPILER_NICE), "{compilers:?}");
+        assert_eq!(nice(), before, "the thread that asks keeps its own");
+        Ok(())
     }
 }

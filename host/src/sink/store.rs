@@ -289,15 +289,15 @@ impl Store {
     /// the same timestamp in a block behind it.
     pub async fn taken_by(&self, entry: &EntryName, time: u64) -> Result<TakenBy, StoreError> {
         let name = entry.to_string();
-        let answer = self.with_bucket(move |bucket| async move {
+        self.with_bucket(move |bucket| async move {
             match bucket.read_record(&name).timestamp_us(time).head_only(true).send().await {
                 Ok(record) => Ok(TakenBy::Record(seen_record(&record))),
                 Err(error) if error.status == ErrorCode::TooEarly || is_broken(&error) => Ok(TakenBy::Unfinished),
                 Err(error) if error.status == ErrorCode::NotFound => Ok(TakenBy::Nothing),
                 Err(error) => Err(error),
             }
-        });
-        answer.await
+        })
+        .await
     }
 
     /// Removes the records at exactly these timestamps, unfinished ones included.
