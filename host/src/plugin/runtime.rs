@@ -369,11 +369,6 @@ mod tests {
         assert_eq!(ticks(Duration::from_millis(11)), 3);
         assert_eq!(ticks(Duration::MAX), u64::MAX / 2 + 1);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn compiling_gives_way_to_the_records() -> anyhow::Result<()> {
