@@ -34,7 +34,7 @@ async fn the_host_is_killed_while_a_plugin_splits() -> Result<()> {
 async fn kill_hosts(mut trial: Trial, store: &Store, kills: u64, split: bool) -> Result<()> {
     let mut dice = Dice::new(&trial.topic)?;
     let group = trial.group()?;
-    let load = trial.load(if split { size(400, 800) } else { size(1500, 2500) })?;
+    let load = trial.load(if split { 500 } else { 1500 })?;
     let mut sink = Sink::start(&trial.config)?;
     for _ in 0..kills {
         // Some are killed while they start.
@@ -66,7 +66,7 @@ async fn the_store_is_killed() -> Result<()> {
     let trial = Trial::new(kafka()?.client(), &store, "kill-store", 8)?;
     let mut dice = Dice::new(&trial.topic)?;
     let group = trial.group()?;
-    let load = trial.load(size(1000, 1500))?;
+    let load = trial.load(1000)?;
     let mut sink = Sink::start(&trial.config)?;
     for _ in 0..size(4, 30) {
         let before = trial.committed(&group)?;

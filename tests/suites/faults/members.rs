@@ -32,7 +32,7 @@ async fn storm(strategy: &str) -> Result<()> {
     let mut trial = Trial::new(kafka()?.client(), &store, &format!("storm-{strategy}"), 8)?
         .configure(|config| config.property("partition.assignment.strategy", strategy));
     let mut dice = Dice::new(&trial.topic)?;
-    let load = trial.load(size(500, 1000))?;
+    let load = trial.load(500)?;
     let mut hosts: [Option<Sink>; 4] = [const { None }; 4];
     for _ in 0..size(10, 60) {
         let slot = &mut hosts[dice.below(4) as usize];
@@ -76,7 +76,7 @@ async fn sigterm_under_load_leaves_nothing_to_be_read_again() -> Result<()> {
     let mut trial = Trial::new(kafka()?.client(), &store, "sigterm", 8)?;
     let mut dice = Dice::new(&trial.topic)?;
     let group = trial.group()?;
-    let load = trial.load(size(1000, 1500))?;
+    let load = trial.load(1000)?;
     let mut slowest = Duration::ZERO;
     for _ in 0..size(4, 100) {
         let before = trial.committed(&group)?;

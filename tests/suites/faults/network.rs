@@ -19,7 +19,7 @@ async fn requests_are_cut_stalled_delayed_and_left_without_an_answer() -> Result
     // Stalls end before and after the host has given up on the request.
     let proxy = Proxy::start(address(&store)?, dice.fork(), Duration::from_millis(3000))?;
     let trial = trial.configure(|config| config.set("store.url", proxy.url()).set("store.timeout", "1500ms"));
-    let load = trial.load(size(500, 1000))?;
+    let load = trial.load(500)?;
     let mut sink = Sink::start(&trial.config)?;
     proxy.set(Weather::Foul);
     let wanted = size(300, 10_000);

@@ -53,7 +53,7 @@ async fn one_record_in_a_hundred_is_poison() -> Result<()> {
     std::fs::write(&file, guests::poisoned())?;
     let mut trial = Trial::new(kafka()?.client(), &store, "poison", 4)?;
     trial.config = trial.config.plugin("poison", &file, "")?;
-    let load = trial.load(size(1000, 2000))?;
+    let load = trial.load(1000)?;
     let mut sink = Sink::start(&trial.config)?;
     for _ in 0..size(2, 10) {
         tokio::time::sleep(std::time::Duration::from_secs(3)).await;
