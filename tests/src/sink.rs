@@ -110,6 +110,8 @@ impl SinkConfig {
 pub struct Sink {
     folder: TempDir,
     log: PathBuf,
+    /// How long the log was when the process was started.
+    log_begin: usize,
     process: Process,
 }
 
@@ -119,7 +121,7 @@ impl Sink {
         std::fs::write(folder.path().join("sink.toml"), config.text())?;
         let log = process::new_log("sink")?;
         let process = Process::spawn("reduct-sink", run_with(folder.path())?, &log)?;
-        Ok(Self { folder, log, process })
+        Ok(Self { folder, log, log_begin: 0, process })
     }
 
     /// Starts `reduct-sink run` with flags and variables alone.
@@ -129,7 +131,7 @@ impl Sink {
         let mut command = command()?;
         command.arg("run").args(args).envs(environment.iter().copied()).current_dir(folder.path());
         let process = Process::spawn("reduct-sink", command, &log)?;
-        Ok(Self { folder, log, process })
+        Ok(Self { folder, log, log_begin: 0, process })
     }
 
     pub fn process(&mut self) -> &mut Process {
@@ -182,8 +184,16 @@ impl Sink {
         .with_context(|| format!("{last}; the sink's log says:\n{}", process::tail(&self.log, 20)))
     }
 
-    /// SIGTERM, and how the sink ended.
+    /// SIGTERM, and how the sink ended. One that isn't far enough to listen to signals would be ended by it.
     pub fn stop(&mut self) -> Result<ExitStatus> {
+        process::wait_for("the sink to start", STOP_WITHIN, || {
+            let log = std::fs::read(&self.log)?;
+            let started = String::from_utf8_lossy(log.get(self.log_begin..).unwrap_or_default()).contains("starting");
+            if !started {
+                self.process.expect_running()?;
+            }
+            Ok(started.then_some(()))
+        })?;
         self.process.signal(libc::SIGTERM)?;
         self.process.wait(STOP_WITHIN)
     }
@@ -203,6 +213,7 @@ impl Sink {
     /// Starts the sink again with the configuration of before.
     pub fn start_again(&mut self) -> Result<()> {
         self.process.kill9()?;
+        self.log_begin = std::fs::read(&self.log)?.len();
         self.process = Process::spawn("reduct-sink", run_with(self.folder.path())?, &self.log)?;
         Ok(())
     }

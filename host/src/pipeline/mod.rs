@@ -54,8 +54,6 @@ pub enum RunError {
 ///
 /// `sources` are what the configuration is read from again when it changes, or on SIGHUP.
 pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
-    let runtime = Runtime::for_config(&config.cache).map_err(failed("can't start the WebAssembly engine"))?;
-    let chain = SharedChain::load(runtime, &config.plugins)?;
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("sink")
@@ -63,6 +61,15 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
         .map_err(failed("can't start the sink's threads"))?;
     let stop = Arc::new(AtomicBool::new(false));
     tokio.block_on(async { stop_on_signal(&stop) }).map_err(failed("can't listen to signals"))?;
+    info!(version = env!("CARGO_PKG_VERSION"), "starting");
+    let runtime = Runtime::for_config(&config.cache).map_err(failed("can't start the WebAssembly engine"))?;
+    // May take seconds: a plugin of 18 MB is compiled in six.
+    let chain = SharedChain::load(runtime, &config.plugins);
+    if stop.load(Ordering::SeqCst) {
+        info!("stopped before anything was consumed");
+        return Ok(());
+    }
+    let chain = chain?;
     let partitions = check::wait_ready(&config.kafka, &stop).map_err(SourceError::from)?;
     let store = open_store(config, &tokio, &stop)?;
     let membership = Arc::new(Membership::default());

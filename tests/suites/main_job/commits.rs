@@ -7,9 +7,10 @@ use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::client::Group;
 use reduct_sink_testbed::process::wait_for;
 use reduct_sink_testbed::verify::compare;
-use reduct_sink_testbed::{Load, Message, Sink, Stored, bed, figures, long, payload, read_back, unique};
+use reduct_sink_testbed::{Load, Message, Sink, Stored, bed, figures, long, payload, process, read_back, unique};
 
 use super::{CATCH_UP, assert_exact};
+use crate::guest::Guest;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_drains_commits_and_ends_with_0() -> Result<()> {
@@ -43,6 +44,21 @@ async fn sigterm_under_load_drains_commits_and_ends_with_0() -> Result<()> {
     sink.stop_cleanly()?;
     figures::record("sigterm_slowest_s", slowest.as_secs_f64())?;
     assert_exact(&produced, &read_back(&bed.store.client()?, config.bucket(), "*").await?)
+}
+
+/// Loading one may take seconds; this one takes them all.
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_while_plugins_are_loaded_ends_with_0() -> Result<()> {
+    let folder = process::data_folder("endless")?;
+    let file = folder.path().join("endless.wasm");
+    let endless = Guest::new("(call $keep)").configure("(loop $again (br $again)) (i32.const 0)");
+    std::fs::write(&file, endless.build())?;
+    let config = bed()?.sink_config(&unique("endless")).plugin("endless", &file, "")?;
+    let mut sink = Sink::start(&config)?;
+    sink.stop_cleanly()?;
+    let log = sink.log()?;
+    ensure!(log.contains("stopped before anything was consumed"), "it was stopped too late:\n{log}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
