@@ -20,17 +20,17 @@ use tracing::{info, warn};
 
 use self::failure::Failure;
 use self::host::Host;
-use self::opening::{known_start, open_store};
+use self::opening::{Opened, known_start, open};
 use crate::chain::SharedChain;
 use crate::config::{self, Config, Loaded, Sources};
 use crate::dead_letter::Target;
 use crate::lifecycle::{self, Control, Pace};
 use crate::membership::{Membership, watch_for_pauses};
-use crate::plugin::{LoadError, Runtime};
+use crate::plugin::LoadError;
 use crate::restarts::Rewinds;
 use crate::sink::Sink;
 use crate::sink::store::StoreError;
-use crate::source::{DeadLetterTopic, Owner, Source, SourceError, check};
+use crate::source::{DeadLetterTopic, Owner, Source, SourceError};
 use crate::status::{self, Reporter};
 use crate::supervisor::{Supervised, supervise};
 
@@ -62,16 +62,11 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     let stop = Arc::new(AtomicBool::new(false));
     tokio.block_on(async { stop_on_signal(&stop) }).map_err(failed("can't listen to signals"))?;
     info!(version = env!("CARGO_PKG_VERSION"), "starting");
-    let runtime = Runtime::for_config(&config.cache).map_err(failed("can't start the WebAssembly engine"))?;
-    // May take seconds: a plugin of 18 MB is compiled in six.
-    let chain = SharedChain::load(runtime, &config.plugins);
+    let opened = open(config, &tokio, &stop);
     if stop.load(Ordering::SeqCst) {
-        info!("stopped before anything was consumed");
-        return Ok(());
+        return stopped_early();
     }
-    let chain = chain?;
-    let partitions = check::wait_ready(&config.kafka, &stop).map_err(SourceError::from)?;
-    let store = open_store(config, &tokio, &stop)?;
+    let Opened { chain, partitions, store } = opened?;
     let membership = Arc::new(Membership::default());
     watch_for_pauses(&membership).map_err(failed("can't watch for pauses"))?;
     let dead_letters = dead_letter_topic(config, &membership)?;
@@ -83,7 +78,8 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
         dead_letters,
         tokio.handle().clone(),
     );
-    let restarts = Arc::new(known_start(config, &tokio, &store, &sink));
+    let Some(restarts) = known_start(config, &tokio, &stop, &store, &sink) else { return stopped_early() };
+    let restarts = Arc::new(restarts);
     // Before the workers, so that whatever happens to the files from now on is seen.
     let lifecycle = lifecycle::start(Arc::clone(&chain), Some(configured_by(config, sources)), Pace::default());
     let control = lifecycle.control();
@@ -134,6 +130,11 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
             Ok(())
         }
     }
+}
+
+fn stopped_early() -> Result<(), RunError> {
+    info!("stopped before anything was consumed");
+    Ok(())
 }
 
 fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {

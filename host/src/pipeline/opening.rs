@@ -1,28 +1,50 @@
-//! Opening the store: a store that is away is waited for, one that refuses is an error at once.
+//! Opening what a host needs before it consumes: its plugins, the brokers, the store.
+//!
+//! Guarantees: whoever is away is waited for, whoever refuses is an error at once; a signal to stop ends each waiting
+//! within seconds.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::RunError;
+use super::{RunError, failed};
+use crate::chain::SharedChain;
 use crate::config::Config;
+use crate::plugin::Runtime;
 use crate::restarts::Restarts;
 use crate::sink::Sink;
 use crate::sink::backoff::Backoff;
 use crate::sink::store::{Store, StoreError};
+use crate::source::{SourceError, check};
 
 /// How long a store that can't be reached is waited for at the start.
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
 /// The server's default for the records of a block.
 const SERVERS_BLOCK_RECORDS: u64 = 1024;
+/// How often a signal to stop is looked for.
+const STOP_LOOK: Duration = Duration::from_millis(50);
+
+pub(super) struct Opened {
+    pub chain: Arc<SharedChain>,
+    /// Of the topics that are there.
+    pub partitions: usize,
+    pub store: Store,
+}
+
+/// Once `stop` is set its answer means nothing.
+pub(super) fn open(config: &Config, tokio: &tokio::runtime::Runtime, stop: &AtomicBool) -> Result<Opened, RunError> {
+    let runtime = Runtime::for_config(&config.cache).map_err(failed("can't start the WebAssembly engine"))?;
+    // May take seconds: a plugin of 18 MB is compiled in six.
+    let chain = SharedChain::load(runtime, &config.plugins)?;
+    let partitions = check::wait_ready(&config.kafka, stop).map_err(SourceError::from)?;
+    let store = open_store(config, tokio, stop)?;
+    Ok(Opened { chain, partitions, store })
+}
 
 /// Makes sure that the bucket is there.
-pub(super) fn open_store(
-    config: &Config,
-    tokio: &tokio::runtime::Runtime,
-    stop: &AtomicBool,
-) -> Result<Store, RunError> {
+fn open_store(config: &Config, tokio: &tokio::runtime::Runtime, stop: &AtomicBool) -> Result<Store, RunError> {
     let wrong = |error, remedy| RunError::Store {
         url: config.store.url.clone(),
         bucket: config.store.bucket.clone(),
@@ -36,7 +58,8 @@ pub(super) fn open_store(
     }
     let (started, mut backoff) = (Instant::now(), Backoff::default());
     loop {
-        match tokio.block_on(store.ensure_bucket()) {
+        let ensured = tokio.block_on(unless_stopped(stop, store.ensure_bucket()));
+        match ensured.unwrap_or_else(|| Err(StoreError::Unavailable("told to stop".into()))) {
             Ok(created) => {
                 info!(url = config.store.url, bucket = config.store.bucket, created, "ReductStore is ready");
                 return Ok(store);
@@ -53,20 +76,41 @@ pub(super) fn open_store(
             }
             Err(error) => {
                 warn!(url = config.store.url, %error, "ReductStore isn't ready; waiting for it");
-                std::thread::sleep(backoff.wait());
+                let pause = backoff.wait();
+                tokio.block_on(unless_stopped(stop, async { tokio::time::sleep(pause).await }));
             }
         }
     }
 }
 
-/// What the store says of its start and its blocks; two of them may be lost in a crash.
-pub(super) fn known_start(config: &Config, tokio: &tokio::runtime::Runtime, store: &Store, sink: &Sink) -> Restarts {
+/// What the store says of its start and its blocks; two of them may be lost in a crash. `None`: it is time to stop.
+pub(super) fn known_start(
+    config: &Config,
+    tokio: &tokio::runtime::Runtime,
+    stop: &AtomicBool,
+    store: &Store,
+    sink: &Sink,
+) -> Option<Restarts> {
     if config.store.discard {
-        return Restarts::new(None, 0);
+        return Some(Restarts::new(None, 0));
     }
-    let (start, records) = tokio.block_on(async { (store.started_exactly().await, store.block_records().await) });
+    let questions = async { (store.started_exactly().await, store.block_records().await) };
+    let (start, records) = tokio.block_on(unless_stopped(stop, questions))?;
     let records = records.ok().flatten().unwrap_or(SERVERS_BLOCK_RECORDS);
     let at_risk = records.saturating_mul(2);
     sink.remember(usize::try_from(at_risk).unwrap_or(usize::MAX));
-    Restarts::new(start.ok(), at_risk)
+    Some(Restarts::new(start.ok(), at_risk))
+}
+
+/// Gives `waiting` up once it is time to stop: a request may take longer than a stop.
+async fn unless_stopped<T>(stop: &AtomicBool, waiting: impl Future<Output = T>) -> Option<T> {
+    let stopped = async {
+        while !stop.load(Ordering::SeqCst) {
+            tokio::time::sleep(STOP_LOOK).await;
+        }
+    };
+    tokio::select! {
+        answer = waiting => Some(answer),
+        () = stopped => None,
+    }
 }

@@ -1,6 +1,7 @@
 //! Commits: an offset is committed when it and all before it are settled, whatever ends the sink.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +12,9 @@ use reduct_sink_testbed::{Load, Message, Sink, Stored, bed, figures, long, paylo
 
 use super::{CATCH_UP, assert_exact};
 use crate::guest::Guest;
+
+/// Nobody listens there.
+const NOBODY: &str = "127.0.0.1:1";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_drains_commits_and_ends_with_0() -> Result<()> {
@@ -54,8 +58,31 @@ async fn sigterm_while_plugins_are_loaded_ends_with_0() -> Result<()> {
     let endless = Guest::new("(call $keep)").configure("(loop $again (br $again)) (i32.const 0)");
     std::fs::write(&file, endless.build())?;
     let config = bed()?.sink_config(&unique("endless")).plugin("endless", &file, "")?;
-    let mut sink = Sink::start(&config)?;
+    stopped_before_anything_was_consumed(Sink::start(&config)?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_while_kafka_is_waited_for_ends_with_0() -> Result<()> {
+    let mut sink = Sink::start(&bed()?.sink_config(&unique("no-kafka")).set("kafka.brokers", NOBODY))?;
+    sink.wait_log("waiting for it", CATCH_UP)?;
+    stopped_before_anything_was_consumed(sink)
+}
+
+/// One that takes connections and answers nothing: a request lasts longer than a stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_while_a_held_store_is_asked_ends_with_0() -> Result<()> {
+    let held = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("http://{}", held.local_addr()?);
+    let mut sink = Sink::start(&bed()?.sink_config(&unique("no-store")).set("store.url", url))?;
+    let (_question, _) = held.accept()?;
+    sink.wait_log("starting", CATCH_UP)?;
+    stopped_before_anything_was_consumed(sink)
+}
+
+fn stopped_before_anything_was_consumed(mut sink: Sink) -> Result<()> {
+    let start = Instant::now();
     sink.stop_cleanly()?;
+    ensure!(start.elapsed() < Duration::from_secs(25), "stopping took {:?}", start.elapsed());
     let log = sink.log()?;
     ensure!(log.contains("stopped before anything was consumed"), "it was stopped too late:\n{log}");
     Ok(())
