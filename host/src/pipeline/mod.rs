@@ -21,7 +21,6 @@ use tracing::{info, warn};
 use self::failure::Failure;
 use self::host::Host;
 use self::opening::{Opened, known_start, open};
-use crate::chain::SharedChain;
 use crate::config::{self, Config, Loaded, Sources};
 use crate::dead_letter::Target;
 use crate::lifecycle::{self, Control, Pace};
