@@ -13,9 +13,6 @@ use reduct_sink_testbed::{Load, Message, Sink, Stored, bed, figures, long, paylo
 use super::{CATCH_UP, assert_exact};
 use crate::guest::Guest;
 
-/// Nobody listens there.
-const NOBODY: &str = "127.0.0.1:1";
-
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_drains_commits_and_ends_with_0() -> Result<()> {
     let bed = bed()?;
@@ -59,13 +56,6 @@ async fn sigterm_while_plugins_are_loaded_ends_with_0() -> Result<()> {
     std::fs::write(&file, endless.build())?;
     let config = bed()?.sink_config(&unique("endless")).plugin("endless", &file, "")?;
     stopped_before_anything_was_consumed(Sink::start(&config)?)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn sigterm_while_kafka_is_waited_for_ends_with_0() -> Result<()> {
-    let mut sink = Sink::start(&bed()?.sink_config(&unique("no-kafka")).set("kafka.brokers", NOBODY))?;
-    sink.wait_log("waiting for it", CATCH_UP)?;
-    stopped_before_anything_was_consumed(sink)
 }
 
 /// One that takes connections and answers nothing: a request lasts longer than a stop.
