@@ -36,6 +36,9 @@ fn main() -> Result<()> {
         let rounds = size.rounds(options.long);
         let topic = bench.preload(size.bytes, size.records)?;
         let tutorial_topic = bench.preload(size.bytes, size.tutorial_records)?;
+        // Counts for none: memory that a virtual machine uses for the first time costs it several times as much.
+        let warm_up = one_run(&bench, Kind::Direct, size, &topic, &tutorial_topic, &style)?;
+        note(&format!("{} warm-up a: {warm_up}", size.label));
         let mut measured = Rounds::new(size);
         for round in 1..=rounds {
             for kind in ORDER.into_iter().filter(|kind| options.wants(*kind)) {
