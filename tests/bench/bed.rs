@@ -14,6 +14,7 @@ use reduct_sink_testbed::process::wait_for;
 use reduct_sink_testbed::{Kafka, KafkaClient, Message, Store, unique};
 use tokio::runtime::Runtime;
 
+use crate::cores::Apart;
 use crate::held::Watched;
 
 /// Random bytes that the payloads are cut from.
@@ -32,9 +33,12 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub fn start(partitions: i32) -> Result<Self> {
-        let mut kafka = Kafka::start_with(&[("log.segment.delete.delay.ms", "500")])?;
+    /// Call it before there are other threads, which would stay on all cores.
+    pub fn start(partitions: i32, apart: Option<&Apart>) -> Result<Self> {
+        apart.map_or(Ok(()), Apart::on_the_stores_core)?;
         let mut store = Store::start()?;
+        apart.map_or(Ok(()), Apart::on_the_others)?;
+        let mut kafka = Kafka::start_with(&[("log.segment.delete.delay.ms", "500")])?;
         let servers = [
             Watched { name: "store", pid: store.process().pid() },
             Watched { name: "kafka", pid: kafka.process().pid() },

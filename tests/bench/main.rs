@@ -7,6 +7,7 @@
 //! there twice; not when a floor isn't reached.
 
 mod bed;
+mod cores;
 mod direct;
 mod held;
 mod host;
@@ -19,6 +20,7 @@ use anyhow::{Context, Result};
 use reduct_sink_testbed::unique;
 
 use crate::bed::Bench;
+use crate::cores::Apart;
 use crate::held::Rate;
 use crate::host::Plugins;
 use crate::options::Options;
@@ -27,11 +29,12 @@ use crate::report::{Report, Rounds};
 
 fn main() -> Result<()> {
     let options = Options::from_args(std::env::args().skip(1))?;
-    let bench = Bench::start(options.partitions)?;
+    let apart = options.apart.then(Apart::of_this_machine).transpose()?;
+    let bench = Bench::start(options.partitions, apart.as_ref())?;
     note("warming up, and looking at what the host writes");
     let style = host::style(&bench)?;
 
-    let mut report = Report::new(options.partitions);
+    let mut report = Report::new(options.partitions, options.apart);
     for size in SIZES.iter().filter(|size| options.wants_size(size.name)) {
         let rounds = size.rounds(options.long);
         let topic = bench.preload(size.bytes, size.records)?;

@@ -7,27 +7,31 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::Kind;
 use crate::plan::SIZES;
 
-const USAGE: &str = "usage: bench [--long] [--json FILE] [--partitions N] [--only KINDS] [--size SIZE]\n\
-                     KINDS are letters of abcde, and h for the host with a discarding sink and with a backlog";
+const USAGE: &str = "usage: bench [--long] [--json FILE] [--partitions N] [--apart] [--only KINDS] [--size SIZE]\n\
+                     KINDS are letters of abcde, and h for the host with a discarding sink and with a backlog;\n\
+                     --apart gives ReductStore a core to itself and Kafka and the writer the others";
 
 #[derive(Debug)]
 pub struct Options {
     pub long: bool,
     pub json: Option<PathBuf>,
     pub partitions: i32,
+    pub apart: bool,
     only: Option<String>,
     size: Option<String>,
 }
 
 impl Options {
     pub fn from_args(mut args: impl Iterator<Item = String>) -> Result<Self> {
-        let mut options = Self { long: false, json: None, partitions: DEFAULT_PARTITIONS, only: None, size: None };
+        let mut options =
+            Self { long: false, json: None, partitions: DEFAULT_PARTITIONS, apart: false, only: None, size: None };
         while let Some(arg) = args.next() {
             let mut value = || args.next().with_context(|| format!("{arg} needs a value\n{USAGE}"));
             match arg.as_str() {
                 "--long" => options.long = true,
                 "--json" => options.json = Some(value()?.into()),
                 "--partitions" => options.partitions = value()?.parse().context("--partitions needs a number")?,
+                "--apart" => options.apart = true,
                 "--only" => options.only = Some(value()?),
                 "--size" => options.size = Some(value()?),
                 _ => bail!("unknown argument {arg:?}\n{USAGE}"),

@@ -82,11 +82,12 @@ pub struct Report {
     /// In bytes.
     pub backlog: Option<u64>,
     partitions: i32,
+    apart: bool,
 }
 
 impl Report {
-    pub fn new(partitions: i32) -> Self {
-        Self { sizes: Vec::new(), discard: Vec::new(), backlog: None, partitions }
+    pub fn new(partitions: i32, apart: bool) -> Self {
+        Self { sizes: Vec::new(), discard: Vec::new(), backlog: None, partitions, apart }
     }
 
     pub fn markdown(&self) -> String {
@@ -101,14 +102,18 @@ impl Report {
     /// What one has to know to read the tables.
     fn conditions(&self) -> String {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let shared = if self.apart {
+            format!("ReductStore has one core to itself, Kafka and the writer share {cores} other(s)")
+        } else {
+            format!("Kafka, ReductStore and the writer share {cores} cores")
+        };
         let rates = self.sizes.iter().flat_map(|rounds| Kind::ALL.into_iter().flat_map(|kind| rounds.rates(kind)));
         let others = Spread::of(rates.map(|rate| rate.others))
             .map_or_else(String::new, |others| format!(" Other processes kept {} of them busy.", others.show(1)));
         format!(
             "Median (least to most). A rate counts what ReductStore {} holds, from 10 % of the records to the last \
-             look (every 50 ms) before all are there; Apache Kafka {}, ReductStore and the writer share {cores} \
-             cores.{others} Topics have {} partitions, so there are as many entries; the tutorial's consumer writes \
-             one. Ratios are taken within a round of a b c d e c b a.\n",
+             look (every 50 ms) before all are there; Apache Kafka {}; {shared}.{others} Topics \
+             have {} partitions, so there are as many entries; the tutorial's consumer writes one. Ratios are taken within a round of a b c d e c b a.\n",
             store::VERSION,
             kafka::version().unwrap_or("of an unknown version"),
             self.partitions,
@@ -228,6 +233,9 @@ impl Report {
         let per_core = Spread::of(self.discard.iter().map(|run| run.per_core));
         note("discard_per_core".into(), 0, per_core.map(|spread| spread.median));
         note("rss_mb_backlog".into(), 1, self.backlog.map(|bytes| bytes as f64 / 1e6));
+        if self.apart {
+            figures = figures.into_iter().map(|(name, value)| (name + "_apart", value)).collect();
+        }
         figures
     }
 }
