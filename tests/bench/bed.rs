@@ -35,9 +35,9 @@ pub struct Bench {
 impl Bench {
     /// Call it before there are other threads, which would stay on all cores.
     pub fn start(partitions: i32, apart: Option<&Apart>) -> Result<Self> {
-        apart.map_or(Ok(()), Apart::on_the_stores_core)?;
+        apart.map_or(Ok(()), Apart::leave)?;
         let mut store = Store::start()?;
-        apart.map_or(Ok(()), Apart::on_the_others)?;
+        apart.map_or(Ok(()), |apart| apart.move_store(store.process().pid()))?;
         let mut kafka = Kafka::start_with(&[("log.segment.delete.delay.ms", "500")])?;
         let servers = [
             Watched { name: "store", pid: store.process().pid() },

@@ -1,7 +1,7 @@
 //! Which cores what is measured runs on.
 //!
 //! Guarantees: apart, ReductStore has one core to itself, and Kafka and the writers share the others, as if it were on a
-//! machine of its own; each of them is started on its cores, and its threads and children stay there.
+//! machine of its own; what they start stays on the same cores.
 
 use std::io::Error;
 use std::mem::size_of_val;
@@ -21,14 +21,19 @@ impl Apart {
         Ok(Self { store: others.remove(0), others })
     }
 
-    /// What this thread starts from now on is the store.
-    pub fn on_the_stores_core(&self) -> Result<()> {
-        stay_on(&[self.store])
+    /// Leaves the store's core, with all that this thread starts from now on.
+    pub fn leave(&self) -> Result<()> {
+        stay_on(0, &self.others)
     }
 
-    /// What this thread starts from now on isn't.
-    pub fn on_the_others(&self) -> Result<()> {
-        stay_on(&self.others)
+    /// Moves a process, which must be the store, to its core. Not by starting it there: the test bed starts all processes
+    /// from one thread.
+    pub fn move_store(&self, pid: u32) -> Result<()> {
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let thread = thread?.file_name();
+            stay_on(thread.to_string_lossy().parse()?, &[self.store])?;
+        }
+        Ok(())
     }
 }
 
@@ -42,12 +47,13 @@ fn allowed() -> Result<Vec<usize>> {
     Ok((0..libc::CPU_SETSIZE as usize).filter(|core| unsafe { libc::CPU_ISSET(*core, &set) }).collect())
 }
 
-fn stay_on(cores: &[usize]) -> Result<()> {
+/// 0 is this thread.
+fn stay_on(thread: i32, cores: &[usize]) -> Result<()> {
     // SAFETY: all zero is the empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     // SAFETY: the numbers come from such a set.
     cores.iter().for_each(|core| unsafe { libc::CPU_SET(*core, &mut set) });
-    // SAFETY: 0 is this thread; the set is valid for reading and as large as is said.
-    let answer = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) };
+    // SAFETY: the set is valid for reading and as large as is said.
+    let answer = unsafe { libc::sched_setaffinity(thread, size_of_val(&set), &set) };
     (answer == 0).then_some(()).with_context(|| format!("can't run on cores {cores:?}: {}", Error::last_os_error()))
 }
