@@ -113,7 +113,8 @@ impl Report {
         format!(
             "Median (least to most). A rate counts what ReductStore {} holds, from 10 % of the records to the last \
              look (every 50 ms) before all are there; Apache Kafka {}; {shared}.{others} Topics \
-             have {} partitions, so there are as many entries; the tutorial's consumer writes one. Ratios are taken within a round of a b c d e c b a.\n",
+             have {} partitions, so there are as many entries; the tutorial's consumer writes one. Ratios are taken \
+             within a round of a b c d e c b a.\n",
             store::VERSION,
             kafka::version().unwrap_or("of an unknown version"),
             self.partitions,
