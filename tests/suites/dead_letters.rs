@@ -368,6 +368,10 @@ async fn a_missing_topic_holds_the_offset_until_it_is_there() -> Result<()> {
     sink.process().expect_running()?;
     assert_eq!(group.committed(&trial.topic)?, [(0, 7)], "the first poison's");
     assert_eq!(trial.stored().await?.len(), 297);
+    // A stop doesn't wait for it either, and commits nothing that isn't kept.
+    sink.stop_cleanly()?;
+    assert_eq!(group.committed(&trial.topic)?, [(0, 7)], "the first poison's");
+    sink.start_again()?;
 
     kafka.create_topic(&dead, 1)?;
     sink.wait_caught_up(&kafka, trial.config.group(), &[&trial.topic], BOUND)?;

@@ -63,7 +63,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     info!(version = env!("CARGO_PKG_VERSION"), "starting");
     let opened = open(config, &tokio, &stop);
     if stop.load(Ordering::SeqCst) {
-        return stopped_early();
+        return stopped_early(tokio);
     }
     let Opened { chain, partitions, store } = opened?;
     let membership = Arc::new(Membership::default());
@@ -77,7 +77,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
         dead_letters,
         tokio.handle().clone(),
     );
-    let Some(restarts) = known_start(config, &tokio, &stop, &store, &sink) else { return stopped_early() };
+    let Some(restarts) = known_start(config, &tokio, &stop, &store, &sink) else { return stopped_early(tokio) };
     let restarts = Arc::new(restarts);
     // Before the workers, so that whatever happens to the files from now on is seen.
     let lifecycle = lifecycle::start(Arc::clone(&chain), Some(configured_by(config, sources)), Pace::default());
@@ -131,7 +131,9 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     }
 }
 
-fn stopped_early() -> Result<(), RunError> {
+fn stopped_early(tokio: tokio::runtime::Runtime) -> Result<(), RunError> {
+    // Dropping it would wait for plugins that are being compiled.
+    tokio.shutdown_background();
     info!("stopped before anything was consumed");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Opening what a host needs before it consumes: its plugins, the brokers, the store.
 //!
-//! Guarantees: whoever is away is waited for, whoever refuses is an error at once; a signal to stop ends each waiting
-//! within seconds.
+//! Guarantees: whoever is away is waited for, whoever refuses is an error at once; a signal to stop ends each waiting,
+//! that for the plugins' compilation too, within seconds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,8 +36,8 @@ pub(super) struct Opened {
 /// Once `stop` is set its answer means nothing.
 pub(super) fn open(config: &Config, tokio: &tokio::runtime::Runtime, stop: &AtomicBool) -> Result<Opened, RunError> {
     let runtime = Runtime::for_config(&config.cache).map_err(failed("can't start the WebAssembly engine"))?;
-    // May take seconds: a plugin of 18 MB is compiled in six.
-    let chain = SharedChain::load(runtime, &config.plugins)?;
+    let plugins = config.plugins.clone();
+    let chain = unless_stopped_blocking(tokio, stop, move || SharedChain::load(runtime, &plugins))??;
     let partitions = check::wait_ready(&config.kafka, stop).map_err(SourceError::from)?;
     let store = open_store(config, tokio, stop)?;
     Ok(Opened { chain, partitions, store })
@@ -102,6 +102,20 @@ pub(super) fn known_start(
     Some(Restarts::new(start.ok(), at_risk))
 }
 
+/// Leaves `work` to a thread of its own, and gives it up once it is time to stop: plugins that aren't cached take seconds
+/// each, one of 18 MB six. What is given up ends with the process.
+fn unless_stopped_blocking<T: Send + 'static>(
+    tokio: &tokio::runtime::Runtime,
+    stop: &AtomicBool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RunError> {
+    let work = tokio.spawn_blocking(work);
+    match tokio.block_on(unless_stopped(stop, work)) {
+        Some(done) => done.map_err(failed("can't load the plugins")),
+        None => Err(RunError::Failed("told to stop".into())),
+    }
+}
+
 /// Gives `waiting` up once it is time to stop: a request may take longer than a stop.
 async fn unless_stopped<T>(stop: &AtomicBool, waiting: impl Future<Output = T>) -> Option<T> {
     let stopped = async {
@@ -112,5 +126,39 @@ async fn unless_stopped<T>(stop: &AtomicBool, waiting: impl Future<Output = T>) 
     tokio::select! {
         answer = waiting => Some(answer),
         () = stopped => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_stop_waits_for_nothing_that_is_being_opened() {
+        let tokio = tokio::runtime::Runtime::new().unwrap();
+        let stop = AtomicBool::new(false);
+        // Neither ends by itself: that the test does is what it shows.
+        let (release, held) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let given_up = scope.spawn(|| {
+                let compiled = unless_stopped_blocking(&tokio, &stop, move || held.recv());
+                (compiled.is_err(), tokio.block_on(unless_stopped(&stop, std::future::pending::<()>())))
+            });
+            stop.store(true, Ordering::SeqCst);
+            assert_eq!(given_up.join().unwrap(), (true, None));
+        });
+        tokio.shutdown_background();
+        assert!(release.send(()).is_ok(), "the work was still waiting");
+    }
+
+    #[test]
+    fn what_is_done_in_time_is_taken() {
+        let tokio = tokio::runtime::Runtime::new().unwrap();
+        let stop = AtomicBool::new(false);
+        assert!(matches!(unless_stopped_blocking(&tokio, &stop, || 7), Ok(7)));
+        let panicked = unless_stopped_blocking(&tokio, &stop, || -> u32 { panic!("no such plugin") });
+        assert!(panicked.unwrap_err().to_string().contains("can't load the plugins"));
     }
 }
