@@ -1,12 +1,12 @@
 //! The binary `reduct-sink`: everything is in the commands.
 
-mod commands;
+mod cli;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     keep_large_buffers();
-    commands::main()
+    cli::main()
 }
 
 /// Keeps the memory of large payloads for the next ones: given back and asked for anew, each page of it costs a fault,

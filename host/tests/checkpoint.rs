@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use reduct_sink::checkpoint::Checkpoint;
+use reduct_sink::flow::checkpoint::Checkpoint;
 
 /// Everything that happened, kept for ever.
 #[derive(Debug, Default)]

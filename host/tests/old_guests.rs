@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use reduct_sink::chain::{Chain, Outcome, SharedChain};
 use reduct_sink::config::{Plugin, PluginSource};
-use reduct_sink::labels::stored_labels;
 use reduct_sink::plugin::{Digest, Runtime};
+use reduct_sink::record::labels::stored_labels;
 use reduct_sink::record::{Header, InputRecord, OutputRecord, TopicPartition};
 
 const DIGEST: &str = "439521215f4da805da715d9a734deea9a1be577f1f384e6c1a12fbac75391407";

@@ -15,9 +15,9 @@ use serde::Serialize;
 use super::meter::{Latency, Meters};
 use super::shared::Link;
 use super::slot::Slot;
-use crate::labels::stored_labels;
 use crate::plugin::{RecordView, Trouble, header_keys};
 use crate::record::OutputRecord;
+use crate::record::labels::stored_labels;
 
 /// Samples that wait.
 const QUEUE: usize = 64;

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use clap::Args;
 use reduct_sink::config::{Config, PluginSource, Store};
+use reduct_sink::kafka::check as kafka;
 use reduct_sink::plugin::Runtime;
 use reduct_sink::sink::check as store;
-use reduct_sink::source::check as kafka;
 
 use super::options::Options;
 use super::{Exit, Failure};

@@ -4,10 +4,10 @@ use std::io::Write;
 
 use clap::Args;
 use reduct_sink::config::Config;
-use reduct_sink::developer::answer::{Output, Verdict};
-use reduct_sink::developer::dry_run::{DryRunError, Summary, Told, dry_run};
-use reduct_sink::source::check::CheckError;
-use reduct_sink::source::peek::PeekError;
+use reduct_sink::devkit::answer::{Output, Verdict};
+use reduct_sink::devkit::dry_run::{DryRunError, Summary, Told, dry_run};
+use reduct_sink::kafka::check::CheckError;
+use reduct_sink::kafka::peek::PeekError;
 
 use super::{Exit, Failure};
 

@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use clap::Args;
-use reduct_sink::replay::{self, Fate, ReplayError, Summary, Told};
-use reduct_sink::source::check::CheckError;
+use reduct_sink::dead_letters::replay::{self, Fate, ReplayError, Summary, Told};
+use reduct_sink::kafka::check::CheckError;
 
 use super::options::Options;
 use super::{Exit, Failure};

@@ -1,9 +1,9 @@
 //! `reduct-sink run`.
 
 use clap::Args;
+use reduct_sink::kafka::check::CheckError;
 use reduct_sink::pipeline::{self, RunError};
 use reduct_sink::source::SourceError;
-use reduct_sink::source::check::CheckError;
 
 use super::dry_run::DryRun;
 use super::options::Options;

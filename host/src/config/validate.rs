@@ -14,7 +14,7 @@ use super::{
     BucketSettings, Cache, CacheFolder, Config, Control, DeadLetters, Kafka, Labels, Limits, Quota, Secret,
     StartPolicy, Status, Store, plugins,
 };
-use crate::names::{Template, TemplateError};
+use crate::record::entry_name::{Template, TemplateError};
 
 /// librdkafka's properties that the host must own, and why.
 pub(super) const OWNED: &[(&str, &str)] = &[

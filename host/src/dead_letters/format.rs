@@ -19,14 +19,14 @@ use serde::Deserialize;
 use serde_json::json;
 use thiserror::Error;
 
-use crate::assignment::Ticket;
-use crate::labels;
+use crate::flow::partition_state::AckHandle;
+use crate::record::labels;
 use crate::record::{Header, Identity, InputRecord, OutputRecord, Rejection, TopicPartition};
 
 /// Where dead letters go instead of an entry.
 pub trait Target: Send + Sync {
-    /// Takes charge of a dead letter, without blocking: its ticket is settled when it is safe.
-    fn take(&self, letter: OutputRecord, ticket: Ticket);
+    /// Takes charge of a dead letter, without blocking: its ack is settled when it is safe.
+    fn take(&self, letter: OutputRecord, ack: AckHandle);
     /// A partition was assigned that is read on from what was committed with this mark; `None`: from further back.
     fn begin(&self, _source: &TopicPartition, _committed: u64, _mark: Option<&str>) {}
     /// What to note beside a position that is to be committed.

@@ -12,9 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::content::Content;
 use crate::chain::{Failure, Outcome};
-use crate::labels::stored_labels;
-use crate::names::topic_segment;
 use crate::record::OutputRecord;
+use crate::record::entry_name::topic_segment;
+use crate::record::labels::stored_labels;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,6 +1,6 @@
 //! Records of a live topic as fixtures.
 //!
-//! Guarantees: the topic and its readers are left alone (see [`crate::source::peek`]); a fixture gives back the record
+//! Guarantees: the topic and its readers are left alone (see [`crate::kafka::peek`]); a fixture gives back the record
 //! to the byte; a fixture that is there already is never overwritten.
 
 use std::ops::ControlFlow;
@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 
 use super::fixtures::Case;
 use crate::config::Kafka;
+use crate::kafka::peek::{From, Seen, Until, peek};
 use crate::record::InputRecord;
-use crate::source::peek::{From, Seen, Until, peek};
 
 /// Writes up to `count` records, each into a folder of its own below `folder`, and tells `wrote` of each.
 ///

@@ -12,11 +12,11 @@ use thiserror::Error;
 use super::answer::{Answer, Verdict};
 use crate::chain::{Chain, Outcome, SharedChain};
 use crate::config::Config;
-use crate::labels::all_labels;
-use crate::names::{Naming, Template, topic_segment};
+use crate::kafka::peek::{From, PeekError, Seen, Until, peek};
 use crate::plugin::{LoadError, Runtime};
+use crate::record::entry_name::{Naming, Template, topic_segment};
+use crate::record::labels::all_labels;
 use crate::record::{InputRecord, OutputRecord};
-use crate::source::peek::{From, PeekError, Seen, Until, peek};
 
 #[derive(Debug, Error)]
 pub enum DryRunError {

@@ -48,7 +48,7 @@ impl Checkpoint {
     }
 
     /// Marks an offset as done: written, dropped by a verdict, or in the dead letters.
-    pub fn settle(&mut self, offset: u64) {
+    pub fn acknowledge(&mut self, offset: u64) {
         let Ok(at) = self.slots.binary_search_by_key(&offset, |slot| slot.offset) else { return };
         if let Some(slot) = self.slots.get_mut(at)
             && !slot.settled
@@ -84,10 +84,10 @@ mod tests {
             assert!(checkpoint.receive(offset));
         }
         assert_eq!(checkpoint.commit_position(), Some(3));
-        checkpoint.settle(4);
-        checkpoint.settle(9);
+        checkpoint.acknowledge(4);
+        checkpoint.acknowledge(9);
         assert_eq!((checkpoint.commit_position(), checkpoint.in_flight()), (Some(3), 1));
-        checkpoint.settle(3);
+        checkpoint.acknowledge(3);
         assert_eq!((checkpoint.commit_position(), checkpoint.in_flight()), (Some(10), 0));
     }
 
@@ -97,10 +97,10 @@ mod tests {
         assert!(checkpoint.receive(5));
         assert!(!checkpoint.receive(5));
         assert!(!checkpoint.receive(4));
-        checkpoint.settle(77);
+        checkpoint.acknowledge(77);
         assert_eq!(checkpoint.in_flight(), 1);
-        checkpoint.settle(5);
-        checkpoint.settle(5);
+        checkpoint.acknowledge(5);
+        checkpoint.acknowledge(5);
         assert_eq!((checkpoint.commit_position(), checkpoint.in_flight()), (Some(6), 0));
         checkpoint.skip_to(8);
         checkpoint.skip_to(7);

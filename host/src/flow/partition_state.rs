@@ -1,7 +1,7 @@
-//! What is in flight: the budget shared by all partitions, one [`Assignment`] for as long as a partition is ours, and one
-//! [`Ticket`] for each record on its way.
+//! What is in flight: the budget shared by all partitions, one [`PartitionState`] for as long as a partition is ours, and one
+//! [`AckHandle`] for each record on its way.
 //!
-//! Guarantees: a record's offset is settled when all of its outputs are, and not before; a ticket that is lost (a panic,
+//! Guarantees: a record's offset is settled when all of its outputs are, and not before; a ack that is lost (a panic,
 //! a cancelled assignment) leaves its offset unsettled, so the record is read again; the budget is given back in any case.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -9,10 +9,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::Checkpoint;
-use crate::names::{EntryName, NameError, Naming, Template, topic_segment};
+use crate::flow::checkpoint::Checkpoint;
+use crate::flow::sharded::Sharded;
 use crate::record::TopicPartition;
-use crate::sharded::Sharded;
+use crate::record::entry_name::{EntryName, NameError, Naming, Template, topic_segment};
 
 /// Bounds what is read and not yet settled, in records and bytes, over all partitions, with what plugins made of it.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Budget {
 
 /// A partition for as long as it is assigned to this host. A new assignment of the same partition is a new value.
 #[derive(Debug)]
-pub struct Assignment {
+pub struct PartitionState {
     pub source: TopicPartition,
     /// How this partition's entries are named where a plugin chose the name.
     pub template: Template,
@@ -100,7 +100,7 @@ pub struct Assignment {
     broken: AtomicBool,
 }
 
-impl Assignment {
+impl PartitionState {
     pub fn new(
         source: TopicPartition,
         naming: Naming,
@@ -128,7 +128,7 @@ impl Assignment {
         })
     }
 
-    /// The partition is going to be read again, when nobody holds a ticket any more, up to `until` at least. `drop`: what
+    /// The partition is going to be read again, when nobody holds a ack any more, up to `until` at least. `drop`: what
     /// isn't on its way to the store yet needn't go. Not after an outage: by now the topic may have lost what waits here.
     pub fn expect_rewind(&self, until: u64, drop: bool) {
         self.again_until.store(until, Ordering::SeqCst);
@@ -138,7 +138,7 @@ impl Assignment {
     }
 
     /// Whether nothing is to be written now: the partition isn't ours any more, or is going to be read again anyway.
-    pub fn is_moot(&self) -> bool {
+    pub fn is_stale(&self) -> bool {
         self.is_cancelled() || (self.is_rewinding() && self.dropping.load(Ordering::SeqCst))
     }
 
@@ -157,7 +157,7 @@ impl Assignment {
         self.rewinds.load(Ordering::SeqCst)
     }
 
-    /// Forgets what was received: the next offset is `to`. `false`: someone holds a ticket.
+    /// Forgets what was received: the next offset is `to`. `false`: someone holds a ack.
     pub fn rewind(&self, to: u64) -> bool {
         let mut checkpoint = lock(&self.checkpoint);
         if self.held.load(Ordering::SeqCst) > 0 {
@@ -173,14 +173,14 @@ impl Assignment {
 
     /// Takes a record in. `None`: its offset was received before in this assignment, and is accounted for already.
     #[must_use]
-    pub fn receive(self: &Arc<Self>, offset: u64, bytes: usize) -> Option<Ticket> {
+    pub fn receive(self: &Arc<Self>, offset: u64, bytes: usize) -> Option<AckHandle> {
         if !lock(&self.checkpoint).receive(offset) {
             return None;
         }
         self.held.fetch_add(1, Ordering::SeqCst);
         self.budget.take(1, bytes);
         let (records, bytes) = (AtomicUsize::new(1), AtomicUsize::new(bytes));
-        Some(Ticket(Arc::new(Inner {
+        Some(AckHandle(Arc::new(Inner {
             assignment: Arc::clone(self),
             offset,
             records,
@@ -253,10 +253,10 @@ impl Assignment {
 
 /// A request to the store that hasn't been answered.
 #[derive(Debug)]
-pub struct UnderWay(Arc<Assignment>);
+pub struct UnderWay(Arc<PartitionState>);
 
 impl UnderWay {
-    pub fn is_of(&self, assignment: &Arc<Assignment>) -> bool {
+    pub fn is_of(&self, assignment: &Arc<PartitionState>) -> bool {
         Arc::ptr_eq(&self.0, assignment)
     }
 }
@@ -269,11 +269,11 @@ impl Drop for UnderWay {
 
 /// The duty to settle one record's offset, held by each of its outputs.
 #[derive(Debug)]
-pub struct Ticket(Arc<Inner>);
+pub struct AckHandle(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    assignment: Arc<Assignment>,
+    assignment: Arc<PartitionState>,
     offset: u64,
     /// What it has of the budget.
     records: AtomicUsize,
@@ -282,12 +282,12 @@ struct Inner {
     outputs: AtomicU32,
 }
 
-impl Ticket {
-    pub fn assignment(&self) -> &Arc<Assignment> {
+impl AckHandle {
+    pub fn assignment(&self) -> &Arc<PartitionState> {
         &self.0.assignment
     }
 
-    /// A ticket for one more output of the same record.
+    /// A ack for one more output of the same record.
     #[must_use]
     pub fn share(&self) -> Self {
         self.0.outputs.fetch_add(1, Ordering::Relaxed);
@@ -302,10 +302,10 @@ impl Ticket {
     }
 
     /// This output is written, or nothing is to be written for it.
-    pub fn settle(self) {
+    pub fn acknowledge(self) {
         if self.0.outputs.fetch_sub(1, Ordering::AcqRel) == 1 {
             let mut checkpoint = lock(&self.0.assignment.checkpoint);
-            checkpoint.settle(self.0.offset);
+            checkpoint.acknowledge(self.0.offset);
             if checkpoint.in_flight() == 0 && self.0.assignment.draining.load(Ordering::SeqCst) {
                 self.0.assignment.settled.notify_all();
             }
@@ -339,22 +339,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn assignment(budget: &Arc<Budget>) -> Arc<Assignment> {
+    fn assignment(budget: &Arc<Budget>) -> Arc<PartitionState> {
         let source = TopicPartition { topic: "t".into(), partition: 0 };
         let naming = Naming::default_for(1, false);
         let dead_letters = naming.derived.clone();
-        Arc::new(Assignment::new(source, naming, &dead_letters, Arc::clone(budget)).unwrap())
+        Arc::new(PartitionState::new(source, naming, &dead_letters, Arc::clone(budget)).unwrap())
     }
 
     #[test]
     fn an_offset_settles_with_the_last_of_its_outputs() {
         let budget = Arc::new(Budget::new(2, 100));
         let assignment = assignment(&budget);
-        let ticket = assignment.receive(4, 60).unwrap();
-        let part = ticket.share();
-        ticket.settle();
+        let ack = assignment.receive(4, 60).unwrap();
+        let part = ack.share();
+        ack.acknowledge();
         assert_eq!((assignment.commit_position(), budget.used()), (Some(4), (1, 60)));
-        part.settle();
+        part.acknowledge();
         assert_eq!((assignment.commit_position(), budget.used()), (Some(5), (0, 0)));
         assert!(assignment.wait_drained(Duration::ZERO));
     }
@@ -363,13 +363,13 @@ mod tests {
     fn what_a_plugin_makes_of_a_record_counts_until_all_of_it_is_settled() {
         let budget = Arc::new(Budget::new(3, 100));
         let assignment = assignment(&budget);
-        let ticket = assignment.receive(4, 10).unwrap();
-        ticket.grow(2, 30);
-        let part = ticket.share();
+        let ack = assignment.receive(4, 10).unwrap();
+        ack.grow(2, 30);
+        let part = ack.share();
         assert_eq!((budget.used(), budget.has_room()), ((3, 40), false));
-        ticket.settle();
+        ack.acknowledge();
         assert_eq!(budget.used(), (3, 40));
-        part.settle();
+        part.acknowledge();
         assert_eq!((budget.used(), budget.has_room()), ((0, 0), true));
     }
 
@@ -391,32 +391,32 @@ mod tests {
         let assignment = assignment(&budget);
         assignment.expect_rewind(9, false);
         assignment.expect_rewind(9, true);
-        assert!(!assignment.is_moot(), "once it has to be written it has to");
+        assert!(!assignment.is_stale(), "once it has to be written it has to");
         let assignment = self::assignment(&budget);
         let (first, second) = (assignment.receive(4, 1).unwrap(), assignment.receive(5, 1).unwrap());
         assignment.expect_rewind(5, true);
-        assert!(assignment.is_moot());
+        assert!(assignment.is_stale());
         drop(first);
         assert!(!assignment.rewind(2), "one is on its way");
-        second.settle();
+        second.acknowledge();
         assert_eq!(assignment.commit_position(), Some(4), "what was dropped isn't settled");
         assert!(!assignment.wait_drained(Duration::from_secs(3600)), "nobody can settle the first any more");
-        assert!(assignment.rewind(2) && !assignment.is_broken() && !assignment.is_moot());
+        assert!(assignment.rewind(2) && !assignment.is_broken() && !assignment.is_stale());
         assert_eq!((assignment.commit_position(), budget.used()), (Some(2), (0, 0)));
     }
 
     #[test]
     fn a_partition_was_read_again_when_it_is_settled_up_to_where_it_stood() {
         let assignment = assignment(&Arc::new(Budget::new(9, 100)));
-        assignment.receive(4, 1).unwrap().settle();
+        assignment.receive(4, 1).unwrap().acknowledge();
         assert!(!assignment.was_read_again(), "it needn't be");
         assignment.expect_rewind(5, false);
         assert!(!assignment.was_read_again(), "it stands there from before");
         assert!(assignment.rewind(3));
         let (first, second) = (assignment.receive(3, 1).unwrap(), assignment.receive(4, 1).unwrap());
-        second.settle();
+        second.acknowledge();
         assert!(!assignment.was_read_again(), "the first is on its way");
-        first.settle();
+        first.acknowledge();
         assert!(assignment.was_read_again());
     }
 
@@ -433,7 +433,7 @@ mod tests {
     fn a_waiting_worker_is_woken_by_room() {
         let budget = Arc::new(Budget::new(1, 100));
         let assignment = assignment(&budget);
-        let ticket = assignment.receive(1, 1).unwrap();
+        let ack = assignment.receive(1, 1).unwrap();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {
                 while !budget.has_room() {
@@ -444,7 +444,7 @@ mod tests {
                 }
             });
             std::thread::sleep(Duration::from_millis(20));
-            ticket.settle();
+            ack.acknowledge();
             waiter.join().unwrap();
         });
     }

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use tracing::error;
 
+use crate::health::watchdog::{Standing, Stuck, Watchdog};
 use crate::record::TopicPartition;
 use crate::source::Ends;
-use crate::watchdog::{Standing, Stuck, Watchdog};
 
 /// How often the partitions are looked at. Each look asks the brokers once a partition.
 const EVERY: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ const REMIND_EVERY: Duration = Duration::from_secs(60);
 pub trait Supervised: Send + Sync + 'static {
     /// Position and records in flight of each partition that is assigned now.
     fn standings(&self) -> Vec<(TopicPartition, u64, usize)>;
-    /// To read a partition's tail anew: see [`crate::source::Feed::probe`].
+    /// To read a partition's tail anew: see [`crate::source::PartitionReader::probe`].
     fn probe(&self, source: &TopicPartition, end: u64);
     fn ended(&self) -> bool;
 }

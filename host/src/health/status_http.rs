@@ -18,8 +18,8 @@ use tracing::{info, warn};
 
 use crate::chain::Latency;
 use crate::config::Control;
-use crate::lifecycle::SwapReport;
 use crate::plugin::Counts;
+use crate::rollout::SwapReport;
 
 /// One moment of the host.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -135,7 +135,7 @@ fn consumer(config: &config::Kafka) -> Result<BaseConsumer<Reports>, CheckError>
 
 /// As the source's, but without a group: nothing is joined, and closing can't hang on one.
 fn client_config(config: &config::Kafka) -> ClientConfig {
-    let mut client = super::client_config(config);
+    let mut client = super::client::client_config(config);
     client.remove("group.id");
     client.set("allow.auto.create.topics", "false");
     client
@@ -207,7 +207,7 @@ fn is_refusal(code: RDKafkaErrorCode) -> bool {
 
 /// An error's words. rdkafka would add the property's value, which may be a password; librdkafka's own reason shows only
 /// values that it tried to understand, as a number or one of a few words.
-pub(super) fn told(error: &KafkaError) -> String {
+pub fn told(error: &KafkaError) -> String {
     match error {
         KafkaError::ClientConfig(_, reason, _, _) => reason.clone(),
         error => error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string()),

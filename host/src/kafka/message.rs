@@ -42,10 +42,10 @@ pub fn input_record(message: &BorrowedMessage<'_>, source: &TopicPartition) -> (
 }
 
 /// Most records have few headers; these need no allocation of their own.
-pub(super) type RawHeaders<'a> = SmallVec<[(&'a [u8], Option<&'a [u8]>); 8]>;
+pub type RawHeaders<'a> = SmallVec<[(&'a [u8], Option<&'a [u8]>); 8]>;
 
 #[expect(unsafe_code, reason = "the safe wrapper panics on keys that aren't UTF-8 and hides headers it can't parse")]
-pub(super) fn raw_headers<'a>(message: &'a BorrowedMessage<'_>) -> Result<RawHeaders<'a>, String> {
+pub fn raw_headers<'a>(message: &'a BorrowedMessage<'_>) -> Result<RawHeaders<'a>, String> {
     let mut list: *mut ffi::rd_kafka_headers_t = ptr::null_mut();
     // SAFETY: the message is alive for as long as it is borrowed; the list belongs to it and isn't freed here.
     let answer = unsafe { ffi::rd_kafka_message_headers(message.ptr(), &mut list) };

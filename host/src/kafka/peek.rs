@@ -17,8 +17,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use thiserror::Error;
 
 use super::check::{self, CheckError, TopicError};
+use super::client::{ask, client_config};
 use super::message::input_record;
-use super::{ask, start};
+use super::start_offset as start;
 use crate::config::Kafka;
 use crate::record::{InputRecord, TopicPartition};
 
@@ -144,7 +145,7 @@ impl Partition {
 
 /// As the source's, but it may not create topics.
 fn consumer(config: &Kafka) -> Result<BaseConsumer<Logged>, PeekError> {
-    let mut client = super::client_config(config);
+    let mut client = client_config(config);
     client.set("allow.auto.create.topics", "false");
     let consumer = client.create_with_context(Logged);
     Ok(consumer.map_err(|error| CheckError::Property(check::told(&error)))?)

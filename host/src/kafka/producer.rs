@@ -18,10 +18,10 @@ use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use tracing::debug;
 
+use super::check::{self, CheckError};
 use crate::config;
-use crate::dead_letter;
+use crate::dead_letters::format;
 use crate::record::OutputRecord;
-use crate::source::{SourceError, check};
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a transaction may stay open, or beginning or ending one may take: for so long what a crashed host has begun
@@ -42,11 +42,11 @@ pub enum Refused {
 
 impl Producer {
     /// Nothing is asked of Kafka yet.
-    pub fn transactional(config: &config::Kafka, topic: &str, id: &str) -> Result<Self, SourceError> {
+    pub fn transactional(config: &config::Kafka, topic: &str, id: &str) -> Result<Self, CheckError> {
         let producer = client_config(config, id)
             .create_with_context(Deliveries::default())
-            .map_err(|error| SourceError::Configuration(check::told(&error)))?;
-        let native_topic = CString::new(topic).map_err(|error| SourceError::Configuration(error.to_string()))?;
+            .map_err(|error| CheckError::Property(check::told(&error)))?;
+        let native_topic = CString::new(topic).map_err(|error| CheckError::Property(error.to_string()))?;
         Ok(Self { producer, topic: topic.to_owned(), native_topic })
     }
 
@@ -113,7 +113,7 @@ impl Producer {
     #[expect(unsafe_code, reason = "the safe wrapper takes header keys as text only")]
     pub fn send(&self, letter: &OutputRecord, partition: u32, offset: u64) -> Result<(), Refused> {
         let parts = |bytes: Option<&[u8]>| bytes.map_or((ptr::null(), 0), |bytes| (bytes.as_ptr(), bytes.len()));
-        let ours = dead_letter::headers(letter);
+        let ours = format::headers(letter);
         let own = letter.input.headers.iter().map(|header| (&header.key[..], header.value.as_deref()));
         let headers = own.chain(ours.iter().map(|(key, value)| (key.as_bytes(), Some(value.as_bytes()))));
         // SAFETY: makes a list that is either handed over with the message or destroyed below.

@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// How long nothing may come before reading fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) struct Reading {
+pub struct Reading {
     pub consumer: BaseConsumer<Quiet>,
     moved: Instant,
 }
@@ -57,7 +57,7 @@ impl Reading {
 }
 
 /// What matters comes with the answers; the end of a partition isn't even an error.
-pub(super) struct Quiet;
+pub struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {

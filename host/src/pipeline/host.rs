@@ -13,18 +13,18 @@ use tracing::warn;
 
 use super::workers::Workers;
 use super::{Failure, RunError, failed, lock};
-use crate::assignment::{Assignment, Budget};
 use crate::chain::SharedChain;
 use crate::config::Config;
-use crate::lifecycle::Control;
-use crate::membership::Membership;
-use crate::names::{Naming, Template};
-use crate::partition::Command;
+use crate::flow::membership::Membership;
+use crate::flow::partition_state::{Budget, PartitionState};
+use crate::health::progress::Look;
+use crate::pipeline::worker::Command;
 use crate::record::TopicPartition;
-use crate::restarts::Restarts;
+use crate::record::entry_name::{Naming, Template};
+use crate::recovery::Restarts;
+use crate::rollout::Control;
 use crate::sink::Sink;
-use crate::source::{Feed, Owner};
-use crate::supervisor::Look;
+use crate::source::{Owner, PartitionReader};
 
 /// How long a worker may take to let a partition go: it may be inside a plugin.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,7 +55,7 @@ pub(super) struct Host {
 }
 
 pub(super) struct Owned {
-    pub assignment: Arc<Assignment>,
+    pub assignment: Arc<PartitionState>,
     pub worker: usize,
 }
 
@@ -139,13 +139,13 @@ impl Owner for Host {
         ))
     }
 
-    fn assigned(&self, feed: Feed, partitions: usize) {
+    fn assigned(&self, feed: PartitionReader, partitions: usize) {
         let source = feed.source.clone();
         let naming = match &self.entry {
             None => Naming::default_for(partitions, self.several_topics),
             Some(template) => Naming::configured(template),
         };
-        let assignment = Assignment::new(source.clone(), naming, &self.dead_letter_entry, Arc::clone(&self.budget));
+        let assignment = PartitionState::new(source.clone(), naming, &self.dead_letter_entry, Arc::clone(&self.budget));
         let assignment = match assignment {
             Ok(assignment) => Arc::new(assignment),
             Err(error) => return self.failed(format!("{source} can't be written: {error}")),

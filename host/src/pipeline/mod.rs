@@ -7,8 +7,9 @@
 
 mod failure;
 mod host;
-mod opening;
-mod watched;
+mod startup;
+mod views;
+pub(crate) mod worker;
 mod workers;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,18 +21,19 @@ use tracing::{info, warn};
 
 use self::failure::Failure;
 use self::host::Host;
-use self::opening::{Opened, known_start, open};
+use self::startup::{Opened, known_start, open};
 use crate::config::{self, Config, Loaded, Sources};
-use crate::dead_letter::Target;
-use crate::lifecycle::{self, Control, Pace};
-use crate::membership::{Membership, watch_for_pauses};
+use crate::dead_letters::format::Target;
+use crate::dead_letters::topic::DeadLetterTopic;
+use crate::flow::membership::{Membership, watch_for_pauses};
+use crate::health::progress::{Supervised, supervise};
+use crate::health::status_http::{self, Reporter};
 use crate::plugin::LoadError;
-use crate::restarts::Rewinds;
+use crate::recovery::Rewinds;
+use crate::rollout::{self, Control, Pace};
 use crate::sink::Sink;
 use crate::sink::store::StoreError;
-use crate::source::{DeadLetterTopic, Owner, Source, SourceError};
-use crate::status::{self, Reporter};
-use crate::supervisor::{Supervised, supervise};
+use crate::source::{Owner, Source, SourceError};
 
 /// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
@@ -80,7 +82,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     let Some(restarts) = known_start(config, &tokio, &stop, &store, &sink) else { return stopped_early(tokio) };
     let restarts = Arc::new(restarts);
     // Before the workers, so that whatever happens to the files from now on is seen.
-    let lifecycle = lifecycle::start(Arc::clone(&chain), Some(configured_by(config, sources)), Pace::default());
+    let lifecycle = rollout::start(Arc::clone(&chain), Some(configured_by(config, sources)), Pace::default());
     let control = lifecycle.control();
     tokio.block_on(async { reload_on_signal(lifecycle.control()) }).map_err(failed("can't listen to signals"))?;
     let host = Host::start(config, Arc::clone(&chain), control, sink.clone(), membership, Arc::clone(&restarts), stop)?;
@@ -90,7 +92,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     }
     tokio.spawn(report(Arc::clone(&host)));
     if let Some(listen) = config.status.listen.clone() {
-        tokio.spawn(status::serve(listen, config.status.control, Arc::clone(&host) as Arc<dyn Reporter>));
+        tokio.spawn(status_http::serve(listen, config.status.control, Arc::clone(&host) as Arc<dyn Reporter>));
     }
     info!(topics = ?config.kafka.topics, group = config.kafka.group, bucket = config.store.bucket, "running");
 
@@ -144,7 +146,7 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
 
 fn dead_letter_topic(config: &Config, membership: &Arc<Membership>) -> Result<Option<Arc<dyn Target>>, RunError> {
     let Some(topic) = &config.dead_letters.topic else { return Ok(None) };
-    let topic = DeadLetterTopic::start(&config.kafka, topic, Arc::clone(membership))?;
+    let topic = DeadLetterTopic::start(&config.kafka, topic, Arc::clone(membership)).map_err(SourceError::from)?;
     Ok(Some(Arc::new(topic)))
 }
 
@@ -162,13 +164,13 @@ pub(crate) fn stop_on_signal(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
     Ok(())
 }
 
-fn configured_by(config: &Config, sources: Sources) -> lifecycle::Source {
+fn configured_by(config: &Config, sources: Sources) -> rollout::Source {
     let load = move |sources: Sources| {
         let Loaded { warnings, config } = config::load(sources);
         warnings.iter().for_each(|warning| warn!("{warning}"));
         config
     };
-    lifecycle::Source {
+    rollout::Source {
         file: sources.file.as_ref().map(|(path, _)| path.clone()),
         load: Box::new(move || load(sources.clone())),
         present: config.clone(),

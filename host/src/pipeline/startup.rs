@@ -12,12 +12,13 @@ use tracing::{info, warn};
 use super::{RunError, failed};
 use crate::chain::SharedChain;
 use crate::config::Config;
+use crate::flow::backoff::Backoff;
+use crate::kafka::check;
 use crate::plugin::Runtime;
-use crate::restarts::Restarts;
+use crate::recovery::Restarts;
 use crate::sink::Sink;
-use crate::sink::backoff::Backoff;
 use crate::sink::store::{Store, StoreError};
-use crate::source::{SourceError, check};
+use crate::source::SourceError;
 
 /// How long a store that can't be reached is waited for at the start.
 const STORE_PATIENCE: Duration = Duration::from_secs(60);

@@ -7,12 +7,12 @@ use std::time::UNIX_EPOCH;
 use super::host::{Host, Owned};
 use super::lock;
 use crate::chain::PluginVersion;
-use crate::partition::Command;
+use crate::health::progress::{Look, Supervised};
+use crate::health::status_http::{self, Action, Report, Reporter};
+use crate::health::watchdog::Standing;
+use crate::pipeline::worker::Command;
 use crate::record::TopicPartition;
-use crate::restarts::Rewinds;
-use crate::status::{self, Action, Report, Reporter};
-use crate::supervisor::{Look, Supervised};
-use crate::watchdog::Standing;
+use crate::recovery::Rewinds;
 
 impl Supervised for Host {
     fn standings(&self) -> Vec<(TopicPartition, u64, usize)> {

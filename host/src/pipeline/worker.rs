@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use crate::assignment::{Assignment, Budget, Ticket};
 use crate::chain::{Chain, Failure, Outcome};
-use crate::names::{EntryName, NameError};
+use crate::flow::backoff::Backoff;
+use crate::flow::partition_state::{AckHandle, Budget, PartitionState};
+use crate::record::entry_name::{EntryName, NameError};
 use crate::record::{InputRecord, OutputRecord, Rejection, TopicPartition};
-use crate::sink::backoff::Backoff;
 use crate::sink::{Item, Sink};
-use crate::source::{Feed, Polled};
+use crate::source::{PartitionReader, Polled};
 
 /// Records of one partition in a row, so that others get their turn.
 const TURN: usize = 256;
@@ -31,7 +31,7 @@ const NAP: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
 pub enum Command {
-    Add(Feed, Arc<Assignment>),
+    Add(PartitionReader, Arc<PartitionState>),
     /// Stops reading a partition, drops its feed, and says so.
     Remove(TopicPartition, Sender<()>),
     /// Nothing is in flight, and yet Kafka says that the partition reaches up to here.
@@ -52,8 +52,8 @@ pub struct Worker {
 }
 
 pub struct Partition {
-    feed: Feed,
-    assignment: Arc<Assignment>,
+    feed: PartitionReader,
+    assignment: Arc<PartitionState>,
     /// A record that has to be tried again before the next one is read.
     held: Option<Held>,
     /// Where to begin anew when nothing is in flight any more.
@@ -63,7 +63,7 @@ pub struct Partition {
 
 struct Held {
     input: Arc<InputRecord>,
-    ticket: Ticket,
+    ack: AckHandle,
     attempts: u32,
     backoff: Backoff,
     /// When to try again; `None`: at once.
@@ -101,7 +101,7 @@ impl Worker {
         }
     }
 
-    fn add(&mut self, mut feed: Feed, assignment: Arc<Assignment>) {
+    fn add(&mut self, mut feed: PartitionReader, assignment: Arc<PartitionState>) {
         feed.wake(std::thread::current());
         self.partitions.push(Partition { feed, assignment, held: None, rewind: None, stopped: false });
     }
@@ -162,7 +162,7 @@ enum Step {
 
 impl Partition {
     fn next(&mut self, chain: &mut Chain, sink: &Sink) -> Step {
-        if self.rewind.is_some() && self.assignment.is_moot() {
+        if self.rewind.is_some() && self.assignment.is_stale() {
             self.held = None;
         }
         if let Some(held) = self.held.take() {
@@ -194,27 +194,26 @@ impl Partition {
             Polled::Fatal(reason) => Step::Fatal(reason),
             Polled::Unreadable(record, reason) => {
                 let size = record.size();
-                if let Some(ticket) = self.receive(&record) {
-                    reject(sink, &self.assignment, Arc::new(record), ticket, Rejection { reason, plugin: None });
+                if let Some(ack) = self.receive(&record) {
+                    reject(sink, &self.assignment, Arc::new(record), ack, Rejection { reason, plugin: None });
                 }
                 Step::Done(1, size)
             }
             Polled::Record(record) => {
-                let Some(ticket) = self.receive(&record) else { return Step::Done(1, 0) };
-                let now =
-                    Held { input: Arc::new(record), ticket, attempts: 0, backoff: Backoff::default(), next: None };
+                let Some(ack) = self.receive(&record) else { return Step::Done(1, 0) };
+                let now = Held { input: Arc::new(record), ack, attempts: 0, backoff: Backoff::default(), next: None };
                 self.transform(chain, sink, now)
             }
         }
     }
 
     /// `None`: it was received before, and is accounted for.
-    fn receive(&self, record: &InputRecord) -> Option<Ticket> {
-        let ticket = self.assignment.receive(record.offset, record.size());
-        if ticket.is_none() {
+    fn receive(&self, record: &InputRecord) -> Option<AckHandle> {
+        let ack = self.assignment.receive(record.offset, record.size());
+        if ack.is_none() {
             debug!(partition = %self.assignment.source, offset = record.offset, "received again");
         }
-        ticket
+        ack
     }
 
     fn transform(&mut self, chain: &mut Chain, sink: &Sink, held: Held) -> Step {
@@ -222,11 +221,11 @@ impl Partition {
         match chain.attempt(&held.input, held.attempts + 1) {
             Outcome::Outputs(outputs) => {
                 records = outputs.len().max(1);
-                hand_over(sink, &self.assignment, outputs, held.ticket);
+                hand_over(sink, &self.assignment, outputs, held.ack);
             }
-            Outcome::Dropped | Outcome::Skipped(_) => held.ticket.settle(),
+            Outcome::Dropped | Outcome::Skipped(_) => held.ack.acknowledge(),
             Outcome::DeadLetter(failure) => {
-                reject(sink, &self.assignment, held.input, held.ticket, rejection(failure));
+                reject(sink, &self.assignment, held.input, held.ack, rejection(failure));
             }
             Outcome::Retry(failure) => {
                 let mut held = held;
@@ -256,43 +255,42 @@ impl Partition {
     }
 }
 
-/// Hands a record's outputs to the sink; its ticket is settled with the last of them.
-pub(crate) fn hand_over(sink: &Sink, assignment: &Arc<Assignment>, outputs: Vec<OutputRecord>, ticket: Ticket) {
+/// Hands a record's outputs to the sink; its ack is settled with the last of them.
+pub(crate) fn hand_over(sink: &Sink, assignment: &Arc<PartitionState>, outputs: Vec<OutputRecord>, ack: AckHandle) {
     let own = outputs.iter().filter_map(|output| output.payload.as_ref()).map(|payload| payload.len()).sum();
     let more = outputs.len().saturating_sub(1);
     if more > 0 || own > 0 {
-        ticket.grow(more, own);
+        ack.grow(more, own);
     }
     let mut outputs = outputs.into_iter().peekable();
-    let mut ticket = Some(ticket);
+    let mut ack = Some(ack);
     while let Some(record) = outputs.next() {
-        let Some(own) = (if outputs.peek().is_some() { ticket.as_ref().map(Ticket::share) } else { ticket.take() })
-        else {
+        let Some(own) = (if outputs.peek().is_some() { ack.as_ref().map(AckHandle::share) } else { ack.take() }) else {
             return;
         };
         match entry_of(assignment, &record) {
-            Ok(entry) => sink.submit(Item { record, entry, ticket: own }),
+            Ok(entry) => sink.submit(Item { record, entry, ack: own }),
             Err(error) => {
-                let item = Item { record, entry: assignment.dead_letter_entry.clone(), ticket: own };
+                let item = Item { record, entry: assignment.dead_letter_entry.clone(), ack: own };
                 sink.dead_letter(item, Rejection { reason: error.to_string(), plugin: None });
             }
         }
     }
     // No outputs at all: nothing is left to be written.
-    if let Some(ticket) = ticket {
-        ticket.settle();
+    if let Some(ack) = ack {
+        ack.acknowledge();
     }
 }
 
-pub(crate) fn entry_of(assignment: &Assignment, record: &OutputRecord) -> Result<EntryName, NameError> {
+pub(crate) fn entry_of(assignment: &PartitionState, record: &OutputRecord) -> Result<EntryName, NameError> {
     match &record.entry {
         None => Ok(assignment.entry.clone()),
         Some(name) => assignment.template.render(name, &assignment.source),
     }
 }
 
-fn reject(sink: &Sink, assignment: &Arc<Assignment>, input: Arc<InputRecord>, ticket: Ticket, why: Rejection) {
-    let item = Item { record: OutputRecord::unchanged(input), entry: assignment.dead_letter_entry.clone(), ticket };
+fn reject(sink: &Sink, assignment: &Arc<PartitionState>, input: Arc<InputRecord>, ack: AckHandle, why: Rejection) {
+    let item = Item { record: OutputRecord::unchanged(input), entry: assignment.dead_letter_entry.clone(), ack };
     sink.dead_letter(item, why);
 }
 

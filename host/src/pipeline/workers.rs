@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use super::{Failure, RunError, failed, lock};
-use crate::assignment::Budget;
 use crate::chain::{Chain, SharedChain};
-use crate::partition::{Command, Worker};
+use crate::flow::partition_state::Budget;
+use crate::pipeline::worker::{Command, Worker};
 use crate::sink::Sink;
 
 pub(super) struct Workers(Vec<Handle>);

@@ -14,9 +14,9 @@ use super::bindings::reduct_sink::transform::types::Label;
 use super::loaded::Code;
 use super::log::{Level, PluginLog};
 use super::sandbox::{self, Sandbox};
-use crate::labels::stored_labels;
-use crate::names::topic_segment;
 use crate::record::OutputRecord;
+use crate::record::entry_name::topic_segment;
+use crate::record::labels::stored_labels;
 
 /// The interface by which plugins import the host functions, and the functions themselves.
 pub(super) const INTERFACE: &str = "reduct-sink:transform/host@0.1.0";

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use super::bindings::reduct_sink::transform::types::{Header, Message};
-use crate::labels::header_key_text;
+use crate::record::labels::header_key_text;
 use crate::record::{InputRecord, OutputRecord};
 
 /// As many headers as most records have lie on the stack.

@@ -8,13 +8,13 @@ mod bindings;
 mod breaker;
 mod builtin;
 mod cache;
+#[cfg(test)]
+mod compat_tests;
 pub mod componentize;
 mod counters;
 mod digest;
 mod error;
 mod files;
-#[cfg(test)]
-mod growth;
 mod host;
 mod http;
 mod instance;

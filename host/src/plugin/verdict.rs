@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::bindings::reduct_sink::transform::types::Change;
 pub(crate) use super::bindings::reduct_sink::transform::types::Verdict;
 use crate::config::PluginLimits;
-use crate::names::EntryName;
+use crate::record::entry_name::EntryName;
 use crate::record::{LabelChange, OutputRecord};
 
 /// The most outputs that one input record may become, over all plugins of the chain.

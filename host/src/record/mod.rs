@@ -4,6 +4,9 @@
 //! Guarantees: an [`InputRecord`] is never changed after it was read; an [`OutputRecord`] keeps what the plugins decided
 //! as changes on top of its input, so that a record no plugin touched costs nothing to carry.
 
+pub mod entry_name;
+pub mod labels;
+
 use std::fmt;
 use std::sync::Arc;
 

@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use crate::flow::store_start::{Started, now_ms};
 use crate::record::TopicPartition;
 use crate::sink::Sink;
-use crate::sink::started::{Started, now_ms};
 use crate::sink::store::StoreError;
 
 /// How often the store is asked for its uptime.

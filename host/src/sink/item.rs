@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::store::Write;
-use crate::assignment::Ticket;
-use crate::dead_letter;
-use crate::labels;
-use crate::names::EntryName;
+use crate::dead_letters::format;
+use crate::flow::partition_state::AckHandle;
+use crate::record::entry_name::EntryName;
+use crate::record::labels;
 use crate::record::{Identity, OutputRecord};
 
 /// The longest header that the labels of one record may make, in bytes. Source: the server reads at most about 400 KB
@@ -24,7 +24,7 @@ pub const MAX_TIMESTAMP_US: u64 = i64::MAX as u64;
 pub struct Item {
     pub record: OutputRecord,
     pub entry: EntryName,
-    pub ticket: Ticket,
+    pub ack: AckHandle,
 }
 
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub struct Prepared {
     pub time_us: Option<u64>,
     pub labels: HashMap<String, String>,
     pub payload: Bytes,
-    pub ticket: Ticket,
+    pub ack: AckHandle,
     /// It may be in the entry already.
     pub look_up: bool,
     /// A request for it may have been cut off: being acknowledged isn't enough, a query has to show it.
@@ -57,7 +57,7 @@ impl Prepared {
         if size > MAX_LABEL_BYTES && item.record.rejection.is_some() {
             labels = labels::own_labels(&item.record);
             labels.insert(labels::HEADERS_AT.into(), payload.len().to_string());
-            payload = dead_letter::body_with_headers(&item.record);
+            payload = format::body_with_headers(&item.record);
         } else if size > MAX_LABEL_BYTES {
             return Err(Box::new((item, format!("its labels make {size} bytes, {MAX_LABEL_BYTES} are allowed"))));
         }
@@ -73,14 +73,14 @@ impl Prepared {
         if base_us > MAX_TIMESTAMP_US {
             return Err(Box::new((item, format!("its timestamp {base_us} µs is beyond {MAX_TIMESTAMP_US} µs"))));
         }
-        let Item { record, entry, ticket } = item;
+        let Item { record, entry, ack } = item;
         Ok(Self {
             identity: record.identity(),
             base_us,
             time_us: None,
             labels,
             payload,
-            ticket,
+            ack,
             look_up: false,
             read_back: false,
             written: false,
@@ -91,8 +91,8 @@ impl Prepared {
     }
 
     /// Whether nothing is to be written for it now.
-    pub fn is_moot(&self) -> bool {
-        self.ticket.assignment().is_moot()
+    pub fn is_stale(&self) -> bool {
+        self.ack.assignment().is_stale()
     }
 
     pub fn header_bytes(&self) -> usize {
@@ -112,7 +112,7 @@ impl Prepared {
     }
 
     pub fn into_item(self) -> Item {
-        Item { record: self.record, entry: self.entry, ticket: self.ticket }
+        Item { record: self.record, entry: self.entry, ack: self.ack }
     }
 }
 

@@ -1,14 +1,12 @@
 //! Writes output records to ReductStore and settles their tickets.
 //!
 //! Guarantees: one writer per entry at any time in this process, one request in flight per entry; handing a record in
-//! never blocks (what is in flight is bounded by [`crate::assignment::Budget`] upstream).
+//! never blocks (what is in flight is bounded by [`crate::flow::partition_state::Budget`] upstream).
 
-pub mod backoff;
 pub mod check;
 pub mod item;
-pub mod letters;
+pub mod pages;
 pub mod recent;
-pub mod started;
 pub mod store;
 pub mod view;
 mod writer;
@@ -25,15 +23,15 @@ use tracing::{error, warn};
 
 pub use self::item::Item;
 use self::recent::{Recent, Written};
-use self::started::Started;
 use self::store::{Content, Seen, Store, StoreError};
 use self::writer::Writer;
 use crate::config;
-use crate::dead_letter::{self, Target};
-use crate::membership::Membership;
-use crate::names::EntryName;
+use crate::dead_letters::format::{self, Target};
+use crate::flow::membership::Membership;
+use crate::flow::sharded::Sharded;
+use crate::flow::store_start::Started;
+use crate::record::entry_name::EntryName;
 use crate::record::{Identity, Rejection, TopicPartition};
-use crate::sharded::Sharded;
 
 /// Requests under way at once, over all entries.
 const MAX_REQUESTS: usize = 32;
@@ -169,7 +167,7 @@ impl Sink {
         }))
     }
 
-    /// Takes charge of a record: it will be written, or become a dead letter, and its ticket settled.
+    /// Takes charge of a record: it will be written, or become a dead letter, and its ack settled.
     pub fn submit(&self, item: Item) {
         self.0.submit(item);
     }
@@ -291,7 +289,7 @@ impl Shared {
     fn submit(&self, item: Item) {
         if self.discard {
             self.counters.written(1, item.record.payload().len() as u64);
-            item.ticket.settle();
+            item.ack.acknowledge();
             return;
         }
         let mut writers = self.writers();
@@ -317,7 +315,7 @@ impl Shared {
     }
 
     fn submit_dead_letter(&self, item: Item, rejection: Rejection) {
-        let Item { record, ticket, .. } = item;
+        let Item { record, ack, .. } = item;
         if let Some(first) = &record.rejection {
             // Where not even the dead letter can be written, going on would lose the record.
             let failure = format!(
@@ -332,12 +330,12 @@ impl Shared {
         }
         warn!(record = %record.identity(), reason = rejection.reason, "to the dead letters");
         self.counters.dead_letters.add(1);
-        let letter = dead_letter::dead_letter(&record, rejection);
+        let letter = format::dead_letter(&record, rejection);
         match &self.dead_letters {
-            Some(target) if !self.discard => target.take(letter, ticket),
+            Some(target) if !self.discard => target.take(letter, ack),
             _ => {
-                let entry = ticket.assignment().dead_letter_entry.clone();
-                self.submit(Item { record: letter, entry, ticket });
+                let entry = ack.assignment().dead_letter_entry.clone();
+                self.submit(Item { record: letter, entry, ack });
             }
         }
     }

@@ -11,7 +11,7 @@ use futures::StreamExt;
 
 use super::item::MAX_TIMESTAMP_US;
 use super::store::{Store, StoreError};
-use crate::names::EntryName;
+use crate::record::entry_name::EntryName;
 
 /// Timestamps that one request removes: they travel in its headers.
 const REMOVED_AT_ONCE: usize = 80;

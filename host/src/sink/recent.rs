@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 use std::time::{Duration, Instant};
 
-use crate::names::EntryName;
+use crate::record::entry_name::EntryName;
 use crate::record::{Identity, TopicPartition};
 
 /// For how long after the last write the server may still be at work on an entry's blocks. Source: it keeps them open for

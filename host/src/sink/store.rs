@@ -20,9 +20,9 @@ use tokio::sync::OnceCell;
 use super::recent::sketch;
 use super::started::{Started, now_ms};
 use crate::config::{self, Quota};
-use crate::labels;
-use crate::names::EntryName;
 use crate::record::Identity;
+use crate::record::entry_name::EntryName;
+use crate::record::labels;
 
 /// How often the server is asked for its uptime to learn when it becomes another, and how often at most.
 const QUESTION_EVERY: Duration = Duration::from_millis(40);

@@ -1,7 +1,7 @@
 //! The one writer of an entry: takes what arrives for it, in batches, one request in flight, until each record is
 //! settled.
 //!
-//! Guarantees: a ticket is settled only when the store acknowledged its record, when the record was found there, or when
+//! Guarantees: a ack is settled only when the store acknowledged its record, when the record was found there, or when
 //! its dead letter was; a record that may have been written before (it isn't newer than what the entry held when this
 //! host took the partition, or a request for it ended without an answer) is looked up before it is written, and read back
 //! after it where a request that was cut off may have left it unfinished; one record that the server refuses harms no
@@ -25,9 +25,9 @@ use super::item::{Item, MAX_TIMESTAMP_US, Prepared};
 use super::recent::{Written, sketch};
 use super::store::{Seen, StoreError, Write};
 use super::view::{EntryView, Place};
-use crate::assignment::UnderWay;
-use crate::names::EntryName;
+use crate::flow::partition_state::UnderWay;
 use crate::record::TopicPartition;
+use crate::record::entry_name::EntryName;
 
 /// Records whose timestamps are at most this far apart are looked up with one query, in microseconds.
 const SCAN_GAP_US: u64 = 2_000_000;
@@ -104,7 +104,7 @@ impl Writer {
         while let Ok(item) = self.inbox.try_recv() {
             self.accept(item);
         }
-        leave_out_moot(&mut self.view, &mut self.pending);
+        drop_stale(&mut self.view, &mut self.pending);
         true
     }
 
@@ -124,7 +124,7 @@ impl Writer {
         let mut batch = self.take_batch();
         // From here on whoever takes a partition back waits; what was taken back before is left alone.
         let _under_way = under_way(&batch);
-        leave_out_moot(&mut self.view, &mut batch);
+        drop_stale(&mut self.view, &mut batch);
         let answer = match self.place(&mut batch).await {
             Ok(()) => self.send(&mut batch).await,
             Err(error) => Err(error),
@@ -212,7 +212,7 @@ impl Writer {
                 }
                 Place::Written(time) => {
                     self.shared.counters.found(1);
-                    self.settle(prepared, time, true);
+                    self.acknowledge(prepared, time, true);
                 }
                 Place::Unknown(from) => {
                     waiting.push_front(prepared);
@@ -280,7 +280,7 @@ impl Writer {
     /// Writes the batch; leaves in it what has to be tried again.
     async fn send(&mut self, batch: &mut VecDeque<Prepared>) -> Result<(), StoreError> {
         self.shared.membership.assured().await;
-        leave_out_moot(&mut self.view, batch);
+        drop_stale(&mut self.view, batch);
         if batch.iter().any(|prepared| prepared.time_us.is_none()) || batch.is_empty() {
             return Ok(());
         }
@@ -362,13 +362,13 @@ impl Writer {
     fn acknowledge(&mut self, prepared: Prepared) {
         self.shared.counters.written(1, prepared.payload.len() as u64);
         let time = prepared.time_us.unwrap_or(prepared.base_us);
-        self.settle(prepared, time, false);
+        self.acknowledge(prepared, time, false);
     }
 
-    fn settle(&mut self, prepared: Prepared, time_us: u64, found: bool) {
-        let Prepared { identity, payload, ticket, .. } = prepared;
+    fn acknowledge(&mut self, prepared: Prepared, time_us: u64, found: bool) {
+        let Prepared { identity, payload, ack, .. } = prepared;
         self.settled.push(Written { time_us, identity, sketch: sketch(&payload), found });
-        ticket.settle();
+        ack.acknowledge();
     }
 
     fn refuse(&self, prepared: Prepared, reason: &str) {
@@ -401,7 +401,7 @@ impl Writer {
 /// One for each assignment that has records in the batch.
 fn under_way(batch: &VecDeque<Prepared>) -> Vec<UnderWay> {
     let mut under_way: Vec<UnderWay> = Vec::new();
-    for assignment in batch.iter().map(|prepared| prepared.ticket.assignment()) {
+    for assignment in batch.iter().map(|prepared| prepared.ack.assignment()) {
         if !under_way.iter().any(|request| request.is_of(assignment)) {
             under_way.push(assignment.request());
         }
@@ -411,14 +411,14 @@ fn under_way(batch: &VecDeque<Prepared>) -> Vec<UnderWay> {
 
 /// Nothing is written for what is moot. Its place is free again, and what stood behind it gets a new one: it would be
 /// looked for from its own microsecond on, and only as far as the first that is free.
-fn leave_out_moot(view: &mut EntryView, batch: &mut VecDeque<Prepared>) {
+fn drop_stale(view: &mut EntryView, batch: &mut VecDeque<Prepared>) {
     let before = batch.len();
     batch.retain(|prepared| {
-        let is_moot = prepared.is_moot();
-        if let Some(time) = prepared.time_us.filter(|_| is_moot) {
+        let is_stale = prepared.is_stale();
+        if let Some(time) = prepared.time_us.filter(|_| is_stale) {
             view.doubt(time);
         }
-        !is_moot
+        !is_stale
     });
     if batch.len() < before {
         let moved = |prepared: &&mut Prepared| prepared.time_us.is_some_and(|time| time != prepared.base_us);

@@ -4,14 +4,7 @@
 //! of a partition that isn't assigned any more; a partition is handed over with the offset it begins at, chosen by the
 //! committed offset and the configured policy and by nothing else; a partition is taken back before it is given up.
 
-pub mod check;
-mod dead_letters;
-mod feed;
-pub mod letters;
-mod message;
-pub mod peek;
-mod reading;
-mod start;
+mod partition_reader;
 #[cfg(test)]
 mod tests;
 
@@ -30,10 +23,11 @@ use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use thiserror::Error;
 use tracing::{debug, error, info, warn};
 
-use self::check::CheckError;
-pub use self::dead_letters::DeadLetterTopic;
-pub use self::feed::{Feed, Polled};
+pub use self::partition_reader::{PartitionReader, Polled};
 use crate::config;
+use crate::kafka::check::{self, CheckError};
+use crate::kafka::client::{QUEUE, ask, client_config};
+use crate::kafka::start_offset as start;
 use crate::record::TopicPartition;
 
 /// How long one poll of the main queue waits.
@@ -42,12 +36,8 @@ const POLL: Duration = Duration::from_millis(100);
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long a question to the brokers may take, of which a rebalance asks a few.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
-/// For how long a question is repeated that a rebalance can't do without.
-const ASK_FOR: Duration = Duration::from_secs(60);
 /// How long asking for the end of a partition may take, which only reports depend on.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
-/// librdkafka's bound on a partition's queue, in kilobytes.
-const QUEUE: &str = "queued.max.messages.kbytes";
 /// What may wait in librdkafka before the host's own budget counts it: in all partitions together, and in each.
 const QUEUES_KBYTES: usize = 32 << 10;
 const QUEUE_KBYTES: RangeInclusive<usize> = 1 << 10..=16 << 10;
@@ -57,7 +47,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Who gets the partitions. Called from the thread that runs [`Source::run`].
 pub trait Owner: Send + Sync {
     /// A partition is ours. `partitions`: how many its topic has.
-    fn assigned(&self, feed: Feed, partitions: usize);
+    fn assigned(&self, feed: PartitionReader, partitions: usize);
     /// These partitions are to be given up: stop reading them, settle what is in flight as far as that goes, drop their
     /// feeds; answers with their last positions. `lost`: they belong to someone else already, so nothing more may be
     /// written or committed.
@@ -331,7 +321,8 @@ impl Context {
             let queue = shared
                 .split_partition_queue(topic, partition)
                 .ok_or_else(|| format!("{source} has no queue of its own"))?;
-            self.owner.assigned(Feed::new(source.clone(), queue, Arc::clone(&shared), self.policy, begin), count);
+            self.owner
+                .assigned(PartitionReader::new(source.clone(), queue, Arc::clone(&shared), self.policy, begin), count);
         }
         Ok(())
     }
@@ -388,20 +379,6 @@ fn list(owner: &dyn Owner, positions: &[(TopicPartition, u64)]) -> TopicPartitio
     list
 }
 
-/// Asks the brokers until they answer, for a while: a rebalance happens when they are busy, or have only just come back.
-fn ask<T>(mut question: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
-    let started = Instant::now();
-    loop {
-        match question() {
-            Err(error) if started.elapsed() < ASK_FOR => {
-                debug!(%error, "the brokers don't answer yet; asking again");
-                std::thread::sleep(POLL);
-            }
-            answer => return answer,
-        }
-    }
-}
-
 fn partitions(list: &TopicPartitionList) -> Vec<TopicPartition> {
     list.elements()
         .iter()
@@ -417,36 +394,4 @@ fn names(partitions: &[TopicPartition]) -> Vec<String> {
 /// stream of large records going.
 fn queue_kbytes(partitions: usize) -> usize {
     (QUEUES_KBYTES / partitions.max(1)).clamp(*QUEUE_KBYTES.start(), *QUEUE_KBYTES.end())
-}
-
-/// librdkafka's properties: the host's defaults, the user's on top, and what the host must own.
-pub fn client_config(config: &config::Kafka) -> ClientConfig {
-    let mut client = ClientConfig::new();
-    client
-        .set("client.id", "reduct-sink")
-        .set("partition.assignment.strategy", "cooperative-sticky")
-        // Enough for who reads one partition after the other; the group's member shares its own among all.
-        .set(QUEUE, "8192")
-        // A response's part of one partition: librdkafka's default of 1 MB brings large records one at a time. It keeps a
-        // whole response within the bytes that one partition may queue.
-        .set("fetch.message.max.bytes", "4194304")
-        // After the queue was full; its default of 1 s stalls the stream.
-        .set("fetch.queue.backoff.ms", "10")
-        // A request that waits for partitions without records holds up those whose queues were full when it was sent;
-        // its default is 500 ms. Shorter ones cost an idle host time: with 50 ms it took over 1 % of a core.
-        .set("fetch.wait.max.ms", "100")
-        .set("socket.keepalive.enable", "true");
-    for (key, value) in &config.properties {
-        client.set(key, value);
-    }
-    client
-        .set("bootstrap.servers", &config.brokers)
-        .set("group.id", &config.group)
-        // Tells a partition's tail that holds no records (control records, compacted ones) from one not read yet.
-        .set("enable.partition.eof", "true")
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        // An offset that isn't there any more is an error, which the configured policy answers.
-        .set("auto.offset.reset", "error");
-    client
 }

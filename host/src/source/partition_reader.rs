@@ -16,15 +16,15 @@ use rdkafka::types::RDKafkaErrorCode;
 use tracing::{error, warn};
 
 use super::Context;
-use super::message::input_record;
 use crate::config::StartPolicy;
+use crate::kafka::message::input_record;
 use crate::record::{InputRecord, TopicPartition};
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after the brokers couldn't say where a partition begins.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-pub struct Feed {
+pub struct PartitionReader {
     pub source: TopicPartition,
     queue: PartitionQueue<Context>,
     consumer: Arc<BaseConsumer<Context>>,
@@ -52,7 +52,7 @@ pub enum Polled {
     Fatal(String),
 }
 
-impl Feed {
+impl PartitionReader {
     pub(super) fn new(
         source: TopicPartition,
         queue: PartitionQueue<Context>,

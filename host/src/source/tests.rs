@@ -10,19 +10,20 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use super::{Feed, Owner, Source, client_config};
+use super::{Owner, PartitionReader, Source};
 use crate::config::{Kafka, StartPolicy};
+use crate::kafka::client::client_config;
 use crate::record::TopicPartition;
 
 /// Owns what it is given, and has settled five records of it.
 #[derive(Default)]
 struct Settled {
-    feeds: Mutex<Vec<Feed>>,
+    feeds: Mutex<Vec<PartitionReader>>,
     stopping: AtomicBool,
 }
 
 impl Owner for Settled {
-    fn assigned(&self, feed: Feed, _: usize) {
+    fn assigned(&self, feed: PartitionReader, _: usize) {
         self.feeds.lock().unwrap().push(feed);
     }
     fn revoked(&self, _: &[TopicPartition], _: bool) -> Vec<(TopicPartition, u64)> {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use reduct_sink::chain::{Chain, Outcome as Fate, SharedChain};
 use reduct_sink::config::{self, HeaderIs, Mode, Plugin, Share, Sources, TopicIs, When};
-use reduct_sink::lifecycle::{self, Control, Lifecycle, Outcome, Pace, Source, SwapReport};
 use reduct_sink::plugin::Digest;
 use reduct_sink::record::{Header, InputRecord, TopicPartition};
+use reduct_sink::rollout::{self, Control, Lifecycle, Outcome, Pace, Source, SwapReport};
 use tempfile::TempDir;
 
 use crate::bed::{Bed, input, keep_log, logged, output, record, runtime, wait_for};

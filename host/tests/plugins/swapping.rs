@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use reduct_sink::chain::{Chain, Link, SharedChain, Version};
 use reduct_sink::config::PluginSource;
-use reduct_sink::lifecycle::{self, Lifecycle, Pace};
 use reduct_sink::plugin::Digest;
+use reduct_sink::rollout::{self, Lifecycle, Pace};
 
 use crate::bed::{Bed, input, keep_log, logged, output, plugin, runtime, wait_for};
 use crate::guest::{Guest, guest};

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use reduct_sink::dead_letter::{body_with_headers, dead_letter, identity_of_headers, read};
-use reduct_sink::labels::{all_labels, decode_name, decode_value, encode_value, read_headers, read_identity};
+use reduct_sink::dead_letters::format::{body_with_headers, dead_letter, identity_of_headers, read};
+use reduct_sink::record::labels::{all_labels, decode_name, decode_value, encode_value, read_headers, read_identity};
 use reduct_sink::record::{Header, LabelChange, OutputRecord, Rejection};
 use reduct_sink_fuzz::{Input, is_safe_label, record};
 

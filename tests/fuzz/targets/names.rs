@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use reduct_sink::names::{EntryName, Naming, Template, topic_segment};
 use reduct_sink::record::TopicPartition;
+use reduct_sink::record::entry_name::{EntryName, Naming, Template, topic_segment};
 use reduct_sink_fuzz::Input;
 
 fn is_legal(entry: &str) -> bool {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use libfuzzer_sys::fuzz_target;
 use reduct_sink::chain::{Chain, Outcome, SharedChain};
 use reduct_sink::config::{Plugin, PluginSource};
-use reduct_sink::labels::all_labels;
-use reduct_sink::names::EntryName;
 use reduct_sink::plugin::Runtime;
+use reduct_sink::record::entry_name::EntryName;
+use reduct_sink::record::labels::all_labels;
 use reduct_sink::record::{InputRecord, TopicPartition};
 use reduct_sink_fuzz::{guest, is_safe_label};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
-use reduct_sink::developer::bench::{Cost, Options, Report, bench};
+use reduct_sink::devkit::bench::{Cost, Options, Report, bench};
 use reduct_sink::plugin::LoadError;
 
 use super::{Exit, Failure, failed, say};

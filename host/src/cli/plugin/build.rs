@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use reduct_sink::developer::build::{BuildError, build};
-use reduct_sink::developer::project::Project;
+use reduct_sink::devkit::build::{BuildError, build};
+use reduct_sink::devkit::project::Project;
 
 use super::{Exit, Failure, say};
 

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use reduct_sink::developer::capture::capture;
-use reduct_sink::source::check::CheckError;
-use reduct_sink::source::peek::{From, PeekError};
+use reduct_sink::devkit::capture::capture;
+use reduct_sink::kafka::check::CheckError;
+use reduct_sink::kafka::peek::{From, PeekError};
 
 use super::super::options::Options;
 use super::{Exit, Failure, say};

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use reduct_sink::developer::cache;
+use reduct_sink::devkit::cache;
 use reduct_sink::plugin::{Cache, Runtime};
 
 use super::{Exit, Failure, failed, say};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use reduct_sink::developer::inspect::{Inspection, inspect};
+use reduct_sink::devkit::inspect::{Inspection, inspect};
 
 use super::{Exit, Failure, failed, say};
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use reduct_sink::developer::project::Language;
-use reduct_sink::developer::scaffold::create;
+use reduct_sink::devkit::project::Language;
+use reduct_sink::devkit::scaffold::create;
 
 use super::{Exit, Failure, say};
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use reduct_sink::developer::fixtures::{self, Case};
-use reduct_sink::developer::junit;
-use reduct_sink::developer::project::Project;
-use reduct_sink::developer::testing::{Report, TestResult, Tester, plugin_name};
+use reduct_sink::devkit::fixtures::{self, Case};
+use reduct_sink::devkit::junit;
+use reduct_sink::devkit::project::Project;
+use reduct_sink::devkit::testing::{Report, TestResult, Tester, plugin_name};
 
 use super::{Exit, Failure, failed, say, write};
 

@@ -5,9 +5,9 @@ use tokio::runtime::Handle;
 
 use super::{Found, Place, Replay, ReplayError, wrong};
 use crate::config::Config;
-use crate::dead_letter;
-use crate::names::Template;
-use crate::sink::letters::Stored;
+use crate::dead_letters::format;
+use crate::record::entry_name::Template;
+use crate::sink::pages::Stored;
 use crate::sink::store::Store;
 
 /// Dead letters that are read, handled and removed together.

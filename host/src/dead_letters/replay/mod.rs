@@ -25,13 +25,13 @@ pub use self::done::Done;
 use self::run::Run;
 use crate::chain::{Chain, SharedChain};
 use crate::config::Config;
-use crate::dead_letter::{DeadLetter, Unreadable};
-use crate::names::EntryName;
+use crate::dead_letters::format::{DeadLetter, Unreadable};
+use crate::kafka::check as kafka;
 use crate::pipeline::stop_on_signal;
 use crate::plugin::{LoadError, Runtime};
+use crate::record::entry_name::EntryName;
 use crate::record::{Identity, TopicPartition};
 use crate::sink::store::{Store, StoreError};
-use crate::source::check as kafka;
 
 /// What became of a dead letter, or would become of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

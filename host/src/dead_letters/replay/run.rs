@@ -8,19 +8,19 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::{Fate, Found, ReplayError, Told};
-use crate::assignment::{Assignment, Budget, Ticket};
 use crate::chain::{Chain, Failure, Outcome};
 use crate::config::Config;
-use crate::dead_letter::{DeadLetter, Target};
-use crate::membership::Membership;
-use crate::names::{EntryName, Naming, Template};
-use crate::partition::{entry_of, hand_over};
+use crate::dead_letters::format::{DeadLetter, Target};
+use crate::flow::backoff::Backoff;
+use crate::flow::membership::Membership;
+use crate::flow::partition_state::{AckHandle, Budget, PartitionState};
+use crate::kafka::check as kafka;
+use crate::pipeline::worker::{entry_of, hand_over};
+use crate::record::entry_name::{EntryName, Naming, Template};
 use crate::record::{InputRecord, OutputRecord, TopicPartition};
 use crate::sink::Sink;
-use crate::sink::backoff::Backoff;
 use crate::sink::item::{Item, Prepared};
 use crate::sink::store::Store;
-use crate::source::check as kafka;
 
 /// How long requests under way are waited for when the replay is told to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
@@ -43,7 +43,7 @@ pub struct Run<'a> {
 
 /// A dead letter that was handed to the sink.
 struct Pending {
-    assignment: Arc<Assignment>,
+    assignment: Arc<PartitionState>,
     entries: Vec<EntryName>,
 }
 
@@ -57,21 +57,21 @@ enum Begun {
 struct Refusals(Mutex<HashMap<usize, String>>);
 
 impl Refusals {
-    fn remove(&self, assignment: &Arc<Assignment>) -> Option<String> {
+    fn remove(&self, assignment: &Arc<PartitionState>) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(assignment))
     }
 }
 
 /// Each dead letter has an assignment of its own.
-fn key(assignment: &Arc<Assignment>) -> usize {
+fn key(assignment: &Arc<PartitionState>) -> usize {
     Arc::as_ptr(assignment).addr()
 }
 
 impl Target for Refusals {
-    fn take(&self, letter: OutputRecord, ticket: Ticket) {
+    fn take(&self, letter: OutputRecord, ack: AckHandle) {
         let reason = letter.rejection.map_or_else(String::new, |rejection| rejection.reason.clone());
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key(ticket.assignment()), reason);
-        ticket.settle();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key(ack.assignment()), reason);
+        ack.acknowledge();
     }
 }
 
@@ -170,15 +170,15 @@ impl<'a> Run<'a> {
             Ok(entries) => entries,
             Err(error) => return failing(error.to_string()),
         };
-        let Some(ticket) = assignment.receive(input.offset, input.size()) else {
+        let Some(ack) = assignment.receive(input.offset, input.size()) else {
             return failing("it was received before".into());
         };
         if self.write {
-            hand_over(&self.sink, &assignment, outputs, ticket);
+            hand_over(&self.sink, &assignment, outputs, ack);
             return Ok(Begun::Pending(Pending { assignment, entries }));
         }
         for (record, entry) in outputs.into_iter().zip(&entries) {
-            let item = Item { record, entry: entry.clone(), ticket: ticket.share() };
+            let item = Item { record, entry: entry.clone(), ack: ack.share() };
             if let Err(refused) = Prepared::new(item, self.config.labels.plugins) {
                 let (_, reason) = *refused;
                 return failing(reason);
@@ -218,7 +218,7 @@ impl<'a> Run<'a> {
     }
 
     /// The partition as if it were assigned, for one record.
-    fn assignment(&mut self, source: &TopicPartition) -> Result<Result<Arc<Assignment>, String>, ReplayError> {
+    fn assignment(&mut self, source: &TopicPartition) -> Result<Result<Arc<PartitionState>, String>, ReplayError> {
         let naming = match &self.entry {
             Some(template) => Naming::configured(template),
             None => match self.partitions_of(&source.topic)? {
@@ -227,7 +227,7 @@ impl<'a> Run<'a> {
             },
         };
         let budget = Arc::clone(&self.budget);
-        let assignment = Assignment::new(source.clone(), naming, &self.dead_letter_entry, budget);
+        let assignment = PartitionState::new(source.clone(), naming, &self.dead_letter_entry, budget);
         Ok(assignment.map(Arc::new).map_err(|error| error.to_string()))
     }
 

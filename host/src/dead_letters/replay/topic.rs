@@ -2,8 +2,8 @@
 //! `.replay` behind it, remembers which are done with.
 
 use super::{Found, Place, Replay, ReplayError};
-use crate::dead_letter;
-use crate::source::letters::{Letters, Read};
+use crate::dead_letters::format;
+use crate::dead_letters::topic::reader::{Letters, Read};
 
 /// Dead letters that are read, handled and committed together.
 const PAGE_RECORDS: usize = 500;

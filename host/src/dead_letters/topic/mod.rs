@@ -5,15 +5,15 @@
 //! the one before out and then sees in the topic all that that one will ever have written (see [`lane`]). All letters of
 //! one source partition go to one partition of the topic: the source's number modulo the topic's.
 //!
-//! Guarantees: a ticket is settled when all in-sync replicas have the letter and its transaction is committed, or when
+//! Guarantees: a ack is settled when all in-sync replicas have the letter and its transaction is committed, or when
 //! the letter was found in the topic; while the topic is missing, refuses or can't be reached, letters wait, and their
 //! offsets and budget with them; whoever reads committed records finds each letter once. Not guaranteed: that, where the
 //! topic loses letters (retention, compaction) or gets more partitions between a crash and the look-up.
 
-mod lane;
-mod look_up;
-mod producer;
-mod reach;
+mod index;
+pub mod reader;
+mod scan;
+mod writer;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -23,16 +23,16 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info};
 
-use self::lane::Lane;
-use self::producer::Producer;
-use self::reach::Reaches;
-use super::SourceError;
-use crate::assignment::Ticket;
+use self::index::Reaches;
+use self::writer::Lane;
 use crate::config;
-use crate::dead_letter::Target;
-use crate::membership::Membership;
+use crate::dead_letters::format::Target;
+use crate::flow::backoff::Backoff;
+use crate::flow::membership::Membership;
+use crate::flow::partition_state::AckHandle;
+use crate::kafka::check::CheckError;
+use crate::kafka::producer::Producer;
 use crate::record::{OutputRecord, TopicPartition};
-use crate::sink::backoff::Backoff;
 
 /// What one transaction carries at most.
 const BATCH: usize = 256;
@@ -55,7 +55,7 @@ pub struct DeadLetterTopic {
 
 impl DeadLetterTopic {
     /// Nothing is asked of Kafka before the first letter comes.
-    pub fn start(config: &config::Kafka, topic: &str, membership: Arc<Membership>) -> Result<Self, SourceError> {
+    pub fn start(config: &config::Kafka, topic: &str, membership: Arc<Membership>) -> Result<Self, CheckError> {
         // For what is wrong with the properties to be told at once.
         Producer::transactional(config, topic, "reduct-sink")?;
         let (inbox, letters) = channel();
@@ -75,15 +75,15 @@ impl DeadLetterTopic {
             complained: None,
         };
         let thread = thread::Builder::new().name("dead-letters".into()).spawn(move || worker.run());
-        thread.map_err(|error| SourceError::Configuration(format!("no thread for the dead letters: {error}")))?;
+        thread.map_err(|error| CheckError::Property(format!("no thread for the dead letters: {error}")))?;
         Ok(Self { inbox, topic: topic.to_owned(), reaches })
     }
 }
 
 impl Target for DeadLetterTopic {
-    fn take(&self, letter: OutputRecord, ticket: Ticket) {
-        // If the thread is gone, the lost ticket stops the host.
-        let _ = self.inbox.send(Letter { record: letter, ticket });
+    fn take(&self, letter: OutputRecord, ack: AckHandle) {
+        // If the thread is gone, the lost ack stops the host.
+        let _ = self.inbox.send(Letter { record: letter, ack });
     }
 
     fn begin(&self, source: &TopicPartition, committed: u64, mark: Option<&str>) {
@@ -97,7 +97,7 @@ impl Target for DeadLetterTopic {
 
 struct Letter {
     record: OutputRecord,
-    ticket: Ticket,
+    ack: AckHandle,
 }
 
 impl Letter {
@@ -105,8 +105,8 @@ impl Letter {
         &self.record.input.source
     }
 
-    fn is_moot(&self) -> bool {
-        self.ticket.assignment().is_moot()
+    fn is_stale(&self) -> bool {
+        self.ack.assignment().is_stale()
     }
 }
 
@@ -164,7 +164,7 @@ impl Worker {
 
     fn forget_moot(&mut self) {
         self.waiting.retain(|_, letters| {
-            letters.retain(|letter| !letter.is_moot());
+            letters.retain(|letter| !letter.is_stale());
             !letters.is_empty()
         });
     }
@@ -185,7 +185,7 @@ impl Worker {
         let batch = self.take_batch(&source);
         match self.write(&source, &batch) {
             Ok(()) => {
-                batch.into_iter().for_each(|letter| letter.ticket.settle());
+                batch.into_iter().for_each(|letter| letter.ack.acknowledge());
                 self.recovered();
             }
             Err(reason) => {
@@ -214,7 +214,7 @@ impl Worker {
     }
 
     fn write(&mut self, source: &TopicPartition, batch: &[Letter]) -> Result<(), String> {
-        let Some(assignment) = batch.first().map(|letter| letter.ticket.assignment()) else { return Ok(()) };
+        let Some(assignment) = batch.first().map(|letter| letter.ack.assignment()) else { return Ok(()) };
         if let Some(lane) = self.lanes.get_mut(source).filter(|lane| lane.serves(assignment)) {
             return lane.write(batch, &self.reaches);
         }

@@ -11,13 +11,14 @@ use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::check::{self, CheckError, told};
-use super::message::input_record;
-use super::reading::Reading;
-use super::{ask, start};
 use crate::config;
+use crate::dead_letters::replay::Done;
+use crate::kafka::check::{self, CheckError, told};
+use crate::kafka::client::ask;
+use crate::kafka::message::input_record;
+use crate::kafka::scan::Reading;
+use crate::kafka::start_offset as start;
 use crate::record::{InputRecord, TopicPartition};
-use crate::replay::Done;
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Behind the sink's group.

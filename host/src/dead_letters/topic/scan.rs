@@ -12,11 +12,12 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::Offset;
 
 use crate::config;
-use crate::dead_letter::identity_of_headers;
+use crate::dead_letters::format::identity_of_headers;
+use crate::kafka::check;
+use crate::kafka::client::client_config;
+use crate::kafka::message::raw_headers;
+use crate::kafka::scan::Reading;
 use crate::record::{Identity, TopicPartition};
-use crate::source::message::raw_headers;
-use crate::source::reading::Reading;
-use crate::source::{check, client_config};
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long another source's open transaction may hide what stands behind it before the look-up fails. It is tried again

@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use super::Letter;
-use super::look_up::{Wanted, look_up};
-use super::producer::{Producer, Refused};
-use super::reach::Reaches;
-use crate::assignment::Assignment;
+use super::index::Reaches;
+use super::scan::{Wanted, look_up};
 use crate::config;
+use crate::flow::partition_state::PartitionState;
+use crate::kafka::producer::{Producer, Refused};
 use crate::record::{Identity, TopicPartition};
 
 pub struct Lane {
-    assignment: Weak<Assignment>,
+    assignment: Weak<PartitionState>,
     /// How often the assignment had been set back when the topic was looked through.
     rewinds: u32,
     producer: Producer,
@@ -34,7 +34,7 @@ impl Lane {
         config: &config::Kafka,
         topic: &str,
         source: &TopicPartition,
-        assignment: &Arc<Assignment>,
+        assignment: &Arc<PartitionState>,
         reaches: &Reaches,
     ) -> Result<Self, String> {
         let rewinds = assignment.rewinds();
@@ -52,7 +52,7 @@ impl Lane {
     }
 
     /// Whether what it knows holds for this assignment as it is now.
-    pub fn serves(&self, assignment: &Arc<Assignment>) -> bool {
+    pub fn serves(&self, assignment: &Arc<PartitionState>) -> bool {
         self.assignment.as_ptr() == Arc::as_ptr(assignment) && self.rewinds == assignment.rewinds()
     }
 

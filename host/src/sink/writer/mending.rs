@@ -100,7 +100,7 @@ impl Writer {
         }
         // Somebody else may be writing here by now.
         self.shared.membership.assured().await;
-        if batch.iter().any(Prepared::is_moot) || unfinished.is_empty() && hidden.is_empty() {
+        if batch.iter().any(Prepared::is_stale) || unfinished.is_empty() && hidden.is_empty() {
             return Ok(());
         }
         warn!(
