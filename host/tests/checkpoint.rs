@@ -92,7 +92,7 @@ fn schedule(rng: &mut Rng, steps: &mut Vec<Step>) -> Result<(), String> {
                 if let Some(settled) = model.received.get_mut(&offset) {
                     *settled = true;
                 }
-                checkpoint.settle(offset);
+                checkpoint.acknowledge(offset);
             }
             Step::SkipTo(offset) => {
                 model.end = Some(model.end.map_or(offset, |end| end.max(offset)));

@@ -93,8 +93,8 @@ impl Reporter for Host {
     }
 }
 
-fn partition(standing: &Standing, look: &Look) -> status::Partition {
-    status::Partition {
+fn partition(standing: &Standing, look: &Look) -> status_http::Partition {
+    status_http::Partition {
         topic: standing.source.topic.to_string(),
         partition: standing.source.partition,
         position: standing.position,
@@ -105,8 +105,8 @@ fn partition(standing: &Standing, look: &Look) -> status::Partition {
     }
 }
 
-fn plugin(version: PluginVersion) -> status::Plugin {
-    status::Plugin {
+fn plugin(version: PluginVersion) -> status_http::Plugin {
+    status_http::Plugin {
         name: version.name.to_string(),
         digest: version.digest.to_string(),
         since_s: version.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),

@@ -18,8 +18,8 @@ use thiserror::Error;
 use tokio::sync::OnceCell;
 
 use super::recent::sketch;
-use super::started::{Started, now_ms};
 use crate::config::{self, Quota};
+use crate::flow::store_start::{Started, now_ms};
 use crate::record::Identity;
 use crate::record::entry_name::EntryName;
 use crate::record::labels;

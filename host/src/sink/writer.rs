@@ -20,11 +20,11 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::Shared;
-use super::backoff::Backoff;
 use super::item::{Item, MAX_TIMESTAMP_US, Prepared};
 use super::recent::{Written, sketch};
 use super::store::{Seen, StoreError, Write};
 use super::view::{EntryView, Place};
+use crate::flow::backoff::Backoff;
 use crate::flow::partition_state::UnderWay;
 use crate::record::TopicPartition;
 use crate::record::entry_name::EntryName;
@@ -212,7 +212,7 @@ impl Writer {
                 }
                 Place::Written(time) => {
                     self.shared.counters.found(1);
-                    self.acknowledge(prepared, time, true);
+                    self.acknowledge_at(prepared, time, true);
                 }
                 Place::Unknown(from) => {
                     waiting.push_front(prepared);
@@ -362,10 +362,10 @@ impl Writer {
     fn acknowledge(&mut self, prepared: Prepared) {
         self.shared.counters.written(1, prepared.payload.len() as u64);
         let time = prepared.time_us.unwrap_or(prepared.base_us);
-        self.acknowledge(prepared, time, false);
+        self.acknowledge_at(prepared, time, false);
     }
 
-    fn acknowledge(&mut self, prepared: Prepared, time_us: u64, found: bool) {
+    fn acknowledge_at(&mut self, prepared: Prepared, time_us: u64, found: bool) {
         let Prepared { identity, payload, ack, .. } = prepared;
         self.settled.push(Written { time_us, identity, sketch: sketch(&payload), found });
         ack.acknowledge();

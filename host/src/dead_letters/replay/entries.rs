@@ -33,7 +33,7 @@ pub fn replay(
             from = last.timestamp_us.saturating_add(1);
             let mut found = Vec::new();
             for Stored { timestamp_us, labels, payload } in page {
-                match dead_letter::read(&labels, payload) {
+                match format::read(&labels, payload) {
                     Some(letter) => {
                         found.push(Found { place: Place::Entry { entry: entry.clone(), timestamp_us }, letter });
                     }

@@ -17,7 +17,7 @@ pub fn replay(replay: &mut Replay<'_>, topic: &str) -> Result<(), ReplayError> {
         let (mut found, mut others) = (Vec::new(), Vec::new());
         for record in records {
             let place = Place::Topic { partition: record.source.clone(), offset: record.offset };
-            match dead_letter::read_from_topic(record) {
+            match format::read_from_topic(record) {
                 Some(letter) => found.push(Found { place, letter }),
                 None => others.extend(offset_of(&place)),
             }

@@ -51,7 +51,7 @@ impl Letters {
     pub fn open(config: &config::Kafka, topic: &str) -> Result<Self, CheckError> {
         let failed = |reason: String| CheckError::Letters { topic: topic.to_owned(), reason };
         let count = check::topic(config, topic)?.map_err(|error| failed(error.to_string()))?.partitions;
-        let mut client = super::client_config(config);
+        let mut client = crate::kafka::client::client_config(config);
         client
             .set("group.id", format!("{}{GROUP}", config.group))
             .set("isolation.level", "read_committed")
