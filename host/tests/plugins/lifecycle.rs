@@ -47,7 +47,7 @@ impl Run {
         let bed = Bed::of(&[]).with(name, &version(1), adjust);
         let shared = bed.shared();
         let chain = Chain::new(shared.clone()).unwrap();
-        let lifecycle = lifecycle::start(shared.clone(), None, quick());
+        let lifecycle = rollout::start(shared.clone(), None, quick());
         let control = lifecycle.control();
         Self { bed, shared, chain, lifecycle, control, offset: 0 }
     }
@@ -287,7 +287,7 @@ impl Configured {
         let chain = Chain::new(shared.clone()).unwrap();
         let load = Box::new(move || config::load(sources.clone()).config);
         let source = Source { file: Some(file), load, present };
-        let lifecycle = lifecycle::start(shared.clone(), Some(source), quick());
+        let lifecycle = rollout::start(shared.clone(), Some(source), quick());
         // The first look takes the file as it was started with.
         thread::sleep(quick().poll);
         Self { folder, shared, chain, lifecycle }
@@ -383,7 +383,7 @@ fn a_changed_configuration_of_a_plugin_takes_over_or_is_refused() {
     configured.write(&table("two"));
     wait_for("the second configuration", || (entry(&mut configured) == "two").then_some(()));
     let swaps = configured.lifecycle.control().swaps.last();
-    assert_eq!((swaps.len(), swaps[0].cause), (1, lifecycle::Cause::Configuration));
+    assert_eq!((swaps.len(), swaps[0].cause), (1, rollout::Cause::Configuration));
     configured.write(&table("much-too-long-for-this-one"));
     thread::sleep(quick().poll * 3);
     assert_eq!(entry(&mut configured), "two", "what is refused leaves the present one");

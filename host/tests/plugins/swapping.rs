@@ -48,7 +48,7 @@ impl Watched {
         let path = lay(folder.path());
         let shared = SharedChain::load(runtime(), &[plugin(name, PluginSource::File(path.clone()))]).unwrap();
         let chain = Chain::new(shared.clone()).unwrap();
-        let watching = lifecycle::start(shared.clone(), None, quick());
+        let watching = rollout::start(shared.clone(), None, quick());
         let mut watched = Self { folder, path, shared, chain, watching };
         assert_eq!(watched.present(), 1);
         watched
@@ -205,7 +205,7 @@ fn a_file_replaced_between_its_load_and_the_watch_is_found() {
     let bed = Bed::of(&[&version(1)]);
     let shared = bed.shared();
     fs::write(bed.path(0), version(2)).unwrap();
-    let watching = lifecycle::start(shared.clone(), None, quick());
+    let watching = rollout::start(shared.clone(), None, quick());
     wait_for("version 2", || (shared.versions()[0].digest == Digest::of(&version(2))).then_some(()));
     watching.stop();
 }
@@ -227,7 +227,7 @@ fn under_load_each_record_is_handled_by_exactly_one_version() {
     const SWAPS: u64 = 30;
     let bed = Bed::of(&[]).with("loaded", &version(0), |_| {});
     let shared = bed.shared();
-    let watching = lifecycle::start(shared.clone(), None, quick());
+    let watching = rollout::start(shared.clone(), None, quick());
     let done = Arc::new(AtomicBool::new(false));
     let workers: Vec<_> = (0..2)
         .map(|_| {
