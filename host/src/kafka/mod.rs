@@ -1,5 +1,6 @@
 //! Kafka clients that are not members of the consumer group: configuration, metadata, bounded reading, producing.
 
+pub mod admin;
 pub mod check;
 pub mod client;
 pub mod message;
@@ -7,3 +8,5 @@ pub mod peek;
 pub mod producer;
 pub mod scan;
 pub mod start_offset;
+
+pub use self::admin::topic_ids;

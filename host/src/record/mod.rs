@@ -6,11 +6,14 @@
 
 pub mod entry_name;
 pub mod labels;
+mod topic_id;
 
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+pub use self::topic_id::{NoTopicId, TopicId};
 
 /// A partition of a topic: the unit of order, of assignment and of commit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
