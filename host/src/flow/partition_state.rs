@@ -10,6 +10,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crate::flow::checkpoint::Checkpoint;
+use crate::flow::commit_metadata::CommitMetadata;
 use crate::flow::sharded::Sharded;
 use crate::record::TopicPartition;
 use crate::record::entry_name::{EntryName, NameError, Naming, Template, topic_segment};
@@ -98,9 +99,65 @@ pub struct PartitionState {
     requests: AtomicUsize,
     /// A record was lost on its way: only reading it again can settle it.
     broken: AtomicBool,
+    generation: AtomicU64,
+    reread_required: Mutex<Option<RereadCause>>,
 }
 
+/// Why records of a partition have to be read from Kafka again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RereadCause {
+    /// The store restarted: it may have lost what its open blocks held.
+    StoreRestart,
+    /// A record was removed from one of the partition's entries: the store rewrites the block, which can damage other
+    /// records of it.
+    Removal,
+}
+
+/// What may be committed for a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitPoint {
+    /// All records below it are written, dropped by a plugin, or in the dead letters.
+    pub offset: u64,
+    /// What the next owner has to know.
+    pub metadata: CommitMetadata,
+}
+
+static GENERATIONS: AtomicU64 = AtomicU64::new(1);
+
 impl PartitionState {
+    /// The number of this value, unique in this process and greater than those of all earlier ones.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Whether records of this partition may be written now.
+    pub fn may_write(&self) -> bool {
+        !self.is_stale()
+    }
+
+    /// Whether records that the store has already are compared with it, bytes included: while a re-read isn't complete.
+    pub fn compare_contents(&self) -> bool {
+        self.position() < self.again_until.load(Ordering::SeqCst)
+    }
+
+    /// Demands that the partition be re-read. Nothing of it is committed until that has begun.
+    pub fn require_reread(&self, cause: RereadCause) {
+        lock(&self.reread_required).get_or_insert(cause);
+    }
+
+    /// The oldest offset that isn't acknowledged.
+    pub fn position(&self) -> u64 {
+        self.commit_position().unwrap_or_default()
+    }
+
+    /// What may be committed now; `None`: nothing.
+    pub fn commit_point(&self) -> Option<CommitPoint> {
+        if self.is_stale() || self.is_rewinding() || lock(&self.reread_required).is_some() {
+            return None;
+        }
+        Some(CommitPoint { offset: self.commit_position()?, metadata: CommitMetadata::default() })
+    }
+
     pub fn new(
         source: TopicPartition,
         naming: Naming,
@@ -125,6 +182,8 @@ impl PartitionState {
             rewinds: AtomicU32::new(0),
             requests: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
+            generation: AtomicU64::new(GENERATIONS.fetch_add(1, Ordering::SeqCst)),
+            reread_required: Mutex::default(),
         })
     }
 
@@ -166,6 +225,8 @@ impl PartitionState {
         *checkpoint = Checkpoint::default();
         checkpoint.skip_to(to);
         self.rewinds.fetch_add(1, Ordering::SeqCst);
+        self.generation.store(GENERATIONS.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+        *lock(&self.reread_required) = None;
         self.rewinding.store(false, Ordering::SeqCst);
         self.dropping.store(false, Ordering::SeqCst);
         true
