@@ -52,6 +52,7 @@ fn record(offset: u64, headers: usize) -> InputRecord {
     let all = [("size", "1024"), ("type", "binary"), ("camera", "front-left"), ("line", "7")];
     InputRecord {
         source: TopicPartition { topic: "frames".into(), partition: 3 },
+        topic_id: None,
         offset,
         timestamp_ms: Some(1_700_000_000_000 + offset),
         key: None,

@@ -208,6 +208,7 @@ fn record(offset: u64) -> InputRecord {
     };
     InputRecord {
         source: TopicPartition { topic: "frames".into(), partition: 3 },
+        topic_id: None,
         offset,
         timestamp_ms: Some(1_700_000_000_000 + offset),
         key: None,

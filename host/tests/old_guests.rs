@@ -33,6 +33,7 @@ fn record(told_to: &'static str) -> Arc<InputRecord> {
     };
     Arc::new(InputRecord {
         source: TopicPartition { topic: "line.7".into(), partition: 2 },
+        topic_id: None,
         offset: 5,
         timestamp_ms: Some(1_700_000_000_000),
         key: Some(Bytes::from_static(b"key")),

@@ -65,6 +65,7 @@ pub fn body_with_headers(record: &OutputRecord) -> Bytes {
 pub fn headers(letter: &OutputRecord) -> Vec<(&'static str, String)> {
     let input = &letter.input;
     let mut headers = vec![(labels::SOURCE, input.source.to_string()), (labels::OFFSET, input.offset.to_string())];
+    headers.extend(input.topic_id.map(|id| (labels::TOPIC_ID, id.to_string())));
     headers.extend(letter.index.map(|index| (labels::INDEX, index.to_string())));
     headers.extend(input.timestamp_ms.map(|time| (labels::TIMESTAMP, time.to_string())));
     if let Some(rejection) = &letter.rejection {
@@ -102,7 +103,8 @@ pub struct DeadLetter {
 
 impl DeadLetter {
     pub fn identity(&self) -> Identity {
-        Identity { source: self.input.source.clone(), offset: self.input.offset, index: self.index }
+        let InputRecord { source, topic_id, offset, .. } = &self.input;
+        Identity { source: source.clone(), topic_id: *topic_id, offset: *offset, index: self.index }
     }
 }
 
@@ -130,14 +132,17 @@ pub fn read_from_topic(mut record: InputRecord) -> Option<Result<DeadLetter, Unr
     let said = record.headers.split_off(own).into_iter();
     let said: HashMap<_, _> = said.filter_map(|header| Some((text(header.key)?, text(header.value?)?))).collect();
     said.contains_key(labels::REASON).then(|| {
-        let Identity { source, offset, index } = labels::read_identity(&said).ok_or(Unreadable::Identity)?;
+        let Identity { source, topic_id, offset, index } = labels::read_identity(&said).ok_or(Unreadable::Identity)?;
         let time = said.get(labels::TIMESTAMP).map(|time| time.parse().map_err(|_| Unreadable::Timestamp));
-        Ok(DeadLetter { input: InputRecord { source, offset, timestamp_ms: time.transpose()?, ..record }, index })
+        Ok(DeadLetter {
+            input: InputRecord { source, topic_id, offset, timestamp_ms: time.transpose()?, ..record },
+            index,
+        })
     })
 }
 
 fn read_dead_letter(found: &HashMap<String, String>, mut body: Bytes) -> Result<DeadLetter, Unreadable> {
-    let Identity { source, offset, index } = labels::read_identity(found).ok_or(Unreadable::Identity)?;
+    let Identity { source, topic_id, offset, index } = labels::read_identity(found).ok_or(Unreadable::Identity)?;
     let timestamp = found.get(labels::TIMESTAMP).ok_or(Unreadable::Timestamp)?;
     let timestamp_ms = match labels::decode_value(timestamp) {
         None => None,
@@ -156,7 +161,7 @@ fn read_dead_letter(found: &HashMap<String, String>, mut body: Bytes) -> Result<
         }
     };
     let payload = (!found.contains_key(labels::TOMBSTONE)).then_some(body);
-    Ok(DeadLetter { input: InputRecord { source, offset, timestamp_ms, key, headers, payload }, index })
+    Ok(DeadLetter { input: InputRecord { source, topic_id, offset, timestamp_ms, key, headers, payload }, index })
 }
 
 /// What [`body_with_headers`] wrote.
@@ -184,7 +189,7 @@ impl Text {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::TopicPartition;
+    use crate::record::{TopicId, TopicPartition};
 
     fn letter(header_size: usize, payload: Option<&'static [u8]>, timestamp_ms: Option<u64>) -> OutputRecord {
         let header = |key: &'static [u8], value: Option<&'static [u8]>| Header {
@@ -202,6 +207,7 @@ mod tests {
         headers.push(Header { key: "big".into(), value: Some(vec![b'x'; header_size].into()) });
         let input = InputRecord {
             source: TopicPartition { topic: "a.b".into(), partition: 3 },
+            topic_id: TopicId::from_halves(1, 2),
             offset: 12_345,
             timestamp_ms,
             key: Some(Bytes::from_static(b"%null")),

@@ -178,6 +178,7 @@ fn records(size: usize, headers: &[(String, String)]) -> Vec<Arc<InputRecord>> {
     let headers: Vec<Header> = headers.iter().map(header).collect();
     let record = |offset| InputRecord {
         source: TopicPartition { topic: "bench".into(), partition: 0 },
+        topic_id: None,
         offset,
         timestamp_ms: Some(1_700_000_000_000 + offset),
         key: None,

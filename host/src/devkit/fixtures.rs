@@ -265,6 +265,7 @@ fn case(
     };
     let input = InputRecord {
         source: TopicPartition { topic: file.topic.as_deref().unwrap_or("topic").into(), partition: file.partition },
+        topic_id: None,
         offset: file.offset.0,
         timestamp_ms: (!file.no_timestamp).then(|| file.timestamp_ms.map_or(TIMESTAMP_MS, |Whole(ms)| ms)),
         key: file.key.as_ref().map(bytes).transpose().context("`key`")?,
@@ -338,6 +339,7 @@ mod tests {
         };
         let plain = InputRecord {
             source: TopicPartition { topic: "frames.left".into(), partition: 3 },
+            topic_id: None,
             offset: u64::MAX,
             timestamp_ms: Some(7),
             key: Some(Bytes::from_static(b"\xff\0")),

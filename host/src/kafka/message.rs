@@ -38,7 +38,8 @@ pub fn input_record(message: &BorrowedMessage<'_>, source: &TopicPartition) -> (
     let timestamp_ms = message.timestamp().to_millis().and_then(|ms| u64::try_from(ms).ok());
     let key: Option<Bytes> = key.map(&mut keep);
     let payload: Option<Bytes> = payload.map(&mut keep);
-    (InputRecord { source: source.clone(), offset, timestamp_ms, key, headers, payload }, problem)
+    let source = source.clone();
+    (InputRecord { source, topic_id: None, offset, timestamp_ms, key, headers, payload }, problem)
 }
 
 /// Most records have few headers; these need no allocation of their own.

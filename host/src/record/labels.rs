@@ -29,6 +29,8 @@ use crate::record::{Header, Identity, InputRecord, OutputRecord, TopicPartition}
 /// `topic/partition`, on every record: with [`OFFSET`] and [`INDEX`] the record's identity.
 pub const SOURCE: &str = "kafka.source";
 pub const OFFSET: &str = "kafka.offset";
+/// The topic's id as Kafka shows it, where it is known: it tells a topic from one that was deleted and created again.
+pub const TOPIC_ID: &str = "kafka.topic-id";
 /// The place in a split; only on the parts of one.
 pub const INDEX: &str = "kafka.index";
 /// The record's key, encoded like a header's value; absent where the record has none.
@@ -89,6 +91,9 @@ pub fn own_labels(output: &OutputRecord) -> HashMap<String, String> {
     let mut labels = HashMap::new();
     labels.insert(SOURCE.into(), output.input.source.to_string());
     labels.insert(OFFSET.into(), output.input.offset.to_string());
+    if let Some(id) = output.input.topic_id {
+        labels.insert(TOPIC_ID.into(), id.to_string());
+    }
     if let Some(index) = output.index {
         labels.insert(INDEX.into(), index.to_string());
     }
@@ -114,7 +119,12 @@ pub fn read_identity(found: &HashMap<String, String>) -> Option<Identity> {
         Some(index) => Some(index.parse().ok()?),
         None => None,
     };
+    let topic_id = match found.get(TOPIC_ID) {
+        Some(id) => Some(id.parse().ok()?),
+        None => None,
+    };
     Some(Identity {
+        topic_id,
         source: TopicPartition { topic: topic.into(), partition: partition.parse().ok()? },
         offset: found.get(OFFSET)?.parse().ok()?,
         index,
@@ -311,6 +321,7 @@ mod tests {
             .collect();
         OutputRecord::unchanged(Arc::new(InputRecord {
             source: TopicPartition { topic: "t".into(), partition: 2 },
+            topic_id: None,
             offset: 7,
             timestamp_ms: Some(1),
             key: Some(Bytes::from_static(b"k")),

@@ -5,6 +5,7 @@
 //! as changes on top of its input, so that a record no plugin touched costs nothing to carry.
 
 pub mod entry_name;
+mod identity;
 pub mod labels;
 mod topic_id;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use self::identity::{Identity, IdentityMap};
 pub use self::topic_id::{NoTopicId, TopicId};
 
 /// A partition of a topic: the unit of order, of assignment and of commit.
@@ -39,6 +41,8 @@ pub struct Header {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputRecord {
     pub source: TopicPartition,
+    /// The topic's id; `None`: not known.
+    pub topic_id: Option<TopicId>,
     pub offset: u64,
     /// Milliseconds since the Unix epoch; `None` when the record carries no timestamp.
     pub timestamp_ms: Option<u64>,
@@ -67,22 +71,6 @@ impl InputRecord {
             Some(ms) => ms.saturating_mul(1000).saturating_add(self.offset % 1000),
             None => self.offset,
         }
-    }
-}
-
-/// Who an output record is: the same for every replay of its input.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Identity {
-    pub source: TopicPartition,
-    pub offset: u64,
-    /// The output's place in a split; `None` for a record that wasn't split.
-    pub index: Option<u32>,
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.source, self.offset)?;
-        self.index.map_or(Ok(()), |index| write!(f, "#{index}"))
     }
 }
 
@@ -138,7 +126,8 @@ impl OutputRecord {
     }
 
     pub fn identity(&self) -> Identity {
-        Identity { source: self.input.source.clone(), offset: self.input.offset, index: self.index }
+        let InputRecord { source, topic_id, offset, .. } = &*self.input;
+        Identity { source: source.clone(), topic_id: *topic_id, offset: *offset, index: self.index }
     }
 
     /// The bytes to write: a tombstone has none.

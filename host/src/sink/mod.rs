@@ -251,7 +251,7 @@ impl Sink {
             let seen: HashMap<u64, Seen> = seen.into_iter().map(|seen| (seen.timestamp_us, seen)).collect();
             for Written { time_us, identity, sketch, .. } in records {
                 let is_whole = seen.get(&time_us).is_some_and(|seen| {
-                    seen.identity.as_ref() == Some(&identity)
+                    seen.identity.as_ref().is_some_and(|seen| seen.matches(&identity))
                         && matches!(seen.content, Content::Read { sketch: read, .. } if read == sketch)
                 });
                 if !is_whole {

@@ -136,7 +136,12 @@ mod tests {
 
     fn written(partition: u32, offset: u64) -> Written {
         let source = TopicPartition { topic: "t".into(), partition };
-        Written { time_us: offset, identity: Identity { source, offset, index: None }, sketch: 0, found: false }
+        Written {
+            time_us: offset,
+            identity: Identity { source, topic_id: None, offset, index: None },
+            sketch: 0,
+            found: false,
+        }
     }
 
     fn name(text: &str) -> EntryName {

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use super::store::{Content, checksum};
-use crate::record::Identity;
+use crate::record::{Identity, IdentityMap};
 
 /// Above this many ranges or identities the view starts anew; each takes up to 200 B, in every entry's view.
 const MEMORY: usize = 30_000;
@@ -33,7 +33,7 @@ pub struct EntryView {
     taken: Ranges,
     /// Where everything finished is known, because it was read.
     scanned: Ranges,
-    found: HashMap<Identity, u64>,
+    found: IdentityMap<u64>,
     /// What is known of the bytes at a microsecond.
     contents: HashMap<u64, Content>,
 }
@@ -157,7 +157,7 @@ mod tests {
     use crate::record::TopicPartition;
 
     fn id(offset: u64) -> Identity {
-        Identity { source: TopicPartition { topic: "t".into(), partition: 0 }, offset, index: None }
+        Identity { source: TopicPartition { topic: "t".into(), partition: 0 }, topic_id: None, offset, index: None }
     }
 
     #[test]

@@ -80,6 +80,7 @@ pub fn input(offset: u64) -> Arc<InputRecord> {
 pub fn record(offset: u64) -> InputRecord {
     InputRecord {
         source: TopicPartition { topic: "line.7".into(), partition: 2 },
+        topic_id: None,
         offset,
         timestamp_ms: Some(1_700_000_000_000),
         key: Some(Bytes::from_static(b"key")),

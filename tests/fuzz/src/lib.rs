@@ -50,6 +50,7 @@ pub fn record(input: &mut Input<'_>) -> InputRecord {
     }
     InputRecord {
         source: TopicPartition { topic: "line.7".into(), partition: 2 },
+        topic_id: None,
         offset: 7,
         timestamp_ms: Some(1_700_000_000_000),
         key: input.optional().map(own),

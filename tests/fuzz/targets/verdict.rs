@@ -33,6 +33,7 @@ thread_local! {
 fuzz_target!(|bytes: &[u8]| {
     let input = Arc::new(InputRecord {
         source: TopicPartition { topic: "line.7".into(), partition: 2 },
+        topic_id: None,
         offset: 7,
         timestamp_ms: Some(1_700_000_000_000),
         key: None,

@@ -73,6 +73,7 @@ pub fn chain(component: &Path, configs: &[String]) -> Result<Chain> {
 pub fn record(headers: Vec<Header>, payload: impl Into<Bytes>) -> InputRecord {
     InputRecord {
         source: TopicPartition { topic: "line.7".into(), partition: 2 },
+        topic_id: None,
         offset: 7,
         timestamp_ms: Some(1_700_000_000_000),
         key: Some(Bytes::from_static(b"key")),

@@ -4,7 +4,6 @@
 //! Guarantees: when a lane is open, nothing that an earlier host sent for the partition can arrive any more, and what it
 //! has committed is known; a batch is in the topic as a whole or, for readers of committed records, not at all.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use super::scan::{Wanted, look_up};
 use crate::config;
 use crate::flow::partition_state::PartitionState;
 use crate::kafka::producer::{Producer, Refused};
-use crate::record::{Identity, TopicPartition};
+use crate::record::{IdentityMap, TopicPartition};
 
 pub struct Lane {
     assignment: Weak<PartitionState>,
@@ -24,7 +23,7 @@ pub struct Lane {
     rewinds: u32,
     producer: Producer,
     partition: u32,
-    found: HashSet<Identity>,
+    found: IdentityMap<()>,
     used: Instant,
 }
 
@@ -47,7 +46,10 @@ impl Lane {
         let (letters, end) = look_up(config, topic, partition, reaches.from(source, wanted.from), &wanted)?;
         debug!(%source, topic, partition, letters = letters.len(), "looked for dead letters of before");
         reaches.looked(source, letters.iter().map(|(identity, at)| (identity.offset, *at)), end);
-        let found = letters.into_keys().collect();
+        let mut found = IdentityMap::default();
+        for identity in letters.into_keys() {
+            found.insert(identity, ());
+        }
         Ok(Self { assignment: Arc::downgrade(assignment), rewinds, producer, partition, found, used: Instant::now() })
     }
 

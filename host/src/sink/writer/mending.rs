@@ -17,6 +17,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::{SCAN_GAP_US, Writer, doubt};
+use crate::record::Identity;
 use crate::sink::item::Prepared;
 use crate::sink::store::{Seen, StoreError, TakenBy};
 
@@ -84,7 +85,7 @@ impl Writer {
                 TakenBy::Unfinished => unfinished.push(time),
                 // It was finished since.
                 TakenBy::Record(_) if self.is_shown(time).await? => {}
-                TakenBy::Record(seen) if batch.iter().any(|p| seen.identity.as_ref() == Some(&p.identity)) => {
+                TakenBy::Record(seen) if batch.iter().any(|p| is_of(&seen, &p.identity)) => {
                     hidden.push(time);
                 }
                 TakenBy::Record(_) => {
@@ -143,7 +144,12 @@ impl Writer {
 /// Whether the record is among what a query showed, whole.
 fn is_shown(prepared: &Prepared, seen: &BTreeMap<u64, Seen>) -> bool {
     let seen = prepared.time_us.and_then(|time| seen.get(&time));
-    seen.is_some_and(|seen| seen.identity.as_ref() == Some(&prepared.identity) && seen.size == prepared.payload.len())
+    seen.is_some_and(|seen| is_of(seen, &prepared.identity) && seen.size == prepared.payload.len())
+}
+
+/// Whether what was seen is the record of this identity.
+fn is_of(seen: &Seen, identity: &Identity) -> bool {
+    seen.identity.as_ref().is_some_and(|seen| seen.matches(identity))
 }
 
 /// From before the first to behind the last of these times, which are in order: what hides the first record of a block may
