@@ -110,12 +110,12 @@ impl Host {
 
 impl Owner for Host {
     fn assigning(&self) {
+        // Does not confirm the membership: the assignment may have been decided before a pause of this process.
         self.sink.new_epoch();
-        self.membership.confirm();
     }
 
     fn membership_doubted(&self) -> bool {
-        self.membership.is_doubted()
+        self.membership.look_for_pause()
     }
 
     fn membership_confirmed(&self) {

@@ -65,7 +65,7 @@ impl Reporter for Host {
         let look = lock(&self.look);
         let mut problems = look.problems();
         problems.extend(self.failure());
-        if self.membership.is_doubted() {
+        if self.membership.look_for_pause() {
             problems.push("the group hasn't confirmed the membership after a pause of this process".into());
         }
         Report {

@@ -170,7 +170,7 @@ impl Worker {
     }
 
     fn may_write(&self) -> bool {
-        !self.membership.is_doubted() && self.not_before.is_none_or(|not_before| Instant::now() >= not_before)
+        !self.membership.look_for_pause() && self.not_before.is_none_or(|not_before| Instant::now() >= not_before)
     }
 
     /// The partitions take turns.
