@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use reduct_sink_testbed::process::{ended_by, wait_for};
-use reduct_sink_testbed::verify::{Identity, compare};
+use reduct_sink_testbed::verify::compare;
 use reduct_sink_testbed::{Kafka, KafkaClient, Message, Produced, Store, bed, read_back, unique};
 use sha2::{Digest, Sha256};
 
@@ -141,15 +141,13 @@ async fn the_verifier_names_every_difference() -> Result<()> {
         sha256: digest(payload.as_bytes()),
     };
     let expected = [expected(0, "right"), expected(1, "other"), expected(2, "twice"), expected(3, "missing")];
-    let report = compare(&expected, &read_back(&client, &bucket, "*").await?)?;
-    let identity = |source: &str, offset, index| Identity { source: source.into(), offset, index };
-    assert_eq!((report.expected, report.found), (4, 6));
-    assert_eq!(report.missing, [identity("t/0", 3, None)]);
-    assert_eq!(report.wrong_bytes, [identity("t/0", 1, None)]);
-    assert_eq!(report.twice, [identity("t/0", 2, None)]);
-    assert_eq!(report.unexpected, [identity("t/9", 4, Some(1))]);
-    assert_eq!(report.anonymous, [("e".to_owned(), 6)]);
-    assert!(!report.is_exact());
+    let diff = compare(&expected, &read_back(&client, &bucket, "*").await?)?;
+    assert_eq!((diff.expected, diff.found), (4, 6));
+    assert_eq!(diff.missing, ["t/0@3"]);
+    assert_eq!(diff.wrong_bytes, ["t/0@1 at e@2"]);
+    assert_eq!(diff.twice, ["t/0@2 at e@4, 1 µs after the first"]);
+    assert_eq!(diff.unexpected, ["t/9@4#1 at e@5", "e@6, which has no identity"]);
+    assert!(!diff.is_exact());
     assert!(compare(&expected[..1], &read_back(&client, &bucket, "e").await?[..1])?.is_exact());
     Ok(())
 }

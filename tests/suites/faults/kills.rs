@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use reduct_sink_testbed::dice::Dice;
-use reduct_sink_testbed::ledger::Ledger;
+use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Message, Sink, Store, figures, payload, process};
 use tempfile::TempDir;
 

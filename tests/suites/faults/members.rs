@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use reduct_sink_testbed::dice::Dice;
-use reduct_sink_testbed::ledger::Ledger;
 use reduct_sink_testbed::process::wait_for;
+use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Sink, Store, figures, unique};
 
 use super::{STEP, Trial, kafka, pause, size, wait_progress};

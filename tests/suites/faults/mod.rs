@@ -21,8 +21,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use reduct_sink_testbed::client::Group;
 use reduct_sink_testbed::dice::Dice;
-use reduct_sink_testbed::ledger::Ledger;
 use reduct_sink_testbed::process::wait_for;
+use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{
     Kafka, KafkaClient, Load, Message, Produced, Sink, SinkConfig, Store, figures, long, payload, unique,
 };
@@ -128,14 +128,14 @@ impl Trial {
     }
 
     async fn audit(&self, store: &Store, ledger: Ledger) -> Result<()> {
-        let tally = ledger.audit(&store.client()?, self.config.bucket(), "dead-letters/").await?;
+        let diff = ledger.audit(&store.client()?, self.config.bucket()).await?;
         // Around the test harness, which keeps what a test prints until all tests are done.
-        writeln!(std::io::stderr(), "{}: {tally}; {} MB at most in a host", self.topic, self.peak / 1_000_000)?;
-        figures::add("records", tally.expected as f64)?;
-        figures::add("missing", tally.missing.len() as f64)?;
-        figures::add("twice", tally.twice.len() as f64)?;
-        figures::add("wrong_bytes", tally.wrong_bytes.len() as f64)?;
-        tally.exact().with_context(|| format!("bucket {} at {}", self.config.bucket(), store.url()))?;
+        writeln!(std::io::stderr(), "{}: {diff}; {} MB at most in a host", self.topic, self.peak / 1_000_000)?;
+        figures::add("records", diff.expected as f64)?;
+        figures::add("missing", diff.missing.len() as f64)?;
+        figures::add("twice", diff.twice.len() as f64)?;
+        figures::add("wrong_bytes", diff.wrong_bytes.len() as f64)?;
+        diff.exact().with_context(|| format!("bucket {} at {}", self.config.bucket(), store.url()))?;
         ensure!(self.peak < MEMORY, "{} MB were resident in a host", self.peak / 1_000_000);
         Ok(())
     }

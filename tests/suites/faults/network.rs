@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use reduct_sink_testbed::dice::Dice;
-use reduct_sink_testbed::ledger::Ledger;
 use reduct_sink_testbed::process::wait_for;
 use reduct_sink_testbed::proxy::{Proxy, Weather};
+use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Sink, Store, figures};
 
 use super::{CATCH_UP, Trial, address, kafka, size};

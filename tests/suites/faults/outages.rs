@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
-use reduct_sink_testbed::ledger::Ledger;
+use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Sink, Store, process, unique};
 
 use super::{CATCH_UP, Trial, guests, kafka, size, start_kafka, wait_progress};

@@ -1,7 +1,7 @@
 //! Records that are read again, and records that a plugin fails on.
 
 use anyhow::Result;
-use reduct_sink_testbed::ledger::Ledger;
+use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Message, Sink, Store, payload, process, unique};
 
 use super::{CATCH_UP, Trial, guests, kafka, size};

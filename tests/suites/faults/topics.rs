@@ -8,8 +8,8 @@ use rdkafka::admin::AdminOptions;
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
-use reduct_sink_testbed::ledger::Ledger;
 use reduct_sink_testbed::process::wait_for;
+use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Message, Produced, Sink, Store, payload};
 use sha2::{Digest, Sha256};
 

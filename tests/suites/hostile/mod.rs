@@ -7,19 +7,17 @@ mod loading;
 use std::time::Duration;
 
 use anyhow::Result;
-use reduct_sink_testbed::verify::Report;
+use reduct_sink_testbed::verify::Diff;
 use reduct_sink_testbed::{Sink, figures};
 
 /// A bound, not an expectation.
 const CATCH_UP: Duration = Duration::from_secs(240);
 
 /// Notes what the issue wants to know of a test: how many hostile components there were, and what came of the rest.
-fn note(components: usize, died: bool, neighbours: &Report) -> Result<()> {
-    let faults = [&neighbours.missing, &neighbours.twice, &neighbours.wrong_bytes, &neighbours.unexpected];
-    let errors: usize = faults.iter().map(|fault| fault.len()).sum::<usize>() + neighbours.anonymous.len();
+fn note(components: usize, died: bool, neighbours: &Diff) -> Result<()> {
     figures::add("components", components as f64)?;
     figures::add("host_deaths", f64::from(u8::from(died)))?;
-    figures::add("neighbour_errors", errors as f64)
+    figures::add("neighbour_errors", neighbours.count() as f64)
 }
 
 /// Whether the host is gone though nobody ended it.
