@@ -1,0 +1,330 @@
+//! Holds the rules about the shape and the words of the code. `.github/CONTRIBUTING.md` states them for people.
+//!
+//! Guarantees: each violation is reported with its file and line and with the rule that it breaks; a rule that finds nothing
+//! to check fails, so that a moved folder cannot switch a rule off.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is an answer")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::{fs, iter};
+
+use regex::Regex;
+
+/// The folders of `host/src` in layers. A folder may import from its own layer, without cycles, and from the layers below.
+const LAYERS: &[&[&str]] = &[
+    &["cli"],
+    &["pipeline"],
+    &["source", "sink", "dead_letters", "recovery", "health", "rollout", "devkit"],
+    &["chain", "kafka"],
+    &["plugin", "flow"],
+    &["config", "record"],
+];
+
+/// Each client library is known to these folders only, so that it can be replaced there.
+const LIBRARIES: &[(&str, &[&str])] =
+    &[("wasmtime", &["plugin"]), ("rdkafka", &["kafka", "source"]), ("reduct_rs", &["sink"])];
+
+/// Words and phrases that make a sentence hard to understand, each with a better one.
+const WORDS: &[(&str, &str)] = &[
+    ("so many", "this many, or the number"),
+    ("so long", "this long, or the duration"),
+    ("whoever", "a noun: the operator, the reader, the plugin"),
+    ("anew", "again"),
+    ("moot", "stale"),
+    ("told of", "reported"),
+    ("of before", "previous, or earlier"),
+    ("in the midst", "during"),
+];
+
+const MAX_LINES: usize = 600;
+const MAX_MODULES: usize = 15;
+
+#[test]
+fn imports_point_down_and_have_no_cycles() {
+    let sources = sources();
+    let layer = |folder: &str| LAYERS.iter().position(|layer| layer.contains(&folder));
+    let mut problems = Vec::new();
+    let mut edges: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for source in &sources {
+        let Some(folder) = source.folder() else { continue };
+        let Some(own) = layer(folder) else {
+            problems.push(format!("{}: folder {folder} is in no layer of LAYERS", source.name));
+            continue;
+        };
+        for (line, imported) in source.imports() {
+            let Some(other) = layer(imported) else { continue };
+            if other < own {
+                problems.push(format!("{}:{line}: {folder} imports {imported}, which is above it", source.name));
+            } else if imported != folder {
+                edges.entry(folder).or_default().insert(imported);
+            }
+        }
+    }
+    problems.extend(cycles(&edges).into_iter().map(|cycle| format!("these folders import each other: {cycle}")));
+    assert!(edges.len() > 5, "imports of {} folders only were found", edges.len());
+    report(problems);
+}
+
+#[test]
+fn client_libraries_are_known_to_few_folders() {
+    let mut problems = Vec::new();
+    for (library, allowed) in LIBRARIES {
+        let used = Regex::new(&format!(r"(?-u)\b(?:use {library}\b|{library}(?:_\w+)?::)")).unwrap();
+        let mut users = 0;
+        for source in sources() {
+            for (line, text) in source.code() {
+                if used.is_match(text) {
+                    users += 1;
+                    if !source.folder().is_some_and(|folder| allowed.contains(&folder)) {
+                        problems.push(format!(
+                            "{}:{line}: only {} may use {library}",
+                            source.name,
+                            allowed.join(" and ")
+                        ));
+                    }
+                }
+            }
+        }
+        assert!(users > 0, "nothing uses {library}");
+    }
+    report(problems);
+}
+
+#[test]
+fn modules_are_few_and_are_folders() {
+    let mut problems = Vec::new();
+    let mut folders = 0;
+    for entry in fs::read_dir(root().join("host/src")).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            folders += 1;
+        } else if !["main.rs", "lib.rs"].contains(&name.as_str()) {
+            problems.push(format!("host/src/{name}: a module is a folder"));
+        }
+    }
+    if folders > MAX_MODULES {
+        problems.push(format!("host/src has {folders} folders; at most {MAX_MODULES} are allowed"));
+    }
+    assert!(folders > 5, "only {folders} folders were found");
+    report(problems);
+}
+
+#[test]
+fn files_are_short() {
+    let files = repository(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    assert!(files.len() > 100, "only {} files were found", files.len());
+    let too_long = |(name, text): &(String, String)| {
+        let lines = text.lines().count();
+        (lines > MAX_LINES).then(|| format!("{name}: {lines} lines; at most {MAX_LINES} are allowed"))
+    };
+    report(files.iter().filter_map(too_long).collect());
+}
+
+/// A reader trusts a function whose name begins with `is_` or `has_` to answer a question and to do nothing else.
+#[test]
+fn questions_have_no_side_effects() {
+    let question = Regex::new(r"(?-u)\bfn ((?:is|has)_\w+)").unwrap();
+    let act =
+        Regex::new(r"(?-u)&mut self|\.(?:store|swap|fetch_\w+|send|notify_\w+)\(|\b(?:error|warn|info|debug|trace)!\(")
+            .unwrap();
+    let mut problems = Vec::new();
+    let mut found = 0;
+    for source in sources() {
+        for name in question.captures_iter(&source.text) {
+            found += 1;
+            let (start, name) = (name.get(0).unwrap().start(), &name[1]);
+            if let Some(act) = act.find(function(&source.text[start..])) {
+                let line = source.text[..start].lines().count() + 1;
+                problems.push(format!("{}:{line}: {name} contains {:?}", source.name, act.as_str()));
+            }
+        }
+    }
+    assert!(found > 10, "only {found} questions were found");
+    report(problems);
+}
+
+#[test]
+fn words_are_those_that_a_stranger_understands() {
+    let is_text = |path: &Path| match path.extension() {
+        Some(extension) => {
+            ["rs", "md", "toml", "sh", "wit", "py", "yml", "yaml"].iter().any(|known| extension == *known)
+        }
+        None => fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"#!")),
+    };
+    let files = repository(is_text);
+    assert!(files.len() > 200, "only {} files were found", files.len());
+    let mut problems = Vec::new();
+    for (words, better) in WORDS {
+        // A phrase may continue on the next line, after the mark of a comment.
+        let gap = r"(?:[ \t]+|[ \t]*\n[ \t]*(?://[/!]?|#|\*)?[ \t]*)";
+        let pattern = Regex::new(&format!(r"(?i)(?-u)\b{}\b", words.replace(' ', gap))).unwrap();
+        for (name, text) in files.iter().filter(|(name, _)| name != "host/tests/structure.rs" && is_rewritten(name)) {
+            for found in pattern.find_iter(text) {
+                let line = text[..found.start()].lines().count().max(1);
+                problems.push(format!("{name}:{line}: {words:?}; write {better}"));
+            }
+        }
+    }
+    report(problems);
+}
+
+/// The folders whose words were rewritten; the others follow.
+fn is_rewritten(name: &str) -> bool {
+    ["tests/src/stored.rs", "tests/src/verify.rs"].iter().any(|folder| name.starts_with(folder))
+}
+
+/// Violations that are older than the rule. Nothing may be added.
+const NOT_YET: &[&str] = &[
+    "dead_letters imports pipeline",
+    "kafka imports dead_letters",
+    "dead_letters → sink → dead_letters",
+    "host/src/dead_letters/topic/",
+    "has_memory contains",
+    "is_for contains",
+];
+
+fn report(mut problems: Vec<String>) {
+    problems.retain(|problem| !NOT_YET.iter().any(|known| problem.contains(known)));
+    assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
+}
+
+/// Ways from a folder back to itself.
+fn cycles(edges: &BTreeMap<&str, BTreeSet<&str>>) -> BTreeSet<String> {
+    fn walk<'a>(path: &mut Vec<&'a str>, edges: &BTreeMap<&'a str, BTreeSet<&'a str>>, found: &mut BTreeSet<String>) {
+        let here = path[path.len() - 1];
+        for &next in edges.get(here).into_iter().flatten() {
+            if next == path[0] {
+                found.insert(path.iter().copied().chain(iter::once(next)).collect::<Vec<_>>().join(" → "));
+            } else if !path.contains(&next) && next > path[0] {
+                path.push(next);
+                walk(path, edges, found);
+                path.pop();
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    for &start in edges.keys() {
+        walk(&mut vec![start], edges, &mut found);
+    }
+    found
+}
+
+/// A function's text from its signature to its closing brace.
+fn function(text: &str) -> &str {
+    let mut depth = 0;
+    for (at, letter) in text.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' if depth == 1 => return &text[..at],
+            '}' => depth -= 1,
+            // A declaration without a body.
+            ';' if depth == 0 => return &text[..at],
+            _ => {}
+        }
+    }
+    text
+}
+
+/// A Rust file below `host/src`.
+struct Source {
+    /// Its path from the repository's root.
+    name: String,
+    text: String,
+}
+
+impl Source {
+    /// The folder of `host/src` that it is in; `None` for `main.rs` and `lib.rs`.
+    fn folder(&self) -> Option<&str> {
+        let (folder, _) = self.name.strip_prefix("host/src/")?.split_once('/')?;
+        Some(folder)
+    }
+
+    /// Its lines that are no comments, with their numbers.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        (1..).zip(self.text.lines()).filter(|(_, line)| !line.trim_start().starts_with("//"))
+    }
+
+    /// The folders that follow `crate::`, with the numbers of their lines.
+    fn imports(&self) -> Vec<(usize, &str)> {
+        let mut imports = Vec::new();
+        for (line, text) in self.code() {
+            for (at, prefix) in text.match_indices("crate::") {
+                // `$crate::` and `pub(in crate::…)` are paths like others; a name that ends in crate is none.
+                if text[..at].ends_with(|letter: char| letter.is_alphanumeric() || letter == '_') {
+                    continue;
+                }
+                let path = &text[at + prefix.len()..];
+                let names = match path.strip_prefix('{') {
+                    Some(_) => group(&self.text, line, at + prefix.len()),
+                    None => vec![first_name(path)],
+                };
+                imports.extend(names.into_iter().map(|name| (line, name)));
+            }
+        }
+        imports
+    }
+}
+
+/// The first name of each path in a group `{a::b, c}`, which begins in this line and column.
+fn group(text: &str, line: usize, column: usize) -> Vec<&str> {
+    let start: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum::<usize>() + column;
+    let mut names = Vec::new();
+    let mut depth = 0;
+    for (at, letter) in text[start..].char_indices() {
+        match letter {
+            '{' | ',' => {
+                depth += usize::from(letter == '{');
+                if depth == 1 {
+                    names.push(first_name(text[start + at + 1..].trim_start()));
+                }
+            }
+            '}' if depth == 1 => break,
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+    names
+}
+
+fn first_name(path: &str) -> &str {
+    path.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or_default()
+}
+
+fn sources() -> Vec<Source> {
+    let files = repository(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    let sources = files.into_iter().filter(|(name, _)| name.starts_with("host/src/") && !name.contains("/templates/"));
+    let sources: Vec<Source> = sources.map(|(name, text)| Source { name, text }).collect();
+    assert!(sources.len() > 50, "only {} sources were found", sources.len());
+    sources
+}
+
+/// The repository's own files that are wanted: their paths from its root, and their texts.
+fn repository(wanted: impl Fn(&Path) -> bool) -> Vec<(String, String)> {
+    const GENERATED: &[&str] = &["target", "node_modules", ".venv", ".git", "dist", "build", "bindings", "__pycache__"];
+    let root = root();
+    let mut files = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let is_link = path.symlink_metadata().unwrap().is_symlink();
+            let name = path.file_name().unwrap().to_string_lossy();
+            if path.is_dir() {
+                if !is_link && !GENERATED.contains(&name.as_ref()) {
+                    folders.push(path);
+                }
+            } else if !is_link && wanted(&path) {
+                let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+                files.push((name, String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned()));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
