@@ -4,6 +4,7 @@
 //! error; a process that ends with 0 did what it was told to.
 
 mod check;
+mod configuration;
 mod dry_run;
 mod logging;
 mod options;
@@ -51,6 +52,9 @@ enum Command {
     /// Tell how a running host does: partitions, plugins and their versions, the last swaps
     #[command(after_help = EXIT_CODES)]
     Status(status::Status),
+    /// Print what the host knows of its configuration
+    #[command(subcommand, name = "config")]
+    Configuration(configuration::Configuration),
     /// Work with plugins
     #[command(subcommand)]
     Plugin(plugin::Plugin),
@@ -85,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.execute(),
         Command::Replay(replay) => replay.execute(),
         Command::Status(status) => status.execute(),
+        Command::Configuration(configuration) => configuration.execute(),
         Command::Plugin(plugin) => plugin.execute(),
     });
     let Err(failure) = result else { return ExitCode::SUCCESS };

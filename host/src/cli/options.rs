@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
-use reduct_sink::config::{self, Config, Flag, Loaded, Place, Sources};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use reduct_sink::config::{self, Config, Flag, Key, KeyFlag, Loaded, Place, Sources};
 
 use super::{Exit, Failure};
 
@@ -13,58 +13,71 @@ pub struct Options {
     /// Configuration file in TOML [env: REDUCT_SINK_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Kafka's brokers, host:port[,host:port…]
-    #[arg(long)]
-    brokers: Option<String>,
-    /// Topic to read; a pattern if it begins with ^ (repeatable)
-    #[arg(long, value_name = "TOPIC")]
-    topic: Vec<String>,
-    /// Consumer group [default: reduct-sink]
-    #[arg(long)]
-    group: Option<String>,
-    /// Where a partition without a committed offset begins: earliest, latest or fail [default: earliest]
-    #[arg(long)]
-    start: Option<String>,
-    /// ReductStore's address [default: http://127.0.0.1:8383]
-    #[arg(long)]
-    url: Option<String>,
-    /// Access token; others may see a command line, so REDUCT_SINK_TOKEN or store.token_file are better places
-    #[arg(long)]
-    token: Option<String>,
-    /// Bucket to write to
-    #[arg(long)]
-    bucket: Option<String>,
-    /// Entry's name, from {name}, {topic} and {partition}
-    #[arg(long, value_name = "TEMPLATE")]
-    entry: Option<String>,
-    /// Component to run each record through (repeatable: a chain in this order, instead of the file's) [default: the
-    /// builtin passthrough]
-    #[arg(long, value_name = "FILE")]
-    plugin: Vec<String>,
+    #[command(flatten)]
+    keys: KeyFlags,
     /// Run no plugin at all
     #[arg(long, conflicts_with = "plugin")]
     no_plugins: bool,
-    /// Property for librdkafka (repeatable)
-    #[arg(long, value_name = "NAME=VALUE")]
-    property: Vec<String>,
-    /// Write nothing and call it settled: for measuring the host itself
-    #[arg(long)]
-    discard: bool,
-    /// Address for /health and /status over HTTP; "" for none [default: 127.0.0.1:9640]
-    #[arg(long, value_name = "HOST:PORT")]
-    status: Option<String>,
+}
+
+/// The flags of the key table.
+#[derive(Debug, Default)]
+struct KeyFlags(Vec<Flag>);
+
+impl Args for KeyFlags {
+    fn augment_args(command: Command) -> Command {
+        let with_flag = config::keys().filter_map(|key| Some((key, key.flag?)));
+        with_flag.fold(command, |command, (key, flag)| command.arg(argument(key, flag)))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for KeyFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let set = |key: &'static Key| {
+            let flag = key.flag?;
+            let values: Vec<String> = if flag.value.is_empty() {
+                matches.get_flag(id(flag)).then(|| "true".into()).into_iter().collect()
+            } else {
+                matches.get_many(id(flag)).into_iter().flatten().cloned().collect()
+            };
+            (!values.is_empty()).then_some(Flag { key: key.path, values })
+        };
+        Ok(Self(config::keys().filter_map(set).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+fn argument(key: &'static Key, flag: KeyFlag) -> Arg {
+    let default =
+        key.preset.literal().map_or(String::new(), |literal| format!(" [default: {}]", literal.trim_matches('"')));
+    let env = key.env.map_or(String::new(), |env| format!(" [env: {}{env}]", config::PREFIX));
+    let repeatable = if flag.is_repeatable { " (repeatable)" } else { "" };
+    let help = format!("{}{repeatable}{env}{default}", key.summary().replace('`', ""));
+    let argument = Arg::new(id(flag)).long(id(flag)).help(help);
+    match flag.value {
+        "" => argument.action(ArgAction::SetTrue),
+        value => argument.value_name(value).action(if flag.is_repeatable { ArgAction::Append } else { ArgAction::Set }),
+    }
+}
+
+fn id(flag: KeyFlag) -> &'static str {
+    flag.name.trim_start_matches('-')
 }
 
 impl Options {
-    /// For a command that only reads Kafka: what the configuration says of the store doesn't matter.
-    pub fn reading_only(
-        config: Option<PathBuf>,
-        brokers: Option<String>,
-        topic: Vec<String>,
-        property: Vec<String>,
-    ) -> Self {
-        let bucket = Some("none".into());
-        Self { config, brokers, topic, property, bucket, no_plugins: true, ..Self::default() }
+    /// For a command that only reads Kafka: what the configuration says of ReductStore doesn't matter.
+    pub fn reading_only(config: Option<PathBuf>, mut flags: Vec<Flag>) -> Self {
+        flags.retain(|flag| !flag.values.is_empty());
+        flags.push(Flag { key: "store.bucket", values: vec!["none".into()] });
+        Self { config, keys: KeyFlags(flags), no_plugins: true }
     }
 
     /// The validated configuration; warnings are logged.
@@ -92,23 +105,10 @@ impl Options {
     }
 
     fn flags(self) -> Vec<Flag> {
-        let one = |key, value: Option<String>| value.map(|value| Flag { key, values: vec![value] });
-        let several = |key, values: Vec<String>| (!values.is_empty()).then_some(Flag { key, values });
-        let flags = [
-            one("kafka.brokers", self.brokers),
-            several("kafka.topics", self.topic),
-            one("kafka.group", self.group),
-            one("kafka.start", self.start),
-            several("kafka.properties", self.property),
-            one("store.url", self.url),
-            one("store.token", self.token),
-            one("store.bucket", self.bucket),
-            one("store.entry", self.entry),
-            one("status.listen", self.status),
-            one("store.discard", self.discard.then(|| "true".into())),
-            several("plugins", self.plugin),
-            self.no_plugins.then(|| Flag { key: "plugins", values: Vec::new() }),
-        ];
-        flags.into_iter().flatten().collect()
+        let mut flags = self.keys.0;
+        if self.no_plugins {
+            flags.push(Flag { key: "plugins", values: Vec::new() });
+        }
+        flags
     }
 }

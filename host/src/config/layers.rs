@@ -11,7 +11,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{self, COMMAND_LINE, KEYS, Key, Kind, PREFIX, PROPERTY_PREFIX};
+use super::key_table::{self, COMMAND_LINE, Key, Kind, PREFIX, PROPERTY_PREFIX, Takes, keys};
 use super::problem::{Place, Problem};
 use super::value::{Found, Value};
 
@@ -96,11 +96,11 @@ impl Layers {
         for (name, value) in entries {
             let path = if table.is_empty() { name.to_string() } else { format!("{table}.{}", name.get_ref()) };
             let here = place(name.span().start);
-            match (keys::kind(&path), value.get_ref()) {
+            match (key_table::kind(&path), value.get_ref()) {
                 (None, _) => {
-                    let near = keys::misspelt(table, name.get_ref());
+                    let near = key_table::misspelt(table, name.get_ref());
                     self.misspelt.extend(near.map(|near| format!("{table}.{near}")));
-                    self.problems.push(Problem::at(&here, path, keys::suggest(table, name.get_ref())));
+                    self.problems.push(Problem::at(&here, path, key_table::suggest(table, name.get_ref())));
                 }
                 (Some(Kind::Table), DeValue::Table(inner)) => self.read_table(&path, inner, values, place),
                 (Some(Kind::Properties), DeValue::Table(inner)) => self.read_properties("", inner, place),
@@ -181,13 +181,13 @@ impl Layers {
             if let Some(property) = name.strip_prefix(PROPERTY_PREFIX) {
                 let property = property.to_lowercase().replace('_', ".");
                 self.properties.insert(property, Found::text(value, place));
-            } else if let Some(key) = KEYS.iter().find(|key| key.env == Some(suffix)) {
-                let several = matches!(key.path, "kafka.topics" | "plugins");
+            } else if let Some(key) = keys().find(|key| key.env == Some(suffix)) {
+                let several = matches!(key.takes, Takes::Texts(_) | Takes::Plugins);
                 let values = if several { value.split(',').map(String::from).collect() } else { vec![value] };
                 self.set(key, values, place);
             } else if !COMMAND_LINE.contains(&name.as_str()) && !set_by_kubernetes(suffix) {
-                let known: Vec<String> = keys::variables().collect();
-                let near = keys::nearest(&name, known.iter().map(String::as_str));
+                let known: Vec<String> = key_table::variables().collect();
+                let near = key_table::nearest(&name, known.iter().map(String::as_str));
                 let near = near.map_or(String::new(), |near| format!(", did you mean {near}?"));
                 self.warnings.push(format!("{place}: not known{near}"));
             }
@@ -196,18 +196,18 @@ impl Layers {
 
     pub fn read_flags(&mut self, flags: Vec<Flag>) {
         for Flag { key, values } in flags {
-            let Some((key, flag)) = KEYS.iter().find(|k| k.path == key).and_then(|k| Some((k, k.flag?))) else {
+            let Some((key, flag)) = key_table::row(key).and_then(|row| Some((row, row.flag?))) else {
                 self.problems.push(Problem { place: None, key: key.into(), text: "no flag sets this key".into() });
                 continue;
             };
-            self.set(key, values, Place::Flag(flag));
+            self.set(key, values, Place::Flag(flag.name));
         }
     }
 
     /// Sets a key to a text, or to a list of them.
     fn set(&mut self, key: &'static Key, texts: Vec<String>, place: Place) {
-        match key.path {
-            "kafka.properties" => {
+        match key.takes {
+            Takes::Properties => {
                 for text in texts {
                     match text.split_once('=') {
                         Some((name, value)) => {
@@ -221,19 +221,19 @@ impl Layers {
                     }
                 }
             }
-            "plugins" => {
+            Takes::Plugins => {
                 let plugin = |path: String| PluginTable {
                     values: Values::from([("plugins.path", Found::text(path.trim(), place.clone()))]),
                     place: place.clone(),
                 };
                 self.plugins = Some(texts.into_iter().map(plugin).collect());
             }
-            "kafka.topics" => {
-                let topics = texts.iter().map(|topic| Found::text(topic.trim(), place.clone())).collect();
-                self.values.insert(key.path, Found { value: Value::List(topics), place });
+            Takes::Texts(_) => {
+                let items = texts.iter().map(|text| Found::text(text.trim(), place.clone())).collect();
+                self.values.insert(key.path, Found { value: Value::List(items), place });
             }
-            path => {
-                self.values.extend(texts.into_iter().map(|text| (path, Found::text(text, place.clone()))));
+            _ => {
+                self.values.extend(texts.into_iter().map(|text| (key.path, Found::text(text, place.clone()))));
             }
         }
     }

@@ -4,11 +4,13 @@
 //! [`Config`] needn't check it again; every error names the file, the key, what was found and what would be right.
 
 mod checks;
-mod keys;
+mod key_table;
 mod layers;
 mod plugins;
 mod problem;
 mod reader;
+mod reference;
+mod schema;
 mod swaps;
 #[cfg(test)]
 mod tests;
@@ -23,12 +25,16 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::key_table::Word;
+pub use self::key_table::{Key, KeyFlag, PREFIX, keys, needs_restart};
 pub use self::layers::Flag;
 use self::layers::Layers;
 pub use self::plugins::{
     Breaker, FailurePolicy, GrantedDirectory, Grants, Plugin, PluginLimits, PluginSource, Recycle, WhileOpen,
 };
 pub use self::problem::{Place, Problem, Problems};
+pub use self::reference::{example, reference};
+pub use self::schema::schema;
 pub use self::swaps::{Mode, Share, Trial, Watch};
 pub use self::when::{HeaderIs, TopicIs, When};
 
@@ -107,6 +113,11 @@ pub enum Control {
     Anyone,
 }
 
+impl Word for Control {
+    const FIRST: (&'static str, Self) = ("off", Self::Off);
+    const REST: &'static [(&'static str, Self)] = &[("loopback", Self::Loopback), ("anyone", Self::Anyone)];
+}
+
 #[derive(Clone, PartialEq)]
 pub struct Kafka {
     /// `host:port` pairs, comma-separated: librdkafka's `bootstrap.servers`.
@@ -172,6 +183,11 @@ pub enum StartPolicy {
     Fail,
 }
 
+impl Word for StartPolicy {
+    const FIRST: (&'static str, Self) = ("earliest", Self::Earliest);
+    const REST: &'static [(&'static str, Self)] = &[("latest", Self::Latest), ("fail", Self::Fail)];
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Store {
     /// `http://` or `https://`, host, port and path prefix.
@@ -211,6 +227,19 @@ pub enum Quota {
     Fifo(u64),
     /// Writing is refused when the bucket is full.
     Hard(u64),
+}
+
+/// The words of `store.create.quota_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum QuotaType {
+    None,
+    Fifo,
+    Hard,
+}
+
+impl Word for QuotaType {
+    const FIRST: (&'static str, Self) = ("fifo", Self::Fifo);
+    const REST: &'static [(&'static str, Self)] = &[("hard", Self::Hard), ("none", Self::None)];
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::Secret;
 use super::checks;
+use super::key_table::Word;
 use super::layers::{PluginTable, Values};
 use super::problem::{Place, Problem};
-use super::reader::{GB, GIB, KB, MB, MIB, Reader, plain_text};
+use super::reader::{Reader, defaults, plain_text};
 use super::swaps::{self, Trial, Watch};
 use super::value::{Found, Value};
 use super::when::{self, When};
@@ -79,14 +80,7 @@ pub struct PluginLimits {
 
 impl Default for PluginLimits {
     fn default() -> Self {
-        Self {
-            outputs: 1024,
-            labels: 256,
-            verdict_bytes: 64 << 20,
-            log_lines: 10_000,
-            log_rate: 100,
-            file_bytes: 64 * MIB,
-        }
+        defaults(limits)
     }
 }
 
@@ -97,12 +91,6 @@ pub struct Recycle {
     pub calls: u64,
     /// When it has grown to so many bytes. `None`: three quarters of the way from what it had at its start to its limit.
     pub memory_bytes: Option<u64>,
-}
-
-impl Default for Recycle {
-    fn default() -> Self {
-        Self { calls: 1_000_000, memory_bytes: None }
-    }
 }
 
 /// What happens when a plugin fails on everything.
@@ -124,6 +112,17 @@ pub enum WhileOpen {
     Stop,
     /// The records wait, and so do their partitions.
     Wait,
+}
+
+impl Word for FailurePolicy {
+    const FIRST: (&'static str, Self) = ("dead-letter", Self::DeadLetter);
+    const REST: &'static [(&'static str, Self)] = &[("skip", Self::Skip), ("pass", Self::Pass), ("stop", Self::Stop)];
+}
+
+impl Word for WhileOpen {
+    const FIRST: (&'static str, Self) = ("dead-letter", Self::DeadLetter);
+    const REST: &'static [(&'static str, Self)] =
+        &[("skip", Self::Skip), ("pass", Self::Pass), ("stop", Self::Stop), ("wait", Self::Wait)];
 }
 
 /// What a plugin may reach beside the contract's own functions. Nothing by default.
@@ -149,28 +148,11 @@ pub struct GrantedDirectory {
 impl Plugin {
     /// With the defaults for all the rest.
     pub fn new(name: impl Into<String>, source: PluginSource) -> Self {
-        Self {
-            name: name.into(),
-            source,
-            sha256: None,
-            config: "{}".into(),
-            on_failure: FailurePolicy::DeadLetter,
-            attempts: 10,
-            timeout: SECOND,
-            memory_bytes: 256 * MB,
-            limits: PluginLimits::default(),
-            recycle: Recycle::default(),
-            breaker: None,
-            grants: Grants::default(),
-            when: None,
-            trial: Trial::default(),
-            watch: Watch::default(),
-        }
+        defaults(|reader| plugin(reader, name.into(), source))
     }
 }
 
 const NAME: &str = "plugins.name";
-const SECOND: Duration = Duration::from_secs(1);
 
 /// Nothing said about plugins is the builtin passthrough alone; an empty list is no plugin.
 pub(super) fn chain(tables: Option<Vec<PluginTable>>, folder: &Path, problems: &mut Vec<Problem>) -> Vec<Plugin> {
@@ -221,7 +203,9 @@ fn plugin_name(reader: &mut Reader<'_>, place: &Place, source: Option<&PluginSou
 
 /// Where a plugin comes from.
 fn plugin_source(reader: &mut Reader<'_>, place: &Place) -> Option<PluginSource> {
-    let builtin = reader.choice("plugins.builtin", &[("passthrough", ())]);
+    let expected = "one of \"passthrough\"";
+    let builtin =
+        reader.parsed("plugins.builtin", expected, |found| (plain_text(found)? == "passthrough").then_some(()));
     let path = reader.path("plugins.path");
     match (reader.find("plugins.path"), reader.find("plugins.builtin")) {
         (None, None) => {
@@ -240,20 +224,15 @@ fn plugin_source(reader: &mut Reader<'_>, place: &Place) -> Option<PluginSource>
 }
 
 fn plugin(reader: &mut Reader<'_>, name: String, source: PluginSource) -> Plugin {
-    let policies = [
-        ("dead-letter", FailurePolicy::DeadLetter),
-        ("skip", FailurePolicy::Skip),
-        ("pass", FailurePolicy::Pass),
-        ("stop", FailurePolicy::Stop),
-    ];
-    let default = Plugin::new(name, source);
     Plugin {
+        name,
+        source,
         sha256: sha256(reader),
         config: plugin_config(reader),
-        on_failure: reader.choice("plugins.on_failure", &policies).unwrap_or(default.on_failure),
-        attempts: small(reader.number("plugins.attempts", 1..=1000, default.attempts.into())),
-        timeout: reader.duration("plugins.timeout", SECOND / 1000..=300 * SECOND, default.timeout),
-        memory_bytes: reader.size("plugins.memory", MB..=4 * GIB).unwrap_or(default.memory_bytes),
+        on_failure: reader.choice("plugins.on_failure"),
+        attempts: reader.number("plugins.attempts"),
+        timeout: reader.duration("plugins.timeout"),
+        memory_bytes: reader.size("plugins.memory"),
         limits: limits(reader),
         recycle: recycle(reader),
         breaker: breaker(reader),
@@ -261,7 +240,6 @@ fn plugin(reader: &mut Reader<'_>, name: String, source: PluginSource) -> Plugin
         when: when::when(reader),
         trial: swaps::trial(reader),
         watch: swaps::watch(reader),
-        ..default
     }
 }
 
@@ -278,36 +256,27 @@ fn sha256(reader: &mut Reader<'_>) -> Option<String> {
 }
 
 fn limits(reader: &mut Reader<'_>) -> PluginLimits {
-    let most = PluginLimits::default();
-    let bytes = reader.size("plugins.limits.verdict", KB..=most.verdict_bytes as u64);
     PluginLimits {
-        outputs: large(reader.number("plugins.limits.outputs", 1..=most.outputs as u64, most.outputs as u64)),
-        labels: large(reader.number("plugins.limits.labels", 0..=most.labels as u64, most.labels as u64)),
-        verdict_bytes: bytes.map_or(most.verdict_bytes, large),
-        log_lines: reader.number("plugins.limits.log_lines", 1..=1_000_000, most.log_lines),
-        log_rate: small(reader.number("plugins.limits.log_rate", 0..=100_000, most.log_rate.into())),
-        file_bytes: reader.size("plugins.limits.file_size", KB..=GB).unwrap_or(most.file_bytes),
+        outputs: reader.number("plugins.limits.outputs"),
+        labels: reader.number("plugins.limits.labels"),
+        verdict_bytes: reader.size("plugins.limits.verdict"),
+        log_lines: reader.number("plugins.limits.log_lines"),
+        log_rate: reader.number("plugins.limits.log_rate"),
+        file_bytes: reader.size("plugins.limits.file_size"),
     }
 }
 
 fn recycle(reader: &mut Reader<'_>) -> Recycle {
     Recycle {
-        calls: reader.number("plugins.recycle.calls", 1..=1_000_000_000_000, Recycle::default().calls),
-        memory_bytes: reader.size("plugins.recycle.memory", MB..=4 * GIB),
+        calls: reader.number("plugins.recycle.calls"),
+        memory_bytes: reader.optional_size("plugins.recycle.memory"),
     }
 }
 
 fn breaker(reader: &mut Reader<'_>) -> Option<Breaker> {
-    let choices = [
-        ("dead-letter", WhileOpen::DeadLetter),
-        ("skip", WhileOpen::Skip),
-        ("pass", WhileOpen::Pass),
-        ("stop", WhileOpen::Stop),
-        ("wait", WhileOpen::Wait),
-    ];
-    let then = reader.choice("plugins.breaker.then", &choices);
-    let failures = small(reader.number("plugins.breaker.failures", 1..=1_000_000, 100));
-    let pause = reader.duration("plugins.breaker.pause", SECOND / 10..=3600 * SECOND, 30 * SECOND);
+    let then = reader.optional_choice("plugins.breaker.then");
+    let failures = reader.number("plugins.breaker.failures");
+    let pause = reader.duration("plugins.breaker.pause");
     if reader.find("plugins.breaker.then").is_none() {
         for key in ["plugins.breaker.failures", "plugins.breaker.pause"] {
             if let Some(found) = reader.find(key) {
@@ -321,8 +290,8 @@ fn breaker(reader: &mut Reader<'_>) -> Option<Breaker> {
 
 fn grants(reader: &mut Reader<'_>) -> Grants {
     Grants {
-        clocks: reader.boolean("plugins.grants.clocks", false),
-        random: reader.boolean("plugins.grants.random", false),
+        clocks: reader.boolean("plugins.grants.clocks"),
+        random: reader.boolean("plugins.grants.random"),
         environment: environment(reader).unwrap_or_default(),
         directories: directories(reader),
         http: http(reader),
@@ -392,15 +361,6 @@ fn http(reader: &mut Reader<'_>) -> Vec<String> {
         _ => None,
     });
     targets.unwrap_or_default()
-}
-
-/// Numbers whose range has been checked.
-fn small(number: u64) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-fn large(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// The plugin's own table as JSON text.

@@ -1,23 +1,17 @@
-//! Reads the raw values of one table as the types that they should have. A value that isn't right becomes a problem and
-//! reads as its default, so that one pass finds everything.
+//! Reads the raw values of one table as the types, ranges and defaults that the key table gives them.
+//!
+//! Guarantees: a wrong value becomes a problem and reads as the default, so that one pass finds everything; a key that is
+//! read as another type than its row says is a problem too, which every test of a configuration would find.
 
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::keys;
+use super::key_table::{self, Key, Preset, Takes, Word, size_text, words};
 use super::layers::Values;
 use super::problem::{Place, Problem};
 use super::value::{Found, Value};
-
-pub const KB: u64 = 1_000;
-pub const MB: u64 = 1_000_000;
-pub const GB: u64 = 1_000_000_000;
-pub const TB: u64 = 1_000_000_000_000;
-pub const MIB: u64 = 1 << 20;
-pub const GIB: u64 = 1 << 30;
 
 pub struct Reader<'a> {
     pub values: &'a Values,
@@ -28,6 +22,17 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    fn row(&self, key: &str) -> Option<&'static Key> {
+        key_table::row(key)
+    }
+
+    /// Reports a key that is read otherwise than its row says.
+    fn wrong_row<T: Default>(&mut self, key: &str) -> T {
+        let text = "the key table has no row for this, or one of another type; this is a fault of reduct-sink";
+        self.problems.push(Problem { place: None, key: key.into(), text: text.into() });
+        T::default()
+    }
+
     pub fn find(&self, key: &str) -> Option<&'a Found> {
         self.values.get(key)
     }
@@ -37,11 +42,11 @@ impl<'a> Reader<'a> {
         self.problems.push(Problem::at(&found.place, key, format!("found {what}, expected {expected}")));
     }
 
-    /// Says that a key which must be there isn't, unless it, or its table, was meant and is told of already.
-    pub fn missing(&mut self, key: &str, example: &str) {
+    /// Reports a required key that isn't set, unless a misspelt one was reported in its place.
+    pub fn missing(&mut self, key: &str) {
         let table = key.rsplit_once('.').map_or("", |(table, _)| table);
         if !self.misspelt.iter().any(|path| path == key || path == table) {
-            let text = format!("missing: {}", keys::ways_to_set(key, example));
+            let text = format!("missing: {}", key_table::ways_to_set(key));
             self.problems.push(Problem { place: None, key: key.into(), text });
         }
     }
@@ -63,31 +68,56 @@ impl<'a> Reader<'a> {
         })
     }
 
-    pub fn boolean(&mut self, key: &str, default: bool) -> bool {
+    /// The same, or else the default.
+    pub fn text_or_default(&mut self, key: &str) -> String {
+        let default = match self.row(key) {
+            Some(Key { preset: Preset::Text(default), .. }) => *default,
+            _ => self.wrong_row(key),
+        };
+        self.text(key).unwrap_or_else(|| default.into())
+    }
+
+    pub fn boolean(&mut self, key: &str) -> bool {
         let parsed = self.parsed(key, "true or false", |found| match &found.value {
             Value::Boolean(truth) => Some(*truth),
             Value::Text(text) if found.place.is_text() => text.parse().ok(),
             _ => None,
         });
+        let default = match self.row(key) {
+            Some(Key { takes: Takes::Boolean, preset: Preset::Boolean(default), .. }) => *default,
+            _ => self.wrong_row(key),
+        };
         parsed.unwrap_or(default)
     }
 
-    pub fn number(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> u64 {
-        let expected = format!("a whole number from {} to {}", range.start(), range.end());
-        let parsed = self.parsed(key, &expected, |found| {
+    /// A whole number, if one is set.
+    pub fn optional_number(&mut self, key: &str) -> Option<u64> {
+        let Some(&Key { takes: Takes::Number { min, max }, .. }) = self.row(key) else { return self.wrong_row(key) };
+        let expected = format!("a whole number from {min} to {max}");
+        self.parsed(key, &expected, |found| {
             let number = match &found.value {
                 Value::Integer(number) => u64::try_from(*number).ok()?,
                 Value::Text(text) if found.place.is_text() => text.parse().ok()?,
                 _ => return None,
             };
-            range.contains(&number).then_some(number)
-        });
-        parsed.unwrap_or(default)
+            (min..=max).contains(&number).then_some(number)
+        })
     }
 
-    /// A size such as `"8MB"`, or a number of bytes.
-    pub fn size(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
-        let (least, most) = (size_text(*range.start()), size_text(*range.end()));
+    /// A whole number in the type of its field, which holds the whole range of the row.
+    pub fn number<T: TryFrom<u64> + Default>(&mut self, key: &str) -> T {
+        let default = match self.row(key) {
+            Some(Key { preset: Preset::Number(default), .. }) => *default,
+            _ => self.wrong_row(key),
+        };
+        let number = self.optional_number(key).unwrap_or(default);
+        T::try_from(number).unwrap_or_else(|_| self.wrong_row(key))
+    }
+
+    /// A size such as `"8MB"`, or a number of bytes, if one is set.
+    pub fn optional_size(&mut self, key: &str) -> Option<u64> {
+        let Some(&Key { takes: Takes::Size { min, max }, .. }) = self.row(key) else { return self.wrong_row(key) };
+        let (least, most) = (size_text(min), size_text(max));
         let expected = format!("a size from {least} to {most}, such as \"100MB\" or \"64MiB\"");
         self.parsed(key, &expected, |found| {
             let bytes = match &found.value {
@@ -95,29 +125,68 @@ impl<'a> Reader<'a> {
                 Value::Text(text) => text.parse::<ByteSize>().ok()?.as_u64(),
                 _ => return None,
             };
-            range.contains(&bytes).then_some(bytes)
+            (min..=max).contains(&bytes).then_some(bytes)
         })
     }
 
-    /// A duration such as `"30s"`; a bare number would leave its unit to guessing.
-    pub fn duration(&mut self, key: &str, range: RangeInclusive<Duration>, default: Duration) -> Duration {
-        let (least, most) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
+    /// A size in the type of its field, which holds the whole range of the row.
+    pub fn size<T: TryFrom<u64> + Default>(&mut self, key: &str) -> T {
+        let default = match self.row(key) {
+            Some(Key { preset: Preset::Size(default), .. }) => *default,
+            _ => self.wrong_row(key),
+        };
+        let bytes = self.optional_size(key).unwrap_or(default);
+        T::try_from(bytes).unwrap_or_else(|_| self.wrong_row(key))
+    }
+
+    /// A duration such as `"30s"`. A bare number is refused, because its unit would have to be guessed.
+    pub fn duration(&mut self, key: &str) -> Duration {
+        let Some(&Key { takes: Takes::Duration { min, max }, preset: Preset::Duration(default), .. }) = self.row(key)
+        else {
+            return self.wrong_row(key);
+        };
+        let (least, most) = (humantime::format_duration(min), humantime::format_duration(max));
         let expected = format!("a duration from {least} to {most}, such as \"30s\" or \"500ms\"");
         let parsed = self.parsed(key, &expected, |found| match &found.value {
-            Value::Text(text) => humantime::parse_duration(text).ok().filter(|duration| range.contains(duration)),
+            Value::Text(text) => humantime::parse_duration(text).ok().filter(|parsed| (min..=max).contains(parsed)),
             _ => None,
         });
         parsed.unwrap_or(default)
     }
 
-    /// One of a few words.
-    pub fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
-        let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
+    /// A share such as `"0.5%"`, as a number from 0 to 1. A bare number is refused: it could be one of a hundred.
+    pub fn share(&mut self, key: &str) -> f64 {
+        let Some(&Key { takes: Takes::Share, preset: Preset::Share(default), .. }) = self.row(key) else {
+            return self.wrong_row(key);
+        };
+        let parsed = self.parsed(key, "a share from 0% to 100%, such as \"0.5%\"", |found| {
+            let Value::Text(text) = &found.value else { return None };
+            let percent: f64 = text.strip_suffix('%')?.trim().parse().ok()?;
+            (0.0..=100.0).contains(&percent).then_some(percent / 100.0)
+        });
+        parsed.unwrap_or(f64::from(default) / 10_000.0)
+    }
+
+    /// One of a few words, if one is set.
+    pub fn optional_choice<T: Word>(&mut self, key: &str) -> Option<T> {
+        let words: Vec<String> = words::<T>().iter().map(|word| format!("{word:?}")).collect();
         let expected = format!("one of {}", words.join(", "));
         self.parsed(key, &expected, |found| match &found.value {
-            Value::Text(text) => choices.iter().find(|(word, _)| word == text).map(|(_, choice)| *choice),
+            Value::Text(text) => T::from_word(text),
             _ => None,
         })
+    }
+
+    /// One of a few words, or else the default.
+    pub fn choice<T: Word>(&mut self, key: &str) -> T {
+        let default = match self.row(key) {
+            Some(Key { preset: Preset::Text(default), .. }) => T::from_word(default),
+            _ => None,
+        };
+        if default.is_none() {
+            self.wrong_row::<()>(key);
+        }
+        self.optional_choice(key).or(default).unwrap_or(T::FIRST.1)
     }
 
     /// A path; one in the file begins at the file's folder.
@@ -128,7 +197,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether no message may show the value. An address may have a password in it.
+/// Whether no message may show the value. An address may contain a password.
 fn may_hold_secret(key: &str, found: &Found) -> bool {
     key == "store.token" || (key == "store.url" && matches!(&found.value, Value::Text(text) if text.contains('@')))
 }
@@ -141,9 +210,8 @@ pub fn plain_text(found: &Found) -> Option<&str> {
     }
 }
 
-/// A size in the largest unit that expresses it exactly.
-fn size_text(bytes: u64) -> String {
-    let units = [(TB, "TB"), (GIB, "GiB"), (GB, "GB"), (MIB, "MiB"), (MB, "MB"), (1 << 10, "KiB"), (KB, "KB")];
-    let unit = units.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit));
-    unit.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
+/// What a reader gets where nothing is set.
+pub fn defaults<T>(read: impl FnOnce(&mut Reader<'_>) -> T) -> T {
+    let (values, mut problems) = (Values::new(), Vec::new());
+    read(&mut Reader { values: &values, folder: Path::new(""), misspelt: &[], problems: &mut problems })
 }

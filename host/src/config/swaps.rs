@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::reader::Reader;
-use super::value::Value;
+use super::key_table::Word;
+use super::reader::{Reader, defaults};
 
 /// Before it takes over: the candidate sees a sample of live records beside the present version, and writes nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,56 +46,39 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Share(pub f64);
 
-const SECOND: Duration = Duration::from_secs(1);
-const DAY: Duration = Duration::from_secs(24 * 3600);
-const MODES: [(&str, Mode); 3] = [("off", Mode::Off), ("auto", Mode::Auto), ("manual", Mode::Manual)];
+impl Word for Mode {
+    const FIRST: (&'static str, Self) = ("off", Self::Off);
+    const REST: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("manual", Self::Manual)];
+}
 
 impl Default for Trial {
     fn default() -> Self {
-        Self {
-            mode: Mode::Off,
-            records: 1000,
-            within: 60 * SECOND,
-            every: 10,
-            max_failures: Share(0.005),
-            max_slowdown: 10,
-        }
+        defaults(trial)
     }
 }
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { mode: Mode::Auto, window: 60 * SECOND, max_failures: Share(0.005), max_slowdown: 10 }
+        defaults(watch)
     }
 }
 
 pub(super) fn trial(reader: &mut Reader<'_>) -> Trial {
-    let default = Trial::default();
     Trial {
-        mode: reader.choice("plugins.trial.mode", &MODES).unwrap_or(default.mode),
-        records: reader.number("plugins.trial.records", 1..=1_000_000_000, default.records),
-        within: reader.duration("plugins.trial.within", SECOND / 10..=DAY, default.within),
-        every: reader.number("plugins.trial.every", 1..=1_000_000, default.every),
-        max_failures: share(reader, "plugins.trial.max_failures").unwrap_or(default.max_failures),
-        max_slowdown: reader.number("plugins.trial.max_slowdown", 2..=1_000_000, default.max_slowdown),
+        mode: reader.choice("plugins.trial.mode"),
+        records: reader.number("plugins.trial.records"),
+        within: reader.duration("plugins.trial.within"),
+        every: reader.number("plugins.trial.every"),
+        max_failures: Share(reader.share("plugins.trial.max_failures")),
+        max_slowdown: reader.number("plugins.trial.max_slowdown"),
     }
 }
 
 pub(super) fn watch(reader: &mut Reader<'_>) -> Watch {
-    let default = Watch::default();
     Watch {
-        mode: reader.choice("plugins.watch.mode", &MODES).unwrap_or(default.mode),
-        window: reader.duration("plugins.watch.window", SECOND / 10..=DAY, default.window),
-        max_failures: share(reader, "plugins.watch.max_failures").unwrap_or(default.max_failures),
-        max_slowdown: reader.number("plugins.watch.max_slowdown", 2..=1_000_000, default.max_slowdown),
+        mode: reader.choice("plugins.watch.mode"),
+        window: reader.duration("plugins.watch.window"),
+        max_failures: Share(reader.share("plugins.watch.max_failures")),
+        max_slowdown: reader.number("plugins.watch.max_slowdown"),
     }
-}
-
-/// A share such as `"0.5%"`; a bare number would leave it to guessing whether it is one of a hundred.
-fn share(reader: &mut Reader<'_>, key: &str) -> Option<Share> {
-    reader.parsed(key, "a share from 0% to 100%, such as \"0.5%\"", |found| {
-        let Value::Text(text) = &found.value else { return None };
-        let percent: f64 = text.strip_suffix('%')?.trim().parse().ok()?;
-        (0.0..=100.0).contains(&percent).then_some(Share(percent / 100.0))
-    })
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::keys::{self, KEYS, PROPERTY_PREFIX};
+use super::key_table::{self, PREFIX, PROPERTY_PREFIX};
 use super::layers::Layers;
 use super::*;
 
 const REQUIRED: &str = "[kafka]\nbrokers = \"file:1\"\ntopics = [\"file\"]\n[store]\nbucket = \"file\"\n";
 const EXAMPLE: &str = include_str!("../../../examples/reduct-sink.toml");
-const MANUAL: &str = include_str!("../../CONFIGURATION.md");
+const MANUAL: &str = include_str!("../../docs/configuration.md");
 
 /// The file's text, variables, and flags as key and values.
 fn try_load(
@@ -195,37 +195,75 @@ fn the_example_is_right_with_everything_switched_on() {
     assert_eq!(config.store.create.quota, Some(Quota::Fifo(100_000_000_000)));
     assert_eq!(config.store.ca.as_deref(), Some(Path::new("folder/ca.pem")));
     assert_eq!(config.kafka.properties.len(), 3);
-    assert_eq!(config.plugins[1].config, r#"{"set":{"site":"hall-3"}}"#);
+    assert_eq!(config.plugins[0].config, r#"{"set":{"site":"hall-3"}}"#);
 }
 
 #[test]
-fn the_example_has_every_key() {
-    for key in KEYS {
-        let leaf = key.path.rsplit('.').next().unwrap();
-        assert!(EXAMPLE.contains(leaf), "{}", key.path);
-    }
-}
-
-#[test]
-fn the_manual_has_every_key_variable_and_flag() {
-    for key in KEYS {
-        assert!(MANUAL.contains(&format!("`{}`", key.path)), "{}", key.path);
-        let variable = key.env.map(|env| format!("`{}{env}`", keys::PREFIX));
-        assert!(variable.is_none_or(|variable| MANUAL.contains(&variable)), "{:?}", key.env);
-        assert!(key.flag.is_none_or(|flag| MANUAL.contains(&format!("`{flag}"))), "{:?}", key.flag);
-    }
-    for (property, _) in validate::OWNED {
-        assert!(MANUAL.contains(&format!("`{property}`")), "{property}");
-    }
-}
-
-#[test]
-fn the_manual_and_the_example_name_no_variable_that_is_not_there() {
-    let known: BTreeSet<String> = keys::variables().collect();
-    for text in [MANUAL, EXAMPLE] {
-        let words = text.split(|c: char| !(c.is_ascii_uppercase() || c == '_'));
-        for word in words.filter(|word| word.starts_with(keys::PREFIX) && *word != keys::PREFIX) {
-            assert!(known.contains(word) || word.starts_with(PROPERTY_PREFIX), "{word}");
+fn the_generated_files_are_current() {
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let host = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let schema = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
+    let files = [
+        (host.join("docs/configuration-reference.md"), reference()),
+        (host.join("../examples/reduct-sink.toml"), example()),
+        (host.join("tests/config/schema.json"), schema),
+    ];
+    for (file, text) in files {
+        if update {
+            std::fs::write(&file, &text).unwrap();
         }
+        let there = std::fs::read_to_string(&file).unwrap_or_default();
+        let file = file.display();
+        assert!(
+            there == text,
+            "{file} is out of date: UPDATE_GOLDEN=1 cargo test -p reduct-sink --lib config writes it"
+        );
+    }
+}
+
+#[test]
+fn every_default_and_example_is_right() {
+    for key in keys() {
+        let Some(literal) = key.preset.literal().or_else(|| (!key.example.is_empty()).then(|| key.example.into()))
+        else {
+            continue;
+        };
+        let parsed: toml::Table = format!("value = {literal}").parse().unwrap();
+        assert!(parsed.contains_key("value"), "{}", key.path);
+    }
+    let file = format!("{REQUIRED}[[plugins]]\nbuiltin = \"passthrough\"\n");
+    let (_, config) = try_load(&file, &[], &[]);
+    assert_eq!(config.unwrap().plugins, [Plugin::new("passthrough", PluginSource::Builtin)]);
+}
+
+#[test]
+fn every_key_stands_in_a_section_and_has_a_place_of_its_own() {
+    let mut paths = BTreeSet::new();
+    let mut variables = BTreeSet::new();
+    for key in keys() {
+        assert!(paths.insert(key.path), "{} twice", key.path);
+        assert!(key.env.is_none_or(|env| variables.insert(env)), "{:?} twice", key.env);
+        let is_known = key.path == "plugins" || key_table::sections().any(|section| section.path == key.section());
+        assert!(is_known, "{} stands in no section", key.path);
+        let is_live = matches!(key.change, key_table::Change::Live);
+        assert_eq!(is_live, key.path.starts_with("plugins"), "{}", key.path);
+    }
+}
+
+#[test]
+fn a_key_that_changed_needs_a_restart_and_a_plugin_does_not() {
+    let old = load(REQUIRED, &[], &[]);
+    let changed = REQUIRED.replace("bucket = \"file\"", "bucket = \"other\"\nbatch_bytes = \"1MB\"");
+    let new = load(&format!("{changed}[[plugins]]\nbuiltin = \"passthrough\"\ntimeout = \"2s\"\n"), &[], &[]);
+    assert_eq!(needs_restart(&old, &new), ["store.bucket", "store.batch_bytes"]);
+    assert_eq!(needs_restart(&old, &old.clone()), Vec::<&str>::new());
+}
+
+#[test]
+fn the_manual_names_no_variable_that_is_not_there() {
+    let known: BTreeSet<String> = key_table::variables().collect();
+    let words = MANUAL.split(|c: char| !(c.is_ascii_uppercase() || c == '_'));
+    for word in words.filter(|word| word.starts_with(PREFIX) && *word != PREFIX) {
+        assert!(known.contains(word) || word.starts_with(PROPERTY_PREFIX), "{word}");
     }
 }

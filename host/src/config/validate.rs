@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::thread::available_parallelism;
-use std::time::Duration;
 
 use super::checks;
+use super::key_table::{self, Preset};
 use super::layers::Layers;
 use super::problem::{Place, Problem, Problems};
-use super::reader::{GB, KB, MB, MIB, Reader, TB, plain_text};
+use super::reader::{Reader, plain_text};
 use super::value::{Found, Value};
 use super::{
-    BucketSettings, Cache, CacheFolder, Config, Control, DeadLetters, Kafka, Labels, Limits, Quota, Secret,
-    StartPolicy, Status, Store, plugins,
+    BucketSettings, Cache, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, Quota, QuotaType, Secret, Status,
+    Store, plugins,
 };
 use crate::record::entry_name::{Template, TemplateError};
 
@@ -28,9 +28,6 @@ pub(super) const OWNED: &[(&str, &str)] = &[
     ("enable.partition.eof", "it doesn't stop at the end of a partition"),
 ];
 
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
-
 /// Everything that is wrong, or a configuration in which nothing is.
 pub fn validate(layers: Layers) -> Result<Config, Problems> {
     let Layers { values, properties, plugins: tables, folder, unreadable, misspelt, mut problems, warnings: _ } =
@@ -42,8 +39,8 @@ pub fn validate(layers: Layers) -> Result<Config, Problems> {
     let kafka = Kafka {
         brokers: brokers(&mut reader),
         topics: topics(&mut reader),
-        group: reader.text("kafka.group").unwrap_or_else(|| "reduct-sink".into()),
-        start: start(&mut reader),
+        group: reader.text_or_default("kafka.group"),
+        start: reader.choice("kafka.start"),
         properties: checked_properties(&properties, reader.problems),
     };
     let config = Config {
@@ -51,7 +48,7 @@ pub fn validate(layers: Layers) -> Result<Config, Problems> {
         dead_letters: dead_letters(&mut reader, &kafka.topics),
         kafka,
         limits: limits(&mut reader),
-        labels: Labels { plugins: reader.boolean("labels.plugins", true) },
+        labels: Labels { plugins: reader.boolean("labels.plugins") },
         status: status(&mut reader),
         cache: cache(&mut reader),
         plugins: plugins::chain(tables, &folder, &mut problems),
@@ -61,7 +58,7 @@ pub fn validate(layers: Layers) -> Result<Config, Problems> {
 
 fn brokers(reader: &mut Reader<'_>) -> String {
     if reader.find("kafka.brokers").is_none() {
-        reader.missing("kafka.brokers", "\"127.0.0.1:9092\"");
+        reader.missing("kafka.brokers");
     }
     let expected = "host:port pairs, separated by commas, such as \"127.0.0.1:9092\"";
     reader.parsed("kafka.brokers", expected, |found| checks::brokers(plain_text(found)?)).unwrap_or_default()
@@ -70,7 +67,7 @@ fn brokers(reader: &mut Reader<'_>) -> String {
 fn topics(reader: &mut Reader<'_>) -> Vec<String> {
     const KEY: &str = "kafka.topics";
     let Some(found) = reader.find(KEY) else {
-        reader.missing(KEY, "[\"camera\"]");
+        reader.missing(KEY);
         return Vec::new();
     };
     let Value::List(items) = &found.value else {
@@ -100,16 +97,11 @@ fn status(reader: &mut Reader<'_>) -> Status {
     const KEY: &str = "status.listen";
     let expected = "one host:port, such as \"127.0.0.1:9640\", or \"\" for none";
     if reader.find(KEY).is_some_and(|found| matches!(&found.value, Value::Text(text) if text.trim().is_empty())) {
-        return Status { listen: None, control: control(reader) };
+        return Status { listen: None, control: reader.choice("status.control") };
     }
     let one = |text: &str| checks::brokers(text).filter(|text| !text.contains(','));
     let listen = reader.parsed(KEY, expected, |found| one(plain_text(found)?));
-    Status { listen: Some(listen.unwrap_or_else(|| "127.0.0.1:9640".into())), control: control(reader) }
-}
-
-fn control(reader: &mut Reader<'_>) -> Control {
-    let choices = [("off", Control::Off), ("loopback", Control::Loopback), ("anyone", Control::Anyone)];
-    reader.choice("status.control", &choices).unwrap_or(Control::Loopback)
+    Status { listen: listen.or_else(|| Some(default_text(KEY))), control: reader.choice("status.control") }
 }
 
 fn cache(reader: &mut Reader<'_>) -> Cache {
@@ -119,12 +111,7 @@ fn cache(reader: &mut Reader<'_>) -> Cache {
         Some(Value::Text(text)) if text.trim().is_empty() => CacheFolder::Nowhere,
         Some(_) => reader.path(KEY).map_or(CacheFolder::Default, CacheFolder::At),
     };
-    Cache { folder, bytes: reader.size("cache.size", MB..=TB).unwrap_or(2 * GB) }
-}
-
-fn start(reader: &mut Reader<'_>) -> StartPolicy {
-    let choices = [("earliest", StartPolicy::Earliest), ("latest", StartPolicy::Latest), ("fail", StartPolicy::Fail)];
-    reader.choice("kafka.start", &choices).unwrap_or(StartPolicy::Earliest)
+    Cache { folder, bytes: reader.size("cache.size") }
 }
 
 /// Values may be secret (`sasl.password`): no message shows one.
@@ -159,7 +146,7 @@ fn store(reader: &mut Reader<'_>) -> Store {
     let expected = "http:// or https://, a host, a port and perhaps a path, without user, password, query or fragment";
     let url = reader.parsed("store.url", expected, |found| checks::url(plain_text(found)?));
     if reader.find("store.bucket").is_none() {
-        reader.missing("store.bucket", "\"kafka\"");
+        reader.missing("store.bucket");
     }
     let expected = "a bucket's name of letters, digits, `-` and `_`";
     let bucket = reader.parsed("store.bucket", expected, |found| checks::bucket(plain_text(found)?));
@@ -170,23 +157,23 @@ fn store(reader: &mut Reader<'_>) -> Store {
         reader.reject("store.tls.ca", found, "a path that is UTF-8, the configuration file's folder included");
     }
     Store {
-        url: url.unwrap_or_else(|| "http://127.0.0.1:8383".into()),
+        url: url.unwrap_or_else(|| default_text("store.url")),
         token: token(reader),
         bucket: bucket.unwrap_or_default(),
         entry: template(reader, "store.entry", &["{name}", "{topic}", "{partition}"]),
-        timeout: reader.duration("store.timeout", SECOND / 10..=HOUR, 30 * SECOND),
+        timeout: reader.duration("store.timeout"),
         ca,
-        verify_tls: reader.boolean("store.tls.verify", true),
-        batch_records: usize::try_from(reader.number("store.batch_records", 1..=85, 80)).unwrap_or(80),
-        batch_bytes: reader.size("store.batch_bytes", KB..=GB).unwrap_or(8 * MB),
+        verify_tls: reader.boolean("store.tls.verify"),
+        batch_records: reader.number("store.batch_records"),
+        batch_bytes: reader.size("store.batch_bytes"),
         create: BucketSettings {
-            max_block_records: reader.number("store.create.max_block_records", 1..=1_000_000, 128),
-            max_block_bytes: reader.size("store.create.max_block_size", MB..=100 * GB).unwrap_or(64 * MB),
+            max_block_records: reader.number("store.create.max_block_records"),
+            max_block_bytes: reader.size("store.create.max_block_size"),
             quota: quota(reader),
         },
-        discard: reader.boolean("store.discard", false),
-        verify_writes: reader.boolean("store.verify_writes", false),
-        shared_entries: reader.boolean("store.shared_entries", false),
+        discard: reader.boolean("store.discard"),
+        verify_writes: reader.boolean("store.verify_writes"),
+        shared_entries: reader.boolean("store.shared_entries"),
     }
 }
 
@@ -232,10 +219,10 @@ fn token(reader: &mut Reader<'_>) -> Option<Secret> {
 fn quota(reader: &mut Reader<'_>) -> Option<Quota> {
     const TYPE: &str = "store.create.quota_type";
     const SIZE: &str = "store.create.quota_size";
-    let makes_room = reader.choice(TYPE, &[("fifo", Some(true)), ("hard", Some(false)), ("none", None)]).flatten();
-    let size = reader.size(SIZE, MB..=1000 * TB);
+    let kind = reader.choice::<QuotaType>(TYPE);
+    let size = reader.optional_size(SIZE);
     match (reader.find(TYPE), reader.find(SIZE)) {
-        (Some(found), None) if makes_room.is_some() => {
+        (Some(found), None) if kind != QuotaType::None => {
             let text = "a quota without a size, set quota_size as well, such as \"100GB\"";
             reader.problems.push(Problem::at(&found.place, TYPE, text));
         }
@@ -245,8 +232,11 @@ fn quota(reader: &mut Reader<'_>) -> Option<Quota> {
         }
         _ => (),
     }
-    let (makes_room, size) = (makes_room?, size?);
-    Some(if makes_room { Quota::Fifo(size) } else { Quota::Hard(size) })
+    match kind {
+        QuotaType::None => None,
+        QuotaType::Fifo => size.map(Quota::Fifo),
+        QuotaType::Hard => size.map(Quota::Hard),
+    }
 }
 
 /// A template for an entry's name, of which only some placeholders may be used.
@@ -283,19 +273,25 @@ fn dead_letters(reader: &mut Reader<'_>, topics: &[String]) -> DeadLetters {
     {
         reader.reject(TOPIC, found, "a topic that isn't among kafka.topics: its records would come around again");
     }
-    DeadLetters { entry: entry.unwrap_or_else(|| "dead-letters/{topic}/{partition}".into()), topic }
+    DeadLetters { entry: entry.unwrap_or_else(|| default_text("dead_letters.entry")), topic }
 }
 
 fn limits(reader: &mut Reader<'_>) -> Limits {
     let cores = available_parallelism().map_or(1, NonZero::get);
-    let workers = reader.number("limits.workers", 1..=1024, cores as u64);
-    let records = reader.number("limits.in_flight_records", 1..=100_000_000, 32_768);
-    let bytes = reader.size("limits.in_flight_bytes", MB..=TB).unwrap_or(64 * MIB);
+    let workers = reader.optional_number("limits.workers").and_then(|workers| usize::try_from(workers).ok());
     Limits {
-        in_flight_records: usize::try_from(records).unwrap_or(usize::MAX),
-        in_flight_bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
-        workers: usize::try_from(workers).unwrap_or(cores),
-        shutdown: reader.duration("limits.shutdown", SECOND..=HOUR, 20 * SECOND),
-        stuck_after: reader.duration("limits.stuck_after", SECOND..=24 * HOUR, 60 * SECOND),
+        in_flight_records: reader.number("limits.in_flight_records"),
+        in_flight_bytes: reader.size("limits.in_flight_bytes"),
+        workers: workers.unwrap_or(cores),
+        shutdown: reader.duration("limits.shutdown"),
+        stuck_after: reader.duration("limits.stuck_after"),
+    }
+}
+
+/// The default of a key that is a text.
+fn default_text(key: &str) -> String {
+    match key_table::row(key).map(|row| row.preset) {
+        Some(Preset::Text(text)) => text.into(),
+        _ => String::new(),
     }
 }

@@ -4,7 +4,7 @@
 use regex::Regex;
 
 use super::checks;
-use super::reader::{Reader, TB, plain_text};
+use super::reader::{Reader, plain_text};
 use super::value::{Found, Value};
 use crate::record::InputRecord;
 
@@ -77,8 +77,8 @@ pub(super) fn when(reader: &mut Reader<'_>) -> Option<When> {
     let when = When {
         topics: topics(reader),
         headers: headers(reader),
-        min_size: reader.size("plugins.when.min_size", 1..=TB),
-        max_size: reader.size(MAX, 0..=TB),
+        min_size: reader.optional_size("plugins.when.min_size"),
+        max_size: reader.optional_size(MAX),
     };
     if let (Some(least), Some(most), Some(found)) = (when.min_size, when.max_size, reader.find(MAX))
         && least > most

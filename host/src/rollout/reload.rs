@@ -1,12 +1,9 @@
-//! What a changed configuration means: what the chain becomes, and what has to wait for a restart. Plain values.
+//! What a changed configuration makes of the chain. Plain values.
 
 use std::sync::Arc;
 
 use crate::chain::{Link, Version};
-use crate::config::{
-    BucketSettings, Cache, Config, DeadLetters, FailurePolicy, Kafka, Labels, Limits, Mode, Plugin, Status, Store,
-    Trial, Watch,
-};
+use crate::config::{FailurePolicy, Mode, Plugin, Trial, Watch};
 use crate::plugin::LoadedPlugin;
 
 /// The way from one chain to another.
@@ -88,38 +85,4 @@ fn loads_alike(one: &Plugin, other: &Plugin) -> bool {
         ..plugin.clone()
     };
     loaded_part(one) == loaded_part(other)
-}
-
-/// The keys beside the chain that differ.
-pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    let mut keys = Vec::new();
-    macro_rules! compare {
-        ($table:literal, $type:ident, $old:expr, $new:expr, { $($field:ident => $key:literal),* $(,)? }) => {
-            // Taken apart in full, so that no field can be forgotten here.
-            let ($type { $($field),* }, new) = ($old, $new);
-            $(if *$field != new.$field {
-                keys.push(concat!($table, ".", $key));
-            })*
-        };
-    }
-    compare!("kafka", Kafka, &old.kafka, &new.kafka, {
-        brokers => "brokers", topics => "topics", group => "group", start => "start", properties => "properties",
-    });
-    compare!("store", Store, &old.store, &Store { create: old.store.create.clone(), ..new.store.clone() }, {
-        url => "url", token => "token", bucket => "bucket", entry => "entry", timeout => "timeout", ca => "tls.ca",
-        verify_tls => "tls.verify", batch_records => "batch_records", batch_bytes => "batch_bytes", create => "create",
-        discard => "discard", verify_writes => "verify_writes", shared_entries => "shared_entries",
-    });
-    compare!("store.create", BucketSettings, &old.store.create, &new.store.create, {
-        max_block_records => "max_block_records", max_block_bytes => "max_block_size", quota => "quota_type",
-    });
-    compare!("dead_letters", DeadLetters, &old.dead_letters, &new.dead_letters, { entry => "entry", topic => "topic" });
-    compare!("limits", Limits, &old.limits, &new.limits, {
-        in_flight_records => "in_flight_records", in_flight_bytes => "in_flight_bytes", workers => "workers",
-        shutdown => "shutdown", stuck_after => "stuck_after",
-    });
-    compare!("cache", Cache, &old.cache, &new.cache, { folder => "path", bytes => "size" });
-    compare!("labels", Labels, &old.labels, &new.labels, { plugins => "plugins" });
-    compare!("status", Status, &old.status, &new.status, { listen => "listen", control => "control" });
-    keys
 }

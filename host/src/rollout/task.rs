@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use super::course::Course;
 use super::files::{File, Folders};
-use super::reload::{self, Plan};
+use super::reload::Plan;
 use super::report::{Cause, Outcome, Swaps};
 use super::{Control, Pace, Source};
 use crate::chain::{Link, SharedChain, Version};
-use crate::config::{Plugin, PluginSource};
+use crate::config::{self, Plugin, PluginSource};
 use crate::plugin::{Digest, LoadError, LoadedPlugin, Problem, read};
 
 /// How often trials and watches are looked at while there are any: a bad version is back out within this, once the bound
@@ -293,7 +293,7 @@ impl Task {
                 return;
             }
         };
-        let stays = reload::needs_restart(&source.present, &new);
+        let stays = config::needs_restart(&source.present, &new);
         if !stays.is_empty() {
             tracing::warn!(keys = ?stays, "these keys can't change without a restart; the host runs on with the old");
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use reduct_sink::config::Flag;
 use reduct_sink::devkit::capture::capture;
 use reduct_sink::kafka::check::CheckError;
 use reduct_sink::kafka::peek::{From, PeekError};
@@ -37,7 +38,12 @@ pub struct Capture {
 
 impl Capture {
     pub fn execute(self) -> Result<(), Failure> {
-        let options = Options::reading_only(self.config, self.brokers, self.topic, self.property);
+        let flags = vec![
+            Flag { key: "kafka.brokers", values: self.brokers.into_iter().collect() },
+            Flag { key: "kafka.topics", values: self.topic },
+            Flag { key: "kafka.properties", values: self.property },
+        ];
+        let options = Options::reading_only(self.config, flags);
         let kafka = options.load()?.kafka;
         let captured = capture(&kafka, self.from, self.count, &self.output, &mut |path| say(path.display()));
         let captured = captured.map_err(|error| Failure::new(exit(&error), error))?;

@@ -1,0 +1,338 @@
+//! The rows of everything but `[[plugins]]`.
+
+use std::time::Duration;
+
+use super::Preset::{Absent, Derived, Required};
+use super::{GB, HOUR, KB, Key, MB, MIB, Preset, SECOND, Section, TB, Takes, same, words};
+use crate::config::{Control, QuotaType, StartPolicy};
+
+pub(super) const SECTIONS: &[Section] = &[
+    section("kafka", "Where the records come from."),
+    Section {
+        path: "kafka.properties",
+        doc: "Any property of librdkafka, such as those of TLS and SASL.",
+        is_optional: false,
+        example: "#security.protocol = \"SASL_SSL\"\n#sasl.mechanism = \"SCRAM-SHA-512\"\n#sasl.username = \"sink\"\n",
+    },
+    section("store", "Where the records go."),
+    section("store.tls", "Certificates of an `https://` address."),
+    section("store.create", "The settings of a bucket that the host creates; an existing bucket is left as it is."),
+    section("labels", "What is added to the labels of each record."),
+    section("limits", "What the host may use."),
+    section("status", "Health, status and control over HTTP."),
+    section("cache", "Where compiled plugins are kept."),
+    section("dead_letters", "Where records go that a plugin failed on, or that ReductStore refused."),
+];
+
+pub(super) const KEYS: &[Key] = &[
+    Key::new(
+        "kafka.brokers",
+        Takes::Text("host:port pairs, separated by commas"),
+        Required,
+        "Kafka's brokers: host:port pairs, separated by commas.",
+    )
+    .example("\"127.0.0.1:9092\"")
+    .env("BROKERS")
+    .flag("--brokers", "HOST:PORT,…")
+    .restart(same!(kafka.brokers)),
+    Key::new(
+        "kafka.topics",
+        Takes::Texts("names of topics, or patterns that begin with `^`"),
+        Required,
+        "Topics to read; one that begins with `^` is a pattern. librdkafka matches patterns as POSIX extended regular \
+         expressions, so what would mean something else there (`\\d`, `(?i)`, `.*?`) is refused: write `[0-9]` for a digit.",
+    )
+    .example("[\"camera\"]")
+    .env("TOPICS")
+    .repeatable_flag("--topic", "TOPIC")
+    .restart(same!(kafka.topics)),
+    Key::new(
+        "kafka.group",
+        Takes::Text("a name"),
+        Preset::Text("reduct-sink"),
+        "The consumer group. Hosts of one group share the partitions.",
+    )
+    .env("GROUP")
+    .flag("--group", "NAME")
+    .restart(same!(kafka.group)),
+    Key::new(
+        "kafka.start",
+        Takes::Choice(words::<StartPolicy>),
+        Preset::Text("earliest"),
+        "Where a partition begins that has no committed offset, or whose committed offset the broker no longer has. \
+         `fail` stops the host with an error.",
+    )
+    .env("START")
+    .flag("--start", "POLICY")
+    .restart(same!(kafka.start)),
+    Key::new(
+        "kafka.properties",
+        Takes::Properties,
+        Absent,
+        "A property of librdkafka. Properties that the host must own are refused.",
+    )
+    .repeatable_flag("--property", "NAME=VALUE")
+    .restart(same!(kafka.properties)),
+    Key::new(
+        "store.url",
+        Takes::Text("http:// or https://, a host, a port and perhaps a path"),
+        Preset::Text("http://127.0.0.1:8383"),
+        "ReductStore's address.",
+    )
+    .env("URL")
+    .flag("--url", "URL")
+    .restart(same!(store.url)),
+    Key::new(
+        "store.bucket",
+        Takes::Text("letters, digits, `-` and `_`"),
+        Required,
+        "The bucket to write to. It is created if it doesn't exist.",
+    )
+    .example("\"kafka\"")
+    .env("BUCKET")
+    .flag("--bucket", "NAME")
+    .restart(same!(store.bucket)),
+    Key::new(
+        "store.token",
+        Takes::Text("one line of visible ASCII characters"),
+        Absent,
+        "The access token; other users of the machine can see a command line, so the variable or `token_file` are better \
+         places. The token needs read and write access to the bucket, and full access if the bucket is to be created.",
+    )
+    .example("\"reduct-sink-2f1c\"")
+    .env("TOKEN")
+    .flag("--token", "TOKEN")
+    .restart(same!(store.token)),
+    Key::new(
+        "store.token_file",
+        Takes::Path("a file that holds the token alone"),
+        Absent,
+        "A file that holds the access token alone. If a token and a file come from different layers, the upper one counts.",
+    )
+    .example("\"token\"")
+    .env("TOKEN_FILE")
+    .excludes("store.token")
+    .restart(same!(store.token)),
+    Key::new(
+        "store.entry",
+        Takes::Text("a template with `{name}`, `{topic}` and `{partition}`"),
+        Derived("`{name}` for a topic of one partition, `{name}/{partition}` for more"),
+        "The entry's name: `{name}` is what a plugin chose, or else the topic. By default no two partitions share an entry; \
+         where several topics are read, a name that a plugin chose is followed by `/{topic}`.",
+    )
+    .example("\"{name}/{partition}\"")
+    .env("ENTRY")
+    .flag("--entry", "TEMPLATE")
+    .restart(same!(store.entry)),
+    Key::new(
+        "store.shared_entries",
+        Takes::Boolean,
+        Preset::Boolean(false),
+        "Lets several hosts run although `entry` puts records of several partitions into one entry. Two hosts must not \
+         write one entry: set this only if your keys tie each entry to one partition.",
+    )
+    .env("SHARED_ENTRIES")
+    .restart(same!(store.shared_entries)),
+    Key::new(
+        "store.timeout",
+        Takes::Duration { min: Duration::from_millis(100), max: HOUR },
+        Preset::Duration(SECOND.saturating_mul(30)),
+        "How long one request may take, from end to end.",
+    )
+    .env("TIMEOUT")
+    .restart(same!(store.timeout)),
+    Key::new(
+        "store.batch_records",
+        Takes::Number { min: 1, max: 85 },
+        Preset::Number(80),
+        "How many records one request writes at most.",
+    )
+    .env("BATCH_RECORDS")
+    .restart(same!(store.batch_records)),
+    Key::new(
+        "store.batch_bytes",
+        Takes::Size { min: KB, max: GB },
+        Preset::Size(8 * MB),
+        "How many bytes one request writes at most; a larger record is sent alone.",
+    )
+    .env("BATCH_BYTES")
+    .restart(same!(store.batch_bytes)),
+    Key::new(
+        "store.verify_writes",
+        Takes::Boolean,
+        Preset::Boolean(false),
+        "Reads each batch back before its records count as written. The server answers 200 before a record is finished, and \
+         only logs it if that fails afterwards.",
+    )
+    .env("VERIFY_WRITES")
+    .restart(same!(store.verify_writes)),
+    Key::new(
+        "store.discard",
+        Takes::Boolean,
+        Preset::Boolean(false),
+        "Writes nothing and counts every record as written, to measure the host itself.",
+    )
+    .env("DISCARD")
+    .flag("--discard", "")
+    .restart(same!(store.discard)),
+    Key::new(
+        "store.tls.ca",
+        Takes::Path("a PEM file"),
+        Absent,
+        "A PEM file of further certificate authorities.",
+    )
+    .example("\"ca.pem\"")
+    .env("TLS_CA")
+    .restart(same!(store.ca)),
+    Key::new(
+        "store.tls.verify",
+        Takes::Boolean,
+        Preset::Boolean(true),
+        "Checks the server's certificate; `false` accepts any.",
+    )
+    .env("TLS_VERIFY")
+    .restart(same!(store.verify_tls)),
+    Key::new(
+        "store.create.max_block_records",
+        Takes::Number { min: 1, max: 1_000_000 },
+        Preset::Number(128),
+        "How many records a block holds at most.",
+    )
+    .env("MAX_BLOCK_RECORDS")
+    .restart(same!(store.create.max_block_records)),
+    Key::new(
+        "store.create.max_block_size",
+        Takes::Size { min: MB, max: 100 * GB },
+        Preset::Size(64 * MB),
+        "How many bytes a block holds at most.",
+    )
+    .env("MAX_BLOCK_SIZE")
+    .restart(same!(store.create.max_block_bytes)),
+    Key::new(
+        "store.create.quota_type",
+        Takes::Choice(words::<QuotaType>),
+        Preset::Text("none"),
+        "What happens when the bucket is full: `fifo` removes the oldest blocks, `hard` refuses to write. Both need \
+         `quota_size`.",
+    )
+    .env("QUOTA_TYPE")
+    .restart(same!(store.create.quota)),
+    Key::new(
+        "store.create.quota_size",
+        Takes::Size { min: MB, max: 1000 * TB },
+        Absent,
+        "How many bytes the bucket holds at most.",
+    )
+    .example("\"100GB\"")
+    .env("QUOTA_SIZE")
+    .restart(same!(store.create.quota)),
+    Key::new(
+        "labels.plugins",
+        Takes::Boolean,
+        Preset::Boolean(true),
+        "Marks each record with the plugins that handled it and their digests, in the label `sink.plugins`. The built-in \
+         passthrough leaves no mark. Each label costs the store time: this one takes about a tenth off the rate at 1 KB.",
+    )
+    .env("LABEL_PLUGINS")
+    .restart(same!(labels.plugins)),
+    Key::new(
+        "limits.in_flight_records",
+        Takes::Number { min: 1, max: 100_000_000 },
+        Preset::Number(32_768),
+        "How many records are read and not yet acknowledged, over all partitions.",
+    )
+    .env("IN_FLIGHT_RECORDS")
+    .restart(same!(limits.in_flight_records)),
+    Key::new(
+        "limits.in_flight_bytes",
+        Takes::Size { min: MB, max: TB },
+        Preset::Size(64 * MIB),
+        "How many bytes are read and not yet acknowledged, over all partitions. A record larger than this is read alone.",
+    )
+    .env("IN_FLIGHT_BYTES")
+    .restart(same!(limits.in_flight_bytes)),
+    Key::new(
+        "limits.workers",
+        Takes::Number { min: 1, max: 1024 },
+        Derived("the number of cores"),
+        "How many threads run plugins.",
+    )
+    .example("2")
+    .env("WORKERS")
+    .restart(same!(limits.workers)),
+    Key::new(
+        "limits.shutdown",
+        Takes::Duration { min: SECOND, max: HOUR },
+        Preset::Duration(SECOND.saturating_mul(20)),
+        "How long the host may take from SIGTERM to its exit.",
+    )
+    .env("SHUTDOWN")
+    .restart(same!(limits.shutdown)),
+    Key::new(
+        "limits.stuck_after",
+        Takes::Duration { min: SECOND, max: HOUR.saturating_mul(24) },
+        Preset::Duration(SECOND.saturating_mul(60)),
+        "After how long without progress a partition that has work is reported as stuck, in the log and by `/health`.",
+    )
+    .env("STUCK_AFTER")
+    .restart(same!(limits.stuck_after)),
+    Key::new(
+        "status.listen",
+        Takes::Text("one host:port, or `\"\"` for none"),
+        Preset::Text("127.0.0.1:9640"),
+        "The address of `/health` and `/status` over HTTP; `\"\"` for none.",
+    )
+    .env("STATUS_LISTEN")
+    .flag("--status", "HOST:PORT")
+    .restart(same!(status.listen)),
+    Key::new(
+        "status.control",
+        Takes::Choice(words::<Control>),
+        Preset::Text("loopback"),
+        "Who may promote and roll back plugins there: nobody (`off`), callers on the same machine (`loopback`), or everybody \
+         who can reach the address (`anyone`; there is no password). Requests of web pages are always refused.",
+    )
+    .env("STATUS_CONTROL")
+    .restart(same!(status.control)),
+    Key::new(
+        "cache.path",
+        Takes::Path("a folder, or `\"\"` for none"),
+        Derived("`reduct-sink/plugins` in `$XDG_CACHE_HOME`, or else in `$HOME/.cache`"),
+        "The folder of compiled plugins; `\"\"` for none. The folder and the key in it must belong to the host's user, and \
+         no other user may write them or read the key; otherwise the log says so and nothing is cached.",
+    )
+    .example("\"/var/cache/reduct-sink\"")
+    .env("CACHE_PATH")
+    .restart(same!(cache.folder)),
+    Key::new(
+        "cache.size",
+        Takes::Size { min: MB, max: TB },
+        Preset::Size(2 * GB),
+        "How many bytes the folder may hold. The plugin that wasn't used for longest is removed first.",
+    )
+    .env("CACHE_SIZE")
+    .restart(same!(cache.bytes)),
+    Key::new(
+        "dead_letters.entry",
+        Takes::Text("a template with `{topic}` and `{partition}`"),
+        Preset::Text("dead-letters/{topic}/{partition}"),
+        "The entry of dead letters, in the same bucket.",
+    )
+    .env("DEAD_LETTERS_ENTRY")
+    .restart(same!(dead_letters.entry)),
+    Key::new(
+        "dead_letters.topic",
+        Takes::Text("up to 249 letters, digits, `.`, `_` and `-`"),
+        Absent,
+        "A topic of the same Kafka for dead letters, instead of the entry. It must not be among `kafka.topics`. The host \
+         doesn't create it.",
+    )
+    .example("\"camera-dead-letters\"")
+    .env("DEAD_LETTERS_TOPIC")
+    .excludes("dead_letters.entry")
+    .restart(same!(dead_letters.topic)),
+];
+
+const fn section(path: &'static str, doc: &'static str) -> Section {
+    Section { path, doc, is_optional: false, example: "" }
+}
