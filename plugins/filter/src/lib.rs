@@ -3,58 +3,23 @@
 //! Guarantees: it answers `keep` or `drop` and nothing else, and never reads a payload.
 
 use reduct_sink_plugin::{Failure, Record, Transform, Verdict, plugin};
-use reduct_sink_rules::Condition;
-use serde::Deserialize;
+use reduct_sink_rules::Filter;
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    on_match: Action,
-    #[serde(default)]
-    r#match: Match,
-    rules: Vec<Condition>,
-}
+struct FilterPlugin(Filter);
 
-/// What becomes of the records that match; the others get the opposite.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Action {
-    Drop,
-    Keep,
-}
+impl Transform for FilterPlugin {
+    type Config = Filter;
 
-/// How many of the rules must hold.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Match {
-    #[default]
-    Any,
-    All,
-}
-
-pub struct Filter(Config);
-
-impl Transform for Filter {
-    type Config = Config;
-
-    fn configure(config: Config) -> Result<Self, String> {
-        if config.rules.is_empty() {
-            return Err("rules: at least one is needed".into());
-        }
-        Ok(Self(config))
+    fn configure(filter: Filter) -> Result<Self, String> {
+        Ok(Self(filter))
     }
 
     fn transform(&mut self, record: &Record<'_>) -> Result<Verdict, Failure> {
-        let Config { on_match, r#match, rules } = &self.0;
-        let matches = match r#match {
-            Match::Any => rules.iter().any(|rule| rule.holds(record)),
-            Match::All => rules.iter().all(|rule| rule.holds(record)),
-        };
-        Ok(if matches == (*on_match == Action::Keep) { Verdict::Keep } else { Verdict::Drop })
+        Ok(if self.0.keeps(record) { Verdict::Keep } else { Verdict::Drop })
     }
 }
 
-plugin!(Filter);
+plugin!(FilterPlugin);
 
 #[cfg(test)]
 mod tests {
@@ -64,7 +29,7 @@ mod tests {
     const RULES: &str = r#"[{"field": "header:type", "equals": "heartbeat"}, {"field": "size", "max": 10}]"#;
 
     fn verdicts(head: &str) -> [Verdict; 3] {
-        let mut filter: Filter = configure(&format!(r#"{{{head}, "rules": {RULES}}}"#)).unwrap();
+        let mut filter: FilterPlugin = configure(&format!(r#"{{{head}, "rules": {RULES}}}"#)).unwrap();
         let samples = [
             Sample::new().header("type", "heartbeat").payload("small"),
             Sample::new().header("type", "image").payload("small"),
@@ -108,7 +73,7 @@ mod tests {
                 "rule: unknown field `rule`, expected one of `on_match`, `match`, `rules`",
             ),
         ] {
-            let error = configure::<Filter>(config).err().unwrap();
+            let error = configure::<FilterPlugin>(config).err().unwrap();
             assert!(error.starts_with(message), "{config}: {error}");
         }
     }

@@ -3,13 +3,9 @@
 //! Guarantees: an entry that it answers is legal in ReductStore; two values never end up in one entry for want of legal
 //! characters; a payload is never read.
 
-mod entry;
-
 use reduct_sink_plugin::{Change, Failure, Record, Transform, Verdict, plugin};
-use reduct_sink_rules::Condition;
+use reduct_sink_rules::{Condition, EntryTemplate, Illegal};
 use serde::Deserialize;
-
-use entry::{EntryTemplate, Illegal};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,15 +2,17 @@
 //!
 //! Guarantees: a condition has exactly one test; a field that is absent or null fulfils none but `exists`.
 
+use std::ops::{Bound, RangeBounds};
+
 use serde::Deserialize;
 
 use crate::{Facts, Field, Glob, Pattern};
 
 /// One condition: a field, one test, and perhaps `not`.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "Raw")]
-pub struct Condition {
-    field: Field,
+#[serde(try_from = "Raw<F>", bound(deserialize = "F: Deserialize<'de>"))]
+pub struct Condition<F = Field> {
+    field: F,
     test: Test,
     not: bool,
 }
@@ -21,13 +23,13 @@ enum Test {
     Glob(Glob),
     Regex(Pattern),
     Exists(bool),
-    Between(f64, f64),
+    Range(Bound<f64>, Bound<f64>),
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Raw {
-    field: Field,
+struct Raw<F> {
+    field: F,
     equals: Option<String>,
     one_of: Option<Vec<String>>,
     glob: Option<Glob>,
@@ -35,23 +37,31 @@ struct Raw {
     exists: Option<bool>,
     min: Option<f64>,
     max: Option<f64>,
+    above: Option<f64>,
+    below: Option<f64>,
     #[serde(default)]
     not: bool,
 }
 
-impl Condition {
-    pub fn holds(&self, facts: &impl Facts) -> bool {
+impl<F> Condition<F> {
+    /// The field, for a plugin that has to prepare for its own fields.
+    pub fn field_mut(&mut self) -> &mut F {
+        &mut self.field
+    }
+
+    /// Whether the field's value passes the test.
+    pub fn holds(&self, facts: &impl Facts<F>) -> bool {
         let any = |test: &dyn Fn(&[u8]) -> bool| facts.any(&self.field, test);
         let outcome = match &self.test {
             Test::OneOf(texts) => any(&|value| texts.iter().any(|text| text.as_bytes() == value)),
             Test::Glob(glob) => any(&|value| glob.matches(value)),
             Test::Regex(pattern) => any(&|value| pattern.matches(value)),
             Test::Exists(expected) => facts.exists(&self.field) == *expected,
-            Test::Between(min, max) => {
-                let between = |number: f64| (*min..=*max).contains(&number);
+            Test::Range(low, high) => {
+                let in_range = |number: f64| (*low, *high).contains(&number);
                 match facts.number(&self.field) {
-                    Some(number) => between(number as f64),
-                    None => any(&|value| parse(value).is_some_and(between)),
+                    Some(number) => in_range(number as f64),
+                    None => any(&|value| parse(value).is_some_and(in_range)),
                 }
             }
         };
@@ -63,24 +73,38 @@ fn parse(value: &[u8]) -> Option<f64> {
     std::str::from_utf8(value).ok()?.trim().parse().ok()
 }
 
-impl TryFrom<Raw> for Condition {
+/// One end of a range: `inclusive` and `exclusive` are the two ways to give it.
+fn bound(inclusive: Option<f64>, exclusive: Option<f64>, names: &str) -> Result<Bound<f64>, String> {
+    match (inclusive, exclusive) {
+        (Some(_), Some(_)) => Err(format!("{names}: give one of the two")),
+        (Some(limit), None) => Ok(Bound::Included(limit)),
+        (None, Some(limit)) => Ok(Bound::Excluded(limit)),
+        (None, None) => Ok(Bound::Unbounded),
+    }
+}
+
+impl<F> TryFrom<Raw<F>> for Condition<F> {
     type Error = String;
 
-    fn try_from(raw: Raw) -> Result<Self, String> {
-        let between = (raw.min.is_some() || raw.max.is_some())
-            .then(|| Test::Between(raw.min.unwrap_or(f64::NEG_INFINITY), raw.max.unwrap_or(f64::INFINITY)));
+    fn try_from(raw: Raw<F>) -> Result<Self, String> {
+        let range = match (bound(raw.min, raw.above, "min and above")?, bound(raw.max, raw.below, "max and below")?) {
+            (Bound::Unbounded, Bound::Unbounded) => None,
+            (low, high) => Some(Test::Range(low, high)),
+        };
         let tests = [
             raw.equals.map(|text| Test::OneOf(vec![text])),
             raw.one_of.map(Test::OneOf),
             raw.glob.map(Test::Glob),
             raw.regex.map(Test::Regex),
             raw.exists.map(Test::Exists),
-            between,
+            range,
         ];
         let mut tests = tests.into_iter().flatten();
         match (tests.next(), tests.next()) {
             (Some(Test::OneOf(texts)), None) if texts.is_empty() => Err("one_of needs at least one text".into()),
-            (Some(Test::Between(min, max)), None) if min > max => Err("min is greater than max".into()),
+            (Some(Test::Range(low, high)), None) if is_empty(low, high) => {
+                Err("no number is in this range: its lower end is above its upper end".into())
+            }
             (Some(test), None) => Ok(Self { field: raw.field, test, not: raw.not }),
             (None, _) => Err(format!("no test; {TESTS}")),
             (Some(_), Some(_)) => Err(format!("more than one test; {TESTS}")),
@@ -88,7 +112,16 @@ impl TryFrom<Raw> for Condition {
     }
 }
 
-const TESTS: &str = "a condition has one of equals, one_of, glob, regex, exists, or min and max";
+const TESTS: &str =
+    "a condition has one of equals, one_of, glob, regex, exists, or a range of min or above and max or below";
+
+fn is_empty(low: Bound<f64>, high: Bound<f64>) -> bool {
+    match (low, high) {
+        (Bound::Included(low), Bound::Included(high)) => low > high,
+        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low >= high,
+        _ => false,
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -135,6 +168,10 @@ mod tests {
             (r#"{"field": "size", "min": 100, "max": 100}"#, true),
             (r#"{"field": "size", "min": 101}"#, false),
             (r#"{"field": "partition", "min": 0, "max": 0}"#, true),
+            (r#"{"field": "size", "above": 99, "below": 101}"#, true),
+            (r#"{"field": "size", "above": 100}"#, false),
+            (r#"{"field": "size", "below": 100}"#, false),
+            (r#"{"field": "header:confidence", "min": 0.25, "below": 1}"#, true),
             (r#"{"field": "size", "max": 99}"#, false),
             (r#"{"field": "header:confidence", "max": 0.5}"#, true),
             (r#"{"field": "header:type", "min": 0}"#, false),
@@ -149,11 +186,14 @@ mod tests {
         for (condition, message) in [
             (
                 r#"{"field": "key"}"#,
-                "no test; a condition has one of equals, one_of, glob, regex, exists, or min and max",
+                "no test; a condition has one of equals, one_of, glob, regex, exists, or a range of min or above and max or \
+                 below",
             ),
             (r#"{"field": "key", "glob": "a", "equals": "a"}"#, "more than one test; a condition has one of"),
             (r#"{"field": "key", "one_of": []}"#, "one_of needs at least one text"),
-            (r#"{"field": "size", "min": 2, "max": 1}"#, "min is greater than max"),
+            (r#"{"field": "size", "min": 2, "max": 1}"#, "no number is in this range"),
+            (r#"{"field": "size", "min": 1, "below": 1}"#, "no number is in this range"),
+            (r#"{"field": "size", "min": 1, "above": 1}"#, "min and above: give one of the two"),
             (r#"{"field": "size", "min": "2"}"#, "min: invalid type: string \"2\", expected a number"),
             (r#"{"field": "key", "equals": 2}"#, "equals: invalid type: integer `2`, expected a string"),
             (r#"{"field": "kay", "equals": "2"}"#, "field: unknown field \"kay\"; a field is header:KEY"),

@@ -28,19 +28,31 @@ pub enum Field {
     ContentType,
 }
 
-/// Where the values of fields come from: a record, or one that the plugin is at work on.
-pub trait Facts {
-    /// The field's value; `None` where it is absent or null. Of a repeated header: the first one's.
-    fn value<'a>(&'a self, field: &'a Field) -> Option<Cow<'a, [u8]>>;
+/// A plugin's set of fields. [`Field`] is the set that every plugin knows; a plugin that knows more has a type of its own.
+pub trait FieldName: TryFrom<String, Error = String> {
+    /// The field as one that every plugin knows; `None` for a field of the plugin's own.
+    fn as_record_field(&self) -> Option<&Field>;
+}
 
-    /// Whether the field is there, be it null.
-    fn exists(&self, field: &Field) -> bool;
+impl FieldName for Field {
+    fn as_record_field(&self) -> Option<&Field> {
+        Some(self)
+    }
+}
+
+/// Gives the values of fields: those of a record as it came, or as the plugin has changed it up to now.
+pub trait Facts<F = Field> {
+    /// The field's value; `None` where it is absent or null. Of a repeated header: the first one's.
+    fn value<'a>(&'a self, field: &'a F) -> Option<Cow<'a, [u8]>>;
+
+    /// Whether the field is present, even if it is null.
+    fn exists(&self, field: &F) -> bool;
 
     /// Whether the test holds for the field's value; for any of a repeated header's.
-    fn any(&self, field: &Field, test: &dyn Fn(&[u8]) -> bool) -> bool;
+    fn any(&self, field: &F, test: &dyn Fn(&[u8]) -> bool) -> bool;
 
-    /// The value of a field that always is a number; `None` for the others, whatever they hold.
-    fn number(&self, field: &Field) -> Option<u64>;
+    /// The value of a field that always is a number; `None` for all other fields, even if they hold digits.
+    fn number(&self, field: &F) -> Option<u64>;
 }
 
 impl Facts for Record<'_> {
@@ -108,6 +120,9 @@ impl TryFrom<String> for Field {
             "size" => Ok(Field::Size),
             "entry" => Ok(Field::Entry),
             "content_type" => Ok(Field::ContentType),
+            other if other.starts_with("payload:") => {
+                Err(format!("{other:?} is a field of the payload, which only the plugin `fields` reads"))
+            }
             other => Err(format!(
                 "unknown field {other:?}; a field is header:KEY, label:NAME, key, topic, partition, offset, timestamp, \
                  size, entry or content_type"
@@ -187,5 +202,6 @@ mod tests {
         assert!(error("label:Camera").ends_with("a header of this key is the label \"%43amera\""));
         assert!(error("label:kafka.offset").contains("can't be a label's name"));
         assert!(error("label:").contains("can't be a label's name"));
+        assert!(error("payload:type").contains("the plugin `fields`"));
     }
 }

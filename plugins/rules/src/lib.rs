@@ -1,15 +1,21 @@
-//! What the configured plugins share: fields of a record by name ([`Field`]), conditions on them ([`Condition`]) and text
-//! made from them ([`Template`]).
+//! What the configured plugins share: fields of a record by name ([`Field`]), conditions on them ([`Condition`], [`Filter`])
+//! and text made from them ([`Template`], [`EntryTemplate`]).
 //!
-//! Guarantees: whatever is wrong in the configuration is found when it is read, with a message that says what would be
+//! Guarantees: a mistake in the configuration is found when the configuration is read, and the message says what would be
 //! right; nothing here reads a payload; labels are fetched from the host only for a field that is a label.
+//!
+//! A plugin with further fields has a type of its own for them, which implements [`FieldName`] and [`Facts`].
 
 mod condition;
+mod entry;
 mod field;
+mod filter;
 mod pattern;
 mod template;
 
 pub use condition::Condition;
-pub use field::{Facts, Field, check_label_name};
+pub use entry::{EntryTemplate, Illegal};
+pub use field::{Facts, Field, FieldName, check_label_name};
+pub use filter::Filter;
 pub use pattern::{Glob, Pattern};
 pub use template::{Part, Template};

@@ -6,23 +6,36 @@ use serde::Deserialize;
 
 use crate::{Facts, Field};
 
+/// A text that is the same for all records except where it names fields.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Template(Vec<Part>);
+#[serde(try_from = "String", bound(deserialize = "F: TryFrom<String, Error = String>"))]
+pub struct Template<F = Field>(Vec<Part<F>>);
 
+/// A piece of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part {
+pub enum Part<F = Field> {
+    /// Text that is the same for all records.
     Text(String),
-    Field(Field),
+    /// A field, whose value is put in its place.
+    Field(F),
 }
 
-impl Template {
-    pub fn parts(&self) -> &[Part] {
+impl<F> Template<F> {
+    /// The pieces in order.
+    pub fn parts(&self) -> &[Part<F>] {
         &self.0
     }
 
+    /// The fields in it, for a plugin that has to prepare for its own fields.
+    pub fn fields_mut(&mut self) -> impl Iterator<Item = &mut F> {
+        self.0.iter_mut().filter_map(|part| match part {
+            Part::Text(_) => None,
+            Part::Field(field) => Some(field),
+        })
+    }
+
     /// The text's bytes; `None` where one of the fields is absent or null.
-    pub fn render<'a>(&'a self, facts: &'a impl Facts) -> Option<Cow<'a, [u8]>> {
+    pub fn render<'a>(&'a self, facts: &'a impl Facts<F>) -> Option<Cow<'a, [u8]>> {
         if let [part] = self.0.as_slice() {
             return part_value(part, facts);
         }
@@ -34,14 +47,14 @@ impl Template {
     }
 }
 
-fn part_value<'a>(part: &'a Part, facts: &'a impl Facts) -> Option<Cow<'a, [u8]>> {
+fn part_value<'a, F>(part: &'a Part<F>, facts: &'a impl Facts<F>) -> Option<Cow<'a, [u8]>> {
     match part {
         Part::Text(text) => Some(Cow::Borrowed(text.as_bytes())),
         Part::Field(field) => facts.value(field),
     }
 }
 
-impl TryFrom<String> for Template {
+impl<F: TryFrom<String, Error = String>> TryFrom<String> for Template<F> {
     type Error = String;
 
     fn try_from(template: String) -> Result<Self, String> {
@@ -61,7 +74,7 @@ impl TryFrom<String> for Template {
                 if !text.is_empty() {
                     parts.push(Part::Text(std::mem::take(&mut text)));
                 }
-                parts.push(Part::Field(Field::try_from(field.to_string())?));
+                parts.push(Part::Field(F::try_from(field.to_string())?));
                 rest = after;
             } else {
                 return Err(unpaired('}'));
@@ -82,7 +95,7 @@ mod tests {
 
     fn render(template: &str) -> Option<Vec<u8>> {
         let sample = Sample::new().header("a:b", "x").header("raw", b"\xff").null_header("null").key("");
-        let template = Template::try_from(template.to_string()).unwrap();
+        let template = Template::<Field>::try_from(template.to_string()).unwrap();
         template.render(&sample.record()).map(Cow::into_owned)
     }
 
@@ -110,7 +123,7 @@ mod tests {
             ("topic}", "\"topic}\" has an unpaired '}'"),
             ("{topik}", "unknown field \"topik\""),
         ] {
-            let error = Template::try_from(template.to_string()).unwrap_err();
+            let error = Template::<Field>::try_from(template.to_string()).unwrap_err();
             assert!(error.starts_with(message), "{error}");
         }
     }

@@ -12,8 +12,9 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use reduct_sink_rules::{Facts, Field, Part, Template};
 use serde::Deserialize;
+
+use crate::{Facts, Field, FieldName, Part, Template};
 
 /// The store's limit on one segment, in bytes.
 const MAX_SEGMENT: usize = 255;
@@ -29,22 +30,31 @@ pub enum Illegal {
     Next,
 }
 
+/// A template whose text is an entry's name.
 #[derive(Debug, Deserialize)]
-#[serde(try_from = "String")]
-pub struct EntryTemplate(Template);
+#[serde(try_from = "String", bound(deserialize = "F: FieldName"))]
+pub struct EntryTemplate<F = Field>(Template<F>);
 
-impl EntryTemplate {
+impl<F> EntryTemplate<F> {
+    /// The fields in it, for a plugin that has to prepare for its own fields.
+    pub fn fields_mut(&mut self) -> impl Iterator<Item = &mut F> {
+        self.0.fields_mut()
+    }
+}
+
+impl<F: FieldName> EntryTemplate<F> {
     /// `Ok(None)`: the rule doesn't fit this record, because a field is absent, null or empty, or what is `illegal` says
     /// so. `Err`: there is a name, and it can't be made legal.
-    pub fn render(&self, facts: &impl Facts, illegal: Illegal) -> Result<Option<String>, String> {
+    pub fn render(&self, facts: &impl Facts<F>, illegal: Illegal) -> Result<Option<String>, String> {
         let mut entry = String::new();
         for part in self.0.parts() {
             match part {
                 Part::Text(text) => entry.push_str(text),
                 Part::Field(field) => {
                     let Some(value) = facts.value(field).filter(|value| !value.is_empty()) else { return Ok(None) };
+                    let field = field.as_record_field();
                     match (legal(field, &value), illegal) {
-                        (Cow::Owned(_), Illegal::Next) if *field != Field::Topic => return Ok(None),
+                        (Cow::Owned(_), Illegal::Next) if field != Some(&Field::Topic) => return Ok(None),
                         (text, _) => entry.push_str(&text),
                     }
                 }
@@ -58,11 +68,11 @@ impl EntryTemplate {
     }
 }
 
-impl TryFrom<String> for EntryTemplate {
+impl<F: FieldName> TryFrom<String> for EntryTemplate<F> {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let template = Template::try_from(text.clone())?;
+        let template = Template::<F>::try_from(text.clone())?;
         // Whatever is put in for a field is legal by itself, so one trial tells for all.
         let trial: String = template
             .parts()
@@ -83,9 +93,9 @@ impl TryFrom<String> for EntryTemplate {
 }
 
 /// The value as it may stand in a name; borrowed where nothing had to be escaped.
-fn legal<'a>(field: &Field, value: &'a [u8]) -> Cow<'a, str> {
+fn legal<'a>(field: Option<&Field>, value: &'a [u8]) -> Cow<'a, str> {
     let escape_like = |at: usize| match (field, value.get(at + 1..at + 3)) {
-        (Field::Topic, Some(two)) => two == b"2E" || two == b"5F",
+        (Some(Field::Topic), Some(two)) => two == b"2E" || two == b"5F",
         (_, Some(two)) => two.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'A'..=b'F')),
         (_, None) => false,
     };
@@ -96,7 +106,7 @@ fn legal<'a>(field: &Field, value: &'a [u8]) -> Cow<'a, str> {
         _ => false,
     };
     match std::str::from_utf8(value) {
-        Ok(text) if *field == Field::Entry || value.iter().enumerate().all(|(at, byte)| keep(at, *byte)) => {
+        Ok(text) if field == Some(&Field::Entry) || value.iter().enumerate().all(|(at, byte)| keep(at, *byte)) => {
             Cow::Borrowed(text)
         }
         _ => {
@@ -133,10 +143,10 @@ mod tests {
             ("ä", "_C3_A4"),
             ("a_", "a_"),
         ] {
-            assert_eq!(legal(&Field::Key, value.as_bytes()), expected, "{value}");
+            assert_eq!(legal(Some(&Field::Key), value.as_bytes()), expected, "{value}");
         }
-        assert_eq!(legal(&Field::Key, b"\xff"), "_FF");
-        assert_eq!(legal(&Field::Topic, b"a_AB.c_2E"), "a_AB_2Ec_5F2E");
+        assert_eq!(legal(Some(&Field::Key), b"\xff"), "_FF");
+        assert_eq!(legal(Some(&Field::Topic), b"a_AB.c_2E"), "a_AB_2Ec_5F2E");
     }
 
     #[test]
@@ -148,7 +158,7 @@ mod tests {
             values =
                 values.iter().flat_map(|value| alphabet.map(|byte| [value.as_slice(), &[byte]].concat())).collect();
             for value in &values {
-                let name = legal(&Field::Key, value).into_owned();
+                let name = legal(Some(&Field::Key), value).into_owned();
                 assert!(!name.is_empty() && name.split('/').all(|segment| !segment.is_empty()), "{name}");
                 let other = names.insert(name.clone(), value.clone());
                 assert!(other.is_none(), "{name}: {value:?} {other:?}");

@@ -1,0 +1,85 @@
+//! CSV payloads: a header line with the names of the columns, then the row that counts.
+//!
+//! Guarantees: a payload is copied from the host and parsed only as far as the end of that row.
+
+use csv::{ByteRecord, ReaderBuilder};
+use reduct_sink_plugin::Record;
+use serde::Deserialize;
+
+use crate::extract::Found;
+use crate::value::Value;
+
+const FIRST_BYTES: u32 = 4096;
+const GROWTH: u32 = 8;
+
+/// How the payload is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// The character between two columns.
+    #[serde(default)]
+    delimiter: Delimiter,
+    /// The columns that are needed, each with the place of its value.
+    #[serde(skip)]
+    pub columns: Vec<(String, usize)>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Delimiter(u8);
+
+impl Default for Delimiter {
+    fn default() -> Self {
+        Self(b',')
+    }
+}
+
+impl TryFrom<String> for Delimiter {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_bytes() {
+            [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\r' | b'\n') => Ok(Self(*byte)),
+            _ => Err(format!("{text:?} can't be a delimiter: that is one ASCII character, such as , ; or a tab")),
+        }
+    }
+}
+
+/// The values of the needed columns in the first row. The error says what is wrong with the payload.
+pub fn read(record: &Record<'_>, prefix: u64, options: &Options, slots: usize) -> Result<Found, String> {
+    let size = record.payload_size.saturating_sub(prefix);
+    let mut length = FIRST_BYTES;
+    loop {
+        let is_whole = u64::from(length) >= size;
+        let bytes = record.read(prefix, if is_whole { u32::try_from(size).unwrap_or(u32::MAX) } else { length });
+        let (found, end) = row(&bytes, options, slots)?;
+        // Where the row's end is the end of the part, the row may go on behind it.
+        if is_whole || end < bytes.len() {
+            return Ok(found);
+        }
+        length = length.saturating_mul(GROWTH);
+    }
+}
+
+/// The values, and where the row ends.
+fn row(bytes: &[u8], options: &Options, slots: usize) -> Result<(Found, usize), String> {
+    let problem = |error: csv::Error| format!("the payload isn't CSV: {error}");
+    let mut reader = ReaderBuilder::new().delimiter(options.delimiter.0).flexible(true).from_reader(bytes);
+    let names = reader.byte_headers().map_err(problem)?.clone();
+    let mut row = ByteRecord::new();
+    let mut found = Found::new(slots);
+    reader.read_byte_record(&mut row).map_err(problem)?;
+    for (name, slot) in &options.columns {
+        let at = names.iter().position(|known| known == name.as_bytes());
+        if let Some(value) = at.and_then(|at| row.get(at)).filter(|value| !value.is_empty()) {
+            found.set(
+                *slot,
+                match std::str::from_utf8(value) {
+                    Ok(text) => Value::Untyped(text.into()),
+                    Err(_) => Value::Bytes(value.into()),
+                },
+            );
+        }
+    }
+    Ok((found, usize::try_from(reader.position().byte()).unwrap_or(usize::MAX)))
+}
