@@ -36,7 +36,7 @@ fn main() -> Result<()> {
 
     let mut report = Report::new(options.partitions, options.apart);
     for size in SIZES.iter().filter(|size| options.wants_size(size.name)) {
-        let rounds = size.rounds(options.long);
+        let rounds = options.rounds(size);
         let topic = bench.preload(size.bytes, size.records)?;
         let tutorial_topic = bench.preload(size.bytes, size.tutorial_records)?;
         // Counts for none: memory that a virtual machine uses for the first time costs it several times as much.

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::Kind;
-use crate::plan::SIZES;
+use crate::plan::{SIZES, Size};
 
-const USAGE: &str = "usage: bench [--long] [--json FILE] [--partitions N] [--apart] [--only KINDS] [--size SIZE]\n\
+const USAGE: &str = "usage: bench [--long] [--json FILE] [--partitions N] [--apart] [--only KINDS] [--size SIZE] [--rounds N]\n\
                      KINDS are letters of abcde, and h for the host with a discarding sink and with a backlog;\n\
                      --apart gives ReductStore a core to itself and Kafka and the writer the others";
 
@@ -19,12 +19,20 @@ pub struct Options {
     pub apart: bool,
     only: Option<String>,
     size: Option<String>,
+    rounds: Option<usize>,
 }
 
 impl Options {
     pub fn from_args(mut args: impl Iterator<Item = String>) -> Result<Self> {
-        let mut options =
-            Self { long: false, json: None, partitions: DEFAULT_PARTITIONS, apart: false, only: None, size: None };
+        let mut options = Self {
+            long: false,
+            json: None,
+            partitions: DEFAULT_PARTITIONS,
+            apart: false,
+            only: None,
+            size: None,
+            rounds: None,
+        };
         while let Some(arg) = args.next() {
             let mut value = || args.next().with_context(|| format!("{arg} needs a value\n{USAGE}"));
             match arg.as_str() {
@@ -34,6 +42,7 @@ impl Options {
                 "--apart" => options.apart = true,
                 "--only" => options.only = Some(value()?),
                 "--size" => options.size = Some(value()?),
+                "--rounds" => options.rounds = Some(value()?.parse().context("--rounds needs a number")?),
                 _ => bail!("unknown argument {arg:?}\n{USAGE}"),
             }
         }
@@ -47,6 +56,11 @@ impl Options {
 
     pub fn wants(&self, kind: Kind) -> bool {
         self.only.as_ref().is_none_or(|only| only.contains(kind.letter()))
+    }
+
+    /// How many rounds are measured at a size.
+    pub fn rounds(&self, size: &Size) -> usize {
+        self.rounds.unwrap_or_else(|| size.rounds(self.long))
     }
 
     pub fn wants_size(&self, name: &str) -> bool {

@@ -29,9 +29,18 @@ pub use sink::{Sink, SinkConfig};
 pub use store::Store;
 pub use stored::{Stored, read_back};
 
-/// Whether the suites are to run at full size (`tests/run SUITE --long`).
+/// Whether the suites run at full size (`tests/run --long`).
 pub fn long() -> bool {
-    std::env::var_os("TESTBED_LONG").is_some_and(|value| !value.is_empty())
+    is_set("TESTBED_LONG")
+}
+
+/// Whether the suites run in more than the shortest form (`tests/run --all` or `--long`).
+pub fn all() -> bool {
+    long() || is_set("TESTBED_ALL")
+}
+
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
 /// Servers that tests share. Each test uses topics, groups and buckets of its own ([`unique`]) and does not stop them.

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use reduct_sink_testbed::{Message, Sink, bed, figures, guest, long, process, unique};
+use reduct_sink_testbed::{Message, Sink, all, bed, figures, guest, long, process, unique};
 
 const PLUGINS: usize = 20;
 const CATCH_UP: Duration = Duration::from_secs(240);
@@ -35,7 +35,11 @@ fn idle_with_twenty_plugins() -> Result<()> {
     thread::sleep(Duration::from_secs(3));
     let pid = sink.process().pid();
     let (start, before) = (Instant::now(), cpu_seconds(pid)?);
-    thread::sleep(Duration::from_secs(if long() { 120 } else { 20 }));
+    thread::sleep(Duration::from_secs(match (long(), all()) {
+        (true, _) => 120,
+        (_, true) => 20,
+        _ => 5,
+    }));
     let used = cpu_seconds(pid)? - before;
     sink.process().expect_running()?;
     figures::record("idle_percent", used / start.elapsed().as_secs_f64() * 100.0)?;

@@ -173,8 +173,8 @@ mod tests {
         type Spoil = fn(&mut Vec<Stored>);
         let cases: [(Spoil, &str); 7] = [
             (|stored| drop(stored.pop()), "1 missing (t/0@3)"),
-            (|stored| stored.push(stored[0].clone()), "1 twice (t/0@0)"),
-            (|stored| stored[1].sha256[0] ^= 1, "1 with wrong bytes (t/0@1)"),
+            (|stored| stored.push(stored[0].clone()), "1 twice (t/0@0 at t/0@0, 0 µs after the first)"),
+            (|stored| stored[1].sha256[0] ^= 1, "1 with wrong bytes (t/0@1 at t/0@1)"),
             (|stored| stored[1].entry = "dead".into(), "t/0@1 is in entry \"dead\""),
             (|stored| drop(stored[1].labels.remove("camera")), "t/0@1, passthrough: labels {"),
             (

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::verify::compare;
 use reduct_sink_testbed::{
-    Load, Message, Produced, Sink, Stored, bed, figures, guest, long, payload, process, read_back, unique,
+    Load, Message, Produced, Sink, Stored, all, bed, figures, guest, long, payload, process, read_back, unique,
 };
 use tokio::sync::Mutex;
 
@@ -41,7 +41,11 @@ struct Run {
 #[tokio::test(flavor = "multi_thread")]
 async fn under_full_load_each_record_is_handled_by_exactly_one_version() -> Result<()> {
     let _alone = ALONE.lock().await;
-    let (swaps, bad) = if long() { (200, 60) } else { (20, 6) };
+    let (swaps, bad) = match (long(), all()) {
+        (true, _) => (200, 60),
+        (_, true) => (20, 6),
+        _ => (8, 3),
+    };
     let control = || run(|sink, _| idle(sink, PACE * swaps as u32));
     let before = control().await?;
     let swapped = run(|sink, file| swap(sink, file, swaps, bad)).await?;
