@@ -193,6 +193,8 @@ pub struct Store {
     /// `http://` or `https://`, host, port and path prefix.
     pub url: String,
     pub token: Option<Secret>,
+    /// The file that the token came from: it is read again when the store refuses the token.
+    pub token_file: Option<PathBuf>,
     pub bucket: String,
     /// The entry's name, from `{name}` (a plugin's choice, or else the topic), `{topic}` and `{partition}`. `None`: the
     /// name alone for a topic of one partition, `{name}/{partition}` for more.

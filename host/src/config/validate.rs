@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::thread::available_parallelism;
 
 use super::checks;
@@ -156,9 +157,11 @@ fn store(reader: &mut Reader<'_>) -> Store {
     {
         reader.reject("store.tls.ca", found, "a path that is UTF-8, the configuration file's folder included");
     }
+    let (token, token_file) = token(reader);
     Store {
         url: url.unwrap_or_else(|| default_text("store.url")),
-        token: token(reader),
+        token,
+        token_file,
         bucket: bucket.unwrap_or_default(),
         entry: template(reader, "store.entry", &["{name}", "{topic}", "{partition}"]),
         timeout: reader.duration("store.timeout"),
@@ -177,8 +180,8 @@ fn store(reader: &mut Reader<'_>) -> Store {
     }
 }
 
-/// From `store.token` or the file that `store.token_file` names; of two layers, the upper one's.
-fn token(reader: &mut Reader<'_>) -> Option<Secret> {
+/// From `store.token` or the file that `store.token_file` names, with that file; of two layers, the upper one's.
+fn token(reader: &mut Reader<'_>) -> (Option<Secret>, Option<PathBuf>) {
     const EXPECTED: &str = "a token: one line of visible ASCII characters";
     let layer = |found: &Found| match found.place {
         Place::File { .. } => 0,
@@ -194,13 +197,14 @@ fn token(reader: &mut Reader<'_>) -> Option<Secret> {
             "store.token_file",
             "store.token is set too, expected one of them",
         ));
-        return None;
+        return (None, None);
     }
     if text.map(layer) > file.map(layer) {
-        return reader.parsed("store.token", EXPECTED, |found| checks::token(plain_text(found)?)).map(Secret::new);
+        let token = reader.parsed("store.token", EXPECTED, |found| checks::token(plain_text(found)?));
+        return (token.map(Secret::new), None);
     }
-    let path = reader.path("store.token_file")?;
-    let place = &file?.place;
+    let (Some(path), Some(file)) = (reader.path("store.token_file"), file) else { return (None, None) };
+    let place = &file.place;
     let token = match std::fs::read_to_string(&path) {
         Ok(text) => {
             checks::token(text.trim()).ok_or_else(|| format!("{} holds no token, expected {EXPECTED}", path.display()))
@@ -208,10 +212,10 @@ fn token(reader: &mut Reader<'_>) -> Option<Secret> {
         Err(error) => Err(format!("cannot read {}: {error}", path.display())),
     };
     match token {
-        Ok(token) => Some(Secret::new(token)),
+        Ok(token) => (Some(Secret::new(token)), Some(path)),
         Err(text) => {
             reader.problems.push(Problem::at(place, "store.token_file", text));
-            None
+            (None, Some(path))
         }
     }
 }

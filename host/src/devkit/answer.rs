@@ -103,7 +103,7 @@ impl Answer {
 
 impl Output {
     fn of(output: &OutputRecord) -> Self {
-        let base = || output.input.default_timestamp_us().saturating_add(output.index.unwrap_or(0).into());
+        let base = || output.input.default_timestamp_us();
         Self {
             entry: output.entry.clone().unwrap_or_else(|| topic_segment(&output.input.source.topic)),
             timestamp: Whole(output.timestamp_us.unwrap_or_else(base)),

@@ -111,7 +111,6 @@ impl Host {
 impl Owner for Host {
     fn assigning(&self) {
         // Does not confirm the membership: the assignment may have been decided before a pause of this process.
-        self.sink.new_epoch();
     }
 
     fn membership_doubted(&self) -> bool {

@@ -63,13 +63,21 @@ fn open_store(config: &Config, tokio: &tokio::runtime::Runtime, stop: &AtomicBoo
     }
     let (started, mut backoff) = (Instant::now(), Backoff::default());
     loop {
-        let ensured = tokio.block_on(unless_stopped(stop, store.ensure_bucket()));
+        let ensure = async {
+            store.require_supported().await?;
+            store.ensure_bucket().await
+        };
+        let ensured = tokio.block_on(unless_stopped(stop, ensure));
         match ensured.unwrap_or_else(|| Err(StoreError::Unavailable("told to stop".into()))) {
             Ok(created) => {
                 info!(url = config.store.url, bucket = config.store.bucket, created, "ReductStore is ready");
                 return Ok(store);
             }
-            Err(error @ StoreError::Denied(_)) => {
+            Err(error @ (StoreError::Unsupported(_) | StoreError::ReadOnly(_))) => {
+                let remedy = error.remedy();
+                return Err(wrong(error, remedy));
+            }
+            Err(error @ (StoreError::Denied(_) | StoreError::Unauthorized(_))) => {
                 return Err(wrong(
                     error,
                     "check store.token: it needs read and write access, and full access to create",

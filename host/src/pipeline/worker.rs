@@ -176,8 +176,6 @@ impl Partition {
             if !self.assignment.rewind(to) {
                 return Step::Idle;
             }
-            // What was written until now isn't new any more: it is looked up.
-            sink.new_epoch();
             self.feed.rewind(to);
             self.rewind = None;
         }

@@ -63,12 +63,12 @@ impl InputRecord {
             + self.payload.as_ref().map_or(0, Bytes::len)
     }
 
-    /// The timestamp of the record's first output where no plugin chooses one, in microseconds since the Unix epoch:
-    /// the record's millisecond, spread over its thousand microseconds by the offset, so that a replay computes the
-    /// same one. A record without a timestamp has its offset for one.
+    /// The time that an output of the record has where no plugin chooses one, in microseconds since the Unix epoch: the
+    /// record's own. A record without a timestamp has its offset for one. Outputs that share a time are written one
+    /// microsecond after the other.
     pub fn default_timestamp_us(&self) -> u64 {
         match self.timestamp_ms {
-            Some(ms) => ms.saturating_mul(1000).saturating_add(self.offset % 1000),
+            Some(ms) => ms.saturating_mul(1000),
             None => self.offset,
         }
     }

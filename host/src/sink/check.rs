@@ -5,14 +5,16 @@
 
 use std::future::Future;
 use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
-use reduct_rs::{ErrorCode, Permissions, ReductClient, ReductError};
+use reduct_rs::{ErrorCode, Permissions, ReductError};
 use thiserror::Error;
 use tokio::runtime;
 use url::Url;
 
-use super::store::Store;
+use super::connections::Connection;
+use super::store::{OLDEST, Store, is_supported};
 use crate::config;
 
 /// A store that the sink could write to.
@@ -48,6 +50,8 @@ pub enum CheckError {
          create the bucket, or take a token with full access"
     )]
     MayNotCreate { token: String, bucket: String },
+    #[error("this is ReductStore {version}, and {OLDEST} or newer is needed; update the server")]
+    TooOld { version: String },
     #[error("the store answers: {0}")]
     Store(String),
 }
@@ -63,14 +67,19 @@ pub fn check(config: &config::Store) -> Result<StoreInfo, CheckError> {
 
 async fn ask(config: &config::Store) -> Result<StoreInfo, CheckError> {
     let store = Store::new(config).map_err(|error| CheckError::Client(error.to_string()))?;
-    let client = store.client();
+    let to = store.connection().map_err(|error| CheckError::Client(error.to_string()))?;
 
-    request(client, config, |client| async move { client.alive().await }).await?;
-    let me = request(client, config, |client| async move { client.me().await }).await?;
-    let info = request(client, config, |client| async move { client.server_info().await }).await;
+    request(&to, config, |to| async move { to.client.alive().await }).await?;
+    let me = request(&to, config, |to| async move { to.client.me().await }).await?;
+    let info = request(&to, config, |to| async move { to.client.server_info().await }).await;
+    if let Ok(info) = &info
+        && !is_supported(&info.version)
+    {
+        return Err(CheckError::TooOld { version: info.version.clone() });
+    }
     let bucket = config.bucket.clone();
-    let found = request(client, config, |client| async move {
-        match client.get_bucket(&bucket).await {
+    let found = request(&to, config, |to| async move {
+        match to.client.get_bucket(&bucket).await {
             Ok(_) => Ok(true),
             Err(error) if error.status == ErrorCode::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -93,15 +102,15 @@ async fn ask(config: &config::Store) -> Result<StoreInfo, CheckError> {
 
 /// One request in a task of its own, so that a panic inside the client ends only that.
 async fn request<T, F>(
-    client: &std::sync::Arc<ReductClient>,
+    to: &Arc<Connection>,
     config: &config::Store,
-    work: impl FnOnce(std::sync::Arc<ReductClient>) -> F,
+    work: impl FnOnce(Arc<Connection>) -> F,
 ) -> Result<T, CheckError>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, ReductError>> + Send + 'static,
 {
-    let answer = tokio::spawn(work(client.clone())).await;
+    let answer = tokio::spawn(work(Arc::clone(to))).await;
     let answer =
         answer.map_err(|error| CheckError::NotAStore { url: config.url.clone(), reason: error.to_string() })?;
     answer.map_err(|error| explain(&error, config))

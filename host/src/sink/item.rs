@@ -16,8 +16,9 @@ use crate::record::{Identity, OutputRecord};
 /// The longest header that the labels of one record may make, in bytes. Source: the server reads at most about 400 KB
 /// of headers a request (hyper's default buffer), of which a batch uses [`super::BATCH_HEADER_BYTES`].
 pub const MAX_LABEL_BYTES: usize = 64 * 1024;
-/// The largest timestamp that is written, in microseconds since the Unix epoch: the server computes with signed ones.
-pub const MAX_TIMESTAMP_US: u64 = i64::MAX as u64;
+/// The largest timestamp that is written, in microseconds since the Unix epoch: the server computes with signed ones, and
+/// the end of a query has to be larger than it.
+pub const MAX_TIMESTAMP_US: u64 = i64::MAX as u64 - 1;
 
 /// An output record with the entry that it goes to and the duty to settle its input.
 #[derive(Debug)]
@@ -32,19 +33,9 @@ pub struct Prepared {
     pub identity: Identity,
     /// The timestamp that the record wants.
     pub base_us: u64,
-    /// The one that it was given.
-    pub time_us: Option<u64>,
     pub labels: HashMap<String, String>,
     pub payload: Bytes,
     pub ack: AckHandle,
-    /// It may be in the entry already.
-    pub look_up: bool,
-    /// A request for it may have been cut off: being acknowledged isn't enough, a query has to show it.
-    pub read_back: bool,
-    /// It was acknowledged, and is waiting to be read back.
-    pub written: bool,
-    /// The place that the store said was taken at the last attempt.
-    pub conflict_us: Option<u64>,
     entry: EntryName,
     record: OutputRecord,
 }
@@ -68,47 +59,38 @@ impl Prepared {
         }
         let base_us = match item.record.timestamp_us {
             Some(time) => time,
-            None => item.record.input.default_timestamp_us().saturating_add(item.record.index.unwrap_or(0).into()),
+            None => item.record.input.default_timestamp_us(),
+        };
+        // A dead letter always fits: one of an impossible time gets what a record without a time gets.
+        let base_us = if base_us > MAX_TIMESTAMP_US && item.record.rejection.is_some() {
+            item.record.input.offset
+        } else {
+            base_us
         };
         if base_us > MAX_TIMESTAMP_US {
             return Err(Box::new((item, format!("its timestamp {base_us} µs is beyond {MAX_TIMESTAMP_US} µs"))));
         }
         let Item { record, entry, ack } = item;
-        Ok(Self {
-            identity: record.identity(),
-            base_us,
-            time_us: None,
-            labels,
-            payload,
-            ack,
-            look_up: false,
-            read_back: false,
-            written: false,
-            conflict_us: None,
-            entry,
-            record,
-        })
+        Ok(Self { identity: record.identity(), base_us, labels, payload, ack, entry, record })
     }
 
-    /// Whether nothing is to be written for it now.
-    pub fn is_stale(&self) -> bool {
-        self.ack.assignment().is_stale()
+    /// Whether it is a dead letter.
+    pub fn is_dead_letter(&self) -> bool {
+        self.record.rejection.is_some()
     }
 
     pub fn header_bytes(&self) -> usize {
         header_bytes(&self.labels) + self.record.content_type.as_ref().map_or(0, String::len)
     }
 
-    /// What to send; `None` while it has no place.
-    pub fn to_write(&self) -> Option<(u64, Write)> {
-        let time = self.time_us?;
-        let write = Write {
-            timestamp_us: time,
+    /// What to send to this microsecond.
+    pub fn to_write(&self, timestamp_us: u64) -> Write {
+        Write {
+            timestamp_us,
             labels: self.labels.clone(),
             content_type: self.record.content_type.clone(),
             payload: self.payload.clone(),
-        };
-        Some((time, write))
+        }
     }
 
     pub fn into_item(self) -> Item {

@@ -1,27 +1,32 @@
-//! Writes output records to ReductStore and settles their tickets.
+//! Writes output records to ReductStore and acknowledges them.
 //!
-//! Guarantees: one writer per entry at any time in this process, one request in flight per entry; handing a record in
-//! never blocks (what is in flight is bounded by [`crate::flow::partition_state::Budget`] upstream).
+//! Guarantees: one writer per entry at any time in this process, one request in flight per entry; at most [`MAX_TURNS`]
+//! requests over all entries, and so about as many connections; handing a record in never blocks (what is in flight is
+//! bounded by [`crate::flow::partition_state::Budget`] upstream).
 
 pub mod check;
+mod connections;
+mod error;
 pub mod item;
+mod occupied;
 pub mod pages;
+pub mod problems;
 pub mod recent;
 pub mod store;
-pub mod view;
 mod writer;
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
-use tracing::{error, warn};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tracing::{error, info, warn};
 
 pub use self::item::Item;
+pub use self::problems::Problem;
+use self::problems::Problems;
 use self::recent::{Recent, Written};
 use self::store::{Content, Seen, Store, StoreError};
 use self::writer::Writer;
@@ -33,8 +38,12 @@ use crate::flow::store_start::Started;
 use crate::record::entry_name::EntryName;
 use crate::record::{Identity, Rejection, TopicPartition};
 
-/// Requests under way at once, over all entries.
-const MAX_REQUESTS: usize = 32;
+/// Writers that talk to the store at once; the others wait, and gather larger batches meanwhile.
+const MAX_TURNS: usize = 32;
+/// What a batch is never made smaller than for a proxy's limits.
+const LEAST_LIMIT: usize = 1024;
+/// Records that are compared with the store at once, bytes included.
+const COMPARED_AT_ONCE: usize = 200;
 /// Header bytes of one batch. Source: the server takes 512,000 B of metadata by default, its HTTP library about 400 KB.
 pub const BATCH_HEADER_BYTES: usize = 256 * 1024;
 
@@ -42,13 +51,14 @@ pub const BATCH_HEADER_BYTES: usize = 256 * 1024;
 #[derive(Clone)]
 pub struct Sink(Arc<Shared>);
 
-/// The newest timestamp of each entry, by name.
-type Newest = Arc<HashMap<String, u64>>;
-
 /// What every writer needs.
 pub struct Shared {
     pub(crate) store: Store,
-    pub(crate) limits: BatchLimits,
+    limits: BatchLimits,
+    /// What something before the store was seen to take, in bytes; it may take less than the configured limits.
+    header_limit: AtomicUsize,
+    body_limit: AtomicU64,
+    pub(crate) problems: Problems,
     pub(crate) mark_plugins: bool,
     pub(crate) verify: bool,
     pub(crate) counters: Counters,
@@ -57,15 +67,12 @@ pub struct Shared {
     dead_letters: Option<Arc<dyn Target>>,
     discard: bool,
     runtime: Handle,
-    requests: Semaphore,
+    turns: Semaphore,
     writers: Mutex<HashMap<EntryName, mpsc::UnboundedSender<Item>>>,
-    epoch: AtomicU64,
-    /// The newest record of each entry as it was when an epoch began.
-    newest: tokio::sync::Mutex<Option<(u64, Newest)>>,
     failed: OnceLock<String>,
-    /// The store was started anew: what it acknowledged may be lost or damaged.
-    pub(crate) distrusted: AtomicBool,
-    /// Requests that failed, and how many had when the store was last known not to have been started anew.
+    /// The store was restarted: what it acknowledged may be lost or damaged.
+    distrusted: AtomicBool,
+    /// Requests that failed, and how many had when the store was last known not to have been restarted.
     pub(crate) failures: AtomicU64,
     failures_explained: AtomicU64,
     /// Removals, each of which may have spoiled what was acknowledged.
@@ -146,6 +153,9 @@ impl Sink {
                 bytes: config.batch_bytes,
                 header_bytes: BATCH_HEADER_BYTES,
             },
+            header_limit: AtomicUsize::new(usize::MAX),
+            body_limit: AtomicU64::new(u64::MAX),
+            problems: Problems::default(),
             mark_plugins: labels.plugins,
             verify: config.verify_writes,
             counters: Counters::default(),
@@ -153,10 +163,8 @@ impl Sink {
             dead_letters,
             discard: config.discard,
             runtime,
-            requests: Semaphore::new(MAX_REQUESTS),
+            turns: Semaphore::new(MAX_TURNS),
             writers: Mutex::default(),
-            epoch: AtomicU64::new(0),
-            newest: tokio::sync::Mutex::default(),
             failed: OnceLock::new(),
             distrusted: AtomicBool::new(false),
             failures: AtomicU64::new(0),
@@ -182,15 +190,14 @@ impl Sink {
         self.0.dead_letters.as_deref()
     }
 
-    /// Partitions were assigned: what is known of the entries' contents is out of date.
-    pub fn new_epoch(&self) {
-        self.0.epoch.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// From now on records that are looked up are compared with their bytes; what is known of the entries is forgotten.
+    /// From now on records that are looked up are compared with their bytes.
     pub fn distrust(&self) {
         self.0.distrusted.store(true, Ordering::SeqCst);
-        self.new_epoch();
+    }
+
+    /// What keeps records from being written at present.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.0.problems.list()
     }
 
     /// Whether what the store acknowledged may be lost: it failed, or had to remove something, and wasn't looked at since.
@@ -245,19 +252,14 @@ impl Sink {
         let at_risk = self.0.recent().at_risk(Instant::now(), is_before);
         let mut harmed: HashMap<TopicPartition, u64> = HashMap::new();
         for (entry, records) in at_risk {
-            let times = || records.iter().map(|record| record.time_us);
-            let (Some(first), Some(last)) = (times().min(), times().max()) else { continue };
-            let seen = self.0.store.scan_whole(&entry, first..last.saturating_add(1)).await?;
-            let seen: HashMap<u64, Seen> = seen.into_iter().map(|seen| (seen.timestamp_us, seen)).collect();
-            for Written { time_us, identity, sketch, .. } in records {
-                let is_whole = seen.get(&time_us).is_some_and(|seen| {
-                    seen.identity.as_ref().is_some_and(|seen| seen.matches(&identity))
-                        && matches!(seen.content, Content::Read { sketch: read, .. } if read == sketch)
-                });
-                if !is_whole {
-                    warn!(%entry, record = %identity, "ReductStore doesn't have it any more as it was acknowledged");
-                    let first = harmed.entry(identity.source).or_insert(identity.offset);
-                    *first = identity.offset.min(*first);
+            let mut by_time: Vec<Written> = records;
+            by_time.sort_by_key(|record| record.time_us);
+            for near in by_time.chunk_by(|one, next| next.time_us - one.time_us <= writer::NEAR_US) {
+                for record in self.0.damaged(&entry, near).await? {
+                    warn!(%entry, record = %record.identity, "ReductStore doesn't have it any more as it was acknowledged");
+                    let Identity { source, offset, .. } = &record.identity;
+                    let first = harmed.entry(source.clone()).or_insert(*offset);
+                    *first = (*offset).min(*first);
                 }
             }
         }
@@ -275,8 +277,8 @@ impl Sink {
 
     /// Waits until no request is under way.
     pub async fn idle(&self) {
-        let all = u32::try_from(MAX_REQUESTS).unwrap_or(u32::MAX);
-        drop(self.0.requests.acquire_many(all).await);
+        let all = u32::try_from(MAX_TURNS).unwrap_or(u32::MAX);
+        drop(self.0.turns.acquire_many(all).await);
     }
 
     /// Why the sink can't go on, if it can't.
@@ -358,28 +360,55 @@ impl Shared {
         inbox.is_empty()
     }
 
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::SeqCst)
-    }
-
-    /// The newest record of each entry when the epoch began, or a little later.
-    pub(crate) async fn newest(&self, epoch: u64) -> Result<Arc<HashMap<String, u64>>, StoreError> {
-        let mut newest = self.newest.lock().await;
-        if let Some((of, known)) = newest.as_ref()
-            && *of == epoch
-        {
-            return Ok(Arc::clone(known));
+    /// Which of these records, in their order of time, the store doesn't have as they were acknowledged.
+    async fn damaged<'a>(&self, entry: &EntryName, records: &'a [Written]) -> Result<Vec<&'a Written>, StoreError> {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(Vec::new()) };
+        let mut seen: HashMap<u64, Seen> = HashMap::new();
+        let (mut from, end) = (first.time_us, last.time_us.saturating_add(1));
+        while from < end {
+            let page = self.store.records(entry, from..end, COMPARED_AT_ONCE).await?;
+            seen.extend(page.seen.into_iter().map(|seen| (seen.timestamp_us, seen)));
+            from = page.until;
         }
-        let known = Arc::new(self.store.newest().await?);
-        *newest = Some((epoch, Arc::clone(&known)));
-        Ok(known)
+        let is_whole = |record: &Written| {
+            seen.get(&record.time_us).is_some_and(|seen| {
+                seen.identity.as_ref().is_some_and(|seen| seen.matches(&record.identity))
+                    && matches!(seen.content, Content::Read { sketch, .. } if sketch == record.sketch)
+            })
+        };
+        Ok(records.iter().filter(|record| !is_whole(record)).collect())
     }
 
-    /// Carries a request out when there is room for one more.
-    pub(crate) async fn request<T>(&self, request: impl Future<Output = T>) -> T {
-        // The semaphore is never closed; without a permit the request would only be less bounded.
-        let _permit = self.requests.acquire().await;
-        request.await
+    /// Whether records that are looked up are compared with their bytes, whatever their partition says.
+    pub(crate) fn compares_contents(&self) -> bool {
+        self.distrusted.load(Ordering::SeqCst)
+    }
+
+    /// What a batch may hold: as configured, or less where something before the store takes less.
+    pub(crate) fn limits(&self) -> BatchLimits {
+        BatchLimits {
+            records: self.limits.records,
+            bytes: self.limits.bytes.min(self.body_limit.load(Ordering::Relaxed)),
+            header_bytes: self.limits.header_bytes.min(self.header_limit.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// A batch of this size was too large for something before the store.
+    pub(crate) fn learn_limit(&self, error: &StoreError, header_bytes: usize, bytes: u64) {
+        let is_body = error.to_string().contains("413");
+        if is_body {
+            self.body_limit.fetch_min((bytes / 2).max(LEAST_LIMIT as u64), Ordering::Relaxed);
+        } else {
+            self.header_limit.fetch_min((header_bytes / 2).max(LEAST_LIMIT), Ordering::Relaxed);
+        }
+        let BatchLimits { header_bytes, bytes, .. } = self.limits();
+        info!(%error, bytes, header_bytes, "batches become smaller; {}", error.remedy());
+    }
+
+    /// Waits for a turn to talk to the store.
+    pub(crate) async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed; without a permit the requests would only be less bounded.
+        self.turns.acquire().await.ok()
     }
 
     fn writers(&self) -> MutexGuard<'_, HashMap<EntryName, mpsc::UnboundedSender<Item>>> {

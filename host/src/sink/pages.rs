@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use reduct_rs::ErrorCode;
 
 use super::item::MAX_TIMESTAMP_US;
-use super::store::{Store, StoreError};
+use super::store::{READ_BYTES, Store, StoreError};
 use crate::record::entry_name::EntryName;
 
-/// Timestamps that one request removes: they travel in its headers.
-const REMOVED_AT_ONCE: usize = 80;
 /// How long the server keeps a query for us.
 const QUERY_TTL: Duration = Duration::from_secs(600);
 
@@ -45,9 +44,13 @@ impl Store {
     ) -> Result<Vec<Stored>, StoreError> {
         let entry = entry.to_string();
         let answer = self
-            .with_bucket(move |bucket| async move {
+            .with_bucket(READ_BYTES, move |bucket| async move {
                 let query = bucket.query(&entry).start_us(from_us).stop_us(MAX_TIMESTAMP_US).ttl(QUERY_TTL);
-                let stream = query.send().await?;
+                let stream = match query.send().await {
+                    // Only here: a query that is forgotten between two pages answers 404, too.
+                    Err(error) if error.status == ErrorCode::NotFound => return Ok(Vec::new()),
+                    answer => answer?,
+                };
                 futures::pin_mut!(stream);
                 let (mut page, mut bytes) = (Vec::new(), 0);
                 while page.len() < most && bytes < most_bytes {
@@ -62,23 +65,10 @@ impl Store {
             })
             .await;
         match answer {
-            Err(StoreError::NotFound(_)) => Ok(Vec::new()),
+            Err(StoreError::NotFound(text)) => {
+                Err(StoreError::Unavailable(format!("the store forgot a query: {text}")))
+            }
             answer => answer,
         }
-    }
-
-    /// Removes these records; an error where one of them couldn't be.
-    pub async fn remove_all(&self, entry: &EntryName, times: &[u64]) -> Result<(), StoreError> {
-        for times in times.chunks(REMOVED_AT_ONCE) {
-            let (entry, times) = (entry.to_string(), times.to_vec());
-            self.with_bucket(|bucket| async move {
-                let mut request = bucket.remove_batch(&entry);
-                request.append_timestamps_us(times);
-                let failed = request.send().await?;
-                failed.into_values().find(|error| error.status != reduct_rs::ErrorCode::NotFound).map_or(Ok(()), Err)
-            })
-            .await?;
-        }
-        Ok(())
     }
 }

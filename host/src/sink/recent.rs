@@ -110,10 +110,15 @@ impl Recent {
     }
 
     fn forget_oldest(&mut self) {
-        while self.total > MEMORY / 2 {
-            let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.touched).map(|(name, _)| name.clone());
-            let Some(entry) = oldest.and_then(|name| self.entries.remove(&name)) else { return };
-            self.total = self.total.saturating_sub(entry.len());
+        let mut by_age: Vec<(Instant, EntryName)> =
+            self.entries.iter().map(|(name, entry)| (entry.touched, name.clone())).collect();
+        by_age.sort_unstable_by_key(|(touched, _)| *touched);
+        for (_, name) in by_age {
+            if self.total <= MEMORY / 2 {
+                break;
+            }
+            let forgotten = self.entries.remove(&name).map_or(0, |entry| entry.len());
+            self.total = self.total.saturating_sub(forgotten);
         }
     }
 }

@@ -1,52 +1,42 @@
 //! The only place that talks to ReductStore: a thin layer over `reduct_rs` that keeps its traps from the rest.
 //!
-//! Guarantees: each request runs in a task of its own, so that a caller who stops waiting doesn't cut it off in mid-body
-//! (which would leave unfinished records), and a panic inside the client becomes an error; batches leave sorted by time
-//! and without duplicates; every answer is put into one of a few classes that say what to do.
+//! Guarantees: batches leave sorted by time and without duplicates; every answer is put into one of a few classes that
+//! say what to do ([`StoreError`]); what a query answers is bounded by the caller; an entry that isn't there has no
+//! records, while a query that the store has forgotten is an error.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::hash::{DefaultHasher, Hasher};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use reduct_rs::{Bucket, BucketSettings, ErrorCode, QuotaType, Record, RecordBuilder, ReductClient, ReductError};
-use thiserror::Error;
-use tokio::sync::OnceCell;
+use reduct_rs::{Bucket, BucketSettings, ErrorCode, QuotaType, Record, RecordBuilder, ReductError};
+use serde_json::json;
 
+use super::connections::{Connection, Connections};
+pub use super::error::StoreError;
+use super::error::classify;
+use super::item::MAX_TIMESTAMP_US;
 use super::recent::sketch;
 use crate::config::{self, Quota};
 use crate::flow::store_start::{Started, now_ms};
-use crate::record::Identity;
 use crate::record::entry_name::EntryName;
-use crate::record::labels;
+use crate::record::{Identity, TopicId, TopicPartition, labels};
 
+/// The oldest server that works. Entry names with `/` came with 1.19; 1.18.3 fails, 1.20.13 was tried and works.
+pub(super) const OLDEST: &str = "1.19";
 /// How often the server is asked for its uptime to learn when it becomes another, and how often at most.
 const QUESTION_EVERY: Duration = Duration::from_millis(40);
 const MOST_QUESTIONS: usize = 30;
-
-/// Why a request, or one record of it, wasn't carried out; the variants say what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum StoreError {
-    /// The timestamp is taken, perhaps by this very record, perhaps by an unfinished one.
-    #[error("the timestamp is taken: {0}")]
-    Conflict(String),
-    /// The server will never accept this; of a batch, at least one record is to blame.
-    #[error("refused as invalid: {0}")]
-    Invalid(String),
-    /// The bucket or the entry isn't there.
-    #[error("not found: {0}")]
-    NotFound(String),
-    /// 401 or 403: someone has to mend the token.
-    #[error("the token is refused: {0}")]
-    Denied(String),
-    /// Away, starting, busy, full or slow: the same request may succeed later.
-    #[error("{0}")]
-    Unavailable(String),
-}
+/// How long an answer about the bucket's quota is taken for true.
+const QUOTA_FRESH: Duration = Duration::from_secs(30);
+/// Timestamps that one request removes: they travel in its headers.
+const REMOVED_AT_ONCE: usize = 80;
+/// A request that reads payloads gets the time for this many bytes.
+pub(super) const READ_BYTES: u64 = 16 << 20;
 
 /// One record as it is to be written.
 #[derive(Debug, Clone)]
@@ -57,16 +47,16 @@ pub struct Write {
     pub payload: Bytes,
 }
 
-/// What takes a microsecond.
+/// What stands at a microsecond.
 #[derive(Debug)]
-pub enum TakenBy {
+pub enum Occupant {
     Record(Seen),
     /// It can't be read, and can't be overwritten, or only by a record of its size.
     Unfinished,
     Nothing,
 }
 
-/// A finished record that a scan met.
+/// A finished record that a query showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     pub timestamp_us: u64,
@@ -76,7 +66,7 @@ pub struct Seen {
     pub content: Content,
 }
 
-/// What a scan knows of a record's bytes.
+/// What is known of a record's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
     Unread,
@@ -94,6 +84,24 @@ impl Content {
     }
 }
 
+/// The records of a range of time, in order, as far as they were asked for.
+#[derive(Debug)]
+pub struct Page {
+    pub seen: Vec<Seen>,
+    /// Up to here these are all that there are.
+    pub until: u64,
+}
+
+/// Records of one partition that are said to be in the entry.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub source: TopicPartition,
+    pub topic_id: Option<TopicId>,
+    pub offsets: RangeInclusive<u64>,
+    pub times: Range<u64>,
+    pub records: usize,
+}
+
 /// Tells damaged bytes from whole ones; never leaves this process.
 pub fn checksum(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -104,42 +112,45 @@ pub fn checksum(bytes: &[u8]) -> u64 {
 /// A bucket of a ReductStore server. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    client: Arc<ReductClient>,
+    connections: Arc<Connections>,
     config: Arc<config::Store>,
-    /// Looking the bucket up costs a request, so the handle is kept.
-    bucket: Arc<OnceCell<Arc<Bucket>>>,
+    /// The bucket's quota, and when it was asked for.
+    quota: Arc<tokio::sync::Mutex<Option<(Instant, Option<u64>)>>>,
 }
 
 impl Store {
     /// Prepares a client; nothing is sent yet. The address must have been validated.
     pub fn new(config: &config::Store) -> Result<Self, StoreError> {
-        // Over TLS the client would negotiate HTTP/2, where the server caps the headers at 16 KiB: a fifth of a batch.
-        let builder = ReductClient::builder().url(&config.url).timeout(config.timeout).http1_only();
-        let builder = builder.api_token(config.token.as_deref().unwrap_or_default()).verify_ssl(config.verify_tls);
-        let builder = match config.ca.as_ref().and_then(|path| path.to_str()) {
-            Some(ca) => builder.ca_cert_path(ca),
-            None => builder,
-        };
-        let client = builder.try_build().map_err(|error| classify(&error))?;
-        Ok(Self { client: Arc::new(client), config: Arc::new(config.clone()), bucket: Arc::default() })
+        let connections = Arc::new(Connections::new(config)?);
+        Ok(Self { connections, config: Arc::new(config.clone()), quota: Arc::default() })
     }
 
     /// For questions about the server itself; a request must run in a task of its own.
-    pub(super) fn client(&self) -> &Arc<ReductClient> {
-        &self.client
+    pub(super) fn connection(&self) -> Result<Arc<Connection>, StoreError> {
+        self.connections.connection(0)
+    }
+
+    /// An error unless the server is new enough.
+    pub async fn require_supported(&self) -> Result<(), StoreError> {
+        let version = self.run(|to| async move { Ok(to.client.server_info().await?.version) }).await?;
+        if is_supported(&version) {
+            return Ok(());
+        }
+        let text = format!("this is ReductStore {version}, and {OLDEST} or newer is needed; update the server");
+        Err(StoreError::Unsupported(text))
     }
 
     /// Creates the bucket with the configured settings unless it is there; one that exists is left as it is. `true`: it
     /// was created.
     pub async fn ensure_bucket(&self) -> Result<bool, StoreError> {
-        let this = self.clone();
-        self.run(async move {
-            match this.client.get_bucket(&this.config.bucket).await {
+        let config = Arc::clone(&self.config);
+        self.run(|to| async move {
+            match to.client.get_bucket(&config.bucket).await {
                 Ok(_) => return Ok(false),
                 Err(error) if error.status == ErrorCode::NotFound => {}
                 Err(error) => return Err(error),
             }
-            let create = &this.config.create;
+            let create = &config.create;
             let (quota_type, quota_size) = match create.quota {
                 None => (QuotaType::NONE, 0),
                 Some(Quota::Fifo(bytes)) => (QuotaType::FIFO, bytes),
@@ -151,20 +162,71 @@ impl Store {
                 max_block_size: Some(create.max_block_bytes),
                 max_block_records: Some(create.max_block_records),
             };
-            this.client.create_bucket(&this.config.bucket).exist_ok(true).settings(settings).send().await?;
+            to.client.create_bucket(&config.bucket).exist_ok(true).settings(settings).send().await?;
             Ok(true)
         })
         .await
     }
 
+    /// The largest record that the bucket's quota allows; `None`: there is no bound, or it can't be asked for.
+    ///
+    /// A FIFO bucket would remove all that it holds before it refused a larger one.
+    pub async fn largest_record(&self) -> Option<u64> {
+        let mut quota = self.quota.lock().await;
+        if let Some((asked, largest)) = *quota
+            && asked.elapsed() < QUOTA_FRESH
+        {
+            return largest;
+        }
+        let settings = self.with_bucket(0, |bucket| async move { bucket.settings().await }).await;
+        let largest = settings.ok().and_then(|settings| match settings.quota_type {
+            None | Some(QuotaType::NONE) => None,
+            // What the server keeps of a record beside its bytes counts too.
+            Some(_) => settings.quota_size.map(|size| size - size / 20),
+        });
+        *quota = Some((Instant::now(), largest));
+        largest
+    }
+
     /// The newest timestamp of each entry in the bucket.
     pub async fn newest(&self) -> Result<HashMap<String, u64>, StoreError> {
-        self.with_bucket(|bucket| async move {
+        self.with_bucket(0, |bucket| async move {
             let entries = bucket.entries().await?;
             let held = entries.into_iter().filter(|entry| entry.record_count > 0);
             Ok(held.map(|entry| (entry.name, entry.latest_record)).collect())
         })
         .await
+    }
+
+    /// The newest timestamp of an entry, unfinished records included; `None`: it isn't there, or is empty.
+    pub async fn newest_of(&self, entry: &EntryName) -> Result<Option<u64>, StoreError> {
+        let name = entry.to_string();
+        let latest = self.with_bucket(0, move |bucket| {
+            let request = bucket.read_record(&name).head_only(true);
+            async move {
+                match request.send().await {
+                    Ok(record) => Ok(Some(record.timestamp_us())),
+                    // It can't be read, so the answer doesn't tell its time.
+                    Err(error) if error.status == ErrorCode::TooEarly || is_broken(&error) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+        });
+        let told = match latest.await {
+            Err(StoreError::NotFound(_)) => return Ok(None),
+            Ok(Some(time)) => Some(time),
+            Ok(None) => self.newest().await?.get(entry.as_str()).copied(),
+            Err(error) => return Err(error),
+        };
+        // What the server tells of an entry lags behind while it is written; a query with bounds doesn't.
+        let (mut newest, mut from) = (told, told.map_or(0, |time| time.saturating_add(1)));
+        const END: u64 = MAX_TIMESTAMP_US + 1;
+        while from < END {
+            let page = self.heads(entry, from..END, 1_000).await?;
+            newest = page.seen.last().map(|seen| seen.timestamp_us).or(newest);
+            from = page.until;
+        }
+        Ok(newest)
     }
 
     /// Writes one batch; answers with the records that weren't written, by timestamp.
@@ -174,15 +236,13 @@ impl Store {
         batch: BTreeMap<u64, Write>,
     ) -> Result<BTreeMap<u64, StoreError>, StoreError> {
         let entry = entry.to_string();
-        self.with_bucket(|bucket| async move {
+        let bytes = batch.values().map(|write| write.payload.len() as u64).sum();
+        self.with_bucket(bytes, move |bucket| async move {
             let mut request = bucket.write_batch(&entry);
             for (timestamp, write) in batch {
-                let record = RecordBuilder::new().timestamp_us(timestamp).labels(write.labels).data(write.payload);
-                let record = match write.content_type {
-                    Some(content_type) => record.content_type(content_type),
-                    None => record.content_type("application/octet-stream"),
-                };
-                request.append_record(record.build());
+                let record = RecordBuilder::new().timestamp_us(timestamp).labels(write.labels);
+                let content_type = write.content_type.as_deref().unwrap_or("application/octet-stream");
+                request.append_record(record.content_type(content_type).data(write.payload).build());
             }
             let failed = request.send().await?;
             Ok(failed.into_iter().map(|(time, error)| (time, classify(&error))).collect())
@@ -190,79 +250,122 @@ impl Store {
         .await
     }
 
-    /// The finished records of a range of time, in order. An entry that isn't there has none.
-    pub async fn scan(&self, entry: &EntryName, range: Range<u64>) -> Result<Vec<Seen>, StoreError> {
-        let entry = entry.to_string();
-        let answer = self
-            .with_bucket(move |bucket| async move {
-                let query = bucket.query(&entry).start_us(range.start).stop_us(range.end).head_only(true);
-                let stream = query.send().await?;
+    /// The finished records of a range of time, `most` of them at most, without their bytes.
+    pub async fn heads(&self, entry: &EntryName, range: Range<u64>, most: usize) -> Result<Page, StoreError> {
+        self.query(entry, range, most, false).await
+    }
+
+    /// Like [`Self::heads`], and reads each record's bytes. The server breaks a query off at a record that it can't read:
+    /// then each is read by itself.
+    pub async fn records(&self, entry: &EntryName, range: Range<u64>, most: usize) -> Result<Page, StoreError> {
+        match self.query(entry, range.clone(), most, true).await {
+            Err(StoreError::Unavailable(_) | StoreError::Failed(_)) => {
+                let mut page = self.heads(entry, range, most).await?;
+                for one in &mut page.seen {
+                    one.content = self.read_one(entry, one.timestamp_us).await?;
+                }
+                Ok(page)
+            }
+            answer => answer,
+        }
+    }
+
+    async fn query(
+        &self,
+        entry: &EntryName,
+        range: Range<u64>,
+        most: usize,
+        with_bytes: bool,
+    ) -> Result<Page, StoreError> {
+        let (name, until) = (entry.to_string(), range.end);
+        let answer = self.with_bucket(if with_bytes { READ_BYTES } else { 0 }, move |bucket| {
+            let query = bucket.query(&name).start_us(range.start).stop_us(range.end);
+            let query = query.when(json!({ "$limit": most })).head_only(!with_bytes);
+            async move {
+                let stream = match query.send().await {
+                    // Only here: a query that is forgotten between two pages answers 404, too.
+                    Err(error) if error.status == ErrorCode::NotFound => return Ok(Vec::new()),
+                    answer => answer?,
+                };
                 futures::pin_mut!(stream);
                 let mut seen = Vec::new();
                 while let Some(record) = stream.next().await {
-                    seen.push(seen_record(&record?));
-                }
-                Ok(seen)
-            })
-            .await;
-        match answer {
-            Err(StoreError::NotFound(_)) => Ok(Vec::new()),
-            answer => answer,
-        }
-    }
-
-    /// Like [`Self::scan`], and reads each record's bytes. The server breaks a batch off at a record that it can't read:
-    /// then each is read by itself.
-    pub async fn scan_whole(&self, entry: &EntryName, range: Range<u64>) -> Result<Vec<Seen>, StoreError> {
-        match self.read_batches(entry, range.clone()).await {
-            Err(StoreError::NotFound(_)) => Ok(Vec::new()),
-            Err(StoreError::Unavailable(_)) => {
-                let mut seen = self.scan(entry, range).await?;
-                for one in &mut seen {
-                    one.content = self.read_one(entry, one.timestamp_us).await?;
+                    let record = record?;
+                    let one = seen_record(&record);
+                    let content = if with_bytes { Content::read(&record.bytes().await?) } else { Content::Unread };
+                    seen.push(Seen { content, ..one });
                 }
                 Ok(seen)
             }
-            answer => answer,
-        }
+        });
+        let seen = match answer.await {
+            Err(StoreError::NotFound(text)) => {
+                return Err(StoreError::Unavailable(format!("the store forgot a query: {text}")));
+            }
+            answer => answer?,
+        };
+        let until = match seen.last() {
+            Some(last) if seen.len() >= most => last.timestamp_us.saturating_add(1),
+            _ => until,
+        };
+        Ok(Page { seen, until })
     }
 
-    async fn read_batches(&self, entry: &EntryName, range: Range<u64>) -> Result<Vec<Seen>, StoreError> {
-        let entry = entry.to_string();
-        self.with_bucket(move |bucket| async move {
-            let stream = bucket.query(&entry).start_us(range.start).stop_us(range.end).send().await?;
-            futures::pin_mut!(stream);
-            let mut seen = Vec::new();
-            while let Some(record) = stream.next().await {
-                let record = record?;
-                let one = seen_record(&record);
-                seen.push(Seen { content: Content::read(&record.bytes().await?), ..one });
+    /// Counts the claimed records in the store: the last of them if a query shows them all.
+    ///
+    /// A query with `$each_n` shows one of `n` records that fulfil what stands before it: this one costs a quarter of
+    /// reading their heads.
+    pub async fn last_of(&self, entry: &EntryName, claim: &Claim) -> Result<Option<Seen>, StoreError> {
+        let (name, times) = (entry.to_string(), claim.times.clone());
+        let label = |name: &str| format!("&{name}");
+        // What doesn't fulfil the conditions before it isn't counted by the last one.
+        let mut conditions = vec![
+            json!({ "$gte": [label(labels::OFFSET), claim.offsets.start()] }),
+            json!({ "$lte": [label(labels::OFFSET), claim.offsets.end()] }),
+            json!({ "$eq": [label(labels::SOURCE), claim.source.to_string()] }),
+        ];
+        conditions.extend(claim.topic_id.map(|id| json!({ "$eq": [label(labels::TOPIC_ID), id.to_string()] })));
+        conditions.push(json!({ "$each_n": claim.records }));
+        let when = json!({ "$and": conditions });
+        let answer = self.with_bucket(0, move |bucket| {
+            let query = bucket.query(&name).start_us(times.start).stop_us(times.end);
+            let query = query.when(when).head_only(true);
+            async move {
+                let stream = query.send().await?;
+                futures::pin_mut!(stream);
+                let mut shown = None;
+                while let Some(record) = stream.next().await {
+                    shown = Some(seen_record(&record?));
+                }
+                Ok(shown)
             }
-            Ok(seen)
-        })
-        .await
+        });
+        match answer.await {
+            Err(StoreError::NotFound(_) | StoreError::Invalid(_)) => Ok(None),
+            answer => answer,
+        }
     }
 
     /// What can't be read while the server answers otherwise is unreadable.
     async fn read_one(&self, entry: &EntryName, time: u64) -> Result<Content, StoreError> {
         let name = entry.to_string();
-        let read = self.with_bucket(move |bucket| async move {
-            let record = bucket.read_record(&name).timestamp_us(time).send().await?;
-            Ok(Content::read(&record.bytes().await?))
+        let read = self.with_bucket(READ_BYTES, move |bucket| {
+            let request = bucket.read_record(&name).timestamp_us(time);
+            async move { Ok(Content::read(&request.send().await?.bytes().await?)) }
         });
         match read.await {
             Err(StoreError::Unavailable(_)) => self.started().await.map(|_| Content::Unreadable),
-            // It was removed since.
-            Err(StoreError::NotFound(_)) => Ok(Content::Unreadable),
+            // The second: it was removed since.
+            Err(StoreError::Failed(_) | StoreError::NotFound(_)) => Ok(Content::Unreadable),
             answer => answer,
         }
     }
 
     /// When the server was started, as far as one answer tells.
     pub async fn started(&self) -> Result<Started, StoreError> {
-        let (this, asked) = (self.clone(), now_ms());
-        let info = self.run(async move { this.client.server_info().await }).await?;
-        Ok(Started::bounds(asked, now_ms(), info.uptime))
+        let asked = now_ms();
+        let uptime = self.run(|to| async move { Ok(to.client.server_info().await?.uptime) }).await?;
+        Ok(Started::bounds(asked, now_ms(), uptime))
     }
 
     /// When the server was started, as closely as its uptime tells while it goes from one second to the next.
@@ -273,8 +376,9 @@ impl Store {
                 break;
             }
             tokio::time::sleep(QUESTION_EVERY).await;
-            let started = self.started().await?;
-            // It was started anew between two questions.
+            // A question that fails leaves what is known.
+            let Ok(started) = self.started().await else { break };
+            // Where they contradict each other, it was started again between two questions.
             known = known.narrow(started).unwrap_or(started);
         }
         Ok(known)
@@ -282,19 +386,22 @@ impl Store {
 
     /// How many records the bucket's blocks hold at most; `None`: it doesn't say.
     pub async fn block_records(&self) -> Result<Option<u64>, StoreError> {
-        self.with_bucket(|bucket| async move { Ok(bucket.settings().await?.max_block_records) }).await
+        self.with_bucket(0, |bucket| async move { Ok(bucket.settings().await?.max_block_records) }).await
     }
 
-    /// What takes this timestamp, asked for by itself: a query passes over what was never finished, and over a record of
-    /// the same timestamp in a block behind it.
-    pub async fn taken_by(&self, entry: &EntryName, time: u64) -> Result<TakenBy, StoreError> {
+    /// What stands at this timestamp, asked for by itself: a query passes over what was never finished, and over a
+    /// record of the same timestamp in a block behind it.
+    pub async fn occupant(&self, entry: &EntryName, time: u64) -> Result<Occupant, StoreError> {
         let name = entry.to_string();
-        self.with_bucket(move |bucket| async move {
-            match bucket.read_record(&name).timestamp_us(time).head_only(true).send().await {
-                Ok(record) => Ok(TakenBy::Record(seen_record(&record))),
-                Err(error) if error.status == ErrorCode::TooEarly || is_broken(&error) => Ok(TakenBy::Unfinished),
-                Err(error) if error.status == ErrorCode::NotFound => Ok(TakenBy::Nothing),
-                Err(error) => Err(error),
+        self.with_bucket(0, move |bucket| {
+            let request = bucket.read_record(&name).timestamp_us(time).head_only(true);
+            async move {
+                match request.send().await {
+                    Ok(record) => Ok(Occupant::Record(seen_record(&record))),
+                    Err(error) if error.status == ErrorCode::TooEarly || is_broken(&error) => Ok(Occupant::Unfinished),
+                    Err(error) if error.status == ErrorCode::NotFound => Ok(Occupant::Nothing),
+                    Err(error) => Err(error),
+                }
             }
         })
         .await
@@ -302,42 +409,59 @@ impl Store {
 
     /// Removes the records at exactly these timestamps, unfinished ones included.
     pub async fn remove(&self, entry: &EntryName, times: &[u64]) -> Result<(), StoreError> {
-        let entry = entry.to_string();
-        let times = times.to_vec();
-        self.with_bucket(|bucket| async move {
-            let mut request = bucket.remove_batch(&entry);
-            request.append_timestamps_us(times);
-            // What isn't there any more needn't be removed; what couldn't be shows as a conflict at the next write.
-            request.send().await.map(drop)
-        })
-        .await
+        // What isn't there any more needn't be removed; what couldn't be shows as a conflict at the next write.
+        self.remove_each(entry, times, |_| Ok(())).await
     }
 
+    /// Removes these records; an error where one of them couldn't be.
+    pub async fn remove_all(&self, entry: &EntryName, times: &[u64]) -> Result<(), StoreError> {
+        let first = |failed: BTreeMap<u64, ReductError>| {
+            failed.into_values().find(|error| error.status != ErrorCode::NotFound).map_or(Ok(()), Err)
+        };
+        self.remove_each(entry, times, first).await
+    }
+
+    async fn remove_each(
+        &self,
+        entry: &EntryName,
+        times: &[u64],
+        judge: impl Fn(BTreeMap<u64, ReductError>) -> Result<(), ReductError> + Copy + Send + 'static,
+    ) -> Result<(), StoreError> {
+        for times in times.chunks(REMOVED_AT_ONCE) {
+            let (name, times) = (entry.to_string(), times.to_vec());
+            self.with_bucket(0, move |bucket| {
+                let mut request = bucket.remove_batch(&name);
+                request.append_timestamps_us(times.clone());
+                async move {
+                    let failed = request.send().await?;
+                    judge(failed)
+                }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Runs a request that carries `bytes` bytes.
     pub(super) async fn with_bucket<T, F>(
         &self,
+        bytes: u64,
         work: impl FnOnce(Arc<Bucket>) -> F + Send + 'static,
     ) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, ReductError>> + Send + 'static,
     {
-        let this = self.clone();
-        self.run(async move {
-            let look_up = async || this.client.get_bucket(&this.config.bucket).await.map(Arc::new);
-            let bucket = this.bucket.get_or_try_init(look_up).await?;
-            work(Arc::clone(bucket)).await
-        })
-        .await
+        self.connections.run(bytes, |to| async move { work(to.bucket().await?).await }).await
     }
 
-    async fn run<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, ReductError>> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        match tokio::spawn(work).await {
-            Ok(answer) => answer.map_err(|error| classify(&error)),
-            Err(error) => Err(StoreError::Unavailable(format!("the client failed: {error}"))),
-        }
+    /// Runs a request about the server itself.
+    pub(super) async fn run<T, F>(&self, work: impl FnOnce(Arc<Connection>) -> F + Send) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ReductError>> + Send + 'static,
+    {
+        self.connections.run(0, work).await
     }
 }
 
@@ -355,32 +479,13 @@ fn is_broken(error: &ReductError) -> bool {
     error.status == ErrorCode::InternalServerError && error.message.ends_with("is broken")
 }
 
-/// Sources: the server's and the client's error codes, read and tried (`reduct-base` 1.21, `error.rs`).
-fn classify(error: &ReductError) -> StoreError {
-    let text = format!("{} ({})", error.message, code(error.status));
-    match error.status {
-        // A bucket or an entry that is being deleted answers 409 too.
-        ErrorCode::Conflict if error.message.contains("being deleted") => StoreError::Unavailable(text),
-        ErrorCode::Conflict => StoreError::Conflict(text),
-        ErrorCode::UnprocessableEntity
-        | ErrorCode::PayloadTooLarge
-        | ErrorCode::RequestHeaderFieldsTooLarge
-        | ErrorCode::URITooLong => StoreError::Invalid(text),
-        ErrorCode::NotFound => StoreError::NotFound(text),
-        ErrorCode::Unauthorized | ErrorCode::Forbidden => StoreError::Denied(text),
-        // 400 is "Quota of … exceeded" or a body that stopped, 5xx and 429 are the server's state; a negative code is
-        // the client's: no connection, a timeout, a keep-alive connection that was closed.
-        _ => StoreError::Unavailable(text),
-    }
-}
-
-fn code(status: ErrorCode) -> String {
-    match status {
-        ErrorCode::ConnectionError => "no connection".into(),
-        ErrorCode::Timeout => "timeout".into(),
-        status if (status as i16) < 0 => "client".into(),
-        status => (status as i16).to_string(),
-    }
+/// A version that can't be read is taken for a new one.
+pub(super) fn is_supported(version: &str) -> bool {
+    let numbers = |text: &str| -> Option<(u64, u64)> {
+        let mut parts = text.split(['.', '-']);
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    };
+    numbers(version) >= numbers(OLDEST) || numbers(version).is_none()
 }
 
 #[cfg(test)]
@@ -388,14 +493,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_classified() {
-        let of = |code, text: &str| classify(&ReductError::new(code, text));
-        assert!(matches!(of(ErrorCode::Conflict, "A record with timestamp 1 already exists"), StoreError::Conflict(_)));
-        assert!(matches!(of(ErrorCode::Conflict, "Bucket 'b' is being deleted"), StoreError::Unavailable(_)));
-        assert!(matches!(of(ErrorCode::BadRequest, "Quota of 'b' exceeded"), StoreError::Unavailable(_)));
-        assert!(matches!(of(ErrorCode::UnprocessableEntity, "x"), StoreError::Invalid(_)));
-        assert!(matches!(of(ErrorCode::Forbidden, "x"), StoreError::Denied(_)));
-        assert!(matches!(of(ErrorCode::InsufficientStorage, "x"), StoreError::Unavailable(_)));
-        assert_eq!(of(ErrorCode::ConnectionError, "x").to_string(), "x (no connection)");
+    fn servers_without_slashes_in_names_are_refused() {
+        for (version, supported) in [("1.18.3", false), ("1.19.0", true), ("1.21.5", true), ("0.9.1", false)] {
+            assert_eq!(is_supported(version), supported, "{version}");
+        }
+        assert!(is_supported("2.0.0-beta") && is_supported("latest"));
     }
 }

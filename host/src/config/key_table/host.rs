@@ -102,17 +102,22 @@ pub(super) const KEYS: &[Key] = &[
     .example("\"reduct-sink-2f1c\"")
     .env("TOKEN")
     .flag("--token", "TOKEN")
-    .restart(same!(store.token)),
+    // A token from the same file needs no restart: the file is read again when the store refuses the old token.
+    .restart(|old, new| {
+        old.store.token == new.store.token
+            || (old.store.token_file.is_some() && old.store.token_file == new.store.token_file)
+    }),
     Key::new(
         "store.token_file",
         Takes::Path("a file that holds the token alone"),
         Absent,
-        "A file that holds the access token alone. If a token and a file come from different layers, the upper one counts.",
+        "A file that holds the access token alone. It is read again when the store refuses the token. If a token and a file \
+         come from different layers, the upper one counts.",
     )
     .example("\"token\"")
     .env("TOKEN_FILE")
     .excludes("store.token")
-    .restart(same!(store.token)),
+    .restart(same!(store.token_file)),
     Key::new(
         "store.entry",
         Takes::Text("a template with `{name}`, `{topic}` and `{partition}`"),
@@ -160,9 +165,9 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "store.verify_writes",
         Takes::Boolean,
-        Preset::Boolean(false),
-        "Reads each batch back before its records count as written. The server answers 200 before a record is finished, and \
-         only logs it if that fails afterwards.",
+        Preset::Boolean(true),
+        "Reads records back before they count as written. The server answers 200 before a record is finished, and only logs \
+         it if that fails afterwards, as on a full disk: with `false` such records are lost.",
     )
     .env("VERIFY_WRITES")
     .restart(same!(store.verify_writes)),

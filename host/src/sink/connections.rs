@@ -1,0 +1,162 @@
+//! Clients of ReductStore, and how each request is run.
+//!
+//! Guarantees: each request runs in a task of its own, so that a caller who stops waiting doesn't cut it off in
+//! mid-body (which would leave unfinished records), and a panic inside the client becomes an error; the time allowed for
+//! a request grows with its size; a token file is read again when the store refuses the token; the system needs no CA
+//! certificates unless the URL is `https`.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use reduct_rs::{Bucket, ReductClient, ReductError};
+use tokio::sync::OnceCell;
+use tracing::{info, warn};
+
+use super::error::{StoreError, classify};
+use crate::config;
+
+/// The slowest line that a request gets time for, in bytes per second: half a megabit.
+const SLOWEST: u64 = 64 * 1024;
+/// How many times `store.timeout` a request may take, by its size. A client's timeout is fixed, so each has a client.
+const PATIENCE: [u32; 4] = [1, 4, 16, 64];
+/// How often a refused token file is read again.
+const TOKEN_EVERY: Duration = Duration::from_secs(5);
+
+/// One client and its handle of the bucket.
+pub(super) struct Connection {
+    pub client: ReductClient,
+    name: String,
+    /// Looking the bucket up costs a request, so the handle is kept.
+    bucket: OnceCell<Arc<Bucket>>,
+}
+
+impl Connection {
+    pub async fn bucket(&self) -> Result<Arc<Bucket>, ReductError> {
+        let look_up = async || self.client.get_bucket(&self.name).await.map(Arc::new);
+        self.bucket.get_or_try_init(look_up).await.map(Arc::clone)
+    }
+}
+
+/// The clients that use one token, made when they are needed.
+struct Clients {
+    token: Option<String>,
+    by_patience: [OnceLock<Arc<Connection>>; PATIENCE.len()],
+}
+
+impl Clients {
+    fn new(token: Option<String>) -> Self {
+        Self { token, by_patience: Default::default() }
+    }
+}
+
+pub(super) struct Connections {
+    config: config::Store,
+    clients: Mutex<Arc<Clients>>,
+    /// When the token file was read last.
+    token_read: Mutex<Option<Instant>>,
+}
+
+impl Connections {
+    /// Makes the first client; nothing is sent yet.
+    pub fn new(config: &config::Store) -> Result<Self, StoreError> {
+        let token = config.token.as_deref().map(str::to_owned);
+        let this = Self {
+            config: config.clone(),
+            clients: Mutex::new(Arc::new(Clients::new(token))),
+            token_read: Mutex::default(),
+        };
+        this.connection(0).map(|_| this)
+    }
+
+    /// The connection for a request of this many bytes.
+    pub fn connection(&self, bytes: u64) -> Result<Arc<Connection>, StoreError> {
+        let clients = Arc::clone(&lock(&self.clients));
+        let allowed = self.config.timeout + Duration::from_secs(bytes / SLOWEST);
+        let class = PATIENCE.iter().position(|times| self.config.timeout * *times >= allowed);
+        let class = class.unwrap_or(PATIENCE.len() - 1);
+        let (Some(made), Some(times)) = (clients.by_patience.get(class), PATIENCE.get(class)) else {
+            return Err(StoreError::Unavailable("no client for this size".into()));
+        };
+        if let Some(connection) = made.get() {
+            return Ok(Arc::clone(connection));
+        }
+        let client = self.client(clients.token.as_deref(), self.config.timeout * *times)?;
+        let connection = Connection { client, name: self.config.bucket.clone(), bucket: OnceCell::new() };
+        Ok(Arc::clone(made.get_or_init(|| Arc::new(connection))))
+    }
+
+    fn client(&self, token: Option<&str>, timeout: Duration) -> Result<ReductClient, StoreError> {
+        let config = &self.config;
+        // Over TLS the client would negotiate HTTP/2, where the server caps the headers at 16 KiB: a fifth of a batch.
+        let build = |verify_tls: bool| {
+            let builder = ReductClient::builder().url(&config.url).timeout(timeout).http1_only();
+            let builder = builder.api_token(token.unwrap_or_default()).verify_ssl(verify_tls);
+            match config.ca.as_ref().and_then(|path| path.to_str()) {
+                Some(ca) => builder.ca_cert_path(ca).try_build(),
+                None => builder.try_build(),
+            }
+        };
+        match build(config.verify_tls) {
+            Ok(client) => Ok(client),
+            // The HTTP client wants CA certificates whatever the URL is; without TLS there is nothing to verify.
+            Err(error) if config.url.starts_with("http:") && config.verify_tls => {
+                build(false).map_err(|_| classify(&error))
+            }
+            Err(error) if config.ca.is_none() && config.verify_tls => Err(StoreError::Unsupported(format!(
+                "{}: are there no CA certificates on this system? Install them (the package ca-certificates), or set \
+                 store.tls.ca",
+                error.message
+            ))),
+            Err(error) => Err(classify(&error)),
+        }
+    }
+
+    /// Runs a request that carries `bytes` bytes.
+    pub async fn run<T, F>(&self, bytes: u64, work: impl FnOnce(Arc<Connection>) -> F + Send) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ReductError>> + Send + 'static,
+    {
+        let connection = self.connection(bytes)?;
+        match tokio::spawn(work(connection)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => match classify(&error) {
+                StoreError::Unauthorized(text) if self.read_token_again() => {
+                    Err(StoreError::Unavailable(format!("{text}; store.token_file holds another token now")))
+                }
+                error => Err(error),
+            },
+            Err(error) => Err(StoreError::Unavailable(format!("the client failed: {error}"))),
+        }
+    }
+
+    /// Reads `store.token_file` again. `true`: it holds another token than before.
+    fn read_token_again(&self) -> bool {
+        let Some(path) = &self.config.token_file else { return false };
+        let mut read = lock(&self.token_read);
+        if read.is_some_and(|at| at.elapsed() < TOKEN_EVERY) {
+            return false;
+        }
+        *read = Some(Instant::now());
+        let token = match std::fs::read_to_string(path) {
+            Ok(text) => text.trim().to_owned(),
+            Err(error) => {
+                warn!(file = %path.display(), %error, "the token is refused, and store.token_file can't be read");
+                return false;
+            }
+        };
+        let mut clients = lock(&self.clients);
+        if token.is_empty() || clients.token.as_ref() == Some(&token) {
+            return false;
+        }
+        info!(file = %path.display(), "the token was refused; store.token_file holds another one");
+        *clients = Arc::new(Clients::new(Some(token)));
+        true
+    }
+}
+
+/// A panic elsewhere must not spread: what these locks guard is valid at every step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,120 @@
+//! What keeps records from being written at present, for whoever shows the host's health.
+//!
+//! Guarantees: a problem is there from the first failed request on until one succeeds; entries that fail for the same
+//! cause are one problem, however many they are. Plain values without I/O.
+
+use std::collections::HashMap;
+use std::mem::{Discriminant, discriminant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::store::StoreError;
+use crate::record::entry_name::EntryName;
+
+/// What can't be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// The records of an entry.
+    Entry,
+    /// Dead letters, which the store refuses.
+    DeadLetter,
+}
+
+/// A cause for which records aren't written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Since when.
+    pub since: Instant,
+    /// How many entries wait for it.
+    pub entries: usize,
+    /// Cause and remedy, for a person.
+    pub message: String,
+}
+
+#[derive(Debug)]
+struct Reported {
+    since: Instant,
+    error: StoreError,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Problems(Mutex<HashMap<(EntryName, Subject), Reported>>);
+
+impl Problems {
+    pub(super) fn report(&self, entry: &EntryName, subject: Subject, error: &StoreError) {
+        let mut reported = self.lock();
+        match reported.get_mut(&(entry.clone(), subject)) {
+            Some(known) => known.error = error.clone(),
+            None => {
+                let new = Reported { since: Instant::now(), error: error.clone() };
+                reported.insert((entry.clone(), subject), new);
+            }
+        }
+    }
+
+    pub(super) fn clear(&self, entry: &EntryName, subject: Subject) {
+        let mut reported = self.lock();
+        if !reported.is_empty() {
+            reported.remove(&(entry.clone(), subject));
+        }
+    }
+
+    /// One for each cause, the oldest first.
+    pub fn list(&self) -> Vec<Problem> {
+        let reported = self.lock();
+        let mut by_cause: HashMap<(Subject, Discriminant<StoreError>), (usize, &EntryName, &Reported)> = HashMap::new();
+        for ((entry, subject), one) in reported.iter() {
+            let cause = by_cause.entry((*subject, discriminant(&one.error))).or_insert((0, entry, one));
+            cause.0 += 1;
+            if one.since < cause.2.since {
+                (cause.1, cause.2) = (entry, one);
+            }
+        }
+        let mut problems: Vec<Problem> = by_cause
+            .into_iter()
+            .map(|((subject, _), (entries, entry, Reported { since, error }))| {
+                let what = match subject {
+                    Subject::Entry => "records can't be written to ReductStore",
+                    Subject::DeadLetter => {
+                        "dead letters can't be written to ReductStore, so their partitions commit nothing"
+                    }
+                };
+                let remedy = error.remedy();
+                let message = format!("{what}: {error}; {remedy} (entry {entry}, {entries} in all)");
+                Problem { since: *since, entries, message }
+            })
+            .collect();
+        problems.sort_by(|one, other| (one.since, &one.message).cmp(&(other.since, &other.message)));
+        problems
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(EntryName, Subject), Reported>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_that_fail_for_one_cause_are_one_problem() {
+        let problems = Problems::default();
+        let name = |text: &str| EntryName::parse(text).unwrap();
+        let (full, away) = (StoreError::Full("507".into()), StoreError::Unavailable("no connection".into()));
+        for entry in ["a", "b", "c"] {
+            problems.report(&name(entry), Subject::Entry, &full);
+        }
+        problems.report(&name("d"), Subject::Entry, &away);
+        problems.report(&name("a"), Subject::DeadLetter, &full);
+        let listed = problems.list();
+        assert_eq!(listed.iter().map(|problem| problem.entries).collect::<Vec<_>>(), [3, 1, 1]);
+        assert!(listed.iter().any(|problem| problem.message.contains("entry a, 3 in all")), "{listed:?}");
+        for entry in ["a", "b", "c", "d"] {
+            problems.clear(&name(entry), Subject::Entry);
+        }
+        assert_eq!(problems.list().len(), 1);
+        assert!(problems.list()[0].message.contains("dead letters"));
+    }
+}

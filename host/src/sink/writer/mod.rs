@@ -1,0 +1,294 @@
+//! The one writer of an entry: takes the records that arrive for it, in batches, with one request in flight, until each
+//! is acknowledged.
+//!
+//! Guarantees: a record is acknowledged only when it was read back from the store ([`verify`]; with
+//! `store.verify_writes = false`, when the store acknowledged it and nothing can hide it), when it was found there, or
+//! when its dead letter was stored; a record that may have been written before is looked up before it is written
+//! ([`place`]); a record that the store refuses harms no other of its batch ([`refuse`]); records of a partition that was
+//! taken away aren't written.
+
+mod pending;
+mod place;
+mod refuse;
+mod repair;
+mod verify;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use self::pending::PendingWrite;
+pub(super) use self::place::NEAR_US;
+use self::refuse::Parked;
+use self::verify::Verifier;
+use super::Shared;
+use super::item::{Item, Prepared};
+use super::occupied::OccupiedTimestamps;
+use super::problems::Subject;
+use super::recent::{Written, sketch};
+use super::store::{StoreError, Write};
+use crate::flow::PartitionState;
+use crate::flow::backoff::Backoff;
+use crate::flow::partition_state::UnderWay;
+use crate::record::TopicPartition;
+use crate::record::entry_name::EntryName;
+
+/// A writer without work for this long retires.
+pub const IDLE: Duration = Duration::from_secs(30);
+/// While it fails, a writer logs at most this often.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// See the module.
+pub struct Writer {
+    entry: EntryName,
+    shared: Arc<Shared>,
+    inbox: mpsc::UnboundedReceiver<Item>,
+    /// Records that aren't in the store, in their order; none has a microsecond.
+    pending: VecDeque<PendingWrite>,
+    /// Records that the store acknowledged and that weren't read back yet.
+    unverified: Vec<PendingWrite>,
+    /// Dead letters that the store refuses.
+    parked: Parked,
+    occupied: OccupiedTimestamps,
+    /// The highest generation of a partition whose records came; what is known of the entry was read since it began.
+    generation: Option<u64>,
+    /// The newest timestamp that this writer ever sent: a request of an earlier generation may have been under way when
+    /// the present one began.
+    newest_sent: Option<u64>,
+    /// How many records of each partition were written where others may have left unfinished ones.
+    written_late: HashMap<TopicPartition, u32>,
+    /// The partitions that this entry was written for.
+    states: HashMap<TopicPartition, Arc<PartitionState>>,
+    verifier: Verifier,
+    /// What was acknowledged since it was noted last.
+    acknowledged: Vec<Written>,
+    backoff: Backoff,
+    complained: Option<Instant>,
+}
+
+impl Writer {
+    pub fn new(entry: EntryName, shared: Arc<Shared>, inbox: mpsc::UnboundedReceiver<Item>) -> Self {
+        Self {
+            entry,
+            shared,
+            inbox,
+            pending: VecDeque::new(),
+            unverified: Vec::new(),
+            parked: Parked::default(),
+            occupied: OccupiedTimestamps::default(),
+            generation: None,
+            newest_sent: None,
+            written_late: HashMap::new(),
+            states: HashMap::new(),
+            verifier: Verifier::default(),
+            acknowledged: Vec::new(),
+            backoff: Backoff::default(),
+            complained: None,
+        }
+    }
+
+    /// Runs until the sink is closed, or nothing came for a while.
+    pub async fn run(mut self) {
+        while self.wait_for_work().await {
+            // Somebody else may own the partitions by now.
+            self.shared.membership.assured().await;
+            let answer = self.turn().await;
+            if !self.acknowledged.is_empty() {
+                self.shared.remember(&self.entry, &mut self.acknowledged);
+            }
+            match answer {
+                Ok(()) => self.recovered(),
+                Err(error) => self.wait_after(&error).await,
+            }
+        }
+    }
+
+    /// `false`: there is no work, and this writer has left the registry.
+    async fn wait_for_work(&mut self) -> bool {
+        loop {
+            self.retry_parked();
+            if !self.pending.is_empty() || !self.unverified.is_empty() {
+                return true;
+            }
+            match tokio::time::timeout(self.parked.patience().unwrap_or(IDLE), self.inbox.recv()).await {
+                Ok(Some(item)) => self.accept(item),
+                Ok(None) => return false,
+                Err(_) if self.parked.is_empty() && self.shared.retire(&self.entry, &self.inbox) => return false,
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn accept(&mut self, item: Item) {
+        match Prepared::new(item, self.shared.mark_plugins) {
+            Ok(prepared) => self.pending.push_back(PendingWrite::new(prepared)),
+            Err(refused) => {
+                let (item, reason) = *refused;
+                self.shared.dead_letter(item, &reason);
+            }
+        }
+    }
+
+    /// Writes one batch, and reads back what was written when there is nothing else to write, or enough.
+    async fn turn(&mut self) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let _permit = shared.permit().await;
+        // While it waited for its turn, more may have come.
+        while let Ok(item) = self.inbox.try_recv() {
+            self.accept(item);
+        }
+        self.pending.retain(|pending| pending.state().may_write());
+        self.refuse_too_large().await;
+        let mut batch = self.take_batch();
+        // From here on whoever takes a partition back waits; what was taken back before is left alone.
+        let _under_way = under_way(&batch);
+        batch.retain(|pending| pending.state().may_write());
+        let answer = if batch.is_empty() { Ok(()) } else { self.write(&mut batch).await };
+        for mut pending in batch.into_iter().rev() {
+            pending.withdraw(&mut self.occupied);
+            self.pending.push_front(pending);
+        }
+        answer?;
+        if self.is_time_to_verify() { self.verify().await } else { Ok(()) }
+    }
+
+    async fn write(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
+        self.begin_generation(batch).await?;
+        self.occupied.make_room();
+        self.place(batch).await?;
+        self.send(batch).await
+    }
+
+    fn take_batch(&mut self) -> VecDeque<PendingWrite> {
+        let limits = self.shared.limits();
+        let (mut bytes, mut header_bytes) = (0, 0);
+        let mut batch = VecDeque::new();
+        while let Some(next) = self.pending.front() {
+            bytes += next.bytes();
+            header_bytes += next.prepared.header_bytes();
+            let full = batch.len() >= limits.records || bytes > limits.bytes || header_bytes > limits.header_bytes;
+            if full && !batch.is_empty() {
+                break;
+            }
+            batch.extend(self.pending.pop_front());
+        }
+        batch
+    }
+
+    /// Sends a batch whose records have their microseconds; leaves in it what has to be tried again.
+    async fn send(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
+        let by_time: BTreeMap<u64, Write> = batch.iter().filter_map(PendingWrite::to_write).collect();
+        if by_time.len() < batch.len() {
+            // Two with one microsecond: the second would be taken for written. It never was seen, and must not pass.
+            error!(entry = %self.entry, "records of a batch have the same microsecond; placing them again");
+            return Ok(());
+        }
+        if by_time.is_empty() {
+            return Ok(());
+        }
+        self.newest_sent = self.newest_sent.max(by_time.last_key_value().map(|(time, _)| *time));
+        batch.iter_mut().for_each(|pending| pending.sent = true);
+        match self.shared.store.write(&self.entry, by_time).await {
+            Ok(failed) => self.take_answers(batch, failed).await,
+            Err(error) if error.concerns_only_the_record() => self.narrow_down(batch, error).await,
+            // No answer doesn't mean that nothing was written.
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at what the server said of each record.
+    async fn take_answers(
+        &mut self,
+        batch: &mut VecDeque<PendingWrite>,
+        mut failed: BTreeMap<u64, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut first_error = None;
+        let mut occupied_again = Vec::new();
+        for mut pending in std::mem::take(batch) {
+            match pending.time_us.and_then(|time| failed.remove(&time)) {
+                None if self.shared.verify || pending.must_be_shown => self.unverified.push(pending),
+                None => self.acknowledge(pending, false),
+                Some(StoreError::Conflict(_)) => {
+                    // For the second time, though a query in between showed nothing there.
+                    occupied_again.extend(pending.time_us.filter(|time| pending.conflict_us == Some(*time)));
+                    pending.conflict_us = pending.time_us;
+                    pending.withdraw(&mut self.occupied);
+                    batch.push_back(pending);
+                }
+                Some(error) => {
+                    pending.withdraw(&mut self.occupied);
+                    if let Err(pending) = self.refuse_if_hopeless(pending, &error) {
+                        batch.push_back(pending);
+                        first_error = Some(error);
+                    }
+                }
+            }
+        }
+        if !occupied_again.is_empty() {
+            self.repair(occupied_again, batch).await?;
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// The record is in the store.
+    fn acknowledge(&mut self, pending: PendingWrite, already_present: bool) {
+        let time_us = pending.time_us.unwrap_or(pending.prepared.base_us);
+        let Prepared { identity, payload, ack, .. } = pending.prepared;
+        if already_present {
+            self.shared.counters.found(1);
+        } else {
+            self.shared.counters.written(1, payload.len() as u64);
+        }
+        self.verifier.note(&identity);
+        self.acknowledged.push(Written { time_us, identity, sketch: sketch(&payload), found: already_present });
+        ack.acknowledge();
+    }
+
+    /// A record was removed: the server rewrites the whole block, and can damage others of it.
+    fn removed(&self, records: u64) {
+        self.shared.removals.fetch_add(1, Ordering::SeqCst);
+        self.shared.counters.repaired(records);
+        for state in self.states.values() {
+            state.require_reread(crate::flow::RereadCause::Removal);
+        }
+    }
+
+    fn recovered(&mut self) {
+        self.backoff.reset();
+        if self.complained.take().is_some() {
+            info!(entry = %self.entry, "writing again");
+        }
+        self.shared.problems.clear(&self.entry, Subject::Entry);
+    }
+
+    async fn wait_after(&mut self, error: &StoreError) {
+        self.shared.failures.fetch_add(1, Ordering::SeqCst);
+        self.shared.problems.report(&self.entry, Subject::Entry, error);
+        if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
+            let (waiting, remedy) = (self.pending.len() + self.unverified.len(), error.remedy());
+            error!(entry = %self.entry, %error, remedy, waiting, "can't write to ReductStore; nothing is lost, trying again");
+            self.complained = Some(Instant::now());
+        }
+        if matches!(error, StoreError::NotFound(_))
+            && let Err(error) = self.shared.store.ensure_bucket().await
+        {
+            warn!(%error, "can't create the bucket");
+        }
+        tokio::time::sleep(self.backoff.wait()).await;
+    }
+}
+
+/// One for each partition that has records in the batch.
+fn under_way(batch: &VecDeque<PendingWrite>) -> Vec<UnderWay> {
+    let mut under_way: Vec<UnderWay> = Vec::new();
+    for state in batch.iter().map(PendingWrite::state) {
+        if !under_way.iter().any(|request| request.is_of(state)) {
+            under_way.push(state.request());
+        }
+    }
+    under_way
+}

@@ -1,0 +1,90 @@
+//! A record that its writer is at work on.
+
+use std::sync::Arc;
+
+use crate::flow::PartitionState;
+use crate::sink::item::{Item, Prepared};
+use crate::sink::occupied::OccupiedTimestamps;
+use crate::sink::store::{Seen, Write};
+
+/// How often the store may fail at one record while it writes others.
+const MOST_FAILURES: u32 = 8;
+
+#[derive(Debug)]
+pub(super) struct PendingWrite {
+    pub prepared: Prepared,
+    /// The microsecond that it was given; `None` while it waits.
+    pub time_us: Option<u64>,
+    /// It was sent to this microsecond: the store may have it.
+    pub sent: bool,
+    /// An unfinished record may hide it: only a query proves that it can be read.
+    pub must_be_shown: bool,
+    /// The microsecond that the store said was occupied at the last attempt.
+    pub conflict_us: Option<u64>,
+    failures: u32,
+    /// What the sink had written over all entries when the store failed at this record first.
+    written_at_failure: u64,
+}
+
+impl PendingWrite {
+    pub fn new(prepared: Prepared) -> Self {
+        Self {
+            prepared,
+            time_us: None,
+            sent: false,
+            must_be_shown: false,
+            conflict_us: None,
+            failures: 0,
+            written_at_failure: 0,
+        }
+    }
+
+    pub fn state(&self) -> &Arc<PartitionState> {
+        self.prepared.ack.assignment()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.prepared.payload.len() as u64
+    }
+
+    /// What to send; `None` while it has no microsecond.
+    pub fn to_write(&self) -> Option<(u64, Write)> {
+        self.time_us.map(|time| (time, self.prepared.to_write(time)))
+    }
+
+    /// Takes its microsecond back. Where it was sent there, that microsecond is read before it is used again.
+    pub fn withdraw(&mut self, occupied: &mut OccupiedTimestamps) {
+        let was_sent = std::mem::take(&mut self.sent);
+        match self.time_us.take() {
+            Some(time) if was_sent => {
+                occupied.doubt(time);
+                self.must_be_shown = true;
+            }
+            Some(time) => occupied.release(time),
+            None => {}
+        }
+    }
+
+    /// Whether what was seen was made from the same Kafka record.
+    pub fn is_of(&self, seen: &Seen) -> bool {
+        seen.identity.as_ref().is_some_and(|identity| identity.matches(&self.prepared.identity))
+    }
+
+    /// Whether this is the record, whole.
+    pub fn is(&self, seen: &Seen) -> bool {
+        self.is_of(seen) && seen.size == self.prepared.payload.len()
+    }
+
+    /// The store failed at it. `true`: it has failed at it too often, while it wrote others.
+    pub fn fail(&mut self, written: u64) -> bool {
+        if self.failures == 0 {
+            self.written_at_failure = written;
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.failures >= MOST_FAILURES && written > self.written_at_failure
+    }
+
+    pub fn into_item(self) -> Item {
+        self.prepared.into_item()
+    }
+}

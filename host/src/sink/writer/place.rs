@@ -1,0 +1,128 @@
+//! Gives each record of a batch its microsecond, and finds those that the entry has already.
+//!
+//! Guarantees: nothing is placed before it is known what the entry holds there; each look into the store reads at most
+//! [`HEADS`] records, and is shared by all records of the batch whose times are near.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::Writer;
+use super::pending::PendingWrite;
+use crate::sink::occupied::{Place, SEARCHED_US};
+use crate::sink::store::StoreError;
+
+/// Records whose times are at most this far apart are looked up with one query, in microseconds.
+pub(in crate::sink) const NEAR_US: u64 = 2_000_000;
+/// How far behind the last wanted time a query reads on, so that the next batch needn't ask again, in microseconds.
+const AHEAD_US: u64 = 1_000_000;
+/// Records that one query reads at most, without and with their bytes.
+pub(super) const HEADS: usize = 1_000;
+const WHOLE: usize = 200;
+/// How many records of a partition and generation are read back although `store.verify_writes` is off, because a host
+/// before this one may have left an unfinished record at the same microsecond. It can have left at most one request's
+/// worth (`store.batch_records`); the rest is for partitions that share an entry and are replayed in another order.
+const SHOWN_LATE: u32 = 1_000;
+
+impl Writer {
+    /// The records of a new generation: somebody else may have written this entry in the meantime.
+    pub(super) async fn begin_generation(&mut self, batch: &VecDeque<PendingWrite>) -> Result<(), StoreError> {
+        let generation = batch.iter().map(|pending| pending.state().generation()).max();
+        if generation > self.generation {
+            let newest = self.shared.store.newest_of(&self.entry).await?;
+            self.occupied.begin_generation(newest.max(self.newest_sent));
+            self.written_late.clear();
+            self.states.retain(|_, state| state.may_write());
+            self.generation = generation;
+        }
+        for state in batch.iter().map(PendingWrite::state) {
+            if self.states.get(&state.source).is_none_or(|known| !Arc::ptr_eq(known, state)) {
+                self.states.insert(state.source.clone(), Arc::clone(state));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives every record of the batch its microsecond, and acknowledges those that are in the entry already.
+    pub(super) async fn place(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
+        let mut wanted: Vec<u64> = batch.iter().map(|pending| pending.prepared.base_us).collect();
+        wanted.sort_unstable();
+        let compares = batch.iter().any(|pending| self.compares_contents(pending));
+        let mut waiting = std::mem::take(batch);
+        while let Some(mut pending) = waiting.pop_front() {
+            let answer = match self.occupied.place(&pending.prepared.identity, pending.prepared.base_us) {
+                Place::Free(time) => {
+                    self.occupied.occupy(time);
+                    pending.time_us = Some(time);
+                    pending.must_be_shown |= self.occupied.may_be_hidden(time) && self.is_shown_late(&pending);
+                    batch.push_back(pending);
+                    continue;
+                }
+                Place::Present(time)
+                    if self.compares_contents(&pending)
+                        && self.occupied.is_damaged(time, &pending.prepared.payload) =>
+                {
+                    warn!(entry = %self.entry, record = %pending.prepared.identity, "damaged in the store: writing it again");
+                    self.remove_damaged(time).await
+                }
+                Place::Present(time) => {
+                    pending.time_us = Some(time);
+                    self.acknowledge(pending, true);
+                    continue;
+                }
+                Place::Unknown(from) => self.look(from, &wanted, compares).await,
+            };
+            waiting.push_front(pending);
+            if let Err(error) = answer {
+                batch.append(&mut waiting);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn compares_contents(&self, pending: &PendingWrite) -> bool {
+        self.shared.compares_contents() || pending.state().compare_contents()
+    }
+
+    fn is_shown_late(&mut self, pending: &PendingWrite) -> bool {
+        let late = self.written_late.entry(pending.prepared.identity.source.clone()).or_default();
+        *late = late.saturating_add(1);
+        *late <= SHOWN_LATE
+    }
+
+    async fn remove_damaged(&mut self, time: u64) -> Result<(), StoreError> {
+        self.shared.store.remove(&self.entry, &[time]).await?;
+        self.removed(1);
+        self.occupied.doubt(time);
+        Ok(())
+    }
+
+    /// Reads what the entry holds from `from` on, for all records of the batch whose times are near.
+    async fn look(&mut self, from: u64, wanted: &[u64], with_bytes: bool) -> Result<(), StoreError> {
+        let mut last = from;
+        for base in wanted.iter().copied().filter(|base| *base > from) {
+            if base - last > NEAR_US {
+                break;
+            }
+            last = base;
+        }
+        // Backwards too: where time runs against the offsets, each record would otherwise cost a query of its own.
+        let mut first = from;
+        for base in wanted.iter().rev().copied().filter(|base| *base < from) {
+            if first - base > NEAR_US || !self.occupied.is_unknown(base) {
+                break;
+            }
+            first = base;
+        }
+        let range = first..last.saturating_add(if with_bytes { SEARCHED_US } else { AHEAD_US });
+        let page = if with_bytes {
+            self.shared.store.records(&self.entry, range.clone(), WHOLE).await?
+        } else {
+            self.shared.store.heads(&self.entry, range.clone(), HEADS).await?
+        };
+        self.occupied.learn(range.start..page.until, page.seen);
+        Ok(())
+    }
+}

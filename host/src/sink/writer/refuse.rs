@@ -1,0 +1,136 @@
+//! What becomes of a record that the store doesn't take.
+//!
+//! Guarantees: the record that is to blame is found, and no other of its batch waits for it or shares its fate; it becomes
+//! a dead letter with the store's reason; a dead letter that the store doesn't take either is kept and tried again from
+//! time to time, while its partition commits nothing and the reason is among the sink's problems; no record is sent that
+//! would make a FIFO bucket remove everything it holds.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use tracing::{error, warn};
+
+use super::Writer;
+use super::pending::PendingWrite;
+use crate::sink::problems::Subject;
+use crate::sink::store::StoreError;
+
+/// How often a dead letter that the store refuses is tried again.
+const PARKED_FOR: Duration = Duration::from_secs(15);
+
+/// Dead letters that the store refuses.
+#[derive(Debug, Default)]
+pub(super) struct Parked {
+    records: VecDeque<PendingWrite>,
+    since: Option<Instant>,
+}
+
+impl Parked {
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// How long until they are tried again.
+    pub fn patience(&self) -> Option<Duration> {
+        self.since.map(|since| PARKED_FOR.saturating_sub(since.elapsed()))
+    }
+}
+
+impl Writer {
+    /// The store refuses the whole batch for what may be one record: halves it until that one stands alone.
+    pub(super) async fn narrow_down(
+        &mut self,
+        batch: &mut VecDeque<PendingWrite>,
+        error: StoreError,
+    ) -> Result<(), StoreError> {
+        if batch.len() == 1
+            && let Some(mut pending) = batch.pop_front()
+        {
+            pending.withdraw(&mut self.occupied);
+            return match self.refuse_if_hopeless(pending, &error) {
+                Ok(()) => Ok(()),
+                Err(pending) => {
+                    batch.push_front(pending);
+                    Err(error)
+                }
+            };
+        }
+        if matches!(error, StoreError::TooLarge(_)) {
+            let header_bytes = batch.iter().map(|pending| pending.prepared.header_bytes()).sum();
+            let bytes = batch.iter().map(PendingWrite::bytes).sum();
+            self.shared.learn_limit(&error, header_bytes, bytes);
+        }
+        let mut second = batch.split_off(batch.len() / 2);
+        let first = Box::pin(self.send(batch)).await;
+        let answer = match first {
+            Ok(()) => Box::pin(self.send(&mut second)).await,
+            Err(error) => Err(error),
+        };
+        batch.append(&mut second);
+        answer
+    }
+
+    /// Makes the record a dead letter where trying again doesn't help; gives it back where that may help.
+    pub(super) fn refuse_if_hopeless(
+        &mut self,
+        mut pending: PendingWrite,
+        error: &StoreError,
+    ) -> Result<(), PendingWrite> {
+        let reason = match error {
+            StoreError::Invalid(_) => format!("ReductStore refused it: {error}"),
+            StoreError::TooLarge(_) => format!(
+                "{error}; it has {} bytes, and {} bytes of headers: {}",
+                pending.bytes(),
+                pending.prepared.header_bytes(),
+                error.remedy()
+            ),
+            StoreError::Failed(_) if pending.fail(self.shared.counters.snapshot().written) => {
+                format!("ReductStore failed at it again and again while it wrote others: {error}")
+            }
+            _ => return Err(pending),
+        };
+        self.refuse(pending, &reason, error);
+        Ok(())
+    }
+
+    fn refuse(&mut self, pending: PendingWrite, reason: &str, error: &StoreError) {
+        if !pending.prepared.is_dead_letter() {
+            self.shared.dead_letter(pending.into_item(), reason);
+            return;
+        }
+        let record = &pending.prepared.identity;
+        error!(entry = %self.entry, %record, reason, "a dead letter can't be stored: its partition commits nothing behind it");
+        self.shared.problems.report(&self.entry, Subject::DeadLetter, error);
+        self.parked.since.get_or_insert_with(Instant::now);
+        self.parked.records.push_back(pending);
+    }
+
+    /// Takes up parked dead letters again when it is time.
+    pub(super) fn retry_parked(&mut self) {
+        if self.parked.patience().is_some_and(|patience| patience.is_zero()) {
+            self.parked.since = None;
+            self.pending.append(&mut self.parked.records);
+            self.shared.problems.clear(&self.entry, Subject::DeadLetter);
+        }
+    }
+
+    /// Refuses the records that the bucket's quota has no room for.
+    pub(super) async fn refuse_too_large(&mut self) {
+        let Some(most) = self.shared.store.largest_record().await else { return };
+        if !self.pending.iter().any(|pending| pending.bytes() > most) {
+            return;
+        }
+        for pending in std::mem::take(&mut self.pending) {
+            if pending.bytes() <= most {
+                self.pending.push_back(pending);
+                continue;
+            }
+            let error = StoreError::Full(format!(
+                "a record of {} bytes doesn't fit into the bucket's quota, which has room for one of {most}",
+                pending.bytes()
+            ));
+            warn!(entry = %self.entry, record = %pending.prepared.identity, %error, "not sent");
+            self.refuse(pending, &error.to_string(), &error);
+        }
+    }
+}

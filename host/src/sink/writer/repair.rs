@@ -1,0 +1,91 @@
+//! What a writer does about requests that were cut off: by a kill of the host, a timeout, a broken connection.
+//!
+//! Such a request leaves records in ReductStore that were never finished. A query doesn't show them, and they stay for as
+//! long as the server's data does. Where their block is the one that a record of their microsecond is written to, the
+//! server refuses that (409). Where it isn't, because late records began a block between, the server accepts it, and
+//! then a query passes over it: of one microsecond it looks at the first record only, finished or not.
+//! Source: ReductStore 1.21.5, `write_record.rs`, `query/filters/time_range.rs`; tried against the server.
+//!
+//! Guarantees: of what is finished, only records that this writer is about to write again are removed.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::Writer;
+use super::pending::PendingWrite;
+use super::verify::around;
+use crate::sink::store::{Occupant, StoreError};
+
+/// How long an unfinished record is given to be finished by whatever is writing it, before it is removed.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often one microsecond is cleared before it is tried again to write it; each block may have one record there.
+const MOST_COPIES: usize = 8;
+
+impl Writer {
+    /// Frees microseconds that are occupied by what a query doesn't show, so that they can be written.
+    pub(super) async fn repair(
+        &mut self,
+        occupied: Vec<u64>,
+        batch: &VecDeque<PendingWrite>,
+    ) -> Result<(), StoreError> {
+        tokio::time::sleep(PATIENCE).await;
+        let (mut unfinished, mut hidden) = (Vec::new(), Vec::new());
+        for time in occupied {
+            match self.shared.store.occupant(&self.entry, time).await? {
+                Occupant::Unfinished => unfinished.push(time),
+                // It was finished since.
+                Occupant::Record(_) if self.is_shown_at(time).await? => {}
+                Occupant::Record(seen) if batch.iter().any(|pending| pending.is_of(&seen)) => hidden.push(time),
+                Occupant::Record(_) => {
+                    warn!(entry = %self.entry, time, "somebody else's record is hidden by an unfinished one; leaving it");
+                    self.occupied.learn(time..time.saturating_add(1), Vec::new());
+                    self.occupied.occupy(time);
+                }
+                Occupant::Nothing => {
+                    let text = format!("{time} µs is occupied (409), though nothing can be read there");
+                    return Err(StoreError::Conflict(text));
+                }
+            }
+        }
+        // Somebody else may be writing here by now.
+        self.shared.membership.assured().await;
+        if batch.iter().any(|pending| !pending.state().may_write()) || unfinished.is_empty() && hidden.is_empty() {
+            return Ok(());
+        }
+        warn!(
+            entry = %self.entry,
+            unfinished = unfinished.len(),
+            hidden = hidden.len(),
+            "removing unfinished records and what they hide, to write them again"
+        );
+        // The server rewrites the whole block, and damages it if the request that was cut off is still at work there:
+        // what the block holds is re-read and compared.
+        self.removed((unfinished.len() + hidden.len()) as u64);
+        if !unfinished.is_empty() {
+            self.shared.store.remove(&self.entry, &unfinished).await?;
+        }
+        for time in &hidden {
+            self.clear(*time).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a query over more than this microsecond shows a record there.
+    async fn is_shown_at(&self, time: u64) -> Result<bool, StoreError> {
+        let page = self.shared.store.heads(&self.entry, around(time, time), 3).await?;
+        Ok(page.seen.iter().any(|seen| seen.timestamp_us == time))
+    }
+
+    /// Removes a record and whatever hides it: the server removes one of them at a time, the one that can be read first.
+    async fn clear(&self, time: u64) -> Result<(), StoreError> {
+        for _ in 0..MOST_COPIES {
+            self.shared.store.remove(&self.entry, &[time]).await?;
+            if matches!(self.shared.store.occupant(&self.entry, time).await?, Occupant::Nothing) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

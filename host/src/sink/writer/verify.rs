@@ -1,0 +1,201 @@
+//! Reads back what was written: a record counts as written only then.
+//!
+//! ReductStore answers 200 before it knows whether a record's bytes reached the disk, and marks the record as broken where
+//! they didn't (a full disk). The cheapest proof is a count: of a partition's offsets the store is asked for one of `n`
+//! records, which it shows only if all `n` are there. Where that doesn't come out, the heads of the records are read, and
+//! what isn't among them is written again. Where the entry's blocks overlap in time, which late records make them do, each
+//! query costs as much as all blocks before it: then records are asked for one by one, if that was faster so far.
+//!
+//! Guarantees: no record is acknowledged that a query doesn't show, whole; one that may be hidden by an unfinished record
+//! is proved by a query only; memory for the proof doesn't grow with the entry.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::Writer;
+use super::pending::PendingWrite;
+use super::place::{HEADS, NEAR_US};
+use crate::record::{Identity, TopicPartition};
+use crate::sink::store::{Claim, Occupant, Seen, StoreError};
+
+/// Acknowledged records that are read back at the latest when there are this many.
+const MOST_UNVERIFIED: usize = 640;
+/// How long a record that isn't shown is given to be finished: the server may answer before it is.
+const FINISHING: Duration = Duration::from_millis(100);
+/// After this many proofs by single records a query is tried again.
+const TRY_QUERY_AFTER: u32 = 50;
+
+/// What a writer knows of proving.
+#[derive(Debug, Default)]
+pub(super) struct Verifier {
+    /// The highest offset of each partition that is known to be in the entry. A count of offsets above it counts no other
+    /// record.
+    known_to: HashMap<TopicPartition, u64>,
+    /// How long the last query took, and the last look at a single record.
+    query: Option<Duration>,
+    single: Option<Duration>,
+    singles_in_a_row: u32,
+}
+
+impl Verifier {
+    /// The record is in the entry.
+    pub fn note(&mut self, identity: &Identity) {
+        match self.known_to.get_mut(&identity.source) {
+            Some(known) => *known = identity.offset.max(*known),
+            None => drop(self.known_to.insert(identity.source.clone(), identity.offset)),
+        }
+    }
+
+    /// What to count for these records, in their order of time; `None`: a count would prove nothing.
+    fn claim(&self, records: &[PendingWrite]) -> Option<Claim> {
+        let Identity { source, topic_id, .. } = &records.first()?.prepared.identity;
+        let is_same = |record: &PendingWrite| {
+            let identity = &record.prepared.identity;
+            identity.source == *source && identity.topic_id == *topic_id
+        };
+        if !records.iter().all(is_same) {
+            return None;
+        }
+        let offsets = || records.iter().map(|record| record.prepared.identity.offset);
+        let (first, last) = (offsets().min()?, offsets().max()?);
+        if self.known_to.get(source).is_some_and(|known| first <= *known) {
+            return None;
+        }
+        let times = around(records.first()?.time_us?, records.last()?.time_us?);
+        Some(Claim {
+            source: source.clone(),
+            topic_id: *topic_id,
+            offsets: first..=last,
+            times,
+            records: records.len(),
+        })
+    }
+
+    /// Whether asking for each record is faster than a query.
+    fn prefers_singles(&mut self, records: usize) -> bool {
+        let records = u32::try_from(records).unwrap_or(u32::MAX);
+        let is_faster = records == 1
+            || self.query.zip(self.single).is_some_and(|(query, single)| single.saturating_mul(records) < query);
+        self.singles_in_a_row = if is_faster && records > 1 { self.singles_in_a_row + 1 } else { 0 };
+        if self.singles_in_a_row > TRY_QUERY_AFTER {
+            self.singles_in_a_row = 0;
+            return false;
+        }
+        is_faster
+    }
+}
+
+impl Writer {
+    /// Whether what is unverified is to be read back now.
+    pub(super) fn is_time_to_verify(&self) -> bool {
+        let nothing_else = self.pending.is_empty() && self.inbox.is_empty();
+        let bytes = || self.unverified.iter().map(PendingWrite::bytes).sum::<u64>();
+        !self.unverified.is_empty()
+            && (nothing_else || self.unverified.len() >= MOST_UNVERIFIED || bytes() >= self.shared.limits().bytes)
+    }
+
+    /// Acknowledges what is shown; what isn't is written again.
+    pub(super) async fn verify(&mut self) -> Result<(), StoreError> {
+        // What was taken away is its next owner's to look for.
+        let mut records = std::mem::take(&mut self.unverified);
+        records.retain(|record| record.state().may_write());
+        records.sort_by_key(|record| record.time_us);
+        let missing = match self.missing(&records).await {
+            Ok(missing) => missing,
+            Err(error) => {
+                self.unverified = records;
+                return Err(error);
+            }
+        };
+        let mut again = Vec::new();
+        for (mut record, is_missing) in records.into_iter().zip(missing) {
+            if is_missing {
+                warn!(entry = %self.entry, record = %record.prepared.identity, "acknowledged but not shown: writing it again");
+                record.withdraw(&mut self.occupied);
+                again.push(record);
+            } else {
+                self.acknowledge(record, false);
+            }
+        }
+        // In Kafka's order, before what waits.
+        again.sort_by(|one, other| one.prepared.identity.cmp(&other.prepared.identity));
+        again.into_iter().rev().for_each(|record| self.pending.push_front(record));
+        Ok(())
+    }
+
+    /// Which of these records, in their order of time, can't be read.
+    async fn missing(&mut self, records: &[PendingWrite]) -> Result<Vec<bool>, StoreError> {
+        if self.are_shown(records).await? {
+            return Ok(vec![false; records.len()]);
+        }
+        let mut seen = self.heads_of(records).await?;
+        if records.iter().any(|record| !is_shown(record, &seen)) {
+            tokio::time::sleep(FINISHING).await;
+            seen = self.heads_of(records).await?;
+        }
+        Ok(records.iter().map(|record| !is_shown(record, &seen)).collect())
+    }
+
+    /// Whether all of these are shown, at the lowest cost. `false`: perhaps.
+    async fn are_shown(&mut self, records: &[PendingWrite]) -> Result<bool, StoreError> {
+        let Some(last) = records.last() else { return Ok(true) };
+        let mere = records.iter().all(|record| !record.must_be_shown);
+        if mere && self.verifier.prefers_singles(records.len()) {
+            return self.are_there(records).await;
+        }
+        let Some(claim) = self.verifier.claim(records) else { return Ok(false) };
+        let begin = Instant::now();
+        let shown = self.shared.store.last_of(&self.entry, &claim).await?;
+        self.verifier.query = Some(begin.elapsed());
+        if mere && self.verifier.single.is_none() && self.verifier.query > Some(Duration::from_millis(20)) {
+            // Costly: learn what one record would cost.
+            self.are_there(records.get(..1).unwrap_or_default()).await?;
+        }
+        Ok(shown.is_some_and(|seen| Some(seen.timestamp_us) == last.time_us && last.is(&seen)))
+    }
+
+    /// Whether each of these can be read by itself.
+    async fn are_there(&mut self, records: &[PendingWrite]) -> Result<bool, StoreError> {
+        for record in records {
+            let Some(time) = record.time_us else { return Ok(false) };
+            let begin = Instant::now();
+            let occupant = self.shared.store.occupant(&self.entry, time).await?;
+            self.verifier.single = Some(begin.elapsed());
+            if !matches!(occupant, Occupant::Record(seen) if record.is(&seen)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What a query shows at the times of these records and between them, by time.
+    async fn heads_of(&mut self, records: &[PendingWrite]) -> Result<BTreeMap<u64, Seen>, StoreError> {
+        let times: Vec<u64> = records.iter().filter_map(|record| record.time_us).collect();
+        let mut shown = BTreeMap::new();
+        for near in times.chunk_by(|one, next| next - one <= NEAR_US) {
+            let (Some(first), Some(last)) = (near.first(), near.last()) else { continue };
+            let Range { start: mut from, end } = around(*first, *last);
+            while from < end {
+                let page = self.shared.store.heads(&self.entry, from..end, HEADS).await?;
+                let ours = page.seen.into_iter().filter(|seen| near.binary_search(&seen.timestamp_us).is_ok());
+                shown.extend(ours.map(|seen| (seen.timestamp_us, seen)));
+                from = page.until;
+            }
+        }
+        Ok(shown)
+    }
+}
+
+/// Whether the record is among what a query showed, whole.
+fn is_shown(record: &PendingWrite, seen: &BTreeMap<u64, Seen>) -> bool {
+    record.time_us.and_then(|time| seen.get(&time)).is_some_and(|seen| record.is(seen))
+}
+
+/// From before the first to behind the last of these times: what hides the first record of a block may stand at the end of
+/// the block before.
+pub(super) fn around(first: u64, last: u64) -> Range<u64> {
+    first.saturating_sub(1)..last.saturating_add(1)
+}
