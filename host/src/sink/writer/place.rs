@@ -55,7 +55,7 @@ impl Writer {
                 Place::Free(time) => {
                     self.occupied.occupy(time);
                     pending.time_us = Some(time);
-                    pending.must_be_shown |= self.occupied.may_be_hidden(time) && self.is_shown_late(&pending);
+                    pending.must_be_shown |= self.occupied.may_be_hidden(time) && self.count_late(&pending);
                     batch.push_back(pending);
                     continue;
                 }
@@ -86,7 +86,7 @@ impl Writer {
         self.shared.compares_contents() || pending.state().compare_contents()
     }
 
-    fn is_shown_late(&mut self, pending: &PendingWrite) -> bool {
+    fn count_late(&mut self, pending: &PendingWrite) -> bool {
         let late = self.written_late.entry(pending.prepared.identity.source.clone()).or_default();
         *late = late.saturating_add(1);
         *late <= SHOWN_LATE
