@@ -65,7 +65,8 @@ impl std::fmt::Display for Path {
 fn steps(path: &str) -> Result<Vec<Step>, String> {
     let wrong = |what: &str| {
         format!(
-            "{PREFIX}{path} is no field of a payload: {what}; such a field is written like payload:camera.name, payload:items[0].id or payload:[\"a.b\"]"
+            "{PREFIX}{path} is no field of a payload: {what}; such a field is written like payload:camera.name, \
+             payload:items[0].id or payload:[\"a.b\"]"
         )
     };
     let mut steps = Vec::new();

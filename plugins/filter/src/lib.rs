@@ -5,7 +5,7 @@
 use reduct_sink_plugin::{Failure, Record, Transform, Verdict, plugin};
 use reduct_sink_rules::Filter;
 
-struct FilterPlugin(Filter);
+pub struct FilterPlugin(Filter);
 
 impl Transform for FilterPlugin {
     type Config = Filter;
