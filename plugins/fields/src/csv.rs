@@ -1,16 +1,13 @@
 //! CSV payloads: a header line with the names of the columns, then the row that counts.
 //!
-//! Guarantees: a payload is copied from the host and parsed only as far as the end of that row.
+//! Guarantees: a payload is read only as far as the end of that row.
 
 use csv::{ByteRecord, ReaderBuilder};
-use reduct_sink_plugin::Record;
 use serde::Deserialize;
 
 use crate::extract::Found;
+use crate::payload::Problem;
 use crate::value::Value;
-
-const FIRST_BYTES: u32 = 4096;
-const GROWTH: u32 = 8;
 
 /// How the payload is written.
 #[derive(Debug, Default, Deserialize)]
@@ -45,25 +42,9 @@ impl TryFrom<String> for Delimiter {
     }
 }
 
-/// The values of the needed columns in the first row. The error says what is wrong with the payload.
-pub fn read(record: &Record<'_>, prefix: u64, options: &Options, slots: usize) -> Result<Found, String> {
-    let size = record.payload_size.saturating_sub(prefix);
-    let mut length = FIRST_BYTES;
-    loop {
-        let is_whole = u64::from(length) >= size;
-        let bytes = record.read(prefix, if is_whole { u32::try_from(size).unwrap_or(u32::MAX) } else { length });
-        let (found, end) = row(&bytes, options, slots)?;
-        // Where the row's end is the end of the part, the row may go on behind it.
-        if is_whole || end < bytes.len() {
-            return Ok(found);
-        }
-        length = length.saturating_mul(GROWTH);
-    }
-}
-
-/// The values, and where the row ends.
-fn row(bytes: &[u8], options: &Options, slots: usize) -> Result<(Found, usize), String> {
-    let problem = |error: csv::Error| format!("the payload isn't CSV: {error}");
+/// The values of the needed columns in the first row.
+pub fn read(bytes: &[u8], is_whole: bool, options: &Options, slots: usize) -> Result<Found, Problem> {
+    let problem = |error: csv::Error| Problem::Csv(error.to_string());
     let mut reader = ReaderBuilder::new().delimiter(options.delimiter.0).flexible(true).from_reader(bytes);
     let names = reader.byte_headers().map_err(problem)?.clone();
     let mut row = ByteRecord::new();
@@ -81,5 +62,6 @@ fn row(bytes: &[u8], options: &Options, slots: usize) -> Result<(Found, usize), 
             );
         }
     }
-    Ok((found, usize::try_from(reader.position().byte()).unwrap_or(usize::MAX)))
+    // Where the row's end is the end of the part, the row may go on behind it.
+    if is_whole || reader.position().byte() < bytes.len() as u64 { Ok(found) } else { Err(Problem::ShortCsv) }
 }

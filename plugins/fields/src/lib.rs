@@ -9,6 +9,7 @@ mod extract;
 mod json;
 mod name;
 mod payload;
+mod scan;
 mod time;
 mod value;
 mod view;
