@@ -172,7 +172,7 @@ fn words_are_those_that_a_stranger_understands() {
 
 /// The folders whose words were rewritten; the others follow.
 fn is_rewritten(name: &str) -> bool {
-    ["tests/src/stored.rs", "tests/src/verify.rs"].iter().any(|folder| name.starts_with(folder))
+    ["tests/", "examples/", ".github/", "README.md"].iter().any(|folder| name.starts_with(folder))
 }
 
 /// Violations that are older than the rule. Nothing may be added.

@@ -63,7 +63,7 @@ impl Bench {
         self.pool.slice(at..at + size)
     }
 
-    /// A new topic with so many records of this size, spread over its partitions, with the tutorial's headers.
+    /// A new topic with `records` records of `size` bytes, spread over its partitions, with the tutorial's headers.
     pub fn preload(&self, size: usize, records: u64) -> Result<String> {
         let topic = unique("bench");
         self.kafka.create_topic(&topic, self.partitions)?;
@@ -99,14 +99,14 @@ impl Bench {
         })
     }
 
-    /// Waits until queries show so many records: those that are held may still be under way.
+    /// Waits until queries return `expected` records. The store counts a record before a query returns it.
     pub fn wait_finished(&self, bucket: &str, expected: u64) -> Result<()> {
         wait_for("queries to show what the bucket holds", Duration::from_secs(30), || {
             Ok((self.runtime.block_on(self.sizes(bucket))?.len() as u64 == expected).then_some(()))
         })
     }
 
-    /// Makes sure by queries that the bucket holds so many records of this size and no others, then removes it.
+    /// Checks by queries that the bucket holds `expected` records of `size` bytes and no others, then removes it.
     pub fn checked(&self, bucket: &str, expected: u64, size: usize) -> Result<()> {
         let sizes = self.runtime.block_on(self.sizes(bucket))?;
         let wrong = sizes.iter().filter(|&&found| found != size).count();

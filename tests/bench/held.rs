@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::bed::Bench;
 
 const POLL: Duration = Duration::from_millis(50);
-/// Nothing came for so long: it won't.
+/// A run in which nothing arrived for this time has failed.
 const STALLED: Duration = Duration::from_secs(60);
 /// Of the records, what is written before the clock starts.
 const WARM_UP: f64 = 0.1;

@@ -1,5 +1,5 @@
-//! How much is measured: so many records that a run takes seconds (what a start costs, such as the first use of the host's
-//! memory, isn't to count), so few that all of it takes about a quarter of an hour.
+//! How much is measured. A run has enough records to take seconds, because the costs of a start, such as the first use of
+//! memory, must not count; and few enough that the whole benchmark takes about a quarter of an hour.
 
 /// A payload size with what is measured at it.
 #[derive(Debug, Clone, Copy)]

@@ -198,7 +198,7 @@ impl Report {
         table.finish()
     }
 
-    /// All figures, as one flat object into `json` and to whoever runs the suites.
+    /// Writes all figures: as one flat object to `json`, and to the figures of the suites' run.
     pub fn write_figures(&self, json: Option<&Path>) -> Result<()> {
         let figures = self.figures();
         if std::env::var_os("TESTBED_FIGURES").is_some() {

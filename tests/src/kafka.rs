@@ -1,7 +1,7 @@
 //! Apache Kafka as a child process: one node in KRaft mode, broker and controller in one.
 //!
-//! Guarantees: a started Kafka answers and can create a topic; `restart` finds the data and the address of before;
-//! payloads of 16 MiB go through.
+//! Guarantees: a started Kafka answers and can create a topic; `restart` keeps its data and its address;
+//! it accepts payloads of 16 MiB.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -37,7 +37,7 @@ pub enum Weather {
     Fair,
     /// About every third request meets a fault.
     Foul,
-    /// Accepts nothing: whoever connects is reset.
+    /// Resets every connection.
     Shut,
 }
 
@@ -132,10 +132,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// What becomes of the request under way.
+/// What happens to the current request.
 struct Plan {
     fault: Option<Fault>,
-    /// After so many bytes of the request.
+    /// The fault happens after this many bytes of the request.
     at: u64,
 }
 
@@ -214,7 +214,7 @@ async fn carry(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// A request of so many bytes carries records.
+/// A request of at least this many bytes carries records.
 const LARGE: u64 = 1000;
 const DELAY: Duration = Duration::from_millis(100);
 

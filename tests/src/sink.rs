@@ -1,7 +1,7 @@
 //! The host as a child process, with its configuration in a temporary folder.
 //!
-//! Guarantees: the host gets exactly the configuration, flags and variables of the test, nothing of the machine's
-//! `REDUCT_SINK_…` environment.
+//! Guarantees: the host gets exactly the configuration, flags and variables of the test, and no `REDUCT_SINK_…` variable of
+//! the machine.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
@@ -14,7 +14,7 @@ use toml::{Table, Value};
 use crate::client::KafkaClient;
 use crate::process::{self, Process, unique};
 
-/// SIGTERM must have done its work within 25 s; a little more, so that being late shows as such.
+/// The host must end within 25 s of SIGTERM. The bound is longer, so that a late end is reported as late.
 const STOP_WITHIN: Duration = Duration::from_secs(40);
 
 /// A configuration to be written to a file. Any key can be set.
@@ -110,7 +110,7 @@ impl SinkConfig {
 pub struct Sink {
     folder: TempDir,
     log: PathBuf,
-    /// How long the log was when the process was started.
+    /// The length of the log when the current process was started.
     log_begin: usize,
     process: Process,
 }
@@ -138,7 +138,7 @@ impl Sink {
         &mut self.process
     }
 
-    /// The folder of the configuration, which relative paths in it start from.
+    /// The folder of the configuration. Relative paths in the configuration begin here.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -147,7 +147,7 @@ impl Sink {
         Ok(String::from_utf8_lossy(&std::fs::read(&self.log)?).into_owned())
     }
 
-    /// Waits until the log says something.
+    /// Waits until the log contains `text`.
     pub fn wait_log(&mut self, text: &str, bound: Duration) -> Result<()> {
         process::wait_for(&format!("the sink to say {text:?}"), bound, || {
             let found = String::from_utf8_lossy(&std::fs::read(&self.log)?).contains(text);
@@ -184,7 +184,8 @@ impl Sink {
         .with_context(|| format!("{last}; the sink's log says:\n{}", process::tail(&self.log, 20)))
     }
 
-    /// SIGTERM, and how the sink ended. One that isn't far enough to listen to signals would be ended by it.
+    /// Sends SIGTERM and returns how the sink ended. It waits for the sink to handle signals first, because an earlier SIGTERM
+    /// would kill it.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         process::wait_for("the sink to start", STOP_WITHIN, || {
             let log = std::fs::read(&self.log)?;
@@ -210,7 +211,7 @@ impl Sink {
         Ok(())
     }
 
-    /// Starts the sink again with the configuration of before.
+    /// Kills the sink if it runs, and starts it again with the same configuration.
     pub fn start_again(&mut self) -> Result<()> {
         self.process.kill9()?;
         self.log_begin = std::fs::read(&self.log)?.len();
@@ -219,7 +220,7 @@ impl Sink {
     }
 }
 
-/// Runs the host to its end, as for `check`; one that doesn't end within the bound is killed, and an error.
+/// Runs the host to its end, as for `check`. A host that does not end within `bound` is killed, which is an error.
 pub fn run_to_end(args: &[&str], environment: &[(&str, &str)], bound: Duration) -> Result<Output> {
     let mut command = command()?;
     command.args(args).envs(environment.iter().copied());

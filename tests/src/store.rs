@@ -1,6 +1,6 @@
 //! The ReductStore server as a child process.
 //!
-//! Guarantees: a started store is ready to be written to; `restart` finds the data and the address of before.
+//! Guarantees: a started store is ready to be written to; `restart` keeps its data and its address.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -31,7 +31,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Starts a store that asks nobody who they are.
+    /// Starts a store without authentication.
     pub fn start() -> Result<Self> {
         Self::start_with(None, &[])
     }
@@ -80,7 +80,7 @@ impl Store {
         self.token.as_deref()
     }
 
-    /// The token that counts from the next start on.
+    /// Sets the token that the store accepts from its next start on.
     pub fn set_token(&mut self, token: &str) {
         self.token = Some(token.to_owned());
     }
@@ -104,7 +104,7 @@ impl Store {
         Ok(())
     }
 
-    /// Leaves each log of what a killed store hadn't saved yet as a kill in the midst of a write to it does: unreadable.
+    /// Makes the write-ahead logs of a killed store unreadable, as a kill during a write to them does. Returns how many there were.
     pub fn tear_logs(&self) -> Result<usize> {
         let (mut torn, mut folders) = (0, vec![self.data.path().to_owned()]);
         while let Some(folder) = folders.pop() {
@@ -121,7 +121,7 @@ impl Store {
         Ok(torn)
     }
 
-    /// Starts the store again on its port and data; one that still runs is stopped first.
+    /// Stops the store if it runs, and starts it again on the same port and data.
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;
         self.start_again()?;
@@ -135,7 +135,7 @@ impl Store {
         Ok(())
     }
 
-    /// Holds the store as it is (SIGSTOP): its connections stay open and nothing answers.
+    /// Pauses the store (SIGSTOP): its connections stay open, and it does not answer.
     pub fn pause(&mut self) -> Result<()> {
         self.process.signal(libc::SIGSTOP)
     }

@@ -112,7 +112,7 @@ fn run_says_at_its_start_what_is_wrong_with_kafka() -> Result<()> {
     sink.wait_log(&format!("Kafka at {nobody} can't be reached"), BOUND)?;
     sink.wait_log("Connection refused", BOUND)?;
     sink.process().expect_running()?;
-    // Whoever told it to stop gets what was asked for, though it never began.
+    // A stop during the start is a clean stop.
     sink.stop_cleanly()?;
     Ok(())
 }

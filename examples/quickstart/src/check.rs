@@ -1,6 +1,6 @@
 //! Whether ReductStore holds what it must: compared with what Kafka acknowledged, record by record.
 //!
-//! Guarantees: shares no code with the host; whoever holds a [`Row`] may show it, for everything in it was checked.
+//! Guarantees: shares no code with the host; everything in a [`Row`] was checked against what Kafka acknowledged.
 
 use std::collections::{BTreeMap, HashMap};
 

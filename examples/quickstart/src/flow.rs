@@ -31,7 +31,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Waits until so many records arrived under the version at that place.
+    /// Waits until `wanted` records have arrived under the version at this position.
     pub fn until_arrived(&mut self, versions: &[Version], at: usize, wanted: usize) -> Result<()> {
         let start = Instant::now();
         loop {

@@ -36,7 +36,7 @@ const BUCKET: &str = "quickstart";
 /// The plugin's name in the chain, which labels and logs show.
 const PLUGIN: &str = "labels";
 const RELABEL_CONFIG: &str = include_str!("../relabel.toml");
-/// So many records are to arrive under each version.
+/// How many records must arrive under each version.
 const RECORDS: usize = 600;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{CATCH_UP, Trial, guests, kafka, pause, size, start_kafka, wait_progress};
 
-/// A static member: the one that takes the killed one's place gets its partitions at once.
+/// The host is a static member of its group, so that it gets its partitions back at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_host_is_killed_and_comes_back_as_the_same_member() -> Result<()> {
     let store = Store::start()?;
@@ -19,7 +19,7 @@ async fn the_host_is_killed_and_comes_back_as_the_same_member() -> Result<()> {
     kill_hosts(trial, &store, size(6, 25), false).await
 }
 
-/// Each record becomes three, and the partitions come back when the killed member is missed.
+/// Each record becomes three. The partitions come back when the group notices that the killed member is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_host_is_killed_while_a_plugin_splits() -> Result<()> {
     let store = Store::start()?;
@@ -81,7 +81,7 @@ async fn the_store_is_killed() -> Result<()> {
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
-/// A store that saves blocks so seldom that what is at risk stays so, and a topic of one partition into it.
+/// A store that saves blocks once an hour, so that what is at risk stays at risk, and a topic of one partition.
 fn torn_log(name: &str) -> Result<(Store, Trial)> {
     let store = Store::start_with(None, &[("RS_ENGINE_COMPACTION_INTERVAL", "3600")])?;
     let trial = Trial::new(kafka()?.client(), &store, name, 1)?;
@@ -93,7 +93,7 @@ fn torn_load() -> u64 {
     size(1000, 400)
 }
 
-/// The same, with one record in fifty going to an entry of its own; the plugin is in the folder.
+/// The same, and a plugin that sends one record in fifty to an entry of its own. The plugin's file is in the folder.
 fn torn_log_with_a_seldom_entry(name: &str) -> Result<(Store, Trial, TempDir)> {
     let (store, mut trial) = torn_log(name)?;
     let folder = process::data_folder("seldom")?;
@@ -103,8 +103,8 @@ fn torn_log_with_a_seldom_entry(name: &str) -> Result<(Store, Trial, TempDir)> {
     Ok((store, trial, folder))
 }
 
-/// The worst moment for a kill, every time. An entry that gets few of the records loses such as were written long before
-/// what is read again in any case.
+/// The store is killed at the worst moment, every time. An entry that gets few of the records loses records that are older
+/// than the range which a host re-reads in any case.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_is_killed_in_the_midst_of_its_log() -> Result<()> {
     let (mut store, trial, _folder) = torn_log_with_a_seldom_entry("torn-log")?;
@@ -123,14 +123,14 @@ async fn the_store_is_killed_in_the_midst_of_its_log() -> Result<()> {
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
-/// What the first crash took is written again behind newer records, into a block of before, and then the host finds more of
-/// those than two blocks hold; the second crash takes it once more.
+/// After the first crash the host writes the lost records into an old block, and then finds more newer records than two
+/// blocks hold. The second crash takes the same records once more.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_written_again_after_a_crash_is_lost_in_the_next() -> Result<()> {
     let (mut store, trial) = torn_log("torn-twice")?;
     let mut sink = Sink::start(&trial.config)?;
     let mut produced = Vec::new();
-    // It depends on where a block ended whether a pair of crashes takes anything twice: about one in three does.
+    // A pair of crashes takes records twice only if a block ended between them: about one pair in three does.
     for (count, while_away) in [(1_500, 4_000), (100, 300)].repeat(size(2, 10) as usize) {
         let produce = |from: u64, count| {
             let messages = (from..from + count).map(|n| Message::new(payload(n, 1000)));
@@ -141,7 +141,7 @@ async fn what_was_written_again_after_a_crash_is_lost_in_the_next() -> Result<()
         store.kill9()?;
         figures::add("kills_store", 1.0)?;
         ensure!(store.tear_logs()? > 0, "there was no log");
-        // The host has these at hand when the store is back, and writes them first.
+        // The host holds these records when the store is back, and writes them first.
         produced.extend(produce(produced.len() as u64, while_away)?);
         store.restart()?;
         sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
@@ -149,7 +149,7 @@ async fn what_was_written_again_after_a_crash_is_lost_in_the_next() -> Result<()
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
-/// The host that comes back knows of an entry that gets few of the records what its predecessor committed.
+/// The restarted host learns from the commit metadata how far it must re-read for an entry that gets few of the records.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_host_and_the_store_are_killed_in_the_midst_of_its_log() -> Result<()> {
     let (mut store, mut trial, _folder) = torn_log_with_a_seldom_entry("torn-both")?;
@@ -193,7 +193,8 @@ async fn kafka_is_killed() -> Result<()> {
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
-/// Some die or come back while others are away or starting; after each round the sink has to get on.
+/// Host, store and Kafka die and come back at random, also while the others are away or starting. After each round the sink
+/// must make progress.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_three_are_killed_at_random() -> Result<()> {
     let mut kafka = start_kafka()?;
@@ -229,7 +230,7 @@ async fn all_three_are_killed_at_random() -> Result<()> {
             }
             down[which] = !down[which];
             pause(&mut dice, 0..3000).await;
-            // Whatever is away, a host goes on by itself.
+            // A host keeps running while servers are away.
             if !down[0] {
                 sink.process().expect_running()?;
             }

@@ -1,8 +1,8 @@
-//! Nothing lost, nothing twice, whatever dies: servers and hosts are killed, held and cut off under load, and then every
-//! record that Kafka acknowledged is looked for in ReductStore.
+//! No record is lost or written twice when processes die: hosts and servers are killed, paused and disconnected under load, and
+//! then every record that Kafka acknowledged is compared with what ReductStore holds.
 //!
-//! Each test prints the seed of its chance; `TESTBED_SEED` plays it again. `tests/run faults` runs a short cut of each,
-//! `--long` the full size.
+//! Each test prints the seed of its random choices; `TESTBED_SEED` repeats them. `tests/run faults` runs some tests in a short
+//! form, `--all` all tests in a short form, `--long` all tests at full size.
 
 mod guests;
 mod kills;
@@ -27,19 +27,19 @@ use reduct_sink_testbed::{
     Kafka, KafkaClient, Load, Message, Produced, Sink, SinkConfig, Store, figures, long, payload, unique,
 };
 
-/// What a host may have resident, whatever happens: its budget in flight is 64 MiB, librdkafka's 32 MiB.
+/// The resident memory that a host may have at any time. Its own budget in flight is 64 MiB, that of librdkafka 32 MiB.
 const MEMORY: u64 = 300 << 20;
-/// How long the end of the topic may be away once nothing dies any more; a bound, not an expectation.
+/// How long the sink may take to reach the end of the topic after the last fault. This is a bound, not an expectation.
 const CATCH_UP: Duration = Duration::from_secs(600);
 /// How long one step may take under load.
 const STEP: Duration = Duration::from_secs(90);
 
-/// The size of a test: in the short cut, and in full.
+/// The size of a test: in its short form, and in full.
 fn size(short: u64, full: u64) -> u64 {
     if long() { full } else { short }
 }
 
-/// A Kafka with short sessions and an eager cleaner, for the tests that leave it alone.
+/// A Kafka with short sessions and an eager log cleaner, shared by the tests that do not stop it.
 fn kafka() -> Result<&'static Kafka> {
     static KAFKA: OnceLock<Result<Kafka>> = OnceLock::new();
     KAFKA.get_or_init(start_kafka).as_ref().map_err(|error| anyhow!("Kafka doesn't start: {error:#}"))
@@ -49,7 +49,7 @@ fn start_kafka() -> Result<Kafka> {
     Kafka::start_with(&[("group.min.session.timeout.ms", "1000"), ("log.cleaner.backoff.ms", "200")])
 }
 
-/// A topic under test, the way from it into a bucket, and the most memory that any host on it took.
+/// A topic, the configuration that reads it into a bucket, and the most memory that a host took.
 struct Trial {
     kafka: KafkaClient,
     topic: String,
@@ -58,7 +58,7 @@ struct Trial {
 }
 
 impl Trial {
-    /// A new topic, and a configuration whose members are missed after 2 s.
+    /// A new topic, and a configuration with a session timeout of 2 s.
     fn new(kafka: KafkaClient, store: &Store, name: &str, partitions: i32) -> Result<Self> {
         Self::with_settings(kafka, store, name, partitions, &[])
     }
@@ -100,14 +100,14 @@ impl Trial {
         Ok(committed.iter().map(|(_, offset)| offset).sum())
     }
 
-    /// Notes how much memory a host has taken, which is lost with it.
+    /// Records how much memory the host has taken. It must be called before the host is killed.
     fn weigh(&mut self, sink: &mut Sink) {
         if let Ok(peak) = sink.process().peak_memory() {
             self.peak = self.peak.max(peak);
         }
     }
 
-    /// Lets the load go on until it has sent so many records, and tells what was acknowledged.
+    /// Lets the load run until it has sent `records`, and returns what was acknowledged.
     fn finish(&self, load: Load, records: u64) -> Result<Vec<Produced>> {
         wait_for(&format!("{records} records to be sent"), CATCH_UP, || {
             thread::sleep(Duration::from_millis(80));

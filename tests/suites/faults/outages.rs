@@ -11,11 +11,11 @@ use reduct_sink_testbed::{Sink, Store, process, unique};
 
 use super::{CATCH_UP, Trial, guests, kafka, size, start_kafka, wait_progress};
 
-/// Kafka gives the partitions of a member away that doesn't poll for so long.
+/// Kafka gives a member's partitions to others if the member has not polled for this time.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The records have 1000 bytes. A transaction's markers have 78, and a broker that can't write one leaves the transaction
-/// open until it is restarted ("Received fatal error … while sending txn marker", Kafka 4.4.0).
+/// A dead letter has more than 1000 bytes. A transaction's markers have 78 bytes, and a broker that can't write one leaves the
+/// transaction open until it is restarted ("Received fatal error … while sending txn marker", Kafka 4.4.0).
 const LESS_THAN_A_LETTER: u32 = 500;
 
 /// Among the records are some for the dead letters, whose target is away too.

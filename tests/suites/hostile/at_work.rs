@@ -60,7 +60,7 @@ fn forever(body: &str) -> String {
     format!("(loop $ever {body} (br $ever)) unreachable")
 }
 
-/// `body` so many times.
+/// `body`, `count` times.
 fn times(count: u32, body: &str) -> String {
     format!(
         "(loop $more {body} (local.set $n (i32.add (local.get $n) (i32.const 1)))

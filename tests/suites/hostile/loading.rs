@@ -17,7 +17,7 @@ use crate::guest::{Guest, component_of};
 
 const KEEP: &str = "(call $keep)";
 
-/// What stands where a plugin should: its name, how it comes there, and what is told of it.
+/// A file in the place of a plugin: its name, how it gets there, and what the host reports about it.
 struct Bad {
     name: &'static str,
     what: What,

@@ -46,7 +46,7 @@ pub fn runtime() -> Arc<Runtime> {
     RUNTIME.get_or_init(|| runtime_with_cache().expect("the engine starts")).clone()
 }
 
-/// As a host has it that is started anew, with what others before it compiled.
+/// A runtime as a restarted host has it: with a cache that earlier processes filled.
 pub fn runtime_with_cache() -> Result<Arc<Runtime>> {
     let cache = Cache::open(&folder().with_file_name("compiled"), 4 << 30)?;
     Runtime::with_cache(Some(cache))

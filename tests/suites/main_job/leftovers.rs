@@ -44,7 +44,7 @@ impl Scene {
         failed.into_values().next().map_or(Ok(()), |error| Err(error.status))
     }
 
-    /// Begins to write a record of `size` bytes and goes away in the midst of it.
+    /// Begins to write a record of `size` bytes and disconnects half way.
     async fn cut_off(&self, ms: i64, size: usize) -> Result<()> {
         let half = Bytes::from(vec![b'?'; size / 2]);
         let body = stream::once(async { Ok(half) }).chain(stream::pending());
