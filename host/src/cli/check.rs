@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::Args;
 use reduct_sink::config::{Config, PluginSource, Store};
-use reduct_sink::kafka::check as kafka;
+use reduct_sink::kafka::metadata as kafka;
 use reduct_sink::plugin::Runtime;
 use reduct_sink::sink::check as store;
 
@@ -94,7 +94,7 @@ fn check_plugins(config: &Config, report: &mut Report) {
 }
 
 fn check_kafka(config: &Config, report: &mut Report) {
-    let topics = match kafka::check(&config.kafka) {
+    let topics = match kafka::check_reading(&config.kafka) {
         Ok(topics) => topics,
         Err(error @ kafka::CheckError::Property(_)) => {
             return report.failed(Exit::Usage, format_args!("kafka: {error}"));
@@ -114,6 +114,11 @@ fn check_kafka(config: &Config, report: &mut Report) {
             }
             Err(error) => report.failed(Exit::Unreachable, format_args!("topic {wanted}: {error}")),
         }
+    }
+    match kafka::check_group(&config.kafka) {
+        Ok(Ok(())) => report.ok(format_args!("group {}: its coordinator answers", config.kafka.group)),
+        Ok(Err(error)) => report.failed(Exit::Unreachable, format_args!("group {}: {error}", config.kafka.group)),
+        Err(error) => report.failed(Exit::Unreachable, format_args!("group {}: {error}", config.kafka.group)),
     }
     if let Some(topic) = &config.dead_letters.topic {
         check_dead_letter_topic(config, topic, report);

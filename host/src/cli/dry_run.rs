@@ -6,7 +6,7 @@ use clap::Args;
 use reduct_sink::config::Config;
 use reduct_sink::devkit::answer::{Output, Verdict};
 use reduct_sink::devkit::dry_run::{DryRunError, Summary, Told, dry_run};
-use reduct_sink::kafka::check::CheckError;
+use reduct_sink::kafka::metadata::CheckError;
 use reduct_sink::kafka::peek::PeekError;
 
 use super::{Exit, Failure};

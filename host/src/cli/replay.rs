@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::Args;
 use reduct_sink::dead_letters::replay::{self, Fate, ReplayError, Summary, Told};
-use reduct_sink::kafka::check::CheckError;
+use reduct_sink::kafka::metadata::CheckError;
 
 use super::options::Options;
 use super::{Exit, Failure};

@@ -1,7 +1,7 @@
 //! `reduct-sink run`.
 
 use clap::Args;
-use reduct_sink::kafka::check::CheckError;
+use reduct_sink::kafka::metadata::CheckError;
 use reduct_sink::pipeline::{self, RunError};
 use reduct_sink::source::SourceError;
 

@@ -54,6 +54,8 @@ pub enum Edge {
     Begin,
     /// The next offset that a reader cannot have yet; with open transactions, where the first one begins.
     End,
+    /// The next offset that Kafka will give out, whatever transactions are open.
+    HighWatermark,
 }
 
 /// What the brokers say of our consumer group.
@@ -138,7 +140,11 @@ pub fn offsets<C: ClientContext>(
     )?;
     let spec = match edge {
         Edge::Begin => ffi::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_EARLIEST,
-        Edge::End => ffi::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST,
+        Edge::End | Edge::HighWatermark => ffi::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST,
+    };
+    let isolation = match edge {
+        Edge::HighWatermark => ffi::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED,
+        Edge::Begin | Edge::End => ffi::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED,
     };
     for source in partitions {
         let topic = c_string(&source.topic)?;
@@ -152,8 +158,7 @@ pub fn offsets<C: ClientContext>(
     let answer = ask(client, Operation::RD_KAFKA_ADMIN_OP_LISTOFFSETS, timeout, |client, options, queue| {
         // SAFETY: all four are alive during the call, which copies the list.
         unsafe {
-            let committed = ffi::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED;
-            let error = ffi::rd_kafka_AdminOptions_set_isolation_level(options, committed);
+            let error = ffi::rd_kafka_AdminOptions_set_isolation_level(options, isolation);
             if !error.is_null() {
                 ffi::rd_kafka_error_destroy(error);
             }
@@ -216,7 +221,7 @@ pub fn describe_group<C: ClientContext>(
 fn some_broker<C: ClientContext>(client: &Client<C>, topics: &[&str], timeout: Duration) -> Result<i32, AskError> {
     let failed = |error: KafkaError| AskError {
         code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail),
-        reason: super::check::told(&error),
+        reason: super::client::told(&error),
     };
     let metadata = client.fetch_metadata(topics.first().copied(), timeout).map_err(failed)?;
     let answered = metadata.orig_broker_id();

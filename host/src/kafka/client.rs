@@ -1,30 +1,48 @@
-//! How every Kafka client of this process is configured, and how a broker is asked a question.
+//! How every Kafka client of this process is configured, how long it waits, and what becomes of librdkafka's reports.
 //!
-//! Guarantees: the properties that the host relies on cannot be overridden; everything else that librdkafka knows can be.
+//! Guarantees: the properties that the host relies on cannot be overridden; everything else that librdkafka knows can be;
+//! no message shows the value of a property, which may be a password.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::config::ClientConfig;
-use rdkafka::error::KafkaResult;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use tracing::debug;
 
+use super::metadata::CheckError;
 use crate::config;
 
+/// How long one question to the brokers may take.
+pub const ANSWER: Duration = Duration::from_secs(10);
 /// For how long a question is repeated that a rebalance can't do without.
-const ASK_FOR: Duration = Duration::from_secs(60);
+pub const REPEAT_FOR: Duration = Duration::from_secs(60);
 /// The pause between two attempts.
-const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+const REPEAT_AFTER: Duration = Duration::from_millis(100);
+/// How long nothing may come of a partition that is read to its end.
+pub const SILENCE: Duration = Duration::from_secs(30);
+/// How long a transaction of the dead-letter topic may stay open, or beginning or ending one may take. For this long a
+/// host that crashed can hide what stands behind its open transaction.
+pub const TRANSACTION: Duration = Duration::from_secs(20);
+
 /// librdkafka's bound on a partition's queue, in kilobytes.
 pub const QUEUE: &str = "queued.max.messages.kbytes";
+/// Kafka's own topics, which a pattern never matches.
+const INTERNAL: [&str; 4] = ["__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"];
+/// librdkafka's list of topics that it takes for missing.
+const HIDDEN: &str = "topic.blacklist";
 
-/// Asks the brokers until they answer, for a while: a rebalance happens when they are busy, or have only just come back.
+/// Asks the brokers until they answer, for [`REPEAT_FOR`]: a rebalance happens when they are busy, or have only just come
+/// back.
 pub fn ask<T>(mut question: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
     let started = Instant::now();
     loop {
         match question() {
-            Err(error) if started.elapsed() < ASK_FOR => {
-                debug!(%error, "the brokers don't answer yet; asking again");
-                std::thread::sleep(ASK_AGAIN_AFTER);
+            Err(error) if started.elapsed() < REPEAT_FOR => {
+                debug!(%error, "the brokers do not answer yet; asking again");
+                std::thread::sleep(REPEAT_AFTER);
             }
             answer => return answer,
         }
@@ -37,7 +55,7 @@ pub fn client_config(config: &config::Kafka) -> ClientConfig {
     client
         .set("client.id", "reduct-sink")
         .set("partition.assignment.strategy", "cooperative-sticky")
-        // Enough for who reads one partition after the other; the group's member shares its own among all.
+        // Enough for a reader of one partition after the other; the group's member divides its own among all.
         .set(QUEUE, "8192")
         // A response's part of one partition: librdkafka's default of 1 MB brings large records one at a time. It keeps a
         // whole response within the bytes that one partition may queue.
@@ -47,9 +65,14 @@ pub fn client_config(config: &config::Kafka) -> ClientConfig {
         // A request that waits for partitions without records holds up those whose queues were full when it was sent;
         // its default is 500 ms. Shorter ones cost an idle host time: with 50 ms it took over 1 % of a core.
         .set("fetch.wait.max.ms", "100")
+        // Without it a byte that was changed on a broker's disk arrives as good.
+        .set("check.crcs", "true")
         .set("socket.keepalive.enable", "true");
     for (key, value) in &config.properties {
         client.set(key, value);
+    }
+    if let Some(hidden) = hidden(config) {
+        client.set(HIDDEN, hidden);
     }
     client
         .set("bootstrap.servers", &config.brokers)
@@ -61,4 +84,146 @@ pub fn client_config(config: &config::Kafka) -> ClientConfig {
         // An offset that isn't there any more is an error, which the configured policy answers.
         .set("auto.offset.reset", "error");
     client
+}
+
+/// Where topics are chosen by a pattern, Kafka's own ones are hidden from it, save for those that are named. Reading
+/// `__consumer_offsets`, each commit would make the next record.
+fn hidden(config: &config::Kafka) -> Option<String> {
+    if !config.topics.iter().any(|topic| topic.starts_with('^')) {
+        return None;
+    }
+    let is_named = |internal: &&str| config.topics.iter().any(|topic| topic == internal);
+    let own = INTERNAL.iter().filter(|internal| !is_named(internal)).map(|internal| format!("^{internal}$"));
+    let users = config.properties.get(HIDDEN).filter(|list| !list.is_empty()).cloned();
+    Some(users.into_iter().chain(own).collect::<Vec<_>>().join(","))
+}
+
+/// A client that is no member of the group: nothing is joined, so that closing it can't hang on a group; nor does it
+/// create topics by asking for them.
+pub fn reader(config: &config::Kafka) -> Result<BaseConsumer<Reports>, CheckError> {
+    let mut client = client_config(config);
+    client.remove("group.id");
+    consumer(client)
+}
+
+/// A client that reads partitions and can commit offsets of a group, which it does not join.
+pub(super) fn reader_of_group(
+    config: &config::Kafka,
+    group: &str,
+    isolation: Option<&str>,
+) -> Result<BaseConsumer<Reports>, CheckError> {
+    let mut client = client_config(config);
+    client.set("group.id", group);
+    if let Some(isolation) = isolation {
+        client.set("isolation.level", isolation);
+    }
+    consumer(client)
+}
+
+fn consumer(mut client: ClientConfig) -> Result<BaseConsumer<Reports>, CheckError> {
+    client.set("allow.auto.create.topics", "false");
+    client.create_with_context(Reports::default()).map_err(|error| CheckError::Property(told(&error)))
+}
+
+/// An error's words. rdkafka would add the property's value, which may be a password; librdkafka's own reason shows only
+/// values that it tried to understand, as a number or one of a few words.
+pub fn told(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, reason, _, _) => reason.clone(),
+        error => error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string()),
+    }
+}
+
+/// Whether the brokers refuse us, as opposed to not being there.
+pub fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::SaslAuthenticationFailed
+            | RDKafkaErrorCode::SSL
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::UnsupportedSASLMechanism
+    )
+}
+
+/// Collects what librdkafka reports on the side. What matters comes as an error of some question too; the log gets the
+/// reports at the level `debug`, under the target `librdkafka`.
+#[derive(Debug, Default)]
+pub struct Reports {
+    new: Mutex<Vec<(RDKafkaErrorCode, String)>>,
+    last: Mutex<Option<String>>,
+}
+
+/// Reports that nobody looks at need not be kept.
+const KEPT: usize = 64;
+
+impl Reports {
+    /// What was reported since the last call.
+    pub(super) fn take(&self) -> Vec<(RDKafkaErrorCode, String)> {
+        std::mem::take(&mut *self.new.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The last reason that says more than that a question was not answered.
+    pub(super) fn last_reason(&self) -> Option<String> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For a context of another kind, which has to do more than this.
+    pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+        debug!(target: "librdkafka", ?level, facility, "{message}");
+    }
+
+    /// Takes note of an error that librdkafka reports.
+    pub fn note(&self, error: &KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        if code == RDKafkaErrorCode::PartitionEOF {
+            return;
+        }
+        debug!(target: "librdkafka", %error, "{reason}");
+        // "1/1 brokers are down" says less than what came before it.
+        if code != RDKafkaErrorCode::AllBrokersDown {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.into());
+        }
+        let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+        if new.len() < KEPT {
+            new.push((code, reason.into()));
+        }
+    }
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Self::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.note(&error, reason);
+    }
+}
+
+impl ConsumerContext for Reports {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Kafka, StartPolicy};
+
+    #[test]
+    fn a_pattern_does_not_match_kafkas_own_topics_unless_they_are_named() {
+        let hidden = |topics: &[&str], properties: &[(&str, &str)]| {
+            let config = Kafka {
+                brokers: "127.0.0.1:1".into(),
+                topics: topics.iter().map(ToString::to_string).collect(),
+                group: "group".into(),
+                start: StartPolicy::Earliest,
+                properties: properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+            };
+            client_config(&config).get(HIDDEN).unwrap_or_default().to_owned()
+        };
+        assert_eq!(hidden(&["camera"], &[]), "");
+        let all = "^__consumer_offsets$,^__transaction_state$,^__share_group_state$,^__cluster_metadata$";
+        assert_eq!(hidden(&["^.*"], &[]), all);
+        assert_eq!(hidden(&["^.*"], &[(HIDDEN, "^old-.*")]), format!("^old-.*,{all}"));
+        assert!(!hidden(&["^.*", "__consumer_offsets"], &[]).contains("__consumer_offsets"));
+    }
 }

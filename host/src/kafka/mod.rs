@@ -1,9 +1,10 @@
-//! Kafka clients that are not members of the consumer group: configuration, metadata, bounded reading, producing.
+//! Kafka clients: how they are configured, what they ask the brokers, how they read a range of a partition, and how they
+//! write dead letters. The member of the consumer group is in [`crate::source`].
 
 pub mod admin;
-pub mod check;
 pub mod client;
 pub mod message;
+pub mod metadata;
 pub mod peek;
 pub mod producer;
 pub mod scan;

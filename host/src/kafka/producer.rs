@@ -18,16 +18,13 @@ use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use tracing::debug;
 
-use super::check::{self, CheckError};
+use super::client::{self, Reports, TRANSACTION};
+use super::metadata::CheckError;
 use crate::config;
 use crate::dead_letters::format;
 use crate::record::OutputRecord;
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a transaction may stay open, or beginning or ending one may take: for so long what a crashed host has begun
-/// can hide what stands behind it.
-const TRANSACTION: Duration = Duration::from_secs(20);
-
 pub struct Producer {
     producer: BaseProducer<Deliveries>,
     topic: String,
@@ -45,7 +42,7 @@ impl Producer {
     pub fn transactional(config: &config::Kafka, topic: &str, id: &str) -> Result<Self, CheckError> {
         let producer = client_config(config, id)
             .create_with_context(Deliveries::default())
-            .map_err(|error| CheckError::Property(check::told(&error)))?;
+            .map_err(|error| CheckError::Property(client::told(&error)))?;
         let native_topic = CString::new(topic).map_err(|error| CheckError::Property(error.to_string()))?;
         Ok(Self { producer, topic: topic.to_owned(), native_topic })
     }
@@ -58,19 +55,19 @@ impl Producer {
                  begin with \"reduct-sink/\""
                     .into()
             }
-            _ => check::told(&error),
+            _ => client::told(&error),
         })
     }
 
     pub fn begin(&self) -> Result<(), String> {
-        self.producer.begin_transaction().map_err(|error| check::told(&error))
+        self.producer.begin_transaction().map_err(|error| client::told(&error))
     }
 
     /// Makes everything since the begin count; answers with the letters' offsets and where each stands in the topic.
     pub fn commit(&self) -> Result<Vec<(u64, u64)>, String> {
         self.flush()?;
         let kept = self.deliveries()?;
-        self.producer.commit_transaction(TRANSACTION).map_err(|error| check::told(&error))?;
+        self.producer.commit_transaction(TRANSACTION).map_err(|error| client::told(&error))?;
         Ok(kept)
     }
 
@@ -84,7 +81,7 @@ impl Producer {
         {
             return Err(reason);
         }
-        flushed.map_err(|error| check::told(&error))
+        flushed.map_err(|error| client::told(&error))
     }
 
     fn deliveries(&self) -> Result<Vec<(u64, u64)>, String> {
@@ -95,7 +92,7 @@ impl Producer {
     /// How many partitions the topic has. Brokers that create topics by themselves create it on being asked.
     pub fn partitions(&self) -> Result<u32, String> {
         let metadata = self.producer.client().fetch_metadata(Some(&self.topic), BROKER_TIMEOUT);
-        let metadata = metadata.map_err(|error| check::told(&error))?;
+        let metadata = metadata.map_err(|error| client::told(&error))?;
         let found = metadata.topics().iter().find(|topic| topic.name() == self.topic);
         match found.map(|topic| (topic.error(), topic.partitions().len())) {
             Some((None, count @ 1..)) => u32::try_from(count).map_err(|error| error.to_string()),
@@ -219,9 +216,9 @@ fn client_config(config: &config::Kafka, transactional_id: &str) -> ClientConfig
 struct Deliveries(Mutex<Vec<Result<(u64, u64), String>>>);
 
 impl ClientContext for Deliveries {
-    /// What matters comes with a letter's answer; the rest is for `--log-level debug`.
-    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        debug!(target: "librdkafka", facility, "{message}");
+    // What matters comes with a dead letter's answer.
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Reports::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -235,7 +232,7 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, offset: usize) {
         let answer = match result {
             Ok(message) => Ok((offset as u64, message.offset().max(0).cast_unsigned())),
-            Err((error, _)) => Err(check::told(error)),
+            Err((error, _)) => Err(client::told(error)),
         };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
     }

@@ -13,7 +13,7 @@ use super::{RunError, failed};
 use crate::chain::SharedChain;
 use crate::config::Config;
 use crate::flow::backoff::Backoff;
-use crate::kafka::check;
+use crate::kafka::metadata as check;
 use crate::plugin::Runtime;
 use crate::recovery::Restarts;
 use crate::sink::Sink;

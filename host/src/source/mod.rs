@@ -25,8 +25,8 @@ use tracing::{debug, error, info, warn};
 
 pub use self::partition_reader::{PartitionReader, Polled};
 use crate::config;
-use crate::kafka::check::{self, CheckError};
-use crate::kafka::client::{QUEUE, ask, client_config};
+use crate::kafka::client::{QUEUE, ask, client_config, told};
+use crate::kafka::metadata::CheckError;
 use crate::kafka::start_offset as start;
 use crate::record::TopicPartition;
 
@@ -108,7 +108,7 @@ impl Source {
             client.set(QUEUE, queue_kbytes(partitions).to_string());
         }
         let consumer: BaseConsumer<Context> =
-            client.create_with_context(context).map_err(|e| SourceError::Configuration(check::told(&e)))?;
+            client.create_with_context(context).map_err(|e| SourceError::Configuration(told(&e)))?;
         let consumer = Arc::new(consumer);
         let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
         let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();

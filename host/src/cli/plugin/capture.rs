@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use reduct_sink::config::Flag;
 use reduct_sink::devkit::capture::capture;
-use reduct_sink::kafka::check::CheckError;
+use reduct_sink::kafka::metadata::CheckError;
 use reduct_sink::kafka::peek::{From, PeekError};
 
 use super::super::options::Options;

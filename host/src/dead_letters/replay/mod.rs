@@ -26,7 +26,7 @@ use self::run::Run;
 use crate::chain::{Chain, SharedChain};
 use crate::config::Config;
 use crate::dead_letters::format::{DeadLetter, Unreadable};
-use crate::kafka::check as kafka;
+use crate::kafka::metadata as kafka;
 use crate::pipeline::stop_on_signal;
 use crate::plugin::{LoadError, Runtime};
 use crate::record::entry_name::EntryName;

@@ -14,7 +14,7 @@ use crate::dead_letters::format::{DeadLetter, Target};
 use crate::flow::backoff::Backoff;
 use crate::flow::membership::Membership;
 use crate::flow::partition_state::{AckHandle, Budget, PartitionState};
-use crate::kafka::check as kafka;
+use crate::kafka::metadata as kafka;
 use crate::pipeline::worker::{entry_of, hand_over};
 use crate::record::entry_name::{EntryName, Naming, Template};
 use crate::record::{InputRecord, OutputRecord, TopicPartition};

@@ -30,7 +30,7 @@ use crate::dead_letters::format::Target;
 use crate::flow::backoff::Backoff;
 use crate::flow::membership::Membership;
 use crate::flow::partition_state::AckHandle;
-use crate::kafka::check::CheckError;
+use crate::kafka::metadata::CheckError;
 use crate::kafka::producer::Producer;
 use crate::record::{OutputRecord, TopicPartition};
 

@@ -5,27 +5,17 @@
 //! reads them; no group is joined; an offset is committed only when all before it are done with, and the done ones behind
 //! it are noted beside it, as far as there is room.
 
-use std::time::Duration;
-
-use rdkafka::consumer::{CommitMode, Consumer};
-use rdkafka::error::KafkaResult;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-
 use crate::config;
 use crate::dead_letters::replay::Done;
-use crate::kafka::check::{self, CheckError, told};
-use crate::kafka::client::ask;
-use crate::kafka::message::input_record;
-use crate::kafka::scan::Reading;
-use crate::kafka::start_offset as start;
+use crate::kafka::metadata::{self, CheckError};
+use crate::kafka::scan::{Reader, ScanError};
 use crate::record::{InputRecord, TopicPartition};
 
-const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Behind the sink's group.
 const GROUP: &str = ".replay";
 
 pub struct Letters {
-    reading: Reading,
+    reader: Reader,
     topic: String,
     partitions: Vec<Partition>,
     /// The one that is being read, and whether it was begun.
@@ -50,15 +40,10 @@ pub struct Read {
 impl Letters {
     pub fn open(config: &config::Kafka, topic: &str) -> Result<Self, CheckError> {
         let failed = |reason: String| CheckError::Letters { topic: topic.to_owned(), reason };
-        let count = check::topic(config, topic)?.map_err(|error| failed(error.to_string()))?.partitions;
-        let mut client = crate::kafka::client::client_config(config);
-        client
-            .set("group.id", format!("{}{GROUP}", config.group))
-            .set("isolation.level", "read_committed")
-            .set("allow.auto.create.topics", "false");
-        let reading = Reading::new(&client).map_err(|error| CheckError::Property(told(&error)))?;
-        let mut letters = Self { reading, topic: topic.to_owned(), partitions: Vec::new(), at: 0, assigned: false };
-        letters.partitions = letters.find(count).map_err(|error| failed(told(&error)))?;
+        let count = metadata::topic(config, topic)?.map_err(|error| failed(error.to_string()))?.partitions;
+        let reader = Reader::of_group(config, &format!("{}{GROUP}", config.group))?;
+        let mut letters = Self { reader, topic: topic.to_owned(), partitions: Vec::new(), at: 0, assigned: false };
+        letters.partitions = letters.find(u32::try_from(count).unwrap_or(u32::MAX)).map_err(|e| failed(e.reason))?;
         Ok(letters)
     }
 
@@ -68,12 +53,11 @@ impl Letters {
         let failed = |reason: String| CheckError::Letters { topic: self.topic.clone(), reason };
         while let Some(partition) = self.partitions.get_mut(self.at) {
             if !self.assigned {
-                let (number, from) = (partition.source.partition.cast_signed(), partition.next.cast_signed());
-                let assigned = self.reading.assign(&self.topic, number, Offset::Offset(from));
-                assigned.map_err(|error| failed(told(&error)))?;
+                let range = partition.next..partition.end;
+                self.reader.begin([(partition.source.clone(), range)]).map_err(|error| failed(error.reason))?;
                 self.assigned = true;
             }
-            let records = read(&mut self.reading, partition, most, most_bytes).map_err(failed)?;
+            let records = read(&mut self.reader, partition, most, most_bytes).map_err(|error| failed(error.reason))?;
             let number = partition.source.partition;
             if partition.next >= partition.end {
                 (self.at, self.assigned) = (self.at + 1, false);
@@ -90,54 +74,49 @@ impl Letters {
         let found = self.partitions.iter_mut().find(|found| found.source.partition == partition);
         let Some(Partition { source, done, .. }) = found else { return Ok(()) };
         offsets.for_each(|offset| done.add(offset..offset.saturating_add(1)));
-        commit(&self.reading, source, done)
-            .map_err(|error| CheckError::Letters { topic: self.topic.clone(), reason: told(&error) })
+        self.reader
+            .commit(source, done.position(), &done.metadata())
+            .map_err(|error| CheckError::Letters { topic: self.topic.clone(), reason: error.reason })
     }
 
-    fn find(&self, count: usize) -> KafkaResult<Vec<Partition>> {
-        let mut asked = TopicPartitionList::new();
-        let numbers = 0..i32::try_from(count).unwrap_or(i32::MAX);
-        for number in numbers.clone() {
-            asked.add_partition(&self.topic, number);
-        }
-        let committed = ask(|| self.reading.consumer.committed_offsets(asked.clone(), BROKER_TIMEOUT))?;
-        let mut partitions = Vec::new();
-        for number in numbers {
-            let (low, high) = ask(|| self.reading.consumer.fetch_watermarks(&self.topic, number, BROKER_TIMEOUT))?;
-            let (low, end) = (low.max(0).cast_unsigned(), high.max(0).cast_unsigned());
-            let done = match committed.find_partition(&self.topic, number) {
-                Some(found) if let Some(position) = start::committed(found.offset()) => {
-                    let mut done = Done::read(position, found.metadata());
-                    done.add(0..low);
+    fn find(&self, count: u32) -> Result<Vec<Partition>, ScanError> {
+        let topic: std::sync::Arc<str> = self.topic.as_str().into();
+        let source = |partition| TopicPartition { topic: topic.clone(), partition };
+        let sources: Vec<TopicPartition> = (0..count).map(source).collect();
+        let committed = self.reader.committed(&self.topic, count)?;
+        let bounds = self.reader.bounds_of(&sources)?;
+        let partitions = sources.into_iter().zip(committed).zip(bounds).map(|((source, committed), bounds)| {
+            let done = match committed.position {
+                Some(position) => {
+                    let mut done = Done::read(position, &committed.metadata);
+                    done.add(0..bounds.start);
                     done
                 }
-                _ => Done::read(low, ""),
+                None => Done::read(bounds.start, ""),
             };
-            let source = TopicPartition { topic: self.topic.as_str().into(), partition: number.cast_unsigned() };
-            partitions.push(Partition { source, next: done.position(), done, end });
-        }
-        Ok(partitions)
+            Partition { source, next: done.position(), done, end: bounds.end }
+        });
+        Ok(partitions.collect())
     }
 }
 
 /// Reads on until a page is full, or to the end of the partition.
 fn read(
-    reading: &mut Reading,
+    reader: &mut Reader,
     partition: &mut Partition,
     most: usize,
     most_bytes: usize,
-) -> Result<Vec<InputRecord>, String> {
-    let Partition { source, done, next, end } = partition;
+) -> Result<Vec<InputRecord>, ScanError> {
+    let Partition { done, next, end, .. } = partition;
     let (mut records, mut bytes) = (Vec::new(), 0);
     while *next < *end && records.len() < most && bytes < most_bytes {
         let mut at = *end;
-        if let Some(message) = reading.next()? {
-            // One whose headers can't be parsed wasn't written by a sink, and is told as no letter.
-            let (record, _) = input_record(&message, source);
-            at = record.offset;
-            if at < *end && !done.contains(at) {
-                bytes += record.size();
-                records.push(record);
+        // A record whose headers can't be parsed wasn't written by a sink, and is reported as no dead letter.
+        if let Some(scanned) = reader.next()? {
+            at = scanned.record.offset;
+            if !done.contains(at) {
+                bytes += scanned.record.size();
+                records.push(scanned.record);
             }
         }
         // What transactions and compaction leave holds no letters.
@@ -145,12 +124,4 @@ fn read(
         *next = at.saturating_add(1).min(*end);
     }
     Ok(records)
-}
-
-fn commit(reading: &Reading, source: &TopicPartition, done: &Done) -> KafkaResult<()> {
-    let mut list = TopicPartitionList::new();
-    let mut element = list.add_partition(&source.topic, source.partition.cast_signed());
-    element.set_offset(Offset::Offset(done.position().cast_signed()))?;
-    element.set_metadata(done.metadata());
-    ask(|| reading.consumer.commit(&list, CommitMode::Sync))
 }

@@ -4,22 +4,14 @@
 //! joins no group and commits nothing. It begins where a mark says, or else at the partition's beginning.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
-
-use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
-use rdkafka::topic_partition_list::Offset;
+use std::time::Duration;
 
 use crate::config;
 use crate::dead_letters::format::identity_of_headers;
-use crate::kafka::check;
-use crate::kafka::client::client_config;
-use crate::kafka::message::raw_headers;
-use crate::kafka::scan::Reading;
+use crate::kafka::metadata::CheckError;
+use crate::kafka::scan::{Reader, ScanError, Scanned};
 use crate::record::{Identity, TopicPartition};
 
-const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long another source's open transaction may hide what stands behind it before the look-up fails. It is tried again
 /// when the other sources, whose turn ends such a transaction, had theirs.
 const HIDDEN_PATIENCE: Duration = Duration::from_secs(1);
@@ -40,39 +32,25 @@ pub fn look_up(
     from: Option<u64>,
     wanted: &Wanted<'_>,
 ) -> Result<(HashMap<Identity, u64>, u64), String> {
-    let told = |error: KafkaError| format!("it can't be looked through: {}", check::told(&error));
-    let reader = |isolation: &str| Reading::new(client_config(config).set("isolation.level", isolation)).map_err(told);
-    let partition = partition.cast_signed();
+    let mut reader = Reader::of_group(config, &config.group).map_err(|error: CheckError| error.to_string())?;
+    let failed = |error: ScanError| error.to_string();
+    let place = TopicPartition { topic: topic.into(), partition };
     let mut found = HashMap::new();
-    // The real end: that of committed records is held back by any transaction that is open.
-    let uncommitted = reader("read_uncommitted")?.consumer;
-    let (low, high) = uncommitted.fetch_watermarks(topic, partition, BROKER_TIMEOUT).map_err(told)?;
-    let end = high.max(0).cast_unsigned();
-    // A mark behind the end is of a topic that was made anew since.
-    let begin = from.map(u64::cast_signed).filter(|from| *from <= high).map_or(low, |from| from.max(low));
-    if begin >= high {
-        return Ok((found, end));
-    }
-    let mut reading = reader("read_committed")?;
-    let asked = Instant::now();
-    while reading.consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT).map_err(told)?.1 < high {
-        if asked.elapsed() > HIDDEN_PATIENCE {
-            return Err("it can't be looked through: someone's open transaction hides its end".into());
+    let bounds = reader.bounds_without_open_transactions(&place, HIDDEN_PATIENCE).map_err(failed)?;
+    // A mark behind the end is of a topic that was deleted and created again since.
+    let begin = from.filter(|from| *from <= bounds.end).map_or(bounds.start, |from| from.max(bounds.start));
+    reader.begin([(place, begin..bounds.end)]).map_err(failed)?;
+    while let Some(Scanned { record, problem }) = reader.next().map_err(failed)? {
+        if let Some(problem) = problem {
+            return Err(format!("offset {} can't be read: {problem}", record.offset));
         }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    reading.assign(topic, partition, Offset::Offset(begin)).map_err(told)?;
-    while let Some(message) = reading.next()? {
-        let headers = raw_headers(&message)?;
-        if let Some(identity) = identity_of_headers(headers.iter().copied())
+        let headers = record.headers.iter().map(|header| (&header.key[..], header.value.as_deref()));
+        if let Some(identity) = identity_of_headers(headers)
             && wanted.source == &identity.source
             && wanted.from <= identity.offset
         {
-            found.entry(identity).or_insert(message.offset().max(0).cast_unsigned());
-        }
-        if message.offset() + 1 >= high {
-            break;
+            found.entry(identity).or_insert(record.offset);
         }
     }
-    Ok((found, end))
+    Ok((found, bounds.end))
 }
