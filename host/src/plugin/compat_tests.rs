@@ -11,7 +11,8 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 use super::error::Problem;
-use super::host::{State, link_host};
+use super::host_functions::link_as;
+use super::state::{Setting, State};
 use super::{Runtime, passthrough};
 use crate::config;
 
@@ -53,7 +54,15 @@ fn newer_guest() -> Vec<u8> {
 fn state() -> State {
     let plugin = config::Plugin::new("guest", config::PluginSource::Builtin);
     let loaded = Runtime::new().unwrap().load(&plugin).unwrap();
-    State::new(&loaded.code, Duration::from_secs(5)).unwrap()
+    let code = &loaded.code;
+    let setting = Setting {
+        memory_bytes: code.memory_bytes,
+        log_lines: 100,
+        grants: &code.grants,
+        log: &code.log,
+        time_limit: Duration::from_secs(5),
+    };
+    State::new(&setting).unwrap()
 }
 
 /// Starts a guest on the host of 0.1.1 and calls `configure`, by the name of the interface that it exports.
@@ -61,13 +70,11 @@ fn configure_on_newer_host(guest: &[u8], interface: &str) -> Vec<Val> {
     let engine = Engine::new(Config::new().epoch_interruption(true)).unwrap();
     let mut linker = Linker::<State>::new(&engine);
     linker.instance("reduct-sink:transform/types@0.1.1").unwrap();
-    link_host(&mut linker, NEWER).unwrap();
+    link_as(&mut linker, NEWER).unwrap();
     linker.instance(NEWER).unwrap().func_wrap("bucket", |_, ()| Ok((7_u32,))).unwrap();
 
     let component = Component::from_binary(&engine, guest).unwrap();
-    let mut state = state();
-    state.log_lines = 100;
-    let mut store = Store::new(&engine, state);
+    let mut store = Store::new(&engine, state());
     store.set_epoch_deadline(u64::MAX / 2);
     let instance = linker.instantiate(&mut store, &component).unwrap();
     let interface = instance.get_export_index(&mut store, None, interface).unwrap();

@@ -1,9 +1,9 @@
-//! Why a plugin can't be put to work: each problem with its remedy.
+//! Why a plugin can't be loaded: each problem with its remedy.
 
 use std::io;
 
+use super::contract::{CONTRACT, START_TIMEOUT};
 use super::digest::Digest;
-use super::runtime::{CONTRACT, START_TIMEOUT};
 
 /// A plugin that didn't load. Its text names the plugin, the file, what was found and what would be right.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,8 @@ pub enum Problem {
     Truncated(String),
     #[error("isn't a component that this host can compile: {0}")]
     Compile(String),
+    #[error("takes more than its limit to compile: {0}")]
+    TooCostly(String),
     #[error("asks for {asks}, this host offers {CONTRACT}")]
     OtherVersion { asks: String },
     #[error("doesn't export reduct-sink:transform/transformer; it exports {}", list(.exports))]
@@ -60,10 +62,17 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// From what the compiler says.
+    pub(super) fn of_compiling(text: &str) -> Self {
+        // The parser's messages may have line breaks.
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        if text.contains("unexpected end") { Self::Truncated(text) } else { Self::Compile(text) }
+    }
+
     /// What the operator or the plugin's author can do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::NotFound => "check `path`, and that the host's working directory is the one you think of",
+            Self::NotFound => "check `path`; a relative one starts at the folder of the configuration file",
             Self::Unreadable(_) => "check the file's permissions and that it is a regular file",
             Self::TooLarge { .. } => "make it smaller (strip it), or raise the plugin's `limits.file_size`",
             Self::OtherDigest { .. } => "put the file back, or change `sha256` once you trust this one",
@@ -71,16 +80,17 @@ impl Problem {
             Self::CoreModule => "make a component of it: `reduct-sink plugin componentize CORE.wasm --output OUT.wasm`",
             Self::Text => "compile it; a plugin is a binary component",
             Self::NotWasm(_) => "give the file that the plugin's build made",
-            Self::Truncated(_) => "copy the file anew, and compare the sizes",
+            Self::Truncated(_) => "copy the file again, and compare the sizes",
             Self::Compile(_) => "build it again with a current toolchain, and check it with `wasm-tools validate`",
+            Self::TooCostly(_) => "make it smaller, or raise `limits.compile_memory` and `limits.compile_time`",
             Self::OtherVersion { .. } => {
                 "build the plugin against the WIT of that version, or take a host that offers the other"
             }
             Self::WrongWorld { .. } => "build the plugin for the world `transform` of reduct-sink:transform",
             Self::WrongShape(_) => "generate the bindings from the released WIT again and rebuild",
             Self::UnknownImports(_) => "build without them, or take a host that offers them",
-            Self::Grant(_) => "mend the plugin's `grants`, or provide what they name",
-            Self::StartTrapped(_) | Self::ConfigureTrapped(_) => "the plugin's author has to mend this",
+            Self::Grant(_) => "correct the plugin's `grants`, or provide what they name",
+            Self::StartTrapped(_) | Self::ConfigureTrapped(_) => "the plugin's author has to fix this",
             Self::ConfigureRefused(_) => "change the plugin's `config`",
             Self::StartTimedOut => "make `configure` faster",
             Self::Host(_) => "see the host's limits on memory and threads",
@@ -94,6 +104,7 @@ impl Problem {
             Self::ConfigureRefused(_)
                 | Self::ConfigureTrapped(_)
                 | Self::StartTimedOut
+                | Self::TooCostly(_)
                 | Self::Grant(_)
                 | Self::Host(_)
         )

@@ -19,16 +19,28 @@ type Answer = Result<(http::Response<WasiBody>, Io), Error>;
 pub(super) struct Gate {
     grants: Arc<Grants>,
     log: Arc<PluginLog>,
-    pub patience: Duration,
+    pub time_limit: Duration,
 }
 
 impl Gate {
-    pub fn new(grants: Arc<Grants>, log: Arc<PluginLog>, patience: Duration) -> Self {
-        Self { grants, log, patience }
+    pub fn new(grants: Arc<Grants>, log: Arc<PluginLog>, time_limit: Duration) -> Self {
+        Self { grants, log, time_limit }
     }
 }
 
+/// What the body of a request may hold in the host's memory: chunks (beside the one that is being sent) and their size.
+const BODY_CHUNKS: usize = 1;
+const BODY_CHUNK_BYTES: usize = 16 * 1024;
+
 impl WasiHttpHooks for Gate {
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        BODY_CHUNKS
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_BYTES
+    }
+
     fn send_request(
         &mut self,
         request: http::Request<WasiBody>,
@@ -40,8 +52,8 @@ impl WasiHttpHooks for Gate {
             self.log.denied(Denied::Http(&target), "the request was refused");
             return Box::new(async { Err(Error::HttpRequestDenied) });
         }
-        let patience = self.patience;
-        let wait = |chosen: Option<Duration>| Some(chosen.unwrap_or(patience).min(patience));
+        let time_limit = self.time_limit;
+        let wait = |chosen: Option<Duration>| Some(chosen.unwrap_or(time_limit).min(time_limit));
         let chosen = options.unwrap_or_default();
         let options = RequestOptions {
             connect_timeout: wait(chosen.connect_timeout),
@@ -49,7 +61,7 @@ impl WasiHttpHooks for Gate {
             between_bytes_timeout: wait(chosen.between_bytes_timeout),
         };
         Box::new(async move {
-            let sending = tokio::time::timeout(patience, default_send_request(request, Some(options)));
+            let sending = tokio::time::timeout(time_limit, default_send_request(request, Some(options)));
             let (response, io) = sending.await.map_err(|_| Error::ConnectionTimeout)??;
             Ok((response.map(BodyExt::boxed_unsync), Box::new(io) as Io))
         })

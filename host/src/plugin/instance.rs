@@ -1,24 +1,27 @@
 //! One running instance of a plugin: started, configured, and asked about records.
 //!
-//! Guarantees: a call returns within the plugin's time limit (plus a tick) or is stopped; after a trap, an exceeded
-//! limit or an unreadable answer the instance is broken and says so. An instance belongs to one thread, which must not
-//! be one of tokio's: WASI's functions block.
+//! Guarantees: a call returns within the plugin's time limit (plus a tick), the time that the host waits on its behalf
+//! included, or is stopped; after a trap, an exceeded limit or an unreadable answer the instance is broken and says so.
+//! The reason of a failure contains what the plugin printed about it. An instance belongs to one thread, which must not
+//! be one of an asynchronous runtime: calls block.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::{Store, Trap};
 
 use super::bindings::Transform;
 use super::bindings::reduct_sink::transform::types::Failure;
+use super::contract::START_TIMEOUT;
+use super::engine::ticks;
 use super::error::Problem;
-use super::host::State;
 use super::loaded::{Code, LoadedPlugin};
-use super::log::clip;
+use super::memory::MAX_HANDLES;
 use super::message::RecordView;
-use super::runtime::{START_TIMEOUT, ticks};
+use super::state::{Setting, State};
 use super::verdict::{Verdict, Violation, check};
 use crate::record::OutputRecord;
+use crate::record::text::one_line;
 
 /// What a call may hand to the host beside its verdict, the texts of log lines for example.
 const FUEL_FOR_THE_REST: usize = 1 << 20;
@@ -29,7 +32,7 @@ pub(crate) struct Instance {
     store: Store<State>,
     transform: Transform,
     code: Arc<Code>,
-    /// Counted, so that what a toolchain leaks a call can't add up for ever.
+    /// Counted, so that what a toolchain leaks in each call can't add up for ever.
     calls: u64,
     /// Above this the instance has grown.
     high_water: usize,
@@ -42,7 +45,7 @@ pub(crate) enum Trouble {
     Failed(String),
     /// The plugin asks to be called again later. The instance goes on.
     Retry(String),
-    /// Its circuit breaker is open, for so long at least.
+    /// Its circuit breaker is open, for at least this long.
     NotAsked(Duration),
     /// A trap or an exceeded limit. The instance is of no more use.
     Broken(String),
@@ -61,23 +64,32 @@ impl Instance {
     /// Starts an instance and configures it.
     pub fn start(plugin: &LoadedPlugin) -> Result<Self, Problem> {
         let code = plugin.code.clone();
-        let state = State::new(&code, START_TIMEOUT).map_err(Problem::Grant)?;
-        let mut store = Store::new(code.pre.engine(), state);
-        store.limiter(|state| &mut state.memory);
-        store.set_hostcall_fuel(code.limits.verdict_bytes + code.limits.verdict_bytes / 16 + FUEL_FOR_THE_REST);
+        let setting = Setting {
+            memory_bytes: code.memory_bytes,
+            log_lines: code.limits.log_lines,
+            grants: &code.grants,
+            log: &code.log,
+            time_limit: START_TIMEOUT,
+        };
+        let mut store = store(&code, State::new(&setting).map_err(Problem::Grant)?);
         store.set_epoch_deadline(ticks(START_TIMEOUT));
-        let transform = match code.pre.instantiate(&mut store) {
-            Ok(transform) => transform,
-            Err(error) => return Err(start_problem(&error, &store)),
+        let deadline = Instant::now() + START_TIMEOUT;
+        let calls = &code.host_calls;
+        let transform = match calls.run(deadline, code.pre.instantiate_async(&mut store)) {
+            Some(Ok(transform)) => transform,
+            Some(Err(error)) => return Err(start_problem(&error, &store)),
+            None => return Err(Problem::StartTimedOut),
         };
         let transformer = transform.reduct_sink_transform_transformer();
-        match transformer.call_configure(&mut store, &code.config) {
-            Ok(Ok(())) => {}
-            Ok(Err(refusal)) => return Err(Problem::ConfigureRefused(clip(&refusal, REASON_BYTES).into())),
-            Err(error) if is_timeout(&error) => return Err(Problem::StartTimedOut),
-            Err(error) => return Err(Problem::ConfigureTrapped(reason(&error, &store, START_TIMEOUT))),
+        match calls.run(deadline, transformer.call_configure(&mut store, &code.config)) {
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(refusal))) => return Err(Problem::ConfigureRefused(one_line(&refusal, REASON_BYTES))),
+            Some(Err(error)) if is_timeout(&error) => return Err(Problem::StartTimedOut),
+            Some(Err(error)) => return Err(Problem::ConfigureTrapped(reason(&error, &store, START_TIMEOUT))),
+            None => return Err(Problem::StartTimedOut),
         }
         let state = store.data_mut();
+        state.write_printout();
         state.sandbox.started(code.timeout);
         let at_start = state.memory.used;
         let limit = usize::try_from(code.memory_bytes).unwrap_or(usize::MAX);
@@ -96,9 +108,10 @@ impl Instance {
         outputs: &mut Vec<OutputRecord>,
         verdicts: &mut Vec<Verdict>,
     ) -> Result<(), Trouble> {
-        // The host functions tell of the record through the state, so it is lent to it meanwhile.
+        // The host functions find the record in the state, so it is lent to the state meanwhile.
         std::mem::swap(&mut self.store.data_mut().outputs, outputs);
         let answer = self.ask_each(record, verdicts);
+        self.store.data().write_printout();
         std::mem::swap(&mut self.store.data_mut().outputs, outputs);
         answer
     }
@@ -120,32 +133,53 @@ impl Instance {
     }
 
     fn ask_each(&mut self, record: &RecordView<'_>, verdicts: &mut Vec<Verdict>) -> Result<(), Trouble> {
-        let ticks = ticks(self.code.timeout);
+        let (limits, timeout) = (self.code.limits, self.code.timeout);
+        let ticks = ticks(timeout);
         for at in 0..self.store.data().outputs.len() {
             let state = self.store.data_mut();
-            state.at = at;
-            state.log_lines = self.code.limits.log_lines;
-            state.sandbox.next_record();
-            let Some(output) = state.outputs.get(at) else { break };
+            state.write_printout();
+            state.sandbox.printout.forget_cause();
+            let Some(output) = state.turn_to(at, limits.log_lines) else { break };
             let message = record.message(output);
             self.calls += 1;
             self.store.set_epoch_deadline(ticks);
+            let deadline = Instant::now() + timeout;
             let transformer = self.transform.reduct_sink_transform_transformer();
-            match transformer.call_transform(&mut self.store, message) {
-                Ok(Ok(verdict)) => {
-                    check(&verdict, &self.code.limits).map_err(|violation| match violation {
-                        Violation::Rule(rule) => Trouble::Failed(clip(&rule, REASON_BYTES).into()),
-                        Violation::Limit(limit) => Trouble::Broken(limit),
-                    })?;
-                    verdicts.push(verdict);
+            let call = transformer.call_transform(&mut self.store, message);
+            let verdict = match self.code.host_calls.run(deadline, call) {
+                Some(Ok(Ok(verdict))) => verdict,
+                Some(Ok(Err(Failure::Reject(text)))) => return Err(Trouble::Failed(one_line(&text, REASON_BYTES))),
+                Some(Ok(Err(Failure::Retry(text)))) => return Err(Trouble::Retry(one_line(&text, REASON_BYTES))),
+                Some(Err(error)) => return Err(Trouble::Broken(reason(&error, &self.store, timeout))),
+                None => {
+                    let text = format!("{}, while it waited for the host", timed_out(timeout));
+                    return Err(Trouble::Broken(with_cause(text, &self.store)));
                 }
-                Ok(Err(Failure::Reject(text))) => return Err(Trouble::Failed(clip(&text, REASON_BYTES).into())),
-                Ok(Err(Failure::Retry(text))) => return Err(Trouble::Retry(clip(&text, REASON_BYTES).into())),
-                Err(error) => return Err(Trouble::Broken(reason(&error, &self.store, self.code.timeout))),
-            }
+            };
+            let Some(output) = self.store.data().present() else { break };
+            check(&verdict, &limits, output).map_err(|violation| match violation {
+                Violation::Rule(rule) => Trouble::Failed(one_line(&rule, REASON_BYTES)),
+                Violation::Limit(limit) => Trouble::Broken(limit),
+            })?;
+            verdicts.push(verdict);
         }
         Ok(())
     }
+}
+
+fn store(code: &Code, state: State) -> Store<State> {
+    let mut store = Store::new(code.pre.engine(), state);
+    store.limiter(|state| &mut state.memory);
+    // The host holds a copy of what a call hands over. A verdict whose strings overlap in the plugin's memory could be
+    // larger than that memory.
+    let memory = usize::try_from(code.memory_bytes).unwrap_or(usize::MAX);
+    let verdict = code.limits.verdict_bytes.min(memory);
+    store.set_hostcall_fuel(verdict + verdict / 16 + FUEL_FOR_THE_REST);
+    store.set_max_component_handles(MAX_HANDLES);
+    if let Some(table) = store.concurrent_resource_table() {
+        table.set_max_capacity(MAX_HANDLES);
+    }
+    store
 }
 
 fn start_problem(error: &wasmtime::Error, store: &Store<State>) -> Problem {
@@ -164,15 +198,28 @@ fn is_timeout(error: &wasmtime::Error) -> bool {
     error.downcast_ref::<Trap>() == Some(&Trap::Interrupt)
 }
 
+fn timed_out(timeout: Duration) -> String {
+    format!("it was stopped after its time limit of {timeout:?}")
+}
+
 /// What went wrong, on one line and without a stack.
 fn reason(error: &wasmtime::Error, store: &Store<State>, timeout: Duration) -> String {
     if is_timeout(error) {
-        return format!("it was stopped after its time limit of {timeout:?}");
+        return with_cause(timed_out(timeout), store);
     }
     let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
     let mut reason = chain.join(": ");
     if store.data().memory.refused {
         reason.push_str(" (after it met its memory limit)");
     }
-    clip(&reason, REASON_BYTES).into()
+    with_cause(reason, store)
+}
+
+/// A trap's own text says little: what the plugin printed before it comes first.
+fn with_cause(text: String, store: &Store<State>) -> String {
+    let reason = match store.data().sandbox.printout.cause() {
+        Some(cause) => format!("{cause} ({text})"),
+        None => text,
+    };
+    one_line(&reason, REASON_BYTES)
 }

@@ -8,8 +8,9 @@ use super::bindings::TransformPre;
 use super::breaker::Breaker;
 use super::counters::{CounterSet, Counters, Counts};
 use super::digest::Digest;
-use super::host::State;
+use super::host_calls::HostCalls;
 use super::log::PluginLog;
+use super::state::State;
 use crate::config::{Grants, PluginLimits, Recycle};
 
 #[derive(Clone)]
@@ -18,7 +19,7 @@ pub struct LoadedPlugin {
     pub digest: Digest,
     /// The file's size.
     pub bytes: usize,
-    /// Whether it needn't be compiled, because the cache had it.
+    /// Whether it came from the cache and needed no compiling.
     pub from_cache: bool,
     pub compiled_in: Duration,
     /// How long it took to start and configure a first instance.
@@ -37,8 +38,9 @@ pub(super) struct Code {
     pub grants: Arc<Grants>,
     pub log: Arc<PluginLog>,
     pub breaker: Breaker,
-    /// Outlives the code: what a version did can still be told after it was replaced.
+    /// Outlives the code: what a version did is still reported after it was replaced.
     pub counters: Arc<CounterSet>,
+    pub host_calls: Arc<HostCalls>,
 }
 
 impl LoadedPlugin {
@@ -52,9 +54,9 @@ impl LoadedPlugin {
         self.code.breaker.is_open()
     }
 
-    /// Tells what is still to be told of its log: its host is about to end.
+    /// Reports log lines that were left out and not reported yet: the host is about to end.
     pub fn end_log(&self) {
-        self.code.log.tell_rest();
+        self.code.log.report_rest();
     }
 
     pub(crate) fn breaker(&self) -> &Breaker {

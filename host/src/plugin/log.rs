@@ -1,10 +1,12 @@
 //! What plugins log: by the contract's `log`, and by what they print to WASI's standard output and error.
 //!
-//! Guarantees: a plugin costs the host's log at most so many lines a second as its limits say, of [`LINE_BYTES`] bytes,
-//! whatever it does; what was left out is counted and told. A line is one line: control characters are escaped.
+//! Guarantees: a plugin writes at most as many lines a second to the host's log as its limits say, each of at most
+//! [`LINE_BYTES`] bytes, whatever it does; lines that are left out are counted and reported. A line is one line: control
+//! characters are escaped. What a plugin printed before it failed is part of the failure's reason.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,10 +16,16 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::digest::Digest;
 use crate::record::InputRecord;
+use crate::record::text::one_line;
 
 pub(super) use super::bindings::reduct_sink::transform::host::Level;
 
 const LINE_BYTES: usize = 4096;
+/// Printed lines that wait for the end of the call; when there are more, the oldest are written without their record.
+const WAITING_LINES: usize = 64;
+/// Of what a plugin printed before it failed, its last lines are the failure's cause.
+const CAUSE_LINES: usize = 12;
+const CAUSE_LINE_BYTES: usize = 500;
 
 /// The log of one version of a plugin, shared by its instances.
 pub(super) struct PluginLog {
@@ -25,22 +33,24 @@ pub(super) struct PluginLog {
     version: String,
     lines_per_second: u32,
     window: Mutex<Window>,
-    /// The kinds of [`Denied`] that have been told, a bit each.
-    told: AtomicU8,
+    /// The kinds of [`Denied`] that were reported, a bit each.
+    reported: AtomicU8,
+    /// Set once a first instance has started.
+    started: AtomicBool,
 }
 
-/// What a plugin asked for and isn't granted.
+/// What a plugin asked for without having the grant.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Denied<'a> {
     Clocks,
     Random,
     Environment,
     Directories,
-    /// Into one that it may only read.
+    /// To change a directory that it may only read.
     Writing,
-    /// Out of those that it has.
+    /// A path outside of the directories that it has.
     Outside,
-    /// To this `host:port`.
+    /// This `host:port`.
     Http(&'a str),
     Sockets,
 }
@@ -55,8 +65,19 @@ struct Window {
 impl PluginLog {
     pub fn new(plugin: Arc<str>, digest: Digest, lines_per_second: u32) -> Self {
         let window = Window { since: Instant::now(), lines: 0, left_out: 0 };
-        let told = AtomicU8::new(0);
-        Self { plugin, version: digest.short(), lines_per_second, window: Mutex::new(window), told }
+        Self {
+            plugin,
+            version: digest.short(),
+            lines_per_second,
+            window: Mutex::new(window),
+            reported: AtomicU8::new(0),
+            started: AtomicBool::new(false),
+        }
+    }
+
+    /// A first instance has started: what is asked for from now on, the plugin itself asks for.
+    pub fn started(&self) {
+        self.started.store(true, Ordering::Relaxed);
     }
 
     /// Writes a line, unless the plugin has had its lines for this second.
@@ -64,20 +85,27 @@ impl PluginLog {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let (granted, left_out) = window.take(Instant::now(), self.lines_per_second);
         drop(window);
-        self.tell_left_out(left_out);
+        self.report_left_out(left_out);
         if granted {
-            self.write(level, &one_line(text), record);
+            self.write(level, &one_line(text, LINE_BYTES), record);
         }
     }
 
-    /// Tells, once a kind, what the plugin asked for in vain, what it got instead, and which grant would allow it.
+    /// Reports what the plugin asked for in vain, what it got instead, and which grant would allow it; once for each kind.
+    ///
+    /// The runtimes of some languages ask for the environment, directories and randomness while they start, whether the
+    /// plugin needs them or not: that is reported at debug level only.
     pub fn denied(&self, what: Denied<'_>, instead: &str) {
-        let told = self.told.load(Ordering::Relaxed);
-        if told & what.bit() != 0 || self.told.fetch_or(what.bit(), Ordering::Relaxed) & what.bit() != 0 {
+        let (plugin, version, asked, grant) = (&self.plugin, &self.version, what.asked(), what.grant());
+        if what.is_asked_at_start() && !self.started.load(Ordering::Relaxed) {
+            tracing::debug!(%plugin, version, %grant, "while it starts, the plugin asks for {asked}: {instead}");
             return;
         }
-        let (plugin, version, asked, grant) = (&self.plugin, &self.version, what.asked(), what.grant());
-        // Runtimes ask for some of it at their start, whether the plugin needs it or not.
+        let bit = what.bit();
+        if self.reported.load(Ordering::Relaxed) & bit != 0 || self.reported.fetch_or(bit, Ordering::Relaxed) & bit != 0
+        {
+            return;
+        }
         match what {
             Denied::Http(_) | Denied::Sockets => {
                 tracing::warn!(%plugin, version, %grant, "the plugin asked for {asked}, which isn't granted: {instead}");
@@ -108,21 +136,25 @@ impl PluginLog {
         }
     }
 
-    /// Tells what no later line would tell.
-    pub fn tell_rest(&self) {
+    /// Reports lines that were left out and that no later line would report.
+    pub fn report_rest(&self) {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        self.tell_left_out(std::mem::take(&mut window.left_out));
+        self.report_left_out(std::mem::take(&mut window.left_out));
     }
 
-    fn tell_left_out(&self, lines: u64) {
+    fn report_left_out(&self, lines: u64) {
         if lines > 0 {
             let (plugin, version) = (&self.plugin, &self.version);
-            tracing::warn!(target: "plugin", %plugin, version, lines, "left out lines of a plugin that logs too many");
+            tracing::warn!(target: "plugin", %plugin, version, lines, "left out lines of a plugin that logs more than its `limits.log_rate`");
         }
     }
 }
 
 impl Denied<'_> {
+    fn is_asked_at_start(self) -> bool {
+        matches!(self, Self::Environment | Self::Directories | Self::Random)
+    }
+
     fn bit(self) -> u8 {
         match self {
             Self::Clocks => 1,
@@ -165,16 +197,16 @@ impl Denied<'_> {
 
 impl Drop for PluginLog {
     fn drop(&mut self) {
-        self.tell_rest();
+        self.report_rest();
     }
 }
 
 impl Window {
-    /// Whether a line may be written now, and how many lines of an earlier second are still to be told as left out.
+    /// Whether a line may be written now, and how many lines of an earlier second are still to be reported as left out.
     fn take(&mut self, now: Instant, lines_per_second: u32) -> (bool, u64) {
-        let mut untold = 0;
+        let mut unreported = 0;
         if now.duration_since(self.since) >= Duration::from_secs(1) {
-            untold = std::mem::take(&mut self.left_out);
+            unreported = std::mem::take(&mut self.left_out);
             *self = Self { since: now, lines: 0, left_out: 0 };
         }
         let granted = self.lines < lines_per_second;
@@ -183,75 +215,156 @@ impl Window {
         } else {
             self.left_out += 1;
         }
-        (granted, untold)
+        (granted, unreported)
     }
 }
 
-/// The text as one line of bounded length, its control characters escaped.
-fn one_line(text: &str) -> String {
-    let cut = clip(text, LINE_BYTES);
-    let mut line = String::with_capacity(cut.len());
-    for c in cut.chars() {
-        match c {
-            '\t' => line.push(c),
-            c if c.is_control() => line.extend(c.escape_default()),
-            c => line.push(c),
+/// What an instance printed during the present call. The lines are written when the call is over, with the record that it
+/// was about.
+pub(super) struct Printout {
+    log: Arc<PluginLog>,
+    /// Lines wait, or there is a cause. Looked at after each call, without a lock.
+    dirty: AtomicBool,
+    printed: Mutex<Printed>,
+}
+
+#[derive(Default)]
+struct Printed {
+    waiting: VecDeque<(Level, String)>,
+    /// The beginnings of lines whose ends haven't come yet, of standard output and of standard error.
+    begun: [Vec<u8>; 2],
+    /// The last lines of standard error and of `log(error)` in the present call.
+    cause: VecDeque<String>,
+}
+
+/// Which of its streams a plugin prints to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Printer {
+    Output,
+    Error,
+}
+
+impl Printout {
+    pub fn new(log: Arc<PluginLog>) -> Self {
+        Self { log, dirty: AtomicBool::new(false), printed: Mutex::default() }
+    }
+
+    /// Writes the lines that wait.
+    pub fn write(&self, record: Option<&InputRecord>) {
+        if self.dirty.load(Ordering::Relaxed) {
+            let waiting = std::mem::take(&mut self.lock().waiting);
+            waiting.iter().for_each(|(level, text)| self.log.line(*level, text, record));
         }
     }
-    if cut.len() < text.len() {
-        line.push_str(&format!(" … ({} more bytes)", text.len() - cut.len()));
-    }
-    line
-}
 
-/// The longest beginning of `text` that has at most `bytes` bytes.
-pub(super) fn clip(text: &str, bytes: usize) -> &str {
-    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text.get(..end).unwrap_or_default()
-}
-
-/// A plugin's standard output or error: each line of it becomes a line of the log.
-#[derive(Clone)]
-pub(super) struct LogStream {
-    log: Arc<PluginLog>,
-    level: Level,
-    /// What has come of a line that hasn't ended yet. Shared: a plugin may open the stream more than once.
-    begun: Arc<Mutex<Vec<u8>>>,
-}
-
-impl LogStream {
-    pub fn new(log: Arc<PluginLog>, level: Level) -> Self {
-        Self { log, level, begun: Arc::default() }
-    }
-
-    fn take(&self, bytes: &[u8]) {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let text = piece.strip_suffix(b"\n").unwrap_or(piece);
-            // Past the cut a line is read on, but kept no longer.
-            let room = (LINE_BYTES + 1).saturating_sub(begun.len());
-            begun.extend(text.iter().take(room));
-            if piece.ends_with(b"\n") {
-                self.end_line(&mut begun);
+    /// A call begins: what was printed before it explains none of its failures.
+    pub fn forget_cause(&self) {
+        if self.dirty.swap(false, Ordering::Relaxed) {
+            let mut printed = self.lock();
+            printed.cause.clear();
+            if !printed.waiting.is_empty() {
+                self.dirty.store(true, Ordering::Relaxed);
             }
         }
     }
 
-    fn end_line(&self, begun: &mut Vec<u8>) {
-        let line = std::mem::take(begun);
-        if !line.is_empty() {
-            self.log.line(self.level, &String::from_utf8_lossy(&line), None);
+    /// What the plugin printed last before it failed, on one line. Ends lines that were begun: the last line before a
+    /// panic often has no line break.
+    pub fn cause(&self) -> Option<String> {
+        let mut printed = self.lock();
+        self.end_lines(&mut printed);
+        let cause = std::mem::take(&mut printed.cause);
+        (!cause.is_empty()).then(|| Vec::from(cause).join(" | "))
+    }
+
+    pub fn keep_as_cause(&self, text: &str) {
+        self.lock().keep_as_cause(text);
+        self.dirty.store(true, Ordering::Relaxed);
+    }
+
+    fn take(&self, printer: Printer, bytes: &[u8]) {
+        let mut printed = self.lock();
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let text = piece.strip_suffix(b"\n").unwrap_or(piece);
+            let begun = printed.begun(printer);
+            // What is longer than a line may be is read, but not kept.
+            let room = (LINE_BYTES + 1).saturating_sub(begun.len());
+            begun.extend(text.iter().take(room));
+            if piece.ends_with(b"\n") {
+                self.end_line(&mut printed, printer);
+            }
+        }
+    }
+
+    fn end_lines(&self, printed: &mut Printed) {
+        self.end_line(printed, Printer::Output);
+        self.end_line(printed, Printer::Error);
+    }
+
+    fn end_line(&self, printed: &mut Printed, printer: Printer) {
+        let line = std::mem::take(printed.begun(printer));
+        if line.is_empty() {
+            return;
+        }
+        let text = String::from_utf8_lossy(&line).into_owned();
+        let level = match printer {
+            Printer::Output => Level::Info,
+            Printer::Error => {
+                printed.keep_as_cause(&text);
+                Level::Warn
+            }
+        };
+        if printed.waiting.len() == WAITING_LINES
+            && let Some((level, text)) = printed.waiting.pop_front()
+        {
+            self.log.line(level, &text, None);
+        }
+        printed.waiting.push_back((level, text));
+        self.dirty.store(true, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Printed> {
+        self.printed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Printed {
+    fn begun(&mut self, printer: Printer) -> &mut Vec<u8> {
+        let [output, error] = &mut self.begun;
+        match printer {
+            Printer::Output => output,
+            Printer::Error => error,
+        }
+    }
+
+    fn keep_as_cause(&mut self, text: &str) {
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            if self.cause.len() == CAUSE_LINES {
+                self.cause.pop_front();
+            }
+            self.cause.push_back(one_line(line, CAUSE_LINE_BYTES));
         }
     }
 }
 
-impl Drop for LogStream {
-    /// The last clone ends a line that was begun: a panic's last words often have no line break.
+impl Drop for Printout {
     fn drop(&mut self) {
-        if let Some(begun) = Arc::get_mut(&mut self.begun) {
-            let mut begun = std::mem::take(begun.get_mut().unwrap_or_else(PoisonError::into_inner));
-            self.end_line(&mut begun);
-        }
+        let mut printed = std::mem::take(&mut *self.lock());
+        self.end_lines(&mut printed);
+        printed.waiting.iter().for_each(|(level, text)| self.log.line(*level, text, None));
+    }
+}
+
+/// A plugin's standard output or error.
+#[derive(Clone)]
+pub(super) struct LogStream {
+    printout: Arc<Printout>,
+    printer: Printer,
+}
+
+impl LogStream {
+    pub fn new(printout: Arc<Printout>, printer: Printer) -> Self {
+        Self { printout, printer }
     }
 }
 
@@ -274,7 +387,7 @@ impl StdoutStream for LogStream {
 
 impl OutputStream for LogStream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.take(&bytes);
+        self.printout.take(self.printer, &bytes);
         Ok(())
     }
 
@@ -303,13 +416,6 @@ mod tests {
         let granted = (0..1000).filter(|_| window.take(start, 100).0).count();
         assert_eq!(granted, 100);
         assert_eq!(window.take(start + Duration::from_secs(1), 100), (true, 900));
-        assert_eq!(window.take(start + Duration::from_secs(1), 100), (true, 0), "told once");
-    }
-
-    #[test]
-    fn a_line_is_one_line_of_bounded_length() {
-        assert_eq!(one_line("a\r\nb\u{1b}[0m\tc"), "a\\r\\nb\\u{1b}[0m\tc");
-        let long = one_line(&"é".repeat(LINE_BYTES));
-        assert!(long.starts_with("éé") && long.ends_with(&format!(" … ({LINE_BYTES} more bytes)")), "{long}");
+        assert_eq!(window.take(start + Duration::from_secs(1), 100), (true, 0), "reported once");
     }
 }

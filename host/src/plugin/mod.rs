@@ -1,7 +1,7 @@
 //! Plugins: WebAssembly components of the contract `reduct-sink:transform`, loaded, checked, started and called.
 //!
-//! Guarantees: whatever a plugin does (traps, loops, eats memory, floods the log, answers nonsense), its caller gets a
-//! typed answer within the plugin's time limit and the host goes on; a [`LoadedPlugin`] has been compiled, checked
+//! Guarantees: whatever a plugin does (traps, loops, waits, uses up memory, floods the log, answers nonsense), its caller
+//! gets a typed answer within the plugin's time limit and the host goes on; a [`LoadedPlugin`] has been compiled, checked
 //! against the contract and started once. `wasmtime` is known only here.
 
 mod bindings;
@@ -10,32 +10,40 @@ mod builtin;
 mod cache;
 #[cfg(test)]
 mod compat_tests;
+mod compiler;
 pub mod componentize;
+mod contract;
 mod counters;
 mod digest;
+mod engine;
 mod error;
-mod files;
-mod host;
+mod host_calls;
+mod host_functions;
 mod http;
 mod instance;
 mod loaded;
+mod loader;
 mod log;
+mod memory;
 mod message;
-mod runtime;
 mod sandbox;
+mod state;
 mod verdict;
+mod wasi;
+mod wasi_files;
 
 pub use builtin::passthrough;
 pub use cache::{Cache, CacheError};
+pub use compiler::{CHILD_COMMAND, CompileLimits, compile_as_child};
 pub use counters::Counts;
 pub use digest::Digest;
 pub use error::{LoadError, Problem};
 pub use loaded::LoadedPlugin;
-pub use runtime::Runtime;
+pub use loader::Runtime;
 
 pub(crate) use breaker::{Admission, Breaker};
 pub(crate) use counters::{CounterSet, Counters, increment};
 pub(crate) use instance::{Instance, Trouble};
+pub(crate) use loader::read;
 pub(crate) use message::{RecordView, header_keys};
-pub(crate) use runtime::read;
 pub(crate) use verdict::{MAX_OUTPUTS, Verdict, apply};

@@ -1,70 +1,53 @@
-//! WASI as a plugin finds it: all that a language's runtime needs is linked, and behind it is what its grants say, which
-//! is nothing unless the configuration grants something.
+//! One instance's side of WASI: what its grants open, and what it gets instead of what isn't granted.
 //!
-//! Guarantees: without a grant there are no files, no environment, no arguments, no network; the time is the record's
-//! own, and randomness is a function of the record, so that an answer made from them is the same at the next attempt. A
-//! call that a grant would have answered otherwise is told in the log, once a version and kind. No call blocks much
-//! longer than the time limit of the call to the plugin.
+//! Guarantees: without a grant there are no files, no environment, no arguments and no network.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
-use wasmtime_wasi::cli::WasiCliView;
-use wasmtime_wasi::clocks::WasiClocksView;
-use wasmtime_wasi::filesystem::WasiFilesystemView;
-use wasmtime_wasi::p2::DynPollable;
-use wasmtime_wasi::p2::bindings::cli::environment;
-use wasmtime_wasi::p2::bindings::clocks::{monotonic_clock, wall_clock};
-use wasmtime_wasi::p2::bindings::filesystem::{preopens, types::Descriptor};
-use wasmtime_wasi::p2::bindings::random::{insecure, insecure_seed, random};
-use wasmtime_wasi::random::WasiRandomView;
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView};
 
-use super::files;
-use super::host::State;
 use super::http::Gate;
-use super::log::{Denied, Level, LogStream, PluginLog};
+use super::log::{Denied, LogStream, PluginLog, Printer, Printout};
+use super::memory::MAX_HANDLES;
 use crate::config::Grants;
-use crate::record::OutputRecord;
 
 /// The most bytes of randomness that one call gets.
-const MAX_RANDOM: u64 = 1 << 20;
-/// The most handles (streams, pollables, requests …) that an instance may hold: they live in the host's memory.
-const MAX_HANDLES: usize = 10_000;
-/// How far the clock of a plugin without a real one moves with each look at it: so that waiting for a time ends.
-const LOOK: Duration = Duration::from_micros(1);
-/// The seed where there is no record: the same for all, so that starting is repeatable.
-const SEED: u64 = 0x7265_6475_6374;
+pub(super) const MAX_RANDOM: u64 = 1 << 20;
+/// The most bytes of an HTTP message's headers. There may be as many messages as handles.
+const HEADER_BYTES: usize = 8 * 1024;
 
-/// One instance's side of WASI.
 pub(super) struct Sandbox {
-    /// The longest that a wait may take: the present call's time limit.
-    patience: Duration,
-    pub(super) grants: Arc<Grants>,
-    pub(super) log: Arc<PluginLog>,
+    /// The longest that a wait may take: the time limit of the present call.
+    pub time_limit: Duration,
+    pub grants: Arc<Grants>,
+    pub log: Arc<PluginLog>,
+    /// What the plugin printed during the present call.
+    pub printout: Arc<Printout>,
+    /// The time since the instance's start, for a plugin without a real clock.
+    pub elapsed: Duration,
+    /// Started again with each record.
+    pub random: Option<fastrand::Rng>,
     wasi: WasiCtx,
     resources: ResourceTable,
     http: WasiHttpCtx,
     gate: Gate,
-    /// The time since the instance's start, for a plugin without a real clock.
-    elapsed: Duration,
-    /// Begun anew with each record.
-    random: Option<fastrand::Rng>,
 }
 
 impl Sandbox {
-    /// Fails where what is granted isn't there.
-    pub fn new(grants: &Arc<Grants>, log: &Arc<PluginLog>, patience: Duration) -> Result<Self, String> {
+    /// Fails if something that is granted doesn't exist.
+    pub fn new(grants: &Arc<Grants>, log: &Arc<PluginLog>, time_limit: Duration) -> Result<Self, String> {
+        let printout = Arc::new(Printout::new(log.clone()));
         let mut wasi = WasiCtx::builder();
-        wasi.stdout(LogStream::new(log.clone(), Level::Info))
-            .stderr(LogStream::new(log.clone(), Level::Warn))
+        wasi.stdout(LogStream::new(printout.clone(), Printer::Output))
+            .stderr(LogStream::new(printout.clone(), Printer::Error))
             .max_random_size(MAX_RANDOM);
-        let told = log.clone();
+        let denied = log.clone();
         // Names aren't looked up either: that is WASI's own default.
         wasi.socket_addr_check(move |_, _| {
-            told.denied(Denied::Sockets, "it can't connect, bind or listen");
+            denied.denied(Denied::Sockets, "it can't connect, bind or listen");
             Box::pin(async { false })
         });
         for (name, value) in &grants.environment {
@@ -81,240 +64,39 @@ impl Sandbox {
         }
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(MAX_HANDLES);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(HEADER_BYTES);
         Ok(Self {
-            patience,
+            time_limit,
             grants: grants.clone(),
             log: log.clone(),
-            wasi: wasi.build(),
-            resources,
-            http: WasiHttpCtx::new(),
-            gate: Gate::new(grants.clone(), log.clone(), patience),
+            printout,
             elapsed: Duration::ZERO,
             random: None,
+            wasi: wasi.build(),
+            resources,
+            http,
+            gate: Gate::new(grants.clone(), log.clone(), time_limit),
         })
     }
 
     /// From now on waits are bounded by the time limit of `transform`.
     pub fn started(&mut self, timeout: Duration) {
-        self.patience = timeout;
-        self.gate.patience = timeout;
+        self.time_limit = timeout;
+        self.gate.time_limit = timeout;
+        self.log.started();
     }
 
     /// The next call is about another record.
     pub fn next_record(&mut self) {
         self.random = None;
     }
-}
 
-/// Links WASI 0.2 and its outgoing HTTP.
-pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p2::add_to_linker_sync(linker)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_sync(linker)?;
-    linker.allow_shadowing(true);
-    environment::add_to_linker::<_, Guarded>(linker, |state| state)?;
-    preopens::add_to_linker::<_, Guarded>(linker, |state| state)?;
-    monotonic_clock::add_to_linker::<_, Guarded>(linker, |state| state)?;
-    wall_clock::add_to_linker::<_, Guarded>(linker, |state| state)?;
-    random::add_to_linker::<_, Guarded>(linker, |state| state)?;
-    insecure::add_to_linker::<_, Guarded>(linker, |state| state)?;
-    insecure_seed::add_to_linker::<_, Guarded>(linker, |state| state)?;
-    files::link(linker)?;
-    linker.allow_shadowing(false);
-    Ok(())
-}
-
-/// Whether the import is one of those linked by [`link`].
-pub(super) fn is_linked(import: &str) -> bool {
-    let Some((package, interface)) = import.strip_prefix("wasi:").and_then(|import| import.split_once('/')) else {
-        return false;
-    };
-    let Some((interface, version)) = interface.split_once('@') else { return false };
-    version.starts_with("0.2.")
-        && match package {
-            "io" | "clocks" | "random" | "cli" | "filesystem" | "sockets" => true,
-            "http" => matches!(interface, "types" | "outgoing-handler"),
-            _ => false,
-        }
-}
-
-/// The interfaces that look at the grants.
-struct Guarded;
-
-impl HasData for Guarded {
-    type Data<'a> = &'a mut State;
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.sandbox.wasi, table: &mut self.sandbox.resources }
-    }
-}
-
-impl WasiHttpView for State {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        let Sandbox { http, resources, gate, .. } = &mut self.sandbox;
-        WasiHttpCtxView { ctx: http, table: resources, hooks: gate }
-    }
-}
-
-impl environment::Host for State {
-    fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
-        if self.sandbox.grants.environment.is_empty() {
-            self.sandbox.log.denied(Denied::Environment, "it found an empty one");
-        }
-        environment::Host::get_environment(&mut self.cli())
+    pub fn wasi(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.resources }
     }
 
-    fn get_arguments(&mut self) -> wasmtime::Result<Vec<String>> {
-        environment::Host::get_arguments(&mut self.cli())
-    }
-
-    fn initial_cwd(&mut self) -> wasmtime::Result<Option<String>> {
-        environment::Host::initial_cwd(&mut self.cli())
-    }
-}
-
-impl preopens::Host for State {
-    fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
-        if self.sandbox.grants.directories.is_empty() {
-            self.sandbox.log.denied(Denied::Directories, "it found none");
-        }
-        preopens::Host::get_directories(&mut self.filesystem())
-    }
-}
-
-/// Nobody sleeps longer than the call may take: epochs stop a plugin that computes, but not one that the host puts to
-/// sleep. After such a sleep the deadline has passed, and the call ends.
-impl monotonic_clock::Host for State {
-    fn now(&mut self) -> wasmtime::Result<u64> {
-        if self.sandbox.grants.clocks {
-            return monotonic_clock::Host::now(&mut self.clocks());
-        }
-        self.sandbox.log.denied(Denied::Clocks, "it found a clock that moves a microsecond with each look");
-        self.sandbox.elapsed += LOOK;
-        Ok(nanoseconds(self.sandbox.elapsed))
-    }
-
-    fn resolution(&mut self) -> wasmtime::Result<u64> {
-        if self.sandbox.grants.clocks {
-            return monotonic_clock::Host::resolution(&mut self.clocks());
-        }
-        Ok(nanoseconds(LOOK))
-    }
-
-    fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        let now = match self.sandbox.grants.clocks {
-            true => monotonic_clock::Host::now(&mut self.clocks())?,
-            false => nanoseconds(self.sandbox.elapsed),
-        };
-        self.subscribe_duration(when.saturating_sub(now))
-    }
-
-    fn subscribe_duration(&mut self, duration: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        let duration = duration.min(nanoseconds(self.sandbox.patience));
-        self.sandbox.elapsed += Duration::from_nanos(duration);
-        self.clocks().subscribe_duration(duration)
-    }
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-impl wall_clock::Host for State {
-    fn now(&mut self) -> wasmtime::Result<wall_clock::Datetime> {
-        if self.sandbox.grants.clocks {
-            return wall_clock::Host::now(&mut self.clocks());
-        }
-        self.sandbox.log.denied(Denied::Clocks, "it found the record's own time, and 1970 outside of `transform`");
-        let time = self.present().map_or(0, |output| output.input.default_timestamp_us());
-        let nanoseconds = u32::try_from(time % 1_000_000).unwrap_or(0) * 1000;
-        Ok(wall_clock::Datetime { seconds: time / 1_000_000, nanoseconds })
-    }
-
-    fn resolution(&mut self) -> wasmtime::Result<wall_clock::Datetime> {
-        wall_clock::Host::resolution(&mut self.clocks())
-    }
-}
-
-impl State {
-    /// Randomness for a plugin that has no other.
-    fn dice(&mut self) -> &mut fastrand::Rng {
-        self.sandbox.log.denied(Denied::Random, "it found numbers that follow from the record");
-        let seed = self.present().map_or(SEED, seed);
-        self.sandbox.random.get_or_insert_with(|| fastrand::Rng::with_seed(seed))
-    }
-
-    fn random_bytes(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
-        if length > MAX_RANDOM {
-            return Err(wasmtime::Error::msg(format!("it asked for {length} random bytes; the most are {MAX_RANDOM}")));
-        }
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        self.dice().fill(&mut bytes);
-        Ok(bytes)
-    }
-}
-
-/// A function of the record (FNV-1a of its identity), and nothing else.
-fn seed(output: &OutputRecord) -> u64 {
-    let source = &output.input.source;
-    let number = source.partition.to_le_bytes().into_iter().chain(output.input.offset.to_le_bytes());
-    let identity = source.topic.bytes().chain(number);
-    identity.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-impl random::Host for State {
-    fn get_random_bytes(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
-        match self.sandbox.grants.random {
-            true => random::Host::get_random_bytes(self.random(), length),
-            false => self.random_bytes(length),
-        }
-    }
-
-    fn get_random_u64(&mut self) -> wasmtime::Result<u64> {
-        match self.sandbox.grants.random {
-            true => random::Host::get_random_u64(self.random()),
-            false => Ok(self.dice().u64(..)),
-        }
-    }
-}
-
-impl insecure::Host for State {
-    fn get_insecure_random_bytes(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
-        random::Host::get_random_bytes(self, length)
-    }
-
-    fn get_insecure_random_u64(&mut self) -> wasmtime::Result<u64> {
-        random::Host::get_random_u64(self)
-    }
-}
-
-/// What runtimes seed their hash tables with: they ask for it at their start, so it isn't told as denied.
-impl insecure_seed::Host for State {
-    fn insecure_seed(&mut self) -> wasmtime::Result<(u64, u64)> {
-        match self.sandbox.grants.random {
-            true => insecure_seed::Host::insecure_seed(self.random()),
-            false => Ok((SEED, SEED.rotate_left(32))),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_wasi_0_2_is_linked() {
-        for (import, linked) in [
-            ("wasi:cli/stdout@0.2.6", true),
-            ("wasi:io/streams@0.2.0", true),
-            ("wasi:http/outgoing-handler@0.2.0", true),
-            ("wasi:http/types@0.2.3", true),
-            ("wasi:http/incoming-handler@0.2.0", false),
-            ("wasi:clocks/monotonic-clock@0.3.0", false),
-            ("wasi:iot/io@0.2.0", false),
-        ] {
-            assert_eq!(is_linked(import), linked, "{import}");
-        }
+    pub fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.resources, hooks: &mut self.gate }
     }
 }

@@ -1,18 +1,25 @@
 //! A plugin's verdict: checked against the contract's rules, then applied to the output record it was asked about.
 //!
-//! Guarantees: a verdict that breaks a rule changes nothing and is told apart with the rule it broke; what is applied
-//! never fails.
+//! Guarantees: a verdict that breaks a rule changes nothing, and the violation names the rule; what was checked is applied
+//! without fail, and ReductStore accepts its entry, its content type and the size of its labels.
 
 use bytes::Bytes;
 
-use super::bindings::reduct_sink::transform::types::Change;
 pub(crate) use super::bindings::reduct_sink::transform::types::Verdict;
+use super::bindings::reduct_sink::transform::types::{self, Change};
 use crate::config::PluginLimits;
 use crate::record::entry_name::EntryName;
+use crate::record::text::clip;
 use crate::record::{LabelChange, OutputRecord};
 
 /// The most outputs that one input record may become, over all plugins of the chain.
 pub(crate) const MAX_OUTPUTS: usize = 1024;
+
+/// The most bytes of label names and values that the plugins of a chain may give to one output: what ReductStore takes in
+/// the headers of one record.
+const MAX_LABEL_BYTES: usize = 64 * 1024;
+/// The longest content type.
+const MAX_CONTENT_TYPE_BYTES: usize = 255;
 
 /// What is wrong with a verdict.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,10 +31,10 @@ pub(super) enum Violation {
 }
 
 /// Whether the verdict keeps the contract's rules and the plugin's limits.
-pub(super) fn check(verdict: &Verdict, limits: &PluginLimits) -> Result<(), Violation> {
+pub(super) fn check(verdict: &Verdict, limits: &PluginLimits, output: &OutputRecord) -> Result<(), Violation> {
     match verdict {
         Verdict::Keep | Verdict::Drop => Ok(()),
-        Verdict::Change(change) => check_changes(std::slice::from_ref(change), limits),
+        Verdict::Change(change) => check_changes(std::slice::from_ref(change), limits, output),
         Verdict::Split(parts) if parts.is_empty() => {
             Err(Violation::Rule("it split the record into no parts; `drop` writes none".into()))
         }
@@ -36,7 +43,7 @@ pub(super) fn check(verdict: &Verdict, limits: &PluginLimits) -> Result<(), Viol
             parts.len(),
             limits.outputs
         ))),
-        Verdict::Split(parts) => check_changes(parts, limits),
+        Verdict::Split(parts) => check_changes(parts, limits, output),
     }
 }
 
@@ -60,7 +67,8 @@ fn changed(mut output: OutputRecord, change: Change) -> OutputRecord {
     output
 }
 
-fn check_changes(changes: &[Change], limits: &PluginLimits) -> Result<(), Violation> {
+fn check_changes(changes: &[Change], limits: &PluginLimits, output: &OutputRecord) -> Result<(), Violation> {
+    let before: usize = output.labels.iter().map(LabelChange::size).sum();
     let mut bytes = 0_usize;
     for change in changes {
         if change.labels.len() > limits.labels {
@@ -71,6 +79,12 @@ fn check_changes(changes: &[Change], limits: &PluginLimits) -> Result<(), Violat
             )));
         }
         check_names(change).map_err(Violation::Rule)?;
+        let labels = change.labels.iter().map(label_size).fold(before, usize::saturating_add);
+        if labels > MAX_LABEL_BYTES {
+            return Err(Violation::Limit(format!(
+                "with it the plugins' labels of one record have {labels} bytes; the most are {MAX_LABEL_BYTES}"
+            )));
+        }
         bytes = bytes.saturating_add(size(change));
     }
     if bytes > limits.verdict_bytes {
@@ -86,23 +100,28 @@ fn check_names(change: &Change) -> Result<(), String> {
     }
     match &change.content_type {
         Some(content_type) if !is_content_type(content_type) => Err(format!(
-            "it chose an illegal content type: {content_type:?}; legal is printable ASCII without a comma, not empty, \
-             with no space at its ends"
+            "it chose an illegal content type: {:?}; legal is printable ASCII without a comma, not empty, at most \
+             {MAX_CONTENT_TYPE_BYTES} bytes, with no space at its ends",
+            clip(content_type, 100),
         )),
         _ => Ok(()),
     }
 }
 
 fn is_content_type(text: &str) -> bool {
-    !text.is_empty() && text.trim() == text && text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b',')
+    !text.is_empty()
+        && text.len() <= MAX_CONTENT_TYPE_BYTES
+        && text.trim() == text
+        && text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b',')
+}
+
+fn label_size(label: &types::LabelChange) -> usize {
+    label.name.len() + label.value.as_ref().map_or(0, String::len)
 }
 
 fn size(change: &Change) -> usize {
-    let label = |label: &super::bindings::reduct_sink::transform::types::LabelChange| {
-        label.name.len() + label.value.as_ref().map_or(0, String::len)
-    };
     change.payload.as_ref().map_or(0, Vec::len)
         + change.entry.as_ref().map_or(0, String::len)
         + change.content_type.as_ref().map_or(0, String::len)
-        + change.labels.iter().map(label).sum::<usize>()
+        + change.labels.iter().map(label_size).sum::<usize>()
 }

@@ -1,7 +1,7 @@
 //! Entry names: how a topic's name becomes a legal entry name, and the template that ties entries to partitions.
 //!
 //! Guarantees: an [`EntryName`] is legal in ReductStore (`[A-Za-z0-9_/-]+`, no empty segment, no segment over 255
-//! bytes); two topics never share the name made from them; under the default template no two partitions share an entry.
+//! bytes, at most 512 bytes and 16 segments); two topics never share the name made from them; under the default template no two partitions share an entry.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +12,10 @@ use crate::record::TopicPartition;
 
 /// The file system's limit on one path component, which is what a segment becomes on the server.
 const MAX_SEGMENT: usize = 255;
+/// The longest name. The server's own limit is that of the file system on a path, with the folder of its data before it.
+const MAX_NAME: usize = 512;
+/// The most segments: the server makes an entry of each beginning of a name.
+const MAX_SEGMENTS: usize = 16;
 
 /// A legal entry name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,10 +31,20 @@ pub enum NameError {
     IllegalCharacter { name: String, found: char },
     #[error("entry name {0:?} has a segment of more than {MAX_SEGMENT} bytes")]
     LongSegment(String),
+    #[error("entry name {start:?}… has {bytes} bytes; the most are {MAX_NAME}")]
+    Long { start: String, bytes: usize },
+    #[error("entry name {0:?} has more than {MAX_SEGMENTS} segments")]
+    Deep(String),
 }
 
 impl EntryName {
     pub fn parse(name: &str) -> Result<Self, NameError> {
+        if name.len() > MAX_NAME {
+            return Err(NameError::Long { start: name.chars().take(60).collect(), bytes: name.len() });
+        }
+        if name.split('/').count() > MAX_SEGMENTS {
+            return Err(NameError::Deep(name.into()));
+        }
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '/');
         if let Some(found) = name.chars().find(|c| !legal(*c)) {
             return Err(NameError::IllegalCharacter { name: name.into(), found });

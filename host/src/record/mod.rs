@@ -7,6 +7,7 @@
 pub mod entry_name;
 mod identity;
 pub mod labels;
+pub mod text;
 mod topic_id;
 
 use std::fmt;
@@ -79,6 +80,13 @@ impl InputRecord {
 pub struct LabelChange {
     pub name: String,
     pub value: Option<String>,
+}
+
+impl LabelChange {
+    /// The bytes of its texts.
+    pub fn size(&self) -> usize {
+        self.name.len() + self.value.as_ref().map_or(0, String::len)
+    }
 }
 
 /// One record on its way to ReductStore: its input, and what the chain changed.

@@ -12,11 +12,11 @@ use crate::bed::{Bed, input, keep_log, label, logged, output, runtime};
 use crate::guest::Guest;
 
 /// A chain of one guest that imports an interface of WASI.
-fn chain(name: &str, guest: Vec<u8>, adjust: impl FnOnce(&mut Plugin)) -> Chain {
+pub fn chain(name: &str, guest: Vec<u8>, adjust: impl FnOnce(&mut Plugin)) -> Chain {
     Bed::of(&[]).with(name, &guest, adjust).chain()
 }
 
-fn asking(body: &str, imports: &str, interfaces: &[&str], packages: &str) -> Vec<u8> {
+pub fn asking(body: &str, imports: &str, interfaces: &[&str], packages: &str) -> Vec<u8> {
     let interfaces: String = interfaces.iter().map(|interface| format!("import {interface};")).collect();
     let wit = format!(
         "package test:ask; {packages}
@@ -51,7 +51,7 @@ fn without_a_grant_the_time_is_the_records_own() {
         assert_eq!(times, [Some(1_700_000_000), Some(7_000), Some(1_000)], "offset 7: 7 µs after the record's second");
     }
     let told = logged(&["plugin=timeless", "asked for the time", "grants.clocks = true"]);
-    assert_eq!(told.len(), 1, "once a version: {told:?}");
+    assert_eq!(told.len(), 1, "once for each version: {told:?}");
     let mut with = chain("timed", clock, |plugin| plugin.grants.clocks = true);
     let times: Vec<_> = crate::bed::outputs(with.transform(&input(7))).iter().map(|o| o.timestamp_us).collect();
     assert!(times[0] > Some(1_700_000_000), "the present: {times:?}");

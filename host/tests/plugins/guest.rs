@@ -24,6 +24,7 @@ pub struct Guest {
     transform: String,
     configure: String,
     imports: String,
+    definitions: String,
     wit: String,
     world: &'static str,
     version: &'static str,
@@ -35,6 +36,7 @@ impl Guest {
             transform: transform.into(),
             configure: "(i32.const 0)".into(),
             imports: String::new(),
+            definitions: String::new(),
             wit: String::new(),
             world: "transform",
             version: "0.1.0",
@@ -53,6 +55,12 @@ impl Guest {
         self.imports = imports.into();
         self.wit = wit.into();
         self.world = world;
+        self
+    }
+
+    /// Further definitions of the core module.
+    pub fn defining(mut self, definitions: &str) -> Self {
+        self.definitions = definitions.into();
         self
     }
 
@@ -97,7 +105,7 @@ impl Guest {
         let (mut texts, mut at) = (String::new(), 4096);
         let mut place = |wat: &str| place_texts(wat, &mut texts, &mut at);
         let (transform, configure) = (place(&self.transform), place(&self.configure));
-        let (imports, version) = (&self.imports, self.version);
+        let (imports, definitions, version) = (&self.imports, &self.definitions, self.version);
         let host = format!("reduct-sink:transform/host@{version}");
         let transformer = format!("reduct-sink:transform/transformer@{version}");
         format!(
@@ -110,6 +118,7 @@ impl Guest {
   (import "{host}" "content-type" (func $import-type (param i32)))
   {imports}
   (memory (export "memory") 4)
+  {definitions}
   {texts}
   {LIBRARY}
   (func (export "{transformer}#configure") (param $config i32) (param $config-length i32) (result i32)

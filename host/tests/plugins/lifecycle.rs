@@ -506,5 +506,6 @@ fn what_is_told_of_a_plugin_adds_up() {
     assert_eq!((told.counts.changed, told.latency.measured), (6400, 100));
     assert!(told.latency.p50_us > 0.0 && told.latency.p50_us <= told.latency.p99_us, "{:?}", told.latency);
     assert!(told.latency.p99_us <= told.latency.max_us * 1.2, "{:?}", told.latency);
-    assert_eq!(told.memory_bytes, 4 * 65536, "a single worker's instance");
+    let memory = 4 * 65536..4 * 65536 + 1024;
+    assert!(memory.contains(&told.memory_bytes), "a single worker's instance, with a small table: {told:?}");
 }

@@ -71,12 +71,12 @@ fn each_problem_names_the_plugin_the_file_and_the_remedy() {
             |p| matches!(p, Problem::NotWasm(_)),
             &["7f 45 4c 46", "isn't WebAssembly"],
         ),
-        ("head", b"\0as", |p| matches!(p, Problem::Truncated(_)), &["3 bytes", "copy the file anew"]),
+        ("head", b"\0as", |p| matches!(p, Problem::Truncated(_)), &["3 bytes", "copy the file again"]),
         (
             "cut",
             &component[..component.len() / 2],
             |p| matches!(p, Problem::Truncated(_)),
-            &["ends too early", "copy the file anew"],
+            &["ends too early", "copy the file again"],
         ),
         (
             "damaged",

@@ -1,65 +1,66 @@
-//! What WASI refuses in directories that are granted: to change what may only be read, and to leave them.
+//! Reports what WASI refuses a plugin in its directories: changing one that it may only read, and leaving them.
 //!
-//! Guarantees: each function answers as WASI's own does, and the log tells what was refused, once a version and kind.
+//! Guarantees: each function answers as WASI's own does, and the log says what was refused, once for each version and kind.
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView};
 use wasmtime_wasi::p2::FsResult;
-use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode as Refusal;
-use wasmtime_wasi::p2::bindings::sync::filesystem::types::{
+use wasmtime_wasi::p2::bindings::filesystem::types::{
     DescriptorFlags, ErrorCode, Host, HostDescriptor, OpenFlags, PathFlags,
 };
 
-use super::host::State;
 use super::log::Denied;
+use super::state::State;
 
 /// As `wasmtime-wasi` links it: plugins that import an older 0.2 find this one.
 const INTERFACE: &str = "wasi:filesystem/types@0.2.12";
 
-/// In place of WASI's own, which are linked already.
+/// Replaces WASI's own functions, which are linked already.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(INTERFACE)?;
-    macro_rules! tell_refused {
+    macro_rules! report_refused {
         ($name:literal, $method:ident($($argument:ident: $kind:ty),*), changes: $changes:expr) => {
-            interface.func_wrap(
+            interface.func_wrap_async(
                 concat!("[method]descriptor.", $name),
                 |mut store: StoreContextMut<'_, State>,
                  (at, $($argument),*): (Resource<Descriptor>, $($kind),*)| {
-                    let changes = $changes;
-                    let answer = store.data_mut().filesystem().$method(at, $($argument),*);
-                    store.data_mut().tell_refused(answer, changes)
+                    Box::new(async move {
+                        let changes = $changes;
+                        let answer = store.data_mut().filesystem().$method(at, $($argument),*).await;
+                        store.data_mut().report_refused(answer, changes)
+                    })
                 },
             )?;
         };
     }
-    tell_refused!(
+    report_refused!(
         "open-at",
         open_at(links: PathFlags, path: String, how: OpenFlags, flags: DescriptorFlags),
         changes: is_to_change(how, flags)
     );
-    tell_refused!("create-directory-at", create_directory_at(path: String), changes: true);
-    tell_refused!("remove-directory-at", remove_directory_at(path: String), changes: true);
-    tell_refused!("unlink-file-at", unlink_file_at(path: String), changes: true);
-    tell_refused!("rename-at", rename_at(path: String, to: Resource<Descriptor>, new: String), changes: true);
-    tell_refused!("link-at", link_at(links: PathFlags, path: String, to: Resource<Descriptor>, new: String), changes: true);
-    tell_refused!("symlink-at", symlink_at(path: String, new: String), changes: true);
+    report_refused!("create-directory-at", create_directory_at(path: String), changes: true);
+    report_refused!("remove-directory-at", remove_directory_at(path: String), changes: true);
+    report_refused!("unlink-file-at", unlink_file_at(path: String), changes: true);
+    report_refused!("rename-at", rename_at(path: String, to: Resource<Descriptor>, new: String), changes: true);
+    report_refused!("link-at", link_at(links: PathFlags, path: String, to: Resource<Descriptor>, new: String), changes: true);
+    report_refused!("symlink-at", symlink_at(path: String, new: String), changes: true);
     Ok(())
 }
 
-/// Whether something is opened to be made or changed.
+/// Whether a file is opened in order to create or change it.
 fn is_to_change(how: OpenFlags, flags: DescriptorFlags) -> bool {
     how.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE)
         || flags.intersects(DescriptorFlags::WRITE | DescriptorFlags::MUTATE_DIRECTORY)
 }
 
 impl State {
-    fn tell_refused<T>(&mut self, answer: FsResult<T>, changes: bool) -> wasmtime::Result<(Result<T, ErrorCode>,)> {
+    fn report_refused<T>(&mut self, answer: FsResult<T>, changes: bool) -> wasmtime::Result<(Result<T, ErrorCode>,)> {
         let error = match answer {
             Ok(value) => return Ok((Ok(value),)),
             Err(error) => error,
         };
-        if matches!(error.downcast_ref(), Some(Refusal::NotPermitted)) {
+        if matches!(error.downcast_ref(), Some(ErrorCode::NotPermitted)) {
             let reads_only = self.sandbox.grants.directories.iter().any(|directory| !directory.writable);
             match changes && reads_only {
                 true => self.sandbox.log.denied(Denied::Writing, "it may only read there"),

@@ -1,0 +1,73 @@
+//! Where the host waits on behalf of a plugin: files, sockets, timers.
+//!
+//! Guarantees: a call into a plugin ends at its deadline even if the host function that the plugin called never ends.
+//! WASI's functions are asynchronous here, so the calling thread never blocks in one of them. What is still running at
+//! the deadline is abandoned on a thread of this module, and no thread that carries records is lost to it.
+
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use tokio::runtime::{Builder, Handle, Runtime};
+
+/// Threads for file operations. One that hangs (on a dead network file system, for example) keeps its thread for ever;
+/// when all hang, further file operations of plugins end at their deadlines.
+const FILE_THREADS: usize = 64;
+
+/// The threads on which the waiting is done.
+pub(super) struct HostCalls {
+    runtime: Option<Runtime>,
+    handle: Handle,
+}
+
+impl HostCalls {
+    pub fn start() -> io::Result<Self> {
+        let mut builder = Builder::new_multi_thread();
+        let builder = builder.worker_threads(1).max_blocking_threads(FILE_THREADS);
+        let runtime = builder.enable_all().thread_name("plugin-host-calls").build()?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+
+    /// The call's answer, or `None` if it is still waiting for the host at the deadline.
+    ///
+    /// Must not be called from a thread of an asynchronous runtime: it blocks.
+    pub fn run<T>(&self, deadline: Instant, call: impl Future<Output = T>) -> Option<T> {
+        let _entered = self.handle.enter();
+        let mut call = pin!(call);
+        // Nearly every call ends without waiting for the host, and then needs neither a timer nor a wake-up.
+        match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => self.handle.block_on(async { tokio::time::timeout_at(deadline.into(), call).await }).ok(),
+        }
+    }
+}
+
+impl Drop for HostCalls {
+    /// Doesn't wait for abandoned operations.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_call_ends_at_its_deadline_whatever_it_waits_for() {
+        let calls = HostCalls::start().unwrap();
+        let soon = || Instant::now() + Duration::from_millis(20);
+        assert_eq!(calls.run(soon(), async { 7 }), Some(7));
+        assert_eq!(calls.run(soon(), std::future::pending::<()>()), None);
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let blocked = async { tokio::task::spawn_blocking(move || held.recv()).await };
+        assert!(calls.run(soon(), blocked).is_none(), "an operation that holds its thread");
+        drop(calls);
+        drop(release);
+    }
+}

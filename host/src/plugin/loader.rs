@@ -1,0 +1,233 @@
+//! The way from a configured plugin to a loaded one.
+//!
+//! Guarantees: loading does all that may take long or go wrong (read, compile, check, start, configure), so that a
+//! [`LoadedPlugin`] is ready for its first record; each problem is a [`LoadError`] that names the remedy.
+
+use std::fs;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use wasmtime::component::Component;
+
+use super::bindings::TransformPre;
+use super::breaker::Breaker;
+use super::builtin::passthrough;
+use super::cache::Cache;
+use super::compiler::{CompileLimits, Compiled, Compiler};
+use super::counters::CounterSet;
+use super::digest::Digest;
+use super::engine::{Kind, Platforms};
+use super::error::{LoadError, Problem};
+use super::host_calls::HostCalls;
+use super::instance::Instance;
+use super::loaded::{Code, LoadedPlugin};
+use super::log::PluginLog;
+use super::state::State;
+use crate::config::{self, CacheFolder, Plugin, PluginSource};
+
+/// Compiles and runs plugins. One serves the whole process.
+pub struct Runtime {
+    platforms: Platforms,
+    compiler: Compiler,
+    cache: Option<Cache>,
+    host_calls: Arc<HostCalls>,
+}
+
+impl Runtime {
+    /// Without a cache: each load compiles, in this process.
+    pub fn new() -> anyhow::Result<Arc<Self>> {
+        Self::with_cache(None)
+    }
+
+    /// With this cache. What isn't in it is compiled in this process.
+    pub fn with_cache(cache: Option<Cache>) -> anyhow::Result<Arc<Self>> {
+        let compiler = Compiler::here().context("couldn't start the threads that compile plugins")?;
+        Self::with(cache, compiler)
+    }
+
+    /// For a host that runs: with the cache that the configuration names, and a process of its own for compiling. If the
+    /// cache can't be used, the log says why and each load compiles.
+    pub fn for_config(config: &config::Cache) -> anyhow::Result<Arc<Self>> {
+        let folder = match &config.folder {
+            CacheFolder::Nowhere => None,
+            CacheFolder::At(folder) => Some(folder.clone()),
+            CacheFolder::Default => Cache::default_folder(),
+        };
+        let cache = folder.and_then(|folder| match Cache::open(&folder, config.bytes) {
+            Ok(cache) => Some(cache),
+            Err(error) => {
+                tracing::warn!(%error, "compiled plugins aren't cached");
+                None
+            }
+        });
+        let limits = CompileLimits { memory_bytes: 2_000_000_000, time: Duration::from_secs(120) };
+        Self::with(cache, Compiler::Child(limits))
+    }
+
+    fn with(cache: Option<Cache>, compiler: Compiler) -> anyhow::Result<Arc<Self>> {
+        // Two cryptography providers are compiled in, by different dependencies, and then rustls chooses none by itself.
+        // Fails if the process has chosen already.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let platforms = Platforms::new().map_err(|error| anyhow!("the WebAssembly engine doesn't start: {error:#}"))?;
+        let host_calls = HostCalls::start().context("couldn't start the threads on which plugins' calls wait")?;
+        Ok(Arc::new(Self { platforms, compiler, cache, host_calls: Arc::new(host_calls) }))
+    }
+
+    /// Reads, compiles and checks the plugin, then starts and configures a first instance of it. May take seconds.
+    ///
+    /// It may be called from any thread: the instance is started on one of its own, because starting blocks, which the
+    /// threads of an asynchronous runtime must not.
+    pub fn load(&self, plugin: &Plugin) -> Result<LoadedPlugin, LoadError> {
+        thread::scope(|scope| {
+            let loading =
+                thread::Builder::new().name("plugin-load".into()).spawn_scoped(scope, || self.prepare(plugin));
+            match loading.map(thread::ScopedJoinHandle::join) {
+                Ok(Ok(loaded)) => loaded,
+                Ok(Err(_)) => Err(Problem::Host("the thread that loaded it panicked".into())),
+                Err(error) => Err(Problem::Host(format!("no thread to load it: {error}"))),
+            }
+        })
+        .map_err(|problem| LoadError { plugin: plugin.name.clone(), file: file_name(plugin), problem })
+    }
+
+    /// Compiles a component and puts it into the cache, unless it is there. Returns whether it was.
+    pub fn compile_ahead(&self, component: &[u8]) -> Result<bool, Problem> {
+        self.compile(component, Digest::of(component), false).map(|(_, from_cache)| from_cache)
+    }
+
+    fn prepare(&self, plugin: &Plugin) -> Result<LoadedPlugin, Problem> {
+        let bytes = read(plugin)?;
+        let digest = Digest::of(&bytes);
+        if let Some(pinned) = plugin.sha256.as_ref().filter(|pinned| **pinned != digest.to_string()) {
+            return Err(Problem::OtherDigest { found: digest, pinned: pinned.clone() });
+        }
+        let name: Arc<str> = plugin.name.as_str().into();
+        let started = Instant::now();
+        let (pre, from_cache) = self.compile(&bytes, digest, !plugin.grants.http.is_empty())?;
+        let compiled_in = started.elapsed();
+        let code = Code {
+            pre,
+            config: plugin.config.clone(),
+            timeout: plugin.timeout,
+            memory_bytes: plugin.memory_bytes,
+            limits: plugin.limits,
+            recycle: plugin.recycle,
+            grants: Arc::new(plugin.grants.clone()),
+            log: Arc::new(PluginLog::new(name.clone(), digest, plugin.limits.log_rate)),
+            breaker: Breaker::new(plugin.breaker, format!("{name}@{}", digest.short())),
+            counters: Arc::new(CounterSet::default()),
+            host_calls: self.host_calls.clone(),
+        };
+        let (bytes, code) = (bytes.len(), Arc::new(code));
+        let started_in = Duration::ZERO;
+        let mut loaded = LoadedPlugin { name, digest, bytes, from_cache, compiled_in, started_in, code };
+        let started = Instant::now();
+        Instance::start(&loaded)?;
+        loaded.started_in = started.elapsed();
+        Ok(loaded)
+    }
+
+    fn compile(&self, bytes: &[u8], digest: Digest, http: bool) -> Result<(TransformPre<State>, bool), Problem> {
+        check_first_bytes(bytes)?;
+        let cached = Kind::ALL.into_iter().find_map(|kind| Some((kind, self.cached(kind, digest)?)));
+        if let Some((kind, component)) = cached {
+            return Ok((self.platforms.of(kind).prepare(&component, http)?, true));
+        }
+        let compiled = self.compiler.compile(bytes, &self.platforms)?;
+        let pre = self.platforms.of(compiled.kind).prepare(&compiled.component, http)?;
+        self.keep(digest, &compiled);
+        Ok((pre, false))
+    }
+
+    /// What the cache has for this engine. A damaged entry is reported, and will be replaced.
+    fn cached(&self, kind: Kind, digest: Digest) -> Option<Component> {
+        let (cache, platform) = (self.cache.as_ref()?, self.platforms.of(kind));
+        let name = platform.entry(digest);
+        let code = match cache.get(&name) {
+            Ok(code) => code?,
+            Err(damage) => {
+                let path = cache.path(&name);
+                tracing::warn!(path = %path.display(), %damage, "a cached component is damaged: it is compiled again");
+                return None;
+            }
+        };
+        // SAFETY: the bytes are those that `Component::serialize` gave to this version of the host for this engine: their
+        // seal says so, which nobody can make without the cache's key.
+        match unsafe { Component::deserialize(&platform.engine, &code) } {
+            Ok(component) => Some(component),
+            Err(error) => {
+                let (path, error) = (cache.path(&name), format!("{error:#}"));
+                tracing::warn!(path = %path.display(), error, "a cached component doesn't fit: it is compiled again");
+                None
+            }
+        }
+    }
+
+    fn keep(&self, digest: Digest, compiled: &Compiled) {
+        let Some(cache) = &self.cache else { return };
+        let name = self.platforms.of(compiled.kind).entry(digest);
+        let kept = match &compiled.code {
+            Some(code) => cache.put(&name, code),
+            None => {
+                let code = compiled.component.serialize().map_err(|error| io::Error::other(format!("{error:#}")));
+                code.and_then(|code| cache.put(&name, &code))
+            }
+        };
+        if let Err(error) = kept {
+            tracing::warn!(path = %cache.path(&name).display(), %error, "the compiled component isn't cached");
+        }
+    }
+}
+
+fn file_name(plugin: &Plugin) -> String {
+    match &plugin.source {
+        PluginSource::Builtin => "builtin".into(),
+        PluginSource::File(path) => path.display().to_string(),
+    }
+}
+
+/// The component's bytes, no more than the plugin's file may have.
+pub(crate) fn read(plugin: &Plugin) -> Result<Vec<u8>, Problem> {
+    let path = match &plugin.source {
+        PluginSource::Builtin => return Ok(passthrough().to_vec()),
+        PluginSource::File(path) => path,
+    };
+    let problem = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Problem::NotFound,
+        _ => Problem::Unreadable(error),
+    };
+    // Reading a pipe or a device might never end.
+    if !fs::metadata(path).map_err(problem)?.is_file() {
+        return Err(Problem::Unreadable(io::Error::other("not a regular file")));
+    }
+    let file = fs::File::open(path).map_err(problem)?;
+    let (found, most) = (file.metadata().map_err(problem)?.len(), plugin.limits.file_bytes);
+    let mut bytes = Vec::new();
+    // It may grow while it is read.
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(problem)?;
+    if bytes.len() as u64 > most { Err(Problem::TooLarge { found, most }) } else { Ok(bytes) }
+}
+
+/// What the first bytes say: a better message than the compiler has.
+fn check_first_bytes(bytes: &[u8]) -> Result<(), Problem> {
+    match bytes {
+        [] => Err(Problem::Empty),
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(Problem::CoreModule),
+        [0, b'a', b's', b'm', _, _, _, _, ..] => Ok(()),
+        short if b"\0asm".starts_with(short) || short.starts_with(b"\0asm") => {
+            Err(Problem::Truncated(format!("{} bytes", short.len())))
+        }
+        other => {
+            let start = other.get(..other.len().min(64)).unwrap_or_default();
+            let text = std::str::from_utf8(start).map_or_else(|error| error.error_len().is_none(), |_| true);
+            if text && !start.iter().any(|byte| byte.is_ascii_control() && !byte.is_ascii_whitespace()) {
+                return Err(Problem::Text);
+            }
+            let shown: Vec<String> = start.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            Err(Problem::NotWasm(shown.join(" ")))
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What a running instance shares with the host: the record at hand, its memory limit and its sandbox.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::log::{Level, PluginLog};
+use super::memory::Memory;
+use super::sandbox::Sandbox;
+use crate::config::Grants;
+use crate::record::OutputRecord;
+
+/// What an instance is started with on the host's side.
+pub(super) struct Setting<'a> {
+    pub memory_bytes: u64,
+    /// Lines that one call may log.
+    pub log_lines: u64,
+    pub grants: &'a Arc<Grants>,
+    pub log: &'a Arc<PluginLog>,
+    /// Of starting and configuring it.
+    pub time_limit: Duration,
+}
+
+pub(super) struct State {
+    /// The records that `transform` is called with, one after the other, as they stand; empty outside of it.
+    pub outputs: Vec<OutputRecord>,
+    /// The one of `outputs` that the present call is about.
+    pub at: usize,
+    pub memory: Memory,
+    pub sandbox: Sandbox,
+    /// How many lines the present call may still log.
+    log_lines: u64,
+}
+
+impl State {
+    /// Fails if something that the plugin is granted doesn't exist.
+    pub fn new(setting: &Setting<'_>) -> Result<Self, String> {
+        Ok(Self {
+            outputs: Vec::new(),
+            at: 0,
+            memory: Memory::new(setting.memory_bytes),
+            sandbox: Sandbox::new(setting.grants, setting.log, setting.time_limit)?,
+            log_lines: setting.log_lines,
+        })
+    }
+
+    /// The next call is about the output at this place. `None`: there is none.
+    pub fn turn_to(&mut self, at: usize, log_lines: u64) -> Option<&OutputRecord> {
+        self.at = at;
+        self.log_lines = log_lines;
+        self.sandbox.next_record();
+        self.present()
+    }
+
+    /// The record that the present call is about.
+    pub fn present(&self) -> Option<&OutputRecord> {
+        self.outputs.get(self.at)
+    }
+
+    /// The same, for a function that may only be called during `transform`.
+    pub fn output(&self, function: &str) -> wasmtime::Result<&OutputRecord> {
+        self.present()
+            .ok_or_else(|| wasmtime::Error::msg(format!("`{function}` may only be called during `transform`")))
+    }
+
+    pub fn log(&mut self, level: Level, text: &str) -> wasmtime::Result<()> {
+        let left = self.log_lines.checked_sub(1);
+        self.log_lines = left.ok_or_else(|| wasmtime::Error::msg("it logged more lines in one call than it may"))?;
+        self.write_printout();
+        if matches!(level, Level::Error) {
+            self.sandbox.printout.keep_as_cause(text);
+        }
+        self.sandbox.log.line(level, text, self.present().map(|output| &*output.input));
+        Ok(())
+    }
+
+    /// Writes what the plugin printed during the present call to the log, with the record that the call is about.
+    pub fn write_printout(&self) {
+        self.sandbox.printout.write(self.present().map(|output| &*output.input));
+    }
+}

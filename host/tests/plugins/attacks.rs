@@ -1,0 +1,188 @@
+//! Plugins that attack the host: they hold it up, fill its memory, or hand it what its log or store can't bear.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use reduct_sink::config::Plugin;
+use reduct_sink::plugin::Problem;
+
+use crate::bed::{Bed, dead_letter, input, keep_log, load_error, logged, outputs, runtime};
+use crate::grants::{asking, chain};
+use crate::guest::{Guest, guest};
+
+const BODY: &str = "package wasi:io@0.2.0 {
+  interface error { resource error; }
+  interface streams {
+    use error.{error};
+    variant stream-error { last-operation-failed(error), closed }
+    resource output-stream {
+      blocking-write-and-flush: func(contents: list<u8>) -> result<_, stream-error>;
+      write-zeroes: func(len: u64) -> result<_, stream-error>;
+    }
+  }
+}
+package wasi:http@0.2.0 {
+  interface types {
+    use wasi:io/streams@0.2.0.{output-stream};
+    resource fields { constructor(); }
+    type headers = fields;
+    resource outgoing-body { write: func() -> result<output-stream>; }
+    resource outgoing-request { constructor(headers: headers); body: func() -> result<outgoing-body>; }
+  }
+}";
+const IMPORTS: &str = r#"
+  (import "wasi:http/types@0.2.0" "[constructor]fields" (func $fields (result i32)))
+  (import "wasi:http/types@0.2.0" "[constructor]outgoing-request" (func $request (param i32) (result i32)))
+  (import "wasi:http/types@0.2.0" "[method]outgoing-request.body" (func $body (param i32 i32)))
+  (import "wasi:http/types@0.2.0" "[method]outgoing-body.write" (func $write (param i32 i32)))
+  (import "wasi:http/types@0.2.0" "[resource-drop]outgoing-body" (func $drop-body (param i32)))
+  (import "wasi:io/streams@0.2.0" "[resource-drop]output-stream" (func $drop-stream (param i32)))
+  (import "wasi:io/streams@0.2.0" "[method]output-stream.write-zeroes" (func $zeroes (param i32 i64 i32)))
+  (import "wasi:io/streams@0.2.0" "[method]output-stream.blocking-write-and-flush"
+    (func $flush (param i32 i32 i32 i32)))"#;
+const BODIES: [&str; 3] = ["wasi:io/error@0.2.0", "wasi:io/streams@0.2.0", "wasi:http/types@0.2.0"];
+
+/// Writes three times to the body of a request that is never sent: the second write waits for a reader.
+const WAITING: &str = "(call $body (call $request (call $fields)) (i32.const 2048))
+  (call $write (i32.load (i32.const 2052)) (i32.const 2064))
+  (local.set $n (i32.load (i32.const 2068)))
+  (call $flush (local.get $n) (i32.const 2048) (i32.const 1) (i32.const 2080))
+  (call $flush (local.get $n) (i32.const 2048) (i32.const 1) (i32.const 2080))
+  (call $flush (local.get $n) (i32.const 2048) (i32.const 1) (i32.const 2080))";
+
+fn with_http(plugin: &mut Plugin) {
+    plugin.grants.http = vec!["127.0.0.1:1".into()];
+}
+
+/// What `call` gives, on a thread of its own: a test must not hang because the host does.
+fn within<T: Send + 'static>(patience: Duration, call: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, answered) = mpsc::channel();
+    thread::spawn(move || done.send(call()));
+    answered.recv_timeout(patience).expect("the call never ends")
+}
+
+#[test]
+fn a_body_that_nobody_reads_holds_no_call_up() {
+    let guest = asking(&format!("{WAITING} (call $keep)"), IMPORTS, &BODIES, BODY);
+    let failure = within(Duration::from_secs(20), move || {
+        let mut chain = chain("waiting", guest, with_http);
+        let failure = dead_letter(chain.transform(&input(1)));
+        dead_letter(chain.transform(&input(2)));
+        failure
+    });
+    assert!(failure.reason.contains("time limit of 200ms, while it waited for the host"), "{failure:?}");
+}
+
+#[test]
+fn a_body_that_nobody_reads_holds_no_load_up() {
+    let configure = WAITING.replace("local.set $n", "global.set $at").replace("local.get $n", "global.get $at");
+    let packages = format!(
+        "package test:ask; {BODY} world ask {{ include reduct-sink:transform/transform@0.1.0;
+         import wasi:io/error@0.2.0; import wasi:io/streams@0.2.0; import wasi:http/types@0.2.0; }}"
+    );
+    let guest = Guest::new("(call $keep)").configure(&format!("{configure} (i32.const 0)"));
+    let guest = guest.importing(IMPORTS, &packages, "ask").build();
+    let problem = within(Duration::from_secs(30), move || {
+        let bed = Bed::of(&[]).with("waiting-at-start", &guest, with_http);
+        runtime().load(&bed.plugins[0]).unwrap_err().problem
+    });
+    assert!(matches!(problem, Problem::StartTimedOut), "{problem:?}");
+}
+
+#[test]
+fn without_a_grant_http_holds_nothing() {
+    keep_log();
+    let guest = asking("(drop (call $fields)) (call $keep)", IMPORTS, &BODIES, BODY);
+    let failure = dead_letter(chain("ungranted", guest, |_| {}).transform(&input(1)));
+    assert!(failure.reason.contains("`grants.http`"), "{failure:?}");
+    assert_eq!(logged(&["WARN", "plugin=ungranted", "by HTTP"]).len(), 1);
+}
+
+/// The resident memory of this process, in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[test]
+fn bodies_of_requests_are_bounded() {
+    // 50 requests with two chunks of 1 MiB each, in each call.
+    let guest = asking(
+        "(loop $more
+           (call $body (call $request (call $fields)) (i32.const 2048))
+           (call $write (i32.load (i32.const 2052)) (i32.const 2064))
+           (local.set $i (i32.load (i32.const 2068)))
+           (call $zeroes (local.get $i) (i64.const 1048576) (i32.const 2080))
+           (call $zeroes (local.get $i) (i64.const 1048576) (i32.const 2080))
+           (call $drop-stream (local.get $i))
+           (call $drop-body (i32.load (i32.const 2052)))
+           (local.set $n (i32.add (local.get $n) (i32.const 1)))
+           (br_if $more (i32.lt_u (local.get $n) (i32.const 50))))
+         (call $keep)",
+        IMPORTS,
+        &BODIES,
+        BODY,
+    );
+    let mut chain = chain("hoarder-of-bodies", guest, |plugin| {
+        with_http(plugin);
+        plugin.timeout = Duration::from_secs(10);
+    });
+    let before = resident();
+    for offset in 0..10 {
+        chain.transform(&input(offset));
+    }
+    let more = resident().saturating_sub(before) >> 20;
+    assert!(more < 200, "{more} MB more; other tests of this process take some");
+}
+
+#[test]
+fn tables_count_against_the_memory_limit() {
+    // Half a million elements take 4 MB.
+    let component = Guest::new("(call $keep)").defining("(table 500000 funcref)").build();
+    let bed = Bed::of(&[]).with("tables", &component, |plugin| plugin.memory_bytes = 2 << 20);
+    let error = runtime().load(&bed.plugins[0]).unwrap_err();
+    assert!(error.to_string().contains("memory limit"), "{error}");
+    let bed = Bed::of(&[]).with("tables", &component, |plugin| plugin.memory_bytes = 8 << 20);
+    runtime().load(&bed.plugins[0]).unwrap();
+}
+
+#[test]
+fn what_the_store_can_not_bear_is_refused_at_the_verdict() {
+    let long = |unit: &str, times: usize| unit.repeat(times);
+    for (body, reason) in [
+        (format!(r#"(call $entry $"{}") (call $change)"#, long("a", 600)), "illegal entry"),
+        (format!(r#"(call $entry $"{}a") (call $change)"#, long("a/", 20)), "illegal entry"),
+        (format!(r#"(call $type $"text/{}") (call $change)"#, long("x", 255)), "illegal content type"),
+        (r#"(call $label $"l" (i32.const 100000) (i32.const 66000)) (call $change)"#.into(), "65536"),
+    ] {
+        let failure = dead_letter(Bed::of(&[&guest(&body)]).chain().transform(&input(1)));
+        assert!(failure.reason.contains(reason), "{reason}: {}", failure.reason);
+    }
+}
+
+#[test]
+fn labels_are_bounded_over_the_whole_chain() {
+    let label =
+        |name: &str| guest(&format!(r#"(call $label $"{name}" (i32.const 100000) (i32.const 40000)) (call $change)"#));
+    let failure = dead_letter(Bed::of(&[&label("x"), &label("y")]).chain().transform(&input(1)));
+    assert_eq!(&*failure.plugin, "b");
+    assert!(failure.reason.contains("80002 bytes; the most are 65536"), "{}", failure.reason);
+}
+
+#[test]
+fn what_a_plugin_says_is_one_line_everywhere() {
+    keep_log();
+    let evil = "x\n2026-11-25T00:00:00Z  INFO reduct_sink::pipeline: stopped\u{1b}]0;owned\u{7}\u{202e}\u{2028}";
+    let error = load_error(&Guest::new("(call $keep)").configure(&format!("(call $refuse $\"{evil}\")")).build());
+    assert!(matches!(error.problem, Problem::ConfigureRefused(_)), "{error}");
+    let rejecting = guest(&format!("(call $reject $\"{evil}\")"));
+    let rejected = dead_letter(Bed::of(&[&rejecting]).chain().transform(&input(1))).reason;
+    let logging = guest(&format!("(call $host-log (i32.const 1) $\"{evil}\") (call $keep)"));
+    outputs(Bed::of(&[]).with("forger", &logging, |_| {}).chain().transform(&input(1)));
+    let [line] = logged(&["forger", "owned"]).try_into().unwrap();
+    for text in [error.to_string(), rejected, line] {
+        assert!(text.contains("x\\n2026") && text.contains("\\u{1b}]0;owned\\u{7}\\u{202e}\\u{2028}"), "{text}");
+        assert!(!text.contains(['\n', '\u{1b}', '\u{7}', '\u{202e}', '\u{2028}']), "{text}");
+    }
+}
