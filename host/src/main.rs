@@ -5,6 +5,10 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Before the allocator is told to keep memory: this process has a limit on it.
+    if let Some(done) = cli::compile_child() {
+        return done;
+    }
     keep_large_buffers();
     cli::main()
 }

@@ -72,7 +72,7 @@ fn check_plugins(config: &Config, report: &mut Report) {
     if config.plugins.is_empty() {
         return;
     }
-    let runtime = match Runtime::for_config(&config.cache) {
+    let runtime = match Runtime::for_config(config) {
         Ok(runtime) => runtime,
         Err(error) => return report.failed(Exit::Plugin, format_args!("no engine to run plugins: {error:#}")),
     };

@@ -4,6 +4,7 @@
 //! error; a process that ends with 0 did what it was told to.
 
 mod check;
+mod compile_child;
 mod configuration;
 mod dry_run;
 mod logging;
@@ -81,6 +82,8 @@ impl Failure {
         Self { exit, error: Some(error.into()) }
     }
 }
+
+pub use self::compile_child::compile_child;
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();

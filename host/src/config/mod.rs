@@ -264,6 +264,10 @@ pub struct Limits {
     pub shutdown: Duration,
     /// A partition that has work and doesn't move for so long is reported as stuck.
     pub stuck_after: Duration,
+    /// What compiling one plugin may take, in a process of its own.
+    pub compile_memory: u64,
+    /// Processor time.
+    pub compile_time: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]

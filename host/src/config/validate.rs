@@ -289,6 +289,8 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
         workers: workers.unwrap_or(cores),
         shutdown: reader.duration("limits.shutdown"),
         stuck_after: reader.duration("limits.stuck_after"),
+        compile_memory: reader.size("limits.compile_memory"),
+        compile_time: reader.duration("limits.compile_time"),
     }
 }
 

@@ -57,7 +57,7 @@ pub struct Summary {
 /// Begins where a run would, and ends where the topics end now, or after `count` records.
 pub fn dry_run(config: &Config, count: Option<u64>, tell: &mut dyn FnMut(&Told)) -> Result<Summary, DryRunError> {
     let failed = |error: anyhow::Error| DryRunError::Failed(format!("{error:#}"));
-    let runtime = Runtime::for_config(&config.cache).map_err(failed)?;
+    let runtime = Runtime::for_config(config).map_err(failed)?;
     let mut chain = Chain::new(SharedChain::load(runtime, &config.plugins)?).map_err(failed)?;
     let entry = config.store.entry.as_deref().map(Template::parse).transpose();
     let entry = entry.map_err(|error| DryRunError::Failed(format!("store.entry: {error}")))?;

@@ -36,7 +36,7 @@ pub(super) struct Opened {
 
 /// Once `stop` is set its answer means nothing.
 pub(super) fn open(config: &Config, tokio: &tokio::runtime::Runtime, stop: &AtomicBool) -> Result<Opened, RunError> {
-    let runtime = Runtime::for_config(&config.cache).map_err(failed("can't start the WebAssembly engine"))?;
+    let runtime = Runtime::for_config(config).map_err(failed("can't start the WebAssembly engine"))?;
     let plugins = config.plugins.clone();
     // May take seconds for each plugin, six for one of 18 MB; what a stop leaves behind ends with the process.
     let loading = tokio.spawn_blocking(move || SharedChain::load(runtime, &plugins));

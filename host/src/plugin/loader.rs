@@ -26,7 +26,7 @@ use super::instance::Instance;
 use super::loaded::{Code, LoadedPlugin};
 use super::log::PluginLog;
 use super::state::State;
-use crate::config::{self, CacheFolder, Plugin, PluginSource};
+use crate::config::{CacheFolder, Config, Plugin, PluginSource};
 
 /// Compiles and runs plugins. One serves the whole process.
 pub struct Runtime {
@@ -50,20 +50,20 @@ impl Runtime {
 
     /// For a host that runs: with the cache that the configuration names, and a process of its own for compiling. If the
     /// cache can't be used, the log says why and each load compiles.
-    pub fn for_config(config: &config::Cache) -> anyhow::Result<Arc<Self>> {
-        let folder = match &config.folder {
+    pub fn for_config(config: &Config) -> anyhow::Result<Arc<Self>> {
+        let folder = match &config.cache.folder {
             CacheFolder::Nowhere => None,
             CacheFolder::At(folder) => Some(folder.clone()),
             CacheFolder::Default => Cache::default_folder(),
         };
-        let cache = folder.and_then(|folder| match Cache::open(&folder, config.bytes) {
+        let cache = folder.and_then(|folder| match Cache::open(&folder, config.cache.bytes) {
             Ok(cache) => Some(cache),
             Err(error) => {
                 tracing::warn!(%error, "compiled plugins aren't cached");
                 None
             }
         });
-        let limits = CompileLimits { memory_bytes: 2_000_000_000, time: Duration::from_secs(120) };
+        let limits = CompileLimits { memory_bytes: config.limits.compile_memory, time: config.limits.compile_time };
         Self::with(cache, Compiler::Child(limits))
     }
 

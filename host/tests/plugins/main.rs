@@ -5,6 +5,7 @@
 mod attacks;
 mod bed;
 mod caching;
+mod compiling;
 mod failures;
 mod grants;
 mod guest;

@@ -282,6 +282,22 @@ pub(super) const KEYS: &[Key] = &[
     .env("STUCK_AFTER")
     .restart(same!(limits.stuck_after)),
     Key::new(
+        "limits.compile_memory",
+        Takes::Size { min: 64 * MB, max: 64 * GB },
+        Preset::Size(2 * GB),
+        "The memory that compiling one plugin may take. Compiling happens in a process of its own.",
+    )
+    .env("COMPILE_MEMORY")
+    .restart(same!(limits.compile_memory)),
+    Key::new(
+        "limits.compile_time",
+        Takes::Duration { min: SECOND, max: HOUR },
+        Preset::Duration(SECOND.saturating_mul(120)),
+        "The processor time that compiling one plugin may take, over all threads.",
+    )
+    .env("COMPILE_TIME")
+    .restart(same!(limits.compile_time)),
+    Key::new(
         "status.listen",
         Takes::Text("one host:port, or `\"\"` for none"),
         Preset::Text("127.0.0.1:9640"),

@@ -128,7 +128,7 @@ pub fn replay(
     if write && config.store.discard {
         return Err(ReplayError::Discard);
     }
-    let engine = Runtime::for_config(&config.cache);
+    let engine = Runtime::for_config(config);
     let engine = engine.map_err(|error| failed("can't start the WebAssembly engine")(&format!("{error:#}")))?;
     let shared = SharedChain::load(engine, &config.plugins)?;
     let chain = Chain::new(shared).map_err(|error| failed("can't start the plugins")(&format!("{error:#}")))?;
