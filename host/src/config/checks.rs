@@ -38,6 +38,10 @@ pub fn topic(topic: &str) -> Result<(), String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if topic.len() <= 249 && topic.chars().all(legal) && topic != "." && topic != ".." {
         Ok(())
+    } else if topic.contains(',') {
+        Err("one topic's name; write several as a list in the file, as `--topic A --topic B`, or with commas in \
+             REDUCT_SINK_TOPICS"
+            .into())
     } else {
         Err("a topic's name: up to 249 letters, digits, `.`, `_` and `-`; a pattern begins with ^".into())
     }

@@ -13,7 +13,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::key_table::{self, COMMAND_LINE, Key, Kind, PREFIX, PROPERTY_PREFIX, Takes, keys};
 use super::problem::{Place, Problem};
-use super::value::{Found, Value};
+use super::reader::in_full;
+use super::substitute::is_reference;
+use super::validate::FILE_PROPERTIES;
+use super::value::{Found, Origin, Value};
 
 pub type Values = BTreeMap<&'static str, Found>;
 
@@ -30,6 +33,8 @@ pub struct Layers {
     pub unreadable: bool,
     /// Keys and tables that somebody meant and got wrong: not to be called missing as well.
     pub misspelt: Vec<String>,
+    /// Files beside the configuration file from which values came.
+    pub files: Vec<PathBuf>,
     pub problems: Vec<Problem>,
     pub warnings: Vec<String>,
 }
@@ -54,7 +59,11 @@ impl Layers {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) => {
-                let text = format!("cannot read the configuration file {}: {error}", path.display());
+                let text = format!(
+                    "cannot read the configuration file {}: {error}; name a file that can be read, or make one with \
+                     `reduct-sink config example`",
+                    in_full(path)
+                );
                 self.unreadable = true;
                 return self.problems.push(Problem::at(named_by, "", text));
             }
@@ -81,9 +90,15 @@ impl Layers {
         let (root, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
             self.unreadable = true;
+            let remedy = match name.rsplit_once('.') {
+                Some((_, "yaml" | "yml" | "json")) => {
+                    "; a configuration is TOML, `reduct-sink config example` prints one"
+                }
+                _ => "",
+            };
             let problems = errors.iter().map(|error| {
                 let here = place(error.span().map_or(0, |span| span.start));
-                Problem::at(&here, "", format!("not valid TOML: {}", error.message()))
+                Problem::at(&here, "", format!("not valid TOML: {}{remedy}", error.message()))
             });
             return self.problems.extend(problems);
         }
@@ -146,7 +161,11 @@ impl Layers {
     fn read_properties(&mut self, prefix: &str, entries: &DeTable<'_>, place: &impl Fn(usize) -> Place) {
         for (name, value) in entries {
             let name = format!("{prefix}{}", name.get_ref());
-            if let DeValue::Table(inner) = value.get_ref() {
+            // `private.key.file = "key.pem"` is a table with the one key `file` to TOML, too.
+            let names_file = FILE_PROPERTIES.contains(&format!("{name}.file").as_str());
+            if let DeValue::Table(inner) = value.get_ref()
+                && (names_file || !Found::from_toml(value, place).is_ok_and(|found| is_reference(&found.value)))
+            {
                 self.read_properties(&format!("{name}."), inner, place);
                 continue;
             }
@@ -230,7 +249,7 @@ impl Layers {
             }
             Takes::Texts(_) => {
                 let items = texts.iter().map(|text| Found::text(text.trim(), place.clone())).collect();
-                self.values.insert(key.path, Found { value: Value::List(items), place });
+                self.values.insert(key.path, Found { value: Value::List(items), place, origin: Origin::Literal });
             }
             _ => {
                 self.values.extend(texts.into_iter().map(|text| (key.path, Found::text(text, place.clone()))));

@@ -1,7 +1,7 @@
 //! The configuration: read raw from a TOML file, the environment and flags, then validated once into the types below.
 //!
-//! Guarantees: reading and validating do no I/O beyond the configuration file (and a token file); whoever holds a
-//! [`Config`] needn't check it again; every error names the file, the key, what was found and what would be right.
+//! Guarantees: reading and validating do no I/O beyond the configuration file and the files that it takes values from; a
+//! [`Config`] needs no further check; every error names the file, the key, what was found and what would be right.
 
 mod checks;
 mod key_table;
@@ -11,18 +11,20 @@ mod problem;
 mod reader;
 mod reference;
 mod schema;
+mod substitute;
 mod swaps;
 #[cfg(test)]
 mod tests;
 mod validate;
 mod value;
+mod warnings;
 mod when;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::key_table::Word;
@@ -31,11 +33,13 @@ pub use self::layers::Flag;
 use self::layers::Layers;
 pub use self::plugins::{
     Breaker, FailurePolicy, GrantedDirectory, Grants, Plugin, PluginLimits, PluginSource, Recycle, WhileOpen,
+    plugin_name_of,
 };
 pub use self::problem::{Place, Problem, Problems};
 pub use self::reference::{example, reference};
 pub use self::schema::schema;
 pub use self::swaps::{Mode, Share, Trial, Watch};
+pub use self::warnings::of_process as warning_of_process;
 pub use self::when::{HeaderIs, TopicIs, When};
 
 /// What a configuration is put together from.
@@ -61,9 +65,26 @@ pub fn load(sources: Sources) -> Loaded {
     if let Some((path, named_by)) = &sources.file {
         layers.read_file(path, named_by);
     }
+    let text = |(name, value): &(OsString, OsString)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()));
+    let environment: BTreeMap<String, String> = sources.environment.iter().filter_map(text).collect();
     layers.read_environment(sources.environment.into_iter());
     layers.read_flags(sources.flags);
-    Loaded { warnings: std::mem::take(&mut layers.warnings), config: validate::validate(layers) }
+    finish(layers, &environment, sources.file.as_ref().map(|(path, _)| path.as_path()))
+}
+
+/// From the layers to a configuration and its warnings.
+fn finish(mut layers: Layers, environment: &BTreeMap<String, String>, file: Option<&Path>) -> Loaded {
+    substitute::substitute(&mut layers, environment);
+    let token = layers.values.get("store.token");
+    let mut warnings = std::mem::take(&mut layers.warnings);
+    warnings.extend(warnings::of_texts(&layers.properties, token));
+    let file = file.filter(|_| warnings::holds_secret(&layers.properties, token)).map(Path::to_owned);
+    let config = validate::validate(layers);
+    if let Ok(config) = &config {
+        warnings.extend(warnings::of_config(config));
+        warnings.extend(warnings::of_files(file.iter().chain(&config.files).map(PathBuf::as_path)));
+    }
+    Loaded { warnings, config }
 }
 
 /// Everything `run` needs to know.
@@ -78,6 +99,9 @@ pub struct Config {
     pub labels: Labels,
     pub status: Status,
     pub cache: Cache,
+    /// Files beside the configuration file from which values came, such as the token's: a change of one changes the
+    /// configuration.
+    pub files: Vec<PathBuf>,
 }
 
 /// Where compiled plugins are kept.

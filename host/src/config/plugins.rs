@@ -190,15 +190,21 @@ fn plugin_name(reader: &mut Reader<'_>, place: &Place, source: Option<&PluginSou
         PluginSource::Builtin => return Some("passthrough".into()),
         PluginSource::File(path) => path,
     };
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
-    let parts = stem.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
-    let name = parts.collect::<Vec<_>>().join("-");
-    if name.is_empty() {
+    let name = plugin_name_of(path);
+    if name.is_none() {
         let text = "missing: the file's name has no letters to make one of, give it a `name`";
         reader.problems.push(Problem::at(place, NAME, text));
-        return None;
     }
-    Some(name)
+    name
+}
+
+/// The name of a plugin that is called after its file: the name without its extension, in small letters, with `-` for
+/// what isn't a letter or digit. `None`: nothing of it is.
+pub fn plugin_name_of(file: &Path) -> Option<String> {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    let parts = stem.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
+    let name = parts.collect::<Vec<_>>().join("-");
+    (!name.is_empty()).then_some(name)
 }
 
 /// Where a plugin comes from.

@@ -38,6 +38,9 @@ impl<'a> Reader<'a> {
     }
 
     pub fn reject(&mut self, key: &str, found: &Found, expected: &str) {
+        if found.value.has_unknown() {
+            return;
+        }
         let what = if may_hold_secret(key, found) { found.value.type_name().into() } else { found.value.to_string() };
         self.problems.push(Problem::at(&found.place, key, format!("found {what}, expected {expected}")));
     }
@@ -66,15 +69,6 @@ impl<'a> Reader<'a> {
         self.parsed(key, "a text in quotes, not empty, without control characters", |found| {
             plain_text(found).map(String::from)
         })
-    }
-
-    /// The same, or else the default.
-    pub fn text_or_default(&mut self, key: &str) -> String {
-        let default = match self.row(key) {
-            Some(Key { preset: Preset::Text(default), .. }) => *default,
-            _ => self.wrong_row(key),
-        };
-        self.text(key).unwrap_or_else(|| default.into())
     }
 
     pub fn boolean(&mut self, key: &str) -> bool {
@@ -197,9 +191,16 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// A path as a message shows it: a relative one would leave open where it begins.
+pub fn in_full(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
 /// Whether no message may show the value. An address may contain a password.
 fn may_hold_secret(key: &str, found: &Found) -> bool {
-    key == "store.token" || (key == "store.url" && matches!(&found.value, Value::Text(text) if text.contains('@')))
+    found.is_hidden()
+        || key == "store.token"
+        || (key == "store.url" && matches!(&found.value, Value::Text(text) if text.contains('@')))
 }
 
 /// The text of a value that is one, isn't empty and has no control characters.

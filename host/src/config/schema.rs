@@ -96,12 +96,23 @@ fn describe(key: &Key, schema: &mut Map<String, Value>) {
 }
 
 fn definitions() -> Value {
+    let text_or = |more: &[&str], doc: &str| {
+        let types: Vec<&str> = ["string"].iter().chain(more).copied().collect();
+        json!({ "description": doc, "anyOf": [{ "type": types }, { "$ref": "#/$defs/reference" }] })
+    };
+    let reference = |kind: &str, doc: &str| {
+        json!({
+            "type": "object", "description": doc, "additionalProperties": false, "required": [kind],
+            "properties": { kind: { "type": "string" } },
+        })
+    };
     json!({
-        "size": {
-            "description": "A number of bytes, or a text such as \"8MB\" or \"64MiB\".",
-            "type": ["integer", "string"],
-        },
-        "duration": { "description": "A text such as \"500ms\" or \"1m 30s\".", "type": "string" },
-        "text": { "type": "string" },
+        "size": text_or(&["integer"], "A number of bytes, or a text such as \"8MB\" or \"64MiB\"."),
+        "duration": text_or(&[], "A text such as \"500ms\" or \"1m 30s\"."),
+        "text": text_or(&[], "A text, or where it comes from."),
+        "reference": { "anyOf": [
+            reference("env", "The value of an environment variable."),
+            reference("file", "What a file holds; a relative path is relative to the configuration file's folder."),
+        ] },
     })
 }

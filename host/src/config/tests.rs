@@ -8,7 +8,7 @@ use super::key_table::{self, PREFIX, PROPERTY_PREFIX};
 use super::layers::Layers;
 use super::*;
 
-const REQUIRED: &str = "[kafka]\nbrokers = \"file:1\"\ntopics = [\"file\"]\n[store]\nbucket = \"file\"\n";
+const REQUIRED: &str = "[kafka]\nbrokers = \"127.0.0.1:1\"\ntopics = [\"file\"]\n[store]\nbucket = \"file\"\n";
 const EXAMPLE: &str = include_str!("../../../examples/reduct-sink.toml");
 const MANUAL: &str = include_str!("../../docs/configuration.md");
 
@@ -26,7 +26,9 @@ fn try_load(
         values: values.iter().map(ToString::to_string).collect(),
     };
     layers.read_flags(flags.iter().map(flag).collect());
-    (std::mem::take(&mut layers.warnings), validate::validate(layers))
+    let environment = variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    let Loaded { warnings, config } = finish(layers, &environment, None);
+    (warnings, config)
 }
 
 fn load(file: &str, variables: &[(&str, &str)], flags: &[(&'static str, &[&str])]) -> Config {
@@ -123,7 +125,7 @@ fn texts_of_the_environment_are_read_as_the_key_wants() {
     let config = load(REQUIRED, &variables, &[]);
     assert_eq!((config.limits.workers, config.store.discard), (3, true));
     assert_eq!((config.store.batch_bytes, config.store.timeout), (1 << 20, Duration::from_secs(90)));
-    assert_eq!(config.kafka.group, "reduct-sink", "an empty variable counts as not set");
+    assert_eq!(config.kafka.group, "reduct-sink-file", "an empty variable counts as not set");
 }
 
 #[test]
@@ -255,7 +257,7 @@ fn a_key_that_changed_needs_a_restart_and_a_plugin_does_not() {
     let old = load(REQUIRED, &[], &[]);
     let changed = REQUIRED.replace("bucket = \"file\"", "bucket = \"other\"\nbatch_bytes = \"1MB\"");
     let new = load(&format!("{changed}[[plugins]]\nbuiltin = \"passthrough\"\ntimeout = \"2s\"\n"), &[], &[]);
-    assert_eq!(needs_restart(&old, &new), ["store.bucket", "store.batch_bytes"]);
+    assert_eq!(needs_restart(&old, &new), ["kafka.group", "store.bucket", "store.batch_bytes"]);
     assert_eq!(needs_restart(&old, &old.clone()), Vec::<&str>::new());
 }
 
@@ -266,4 +268,77 @@ fn the_manual_names_no_variable_that_is_not_there() {
     for word in words.filter(|word| word.starts_with(PREFIX) && *word != PREFIX) {
         assert!(known.contains(word) || word.starts_with(PROPERTY_PREFIX), "{word}");
     }
+}
+
+#[test]
+fn texts_come_from_variables_and_files() {
+    let folder = std::env::temp_dir().join(format!("reduct-sink-substitute-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("secret"), "from a file\r\n").unwrap();
+    let file = format!(
+        "{REQUIRED}token = {{ env = \"TOKEN\" }}\n[kafka.properties]\nsasl.password = {{ file = \"secret\" }}\n\
+         ssl.ca.location = \"ca.pem\"\nssl.key.location = \"/key.pem\"\n\
+         sasl.oauthbearer.assertion.private.key.file = \"k.pem\"\n[[plugins]]\nbuiltin = \"passthrough\"\n\
+         [plugins.config]\na.b = {{ env = \"TOKEN\" }}\nlist = [{{ file = \"secret\" }}]\nfile = \"stays\"\n\
+         [plugins.grants]\nenvironment = {{ env = {{ env = \"TOKEN\" }} }}\n"
+    );
+    let read = |file: &str| {
+        let mut layers = Layers { folder: folder.clone(), ..Layers::default() };
+        layers.read_toml("sink.toml", file.as_bytes());
+        finish(layers, &BTreeMap::from([("TOKEN".into(), "from-env".into())]), None).config
+    };
+    let config = read(&file).unwrap();
+    let unset = read(&file.replace("\"TOKEN\"", "\"NONE\"").replace("\"secret\"", "\"none\""));
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(config.store.token.as_deref(), Some("from-env"));
+    let properties = &config.kafka.properties;
+    assert_eq!(properties["sasl.password"], "from a file");
+    assert_eq!(Path::new(&properties["ssl.ca.location"]), folder.join("ca.pem"));
+    assert_eq!(properties["ssl.key.location"], "/key.pem");
+    let key = Path::new(&properties["sasl.oauthbearer.assertion.private.key.file"]);
+    assert_eq!(key, folder.join("k.pem"));
+    let plugin = &config.plugins[0];
+    let json: serde_json::Value = serde_json::from_str(&plugin.config).unwrap();
+    assert_eq!(json, serde_json::json!({ "a": { "b": "from-env" }, "list": ["from a file"], "file": "stays" }));
+    assert_eq!(plugin.grants.environment["env"].as_deref(), Some("from-env"));
+    assert_eq!(config.files, [folder.join("secret"), folder.join("secret")]);
+
+    let problems = unset.unwrap_err().to_string();
+    assert_eq!(problems.lines().count(), 5, "{problems}");
+    assert!(problems.contains("store.token: the environment variable NONE isn't set"), "{problems}");
+    assert!(problems.contains("kafka.properties.sasl.password: cannot read /"), "{problems}");
+}
+
+#[test]
+fn a_value_that_came_by_a_reference_is_never_shown() {
+    let file = format!("{}url = {{ env = \"URL\" }}\n", REQUIRED);
+    let (_, config) = try_load(&file, &[("URL", "not-an-address-but-a-secret")], &[]);
+    let problem = config.unwrap_err().to_string();
+    assert!(problem.contains("store.url: found a text"), "{problem}");
+    assert!(!problem.contains("secret"), "{problem}");
+}
+
+#[test]
+fn risks_are_warned_of_once() {
+    let warnings = |file: &str, variables: &[(&str, &str)]| try_load(file, variables, &[]).0;
+    let local = REQUIRED.to_owned();
+    assert_eq!(warnings(&local, &[("REDUCT_SINK_TOKEN", "t")]), Vec::<String>::new());
+    let remote = local.replace("127.0.0.1:1", "kafka:9092,localhost:9092");
+    for (file, variables, part) in [
+        (remote.clone(), vec![], "kafka.brokers: the records come unencrypted"),
+        (format!("{remote}[kafka.properties]\nsecurity.protocol = \"sasl_plaintext\"\n"), vec![], "SASL_PLAINTEXT"),
+        (
+            format!("{local}url = \"http://store:8383\"\n"),
+            vec![("REDUCT_SINK_TOKEN", "t")],
+            "store.url: the access token",
+        ),
+        (format!("{local}[store.tls]\nverify = false\n"), vec![], "store.tls.verify = false"),
+        (local.clone(), vec![("REDUCT_SINK_PROPERTY_SASL_PASSWORD", "${X}")], "`${`, which is not replaced"),
+        (local.clone(), vec![("REDUCT_SINK_PROPERTY_SASL_PASSWORD", "x\n")], "ends with a line break"),
+    ] {
+        let found = warnings(&file, &variables);
+        assert!(found.len() == 1 && found[0].contains(part), "{part}: {found:?}");
+    }
+    let secure = format!("{remote}[kafka.properties]\nsecurity.protocol = \"SASL_SSL\"\n");
+    assert_eq!(warnings(&secure, &[]), Vec::<String>::new());
 }

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
 use super::checks;
 use super::key_table::{self, Preset};
 use super::layers::Layers;
 use super::problem::{Place, Problem, Problems};
-use super::reader::{Reader, plain_text};
-use super::value::{Found, Value};
+use super::reader::{Reader, in_full, plain_text};
+use super::value::{Found, Origin, Value};
 use super::{
     BucketSettings, Cache, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, Quota, QuotaType, Secret, Status,
     Store, plugins,
@@ -29,9 +29,22 @@ pub(super) const OWNED: &[(&str, &str)] = &[
     ("enable.partition.eof", "it doesn't stop at the end of a partition"),
 ];
 
+/// librdkafka's properties that name a file. A relative path of the configuration file is relative to its folder.
+pub(super) const FILE_PROPERTIES: &[&str] = &[
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.key.location",
+    "ssl.keystore.location",
+    "ssl.crl.location",
+    "https.ca.location",
+    "sasl.kerberos.keytab",
+    "sasl.oauthbearer.assertion.private.key.file",
+    "sasl.oauthbearer.assertion.jwt.template.file",
+];
+
 /// Everything that is wrong, or a configuration in which nothing is.
 pub fn validate(layers: Layers) -> Result<Config, Problems> {
-    let Layers { values, properties, plugins: tables, folder, unreadable, misspelt, mut problems, warnings: _ } =
+    let Layers { values, properties, plugins: tables, folder, unreadable, misspelt, files, mut problems, warnings: _ } =
         layers;
     if unreadable {
         return Err(Problems::new(problems));
@@ -40,14 +53,18 @@ pub fn validate(layers: Layers) -> Result<Config, Problems> {
     let kafka = Kafka {
         brokers: brokers(&mut reader),
         topics: topics(&mut reader),
-        group: reader.text_or_default("kafka.group"),
+        group: String::new(),
         start: reader.choice("kafka.start"),
-        properties: checked_properties(&properties, reader.problems),
+        properties: checked_properties(&properties, &folder, reader.problems),
     };
+    let store = store(&mut reader);
+    let group = reader.text("kafka.group").unwrap_or_else(|| format!("reduct-sink-{}", store.bucket));
+    let token_file = store.token_file.clone().filter(|path| !files.contains(path));
     let config = Config {
-        store: store(&mut reader),
+        store,
         dead_letters: dead_letters(&mut reader, &kafka.topics),
-        kafka,
+        kafka: Kafka { group, ..kafka },
+        files: files.into_iter().chain(token_file).collect(),
         limits: limits(&mut reader),
         labels: Labels { plugins: reader.boolean("labels.plugins") },
         status: status(&mut reader),
@@ -78,7 +95,7 @@ fn topics(reader: &mut Reader<'_>) -> Vec<String> {
     if items.is_empty() {
         reader.problems.push(Problem::at(&found.place, KEY, "found an empty list, expected at least one topic"));
     }
-    let mut topics = Vec::new();
+    let mut topics: Vec<String> = Vec::new();
     for item in items {
         let Some(topic) = plain_text(item) else {
             reader.reject(KEY, item, "the name of a topic, or a pattern that begins with ^");
@@ -116,7 +133,11 @@ fn cache(reader: &mut Reader<'_>) -> Cache {
 }
 
 /// Values may be secret (`sasl.password`): no message shows one.
-fn checked_properties(properties: &BTreeMap<String, Found>, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
+fn checked_properties(
+    properties: &BTreeMap<String, Found>,
+    folder: &Path,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<String, String> {
     let mut checked = BTreeMap::new();
     for (name, found) in properties {
         let mut reject =
@@ -126,6 +147,7 @@ fn checked_properties(properties: &BTreeMap<String, Found>, problems: &mut Vec<P
             Value::Integer(number) => number.to_string(),
             Value::Float(number) => number.to_string(),
             Value::Boolean(truth) => truth.to_string(),
+            Value::Unknown => continue,
             Value::Datetime(_) | Value::List(_) | Value::Table(_) => {
                 reject(format!("found {}, expected a text, a number, true or false", found.value.type_name()));
                 continue;
@@ -138,6 +160,12 @@ fn checked_properties(properties: &BTreeMap<String, Found>, problems: &mut Vec<P
         } else if text.contains('\0') {
             reject("found a NUL character, which librdkafka can't take".into());
         }
+        // `probe` is no file: librdkafka looks for the system's authorities.
+        let is_path = FILE_PROPERTIES.contains(&name.as_str()) && text != "probe" && !found.is_hidden();
+        let text = match found.place {
+            Place::File { .. } if is_path => folder.join(&text).to_string_lossy().into_owned(),
+            _ => text,
+        };
         checked.insert(name.clone(), text);
     }
     checked
@@ -201,15 +229,18 @@ fn token(reader: &mut Reader<'_>) -> (Option<Secret>, Option<PathBuf>) {
     }
     if text.map(layer) > file.map(layer) {
         let token = reader.parsed("store.token", EXPECTED, |found| checks::token(plain_text(found)?));
-        return (token.map(Secret::new), None);
+        let from_file = text.and_then(|found| match &found.origin {
+            Origin::File(path) => Some(path.clone()),
+            _ => None,
+        });
+        return (token.map(Secret::new), from_file);
     }
     let (Some(path), Some(file)) = (reader.path("store.token_file"), file) else { return (None, None) };
     let place = &file.place;
+    let shown = in_full(&path);
     let token = match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            checks::token(text.trim()).ok_or_else(|| format!("{} holds no token, expected {EXPECTED}", path.display()))
-        }
-        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+        Ok(text) => checks::token(text.trim()).ok_or_else(|| format!("{shown} holds no token, expected {EXPECTED}")),
+        Err(error) => Err(format!("cannot read {shown}: {error}")),
     };
     match token {
         Ok(token) => (Some(Secret::new(token)), Some(path)),

@@ -1,6 +1,7 @@
 //! A value as it was found: what it is, and where it stands.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -11,6 +12,18 @@ use super::problem::{Place, Problem};
 pub struct Found {
     pub value: Value,
     pub place: Place,
+    pub origin: Origin,
+}
+
+/// How a value got to its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// It stands there.
+    Literal,
+    /// By `{ env = "NAME" }`.
+    Variable,
+    /// By `{ file = "PATH" }`.
+    File(PathBuf),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -22,11 +35,18 @@ pub enum Value {
     Datetime(String),
     List(Vec<Found>),
     Table(Vec<(String, Found)>),
+    /// A reference whose value couldn't be had, which is reported already.
+    Unknown,
 }
 
 impl Found {
+    /// Whether no message may show the value: who writes a reference to it means to keep it out of sight.
+    pub fn is_hidden(&self) -> bool {
+        self.origin != Origin::Literal
+    }
+
     pub fn text(text: impl Into<String>, place: Place) -> Self {
-        Self { value: Value::Text(text.into()), place }
+        Self { value: Value::Text(text.into()), place, origin: Origin::Literal }
     }
 
     /// `place` tells where a byte of the file stands.
@@ -49,7 +69,7 @@ impl Found {
             }
             DeValue::Table(table) => Value::Table(table_from_toml(table, place)?),
         };
-        Ok(Self { value, place: here })
+        Ok(Self { value, place: here, origin: Origin::Literal })
     }
 
     /// As JSON, for what is handed to a plugin. Fails on what JSON hasn't got.
@@ -61,6 +81,7 @@ impl Found {
                 .map(serde_json::Value::Number)
                 .ok_or_else(|| Problem::at(&self.place, "", format!("found {number}, which JSON can't express")))?,
             Value::Boolean(truth) => (*truth).into(),
+            Value::Unknown => serde_json::Value::Null,
             Value::List(items) => items.iter().map(Self::to_json).collect::<Result<Vec<_>, _>>()?.into(),
             Value::Table(entries) => {
                 let entries = entries.iter().map(|(key, value)| Ok((key.clone(), value.to_json()?)));
@@ -89,11 +110,22 @@ impl fmt::Display for Value {
             Self::Datetime(time) => write!(f, "the time {time}"),
             Self::List(_) => f.write_str("a list"),
             Self::Table(_) => f.write_str("a table"),
+            Self::Unknown => f.write_str("nothing"),
         }
     }
 }
 
 impl Value {
+    /// Whether a part of it couldn't be had, which is reported already.
+    pub fn has_unknown(&self) -> bool {
+        match self {
+            Self::Unknown => true,
+            Self::List(items) => items.iter().any(|item| item.value.has_unknown()),
+            Self::Table(entries) => entries.iter().any(|(_, entry)| entry.value.has_unknown()),
+            _ => false,
+        }
+    }
+
     /// What was found, for a key whose values must not be shown.
     pub fn type_name(&self) -> &'static str {
         match self {
@@ -104,6 +136,7 @@ impl Value {
             Self::Datetime(_) => "a time",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
+            Self::Unknown => "nothing",
         }
     }
 }

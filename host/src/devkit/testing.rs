@@ -15,7 +15,7 @@ use similar::TextDiff;
 use super::answer::Answer;
 use super::fixtures::Case;
 use crate::chain::{Chain, SharedChain};
-use crate::config::{Plugin, PluginSource};
+use crate::config::{Plugin, PluginSource, plugin_name_of};
 use crate::plugin::Runtime;
 
 /// A chain under test.
@@ -87,10 +87,9 @@ impl Tester {
     }
 }
 
-/// A plugin is called after its file.
+/// A plugin is called after its file, as in a configuration without a `name`.
 pub fn plugin_name(file: &std::path::Path) -> String {
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
-    stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
+    plugin_name_of(file).unwrap_or_else(|| "plugin".into())
 }
 
 fn judge(case: &Case, answer: &Answer) -> TestResult {

@@ -49,12 +49,20 @@ pub fn ask<T>(mut question: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
     }
 }
 
+/// The version of librdkafka that was compiled in.
+pub fn library_version() -> String {
+    rdkafka::util::get_rdkafka_version().1
+}
+
 /// librdkafka's properties: the host's defaults, the user's on top, and what the host must own.
 pub fn client_config(config: &config::Kafka) -> ClientConfig {
     let mut client = ClientConfig::new();
+    // Kafka's newer protocol lets the brokers assign partitions, and librdkafka refuses a strategy beside it.
+    if !config.properties.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer")) {
+        client.set("partition.assignment.strategy", "cooperative-sticky");
+    }
     client
         .set("client.id", "reduct-sink")
-        .set("partition.assignment.strategy", "cooperative-sticky")
         // Enough for a reader of one partition after the other; the group's member divides its own among all.
         .set(QUEUE, "8192")
         // A response's part of one partition: librdkafka's default of 1 MB brings large records one at a time. It keeps a

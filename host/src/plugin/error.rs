@@ -93,7 +93,9 @@ impl Problem {
             Self::StartTrapped(_) | Self::ConfigureTrapped(_) => "the plugin's author has to fix this",
             Self::ConfigureRefused(_) => "change the plugin's `config`",
             Self::StartTimedOut => "make `configure` faster",
-            Self::Host(_) => "see the host's limits on memory and threads",
+            Self::Host(_) => {
+                "raise the plugin's `memory` if that is too little, or the limits on memory and threads of the host"
+            }
         }
     }
 

@@ -185,7 +185,8 @@ impl Runtime {
 fn file_name(plugin: &Plugin) -> String {
     match &plugin.source {
         PluginSource::Builtin => "builtin".into(),
-        PluginSource::File(path) => path.display().to_string(),
+        // In full: a relative path would leave open where it begins.
+        PluginSource::File(path) => std::path::absolute(path).as_ref().unwrap_or(path).display().to_string(),
     }
 }
 

@@ -10,7 +10,8 @@ pub(super) const SECTIONS: &[Section] = &[
     section("kafka", "Where the records come from."),
     Section {
         path: "kafka.properties",
-        doc: "Any property of librdkafka, such as those of TLS and SASL.",
+        doc: "Any property of librdkafka, such as those of TLS and SASL. Paths of certificates and keys (`ssl.ca.location` and the \
+              like) are relative to this file's folder.",
         is_optional: false,
         example: "#security.protocol = \"SASL_SSL\"\n#sasl.mechanism = \"SCRAM-SHA-512\"\n#sasl.username = \"sink\"\n",
     },
@@ -39,7 +40,7 @@ pub(super) const KEYS: &[Key] = &[
         "kafka.topics",
         Takes::Texts("names of topics, or patterns that begin with `^`"),
         Required,
-        "Topics to read; one that begins with `^` is a pattern. librdkafka matches patterns as POSIX extended regular \
+        "Topics to read; one that begins with `^` is a pattern. A pattern matches none of Kafka's own topics (`__consumer_offsets` and the like). librdkafka matches patterns as POSIX extended regular \
          expressions, so what would mean something else there (`\\d`, `(?i)`, `.*?`) is refused: write `[0-9]` for a digit.",
     )
     .example("[\"camera\"]")
@@ -49,9 +50,10 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "kafka.group",
         Takes::Text("a name"),
-        Preset::Text("reduct-sink"),
-        "The consumer group. Hosts of one group share the partitions.",
+        Derived("`reduct-sink-` and the bucket's name"),
+        "The consumer group. Hosts of one group share the partitions, so two pipelines must not use one group.",
     )
+    .example("\"reduct-sink-kafka\"")
     .env("GROUP")
     .flag("--group", "NAME")
     .restart(same!(kafka.group)),
@@ -69,7 +71,8 @@ pub(super) const KEYS: &[Key] = &[
         "kafka.properties",
         Takes::Properties,
         Absent,
-        "A property of librdkafka. Properties that the host must own are refused.",
+        "A property of librdkafka. Properties that the host must own are refused. Relative paths of certificates and keys are \
+         relative to the configuration file's folder.",
     )
     .repeatable_flag("--property", "NAME=VALUE")
     .restart(same!(kafka.properties)),
