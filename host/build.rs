@@ -1,4 +1,4 @@
-//! Makes the component that is embedded in the binary, from text: the passthrough in `plugins/passthrough` and the
+//! Tells the binary which version of wasmtime is compiled in, and makes the component that is embedded in it, from text: the passthrough in `plugins/passthrough` and the
 //! contract in `wit/`. The result lies in the build's output folder as `passthrough.wasm`.
 
 use std::path::Path;
@@ -19,7 +19,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let world = contract.select_world(&[package], Some("transform"))?;
     embed_component_metadata(&mut module, &contract, world, StringEncoding::UTF8)?;
     let component = ComponentEncoder::default().module(&module)?.validate(true).encode()?;
+    println!("cargo::rustc-env=WASMTIME_VERSION={}", locked_version("wasmtime")?);
     let out = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
     fs::write(Path::new(&out).join("passthrough.wasm"), component)?;
     Ok(())
+}
+
+/// The version of a package in the workspace's lock file.
+fn locked_version(package: &str) -> Result<String, Box<dyn Error>> {
+    const LOCK: &str = "../Cargo.lock";
+    println!("cargo::rerun-if-changed={LOCK}");
+    let lock = fs::read_to_string(LOCK)?;
+    let (_, rest) = lock.split_once(&format!("name = \"{package}\"\nversion = \"")).ok_or("it isn't in Cargo.lock")?;
+    Ok(rest.split('"').next().unwrap_or_default().to_owned())
 }

@@ -1,18 +1,26 @@
-//! `reduct-sink check`: one line a thing checked, on standard output; what is wrong doesn't keep the rest from being
-//! checked.
+//! `reduct-sink check`: one line for each thing that was checked, on standard output.
+//!
+//! Guarantees: a failure doesn't keep the rest from being checked; nothing is consumed, written or created; a line says
+//! what is wrong and what would be right, and in `--json` output carries the exit code's name.
 
 use std::fmt::Display;
-use std::io::Write;
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::path::Path;
 use std::time::Instant;
 
 use clap::Args;
-use reduct_sink::config::{Config, PluginSource, Store};
+use reduct_sink::config::{self, Config, PluginSource, Store};
 use reduct_sink::kafka::metadata as kafka;
 use reduct_sink::plugin::Runtime;
+use reduct_sink::record::TopicPartition;
+use reduct_sink::record::entry_name::{Naming, Template, topic_segment};
 use reduct_sink::sink::check as store;
+use serde::Serialize;
 
-use super::options::Options;
-use super::{Exit, Failure};
+use super::options::{Loaded, Options};
+use super::status::RunningHost;
+use super::{Exit, Failure, print};
 
 #[derive(Debug, Args)]
 pub struct Check {
@@ -21,51 +29,90 @@ pub struct Check {
     /// Check the configuration and the plugins only; ask neither Kafka nor ReductStore
     #[arg(long)]
     offline: bool,
+    /// Print one JSON object for each line
+    #[arg(long)]
+    json: bool,
 }
 
 impl Check {
     pub fn execute(self) -> Result<(), Failure> {
-        let config = self.options.load()?;
-        let mut report = Report::default();
-        report.ok(format_args!("configuration: {}", summary(&config)));
+        let mut report = Report { json: self.json, worst: None };
+        let Loaded { config, warnings, .. } = self.options.load()?;
+        report.ok("configuration", summary(&config));
+        warnings.iter().for_each(|warning| report.warning("configuration", warning));
         check_plugins(&config, &mut report);
         if !self.offline {
+            if let Some(warning) = config::warning_of_process() {
+                report.warning("process", warning);
+            }
+            check_status(&config, &mut report);
             check_kafka(&config, &mut report);
             check_store(&config.store, &mut report);
         }
-        report.worst.map_or(Ok(()), |exit| Err(Failure { exit, error: None }))
+        report.worst.map_or(Ok(()), |exit| Err(Failure::reported(exit)))
     }
 }
 
-#[derive(Default)]
 struct Report {
-    /// Of several failures the lowest code tells: what has to be mended first.
+    json: bool,
+    /// The lowest code of all failures: what has to be corrected first.
     worst: Option<Exit>,
 }
 
+/// A line of `--json` output.
+#[derive(Serialize)]
+struct Line<'a> {
+    outcome: &'a str,
+    /// What was checked, such as `kafka`.
+    subject: &'a str,
+    /// Of a failure: the name of the exit code that it would lead to alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'a str>,
+    text: &'a str,
+}
+
 impl Report {
-    fn ok(&mut self, text: impl Display) {
-        self.line("ok    ", text);
+    fn ok(&mut self, subject: &str, text: impl Display) {
+        self.line("ok", subject, None, text);
     }
 
-    fn failed(&mut self, exit: Exit, text: impl Display) {
-        self.line("FAILED", text);
+    fn warning(&mut self, subject: &str, text: impl Display) {
+        self.line("warning", subject, None, text);
+    }
+
+    fn failed(&mut self, subject: &str, exit: Exit, text: impl Display) {
+        self.line("failed", subject, Some(exit), text);
         self.worst = Some(self.worst.map_or(exit, |worst| worst.min(exit)));
     }
 
-    /// Whoever closes the pipe has read enough; the exit code still tells.
-    fn line(&self, outcome: &str, text: impl Display) {
+    fn line(&self, outcome: &str, subject: &str, exit: Option<Exit>, text: impl Display) {
         let text = text.to_string();
         // Compilers and servers answer in several lines at times.
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let _ = writeln!(std::io::stdout(), "{outcome}  {}", lines.join("; "));
+        let text = lines.join("; ");
+        if self.json {
+            let line = Line { outcome, subject, code: exit.map(Exit::name), text: &text };
+            return print(serde_json::to_string(&line).unwrap_or_default());
+        }
+        let mark = match outcome {
+            "failed" => "FAILED",
+            "warning" => "warn",
+            outcome => outcome,
+        };
+        // A plugin's text names its plugin itself, and a warning its key.
+        match subject {
+            "plugin" | "process" => print(format_args!("{mark:<8}{text}")),
+            "configuration" if outcome == "warning" => print(format_args!("{mark:<8}{text}")),
+            subject => print(format_args!("{mark:<8}{subject}: {text}")),
+        }
     }
 }
 
 fn summary(config: &Config) -> String {
     let names: Vec<&str> = config.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
     let chain = if names.is_empty() { "no plugin".into() } else { names.join(" → ") };
-    format!("{} → {chain} → bucket {}", config.kafka.topics.join(", "), config.store.bucket)
+    let (topics, bucket) = (config.kafka.topics.join(", "), &config.store.bucket);
+    format!("{topics} → {chain} → bucket {bucket}, consumer group {}", config.kafka.group)
 }
 
 fn check_plugins(config: &Config, report: &mut Report) {
@@ -74,7 +121,9 @@ fn check_plugins(config: &Config, report: &mut Report) {
     }
     let runtime = match Runtime::for_config(config) {
         Ok(runtime) => runtime,
-        Err(error) => return report.failed(Exit::Plugin, format_args!("no engine to run plugins: {error:#}")),
+        Err(error) => {
+            return report.failed("plugin", Exit::Plugin, format_args!("no engine to run plugins: {error:#}"));
+        }
     };
     for plugin in &config.plugins {
         let started = Instant::now();
@@ -82,13 +131,32 @@ fn check_plugins(config: &Config, report: &mut Report) {
             Ok(loaded) => {
                 let from = match &plugin.source {
                     PluginSource::Builtin => "builtin".into(),
-                    PluginSource::File(path) => path.display().to_string(),
+                    PluginSource::File(path) => {
+                        std::path::absolute(path).as_ref().unwrap_or(path).display().to_string()
+                    }
                 };
                 let (name, bytes, digest) = (&plugin.name, loaded.bytes, loaded.digest.short());
                 let ms = started.elapsed().as_millis();
-                report.ok(format_args!("plugin `{name}` ({from}): {bytes} bytes, sha256 {digest}…, ready in {ms} ms"));
+                let text = format!("plugin `{name}` ({from}): {bytes} bytes, sha256 {digest}…, ready in {ms} ms");
+                report.ok("plugin", text);
             }
-            Err(error) => report.failed(Exit::Plugin, error),
+            Err(error) => report.failed("plugin", Exit::from(&error), error),
+        }
+    }
+}
+
+/// Whether the address can be listened on. A host that runs there already may be the one that is to be restarted.
+fn check_status(config: &Config, report: &mut Report) {
+    let Some(address) = &config.status.listen else { return };
+    match TcpListener::bind(address) {
+        Ok(_) => report.ok("status", format_args!("{address} is free")),
+        Err(error) if error.kind() == ErrorKind::AddrInUse && RunningHost::answers_at(address) => {
+            let text = "a reduct-sink runs there already; a second one on this machine needs another status.listen";
+            report.warning("status", format_args!("{address}: {text}"));
+        }
+        Err(error) => {
+            let remedy = "set status.listen to an address that is free, or to \"\" for none";
+            report.failed("status", Exit::Usage, format_args!("cannot listen on {address}: {error}; {remedy}"));
         }
     }
 }
@@ -96,62 +164,112 @@ fn check_plugins(config: &Config, report: &mut Report) {
 fn check_kafka(config: &Config, report: &mut Report) {
     let topics = match kafka::check_reading(&config.kafka) {
         Ok(topics) => topics,
-        Err(error @ kafka::CheckError::Property(_)) => {
-            return report.failed(Exit::Usage, format_args!("kafka: {error}"));
-        }
-        Err(error) => return report.failed(Exit::Unreachable, format_args!("kafka: {error}")),
+        Err(error) => return report.failed("kafka", Exit::from(&error), error),
     };
-    report.ok(format_args!("kafka: {} answers", config.kafka.brokers));
+    report.ok("kafka", format_args!("{} answers", config.kafka.brokers));
     for topic in topics {
-        let wanted = &topic.wanted;
+        let subject = format!("topic {}", topic.wanted);
         match topic.found {
             Ok(found) => {
-                let found = found.iter().map(|topic| match topic.partitions {
+                let told = found.iter().map(|topic| match topic.partitions {
                     1 => format!("{}, 1 partition", topic.name),
                     partitions => format!("{}, {partitions} partitions", topic.name),
                 });
-                report.ok(format_args!("topic {wanted}: {}", found.collect::<Vec<_>>().join("; ")));
+                report.ok(&subject, told.collect::<Vec<_>>().join("; "));
+                for topic in &found {
+                    check_entries(config, topic, report);
+                }
             }
-            Err(error) => report.failed(Exit::Unreachable, format_args!("topic {wanted}: {error}")),
+            Err(error) => report.failed(&subject, Exit::Unreachable, error),
         }
     }
+    let group = format!("group {}", config.kafka.group);
     match kafka::check_group(&config.kafka) {
-        Ok(Ok(())) => report.ok(format_args!("group {}: its coordinator answers", config.kafka.group)),
-        Ok(Err(error)) => report.failed(Exit::Unreachable, format_args!("group {}: {error}", config.kafka.group)),
-        Err(error) => report.failed(Exit::Unreachable, format_args!("group {}: {error}", config.kafka.group)),
+        Ok(Ok(())) => report.ok(&group, "its coordinator answers"),
+        Ok(Err(error)) => report.failed(&group, Exit::Unreachable, error),
+        Err(error) => report.failed(&group, Exit::from(&error), error),
     }
     if let Some(topic) = &config.dead_letters.topic {
         check_dead_letter_topic(config, topic, report);
     }
 }
 
+/// Says what the topic's entries will be called, and warns where two hosts would write one entry.
+fn check_entries(config: &Config, topic: &kafka::TopicInfo, report: &mut Report) {
+    let several_topics = config.kafka.several_topics();
+    // The configuration's templates were parsed when it was validated.
+    let template = config.store.entry.as_deref().and_then(|text| Template::parse(text).ok());
+    let naming = match &template {
+        Some(template) => Naming::configured(template),
+        None => Naming::default_for(topic.partitions, several_topics),
+    };
+    let subject = format!("entries of {}", topic.name);
+    let last = u32::try_from(topic.partitions.saturating_sub(1)).unwrap_or(u32::MAX);
+    match entries(&naming, &topic.name, last) {
+        Ok(text) => report.ok(&subject, text),
+        Err(error) => report.failed(&subject, Exit::Usage, format_args!("{error}; set store.entry")),
+    }
+    let dead_letters = Template::parse(&config.dead_letters.entry).ok().filter(|_| config.dead_letters.topic.is_none());
+    for (key, template) in [("store.entry", template), ("dead_letters.entry", dead_letters)] {
+        if !config.store.shared_entries
+            && template.is_some_and(|template| template.shares_entries(topic.partitions, several_topics))
+        {
+            report.warning(
+                &subject,
+                format_args!(
+                    "{key} puts records of several partitions into one entry, so a second host of this group will refuse \
+                     to run; put {{topic}} and {{partition}} into {key}, or set store.shared_entries = true if your keys \
+                     tie each entry to one partition"
+                ),
+            );
+        }
+    }
+}
+
+fn entries(naming: &Naming, topic: &str, last: u32) -> Result<String, String> {
+    let of = |template: &Template, name: &str, partition| {
+        let source = TopicPartition { topic: topic.into(), partition };
+        template.render(name, &source).map(|entry| entry.to_string()).map_err(|error| error.to_string())
+    };
+    let range = |template: &Template, name: &str| {
+        let (first, last) = (of(template, name, 0)?, of(template, name, last)?);
+        Ok::<_, String>(if first == last { first } else { format!("{first} to {last}") })
+    };
+    let derived = range(&naming.derived, &topic_segment(topic))?;
+    let chosen = range(&naming.chosen, "ENTRY")?;
+    Ok(format!("{derived}; an entry ENTRY that a plugin chooses becomes {chosen}"))
+}
+
 fn check_dead_letter_topic(config: &Config, topic: &str, report: &mut Report) {
+    let subject = format!("dead-letter topic {topic}");
     match kafka::topic(&config.kafka, topic) {
-        Ok(Ok(info)) if info.partitions == 1 => report.ok(format_args!("dead-letter topic {topic}: 1 partition")),
-        Ok(Ok(info)) => report.ok(format_args!("dead-letter topic {topic}: {} partitions", info.partitions)),
+        Ok(Ok(info)) if info.partitions == 1 => report.ok(&subject, "1 partition"),
+        Ok(Ok(info)) => report.ok(&subject, format_args!("{} partitions", info.partitions)),
         Ok(Err(kafka::TopicError::Missing)) => report.failed(
+            &subject,
             Exit::Unreachable,
-            format_args!(
-                "dead-letter topic {topic}: there is no such topic; create it, or mend dead_letters.topic (brokers with \
-                 auto.create.topics.enable create it for the first dead letter)"
-            ),
+            "there is no such topic; create it, or correct dead_letters.topic (brokers with auto.create.topics.enable \
+             create it for the first dead letter)",
         ),
-        Ok(Err(error)) => report.failed(Exit::Unreachable, format_args!("dead-letter topic {topic}: {error}")),
-        Err(error) => report.failed(Exit::Unreachable, format_args!("dead-letter topic {topic}: {error}")),
+        Ok(Err(error)) => report.failed(&subject, Exit::Unreachable, error),
+        Err(error) => report.failed(&subject, Exit::from(&error), error),
     }
 }
 
 fn check_store(config: &Store, report: &mut Report) {
     if config.discard {
-        return report.ok("store: not asked, because store.discard is set and nothing will be written");
+        return report.ok("store", "not asked, because store.discard is set and nothing will be written");
     }
     match store::check(config) {
         Ok(store::StoreInfo { version, token, bucket_exists }) => {
-            report.ok(format_args!("store: ReductStore {version} at {}, token {token:?}", config.url));
+            report.ok("store", format_args!("ReductStore {version} at {}, token {token:?}", config.url));
             let state = if bucket_exists { "there, and left as it is" } else { "not there, will be created" };
-            report.ok(format_args!("bucket {}: {state}", config.bucket));
+            report.ok(&format!("bucket {}", config.bucket), state);
         }
-        Err(error @ store::CheckError::Client(_)) => report.failed(Exit::Usage, format_args!("store: {error}")),
-        Err(error) => report.failed(Exit::Unreachable, format_args!("store: {error}")),
+        Err(error) => report.failed("store", Exit::from(&error), error),
+    }
+    if let Some(ca) = config.ca.as_deref().filter(|ca| !Path::exists(ca)) {
+        let ca = std::path::absolute(ca).unwrap_or_else(|_| ca.into());
+        report.failed("store", Exit::Usage, format_args!("there is no file {}; correct store.tls.ca", ca.display()));
     }
 }

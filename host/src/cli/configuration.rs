@@ -1,11 +1,9 @@
 //! `reduct-sink config`: what is generated from the key table.
 
-use std::io::Write;
-
 use clap::Subcommand;
 use reduct_sink::config;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, print};
 
 #[derive(Debug, Subcommand)]
 pub enum Configuration {
@@ -18,12 +16,11 @@ pub enum Configuration {
 impl Configuration {
     pub fn execute(self) -> Result<(), Failure> {
         let text = match self {
-            Self::Schema => serde_json::to_string_pretty(&config::schema()).map(|text| text + "\n"),
+            Self::Schema => serde_json::to_string_pretty(&config::schema()),
             Self::Example => Ok(config::example()),
         };
         let text = text.map_err(|error| Failure::new(Exit::Failed, error))?;
-        // A reader that closes the pipe has read enough.
-        let _ = std::io::stdout().write_all(text.as_bytes());
+        print(text.trim_end());
         Ok(())
     }
 }

@@ -1,15 +1,11 @@
 //! `reduct-sink run --dry-run`: one line a record on standard output, and a summary.
 
-use std::io::Write;
-
 use clap::Args;
 use reduct_sink::config::Config;
 use reduct_sink::devkit::answer::{Output, Verdict};
-use reduct_sink::devkit::dry_run::{DryRunError, Summary, Told, dry_run};
-use reduct_sink::kafka::metadata::CheckError;
-use reduct_sink::kafka::peek::PeekError;
+use reduct_sink::devkit::dry_run::{Summary, Told, dry_run};
 
-use super::{Exit, Failure};
+use super::{Failure, print};
 
 #[derive(Debug, Args)]
 pub struct DryRun {
@@ -31,7 +27,7 @@ impl DryRun {
 
     pub fn execute(&self, config: &Config) -> Result<(), Failure> {
         let summary = dry_run(config, self.count, &mut |told| if self.json { tell_json(told) } else { tell(told) });
-        let summary = summary.map_err(|error| Failure::new(exit(&error), error))?;
+        let summary = summary.map_err(Failure::of)?;
         let Summary { records, written, outputs, dropped, failed, retried } = summary;
         let conclusion = format!(
             "{records} records: {written} would be written as {outputs}, {dropped} dropped, {failed} failed, {retried} \
@@ -41,7 +37,7 @@ impl DryRun {
         if self.json {
             tracing::info!("{conclusion}")
         } else {
-            say(&conclusion)
+            print(&conclusion)
         }
         Ok(())
     }
@@ -49,7 +45,7 @@ impl DryRun {
 
 fn tell_json(told: &Told) {
     match serde_json::to_string(told) {
-        Ok(line) => say(&line),
+        Ok(line) => print(&line),
         Err(error) => tracing::error!(%error, "a record can't be told as JSON"),
     }
 }
@@ -63,12 +59,12 @@ fn tell(told: &Told) {
         Verdict::Write => {
             for (index, output) in answer.outputs.iter().enumerate() {
                 let part = if answer.outputs.len() > 1 { format!("#{index}") } else { String::new() };
-                say(&format!("write  {who}{part}  {}", told_output(output, *bytes)));
+                print(&format!("write  {who}{part}  {}", told_output(output, *bytes)));
             }
         }
-        Verdict::Drop => say(&format!("drop   {who}")),
-        Verdict::Fail => say(&format!("fail   {who}{by}: {reason}")),
-        Verdict::Retry => say(&format!("retry  {who}{by}: {reason}")),
+        Verdict::Drop => print(&format!("drop   {who}")),
+        Verdict::Fail => print(&format!("fail   {who}{by}: {reason}")),
+        Verdict::Retry => print(&format!("retry  {who}{by}: {reason}")),
     }
 }
 
@@ -79,18 +75,4 @@ fn told_output(output: &Output, bytes: usize) -> String {
     let content_type = content_type.as_ref().map_or_else(String::new, |text| format!(", {text}"));
     let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
     format!("to {entry} at {}, {payload}{content_type}, labels {}", timestamp.0, labels.join(" "))
-}
-
-/// Whoever closes the pipe has read enough.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
-}
-
-fn exit(error: &DryRunError) -> Exit {
-    match error {
-        DryRunError::Plugin(_) => Exit::Plugin,
-        DryRunError::Kafka(PeekError::Kafka(CheckError::Property(_))) => Exit::Usage,
-        DryRunError::Kafka(_) => Exit::Unreachable,
-        DryRunError::Failed(_) => Exit::Failed,
-    }
 }

@@ -1,11 +1,20 @@
-//! Logs: to standard error, as text for people or as JSON for machines.
+//! The log: to standard error, as text for people or as JSON for machines.
+//!
+//! Guarantees: a log that can't be written costs log lines and nothing else. Lines are handed to a thread of their own
+//! through a bounded queue; when the queue is full because the reader doesn't read, further lines are dropped; an error of
+//! standard error (a full disk, a closed pipe) is ignored. So no thread of the host waits for the log or panics in it.
 
 use std::io::{IsTerminal, stderr};
 
 use clap::{Args, ValueEnum};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
+use super::json_log::JsonLines;
 use super::{Exit, Failure};
+
+/// How many lines may wait for a slow reader: some megabytes of text at most.
+const WAITING_LINES: usize = 8192;
 
 #[derive(Debug, Args)]
 pub struct Logging {
@@ -34,17 +43,23 @@ enum Format {
 }
 
 impl Logging {
-    pub fn start(&self) -> Result<(), Failure> {
+    /// The guard writes what is still waiting when it is dropped, for a second at most.
+    pub fn start(&self) -> Result<WorkerGuard, Failure> {
         let filter = match or_environment(self.log_level, "REDUCT_SINK_LOG_LEVEL")? {
             Some(level) => EnvFilter::new(directives(level)),
             None => filter_of_environment()?,
         };
-        let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+        let (writer, guard) = NonBlockingBuilder::default()
+            .buffered_lines_limit(WAITING_LINES)
+            .lossy(true)
+            .thread_name("log")
+            .finish(stderr());
+        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
         match or_environment(self.log_format, "REDUCT_SINK_LOG_FORMAT")? {
-            Some(Format::Json) => logs.json().flatten_event(true).init(),
-            Some(Format::Text) | None => logs.with_ansi(stderr().is_terminal()).init(),
+            Some(Format::Json) => lines.event_format(JsonLines).init(),
+            Some(Format::Text) | None => lines.with_ansi(stderr().is_terminal()).init(),
         }
-        Ok(())
+        Ok(guard)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The command line: one file a command, and exit codes that mean something.
+//! The command line: one file for each command.
 //!
 //! Guarantees: standard output carries only what was asked for (a report, a component); logs and errors go to standard
 //! error; a process that ends with 0 did what it was told to.
@@ -7,37 +7,36 @@ mod check;
 mod compile_child;
 mod configuration;
 mod dry_run;
+mod exit;
+mod generate;
+mod json_log;
 mod logging;
 mod options;
 mod plugin;
 mod replay;
 mod run;
 mod status;
+mod stdout;
+mod version;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::exit::{EXIT_CODES, Exit, Failure};
 use self::logging::Logging;
+use self::stdout::print;
 
 /// Reads Kafka, hands each record to WebAssembly plugins, and writes what they answer to ReductStore.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(version, long_version = version::long(), after_help = EXIT_CODES, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     logging: Logging,
     #[command(subcommand)]
     command: Command,
 }
-
-const EXIT_CODES: &str = "\
-Exit codes:
-  0  done: what was asked for was done, or the sink was stopped and had settled what it had read
-  1  it failed while running
-  2  the command line or the configuration is wrong
-  3  a plugin doesn't load
-  4  Kafka, ReductStore or the running host can't be reached, or refuses";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -56,30 +55,27 @@ enum Command {
     /// Print what the host knows of its configuration
     #[command(subcommand, name = "config")]
     Configuration(configuration::Configuration),
+    /// Print a shell's completions, to be put where the shell looks for them
+    Completions(generate::Completions),
+    /// Print the manual page, or write one for each command
+    Man(generate::Man),
     /// Work with plugins
     #[command(subcommand)]
     Plugin(plugin::Plugin),
 }
 
-/// How the process ends when it doesn't end well: see [`EXIT_CODES`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Exit {
-    Failed = 1,
-    Usage = 2,
-    Plugin = 3,
-    Unreachable = 4,
-}
-
-#[derive(Debug)]
-struct Failure {
-    exit: Exit,
-    /// What to tell; `None`: it was told already.
-    error: Option<anyhow::Error>,
-}
-
-impl Failure {
-    fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit, error: Some(error.into()) }
+impl Command {
+    fn execute(self) -> Result<(), Failure> {
+        match self {
+            Self::Run(run) => run.execute(),
+            Self::Check(check) => check.execute(),
+            Self::Replay(replay) => replay.execute(),
+            Self::Status(status) => status.execute(),
+            Self::Configuration(configuration) => configuration.execute(),
+            Self::Completions(completions) => completions.execute(),
+            Self::Man(man) => man.execute(),
+            Self::Plugin(plugin) => plugin.execute(),
+        }
     }
 }
 
@@ -87,17 +83,11 @@ pub use self::compile_child::compile_child;
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = cli.logging.start().and_then(|()| match cli.command {
-        Command::Run(run) => run.execute(),
-        Command::Check(check) => check.execute(),
-        Command::Replay(replay) => replay.execute(),
-        Command::Status(status) => status.execute(),
-        Command::Configuration(configuration) => configuration.execute(),
-        Command::Plugin(plugin) => plugin.execute(),
-    });
+    // The log ends with the command, so that its last lines stand before the error.
+    let result = cli.logging.start().and_then(|_log| cli.command.execute());
     let Err(failure) = result else { return ExitCode::SUCCESS };
     if let Some(error) = failure.error {
-        // Told as it is, line by line, for people and for editors that read `file:line: …`.
+        // Without the log's decoration, for people and for editors that read `file:line: …`.
         let _ = writeln!(std::io::stderr(), "{error:#}");
     }
     ExitCode::from(failure.exit as u8)

@@ -3,9 +3,31 @@
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use reduct_sink::config::{self, Config, Flag, Key, KeyFlag, Loaded, Place, Sources};
+use reduct_sink::config::{self, Config, Flag, Key, KeyFlag, Place, Sources};
 
-use super::{Exit, Failure};
+use super::Failure;
+
+/// A valid configuration.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// What the configuration risks, which nobody has reported yet.
+    pub warnings: Vec<String>,
+    /// What it came from, to be read again.
+    pub sources: Sources,
+}
+
+impl Loaded {
+    /// For a command that has no better place for warnings than the log.
+    pub fn with_warnings_logged(self) -> (Config, Sources) {
+        log(&self.warnings);
+        (self.config, self.sources)
+    }
+}
+
+fn log(warnings: &[String]) {
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+}
 
 /// Flags win over the environment (REDUCT_SINK_BROKERS, …), the environment over the file.
 #[derive(Debug, Default, Args)]
@@ -80,13 +102,8 @@ impl Options {
         Self { config, keys: KeyFlags(flags), no_plugins: true }
     }
 
-    /// The validated configuration; warnings are logged.
-    pub fn load(self) -> Result<Config, Failure> {
-        self.load_from().map(|(config, _)| config)
-    }
-
-    /// The same with what it came from, to be read again.
-    pub fn load_from(self) -> Result<(Config, Sources), Failure> {
+    /// The validated configuration. If it isn't valid, its warnings are logged before the error, because they may explain it.
+    pub fn load(self) -> Result<Loaded, Failure> {
         const VARIABLE: &str = "REDUCT_SINK_CONFIG";
         let by_flag = self.config.clone().map(|path| (path, Place::Flag("--config")));
         let by_variable = || {
@@ -96,12 +113,14 @@ impl Options {
         let file = by_flag.or_else(by_variable);
         let environment = std::env::vars_os().collect();
         let sources = Sources { file, environment, flags: self.flags() };
-        let Loaded { warnings, config } = config::load(sources.clone());
-        for warning in warnings {
-            tracing::warn!("{warning}");
+        let config::Loaded { warnings, config } = config::load(sources.clone());
+        match config {
+            Ok(config) => Ok(Loaded { config, warnings, sources }),
+            Err(problems) => {
+                log(&warnings);
+                Err(Failure::of(problems))
+            }
         }
-        let config = config.map_err(|problems| Failure::new(Exit::Usage, problems))?;
-        Ok((config, sources))
     }
 
     fn flags(self) -> Vec<Flag> {

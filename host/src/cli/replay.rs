@@ -1,13 +1,10 @@
 //! `reduct-sink replay`: one line a dead letter on standard output, and a summary.
 
-use std::io::Write;
-
 use clap::Args;
-use reduct_sink::dead_letters::replay::{self, Fate, ReplayError, Summary, Told};
-use reduct_sink::kafka::metadata::CheckError;
+use reduct_sink::dead_letters::replay::{self, Fate, Summary, Told};
 
 use super::options::Options;
-use super::{Exit, Failure};
+use super::{Exit, Failure, print};
 
 #[derive(Debug, Args)]
 pub struct Replay {
@@ -24,13 +21,13 @@ pub struct Replay {
 
 impl Replay {
     pub fn execute(self) -> Result<(), Failure> {
-        let config = self.options.load()?;
+        let (config, _) = self.options.load()?.with_warnings_logged();
         let write = self.write;
         let summary = replay::replay(&config, self.dead_letters.as_deref(), write, &mut |told| tell(told, write));
-        let summary = summary.map_err(|error| Failure::new(exit(&error), error))?;
-        say(&conclusion(&summary, write));
+        let summary = summary.map_err(Failure::of)?;
+        print(&conclusion(&summary, write));
         let left = write && summary.failing + summary.untouched > 0;
-        if left { Err(Failure { exit: Exit::Failed, error: None }) } else { Ok(()) }
+        if left { Err(Failure::reported(Exit::Failed)) } else { Ok(()) }
     }
 }
 
@@ -46,7 +43,7 @@ fn tell(Told { place, identity, fate }: &Told, write: bool) {
         Fate::Failing(reason) => ("failing", format!(": {}", reason.replace(['\n', '\r'], " "))),
         Fate::Untouched => ("left", String::new()),
     };
-    say(&format!("{outcome:<8}{who}{more}"));
+    print(&format!("{outcome:<8}{who}{more}"));
 }
 
 fn conclusion(summary: &Summary, write: bool) -> String {
@@ -70,18 +67,4 @@ fn conclusion(summary: &Summary, write: bool) -> String {
         text += "; nothing was changed, --write does it";
     }
     text
-}
-
-/// Whoever closes the pipe has read enough; the exit code still tells.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
-}
-
-fn exit(error: &ReplayError) -> Exit {
-    match error {
-        ReplayError::Plugin(_) => Exit::Plugin,
-        ReplayError::Discard | ReplayError::Kafka(CheckError::Property(_)) => Exit::Usage,
-        ReplayError::Kafka(_) | ReplayError::Store { .. } => Exit::Unreachable,
-        ReplayError::Members { .. } | ReplayError::Failed(_) => Exit::Failed,
-    }
 }

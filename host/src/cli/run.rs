@@ -1,9 +1,7 @@
 //! `reduct-sink run`.
 
 use clap::Args;
-use reduct_sink::kafka::metadata::CheckError;
-use reduct_sink::pipeline::{self, RunError};
-use reduct_sink::source::SourceError;
+use reduct_sink::{config, pipeline};
 
 use super::dry_run::DryRun;
 use super::options::Options;
@@ -19,26 +17,20 @@ pub struct Run {
 
 impl Run {
     pub fn execute(self) -> Result<(), Failure> {
-        let (config, sources) = self.options.load_from()?;
+        let (config, sources) = self.options.load()?.with_warnings_logged();
+        if let Some(warning) = config::warning_of_process() {
+            tracing::warn!("{warning}");
+        }
         if self.dry_run.is_wanted() {
             return self.dry_run.execute(&config);
         }
-        pipeline::run(&config, sources).map_err(|error| match exit(&error) {
-            Exit::Usage => Failure::new(Exit::Usage, error),
-            // What happens to a running sink belongs into its log.
+        pipeline::run(&config, sources).map_err(|error| match Exit::from(&error) {
+            Exit::Usage => Failure::of(error),
+            // What happens to a running host belongs into its log.
             exit => {
                 tracing::error!("{error:#}");
-                Failure { exit, error: None }
+                Failure::reported(exit)
             }
         })
-    }
-}
-
-fn exit(error: &RunError) -> Exit {
-    match error {
-        RunError::Plugin(_) => Exit::Plugin,
-        RunError::Kafka(SourceError::Configuration(_) | SourceError::Away(CheckError::Property(_))) => Exit::Usage,
-        RunError::Kafka(_) | RunError::Store { .. } => Exit::Unreachable,
-        RunError::Failed(_) => Exit::Failed,
     }
 }

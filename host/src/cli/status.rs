@@ -47,6 +47,13 @@ impl Status {
 }
 
 impl RunningHost {
+    /// Whether a reduct-sink serves its status there.
+    pub fn answers_at(address: &str) -> bool {
+        let asked = Self { status: address.into() }.ask(reqwest::Method::GET, "status");
+        let report = asked.ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
+        report.is_some_and(|report| report.get("partitions").is_some())
+    }
+
     /// The body of its answer.
     pub fn ask(&self, method: reqwest::Method, path: &str) -> Result<String, Failure> {
         let url = format!("http://{}/{path}", self.status);

@@ -156,8 +156,9 @@ pub(crate) fn stop_on_signal(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
         let (mut signals, stop) = (signal(kind)?, Arc::clone(stop));
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                info!("stopping");
+                // First of all: nothing that happens to the log may keep the host from stopping.
                 stop.store(true, Ordering::SeqCst);
+                info!("stopping");
             }
         });
     }

@@ -35,6 +35,7 @@ mod wasi_files;
 pub use builtin::passthrough;
 pub use cache::{Cache, CacheError};
 pub use compiler::{CHILD_COMMAND, CompileLimits, compile_as_child};
+pub use contract::CONTRACT;
 pub use counters::Counts;
 pub use digest::Digest;
 pub use error::{LoadError, Problem};

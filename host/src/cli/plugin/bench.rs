@@ -6,9 +6,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 use reduct_sink::devkit::bench::{Cost, Options, Report, bench};
-use reduct_sink::plugin::LoadError;
 
-use super::{Exit, Failure, failed, say};
+use super::{Failure, failed, print};
 
 #[derive(Debug, Args)]
 pub struct Bench {
@@ -47,12 +46,9 @@ impl Bench {
             // Plugin and passthrough share it, in seven rounds each.
             round: Duration::from(self.time) / 14,
         };
-        let report = bench(&self.file, &options).map_err(|error| {
-            let exit = if error.is::<LoadError>() { Exit::Plugin } else { Exit::Failed };
-            Failure::new(exit, error)
-        })?;
+        let report = bench(&self.file, &options).map_err(Failure::of)?;
         if self.json {
-            say(serde_json::to_string_pretty(&report).map_err(failed)?)
+            print(serde_json::to_string_pretty(&report).map_err(failed)?)
         } else {
             tell(&report)
         }
@@ -61,9 +57,9 @@ impl Bench {
 }
 
 fn tell(Report { plugin, passthrough }: &Report) {
-    say(format_args!("{:<26}{:>16}{:>16}", "", plugin.name, passthrough.name));
+    print(format_args!("{:<26}{:>16}{:>16}", "", plugin.name, passthrough.name));
     let line = |what: &str, of: &dyn Fn(&Cost) -> String| {
-        say(format_args!("{what:<26}{:>16}{:>16}", of(plugin), of(passthrough)));
+        print(format_args!("{what:<26}{:>16}{:>16}", of(plugin), of(passthrough)));
     };
     line("size, KB", &|cost| format!("{:.1}", cost.bytes as f64 / 1e3));
     line("load, ms", &|cost| format!("{:.1}", cost.load_ms));
@@ -76,7 +72,7 @@ fn tell(Report { plugin, passthrough }: &Report) {
             cost.sizes.get(at).map_or(String::new(), |size| format!("{:.2}", size.us_a_record))
         });
     }
-    say("µs: the median of seven rounds, plugin and passthrough in turn, on one thread");
+    print("µs: the median of seven rounds, plugin and passthrough in turn, on one thread");
 }
 
 fn header(text: &str) -> Result<(String, String), String> {

@@ -4,10 +4,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use reduct_sink::devkit::build::{BuildError, build};
+use reduct_sink::devkit::build::build;
 use reduct_sink::devkit::project::Project;
 
-use super::{Exit, Failure, say};
+use super::{Exit, Failure, print};
 
 #[derive(Debug, Args)]
 pub struct Build {
@@ -23,11 +23,8 @@ impl Build {
         let built = build(&project, &mut |command| {
             let _ = writeln!(std::io::stderr(), "{command}");
         });
-        let component = built.map_err(|error| {
-            let exit = if matches!(error, BuildError::Missing { .. }) { Exit::Usage } else { Exit::Failed };
-            Failure::new(exit, error)
-        })?;
-        say(component.display());
+        let component = built.map_err(Failure::of)?;
+        print(component.display());
         Ok(())
     }
 }

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use reduct_sink::config::Flag;
 use reduct_sink::devkit::capture::capture;
-use reduct_sink::kafka::metadata::CheckError;
-use reduct_sink::kafka::peek::{From, PeekError};
+use reduct_sink::kafka::peek::From;
 
 use super::super::options::Options;
-use super::{Exit, Failure, say};
+use super::{Exit, Failure, print};
 
 #[derive(Debug, Args)]
 pub struct Capture {
@@ -44,9 +43,9 @@ impl Capture {
             Flag { key: "kafka.properties", values: self.property },
         ];
         let options = Options::reading_only(self.config, flags);
-        let kafka = options.load()?.kafka;
-        let captured = capture(&kafka, self.from, self.count, &self.output, &mut |path| say(path.display()));
-        let captured = captured.map_err(|error| Failure::new(exit(&error), error))?;
+        let kafka = options.load()?.with_warnings_logged().0.kafka;
+        let captured = capture(&kafka, self.from, self.count, &self.output, &mut |path| print(path.display()));
+        let captured = captured.map_err(Failure::of)?;
         if captured == 0 && self.count > 0 {
             return Err(Failure::new(Exit::Failed, anyhow::anyhow!("{} has no record there", kafka.topics.join(", "))));
         }
@@ -59,13 +58,5 @@ fn place(text: &str) -> Result<From, String> {
         "earliest" => Ok(From::Earliest),
         "latest" => Ok(From::Latest),
         offset => offset.parse().map(From::Offset).map_err(|_| "expected earliest, latest or an offset".into()),
-    }
-}
-
-fn exit(error: &anyhow::Error) -> Exit {
-    match error.downcast_ref::<PeekError>() {
-        Some(PeekError::Kafka(CheckError::Property(_))) => Exit::Usage,
-        Some(_) => Exit::Unreachable,
-        None => Exit::Failed,
     }
 }

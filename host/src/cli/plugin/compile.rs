@@ -8,7 +8,7 @@ use clap::Args;
 use reduct_sink::devkit::cache;
 use reduct_sink::plugin::{Cache, Runtime};
 
-use super::{Exit, Failure, failed, say};
+use super::{Exit, Failure, failed, print};
 
 #[derive(Debug, Args)]
 pub struct Compile {
@@ -33,7 +33,7 @@ impl Compile {
             .compile_ahead(&component)
             .map_err(|problem| Failure::new(Exit::Plugin, anyhow!("{file} {problem}; {}", problem.remedy())))?;
         let (ms, folder) = (started.elapsed().as_millis(), folder.display());
-        say(match was_there {
+        print(match was_there {
             true => format!("{file} was there already, in {folder}"),
             false => format!("{file} compiled in {ms} ms, to {folder}"),
         });

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use reduct_sink::devkit::inspect::{Inspection, inspect};
 
-use super::{Exit, Failure, failed, say};
+use super::{Exit, Failure, failed, print};
 
 #[derive(Debug, Args)]
 pub struct Inspect {
@@ -21,16 +21,16 @@ impl Inspect {
     pub fn execute(self) -> Result<(), Failure> {
         let inspection = inspect(&self.file).map_err(failed)?;
         if self.json {
-            say(serde_json::to_string_pretty(&inspection).map_err(failed)?);
+            print(serde_json::to_string_pretty(&inspection).map_err(failed)?);
         } else {
             tell(&inspection);
         }
-        if inspection.problem.is_none() { Ok(()) } else { Err(Failure { exit: Exit::Plugin, error: None }) }
+        if inspection.problem.is_none() { Ok(()) } else { Err(Failure::reported(Exit::Plugin)) }
     }
 }
 
 fn tell(inspection: &Inspection) {
-    let line = |what: &str, text: String| say(format_args!("{what:<12}{text}"));
+    let line = |what: &str, text: String| print(format_args!("{what:<12}{text}"));
     let list = |names: &[String]| if names.is_empty() { "none".into() } else { names.join(", ") };
     line("file", inspection.file.clone());
     line("name", inspection.name.clone());

@@ -2,14 +2,12 @@
 
 mod bench;
 mod build;
-
 mod capture;
 mod compile;
 mod control;
 mod core;
 mod inspect;
 mod new;
-
 mod test;
 
 use std::io::Write;
@@ -18,7 +16,7 @@ use std::path::Path;
 use anyhow::Context;
 use clap::Subcommand;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, print};
 
 #[derive(Debug, Subcommand)]
 pub enum Plugin {
@@ -62,11 +60,6 @@ impl Plugin {
             Self::Rollback(named) => named.rollback(),
         }
     }
-}
-
-/// Whoever closes the pipe has read enough; the exit code still tells.
-fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn failed(error: impl Into<anyhow::Error>) -> Failure {

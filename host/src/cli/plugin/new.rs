@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use reduct_sink::devkit::project::Language;
 use reduct_sink::devkit::scaffold::create;
 
-use super::{Exit, Failure, say};
+use super::{Exit, Failure, print};
 
 #[derive(Debug, Args)]
 pub struct New {
@@ -23,10 +23,10 @@ impl New {
     pub fn execute(self) -> Result<(), Failure> {
         let name = self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let files = create(&self.folder, &name, self.lang).map_err(|error| Failure::new(Exit::Usage, error))?;
-        files.iter().for_each(|file| say(file.display()));
+        files.iter().for_each(|file| print(file.display()));
         let folder = self.folder.display();
-        say(format_args!("\nnext, as {folder}/README.md has it:\n  cd {folder}"));
-        say("  reduct-sink plugin build\n  reduct-sink plugin test");
+        print(format_args!("\nnext, as {folder}/README.md has it:\n  cd {folder}"));
+        print("  reduct-sink plugin build\n  reduct-sink plugin test");
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use reduct_sink::devkit::junit;
 use reduct_sink::devkit::project::Project;
 use reduct_sink::devkit::testing::{Report, TestResult, Tester, plugin_name};
 
-use super::{Exit, Failure, failed, say, write};
+use super::{Exit, Failure, failed, print, write};
 
 #[derive(Debug, Args)]
 pub struct Test {
@@ -79,7 +79,7 @@ fn tell(reports: &[Report]) -> Result<(), Failure> {
     for Report { name, result, .. } in reports {
         let more = match result {
             TestResult::Passed => {
-                say(format_args!("ok      {name}"));
+                print(format_args!("ok      {name}"));
                 continue;
             }
             TestResult::Differs(diff) => diff.clone(),
@@ -88,12 +88,12 @@ fn tell(reports: &[Report]) -> Result<(), Failure> {
             }
             TestResult::Broken(reason) => reason.clone(),
         };
-        say(format_args!("FAILED  {name}"));
-        more.lines().for_each(|line| say(format_args!("        {line}")));
+        print(format_args!("FAILED  {name}"));
+        more.lines().for_each(|line| print(format_args!("        {line}")));
     }
     let failures = reports.iter().filter(|report| report.result != TestResult::Passed).count();
-    say(format_args!("{} passed, {failures} failed", reports.len() - failures));
-    if failures == 0 { Ok(()) } else { Err(Failure { exit: Exit::Failed, error: None }) }
+    print(format_args!("{} passed, {failures} failed", reports.len() - failures));
+    if failures == 0 { Ok(()) } else { Err(Failure::reported(Exit::Failed)) }
 }
 
 /// Leaves alone what is met already: its author may have written it in another way.
@@ -102,23 +102,23 @@ fn update(cases: &[Case], reports: &[Report]) -> Result<(), Failure> {
     let mut broken = 0;
     for (case, report) in cases.iter().zip(reports) {
         match (&report.result, &report.answer) {
-            (TestResult::Passed, _) => say(format_args!("ok       {}", report.name)),
+            (TestResult::Passed, _) => print(format_args!("ok       {}", report.name)),
             (TestResult::Broken(reason), _) => {
                 broken += 1;
-                say(format_args!("FAILED   {}\n         {reason}", report.name));
+                print(format_args!("FAILED   {}\n         {reason}", report.name));
             }
             (_, Some(answer)) => {
-                say(format_args!("updated  {}", report.name));
+                print(format_args!("updated  {}", report.name));
                 changed.push((case, answer.clone()));
             }
             (_, None) => {}
         }
     }
     Case::expect(&changed).context("the expectations can't be written").map_err(failed)?;
-    say(format_args!(
+    print(format_args!(
         "{} updated, {} as they were, {broken} failed",
         changed.len(),
         cases.len() - changed.len() - broken
     ));
-    if broken == 0 { Ok(()) } else { Err(Failure { exit: Exit::Failed, error: None }) }
+    if broken == 0 { Ok(()) } else { Err(Failure::reported(Exit::Failed)) }
 }

@@ -1,0 +1,73 @@
+//! A log that can't be written costs log lines and nothing else: the binary runs on, and SIGTERM ends it with 0.
+//!
+//! The broker is a listener of the test that never answers. A connection to it shows that the host has begun to work, and so
+//! to log.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is an answer")]
+
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// After this the test gives up: no measure of the host.
+const GIVE_UP: Duration = Duration::from_secs(120);
+
+#[test]
+fn a_log_on_a_full_disk_does_not_stop_the_host() {
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (child, broker) = started(Stdio::from(full), &[]);
+    broker.accept().unwrap();
+    assert_eq!(stopped(child).code(), Some(0));
+}
+
+#[test]
+fn a_reader_of_the_log_that_went_away_does_not_keep_the_host_from_stopping() {
+    let (mut child, broker) = started(Stdio::piped(), &[]);
+    let mut log = child.stderr.take().unwrap();
+    log.read_exact(&mut [0]).unwrap();
+    drop(log);
+    broker.accept().unwrap();
+    assert_eq!(stopped(child).code(), Some(0));
+}
+
+#[test]
+fn a_reader_of_the_log_that_does_not_read_does_not_keep_the_host_from_stopping() {
+    let (reader, mut log) = UnixStream::pair().unwrap();
+    log.set_nonblocking(true).unwrap();
+    while log.write(&[b'.'; 1024]).is_ok() {}
+    log.set_nonblocking(false).unwrap();
+    let (child, broker) = started(Stdio::from(OwnedFd::from(log)), &[]);
+    broker.accept().unwrap();
+    assert_eq!(stopped(child).code(), Some(0));
+    drop(reader);
+}
+
+fn started(log: Stdio, flags: &[&str]) -> (Child, TcpListener) {
+    let broker = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = broker.local_addr().unwrap().to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reduct-sink"));
+    command.env_clear().args(["run", "--topic", "t", "--bucket", "b", "--status", "", "--brokers", &address]);
+    command.args(["--url", "http://127.0.0.1:1", "--no-plugins"]).args(flags).stdout(Stdio::null()).stderr(log);
+    (command.spawn().unwrap(), broker)
+}
+
+fn stopped(mut child: Child) -> ExitStatus {
+    assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    let asked = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if asked.elapsed() > GIVE_UP {
+            child.kill().unwrap();
+            panic!("it is still running");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
