@@ -106,7 +106,7 @@ fn torn_log_with_a_seldom_entry(name: &str) -> Result<(Store, Trial, TempDir)> {
 /// The store is killed at the worst moment, every time. An entry that gets few of the records loses records that are older
 /// than the range which a host re-reads in any case.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_store_is_killed_in_the_midst_of_its_log() -> Result<()> {
+async fn the_store_is_killed_and_its_log_is_torn() -> Result<()> {
     let (mut store, trial, _folder) = torn_log_with_a_seldom_entry("torn-log")?;
     let group = trial.group()?;
     let load = trial.load(torn_load())?;
@@ -151,7 +151,7 @@ async fn what_was_written_again_after_a_crash_is_lost_in_the_next() -> Result<()
 
 /// The restarted host learns from the commit metadata how far it must re-read for an entry that gets few of the records.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_host_and_the_store_are_killed_in_the_midst_of_its_log() -> Result<()> {
+async fn the_host_and_the_store_are_killed_and_the_log_is_torn() -> Result<()> {
     let (mut store, mut trial, _folder) = torn_log_with_a_seldom_entry("torn-both")?;
     let group = trial.group()?;
     let load = trial.load(torn_load())?;

@@ -132,6 +132,7 @@ impl Trial {
         // Around the test harness, which keeps what a test prints until all tests are done.
         writeln!(std::io::stderr(), "{}: {diff}; {} MB at most in a host", self.topic, self.peak / 1_000_000)?;
         figures::add("records", diff.expected as f64)?;
+        figures::record(&format!("records_{}", self.config.bucket().replace('-', "_")), diff.expected as f64)?;
         figures::add("missing", diff.missing.len() as f64)?;
         figures::add("twice", diff.twice.len() as f64)?;
         figures::add("wrong_bytes", diff.wrong_bytes.len() as f64)?;
