@@ -3,6 +3,7 @@
 mod check;
 mod dead_letters;
 mod devkit;
+mod documents;
 mod faults;
 mod hostile;
 mod languages;
