@@ -1,9 +1,55 @@
-//! `reduct-sink` reads Kafka, hands each record to a chain of WebAssembly plugins, and writes what they answer to
-//! ReductStore.
+//! `reduct-sink` reads Kafka, hands each record to a chain of WebAssembly plugins, and writes what they decide to ReductStore.
+//! `host/docs/architecture.md` follows one record and one plugin swap through these modules.
 //!
-//! A record's way is one-directional: source → worker → chain → sink → checkpoint → commit. `wasmtime` is known only
-//! to [`plugin`], `rdkafka` only to [`kafka`] and [`source`], `reduct_rs` only to [`sink`]; [`flow`] and [`record`] are
-//! plain values without I/O.
+//! # A record's path
+//!
+//! ```text
+//!  Kafka ─▶ source ─▶ pipeline::worker ─▶ chain ─▶ sink::writer ─▶ ReductStore
+//!             ▲             │              (plugin)     │     └─▶ dead_letters
+//!             │             ▼                           ▼
+//!             │       flow::PartitionState ◀── AckHandle: written and read back
+//!             └────── commit of the offset
+//! ```
+//!
+//! Imports point down: `cli` → `pipeline` → `source`, `sink`, `dead_letters`, `recovery`, `health`, `rollout`, `devkit` → `chain`, `kafka` →
+//! `plugin`, `flow` → `config`, `record`. `wasmtime` is known only to [`plugin`], `rdkafka` only to [`kafka`] and [`source`], `reduct_rs`
+//! only to [`sink`]; [`flow`] and [`record`] are plain values without I/O. `host/tests/structure.rs` checks all of this.
+//!
+//! # Threads and tasks
+//!
+//! | thread or task | owns | waits for | ends |
+//! |---|---|---|---|
+//! | main: the polling thread | the consumer: assignments, seeks, commits | Kafka's group events, 100 ms at most | after a stop or a failure, when all is acknowledged or `limits.shutdown` is over |
+//! | `worker-N` (`limits.workers`) | readers of its partitions, one chain of plugin instances | records, room in the budget | when the polling thread stops it |
+//! | `sink` (tokio threads) | the tasks below | I/O | with the process |
+//! | a writer task for each active entry | what it knows of the entry; its one request | records for the entry, answers of the store | when the entry was idle for a while |
+//! | the recovery task | the store's last known start | one second at a time | with the process |
+//! | the status task | the HTTP listener | requests | with the process |
+//! | `dead-letters` (only with `dead_letters.topic`) | the transactional producers | dead letters, answers of Kafka | when the sink ends |
+//! | `pauses` | the clocks that show a pause of the process or the machine | 200 ms at a time | with the process |
+//! | `plugin-life` | the rollout of plugins: watched files, trials, bake windows | file events, requests to promote or roll back | with the pipeline |
+//! | `plugin-loader`, `plugin-load` | one version that is being compiled and started | the compiler | when the version is ready or refused |
+//! | `plugin-trial` | the shadow of a candidate | sampled records | when the trial is decided |
+//! | `plugin-ticker` | the clock of the deadlines of calls | one tick at a time | with the process |
+//!
+//! # Glossary
+//!
+//! - **acknowledge**: to say that a record is done: written and read back, dropped by a plugin, or in the dead letters.
+//! - **active**: the version of a plugin that decides about records now.
+//! - **bake window**: the time after a swap in which the new version is watched, and rolled back if it does worse.
+//! - **commit metadata**: the text that is committed to Kafka beside an offset, for the next owner of the partition.
+//! - **dead letter**: a record that could not be handled, kept with the reason.
+//! - **durable offset**: the offset below which everything had been acknowledged when the store was last known to run.
+//! - **entry**: ReductStore's name for a series of records in a bucket.
+//! - **generation**: the number of an assignment of a partition; a later assignment has a higher one.
+//! - **identity**: topic, partition, offset, and the position within a split: which Kafka record a stored record was made of.
+//! - **occupied timestamp**: a microsecond of an entry at which the store already has a record.
+//! - **re-read**: to read records from Kafka again that were read before, because the store may have lost them.
+//! - **repair**: to remove an unfinished record from the store and write it again.
+//! - **shadow trial**: a new version that gets live records beside the active one, and whose answers are discarded.
+//! - **stage**: a plugin's place in the chain.
+//! - **stale**: belonging to an assignment that has ended; a stale record is not written any more.
+//! - **verdict**: a plugin's answer: keep, drop, change, split, reject or retry.
 
 pub mod chain;
 pub mod config;
