@@ -20,6 +20,8 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 
 pub struct Store {
+    /// Its disk, where it is a small one; given up before the data's folder is removed.
+    disk: Option<SmallDisk>,
     data: TempDir,
     log: PathBuf,
     port: u16,
@@ -52,6 +54,22 @@ impl Store {
         Self::start_in(process::data_folder("store")?, None, environment, Some(tls))
     }
 
+    /// Starts a store whose disk has this many bytes. Only root may make one.
+    pub fn start_on_disk_of(bytes: u64) -> Result<Self> {
+        let data = process::data_folder("store")?;
+        let disk = SmallDisk(data.path().to_owned());
+        mount(&["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"], &disk.0)?;
+        let mut store = Self::start_in(data, None, Vec::new(), None)?;
+        store.disk = Some(disk);
+        Ok(store)
+    }
+
+    /// Gives the small disk this many bytes.
+    pub fn resize_disk(&self, bytes: u64) -> Result<()> {
+        let disk = self.disk.as_ref().context("the store has a disk of its own")?;
+        mount(&["-o", &format!("remount,size={bytes}")], &disk.0)
+    }
+
     fn start_in(
         data: TempDir,
         token: Option<&str>,
@@ -62,7 +80,7 @@ impl Store {
         let port = process::free_port()?;
         let token = token.map(str::to_owned);
         let process = Process::spawn("ReductStore", command(&data, port, token.as_deref(), &environment)?, &log)?;
-        let mut store = Self { data, log, port, token, environment, tls, process };
+        let mut store = Self { disk: None, data, log, port, token, environment, tls, process };
         store.wait_ready()?;
         Ok(store)
     }
@@ -156,6 +174,27 @@ impl Store {
             Ok(ready.then_some(()))
         })
     }
+}
+
+/// A mounted tmpfs.
+struct SmallDisk(PathBuf);
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Its files may still be open.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn mount(args: &[&str], folder: &Path) -> Result<()> {
+    let status = Command::new("mount").args(args).arg(folder).status()?;
+    ensure!(
+        status.success(),
+        "mount {} {} ended with {status}; only root may do this",
+        args.join(" "),
+        folder.display()
+    );
+    Ok(())
 }
 
 /// A client with the settings that reading back needs.

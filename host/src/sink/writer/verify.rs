@@ -21,8 +21,12 @@ use super::place::{HEADS, NEAR_US};
 use crate::record::{Identity, TopicPartition};
 use crate::sink::store::{Claim, Occupant, Seen, StoreError};
 
-/// Acknowledged records that are read back at the latest when there are this many.
+/// Acknowledged records that are read back at the latest when there are this many; where a query is costly, up to
+/// [`MOST_TIMES`] as many.
 const MOST_UNVERIFIED: usize = 640;
+const MOST_TIMES: u128 = 8;
+/// A query that takes longer than this is costly.
+const CHEAP: Duration = Duration::from_millis(20);
 /// How long a record that isn't shown is given to be finished: the server may answer before it is.
 const FINISHING: Duration = Duration::from_millis(100);
 /// After this many proofs by single records a query is tried again.
@@ -74,6 +78,12 @@ impl Verifier {
         })
     }
 
+    /// How many records are read back at once at the latest.
+    fn most_unverified(&self) -> usize {
+        let times = self.query.map_or(1, |query| (query.as_millis() / CHEAP.as_millis()).clamp(1, MOST_TIMES));
+        MOST_UNVERIFIED.saturating_mul(usize::try_from(times).unwrap_or(1))
+    }
+
     /// Whether asking for each record is faster than a query.
     fn prefers_singles(&mut self, records: usize) -> bool {
         let records = u32::try_from(records).unwrap_or(u32::MAX);
@@ -94,7 +104,9 @@ impl Writer {
         let nothing_else = self.pending.is_empty() && self.inbox.is_empty();
         let bytes = || self.unverified.iter().map(PendingWrite::bytes).sum::<u64>();
         !self.unverified.is_empty()
-            && (nothing_else || self.unverified.len() >= MOST_UNVERIFIED || bytes() >= self.shared.limits().bytes)
+            && (nothing_else
+                || self.unverified.len() >= self.verifier.most_unverified()
+                || bytes() >= self.shared.limits().bytes)
     }
 
     /// Acknowledges what is shown; what isn't is written again.
@@ -150,7 +162,7 @@ impl Writer {
         let begin = Instant::now();
         let shown = self.shared.store.last_of(&self.entry, &claim).await?;
         self.verifier.query = Some(begin.elapsed());
-        if mere && self.verifier.single.is_none() && self.verifier.query > Some(Duration::from_millis(20)) {
+        if mere && self.verifier.single.is_none() && self.verifier.query > Some(CHEAP) {
             // Costly: learn what one record would cost.
             self.are_there(records.get(..1).unwrap_or_default()).await?;
         }

@@ -1,0 +1,144 @@
+//! The order of records in time: thousands that share a millisecond, and late ones.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use futures::StreamExt;
+use reduct_rs::Bucket;
+use reduct_sink_testbed::verify::Ledger;
+use reduct_sink_testbed::{KafkaClient, Message, Sink, SinkConfig, bed, figures, long, payload, unique};
+
+use super::CATCH_UP;
+
+const BASE_MS: i64 = 1_700_000_000_000;
+
+/// Produces records with these times, and waits until the host has written them: records per second.
+fn write(
+    kafka: &KafkaClient,
+    sink: &mut Sink,
+    config: &SinkConfig,
+    ledger: &mut Ledger,
+    topic: &str,
+    times: impl ExactSizeIterator<Item = i64>,
+) -> Result<f64> {
+    let (begin, records) = (Instant::now(), times.len());
+    let messages = times.enumerate().map(|(n, time)| Message::new(payload(n as u64, 200)).timestamp_ms(time));
+    kafka.produce(topic, messages)?.iter().for_each(|record| ledger.expect(record));
+    sink.wait_caught_up(kafka, config.group(), &[topic], CATCH_UP)?;
+    Ok(records as f64 / begin.elapsed().as_secs_f64())
+}
+
+/// A late record wants a microsecond that the host gave away long ago, and the store takes a second record there without
+/// a word (trap 8).
+#[tokio::test(flavor = "multi_thread")]
+async fn late_records_are_not_lost() -> Result<()> {
+    let bed = bed()?;
+    let kafka = bed.kafka.client();
+    let topic = unique("late");
+    kafka.create_topic(&topic, 1)?;
+    let config = bed.sink_config(&topic);
+    let mut sink = Sink::start(&config)?;
+    let mut ledger = Ledger::default();
+    let mut write = |times: std::ops::Range<i64>| {
+        write(
+            &kafka,
+            &mut sink,
+            &config,
+            &mut ledger,
+            &topic,
+            times.map(|n| BASE_MS + 10 * n).collect::<Vec<_>>().into_iter(),
+        )
+    };
+    let before = write(0..40_000)?;
+    write(0..2_000)?;
+    let after = write(40_000..60_000)?;
+    sink.stop_cleanly()?;
+    let diff = ledger.audit(&bed.store.client()?, config.bucket()).await?;
+    eprintln!("{diff}; {before:.0} records/s before, {after:.0} after");
+    figures::record("late_missing", diff.missing.len() as f64)?;
+    figures::record("late_throughput", after / before)?;
+    diff.exact()
+}
+
+/// Two sources whose clocks differ by a day, and one that rounds its times to seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_a_day_apart_share_an_entry() -> Result<()> {
+    let bed = bed()?;
+    let kafka = bed.kafka.client();
+    let topic = unique("apart");
+    kafka.create_topic(&topic, 1)?;
+    let config = bed.sink_config(&topic);
+    let mut sink = Sink::start(&config)?;
+    let mut ledger = Ledger::default();
+    let time = |n: i64| match n % 3 {
+        0 => BASE_MS + 5 * n,
+        1 => BASE_MS + 5 * n - 86_400_000,
+        _ => (BASE_MS + 5 * n) / 1000 * 1000,
+    };
+    write(&kafka, &mut sink, &config, &mut ledger, &topic, (0..12_000).map(time).collect::<Vec<_>>().into_iter())?;
+    sink.stop_cleanly()?;
+    let diff = ledger.audit(&bed.store.client()?, config.bucket()).await?;
+    figures::add("late_missing", diff.missing.len() as f64)?;
+    diff.exact()
+}
+
+/// Records that share a millisecond are shown in Kafka's order; a query costs the same wherever it looks, which shows that
+/// no two blocks overlap.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_shows_records_in_kafkas_order() -> Result<()> {
+    let bed = bed()?;
+    let kafka = bed.kafka.client();
+    let records = if long() { 1_000_000 } else { 20_000 };
+    for (name, kind) in [("appended", "LogAppendTime"), ("created", "CreateTime")] {
+        let topic = unique(name);
+        kafka.create_topic_with(&topic, 1, &[("message.timestamp.type", kind)])?;
+        // 4,000 records a millisecond.
+        let message = |n: u64| Message::new(payload(n, 100)).timestamp_ms(BASE_MS + n as i64 / 4_000);
+        kafka.produce(&topic, (0..records).map(message))?;
+        let config = bed.sink_config(&topic);
+        let mut sink = Sink::start(&config)?;
+        sink.wait_caught_up(&kafka, config.group(), &[&topic], CATCH_UP)?;
+        sink.stop_cleanly()?;
+        let bucket = bed.store.client()?.get_bucket(config.bucket()).await?;
+        let mut times = Vec::new();
+        let stream = bucket.query(&topic).head_only(true).send().await?;
+        futures::pin_mut!(stream);
+        while let Some(record) = stream.next().await {
+            let record = record?;
+            let offset: usize = record.labels()["kafka.offset"].parse()?;
+            ensure!(offset == times.len(), "offset {offset} of {topic} is the record {}", times.len());
+            times.push(record.timestamp_us());
+        }
+        ensure!(times.len() as u64 == records, "{} of {records}", times.len());
+        let mut costs = Vec::new();
+        for n in 0..102 {
+            // At the begin, in the middle and at the end, in turn.
+            let from = (times.len() - 120) / 2 * (n % 3) + n / 3;
+            let begin = Instant::now();
+            let shown = shown(&bucket, &topic, times[from], times[from + 80]).await?;
+            ensure!(shown == 80, "{shown} of 80 are shown");
+            costs.push(begin.elapsed());
+        }
+        let median = |part: usize| {
+            let mut costs: Vec<_> = costs.iter().skip(part).step_by(3).collect();
+            costs.sort();
+            costs[costs.len() / 2].as_secs_f64()
+        };
+        let parts = [median(0), median(1), median(2)];
+        let ratio = parts.iter().copied().fold(0.0, f64::max) / parts.iter().copied().fold(f64::MAX, f64::min);
+        eprintln!("{kind}: queries at begin, middle and end take {parts:?} s");
+        figures::record(&format!("query_ratio_{name}"), ratio)?;
+    }
+    Ok(())
+}
+
+async fn shown(bucket: &Bucket, entry: &str, from: u64, to: u64) -> Result<usize> {
+    let stream = bucket.query(entry).start_us(from).stop_us(to).head_only(true).send().await?;
+    futures::pin_mut!(stream);
+    let mut shown = 0;
+    while let Some(record) = stream.next().await {
+        record?;
+        shown += 1;
+    }
+    Ok(shown)
+}
