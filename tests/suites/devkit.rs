@@ -80,7 +80,7 @@ fn captured_records_are_fixtures_to_the_byte() -> Result<()> {
             assert_eq!(written.get("value"), value.as_deref().and_then(expected).as_ref());
         }
     }
-    group_is_untouched(&kafka, "reduct-sink", &topic)?;
+    group_is_untouched(&kafka, "reduct-sink-none", &topic)?;
     let again = capture("1")?;
     let told = String::from_utf8_lossy(&again.stderr).into_owned();
     assert!(!again.status.success() && told.contains("is there already"), "{told}");

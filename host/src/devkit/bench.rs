@@ -1,18 +1,20 @@
-//! What a plugin costs on this machine, beside the embedded passthrough in the same run.
+//! What a plugin costs on this machine, beside the embedded passthrough and perhaps another version, in the same run.
 //!
-//! Guarantees: records go through the host's own chain; each figure is the median of several rounds, in which plugin and
-//! passthrough take turns, so that what else runs on the machine weighs on both; a record that isn't handled is an error,
-//! not a fast record.
+//! Guarantees: records go through the host's own chain; each figure is the median of several rounds, in which the
+//! components take turns, so that other work of the machine weighs on all of them; a record that a plugin doesn't handle is
+//! an error, not a fast record.
 
 use std::hint::black_box;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::answer::Verdict;
+use super::fixtures;
 use super::testing::plugin_name;
 use crate::chain::{Chain, Outcome, SharedChain};
 use crate::config::{FailurePolicy, Plugin, PluginSource};
@@ -22,22 +24,39 @@ use crate::record::{Header, InputRecord, TopicPartition};
 const ROUNDS: usize = 7;
 /// Before a round counts: the first calls fault pages in.
 const WARM_UP: usize = 200;
+/// Copies of one record with offsets of their own, as the source makes them.
+const COPIES: u64 = 64;
 
+/// What to measure.
 pub struct Options {
-    /// JSON text for `configure`.
+    /// JSON text for `configure`; a fixture may have a configuration of its own.
     pub config: String,
+    /// Payloads of bytes from 0 to 255, of these sizes.
     pub sizes: Vec<usize>,
+    /// Files that are payloads.
+    pub payloads: Vec<PathBuf>,
+    /// A folder of fixtures. Those that expect a failure are left out.
+    pub fixtures: Option<PathBuf>,
+    /// Headers of the records that are no fixtures.
     pub headers: Vec<(String, String)>,
-    /// How long one round takes, of one plugin at one size.
+    /// Another component to compare with, such as the previous version.
+    pub against: Option<PathBuf>,
+    /// How long one round takes, of one component with one kind of record.
     pub round: Duration,
 }
 
+/// The costs of all components, with the same kinds of records in the same order.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct Comparison {
     pub plugin: Cost,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against: Option<Cost>,
     pub passthrough: Cost,
+    /// Fixtures that expect a failure.
+    pub left_out: usize,
 }
 
+/// What one component costs.
 #[derive(Debug, Serialize)]
 pub struct Cost {
     pub name: String,
@@ -52,41 +71,70 @@ pub struct Cost {
     /// The memory of one instance, after its start and after all records.
     pub memory_at_start: usize,
     pub memory_at_end: usize,
-    pub sizes: Vec<SizeCost>,
+    pub records: Vec<RecordCost>,
 }
 
+/// What one kind of record costs.
 #[derive(Debug, Serialize)]
-pub struct SizeCost {
+pub struct RecordCost {
+    /// `1000 B`, a payload's file or a fixture's name.
+    pub record: String,
     pub payload_bytes: usize,
     /// The median of the rounds.
     pub us_a_record: f64,
     pub fastest_us: f64,
     pub slowest_us: f64,
-    pub records: u64,
+    /// How many records were handed over.
+    pub count: u64,
+    /// The memory of the instance after them.
+    pub memory: usize,
+}
+
+/// One kind of record.
+struct Workload {
+    name: String,
+    config: String,
+    payload_bytes: usize,
+    records: Vec<Arc<InputRecord>>,
 }
 
 /// Not to be called from one of tokio's threads.
-pub fn bench(file: &Path, options: &Options) -> anyhow::Result<Report> {
+pub fn bench(file: &Path, options: &Options) -> anyhow::Result<Comparison> {
+    let (workloads, left_out) = workloads(options)?;
+    let first = workloads.first().context("there is no record to measure with")?;
     let (plain, cached) = (Runtime::new()?, super::cached_runtime()?);
-    let load = |name, source| Subject::load(&plain, &cached, name, source, options);
-    let mut plugin = load(plugin_name(file), PluginSource::File(file.to_owned()))?;
-    let mut passthrough = load("passthrough".into(), PluginSource::Builtin)?;
-    for size in &options.sizes {
-        let records = records(*size, &options.headers);
-        let (mut of_plugin, mut of_passthrough) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            of_plugin.push(plugin.round(&records, options.round)?);
-            of_passthrough.push(passthrough.round(&records, options.round)?);
-        }
-        plugin.cost.sizes.push(size_cost(*size, of_plugin));
-        passthrough.cost.sizes.push(size_cost(*size, of_passthrough));
+    let load = |name, source| Subject::load(&plain, &cached, name, source, &first.config);
+    let mut subjects = vec![load(plugin_name(file), PluginSource::File(file.to_owned()))?];
+    if let Some(against) = &options.against {
+        subjects.push(load(plugin_name(against), PluginSource::File(against.clone()))?);
     }
-    plugin.cost.memory_at_end = plugin.chain.memory_bytes();
-    passthrough.cost.memory_at_end = passthrough.chain.memory_bytes();
-    Ok(Report { plugin: plugin.cost, passthrough: passthrough.cost })
+    subjects.push(load("passthrough".into(), PluginSource::Builtin)?);
+    for workload in &workloads {
+        let mut rounds = vec![Vec::new(); subjects.len()];
+        for subject in &mut subjects {
+            subject.configure(&cached, &workload.config)?;
+        }
+        for _ in 0..ROUNDS {
+            for (subject, rounds) in subjects.iter_mut().zip(&mut rounds) {
+                rounds.push(subject.round(workload, options.round)?);
+            }
+        }
+        for (subject, rounds) in subjects.iter_mut().zip(rounds) {
+            let memory = subject.chain.memory_bytes();
+            subject.cost.memory_at_end = memory;
+            subject.cost.records.push(record_cost(workload, rounds, memory));
+        }
+    }
+    let mut costs = subjects.into_iter().map(|subject| subject.cost);
+    let (Some(plugin), Some(passthrough)) = (costs.next(), costs.next_back()) else {
+        bail!("nothing was measured");
+    };
+    Ok(Comparison { plugin, against: costs.next(), passthrough, left_out })
 }
 
+/// A component that is measured.
 struct Subject {
+    plugin: Plugin,
     chain: Chain,
     cost: Cost,
 }
@@ -97,14 +145,11 @@ impl Subject {
         cached: &Arc<Runtime>,
         name: String,
         source: PluginSource,
-        options: &Options,
+        config: &str,
     ) -> anyhow::Result<Self> {
-        let plugin = Plugin {
-            // The passthrough takes any.
-            config: options.config.clone(),
-            on_failure: FailurePolicy::Stop,
-            ..Plugin::new(name, source)
-        };
+        // The passthrough accepts any configuration.
+        let plugin =
+            Plugin { config: config.into(), on_failure: FailurePolicy::Stop, ..Plugin::new(name.clone(), source) };
         let timed = |runtime: &Arc<Runtime>| -> anyhow::Result<(f64, Arc<SharedChain>)> {
             let started = Instant::now();
             let shared = SharedChain::load(Arc::clone(runtime), std::slice::from_ref(&plugin))?;
@@ -119,7 +164,7 @@ impl Subject {
         let chain = Chain::new(shared)?;
         let start_ms = started.elapsed().as_secs_f64() * 1e3;
         let cost = Cost {
-            name: plugin.name,
+            name,
             digest: version.as_ref().map_or(String::new(), |version| version.digest.to_string()),
             bytes: version.map_or(0, |version| version.bytes),
             load_ms,
@@ -127,27 +172,37 @@ impl Subject {
             start_ms,
             memory_at_start: chain.memory_bytes(),
             memory_at_end: 0,
-            sizes: Vec::new(),
+            records: Vec::new(),
         };
-        Ok(Self { chain, cost })
+        Ok(Self { plugin, chain, cost })
+    }
+
+    /// Starts an instance with another configuration, if it is another.
+    fn configure(&mut self, runtime: &Arc<Runtime>, config: &str) -> anyhow::Result<()> {
+        if self.plugin.config != config {
+            self.plugin.config = config.into();
+            let shared = SharedChain::load(Arc::clone(runtime), std::slice::from_ref(&self.plugin))?;
+            self.chain = Chain::new(shared)?;
+        }
+        Ok(())
     }
 
     /// Microseconds a record, and how many records.
-    fn round(&mut self, records: &[Arc<InputRecord>], time: Duration) -> anyhow::Result<(f64, u64)> {
-        for record in records.iter().cycle().take(WARM_UP.min(records.len() * 8)) {
-            self.ask(record)?;
+    fn round(&mut self, workload: &Workload, time: Duration) -> anyhow::Result<(f64, u64)> {
+        for record in workload.records.iter().cycle().take(WARM_UP) {
+            self.ask(workload, record)?;
         }
         let (started, mut asked) = (Instant::now(), 0_u64);
         while started.elapsed() < time {
-            for record in records {
-                self.ask(record)?;
+            for record in &workload.records {
+                self.ask(workload, record)?;
                 asked += 1;
             }
         }
         Ok((started.elapsed().as_secs_f64() * 1e6 / asked.max(1) as f64, asked))
     }
 
-    fn ask(&mut self, record: &Arc<InputRecord>) -> anyhow::Result<()> {
+    fn ask(&mut self, workload: &Workload, record: &Arc<InputRecord>) -> anyhow::Result<()> {
         self.chain.refresh();
         match black_box(self.chain.transform(record)) {
             Outcome::Outputs(_) | Outcome::Dropped => Ok(()),
@@ -157,10 +212,10 @@ impl Subject {
             | Outcome::Wait(failure, _)
             | Outcome::Stop(failure) => {
                 bail!(
-                    "plugin `{}` doesn't handle a record of {} bytes: {}; give it the headers (--header) and the \
-                     configuration (--config) that it needs",
+                    "plugin `{}` doesn't handle the record {}: {}; give it records that it handles by --payload FILE or \
+                     --fixtures DIR, and the headers (--header) and the configuration (--config) that it needs",
                     failure.plugin,
-                    record.payload.as_ref().map_or(0, Bytes::len),
+                    workload.name,
                     failure.reason
                 )
             }
@@ -168,34 +223,73 @@ impl Subject {
     }
 }
 
-/// Records of one size, as the source makes them.
-fn records(size: usize, headers: &[(String, String)]) -> Vec<Arc<InputRecord>> {
-    let payload = Bytes::from((0..=255_u8).cycle().take(size).collect::<Vec<u8>>());
+/// The records to measure with, and how many fixtures were left out.
+fn workloads(options: &Options) -> anyhow::Result<(Vec<Workload>, usize)> {
+    let made = |name: String, payload: Bytes| Workload {
+        name,
+        config: options.config.clone(),
+        payload_bytes: payload.len(),
+        records: copies(&plain_record(payload, &options.headers)),
+    };
+    let bytes = |size: usize| Bytes::from((0..=255_u8).cycle().take(size).collect::<Vec<u8>>());
+    let mut workloads: Vec<Workload> =
+        options.sizes.iter().map(|size| made(format!("{size} B"), bytes(*size))).collect();
+    for path in &options.payloads {
+        let payload = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        workloads.push(made(name, payload.into()));
+    }
+    let Some(folder) = &options.fixtures else { return Ok((workloads, 0)) };
+    let (handled, failing): (Vec<_>, Vec<_>) = fixtures::read(folder)?.into_iter().partition(|case| {
+        let verdict = case.expected.as_ref().map(|expected| expected.verdict);
+        !matches!(verdict, Some(Verdict::Fail | Verdict::Retry))
+    });
+    ensure!(!handled.is_empty(), "every case in {} expects a failure, so none can be measured", folder.display());
+    // A fixture without a configuration of its own gets that of the command line.
+    let config = |config: String| if config == "{}" { options.config.clone() } else { config };
+    workloads.extend(handled.into_iter().map(|case| Workload {
+        payload_bytes: case.input.payload.as_ref().map_or(0, Bytes::len),
+        records: copies(&case.input),
+        config: config(case.config),
+        name: case.name,
+    }));
+    Ok((workloads, failing.len()))
+}
+
+fn plain_record(payload: Bytes, headers: &[(String, String)]) -> InputRecord {
     let header = |(key, value): &(String, String)| Header {
         key: Bytes::copy_from_slice(key.as_bytes()),
         value: Some(Bytes::copy_from_slice(value.as_bytes())),
     };
-    let headers: Vec<Header> = headers.iter().map(header).collect();
-    let record = |offset| InputRecord {
+    InputRecord {
         source: TopicPartition { topic: "bench".into(), partition: 0 },
         topic_id: None,
-        offset,
-        timestamp_ms: Some(1_700_000_000_000 + offset),
+        offset: 0,
+        timestamp_ms: Some(1_700_000_000_000),
         key: None,
-        headers: headers.clone(),
-        payload: Some(payload.clone()),
-    };
-    (0..64).map(|offset| Arc::new(record(offset))).collect()
+        headers: headers.iter().map(header).collect(),
+        payload: Some(payload),
+    }
 }
 
-fn size_cost(payload_bytes: usize, mut rounds: Vec<(f64, u64)>) -> SizeCost {
+fn copies(record: &InputRecord) -> Vec<Arc<InputRecord>> {
+    let copy = |number| {
+        let timestamp_ms = record.timestamp_ms.map(|ms| ms.saturating_add(number));
+        InputRecord { offset: record.offset.saturating_add(number), timestamp_ms, ..record.clone() }
+    };
+    (0..COPIES).map(|number| Arc::new(copy(number))).collect()
+}
+
+fn record_cost(workload: &Workload, mut rounds: Vec<(f64, u64)>, memory: usize) -> RecordCost {
     rounds.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     let us = |at: usize| rounds.get(at).map_or(0.0, |(us, _)| *us);
-    SizeCost {
-        payload_bytes,
+    RecordCost {
+        record: workload.name.clone(),
+        payload_bytes: workload.payload_bytes,
         us_a_record: us(rounds.len() / 2),
         fastest_us: us(0),
         slowest_us: us(rounds.len().saturating_sub(1)),
-        records: rounds.iter().map(|(_, records)| records).sum(),
+        count: rounds.iter().map(|(_, count)| count).sum(),
+        memory,
     }
 }

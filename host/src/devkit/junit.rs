@@ -57,8 +57,13 @@ mod tests {
 
     #[test]
     fn results_are_told_as_xml() {
-        let report =
-            |name: &str, result| Report { name: name.into(), result, took: Duration::from_millis(5), answer: None };
+        let report = |name: &str, result| Report {
+            name: name.into(),
+            result,
+            took: Duration::from_millis(5),
+            answer: None,
+            stored: Vec::new(),
+        };
         let reports = [report("a", TestResult::Passed), report("<b>", TestResult::Differs("-\"x\" & \u{1}\n".into()))];
         let expected = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n  <testsuite name=\"p\" tests=\"2\" \
             failures=\"1\" errors=\"0\" time=\"0.010000\">\n    <testcase classname=\"p\" name=\"a\" \

@@ -14,9 +14,12 @@ use similar::TextDiff;
 
 use super::answer::Answer;
 use super::fixtures::Case;
-use crate::chain::{Chain, SharedChain};
+use crate::chain::{Chain, Outcome, SharedChain};
 use crate::config::{Plugin, PluginSource, plugin_name_of};
 use crate::plugin::Runtime;
+use crate::record::OutputRecord;
+use crate::record::entry_name::{Naming, topic_segment};
+use crate::record::labels::all_labels;
 
 /// A chain under test.
 pub struct Tester {
@@ -36,6 +39,19 @@ pub struct Report {
     pub took: Duration,
     /// `None`: no plugin was asked.
     pub answer: Option<Answer>,
+    /// What readers of ReductStore would see, without a `store.entry` of the configuration.
+    pub stored: Vec<Stored>,
+}
+
+/// One record as readers would see it.
+#[derive(Debug)]
+pub struct Stored {
+    /// Its entry, if its topic is the only one and has one partition.
+    pub entry: String,
+    /// Its entry in a topic of several partitions.
+    pub entry_of_partition: String,
+    /// All labels, those of the host included.
+    pub labels: Vec<(String, String)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -57,14 +73,14 @@ impl Tester {
     /// Runs one case. Not to be called from one of tokio's threads.
     pub fn run(&mut self, case: &Case) -> Report {
         let started = Instant::now();
-        let (result, answer) = match self.ask(case) {
-            Ok(answer) => (judge(case, &answer), Some(answer)),
-            Err(error) => (TestResult::Broken(format!("{error:#}")), None),
+        let (result, answer, stored) = match self.ask(case) {
+            Ok((answer, stored)) => (judge(case, &answer), Some(answer), stored),
+            Err(error) => (TestResult::Broken(format!("{error:#}")), None, Vec::new()),
         };
-        Report { name: case.name.clone(), result, took: started.elapsed(), answer }
+        Report { name: case.name.clone(), result, took: started.elapsed(), answer, stored }
     }
 
-    fn ask(&mut self, case: &Case) -> anyhow::Result<Answer> {
+    fn ask(&mut self, case: &Case) -> anyhow::Result<(Answer, Vec<Stored>)> {
         let shared = match self.chains.get(&case.config) {
             Some(shared) => Arc::clone(shared),
             None => {
@@ -73,7 +89,12 @@ impl Tester {
                 shared
             }
         };
-        Ok(Answer::of(&Chain::new(shared)?.transform(&case.input)))
+        let outcome = Chain::new(shared)?.transform(&case.input);
+        let stored = match &outcome {
+            Outcome::Outputs(outputs) => outputs.iter().map(|output| stored(case, output)).collect(),
+            _ => Vec::new(),
+        };
+        Ok((Answer::of(&outcome), stored))
     }
 
     fn plugins(&self, config: &str) -> Vec<Plugin> {
@@ -85,6 +106,21 @@ impl Tester {
         };
         self.files.iter().map(plugin).collect()
     }
+}
+
+fn stored(case: &Case, output: &OutputRecord) -> Stored {
+    let source = &case.input.source;
+    let entry = |partitions| {
+        let naming = Naming::default_for(partitions, false);
+        let entry = match &output.entry {
+            Some(chosen) => naming.chosen.render(chosen, source),
+            None => naming.derived.render(&topic_segment(&source.topic), source),
+        };
+        entry.map_or_else(|error| error.to_string(), |entry| entry.to_string())
+    };
+    let mut labels: Vec<(String, String)> = all_labels(output, true).into_iter().collect();
+    labels.sort();
+    Stored { entry: entry(1), entry_of_partition: entry(2), labels }
 }
 
 /// A plugin is called after its file, as in a configuration without a `name`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
-use reduct_sink::devkit::bench::{Cost, Options, Report, bench};
+use reduct_sink::devkit::bench::{Comparison, Cost, Options, bench};
 
 use super::{Failure, failed, print};
 
@@ -14,16 +14,26 @@ pub struct Bench {
     /// The component
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Size of the payload (repeatable) [default: 100 B, 1 KB, 10 KB, 100 KB, 1 MB]
+    /// Size of a payload of bytes from 0 to 255 (repeatable) [default, without --payload and --fixtures: 100 B, 1 KB, 10 KB,
+    /// 100 KB, 1 MB]
     #[arg(long, value_name = "SIZE")]
     size: Vec<ByteSize>,
-    /// Header that the records have (repeatable) [default: four short ones]
+    /// File that is the payload of a record (repeatable)
+    #[arg(long, value_name = "FILE")]
+    payload: Vec<PathBuf>,
+    /// Folder of fixtures, as for `plugin test`; those that expect a failure are left out
+    #[arg(long, value_name = "DIR")]
+    fixtures: Option<PathBuf>,
+    /// Header of the records that are no fixtures (repeatable) [default: four short ones]
     #[arg(long, value_name = "KEY=VALUE", value_parser = header)]
     header: Vec<(String, String)>,
     /// The plugin's configuration, as JSON
     #[arg(long = "config", value_name = "JSON", default_value = "{}", value_parser = json)]
     config: String,
-    /// How long to measure each size, in all
+    /// Another component to compare with, such as the previous version
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+    /// How long to measure each kind of record, in all
     #[arg(long, value_name = "DURATION", default_value = "1s")]
     time: humantime::Duration,
     /// Print JSON
@@ -38,41 +48,53 @@ impl Bench {
             let headers = [("size", "1024"), ("type", "binary"), ("camera", "front-left"), ("line", "7")];
             headers.map(|(key, value)| (key.into(), value.into())).to_vec()
         };
-        let sizes = if self.size.is_empty() { default_sizes() } else { self.size };
+        let has_records = !self.size.is_empty() || !self.payload.is_empty() || self.fixtures.is_some();
+        let sizes = if has_records { self.size } else { default_sizes() };
+        let components = if self.against.is_some() { 3 } else { 2 };
         let options = Options {
             config: self.config,
             sizes: sizes.iter().map(|size| usize::try_from(size.as_u64()).unwrap_or(usize::MAX)).collect(),
+            payloads: self.payload,
+            fixtures: self.fixtures,
             headers: if self.header.is_empty() { default_headers() } else { self.header },
-            // Plugin and passthrough share it, in seven rounds each.
-            round: Duration::from(self.time) / 14,
+            against: self.against,
+            // The components share it, in seven rounds each.
+            round: Duration::from(self.time) / (7 * components),
         };
-        let report = bench(&self.file, &options).map_err(Failure::of)?;
+        let comparison = bench(&self.file, &options).map_err(Failure::of)?;
         if self.json {
-            print(serde_json::to_string_pretty(&report).map_err(failed)?)
+            print(serde_json::to_string_pretty(&comparison).map_err(failed)?)
         } else {
-            tell(&report)
+            print_table(&comparison)
         }
         Ok(())
     }
 }
 
-fn tell(Report { plugin, passthrough }: &Report) {
-    print(format_args!("{:<26}{:>16}{:>16}", "", plugin.name, passthrough.name));
+fn print_table(Comparison { plugin, against, passthrough, left_out }: &Comparison) {
+    let columns: Vec<&Cost> = [plugin].into_iter().chain(against).chain([passthrough]).collect();
+    let names: Vec<String> = plugin.records.iter().map(|cost| format!("µs a record: {}", cost.record)).collect();
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(26);
     let line = |what: &str, of: &dyn Fn(&Cost) -> String| {
-        print(format_args!("{what:<26}{:>16}{:>16}", of(plugin), of(passthrough)));
+        let cells: String = columns.iter().map(|cost| format!("{:>16}", of(cost))).collect();
+        print(format_args!("{what:<width$}{cells}"));
     };
+    // Two versions of one plugin have one name.
+    line("", &|cost| cost.name.clone());
+    line("sha256", &|cost| cost.digest.chars().take(12).collect());
     line("size, KB", &|cost| format!("{:.1}", cost.bytes as f64 / 1e3));
     line("load, ms", &|cost| format!("{:.1}", cost.load_ms));
     line("load from cache, ms", &|cost| format!("{:.1}", cost.load_cached_ms));
     line("start an instance, ms", &|cost| format!("{:.3}", cost.start_ms));
     line("memory at start, KB", &|cost| format!("{:.0}", cost.memory_at_start as f64 / 1e3));
     line("memory at end, KB", &|cost| format!("{:.0}", cost.memory_at_end as f64 / 1e3));
-    for (at, size) in plugin.sizes.iter().enumerate() {
-        line(&format!("µs a record of {} B", size.payload_bytes), &|cost| {
-            cost.sizes.get(at).map_or(String::new(), |size| format!("{:.2}", size.us_a_record))
-        });
+    for (at, name) in names.iter().enumerate() {
+        line(name, &|cost| cost.records.get(at).map_or(String::new(), |record| format!("{:.2}", record.us_a_record)));
     }
-    print("µs: the median of seven rounds, plugin and passthrough in turn, on one thread");
+    print("µs: the median of seven rounds, the components in turn, on one thread");
+    if *left_out > 0 {
+        print(format_args!("{left_out} fixtures that expect a failure were left out"));
+    }
 }
 
 fn header(text: &str) -> Result<(String, String), String> {

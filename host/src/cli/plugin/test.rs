@@ -8,7 +8,7 @@ use clap::Args;
 use reduct_sink::devkit::fixtures::{self, Case};
 use reduct_sink::devkit::junit;
 use reduct_sink::devkit::project::Project;
-use reduct_sink::devkit::testing::{Report, TestResult, Tester, plugin_name};
+use reduct_sink::devkit::testing::{Report, Stored, TestResult, Tester, plugin_name};
 
 use super::{Exit, Failure, failed, print, write};
 
@@ -76,10 +76,11 @@ impl Test {
 }
 
 fn tell(reports: &[Report]) -> Result<(), Failure> {
-    for Report { name, result, .. } in reports {
+    for Report { name, result, stored, .. } in reports {
         let more = match result {
             TestResult::Passed => {
                 print(format_args!("ok      {name}"));
+                stored.iter().for_each(print_stored);
                 continue;
             }
             TestResult::Differs(diff) => diff.clone(),
@@ -90,10 +91,20 @@ fn tell(reports: &[Report]) -> Result<(), Failure> {
         };
         print(format_args!("FAILED  {name}"));
         more.lines().for_each(|line| print(format_args!("        {line}")));
+        stored.iter().for_each(print_stored);
     }
     let failures = reports.iter().filter(|report| report.result != TestResult::Passed).count();
     print(format_args!("{} passed, {failures} failed", reports.len() - failures));
     if failures == 0 { Ok(()) } else { Err(Failure::reported(Exit::Failed)) }
+}
+
+/// What readers will see: the entry depends on the topic, and the host adds labels.
+fn print_stored(Stored { entry, entry_of_partition, labels }: &Stored) {
+    let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    print(format_args!(
+        "        stored in {entry} ({entry_of_partition} if its topic has several partitions), labels {}",
+        labels.join(" ")
+    ));
 }
 
 /// Leaves alone what is met already: its author may have written it in another way.
