@@ -342,3 +342,35 @@ fn risks_are_warned_of_once() {
     let secure = format!("{remote}[kafka.properties]\nsecurity.protocol = \"SASL_SSL\"\n");
     assert_eq!(warnings(&secure, &[]), Vec::<String>::new());
 }
+
+#[test]
+fn every_example_of_the_manual_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    for secret in ["token", "enrich.key"] {
+        std::fs::write(folder.path().join(secret), "secret\n").unwrap();
+    }
+    let environment = BTreeMap::from([("KAFKA_PASSWORD".into(), "secret".into())]);
+    let examples = MANUAL.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut count = 0;
+    for example in examples {
+        // A file that does not exist here is replaced by one that does.
+        let example = example.replace("/run/secrets/reductstore", "token");
+        let mut whole: toml::Table = REQUIRED.parse().unwrap();
+        merge(&mut whole, example.parse().unwrap());
+        let mut layers = Layers { folder: folder.path().into(), ..Layers::default() };
+        layers.read_toml("example", toml::to_string(&whole).unwrap().as_bytes());
+        let config = finish(layers, &environment, None).config;
+        assert!(config.is_ok(), "{example}\n{}", config.unwrap_err());
+        count += 1;
+    }
+    assert!(count >= 9, "only {count} examples were found");
+}
+
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(into)), toml::Value::Table(from)) => merge(into, from),
+            (_, value) => drop(into.insert(key, value)),
+        }
+    }
+}
