@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::slot::Slot;
+use super::stage::Stage;
 
 /// Chains of many conditional plugins have many combinations; what is more than this is made anew.
 const KEPT: usize = 256;
@@ -16,19 +16,19 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    pub fn of(slots: &[Slot]) -> Self {
-        Self { all: mark(slots, &[]), without: HashMap::new() }
+    pub fn of(stages: &[Stage]) -> Self {
+        Self { all: mark(stages, &[]), without: HashMap::new() }
     }
 
     /// The mark of a record that the plugins at these places didn't handle.
-    pub fn without(&mut self, places: &[usize], slots: &[Slot]) -> Option<Arc<str>> {
+    pub fn without(&mut self, places: &[usize], stages: &[Stage]) -> Option<Arc<str>> {
         if places.is_empty() {
             return self.all.clone();
         }
         if let Some(known) = self.without.get(places) {
             return known.clone();
         }
-        let mark = mark(slots, places);
+        let mark = mark(stages, places);
         if self.without.len() < KEPT {
             self.without.insert(places.into(), mark.clone());
         }
@@ -36,8 +36,8 @@ impl Marks {
     }
 }
 
-fn mark(slots: &[Slot], without: &[usize]) -> Option<Arc<str>> {
-    let handled = slots.iter().enumerate().filter(|(at, _)| !without.contains(at));
-    let marks: Vec<String> = handled.filter_map(|(_, slot)| slot.mark()).collect();
+fn mark(stages: &[Stage], without: &[usize]) -> Option<Arc<str>> {
+    let handled = stages.iter().enumerate().filter(|(at, _)| !without.contains(at));
+    let marks: Vec<String> = handled.filter_map(|(_, stage)| stage.mark()).collect();
     if marks.is_empty() { None } else { Some(marks.join("+").into()) }
 }

@@ -29,11 +29,11 @@ pub struct Latency {
 
 /// A version's meters, one a worker.
 #[derive(Debug, Default)]
-pub(super) struct Meters(Mutex<Vec<Arc<Meter>>>);
+pub(crate) struct Meters(Mutex<Vec<Arc<Meter>>>);
 
 /// What one worker measured of one version.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(crate) struct Meter {
     buckets: [AtomicU64; BUCKETS],
     longest: AtomicU64,
     memory: AtomicU64,

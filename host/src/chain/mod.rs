@@ -4,40 +4,39 @@
 //! any part of a record, its failure policy decides about the whole record, so that a record is never half done; a
 //! plugin harms no other record than the one it fails on.
 
+mod instances;
 mod marks;
 mod meter;
 mod shared;
-mod slot;
-mod trial;
+mod stage;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{FailurePolicy, WhileOpen};
-use crate::plugin::{Digest, RecordView, Trouble, header_keys};
+use crate::plugin::{ConfigVersion, Digest, RecordView, Trouble, header_keys};
 use crate::record::{InputRecord, OutputRecord};
 
 use marks::Marks;
 pub use meter::Latency;
-pub use shared::{Link, NotInChain, PluginVersion, SharedChain, Version};
-use slot::Slot;
-pub use trial::Comparison;
-pub(crate) use trial::{Trial, start_trial};
+pub(crate) use meter::Meters;
+pub use shared::{NotInChain, PluginVersion, SharedChain, StageSpec, Version};
+pub(crate) use stage::{Observer, Stage};
 
 /// What became of an input record.
 #[derive(Debug)]
 pub enum Outcome {
     /// To be written: at least one, in order, numbered where the record was split.
     Outputs(Vec<OutputRecord>),
-    /// A plugin's verdict: settled, and not written.
+    /// A plugin's verdict: acknowledged without being written.
     Dropped,
-    /// A plugin failed, and its policy is `skip`: settled, and not written.
+    /// A plugin failed, and its policy is `skip`: acknowledged without being written.
     Skipped(Failure),
     /// A plugin failed, and its policy is `dead-letter`.
     DeadLetter(Failure),
     /// A plugin asks to be given the record again later, and has not been given it too often.
     Retry(Failure),
-    /// A plugin's circuit breaker is open, and records wait for it: so long at least.
+    /// A plugin's circuit breaker is open, and records wait for it, at least for this long.
     Wait(Failure, Duration),
     /// A plugin failed, and its policy is `stop`.
     Stop(Failure),
@@ -48,6 +47,8 @@ pub enum Outcome {
 pub struct Failure {
     pub plugin: Arc<str>,
     pub digest: Digest,
+    /// Identifies the plugin's configuration; `None`: it has none.
+    pub config: Option<ConfigVersion>,
     /// One line; at most a few kilobytes.
     pub reason: String,
 }
@@ -56,9 +57,9 @@ pub struct Failure {
 /// plugins ask of WASI blocks.
 pub struct Chain {
     shared: Arc<SharedChain>,
-    /// The generation of `shared` that `slots` has taken over.
+    /// The generation of `shared` that `stages` has taken over.
     generation: u64,
-    slots: Vec<Slot>,
+    stages: Vec<Stage>,
     marks: Marks,
 }
 
@@ -66,15 +67,15 @@ impl Chain {
     /// Starts an instance of each plugin's present version.
     pub fn new(shared: Arc<SharedChain>) -> anyhow::Result<Self> {
         let (generation, present) = shared.present();
-        let slots = present.iter().map(Slot::new).collect::<anyhow::Result<Vec<_>>>()?;
+        let stages = present.iter().map(Stage::new).collect::<anyhow::Result<Vec<_>>>()?;
         shared.worker_comes();
-        Ok(Self { shared, generation, marks: Marks::of(&slots), slots })
+        Ok(Self { shared, generation, marks: Marks::of(&stages), stages })
     }
 
-    /// Takes over what is new in the chain, if anything is: to be called between two records. One atomic load where
-    /// nothing is.
+    /// Takes over a change of the chain, if there is one: to be called between two records. Costs one atomic load if there
+    /// is none.
     ///
-    /// Where a version doesn't start on this worker, the one before goes on, and the log says why.
+    /// If a version doesn't start on this worker, the previous one stays active here, and the log says why.
     pub fn refresh(&mut self) {
         if self.shared.generation() == self.generation {
             return;
@@ -82,23 +83,23 @@ impl Chain {
         let started = Instant::now();
         let (generation, present) = self.shared.present();
         self.generation = generation;
-        let mut before = std::mem::take(&mut self.slots);
-        for link in &present {
-            let known = before.iter().position(|slot| slot.name() == link.config.name);
-            self.slots.push(match known.map(|at| before.swap_remove(at)) {
-                Some(mut slot) => {
-                    slot.take_over(link, started);
-                    slot
+        let mut before = std::mem::take(&mut self.stages);
+        for spec in &present {
+            let known = before.iter().position(|stage| stage.name() == spec.config.name);
+            self.stages.push(match known.map(|at| before.swap_remove(at)) {
+                Some(mut stage) => {
+                    stage.take_over(spec, started);
+                    stage
                 }
-                None => Slot::added(link, started),
+                None => Stage::added(spec, started),
             });
         }
-        self.marks = Marks::of(&self.slots);
+        self.marks = Marks::of(&self.stages);
     }
 
     /// The memory of this chain's instances, in bytes.
     pub fn memory_bytes(&self) -> usize {
-        self.slots.iter().map(Slot::memory_bytes).sum()
+        self.stages.iter().map(Stage::memory_bytes).sum()
     }
 
     /// Asks each plugin in order what is to become of the record.
@@ -115,26 +116,26 @@ impl Chain {
         let mut was_split = false;
         // The plugins that weren't asked, or failed and whose policy is `pass`: rarely any.
         let mut passed = Vec::new();
-        for (at, slot) in self.slots.iter_mut().enumerate() {
-            if !slot.is_for(input) {
+        for (at, stage) in self.stages.iter_mut().enumerate() {
+            if !stage.asks_about(input) {
                 passed.push(at);
                 continue;
             }
-            let (reason, policy) = match slot.transform(&record, &mut outputs) {
+            let (reason, policy) = match stage.transform(&record, &mut outputs) {
                 Ok(split) => {
                     was_split |= split;
-                    (None, slot.policy())
+                    (None, stage.policy())
                 }
-                Err(Trouble::Retry(reason)) if attempt < slot.attempts() => {
-                    return Outcome::Retry(slot.failure(reason));
+                Err(Trouble::Retry(reason)) if attempt < stage.attempts() => {
+                    return Outcome::Retry(stage.failure(reason));
                 }
-                Err(Trouble::Retry(reason)) => (Some(format!("{reason} (tried {attempt} times)")), slot.policy()),
-                Err(Trouble::Failed(reason) | Trouble::Broken(reason)) => (Some(reason), slot.policy()),
+                Err(Trouble::Retry(reason)) => (Some(format!("{reason} (tried {attempt} times)")), stage.policy()),
+                Err(Trouble::Failed(reason) | Trouble::Broken(reason)) => (Some(reason), stage.policy()),
                 Err(Trouble::NotAsked(wait)) => {
                     let reason =
                         "its circuit breaker is open: it failed too often in a row, and isn't asked".to_owned();
-                    let policy = match slot.while_open() {
-                        WhileOpen::Wait => return Outcome::Wait(slot.failure(reason), wait),
+                    let policy = match stage.while_open() {
+                        WhileOpen::Wait => return Outcome::Wait(stage.failure(reason), wait),
                         WhileOpen::DeadLetter => FailurePolicy::DeadLetter,
                         WhileOpen::Skip => FailurePolicy::Skip,
                         WhileOpen::Pass => FailurePolicy::Pass,
@@ -144,18 +145,19 @@ impl Chain {
                 }
             };
             if let Some(reason) = reason {
+                stage.report_failure(input, policy, &reason);
                 match policy {
                     FailurePolicy::Pass => passed.push(at),
-                    FailurePolicy::Skip => return Outcome::Skipped(slot.failure(reason)),
-                    FailurePolicy::DeadLetter => return Outcome::DeadLetter(slot.failure(reason)),
-                    FailurePolicy::Stop => return Outcome::Stop(slot.failure(reason)),
+                    FailurePolicy::Skip => return Outcome::Skipped(stage.failure(reason)),
+                    FailurePolicy::DeadLetter => return Outcome::DeadLetter(stage.failure(reason)),
+                    FailurePolicy::Stop => return Outcome::Stop(stage.failure(reason)),
                 }
             }
             if outputs.is_empty() {
                 return Outcome::Dropped;
             }
         }
-        let handled_by = self.marks.without(&passed, &self.slots);
+        let handled_by = self.marks.without(&passed, &self.stages);
         for (index, output) in (0..).zip(&mut outputs) {
             output.index = was_split.then_some(index);
             output.handled_by.clone_from(&handled_by);

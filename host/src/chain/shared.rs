@@ -1,4 +1,4 @@
-//! The plugins that are at work and their versions, shared by all workers and changed while records flow.
+//! The active plugins and their versions, shared by all workers and changed while records flow.
 //!
 //! Guarantees: a change is complete in itself (a worker sees the chain before it or after it); workers learn of it by
 //! one atomic load a record; nothing here blocks a worker for longer than a few clones.
@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::meter::{Latency, Meters};
-use super::trial::Trial;
+use super::stage::Observer;
 use crate::config::Plugin;
-use crate::plugin::{CounterSet, Counts, Digest, Instance, LoadError, LoadedPlugin, Runtime};
+use crate::plugin::{ConfigVersion, CounterSet, Counts, Digest, Instance, LoadError, LoadedPlugin, Runtime};
 
 /// How many replaced versions are remembered.
 const REMEMBERED: usize = 32;
@@ -22,25 +22,25 @@ pub struct SharedChain {
     generation: AtomicU64,
     /// How many workers there are, each with a chain of its own.
     workers: AtomicUsize,
-    links: Mutex<Links>,
+    stages: Mutex<Stages>,
 }
 
-struct Links {
-    present: Vec<Link>,
+struct Stages {
+    present: Vec<StageSpec>,
     retired: VecDeque<Retired>,
 }
 
-/// A plugin at its place in the chain: its configuration and the version that is at work.
+/// A plugin at its place in the chain: its configuration and the active version.
 #[derive(Clone)]
-pub struct Link {
+pub struct StageSpec {
     pub config: Arc<Plugin>,
     pub version: Version,
     pub since: SystemTime,
-    /// A candidate that sees some of its records.
-    pub(super) trial: Option<Arc<Trial>>,
+    /// Sees some of its records.
+    pub(super) observer: Option<Arc<dyn Observer>>,
 }
 
-/// A loaded plugin, what was measured of it, and instances that wait for their workers.
+/// A loaded plugin, what was measured of it, and instances that were started ahead of time for the workers.
 #[derive(Clone)]
 pub struct Version {
     pub plugin: LoadedPlugin,
@@ -48,7 +48,7 @@ pub struct Version {
     pub(super) spares: Arc<Mutex<Vec<Instance>>>,
 }
 
-/// What is kept of a replaced version: its compiled code isn't.
+/// What is kept of a replaced version. Its compiled code is not.
 struct Retired {
     version: PluginVersion,
     counters: Arc<CounterSet>,
@@ -60,6 +60,8 @@ struct Retired {
 pub struct PluginVersion {
     pub name: Arc<str>,
     pub digest: Digest,
+    /// Identifies its configuration; `None`: it has none.
+    pub config: Option<ConfigVersion>,
     /// The file's size.
     pub bytes: usize,
     pub since: SystemTime,
@@ -70,7 +72,7 @@ pub struct PluginVersion {
     pub passed_over: u64,
     /// Of one record in 64, measured.
     pub latency: Latency,
-    /// What its instances have together.
+    /// The memory of all its instances together.
     pub memory_bytes: u64,
     /// The longest that a worker took to put it to work.
     pub taking_over: Duration,
@@ -83,10 +85,10 @@ pub struct NotInChain(pub String);
 impl SharedChain {
     /// Loads all plugins, in their order.
     pub fn load(runtime: Arc<Runtime>, plugins: &[Plugin]) -> Result<Arc<Self>, LoadError> {
-        let load = |plugin: &Plugin| Ok(Link::new(Arc::new(plugin.clone()), Version::new(runtime.load(plugin)?)));
+        let load = |plugin: &Plugin| Ok(StageSpec::new(Arc::new(plugin.clone()), Version::new(runtime.load(plugin)?)));
         let present = plugins.iter().map(load).collect::<Result<Vec<_>, LoadError>>()?;
-        let links = Mutex::new(Links { present, retired: VecDeque::new() });
-        Ok(Arc::new(Self { runtime, generation: AtomicU64::new(0), workers: AtomicUsize::new(0), links }))
+        let stages = Mutex::new(Stages { present, retired: VecDeque::new() });
+        Ok(Arc::new(Self { runtime, generation: AtomicU64::new(0), workers: AtomicUsize::new(0), stages }))
     }
 
     pub fn runtime(&self) -> &Runtime {
@@ -94,65 +96,65 @@ impl SharedChain {
     }
 
     /// The chain as it is now.
-    pub fn links(&self) -> Vec<Link> {
+    pub fn stages(&self) -> Vec<StageSpec> {
         self.lock().present.clone()
     }
 
-    pub fn link(&self, name: &str) -> Option<Link> {
-        self.lock().present.iter().find(|link| link.config.name == name).cloned()
+    pub fn stage(&self, name: &str) -> Option<StageSpec> {
+        self.lock().present.iter().find(|stage| stage.config.name == name).cloned()
     }
 
     /// The present version of each plugin, in the chain's order.
     pub fn versions(&self) -> Vec<PluginVersion> {
-        self.lock().present.iter().map(Link::told).collect()
+        self.lock().present.iter().map(StageSpec::describe).collect()
     }
 
     /// The versions that were replaced, the latest last. A worker that hasn't come to its next record may still add to
     /// their counts.
     pub fn retired(&self) -> Vec<PluginVersion> {
-        self.lock().retired.iter().map(Retired::told).collect()
+        self.lock().retired.iter().map(Retired::describe).collect()
     }
 
-    /// Puts another version, or another configuration, to work in the place of the plugin of that name: each worker
-    /// takes it over before its next record. Gives what was there before.
-    pub fn replace(&self, mut link: Link) -> Result<Link, NotInChain> {
-        self.warm(&link.version);
-        link.since = SystemTime::now();
-        let mut links = self.lock();
-        let place = links.present.iter_mut().find(|present| present.config.name == link.config.name);
-        let place = place.ok_or_else(|| NotInChain(link.config.name.clone()))?;
-        let before = std::mem::replace(place, link);
-        links.retire(&before);
+    /// Activates another version, or another configuration, of the plugin of that name: each worker takes it over before
+    /// its next record. Returns what was there before.
+    pub fn replace(&self, mut stage: StageSpec) -> Result<StageSpec, NotInChain> {
+        self.warm(&stage.version);
+        stage.since = SystemTime::now();
+        let mut stages = self.lock();
+        let place = stages.present.iter_mut().find(|present| present.config.name == stage.config.name);
+        let place = place.ok_or_else(|| NotInChain(stage.config.name.clone()))?;
+        let before = std::mem::replace(place, stage);
+        stages.retire(&before);
         self.changed();
         Ok(before)
     }
 
-    /// Puts another chain to work, in one step. What was there and goes on is kept as it is.
-    pub fn install(&self, chain: Vec<Link>) {
-        chain.iter().for_each(|link| self.warm(&link.version));
-        let mut links = self.lock();
-        let before = std::mem::replace(&mut links.present, chain);
-        for link in before {
-            if !links.present.iter().any(|present| present.version.plugin.is(&link.version.plugin)) {
-                links.retire(&link);
+    /// Activates another chain, in one step. Stages that stay in it are kept as they are.
+    pub fn install(&self, chain: Vec<StageSpec>) {
+        chain.iter().for_each(|stage| self.warm(&stage.version));
+        let mut stages = self.lock();
+        let before = std::mem::replace(&mut stages.present, chain);
+        for stage in before {
+            if !stages.present.iter().any(|present| present.version.plugin.is(&stage.version.plugin)) {
+                stages.retire(&stage);
             }
         }
         self.changed();
     }
 
-    /// Lets a candidate see some of this plugin's records, or ends that.
-    pub(crate) fn try_beside(&self, name: &str, trial: Option<Arc<Trial>>) -> Result<(), NotInChain> {
-        let mut links = self.lock();
-        let place = links.present.iter_mut().find(|present| present.config.name == name);
-        place.ok_or_else(|| NotInChain(name.into()))?.trial = trial;
+    /// Lets an observer see some of this plugin's records, or ends that.
+    pub(crate) fn observe(&self, name: &str, observer: Option<Arc<dyn Observer>>) -> Result<(), NotInChain> {
+        let mut stages = self.lock();
+        let place = stages.present.iter_mut().find(|present| present.config.name == name);
+        place.ok_or_else(|| NotInChain(name.into()))?.observer = observer;
         self.changed();
         Ok(())
     }
 
-    /// Starts an instance for each worker ahead, so that taking over costs a worker next to nothing. Where one doesn't
-    /// start, the worker finds out.
+    /// Starts an instance for each worker ahead of time, so that taking over takes a worker next to no time. If one doesn't
+    /// start, the worker tries again and reports it.
     fn warm(&self, version: &Version) {
-        let present = |link: &Link| link.version.plugin.is(&version.plugin);
+        let present = |stage: &StageSpec| stage.version.plugin.is(&version.plugin);
         if self.lock().present.iter().any(present) {
             return;
         }
@@ -163,7 +165,7 @@ impl SharedChain {
         *version.spares.lock().unwrap_or_else(PoisonError::into_inner) = spares;
     }
 
-    /// To be called under the lock, so that whoever sees the new generation also sees what is new.
+    /// To be called under the lock: a worker that sees the new generation must see the change, too.
     fn changed(&self) {
         self.generation.fetch_add(1, Ordering::Release);
     }
@@ -172,9 +174,9 @@ impl SharedChain {
         self.generation.load(Ordering::Acquire)
     }
 
-    pub(super) fn present(&self) -> (u64, Vec<Link>) {
-        let links = self.lock();
-        (self.generation(), links.present.clone())
+    pub(super) fn present(&self) -> (u64, Vec<StageSpec>) {
+        let stages = self.lock();
+        (self.generation(), stages.present.clone())
     }
 
     pub(super) fn worker_comes(&self) {
@@ -185,24 +187,28 @@ impl SharedChain {
         self.workers.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Links> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Stages> {
+        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Links {
-    fn retire(&mut self, link: &Link) {
-        let counters = link.version.plugin.counter_set();
-        self.retired.push_back(Retired { version: link.told(), counters, meters: Arc::clone(&link.version.meters) });
+impl Stages {
+    fn retire(&mut self, stage: &StageSpec) {
+        let counters = stage.version.plugin.counter_set();
+        self.retired.push_back(Retired {
+            version: stage.describe(),
+            counters,
+            meters: Arc::clone(&stage.version.meters),
+        });
         if self.retired.len() > REMEMBERED {
             self.retired.pop_front();
         }
     }
 }
 
-impl Link {
+impl StageSpec {
     pub fn new(config: Arc<Plugin>, version: Version) -> Self {
-        Self { config, version, since: SystemTime::now(), trial: None }
+        Self { config, version, since: SystemTime::now(), observer: None }
     }
 
     /// The same version under another configuration.
@@ -215,11 +221,12 @@ impl Link {
         Self::new(Arc::clone(&self.config), Version::new(self.version.plugin.clone()))
     }
 
-    pub fn told(&self) -> PluginVersion {
+    pub fn describe(&self) -> PluginVersion {
         let Version { plugin, meters, .. } = &self.version;
         PluginVersion {
             name: plugin.name.clone(),
             digest: plugin.digest,
+            config: plugin.config,
             bytes: plugin.bytes,
             since: self.since,
             counts: plugin.counts(),
@@ -244,7 +251,7 @@ impl Version {
 }
 
 impl Retired {
-    fn told(&self) -> PluginVersion {
+    fn describe(&self) -> PluginVersion {
         PluginVersion {
             counts: self.counters.sum(),
             breaker_open: false,

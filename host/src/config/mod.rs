@@ -32,8 +32,8 @@ pub use self::key_table::{Key, KeyFlag, PREFIX, keys, needs_restart};
 pub use self::layers::Flag;
 use self::layers::Layers;
 pub use self::plugins::{
-    Breaker, FailurePolicy, GrantedDirectory, Grants, Plugin, PluginLimits, PluginSource, Recycle, WhileOpen,
-    plugin_name_of,
+    Breaker, FailurePolicy, GrantedDirectory, Grants, InstancesFor, Plugin, PluginLimits, PluginSource, Recycle,
+    WhileOpen, plugin_name_of,
 };
 pub use self::problem::{Place, Problem, Problems};
 pub use self::reference::{example, reference};

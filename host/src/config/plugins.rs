@@ -32,6 +32,7 @@ pub struct Plugin {
     pub memory_bytes: u64,
     pub limits: PluginLimits,
     pub recycle: Recycle,
+    pub instances: InstancesFor,
     /// `None`: a plugin that fails on everything is asked about everything.
     pub breaker: Option<Breaker>,
     pub grants: Grants,
@@ -123,6 +124,19 @@ impl Word for WhileOpen {
     const FIRST: (&'static str, Self) = ("dead-letter", Self::DeadLetter);
     const REST: &'static [(&'static str, Self)] =
         &[("skip", Self::Skip), ("pass", Self::Pass), ("stop", Self::Stop), ("wait", Self::Wait)];
+}
+
+/// How many topics an instance is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstancesFor {
+    AllTopics,
+    /// One topic each: a plugin can't carry data of one topic into the records of another.
+    EachTopic,
+}
+
+impl Word for InstancesFor {
+    const FIRST: (&'static str, Self) = ("shared", Self::AllTopics);
+    const REST: &'static [(&'static str, Self)] = &[("per-topic", Self::EachTopic)];
 }
 
 /// What a plugin may reach beside the contract's own functions. Nothing by default.
@@ -241,6 +255,7 @@ fn plugin(reader: &mut Reader<'_>, name: String, source: PluginSource) -> Plugin
         memory_bytes: reader.size("plugins.memory"),
         limits: limits(reader),
         recycle: recycle(reader),
+        instances: reader.choice("plugins.instances"),
         breaker: breaker(reader),
         grants: grants(reader),
         when: when::when(reader),

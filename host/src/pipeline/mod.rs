@@ -107,7 +107,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
 
     drop(lifecycle);
     host.join_workers();
-    chain.links().iter().for_each(|link| link.version.plugin.end_log());
+    chain.stages().iter().for_each(|stage| stage.version.plugin.end_log());
     // It may hold the consumer's last handle, whose end can hang while the brokers are away.
     let deadline = Instant::now() + LAST_REQUESTS;
     while !supervisor.is_finished() && Instant::now() < deadline {

@@ -255,7 +255,7 @@ impl Partition {
 
 /// Hands a record's outputs to the sink; its ack is settled with the last of them.
 pub(crate) fn hand_over(sink: &Sink, assignment: &Arc<PartitionState>, outputs: Vec<OutputRecord>, ack: AckHandle) {
-    let own = outputs.iter().filter_map(|output| output.payload.as_ref()).map(|payload| payload.len()).sum();
+    let own = outputs.iter().map(OutputRecord::changed_bytes).sum();
     let more = outputs.len().saturating_sub(1);
     if more > 0 || own > 0 {
         ack.grow(more, own);

@@ -2,21 +2,26 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::bindings::TransformPre;
 use super::breaker::Breaker;
+use super::config_version::ConfigVersion;
 use super::counters::{CounterSet, Counters, Counts};
 use super::digest::Digest;
+use super::failure_log::FailureLog;
 use super::host_calls::HostCalls;
 use super::log::PluginLog;
 use super::state::State;
-use crate::config::{Grants, PluginLimits, Recycle};
+use crate::config::{FailurePolicy, Grants, PluginLimits, Recycle};
+use crate::record::InputRecord;
 
 #[derive(Clone)]
 pub struct LoadedPlugin {
     pub name: Arc<str>,
     pub digest: Digest,
+    /// Identifies its configuration; `None`: it has none.
+    pub config: Option<ConfigVersion>,
     /// The file's size.
     pub bytes: usize,
     /// Whether it came from the cache and needed no compiling.
@@ -37,6 +42,7 @@ pub(super) struct Code {
     pub recycle: Recycle,
     pub grants: Arc<Grants>,
     pub log: Arc<PluginLog>,
+    pub failures: FailureLog,
     pub breaker: Breaker,
     /// Outlives the code: what a version did is still reported after it was replaced.
     pub counters: Arc<CounterSet>,
@@ -57,6 +63,7 @@ impl LoadedPlugin {
     /// Reports log lines that were left out and not reported yet: the host is about to end.
     pub fn end_log(&self) {
         self.code.log.report_rest();
+        self.code.failures.report_rest();
     }
 
     pub(crate) fn breaker(&self) -> &Breaker {
@@ -73,9 +80,18 @@ impl LoadedPlugin {
         self.code.counters.join()
     }
 
-    /// `name@digest`, as records are marked.
+    /// Logs that the plugin failed on this record, unless it failed alike before: then it is counted.
+    pub(crate) fn report_failure(&self, record: &InputRecord, policy: FailurePolicy, reason: &str) {
+        self.code.failures.report(record, policy, reason, Instant::now());
+    }
+
+    /// `name@digest`, as records are marked; `name@digest:configuration` for a plugin that is configured.
     pub(crate) fn mark(&self) -> String {
-        format!("{}@{}", self.name, self.digest.short())
+        let (name, digest) = (&self.name, self.digest.short());
+        match self.config {
+            Some(config) => format!("{name}@{digest}:{config}"),
+            None => format!("{name}@{digest}"),
+        }
     }
 
     /// Whether the two are one and the same load, not just the same bytes.

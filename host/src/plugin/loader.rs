@@ -17,10 +17,12 @@ use super::breaker::Breaker;
 use super::builtin::passthrough;
 use super::cache::Cache;
 use super::compiler::{CompileLimits, Compiled, Compiler};
+use super::config_version::ConfigVersion;
 use super::counters::CounterSet;
 use super::digest::Digest;
 use super::engine::{Kind, Platforms};
 use super::error::{LoadError, Problem};
+use super::failure_log::FailureLog;
 use super::host_calls::HostCalls;
 use super::instance::Instance;
 use super::loaded::{Code, LoadedPlugin};
@@ -117,13 +119,14 @@ impl Runtime {
             recycle: plugin.recycle,
             grants: Arc::new(plugin.grants.clone()),
             log: Arc::new(PluginLog::new(name.clone(), digest, plugin.limits.log_rate)),
+            failures: FailureLog::new(name.clone(), digest.short()),
             breaker: Breaker::new(plugin.breaker, format!("{name}@{}", digest.short())),
             counters: Arc::new(CounterSet::default()),
             host_calls: self.host_calls.clone(),
         };
         let (bytes, code) = (bytes.len(), Arc::new(code));
-        let started_in = Duration::ZERO;
-        let mut loaded = LoadedPlugin { name, digest, bytes, from_cache, compiled_in, started_in, code };
+        let (config, started_in) = (ConfigVersion::of(&plugin.config), Duration::ZERO);
+        let mut loaded = LoadedPlugin { name, digest, config, bytes, from_cache, compiled_in, started_in, code };
         let started = Instant::now();
         Instance::start(&loaded)?;
         loaded.started_in = started.elapsed();

@@ -138,6 +138,13 @@ impl OutputRecord {
         Identity { source: source.clone(), topic_id: *topic_id, offset: *offset, index: self.index }
     }
 
+    /// What the plugins' changes occupy in memory, in bytes, for the in-flight budget.
+    pub fn changed_bytes(&self) -> usize {
+        let texts = [&self.entry, &self.content_type].into_iter().flatten().map(String::len).sum::<usize>();
+        let labels: usize = self.labels.iter().map(|label| size_of::<LabelChange>() + label.size()).sum();
+        self.payload.as_ref().map_or(0, Bytes::len) + texts + labels
+    }
+
     /// The bytes to write: a tombstone has none.
     pub fn payload(&self) -> Bytes {
         self.payload.clone().or_else(|| self.input.payload.clone()).unwrap_or_default()

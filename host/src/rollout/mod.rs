@@ -1,16 +1,18 @@
-//! The life of plugins: one task watches the files and the configuration, loads what is new, tries it beside what is
-//! there, puts it to work, watches it, and brings the old version back where the new one is worse.
+//! The rollout of new plugins: one task watches the files and the configuration, loads new versions, tries them in shadow
+//! beside the active ones, activates them, watches them for a bake window, and rolls back those that are worse.
 //!
-//! Guarantees: one thread decides everything, another one loads, both off the data path; a file is loaded when its bytes
-//! are others than those at work, and only then; what doesn't load, or fails its trial, leaves the present version
-//! working, and the log says why, once; the version before is kept, ready to return, until there is a newer one.
+//! Guarantees: one thread decides everything, another one loads, both off the data path; a file is loaded if its bytes
+//! differ from the active ones, and only then; if a version doesn't load or fails its trial, the active one stays, and the
+//! log says why, once; the previous version is kept, ready to return, until there is a newer one.
 
-mod bounds;
-mod course;
-mod files;
+mod bake_window;
 mod reload;
 mod report;
+#[expect(clippy::module_inception, reason = "the rollout of one plugin, beside what serves all of them")]
+mod rollout;
+mod shadow_trial;
 mod task;
+mod watcher;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,16 +24,17 @@ use crate::chain::SharedChain;
 use crate::config::{Config, Problems};
 
 pub use self::report::{Cause, Outcome, Steps, SwapReport, Swaps, Watched};
+pub use self::shadow_trial::Comparison;
 use self::task::{Signal, Task};
 
 /// How patiently files are watched.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Nothing must have happened for this long before a file is looked at: one copy is many events.
+    /// A file is read after this long without an event: one copy is many events.
     pub debounce: Duration,
-    /// Files are looked at this often without an event.
+    /// Files are polled this often without an event.
     pub poll: Duration,
-    /// A file that isn't right is taken to be still in the writing until it hasn't changed for this long.
+    /// A file that doesn't load is taken for half written until it hasn't changed for this long.
     pub settle: Duration,
 }
 
@@ -41,9 +44,9 @@ impl Default for Pace {
     }
 }
 
-/// Where the chain is configured, for a host that takes up changes.
+/// Where the chain is configured, for a host that applies changes.
 pub struct Source {
-    /// Watched; `None`: only a signal makes the configuration be read again.
+    /// Watched. `None`: only a signal makes the host read the configuration again.
     pub file: Option<PathBuf>,
     /// Reads all of it again.
     pub load: Box<dyn Fn() -> Result<Config, Problems> + Send>,
@@ -51,27 +54,27 @@ pub struct Source {
     pub present: Config,
 }
 
-/// Ends the task when it is dropped. A load that is under way is finished, and thrown away.
+/// Ends the task when it is dropped. The result of a load that is running is discarded.
 pub struct Lifecycle {
     control: Control,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What may be asked of the task, from any thread.
+/// Asks the task for something, from any thread.
 #[derive(Clone)]
 pub struct Control {
     signals: Sender<Signal>,
     pub swaps: Swaps,
 }
 
-/// Begins to look after `shared`: from now on, nothing that happens to its files goes unseen.
+/// Starts to watch the files of `shared`: from now on no change of them is missed.
 pub fn start(shared: Arc<SharedChain>, source: Option<Source>, pace: Pace) -> Lifecycle {
     let (signals, inbox) = channel();
     let control = Control { signals, swaps: Swaps::default() };
     let task = Task::new(shared, source, pace, &control);
     let thread = thread::Builder::new().name("plugin-life".into()).spawn(move || task.run(&inbox));
     if let Err(error) = &thread {
-        tracing::error!(%error, "no thread to look after the plugins; they aren't swapped until a restart");
+        tracing::error!(%error, "no thread to watch the plugins; they aren't swapped until a restart");
     }
     Lifecycle { control, thread: thread.ok() }
 }
@@ -86,14 +89,14 @@ impl Lifecycle {
         let thread = self.thread.take();
         drop(self);
         if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that looked after the plugins panicked");
+            tracing::error!("the thread that watched the plugins panicked");
         }
     }
 }
 
 impl Drop for Lifecycle {
     fn drop(&mut self) {
-        // Refused only by a thread that has ended already.
+        // Fails only if the thread has ended already.
         let _ = self.control.signals.send(Signal::Stop);
     }
 }
@@ -101,23 +104,23 @@ impl Drop for Lifecycle {
 impl Control {
     /// Reads the configuration again.
     pub fn reload(&self) {
-        // Refused only by a thread that has ended already.
+        // Fails only if the thread has ended already.
         let _ = self.signals.send(Signal::Reload);
     }
 
-    /// Puts the candidate of this plugin to work, whatever its trial found so far. Tells what was done, or why not.
+    /// Activates the candidate of this plugin, whatever its trial found so far. Returns what was done, or why not.
     pub fn promote(&self, plugin: &str) -> Result<String, String> {
         self.ask(|answer| Signal::Promote(plugin.into(), answer))
     }
 
-    /// Ends this plugin's trial, or brings back the version before the present one. Tells what was done, or why not.
+    /// Ends this plugin's trial, or returns to the previous version. Returns what was done, or why not.
     pub fn rollback(&self, plugin: &str) -> Result<String, String> {
         self.ask(|answer| Signal::Rollback(plugin.into(), answer))
     }
 
     fn ask(&self, signal: impl FnOnce(Sender<Result<String, String>>) -> Signal) -> Result<String, String> {
         let (answer, answered) = channel();
-        let gone = |_| "the host looks after its plugins no more: it is stopping".to_owned();
+        let gone = |_| "the host is stopping and changes no plugins any more".to_owned();
         self.signals.send(signal(answer)).map_err(|_| gone(()))?;
         answered.recv_timeout(Duration::from_secs(30)).map_err(|_| gone(()))?
     }

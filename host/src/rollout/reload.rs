@@ -1,10 +1,11 @@
-//! What a changed configuration makes of the chain. Plain values.
+//! What a changed configuration makes of the chain. The files' digests are all that it reads.
 
 use std::sync::Arc;
 
-use crate::chain::{Link, Version};
+use super::watcher::digests;
+use crate::chain::{StageSpec, Version};
 use crate::config::{FailurePolicy, Mode, Plugin, Trial, Watch};
-use crate::plugin::LoadedPlugin;
+use crate::plugin::{Digest, LoadedPlugin};
 
 /// The way from one chain to another.
 pub(super) struct Plan {
@@ -12,53 +13,55 @@ pub(super) struct Plan {
     pub plugins: Vec<Plugin>,
     /// Those of it that have to be loaded: new ones, and those of which changed what an instance is started with.
     pub to_load: Vec<Arc<Plugin>>,
+    /// The digests of the plugins' files before they are loaded; `None`: the file can't be read.
+    pub digests: Vec<Option<Digest>>,
 }
 
 /// What becomes of the chain.
 pub(super) struct Made {
-    pub chain: Vec<Link>,
-    /// What is replaced at once: the old and the new.
-    pub replaced: Vec<(Link, Link)>,
-    /// What has to stand a trial first.
-    pub candidates: Vec<Link>,
+    pub chain: Vec<StageSpec>,
+    /// Stages that are replaced at once: the old and the new.
+    pub replaced: Vec<(StageSpec, StageSpec)>,
+    /// Versions that have to pass a trial first.
+    pub candidates: Vec<StageSpec>,
 }
 
 impl Plan {
     /// `None`: nothing is to change. `configured` is what was configured last, which may have been rolled back since.
-    pub fn new(links: &[Link], configured: &[Plugin], plugins: Vec<Plugin>) -> Option<Self> {
+    pub fn new(stages: &[StageSpec], configured: &[Plugin], plugins: Vec<Plugin>) -> Option<Self> {
         if configured == plugins {
             return None;
         }
         let was_configured = |plugin: &Plugin| configured.iter().any(|before| loads_alike(before, plugin));
-        let is_there = |plugin: &Plugin| links.iter().any(|link| link.config.name == plugin.name);
+        let is_there = |plugin: &Plugin| stages.iter().any(|stage| stage.config.name == plugin.name);
         let to_load = plugins.iter().filter(|plugin| !(was_configured(plugin) && is_there(plugin)));
         let to_load = to_load.cloned().map(Arc::new).collect();
-        Some(Self { plugins, to_load })
+        Some(Self { digests: digests(&plugins), plugins, to_load })
     }
 
-    pub fn apply(&self, before: &[Link], loaded: Vec<LoadedPlugin>) -> Made {
+    pub fn apply(&self, before: &[StageSpec], loaded: Vec<LoadedPlugin>) -> Made {
         let mut made = Made { chain: Vec::new(), replaced: Vec::new(), candidates: Vec::new() };
         let mut loaded: Vec<(Arc<Plugin>, LoadedPlugin)> = self.to_load.iter().cloned().zip(loaded).collect();
         for plugin in &self.plugins {
-            let old = before.iter().find(|link| link.config.name == plugin.name);
+            let old = before.iter().find(|stage| stage.config.name == plugin.name);
             let new = loaded.iter().position(|(config, _)| config.name == plugin.name).map(|at| loaded.swap_remove(at));
             match (old, new) {
                 (Some(old), None) => {
-                    // What an instance was started with stays that of the version at work.
-                    let at_work = Plugin { config: old.config.config.clone(), ..plugin.clone() };
-                    made.chain.push(old.configured(Arc::new(at_work)));
+                    // What an instance was started with stays that of the active version.
+                    let active = Plugin { config: old.config.config.clone(), ..plugin.clone() };
+                    made.chain.push(old.configured(Arc::new(active)));
                 }
                 (Some(old), Some((config, loaded))) if plugin.trial.mode != Mode::Off => {
                     made.chain.push(old.clone());
-                    made.candidates.push(Link::new(config, Version::new(loaded)));
+                    made.candidates.push(StageSpec::new(config, Version::new(loaded)));
                 }
                 (Some(old), Some((config, loaded))) => {
-                    let new = Link::new(config, Version::new(loaded));
+                    let new = StageSpec::new(config, Version::new(loaded));
                     made.replaced.push((old.clone(), new.clone()));
                     made.chain.push(new);
                 }
-                (None, Some((config, loaded))) => made.chain.push(Link::new(config, Version::new(loaded))),
-                // Not to be: what isn't there is loaded.
+                (None, Some((config, loaded))) => made.chain.push(StageSpec::new(config, Version::new(loaded))),
+                // Doesn't happen: what isn't there is loaded.
                 (None, None) => {}
             }
         }
@@ -70,11 +73,11 @@ impl Made {
     /// Whether the plugin of that name gets another version or configuration to run.
     pub fn changes(&self, name: &str) -> bool {
         let mut new = self.replaced.iter().map(|(_, new)| new).chain(&self.candidates);
-        new.any(|link| link.config.name == name)
+        new.any(|stage| stage.config.name == name)
     }
 }
 
-/// Whether the two load and start the same: the rest is the host's business, and changes without a new version.
+/// Whether the two load and start alike. The other keys concern the host, and change without a new version.
 fn loads_alike(one: &Plugin, other: &Plugin) -> bool {
     let loaded_part = |plugin: &Plugin| Plugin {
         on_failure: FailurePolicy::DeadLetter,

@@ -1,4 +1,4 @@
-//! What is told of swaps: each with its outcome, what the trial and the watch found, and how long its steps took.
+//! Reports of swaps: each with its outcome, what the trial and the watch found, and how long its steps took.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::chain::Comparison;
+use super::shadow_trial::Comparison;
 
 /// How many are remembered.
 const REMEMBERED: usize = 64;
 
-/// A version, or a configuration, that came along, and what became of it.
+/// A new version or configuration of a plugin, and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SwapReport {
     /// Counts up from 1.
@@ -23,8 +23,11 @@ pub struct SwapReport {
     /// Digests of the files.
     pub old: String,
     pub new: String,
+    /// Identify the configurations; absent where the plugin has none.
+    pub old_config: Option<String>,
+    pub new_config: Option<String>,
     pub outcome: Outcome,
-    /// Why, where it isn't plain.
+    /// Why, where the outcome doesn't say it.
     pub reason: Option<String>,
     pub steps: Steps,
     pub trial: Option<Comparison>,
@@ -36,26 +39,27 @@ pub struct SwapReport {
 pub enum Cause {
     File,
     Configuration,
-    /// Somebody asked for the old version.
+    /// A person asked for the previous version.
     Rollback,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// It doesn't load; the one before goes on.
+    /// It doesn't load; the active one stays.
     Refused,
     OnTrial,
-    /// The trial went past a bound; the one before goes on.
+    /// The trial went past a bound; the active one stays.
     FailedTrial,
     /// The trial is over, and a person decides.
     AwaitsPromotion,
-    /// Something newer came before it was at work.
+    /// A newer one came before it was active.
     Superseded,
-    /// It is at work, and what it does is watched.
+    /// It is active, and its bake window has begun.
     Watched,
-    AtWork,
-    /// It went past a bound, or somebody wanted it back out: the one before is at work again.
+    /// It is active, and its watch is over.
+    Active,
+    /// It went past a bound, or a person asked for it: the previous one is active again.
     RolledBack,
 }
 
@@ -72,7 +76,7 @@ pub struct Steps {
     pub worker_ms: Option<f64>,
 }
 
-/// What a version did while it was watched.
+/// What a version did in its bake window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Watched {
     pub records: u64,
@@ -84,7 +88,7 @@ pub struct Watched {
     pub seconds: f64,
 }
 
-/// The last swaps, shared with whoever tells of them.
+/// The last swaps, shared with the status page.
 #[derive(Debug, Clone, Default)]
 pub struct Swaps(Arc<Mutex<Kept>>);
 
@@ -112,6 +116,8 @@ impl Swaps {
             cause,
             old,
             new,
+            old_config: None,
+            new_config: None,
             outcome,
             reason: None,
             steps: Steps::default(),

@@ -1,5 +1,9 @@
-//! The task itself: takes signals one after the other, looks at files when they have come to rest, hands what is new to
-//! the loader, and keeps the courses of the plugins going.
+//! The task itself: takes signals one after the other, reads files when they no longer change, hands new ones to the loader,
+//! and advances the rollouts of the plugins.
+//!
+//! Guarantees: files that belong together may arrive in any order. A configuration whose plugins don't load is kept and
+//! tried again when one of their files changes; a file that was refused is tried again when its configuration or its
+//! signature changes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,36 +12,54 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::course::Course;
-use super::files::{File, Folders};
 use super::reload::Plan;
 use super::report::{Cause, Outcome, Swaps};
+use super::rollout::Rollout;
+use super::watcher::{Folders, LastSeen, WatchedFile, digests};
 use super::{Control, Pace, Source};
-use crate::chain::{Link, SharedChain, Version};
+use crate::chain::{SharedChain, StageSpec, Version};
 use crate::config::{self, Plugin, PluginSource};
 use crate::plugin::{Digest, LoadError, LoadedPlugin, Problem, read};
 
-/// How often trials and watches are looked at while there are any: a bad version is back out within this, once the bound
-/// is passed.
+/// How often running trials and bake windows are judged: a bad version is rolled back within this time after it passed a
+/// bound.
 const STEP: Duration = Duration::from_millis(50);
 
 pub(super) enum Signal {
-    /// Something happened in a watched folder.
+    /// Something changed in a watched folder.
     Event,
     Reload,
     Promote(String, Sender<Result<String, String>>),
     Rollback(String, Sender<Result<String, String>>),
-    /// The loader is done.
+    /// The loader has finished.
     Loaded(Job, Result<Vec<LoadedPlugin>, LoadError>),
     Stop,
 }
 
 /// What the loader loads.
 pub(super) enum Job {
-    /// The file of this plugin, which has this digest.
+    /// The file of this plugin; its digest.
     File(Arc<Plugin>, Digest),
     /// What a changed configuration needs.
     Reload(Plan),
+}
+
+/// A configuration that is right by itself, and whose plugins don't load yet.
+struct Pending {
+    plugins: Vec<Plugin>,
+    /// The digests of the plugins' files when they were tried.
+    tried: Vec<Option<Digest>>,
+    files: Vec<WatchedFile>,
+}
+
+impl Pending {
+    fn new(plan: Plan) -> Self {
+        let files = plan.plugins.iter().filter_map(|plugin| match &plugin.source {
+            PluginSource::File(path) => Some(WatchedFile::new(path.clone())),
+            PluginSource::Builtin => None,
+        });
+        Self { files: files.collect(), tried: plan.digests, plugins: plan.plugins }
+    }
 }
 
 pub(super) struct Task {
@@ -46,17 +68,19 @@ pub(super) struct Task {
     signals: Sender<Signal>,
     swaps: Swaps,
     /// Of the plugins that come from files, by name.
-    files: BTreeMap<String, File>,
+    files: BTreeMap<String, WatchedFile>,
     folders: Folders,
     source: Option<Source>,
-    source_file: Option<File>,
+    source_file: Option<WatchedFile>,
+    /// The newest configuration, as long as its plugins don't load.
+    pending: Option<Pending>,
     /// The configuration is to be read again, whether its file changed or not.
     asked_to_reload: bool,
-    courses: BTreeMap<String, Course>,
+    rollouts: BTreeMap<String, Rollout>,
     loading: bool,
-    /// When the files are looked at next.
+    /// When the files are polled next.
     look_at: Instant,
-    /// The first event since the last look.
+    /// The first event since the files were polled.
     stirred: Option<Instant>,
 }
 
@@ -65,10 +89,10 @@ impl Task {
         let signals = control.signals.clone();
         let events = signals.clone();
         let folders = Folders::new(Box::new(move || {
-            // Refused only when the task has ended.
+            // Fails only when the task has ended.
             let _ = events.send(Signal::Event);
         }));
-        let source_file = source.as_ref().and_then(|source| source.file.clone()).map(File::new);
+        let source_file = source.as_ref().and_then(|source| source.file.clone()).map(WatchedFile::new);
         let mut task = Self {
             shared,
             pace,
@@ -78,8 +102,9 @@ impl Task {
             folders,
             source,
             source_file,
+            pending: None,
             asked_to_reload: false,
-            courses: BTreeMap::new(),
+            rollouts: BTreeMap::new(),
             loading: false,
             look_at: Instant::now(),
             stirred: None,
@@ -95,14 +120,14 @@ impl Task {
             }
             self.step();
             let mut wake = self.look_at;
-            if self.courses.values().any(Course::is_under_way) {
+            if self.rollouts.values().any(Rollout::is_under_way) {
                 wake = wake.min(Instant::now() + STEP);
             }
             match inbox.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Signal::Event) => {
-                    // Not for ever: a folder may never rest.
+                    // Bounded: files of a folder may change without end.
                     let now = Instant::now();
                     let latest = *self.stirred.get_or_insert(now) + self.pace.settle;
                     self.look_at = (now + self.pace.debounce).min(latest);
@@ -111,7 +136,7 @@ impl Task {
                     self.asked_to_reload = true;
                     self.look_at = Instant::now();
                 }
-                // Refused where nobody waits for the answer any more.
+                // Fails if nobody waits for the answer any more.
                 Ok(Signal::Promote(name, answer)) => drop(answer.send(self.promote(&name))),
                 Ok(Signal::Rollback(name, answer)) => drop(answer.send(self.rollback(&name))),
                 Ok(Signal::Loaded(job, result)) => {
@@ -126,20 +151,22 @@ impl Task {
         }
     }
 
-    /// Takes up the chain's files as they are configured now; what is known of those that stay is kept.
+    /// Watches the files of the chain as it is configured now. What is known of files that stay is kept.
     fn follow_chain(&mut self) {
         let mut before = std::mem::take(&mut self.files);
-        for link in self.shared.links() {
-            let PluginSource::File(path) = &link.config.source else { continue };
-            let known = before.remove(&link.config.name).filter(|file| file.path == *path);
-            let file = known.unwrap_or_else(|| File::new(path.clone()));
-            self.files.insert(link.config.name.clone(), file);
+        for stage in self.shared.stages() {
+            let PluginSource::File(path) = &stage.config.source else { continue };
+            let known = before.remove(&stage.config.name).filter(|file| file.path == *path);
+            let file = known.unwrap_or_else(|| WatchedFile::new(path.clone()));
+            self.files.insert(stage.config.name.clone(), file);
         }
         self.follow_folders();
     }
 
     fn follow_folders(&mut self) {
-        let paths: Vec<PathBuf> = self.files.values().chain(&self.source_file).map(|file| file.path.clone()).collect();
+        let pending = self.pending.iter().flat_map(|pending| &pending.files);
+        let all = self.files.values().chain(&self.source_file).chain(pending);
+        let paths: Vec<PathBuf> = all.map(|file| file.path.clone()).collect();
         self.folders.follow(paths.iter().map(PathBuf::as_path));
     }
 
@@ -147,17 +174,26 @@ impl Task {
         self.stirred = None;
         self.follow_folders();
         for file in self.files.values_mut() {
-            if file.look_again() {
-                tracing::warn!(file = %file.path.display(), "the plugin's file is gone; its present version goes on");
+            if file.poll() {
+                tracing::warn!(file = %file.path.display(), "the plugin's file is gone; its active version stays");
             }
         }
         if let Some(file) = &mut self.source_file
-            && file.look_again()
+            && file.poll()
         {
-            tracing::warn!(file = %file.path.display(), "the configuration file is gone; what it said goes on");
+            tracing::warn!(file = %file.path.display(), "the configuration file is gone; the present configuration stays");
+        }
+        if let Some(pending) = &mut self.pending {
+            // A file that is gone is as little loaded as one that is wrong.
+            for file in &mut pending.files {
+                let _ = file.poll();
+            }
         }
         if !self.loading {
             self.read_source();
+        }
+        if !self.loading {
+            self.retry_pending();
         }
         let due: Vec<String> = self.files.iter().filter(|(_, file)| file.due).map(|(name, _)| name.clone()).collect();
         for name in due {
@@ -170,25 +206,25 @@ impl Task {
         self.look_at = Instant::now() + wait;
     }
 
-    /// Has a plugin's file loaded if its bytes are new.
+    /// Loads a plugin's file if its bytes are new.
     fn read_plugin(&mut self, name: &str) {
-        let (Some(file), Some(link)) = (self.files.get_mut(name), self.shared.link(name)) else { return };
+        let (Some(file), Some(stage)) = (self.files.get_mut(name), self.shared.stage(name)) else { return };
         file.due = false;
-        let plugin = self.courses.get(name).and_then(Course::candidate).map_or(&link.config, |link| &link.config);
+        let plugin = self.rollouts.get(name).and_then(Rollout::candidate).map_or(&stage.config, |stage| &stage.config);
         let digest = match read(plugin) {
             Ok(bytes) => Digest::of(&bytes),
-            // It will look different when it can be read: permissions count as a look.
-            Err(problem) => return tell_refused(name, &file.path, link.version.plugin.digest, &problem),
+            // Its stamp will change when it can be read: permissions are part of it.
+            Err(problem) => return log_refused(name, &file.path, stage.version.plugin.digest, &problem),
         };
-        let candidate = self.courses.get(name).and_then(Course::candidate).map(|link| link.version.plugin.digest);
-        if Some(digest) == file.refused || digest == candidate.unwrap_or(link.version.plugin.digest) {
+        let candidate = self.rollouts.get(name).and_then(Rollout::candidate).map(|stage| stage.version.plugin.digest);
+        if file.last_seen == LastSeen::Done(digest) || digest == candidate.unwrap_or(stage.version.plugin.digest) {
             return;
         }
         let plugin = Arc::clone(plugin);
         self.load(Job::File(plugin, digest));
     }
 
-    /// Loads on a thread of its own: it may take seconds, and a bad version has to be taken back meanwhile.
+    /// Loads on a thread of its own: it may take seconds, and meanwhile a bad version may have to be rolled back.
     fn load(&mut self, job: Job) {
         let (shared, signals) = (Arc::clone(&self.shared), self.signals.clone());
         let work = move || {
@@ -196,7 +232,7 @@ impl Task {
                 Job::File(plugin, _) => shared.runtime().load(plugin).map(|loaded| vec![loaded]),
                 Job::Reload(plan) => plan.to_load.iter().map(|plugin| shared.runtime().load(plugin)).collect(),
             };
-            // Refused only when the task has ended.
+            // Fails only when the task has ended.
             let _ = signals.send(Signal::Loaded(job, result));
         };
         match thread::Builder::new().name("plugin-loader".into()).spawn(work) {
@@ -207,64 +243,66 @@ impl Task {
 
     fn file_loaded(&mut self, plugin: Arc<Plugin>, digest: Digest, result: Result<Vec<LoadedPlugin>, LoadError>) {
         let name = &plugin.name;
-        let (Some(file), Some(link)) = (self.files.get_mut(name), self.shared.link(name)) else { return };
-        let present = link.version.plugin.digest;
+        let (Some(file), Some(stage)) = (self.files.get_mut(name), self.shared.stage(name)) else { return };
+        let present = stage.version.plugin.digest;
         match result {
             Ok(loaded) => {
-                file.refused = None;
+                file.last_seen = LastSeen::Nothing;
                 for loaded in loaded {
-                    let candidate = Link::new(Arc::clone(&plugin), Version::new(loaded));
+                    let candidate = StageSpec::new(Arc::clone(&plugin), Version::new(loaded));
                     self.introduce(candidate, Cause::File);
                 }
             }
             Err(error) if error.problem.may_be_half_written() && file.is_fresh(self.pace.settle) => file.due = true,
             Err(error) => {
-                file.refused = Some(digest);
+                file.last_seen = LastSeen::Done(digest);
                 let (old, new) = (present.to_string(), digest.to_string());
                 let number = self.swaps.begin(name, Cause::File, old, new, Outcome::Refused);
                 let reason = format!("{}; {}", error.problem, error.problem.remedy());
                 self.swaps.update(number, |report| report.reason = Some(reason));
-                tell_refused(name, &file.path, present, &error.problem);
+                log_refused(name, &file.path, present, &error.problem);
             }
         }
     }
 
-    /// Begins the course of a candidate: a trial, or the take-over.
-    fn introduce(&mut self, candidate: Link, cause: Cause) {
-        let course = self.courses.entry(candidate.config.name.clone()).or_default();
-        course.introduce(candidate, cause, &self.shared, &self.swaps);
+    /// Starts the rollout of a candidate: its trial, or its activation.
+    fn introduce(&mut self, candidate: StageSpec, cause: Cause) {
+        let rollout = self.rollouts.entry(candidate.config.name.clone()).or_default();
+        rollout.introduce(candidate, cause, &self.shared, &self.swaps);
     }
 
     fn step(&mut self) {
-        for (name, course) in &mut self.courses {
-            if let Some(digest) = course.step(&self.shared, &self.swaps)
+        for (name, rollout) in &mut self.rollouts {
+            if let Some(digest) = rollout.step(&self.shared, &self.swaps)
                 && let Some(file) = self.files.get_mut(name)
             {
-                file.refused = Some(digest);
+                file.last_seen = LastSeen::Done(digest);
             }
         }
     }
 
     fn promote(&mut self, name: &str) -> Result<String, String> {
-        let Some(course) = self.courses.get_mut(name) else { return Err(self.nothing_of(name, "no candidate")) };
-        course.promote(&self.shared, &self.swaps)
+        let Some(rollout) = self.rollouts.get_mut(name) else { return Err(self.nothing_of(name, "no candidate")) };
+        rollout.promote(&self.shared, &self.swaps)
     }
 
     fn rollback(&mut self, name: &str) -> Result<String, String> {
-        let Some(course) = self.courses.get_mut(name) else { return Err(self.nothing_of(name, "no version before")) };
-        let (told, digest) = course.rollback(&self.shared, &self.swaps)?;
-        if let Some(file) = self.files.get_mut(name) {
-            file.refused = Some(digest);
+        let Some(rollout) = self.rollouts.get_mut(name) else {
+            return Err(self.nothing_of(name, "no previous version"));
+        };
+        let (answer, digest) = rollout.rollback(&self.shared, &self.swaps)?;
+        if let (Some(file), Some(digest)) = (self.files.get_mut(name), digest) {
+            file.last_seen = LastSeen::Done(digest);
         }
-        Ok(told)
+        Ok(answer)
     }
 
     fn nothing_of(&self, name: &str, what: &str) -> String {
-        let known = self.shared.link(name).is_some();
+        let known = self.shared.stage(name).is_some();
         if known { format!("plugin {name} has {what}") } else { format!("the chain has no plugin {name}") }
     }
 
-    /// Reads the configuration again if its file changed, or somebody asked for it.
+    /// Reads the configuration again if its file changed or a person asked for it.
     fn read_source(&mut self) {
         let Some(source) = &self.source else { return };
         let asked = std::mem::take(&mut self.asked_to_reload);
@@ -273,10 +311,11 @@ impl Task {
                 return;
             }
             file.due = false;
-            let digest = std::fs::read(&file.path).ok().map(|bytes| Digest::of(&bytes));
-            // At the first look it is read in any case: it may have changed since the host was started with it.
-            let seen = std::mem::replace(&mut file.refused, digest);
-            if !asked && seen.is_some() && seen == digest {
+            let read = std::fs::read(&file.path).ok().map(|bytes| Digest::of(&bytes));
+            let now = read.map_or(LastSeen::Nothing, LastSeen::Done);
+            // At first it is read in any case: it may have changed since the host was started with it.
+            let before = std::mem::replace(&mut file.last_seen, now);
+            if !asked && before == now && now != LastSeen::Nothing {
                 return;
             }
         } else if !asked {
@@ -286,10 +325,10 @@ impl Task {
             Ok(new) => new,
             Err(problems) => {
                 if let Some(file) = self.source_file.as_mut().filter(|file| file.is_fresh(self.pace.settle)) {
-                    (file.due, file.refused) = (true, Some(Digest::of(b"in the writing")));
+                    (file.due, file.last_seen) = (true, LastSeen::Partial);
                     return;
                 }
-                tracing::error!("the configuration isn't right; what it said before goes on: {problems}");
+                tracing::error!("the configuration isn't right; the present one stays: {problems}");
                 return;
             }
         };
@@ -297,7 +336,8 @@ impl Task {
         if !stays.is_empty() {
             tracing::warn!(keys = ?stays, "these keys can't change without a restart; the host runs on with the old");
         }
-        let plan = Plan::new(&self.shared.links(), &source.present.plugins, new.plugins);
+        self.pending = None;
+        let plan = Plan::new(&self.shared.stages(), &source.present.plugins, new.plugins);
         match plan {
             None if asked => tracing::info!("the configuration was read again; nothing changed in the chain"),
             None => {}
@@ -305,23 +345,46 @@ impl Task {
         }
     }
 
+    /// Tries a configuration again whose plugins didn't load, if one of their files changed since.
+    fn retry_pending(&mut self) {
+        let (Some(pending), Some(source)) = (&mut self.pending, &self.source) else { return };
+        if !pending.files.iter().any(|file| file.due) {
+            return;
+        }
+        pending.files.iter_mut().for_each(|file| file.due = false);
+        if pending.tried == digests(&pending.plugins) {
+            return;
+        }
+        let plan = Plan::new(&self.shared.stages(), &source.present.plugins, pending.plugins.clone());
+        match plan {
+            Some(plan) => self.load(Job::Reload(plan)),
+            None => self.pending = None,
+        }
+    }
+
     fn reload_loaded(&mut self, plan: Plan, result: Result<Vec<LoadedPlugin>, LoadError>) {
         let loaded = match result {
             Ok(loaded) => loaded,
             Err(error) => {
-                tracing::error!("the changed configuration isn't taken up, and the old chain goes on: {error}");
+                tracing::error!(
+                    "the changed configuration isn't applied and the present chain stays; it is tried again when a file of \
+                     its plugins changes: {error}"
+                );
+                self.pending = Some(Pending::new(plan));
+                self.follow_folders();
                 return;
             }
         };
+        self.pending = None;
         if let Some(source) = &mut self.source {
             source.present.plugins.clone_from(&plan.plugins);
         }
-        let before = self.shared.links();
+        let before = self.shared.stages();
         let made = plan.apply(&before, loaded);
-        self.courses.retain(|name, course| {
-            let goes_on = made.chain.iter().any(|link| link.config.name == *name) && !made.changes(name);
+        self.rollouts.retain(|name, rollout| {
+            let goes_on = made.chain.iter().any(|stage| stage.config.name == *name) && !made.changes(name);
             if !goes_on {
-                course.abandon(&self.shared, &self.swaps);
+                rollout.abandon(&self.shared, &self.swaps);
             }
             goes_on
         });
@@ -329,21 +392,21 @@ impl Task {
         self.shared.install(made.chain);
         let took = started.elapsed();
         for (old, new) in made.replaced {
-            let course = self.courses.entry(new.config.name.clone()).or_default();
-            course.took_over(old, &new, Cause::Configuration, took, &self.swaps);
+            let rollout = self.rollouts.entry(new.config.name.clone()).or_default();
+            rollout.took_over(old, &new, Cause::Configuration, took, &self.swaps);
         }
         for candidate in made.candidates {
             self.introduce(candidate, Cause::Configuration);
         }
         self.follow_chain();
-        let chain: Vec<String> = self.shared.links().iter().map(|link| link.config.name.clone()).collect();
-        tracing::info!(?chain, "the changed configuration is at work from the next record on");
+        let chain: Vec<String> = self.shared.stages().iter().map(|stage| stage.config.name.clone()).collect();
+        tracing::info!(?chain, "the changed configuration is active from the next record on");
     }
 }
 
-fn tell_refused(plugin: &str, file: &Path, kept: Digest, problem: &Problem) {
+fn log_refused(plugin: &str, file: &Path, kept: Digest, problem: &Problem) {
     tracing::error!(
         plugin, file = %file.display(), kept = kept.short(), reason = %problem, remedy = problem.remedy(),
-        "the plugin's file doesn't load; its present version goes on",
+        "the plugin's file doesn't load; its active version stays",
     );
 }

@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 pub use self::item::Item;
 pub use self::problems::Problem;
@@ -330,7 +330,11 @@ impl Shared {
             let _ = self.failed.set(failure);
             return;
         }
-        warn!(record = %record.identity(), reason = rejection.reason, "to the dead letters");
+        // The failures of plugins are logged by kind, in the chain.
+        match &rejection.plugin {
+            Some(_) => debug!(record = %record.identity(), reason = rejection.reason, "to the dead letters"),
+            None => warn!(record = %record.identity(), reason = rejection.reason, "to the dead letters"),
+        }
         self.counters.dead_letters.add(1);
         let letter = format::dead_letter(&record, rejection);
         match &self.dead_letters {

@@ -1,13 +1,14 @@
 //! Plugins that attack the host: they hold it up, fill its memory, or hand it what its log or store can't bear.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use reduct_sink::config::Plugin;
+use reduct_sink::config::{FailurePolicy, InstancesFor, Plugin};
 use reduct_sink::plugin::Problem;
+use reduct_sink::record::{InputRecord, TopicPartition};
 
-use crate::bed::{Bed, dead_letter, input, keep_log, load_error, logged, outputs, runtime};
+use crate::bed::{Bed, dead_letter, input, keep_log, load_error, logged, output, outputs, record, runtime};
 use crate::grants::{asking, chain};
 use crate::guest::{Guest, guest};
 
@@ -185,4 +186,73 @@ fn what_a_plugin_says_is_one_line_everywhere() {
         assert!(text.contains("x\\n2026") && text.contains("\\u{1b}]0;owned\\u{7}\\u{202e}\\u{2028}"), "{text}");
         assert!(!text.contains(['\n', '\u{1b}', '\u{7}', '\u{202e}', '\u{2028}']), "{text}");
     }
+}
+
+#[test]
+fn an_instance_for_each_topic_sees_the_records_of_one_topic() {
+    let count = guest("(call $time (global.get $calls)) (call $change)");
+    let calls = |instances| {
+        let bed = Bed::of(&[]).with("per-topic", &count, |plugin| plugin.instances = instances);
+        let mut chain = bed.chain();
+        let mut ask = |topic: &str| {
+            let source = TopicPartition { topic: topic.into(), partition: 0 };
+            let record = Arc::new(InputRecord { source, ..record(1) });
+            output(chain.transform(&record)).timestamp_us.unwrap()
+        };
+        ["a", "b", "a", "b", "a"].map(|topic| ask(topic))
+    };
+    assert_eq!(calls(InstancesFor::AllTopics), [1, 2, 3, 4, 5]);
+    assert_eq!(calls(InstancesFor::EachTopic), [1, 1, 2, 2, 3]);
+}
+
+#[test]
+fn a_plugin_that_fails_on_everything_costs_the_log_a_few_lines() {
+    keep_log();
+    for (policy, name) in [(FailurePolicy::DeadLetter, "loser"), (FailurePolicy::Skip, "skipper")] {
+        let bed = Bed::of(&[]).with(name, &guest(r#"(call $reject $"no header camera")"#), |plugin| {
+            plugin.on_failure = policy;
+        });
+        let mut chain = bed.chain();
+        for offset in 0..1000 {
+            chain.transform(&input(offset));
+        }
+        drop((chain, bed));
+        let lines = logged(&[&format!("plugin={name}"), "no header camera"]);
+        assert!((1..=3).contains(&lines.len()), "{lines:?}");
+        assert!(lines[0].contains("topic=line.7 partition=2 offset=0"), "{lines:?}");
+        assert!(lines.last().unwrap().contains("records="), "the others are counted: {lines:?}");
+    }
+}
+
+#[test]
+fn what_a_plugin_printed_before_it_failed_is_the_reason() {
+    keep_log();
+    let streams = "package wasi:io@0.2.0 {
+      interface error { resource error; }
+      interface streams {
+        use error.{error};
+        variant stream-error { last-operation-failed(error), closed }
+        resource output-stream { blocking-write-and-flush: func(contents: list<u8>) -> result<_, stream-error>; }
+      }
+    }
+    package wasi:cli@0.2.0 {
+      interface stderr { use wasi:io/streams@0.2.0.{output-stream}; get-stderr: func() -> output-stream; }
+    }";
+    let imports = r#"(import "wasi:cli/stderr@0.2.0" "get-stderr" (func $stderr (result i32)))
+       (import "wasi:io/streams@0.2.0" "[method]output-stream.blocking-write-and-flush"
+         (func $print (param i32 i32 i32 i32)))"#;
+    let print = |text: &str| format!(r#"(call $print (call $stderr) $"{text}" (i32.const 1024))"#);
+    let body = format!(
+        "(if (i64.eq (local.get $offset) (i64.const 1)) (then {} (return (call $keep)))) {} unreachable",
+        print("a warning of a record before\n"),
+        print("File app.py, line 7, in transform\nValueError: not a frame"),
+    );
+    let guest = asking(&body, imports, &["wasi:cli/stderr@0.2.0", "wasi:io/streams@0.2.0"], streams);
+    let mut chain = chain("snake", guest, |_| {});
+    output(chain.transform(&input(1)));
+    let reason = dead_letter(chain.transform(&input(2))).reason;
+    let cause = "File app.py, line 7, in transform | ValueError: not a frame (wasm trap: wasm `unreachable`";
+    assert!(reason.starts_with(cause), "{reason}");
+    let printed = logged(&["plugin=snake", "plugin: ", "ValueError"]);
+    assert!(printed.iter().any(|line| line.contains("topic=\"line.7\" partition=2 offset=2")), "{printed:?}");
 }

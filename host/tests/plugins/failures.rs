@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use reduct_sink::chain::{Chain, Link, Outcome, Version};
+use reduct_sink::chain::{Chain, Outcome, StageSpec, Version};
 use reduct_sink::config::FailurePolicy;
 
 use crate::bed::{Bed, dead_letter, input, keep_log, logged, output, outputs, runtime};
@@ -188,11 +188,11 @@ fn where_a_new_version_does_not_start_on_a_worker_the_one_before_goes_on() {
     let version = Version::new(runtime().load(&bed.plugins[0]).unwrap());
     // It loads, and from here on no instance of it starts, neither ahead nor on the worker.
     sleep_until(from);
-    shared.replace(Link::new(Arc::new(bed.plugins[0].clone()), version)).unwrap();
+    shared.replace(StageSpec::new(Arc::new(bed.plugins[0].clone()), version)).unwrap();
     chain.refresh();
     let kept = output(chain.transform(&input(1)));
     let old = shared.retired()[0].digest.short();
     assert_eq!((kept.timestamp_us, &*kept.handled_by.unwrap()), (Some(1), format!("held-back@{old}").as_str()));
-    let told = logged(&["ERROR", "plugin=held-back", "not today", "goes on"]);
+    let told = logged(&["ERROR", "plugin=held-back", "not today", "stays active"]);
     assert_eq!(told.len(), 1, "{told:?}");
 }

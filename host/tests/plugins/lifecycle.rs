@@ -155,8 +155,8 @@ fn by_hand_a_candidate_waits_for_its_promotion() {
     assert_eq!(output(run.next()).timestamp_us, Some(2));
     assert!(run.control.rollback("by-hand").unwrap().contains(&Digest::of(&version(1)).short()));
     assert_eq!(output(run.next()).timestamp_us, Some(1));
-    assert_eq!(run.outcome(Outcome::RolledBack).reason.as_deref(), Some("somebody asked for it"));
-    assert_eq!(run.control.rollback("by-hand").unwrap_err(), "it has no version before the present one");
+    assert_eq!(run.outcome(Outcome::RolledBack).reason.as_deref(), Some("a person asked for it"));
+    assert_eq!(run.control.rollback("by-hand").unwrap_err(), "it has no previous version");
     thread::sleep(quick().poll * 2);
     assert_eq!(run.control.swaps.last().len(), 1, "the file still holds version 2, which isn't wanted");
 }
@@ -228,7 +228,7 @@ fn a_version_that_is_slow_beyond_its_bound_is_back_out_by_itself() {
 
 #[test]
 fn what_is_watched_by_hand_or_not_at_all_stays() {
-    for (mode, outcome) in [(Mode::Manual, Outcome::Watched), (Mode::Off, Outcome::AtWork)] {
+    for (mode, outcome) in [(Mode::Manual, Outcome::Watched), (Mode::Off, Outcome::Active)] {
         let mut run = Run::new("kept", |plugin| {
             plugin.watch.mode = mode;
             plugin.watch.max_failures = Share(0.0);
@@ -248,7 +248,7 @@ fn what_is_watched_by_hand_or_not_at_all_stays() {
 fn a_watch_ends_with_its_window() {
     let mut run = Run::new("settled", |plugin| plugin.watch.window = Duration::from_millis(300));
     run.put(&version(2));
-    let report = run.outcome(Outcome::AtWork);
+    let report = run.outcome(Outcome::Active);
     let watched = report.watch.unwrap();
     assert!(watched.seconds >= 0.3 && watched.records > 0 && watched.failed == 0, "{watched:?}");
     assert!(report.steps.worker_ms.unwrap() > 0.0);
@@ -356,7 +356,7 @@ fn a_wrong_configuration_leaves_the_old_one_at_work_and_says_where() {
     for (text, told) in [
         (format!("{HEAD}[[plugins]]\npth = \"v2.wasm\"\n"), "sink.toml:7: plugins.pth: unknown key"),
         (format!("{HEAD}[[plugins]\n"), "not valid TOML"),
-        (format!("{HEAD}{}[[plugins]]\npath = \"nowhere.wasm\"\n", table(2)), "isn't taken up"),
+        (format!("{HEAD}{}[[plugins]]\npath = \"nowhere.wasm\"\n", table(2)), "isn't applied"),
     ] {
         configured.write(&text);
         wait_for(told, || {
@@ -508,4 +508,69 @@ fn what_is_told_of_a_plugin_adds_up() {
     assert!(told.latency.p99_us <= told.latency.max_us * 1.2, "{:?}", told.latency);
     let memory = 4 * 65536..4 * 65536 + 1024;
     assert!(memory.contains(&told.memory_bytes), "a single worker's instance, with a small table: {told:?}");
+}
+
+/// A plugin whose `configure` takes only what is exactly `config`, and that leaves its number on each record.
+fn picky(number: u64, config: &str) -> Vec<u8> {
+    let length = config.len();
+    let last = config.as_bytes()[length - 3];
+    Guest::new(&format!("(call $time (i64.const {number})) (call $change)"))
+        .configure(&format!(
+            r#"(if (i32.ne (local.get $config-length) (i32.const {length})) (then (return (call $refuse $"other config"))))
+               (if (i32.ne (i32.load8_u (i32.add (local.get $config) (i32.const {}))) (i32.const {last}))
+                 (then (return (call $refuse $"other config"))))
+               (i32.const 0)"#,
+            length - 3
+        ))
+        .build()
+}
+
+#[test]
+fn a_plugin_and_its_configuration_may_arrive_in_any_order() {
+    let table = |value: &str| format!("{HEAD}[[plugins]]\npath = \"pair.wasm\"\nconfig = {{ n = \"{value}\" }}\n");
+    for configuration_first in [true, false] {
+        let mut configured = Configured::new(&table_of_nothing());
+        let put = |number, value: &str| {
+            let new = configured.folder.path().join("pair.new");
+            fs::write(&new, picky(number, &format!(r#"{{"n":"{value}"}}"#))).unwrap();
+            fs::rename(new, configured.folder.path().join("pair.wasm")).unwrap();
+        };
+        put(1, "a");
+        configured.write(&table("a"));
+        wait_for("the pair a", || (configured.names() == ["pair"]).then_some(()));
+        let put_b = || put(2, "b");
+        let write_b = || configured.write(&table("b"));
+        if configuration_first {
+            write_b();
+            thread::sleep(quick().poll * 3);
+            put_b();
+        } else {
+            put_b();
+            thread::sleep(quick().poll * 3);
+            write_b();
+        }
+        let expected = Digest::of(&picky(2, r#"{"n":"b"}"#));
+        let shared = configured.shared.clone();
+        wait_for("the pair b", || (shared.versions()[0].digest == expected).then_some(()));
+        assert_eq!(configured.now(), Some(2), "configuration first: {configuration_first}");
+        configured.lifecycle.stop();
+    }
+}
+
+fn table_of_nothing() -> String {
+    "[[plugins]]\npath = \"v1.wasm\"\n".into()
+}
+
+#[test]
+fn records_name_the_configuration_that_handled_them() {
+    let mark = |config: &str| {
+        let bed = Bed::of(&[]).with("marked", &guest("(call $time (i64.const 1)) (call $change)"), |plugin| {
+            plugin.config = config.into();
+        });
+        output(bed.chain().transform(&input(1))).handled_by.unwrap().to_string()
+    };
+    let (none, one, other) = (mark("{}"), mark(r#"{"n":1}"#), mark(r#"{"n":2}"#));
+    assert!(one.starts_with(&format!("{none}:")) && other.starts_with(&format!("{none}:")), "{none} {one} {other}");
+    assert_ne!(one, other);
+    assert_eq!(one, mark(r#"{"n":1}"#));
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use reduct_sink::chain::{Chain, Link, SharedChain, Version};
+use reduct_sink::chain::{Chain, SharedChain, StageSpec, Version};
 use reduct_sink::config::PluginSource;
 use reduct_sink::plugin::Digest;
 use reduct_sink::rollout::{self, Lifecycle, Pace};
@@ -127,7 +127,7 @@ fn a_file_that_does_not_load_leaves_the_present_version_and_says_why() {
         let mut watched = Watched::new(name);
         watched.rename_in(bytes);
         let line = wait_for("the complaint", || logged(&["ERROR", &format!("plugin=\"{name}\"")]).pop());
-        for part in [reason, "remedy=", watched.path.to_str().unwrap(), "goes on"] {
+        for part in [reason, "remedy=", watched.path.to_str().unwrap(), "stays"] {
             assert!(line.contains(part), "{part}: {line}");
         }
         assert_eq!(watched.present(), 1);
@@ -216,7 +216,7 @@ fn only_a_plugin_of_the_chain_can_be_replaced() {
     let (shared, alone) = (bed.shared(), SharedChain::load(runtime(), &bed.plugins[1..]).unwrap());
     let link = |index: usize| {
         let version = Version::new(runtime().load(&bed.plugins[index]).unwrap());
-        Link::new(Arc::new(bed.plugins[index].clone()), version)
+        StageSpec::new(Arc::new(bed.plugins[index].clone()), version)
     };
     assert!(alone.replace(link(0)).is_err_and(|error| error.to_string().contains("no plugin `a`")));
     assert_eq!(shared.replace(link(0)).unwrap().version.plugin.digest, Digest::of(&version(1)));

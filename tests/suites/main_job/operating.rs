@@ -125,7 +125,7 @@ async fn a_changed_configuration_is_taken_up_and_a_wrong_one_is_told() -> Result
     sink.wait_log("nothing changed in the chain", CATCH_UP)?;
 
     rewrite(&sink, &config.text().replace("'drop'", "'dorp'").replace("\"drop\"", "\"dorp\""))?;
-    sink.wait_log("isn't taken up", CATCH_UP)?;
+    sink.wait_log("isn't applied", CATCH_UP)?;
     rewrite(&sink, "[kafka\n")?;
     sink.wait_log("the configuration isn't right", CATCH_UP)?;
 

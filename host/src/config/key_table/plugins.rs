@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Preset::{Absent, Derived};
 use super::{GB, GIB, HOUR, KB, Key, MB, MIB, Preset, SECOND, Section, TB, Takes, words};
-use crate::config::{FailurePolicy, Mode, WhileOpen};
+use crate::config::{FailurePolicy, InstancesFor, Mode, WhileOpen};
 
 const DAY: Duration = HOUR.saturating_mul(24);
 const TENTH: Duration = Duration::from_millis(100);
@@ -71,6 +71,13 @@ pub(super) const KEYS: &[Key] = &[
         Preset::Number(10),
         "How often a record is handed to a plugin that answers `retry`. The pauses between grow from 50 ms to 5 s, and the \
          record's partition waits; after the last attempt it is a failure.",
+    ),
+    Key::new(
+        "plugins.instances",
+        Takes::Choice(words::<InstancesFor>),
+        Preset::Text("shared"),
+        "Whether an instance is asked about records of all topics, or each topic has an instance of its own: then the plugin \
+         can't carry data of one topic into the records of another.",
     ),
     Key::new(
         "plugins.timeout",

@@ -1,15 +1,17 @@
-//! When a new version is worse than the one before: plain values, no I/O.
+//! The bounds past which a new version is worse than the previous one. Plain values, no I/O.
 
-use crate::chain::{Comparison, PluginVersion};
+use crate::chain::PluginVersion;
 use crate::config::{Trial, Watch};
 
 use super::report::Watched;
+use super::shadow_trial::Comparison;
 
-/// Shares of fewer records than this say little: a bound of 0.5 % allows for 5 failures from the first record on.
+/// Shares of fewer records than this say little, so at least this many are assumed: a bound of 0.5 % allows 5 failures
+/// from the first record on.
 const LEAST_RECORDS: u64 = 1000;
 /// Medians of fewer calls than this say little.
 const LEAST_MEASURED: u64 = 16;
-/// A plugin that takes less than this is fast enough, whatever the one before took.
+/// A plugin that takes less than this is fast enough, whatever the previous one took.
 const FAST_US: f64 = 100.0;
 
 /// Failures and latency of a version up to a moment.
@@ -22,7 +24,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// An answer that asks for a retry is one that was no use.
+    /// A `retry` counts as a failure.
     pub fn of(version: &PluginVersion) -> Self {
         let counts = version.counts;
         let failed = counts.failed + counts.retried;
@@ -35,7 +37,7 @@ impl Record {
     }
 }
 
-/// What a version did since it took over, beside what the one before had done.
+/// What a version did since it took over, compared with the previous one.
 pub(super) fn watched(before: Record, at_take_over: Record, now: Record, seconds: f64) -> Watched {
     Watched {
         records: now.records.saturating_sub(at_take_over.records),
@@ -47,7 +49,7 @@ pub(super) fn watched(before: Record, at_take_over: Record, now: Record, seconds
     }
 }
 
-/// Why the version has to go, if it has to.
+/// Why the version has to be rolled back, if it has to.
 pub(super) fn past_watch(bounds: &Watch, before: Record, now: Record, watched: &Watched) -> Option<String> {
     failures(watched.failed, watched.records, before.share(), bounds.max_failures.0)
         .or_else(|| slowness((now.measured, now.p50_us), (before.measured, before.p50_us), bounds.max_slowdown))
@@ -74,7 +76,7 @@ fn slowness(now: (u64, f64), before: (u64, f64), times: u64) -> Option<String> {
     let enough = now.0 >= LEAST_MEASURED && before.0 >= LEAST_MEASURED;
     (enough && now.1 > FAST_US && now.1 > before.1 * times as f64).then(|| {
         format!(
-            "its median call takes {:.1} µs, the version before took {:.1} µs; the bound is {times} times",
+            "its median call takes {:.1} µs, the previous version took {:.1} µs; the bound is {times} times",
             now.1, before.1
         )
     })
@@ -94,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_counted_beyond_those_of_the_version_before() {
+    fn failures_are_counted_beyond_those_of_the_previous_version() {
         assert_eq!(verdict(done(0, 0), done(10, 5)), None, "too few to say");
         assert!(verdict(done(0, 0), done(10, 6)).is_some());
         assert_eq!(verdict(done(100_000, 0), done(10_000, 50)), None);

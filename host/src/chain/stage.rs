@@ -1,22 +1,32 @@
-//! One plugin's place in a worker's chain: its instance, replaced when it broke, wore out or has a successor.
+//! One plugin's place in a worker's chain: its instances, replaced when they broke, wore out or have a successor.
+//!
+//! Guarantees: a stage knows one active version; each record is decided by one instance of it. With `instances =
+//! "per-topic"` an instance sees the records of one topic only.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
 use super::Failure;
+use super::instances::Instances;
 use super::meter::Meter;
-use super::shared::{Link, Version};
-use super::trial::{Answer, Trial};
+use super::shared::{StageSpec, Version};
 use crate::config::{self, FailurePolicy, PluginSource, WhileOpen};
 use crate::plugin::{Admission, Breaker, Counters, Instance, MAX_OUTPUTS, RecordView, Trouble, Verdict, apply};
 use crate::record::{InputRecord, OutputRecord};
 
-/// The time of one record in so many is taken: a clock costs as much as a tenth of a small plugin.
+/// One record in this many is timed: a clock costs as much as a tenth of a small plugin.
 const MEASURED_EVERY: u64 = 64;
 
-pub(super) struct Slot {
+/// Sees some of the records of a stage, and what the stage made of them. A worker calls it and must not wait in it.
+pub(crate) trait Observer: Send + Sync {
+    /// Whether it wants to see the next record.
+    fn wants_next(&self) -> bool;
+    fn observe(&self, given: Vec<OutputRecord>, made: Result<&[OutputRecord], &Trouble>, took: Duration);
+}
+
+pub(crate) struct Stage {
     config: Arc<config::Plugin>,
     version: Version,
     /// What `config.when` says of the topic that was asked about last.
@@ -25,50 +35,52 @@ pub(super) struct Slot {
     records: u64,
     counters: Arc<Counters>,
     meter: Arc<Meter>,
-    trial: Option<Arc<Trial>>,
-    /// On trial itself: what it does counts for nobody, and its circuit breaker begins closed when it takes over.
-    is_beside: bool,
-    /// `None` after it broke: the next record gets a fresh one.
-    instance: Option<Instance>,
+    observer: Option<Arc<dyn Observer>>,
+    /// It runs a candidate in a shadow trial: its output is discarded and its calls aren't counted. If the candidate is
+    /// promoted, its circuit breaker starts closed.
+    is_shadow: bool,
+    instances: Instances,
     /// Kept from record to record for its memory; empty between them.
     verdicts: Vec<Verdict>,
 }
 
-impl Slot {
-    pub fn new(link: &Link) -> anyhow::Result<Self> {
-        let mut slot = Self::empty(link, link.version.plugin.counters());
-        let start = Instance::start(&link.version.plugin);
-        let name = &link.config.name;
-        slot.instance = Some(start.map_err(|problem| anyhow!("plugin `{name}` {problem}; {}", problem.remedy()))?);
-        Ok(slot)
+impl Stage {
+    pub fn new(spec: &StageSpec) -> anyhow::Result<Self> {
+        let mut stage = Self::empty(spec, spec.version.plugin.counters());
+        let start = Instance::start(&spec.version.plugin);
+        let name = &spec.config.name;
+        let fresh = start.map_err(|problem| anyhow!("plugin `{name}` {problem}; {}", problem.remedy()))?;
+        stage.instances = Instances::new(spec.config.instances, Some(fresh));
+        Ok(stage)
     }
 
-    /// For a plugin that joins the chain. Where no instance starts, the next record finds out.
-    pub fn added(link: &Link, since: Instant) -> Self {
-        let mut slot = Self::empty(link, link.version.plugin.counters());
-        slot.instance = link.version.spare().or_else(|| Instance::start(&link.version.plugin).ok());
-        slot.meter.took_over_in(since.elapsed());
-        slot
+    /// For a plugin that joins the chain. If no instance starts, the next record tries again.
+    pub fn added(spec: &StageSpec, since: Instant) -> Self {
+        let mut stage = Self::empty(spec, spec.version.plugin.counters());
+        let fresh = spec.version.spare().or_else(|| Instance::start(&spec.version.plugin).ok());
+        stage.instances = Instances::new(spec.config.instances, fresh);
+        stage.meter.took_over_in(since.elapsed());
+        stage
     }
 
-    /// For a candidate on trial.
-    pub fn beside(link: &Link) -> Self {
-        let mut slot = Self::empty(link, Arc::default());
-        slot.is_beside = true;
-        slot
+    /// For a candidate in a shadow trial.
+    pub fn shadow(spec: &StageSpec) -> Self {
+        let mut stage = Self::empty(spec, Arc::default());
+        stage.is_shadow = true;
+        stage
     }
 
-    fn empty(link: &Link, counters: Arc<Counters>) -> Self {
+    fn empty(spec: &StageSpec, counters: Arc<Counters>) -> Self {
         Self {
-            config: Arc::clone(&link.config),
-            version: link.version.clone(),
+            config: Arc::clone(&spec.config),
+            version: spec.version.clone(),
             last_topic: None,
             records: 0,
             counters,
-            meter: link.version.meters.join(),
-            trial: link.trial.clone(),
-            is_beside: false,
-            instance: None,
+            meter: spec.version.meters.join(),
+            observer: spec.observer.clone(),
+            is_shadow: false,
+            instances: Instances::new(spec.config.instances, None),
             verdicts: Vec::new(),
         }
     }
@@ -77,8 +89,8 @@ impl Slot {
         &self.config.name
     }
 
-    /// Whether the plugin is to be asked about this record.
-    pub fn is_for(&mut self, input: &InputRecord) -> bool {
+    /// Decides whether the plugin is asked about this record, and counts the record if it isn't.
+    pub fn asks_about(&mut self, input: &InputRecord) -> bool {
         let Some(when) = &self.config.when else { return true };
         let takes_topic = match &self.last_topic {
             Some((topic, takes)) if Arc::ptr_eq(topic, &input.source.topic) => *takes,
@@ -109,7 +121,7 @@ impl Slot {
     }
 
     pub fn memory_bytes(&self) -> usize {
-        self.instance.as_ref().map_or(0, Instance::memory_bytes)
+        self.instances.memory_bytes()
     }
 
     pub fn mark(&self) -> Option<String> {
@@ -117,16 +129,22 @@ impl Slot {
         (self.config.source != PluginSource::Builtin).then(|| self.version.plugin.mark())
     }
 
-    pub fn failure(&self, reason: String) -> Failure {
-        Failure { plugin: self.version.plugin.name.clone(), digest: self.version.plugin.digest, reason }
+    /// Logs that the plugin failed on this record.
+    pub fn report_failure(&self, input: &InputRecord, policy: FailurePolicy, reason: &str) {
+        self.version.plugin.report_failure(input, policy, reason);
     }
 
-    /// Takes over what is new of its link: the configuration, a trial, and another version if it starts.
-    pub fn take_over(&mut self, link: &Link, since: Instant) {
-        self.config = Arc::clone(&link.config);
+    pub fn failure(&self, reason: String) -> Failure {
+        let plugin = &self.version.plugin;
+        Failure { plugin: plugin.name.clone(), digest: plugin.digest, config: plugin.config, reason }
+    }
+
+    /// Takes over what changed in its spec: the configuration, the observer, and another version if it starts.
+    pub fn take_over(&mut self, spec: &StageSpec, since: Instant) {
+        self.config = Arc::clone(&spec.config);
         self.last_topic = None;
-        self.trial.clone_from(&link.trial);
-        let (new, old) = (&link.version, &self.version);
+        self.observer.clone_from(&spec.observer);
+        let (new, old) = (&spec.version, &self.version);
         if new.plugin.is(&old.plugin) {
             return;
         }
@@ -136,13 +154,13 @@ impl Slot {
                 self.counters = new.plugin.counters();
                 self.meter = new.meters.join();
                 self.version = new.clone();
-                self.instance = Some(instance);
+                self.instances = Instances::new(spec.config.instances, Some(instance));
                 self.meter.took_over_in(since.elapsed());
             }
             Err(problem) => tracing::error!(
                 plugin = %self.config.name, version = new.plugin.digest.short(),
                 kept = old.plugin.digest.short(), %problem, remedy = problem.remedy(),
-                "the new version doesn't start on this worker; the one before goes on",
+                "the new version doesn't start on this worker; the previous one stays active",
             ),
         }
     }
@@ -151,29 +169,30 @@ impl Slot {
     /// any. On trouble `outputs` stays as it was.
     pub fn transform(&mut self, record: &RecordView<'_>, outputs: &mut Vec<OutputRecord>) -> Result<bool, Trouble> {
         self.records += 1;
-        let sampled = self.trial.as_ref().is_some_and(|trial| trial.wants_next());
-        if sampled || self.records.is_multiple_of(MEASURED_EVERY) {
-            self.closely(record, outputs, sampled)
+        let observed = self.observer.as_ref().is_some_and(|observer| observer.wants_next());
+        if observed || self.records.is_multiple_of(MEASURED_EVERY) {
+            self.closely(record, outputs, observed)
         } else {
             self.decide(record, outputs)
         }
     }
 
-    /// The same, measured, and seen by the candidate.
+    /// The same, measured, and seen by the observer.
     fn closely(
         &mut self,
         record: &RecordView<'_>,
         outputs: &mut Vec<OutputRecord>,
-        sampled: bool,
+        observed: bool,
     ) -> Result<bool, Trouble> {
-        let given = sampled.then(|| outputs.clone());
+        let given = observed.then(|| outputs.clone());
         let start = Instant::now();
         let answer = self.decide(record, outputs);
         let took = start.elapsed();
         self.meter.took(took);
         self.meter.has_memory(self.memory_bytes());
-        if let (Some(trial), Some(given)) = (&self.trial, given) {
-            trial.offer(given, Answer::of(&answer, outputs, took));
+        if let (Some(observer), Some(given)) = (&self.observer, given) {
+            let made = answer.as_ref().map(|_| outputs.as_slice());
+            observer.observe(given, made, took);
         }
         answer
     }
@@ -208,24 +227,26 @@ impl Slot {
     }
 
     fn breaker(&self) -> Option<&Breaker> {
-        (!self.is_beside).then(|| self.version.plugin.breaker())
+        (!self.is_shadow).then(|| self.version.plugin.breaker())
     }
 
     fn ask(&mut self, record: &RecordView<'_>, outputs: &mut Vec<OutputRecord>) -> Result<(), Trouble> {
-        let instance = match &mut self.instance {
-            Some(instance) => instance,
-            None => {
-                let start = Instance::start(&self.version.plugin);
-                let fresh =
-                    start.map_err(|problem| Trouble::Broken(format!("no instance of it starts: it {problem}")))?;
-                self.instance.insert(fresh)
-            }
-        };
+        let Some(topic) = outputs.first().map(|output| output.input.source.topic.clone()) else { return Ok(()) };
+        let plugin = &self.version.plugin;
+        let instance = self.instances.of(&topic, || Instance::start(plugin));
+        let instance =
+            instance.map_err(|problem| Trouble::Broken(format!("no instance of it starts: it {problem}")))?;
         let answer = instance.ask(record, outputs, &mut self.verdicts);
         if let Err(Trouble::Broken(_)) = answer {
-            self.instance = None;
+            self.instances.replace(&topic, None);
         } else if instance.is_worn() {
-            self.renew();
+            match Instance::start(plugin) {
+                Ok(fresh) => self.instances.replace(&topic, Some(fresh)),
+                Err(problem) => {
+                    tracing::warn!(plugin = self.config.name, %problem, "no fresh instance starts; the worn one stays");
+                    instance.carry_on();
+                }
+            }
         }
         answer?;
         let made: usize = self.verdicts.iter().map(outputs_of).sum();
@@ -235,16 +256,6 @@ impl Slot {
             )));
         }
         Ok(())
-    }
-
-    fn renew(&mut self) {
-        match Instance::start(&self.version.plugin) {
-            Ok(fresh) => self.instance = Some(fresh),
-            Err(problem) => {
-                tracing::warn!(plugin = self.config.name, %problem, "no fresh instance starts; the worn one goes on");
-                self.instance.iter_mut().for_each(Instance::carry_on);
-            }
-        }
     }
 
     /// Counts the verdicts that came, and the trouble that ended them.
@@ -266,7 +277,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for Stage {
     fn drop(&mut self) {
         self.meter.has_memory(0);
     }

@@ -1,8 +1,8 @@
-//! A trial: a candidate sees a sample of the records that the present version of its plugin is asked about, on a thread
-//! of its own, and what it answers is compared and thrown away.
+//! A shadow trial: a candidate sees a sample of the records that the active version of its plugin is asked about, on a
+//! thread of its own. Its answers are compared with the active version's and discarded.
 //!
-//! Guarantees: a worker never waits for a trial (a sample that finds the queue full is left out); what waits in the
-//! queue is bounded in number and in bytes; the candidate's answers go nowhere, and its calls aren't counted for it.
+//! Guarantees: a worker never waits for a trial (a sample that finds the queue full is left out); the queue is bounded in
+//! number and in bytes; the candidate's answers are written nowhere, and its calls aren't counted.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,20 +12,18 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::meter::{Latency, Meters};
-use super::shared::Link;
-use super::slot::Slot;
+use crate::chain::{Latency, Meters, Observer, Stage, StageSpec};
 use crate::plugin::{RecordView, Trouble, header_keys};
 use crate::record::OutputRecord;
 use crate::record::labels::stored_labels;
 
-/// Samples that wait.
+/// Samples in the queue.
 const QUEUE: usize = 64;
 /// Their payloads together; one may exceed it, and is then alone.
 const QUEUE_BYTES: usize = 16 << 20;
 
 /// The workers' side of a trial.
-pub(crate) struct Trial {
+pub(super) struct ShadowTrial {
     every: u64,
     samples: SyncSender<Sample>,
     waiting: Arc<AtomicUsize>,
@@ -35,12 +33,12 @@ pub(crate) struct Trial {
 
 struct Sample {
     given: Vec<OutputRecord>,
-    present: Answer,
+    active: Answer,
     bytes: usize,
 }
 
 /// What a version made of a record.
-pub(super) struct Answer {
+struct Answer {
     outputs: Result<Vec<OutputRecord>, String>,
     took: Duration,
 }
@@ -59,7 +57,7 @@ pub struct Comparison {
     pub labels_differ: u64,
     pub content_types_differ: u64,
     pub payloads_differ: u64,
-    /// Records on which the candidate failed, and on which the present version did.
+    /// Records on which the candidate failed, and on which the active version did.
     pub failed: u64,
     pub failed_present: u64,
     pub latency: Latency,
@@ -70,10 +68,10 @@ pub struct Comparison {
     pub first_failure: Option<String>,
 }
 
-/// Begins a trial of `candidate`, which ends after so many records, or when the last handle of it is dropped.
-pub(crate) fn start_trial(candidate: Link, records: u64, every: u64) -> std::io::Result<Arc<Trial>> {
+/// Starts a trial of `candidate`. It ends after this many records, or when its last handle is dropped.
+pub(super) fn start_trial(candidate: StageSpec, records: u64, every: u64) -> std::io::Result<Arc<ShadowTrial>> {
     let (samples, inbox) = sync_channel(QUEUE);
-    let trial = Trial { every, samples, waiting: Arc::default(), ended: Arc::default(), found: Arc::default() };
+    let trial = ShadowTrial { every, samples, waiting: Arc::default(), ended: Arc::default(), found: Arc::default() };
     let (waiting, ended, found) = (trial.waiting.clone(), trial.ended.clone(), trial.found.clone());
     let run = move || {
         compare_all(&candidate, &inbox, &waiting, &found, records);
@@ -83,23 +81,26 @@ pub(crate) fn start_trial(candidate: Link, records: u64, every: u64) -> std::io:
     Ok(Arc::new(trial))
 }
 
-impl Trial {
-    /// Whether the next record is one of the sample. By chance: what comes in turns would be seen in part only.
-    pub(super) fn wants_next(&self) -> bool {
+impl Observer for ShadowTrial {
+    /// By chance: of records that alternate, a fixed step would see one kind only.
+    fn wants_next(&self) -> bool {
         fastrand::u64(0..self.every) == 0
             && self.waiting.load(Ordering::Relaxed) < QUEUE_BYTES
             && !self.ended.load(Ordering::Relaxed)
     }
 
-    pub(super) fn offer(&self, given: Vec<OutputRecord>, present: Answer) {
-        let size = |output: &OutputRecord| output.input.size() + output.payload.as_ref().map_or(0, |own| own.len());
-        let bytes = given.iter().map(size).sum();
+    fn observe(&self, given: Vec<OutputRecord>, made: Result<&[OutputRecord], &Trouble>, took: Duration) {
+        let active = Answer::of(made, took);
+        let outputs = given.iter().chain(made.unwrap_or_default());
+        let bytes = outputs.map(|output| output.input.size() + output.changed_bytes()).sum();
         self.waiting.fetch_add(bytes, Ordering::Relaxed);
-        if self.samples.try_send(Sample { given, present, bytes }).is_err() {
+        if self.samples.try_send(Sample { given, active, bytes }).is_err() {
             self.waiting.fetch_sub(bytes, Ordering::Relaxed);
         }
     }
+}
 
+impl ShadowTrial {
     pub fn found(&self) -> Comparison {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -111,41 +112,38 @@ impl Trial {
 }
 
 impl Answer {
-    pub fn of(answer: &Result<bool, Trouble>, outputs: &[OutputRecord], took: Duration) -> Self {
-        let outputs = match answer {
-            Ok(_) => Ok(outputs.to_vec()),
-            Err(trouble) => Err(trouble.text().to_owned()),
-        };
+    fn of(made: Result<&[OutputRecord], &Trouble>, took: Duration) -> Self {
+        let outputs = made.map(<[OutputRecord]>::to_vec).map_err(|trouble| trouble.text().to_owned());
         Self { outputs, took }
     }
 }
 
 fn compare_all(
-    candidate: &Link,
+    candidate: &StageSpec,
     samples: &Receiver<Sample>,
     waiting: &AtomicUsize,
     found: &Mutex<Comparison>,
     records: u64,
 ) {
-    let mut slot = Slot::beside(candidate);
-    let (times, times_present) = (Meters::default(), Meters::default());
-    let (meter, meter_present) = (times.join(), times_present.join());
+    let mut stage = Stage::shadow(candidate);
+    let (times, times_active) = (Meters::default(), Meters::default());
+    let (meter, meter_active) = (times.join(), times_active.join());
     for _ in 0..records {
-        let Ok(Sample { given, present, bytes }) = samples.recv() else { return };
+        let Ok(Sample { given, active, bytes }) = samples.recv() else { return };
         waiting.fetch_sub(bytes, Ordering::Relaxed);
         let Some(input) = given.first().map(|output| output.input.clone()) else { continue };
         let keys = header_keys(&input);
         let view = RecordView::new(&input, &keys);
         let mut outputs = given;
         let start = Instant::now();
-        let answer = slot.decide(&view, &mut outputs);
+        let answer = stage.decide(&view, &mut outputs);
         let took = start.elapsed();
         meter.took(took);
-        meter_present.took(present.took);
-        let answer = Answer::of(&answer, &outputs, took);
+        meter_active.took(active.took);
+        let answer = Answer::of(answer.as_ref().map(|_| outputs.as_slice()), took);
         let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.add(&format!("{}@{}", input.source, input.offset), &present, &answer);
-        (found.latency, found.latency_present) = (times.latency(), times_present.latency());
+        found.add(&format!("{}@{}", input.source, input.offset), &active, &answer);
+        (found.latency, found.latency_present) = (times.latency(), times_active.latency());
     }
 }
 
@@ -161,7 +159,7 @@ impl Comparison {
                 None
             }
             (Err(reason), Ok(outputs)) => {
-                Some(format!("the present version failed ({reason}), the candidate made {} outputs", outputs.len()))
+                Some(format!("the active version failed ({reason}), the candidate made {} outputs", outputs.len()))
             }
             (Ok(present), Ok(candidate)) => self.compare(present, candidate),
         };

@@ -1,0 +1,121 @@
+//! The log of a plugin's failures.
+//!
+//! Guarantees: the first failure of each kind is logged with its record and its reason; the others are counted, and their
+//! number is logged every few seconds. So a plugin that fails on every record costs the log some lines a minute.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::FailurePolicy;
+use crate::record::InputRecord;
+
+/// Kinds of reasons that are told apart. Further ones are counted together.
+const KINDS: usize = 16;
+/// Two reasons are of one kind if they begin alike in so many characters, digits aside.
+const KIND_CHARACTERS: usize = 80;
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// Of one version of a plugin, shared by the workers.
+pub(super) struct FailureLog {
+    plugin: Arc<str>,
+    version: String,
+    seen: Mutex<Seen>,
+}
+
+struct Seen {
+    kinds: Vec<Kind>,
+    reported: Instant,
+}
+
+struct Kind {
+    name: String,
+    /// Failures that weren't logged yet.
+    count: u64,
+    last: String,
+}
+
+impl FailureLog {
+    pub fn new(plugin: Arc<str>, version: String) -> Self {
+        Self { plugin, version, seen: Mutex::new(Seen { kinds: Vec::new(), reported: Instant::now() }) }
+    }
+
+    pub fn report(&self, record: &InputRecord, policy: FailurePolicy, reason: &str, now: Instant) {
+        let mut seen = self.lock();
+        if seen.count(reason) {
+            let (plugin, version) = (&self.plugin, &self.version);
+            let (topic, partition, offset) = (&record.source.topic, record.source.partition, record.offset);
+            tracing::warn!(
+                %plugin, version, %topic, partition, offset, reason, on_failure = ?policy,
+                "the plugin failed on a record; more failures of this kind are counted",
+            );
+        }
+        if now.duration_since(seen.reported) >= REPORT_EVERY {
+            self.report_counts(&mut seen);
+            seen.reported = now;
+        }
+    }
+
+    /// Logs the failures that were only counted: the host is about to end, or the version to leave.
+    pub fn report_rest(&self) {
+        self.report_counts(&mut self.lock());
+    }
+
+    fn report_counts(&self, seen: &mut Seen) {
+        let (plugin, version) = (&self.plugin, &self.version);
+        for kind in seen.kinds.iter_mut().filter(|kind| kind.count > 0) {
+            let (records, last_reason) = (std::mem::take(&mut kind.count), &kind.last);
+            tracing::warn!(%plugin, version, records, last_reason, "the plugin failed on more records");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    fn is_new_kind(&self, name: &str) -> bool {
+        self.kinds.len() < KINDS && !self.kinds.iter().any(|kind| kind.name == name)
+    }
+
+    /// Counts the failure, unless it is the first of its kind: then `true`.
+    fn count(&mut self, reason: &str) -> bool {
+        let name: String = reason.chars().filter(|c| !c.is_ascii_digit()).take(KIND_CHARACTERS).collect();
+        if self.is_new_kind(&name) {
+            self.kinds.push(Kind { name, count: 0, last: String::new() });
+            return true;
+        }
+        let known = self.kinds.iter().position(|kind| kind.name == name);
+        // What is one kind too many counts with the last.
+        let at = known.unwrap_or(KINDS.saturating_sub(1));
+        if let Some(kind) = self.kinds.get_mut(at) {
+            kind.count += 1;
+            kind.last.clear();
+            kind.last.push_str(reason);
+        }
+        false
+    }
+}
+
+impl Drop for FailureLog {
+    fn drop(&mut self) {
+        self.report_rest();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_each_kind_is_new_and_the_others_are_counted() {
+        let mut seen = Seen { kinds: Vec::new(), reported: Instant::now() };
+        assert!(seen.count("frame 17 is broken"));
+        assert!(!seen.count("frame 18 is broken"));
+        assert!(seen.count("no header camera"));
+        assert!(!seen.count("frame 19 is broken"));
+        assert_eq!(seen.kinds.iter().map(|kind| kind.count).collect::<Vec<_>>(), [2, 0]);
+        let new = (0..1000_u32).filter(|n| seen.count(&"x".repeat(*n as usize % 70))).count();
+        assert_eq!(new, KINDS - 2, "their number is bounded");
+    }
+}

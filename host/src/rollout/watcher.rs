@@ -1,0 +1,179 @@
+//! Files that are watched: those of the plugins, and the configuration.
+//!
+//! Guarantees: every way of replacing a file is noticed: renames, rewriting in place (slowly, too), links that point
+//! elsewhere, a file or folder that goes and comes back. If the file system reports nothing, the file's stamp is compared
+//! every few seconds, and the log says so once.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+
+use crate::config::{Plugin, PluginSource};
+use crate::plugin::{Digest, read, signature_file};
+
+/// A watched file, and what is known of it.
+pub(super) struct WatchedFile {
+    pub path: PathBuf,
+    /// The stamps of the file, and of its signature, when they were last compared.
+    stamps: [FileStamp; 2],
+    since: Instant,
+    /// Whether the file has changed and wasn't read since.
+    pub due: bool,
+    pub last_seen: LastSeen,
+}
+
+/// What became of the bytes that were read last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LastSeen {
+    /// Nothing was read yet, or what was read is used.
+    Nothing,
+    /// Possibly half a file: it is read again.
+    Partial,
+    /// These bytes were read and have been dealt with: they aren't tried again until they change.
+    Done(Digest),
+}
+
+/// By which a change of a file is noticed without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FileStamp {
+    Missing,
+    There { device: u64, inode: u64, size: u64, modified: (i64, i64), changed: (i64, i64) },
+}
+
+impl WatchedFile {
+    /// Due at once: the file may have been replaced since the host read it.
+    pub fn new(path: PathBuf) -> Self {
+        Self { stamps: stamps(&path), path, since: Instant::now(), due: true, last_seen: LastSeen::Nothing }
+    }
+
+    /// Compares the stamps. Returns `true` if the file has disappeared since the last time.
+    pub fn poll(&mut self) -> bool {
+        let stamps = stamps(&self.path);
+        if stamps == self.stamps {
+            return false;
+        }
+        let [file, _] = stamps;
+        self.due = file != FileStamp::Missing;
+        if self.stamps.last() != stamps.last() {
+            // The same bytes are right or wrong by their signature.
+            self.last_seen = LastSeen::Nothing;
+        }
+        self.stamps = stamps;
+        self.since = Instant::now();
+        file == FileStamp::Missing
+    }
+
+    /// Whether it changed a moment ago, so that somebody may still be writing it.
+    pub fn is_fresh(&self, settle: Duration) -> bool {
+        self.since.elapsed() < settle
+    }
+}
+
+/// Of the file, and of the signature beside it.
+fn stamps(path: &Path) -> [FileStamp; 2] {
+    [FileStamp::at(path), FileStamp::at(&signature_file(path))]
+}
+
+impl FileStamp {
+    fn at(path: &Path) -> Self {
+        // Links are followed: the stamp is that of the file that would be read.
+        fs::metadata(path).map_or(Self::Missing, |found| Self::There {
+            device: found.dev(),
+            inode: found.ino(),
+            size: found.size(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
+}
+
+/// Of the plugins' files and their signatures; `None`: it can't be read.
+pub(super) fn digests(plugins: &[Plugin]) -> Vec<Option<Digest>> {
+    let signature = |plugin: &Plugin| match &plugin.source {
+        PluginSource::File(path) => std::fs::read(signature_file(path)).ok(),
+        PluginSource::Builtin => None,
+    };
+    let digest = |plugin: &Plugin| {
+        let mut bytes = read(plugin).ok()?;
+        bytes.extend(signature(plugin).unwrap_or_default());
+        Some(Digest::of(&bytes))
+    };
+    plugins.iter().map(digest).collect()
+}
+
+/// The watched folders: those of the files, and for a file that is a link, also that of its target.
+pub(super) struct Folders {
+    /// `None`: this system offers no more watches; polling has to do.
+    watcher: Option<RecommendedWatcher>,
+    /// With the folder's device and inode: another folder of the same name needs a watch of its own.
+    watched: HashMap<PathBuf, (u64, u64)>,
+    /// Folders that can't be watched, and were reported.
+    unwatchable: HashSet<PathBuf>,
+}
+
+impl Folders {
+    pub fn new(events: Box<dyn Fn() + Send>) -> Self {
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Reading a file is an event too, and the host's own reads must not wake it again.
+            let is_reading = |event: &notify::Event| {
+                event.kind.is_access() && event.kind != EventKind::Access(AccessKind::Close(AccessMode::Write))
+            };
+            if !event.as_ref().is_ok_and(is_reading) {
+                events();
+            }
+        });
+        if let Err(error) = &watcher {
+            tracing::warn!(%error, "the system doesn't report changed files; they are polled every few seconds");
+        }
+        Self { watcher: watcher.ok(), watched: HashMap::new(), unwatchable: HashSet::new() }
+    }
+
+    /// Makes sure that the folders of these files are watched, as they are now.
+    pub fn follow<'a>(&mut self, files: impl Iterator<Item = &'a Path>) {
+        let Some(watcher) = &mut self.watcher else { return };
+        for folder in files.flat_map(folders_of) {
+            let present = fs::metadata(&folder).ok().map(|found| (found.dev(), found.ino()));
+            if self.watched.get(&folder) == present.as_ref() {
+                continue;
+            }
+            if self.watched.remove(&folder).is_some() {
+                // It may be gone, and the watch with it.
+                let _ = watcher.unwatch(&folder);
+            }
+            if let Some(present) = present {
+                match watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                    Ok(()) => {
+                        self.unwatchable.remove(&folder);
+                        self.watched.insert(folder, present);
+                    }
+                    Err(error) => {
+                        if self.unwatchable.insert(folder.clone()) {
+                            tracing::warn!(
+                                folder = %folder.display(), %error,
+                                "the folder can't be watched: its files are polled every few seconds",
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn folders_of(file: &Path) -> Vec<PathBuf> {
+    let folder = |path: &Path| match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => PathBuf::from("."),
+        Some(folder) => folder.to_owned(),
+        None => path.to_owned(),
+    };
+    let mut folders = vec![folder(file)];
+    if let Ok(target) = fs::canonicalize(file) {
+        folders.push(folder(&target));
+    }
+    folders
+}
