@@ -175,7 +175,7 @@ impl Sink {
         }))
     }
 
-    /// Takes charge of a record: it will be written, or become a dead letter, and its ack settled.
+    /// Takes charge of a record: it will be written, or become a dead letter, and then be acknowledged.
     pub fn submit(&self, item: Item) {
         self.0.submit(item);
     }
@@ -200,7 +200,8 @@ impl Sink {
         self.0.problems.list()
     }
 
-    /// Whether what the store acknowledged may be lost: it failed, or had to remove something, and wasn't looked at since.
+    /// Whether the store may have lost what it acknowledged: a request failed or a record was removed, and nobody has looked
+    /// for a restart of the store since.
     pub fn is_shaken(&self) -> bool {
         self.failures() != self.0.failures_explained.load(Ordering::SeqCst)
             || self.0.removals.load(Ordering::SeqCst) > 0
@@ -211,17 +212,17 @@ impl Sink {
         self.0.failures.load(Ordering::SeqCst)
     }
 
-    /// So many failures are known not to have lost anything, or what they lost is being read again.
+    /// This number of failures is known to have lost nothing, or what they lost is being re-read.
     pub fn explain(&self, failures: u64) {
         self.0.failures_explained.store(failures, Ordering::SeqCst);
     }
 
-    /// Removals from the store, each of which may have spoiled more, that aren't explained yet.
+    /// Removals from the store for which nothing was re-read yet; each may have damaged other records.
     pub fn removals(&self) -> u64 {
         self.0.removals.load(Ordering::SeqCst)
     }
 
-    /// What so many removals may have spoiled is being read again.
+    /// What this number of removals may have damaged is being re-read.
     pub fn explain_removals(&self, removals: u64) {
         self.0.removals.fetch_sub(removals, Ordering::SeqCst);
     }
@@ -241,9 +242,8 @@ impl Sink {
         *self.0.recent() = Recent::new(depth);
     }
 
-    /// Looks for the remembered records that a crash may have harmed and that won't be read again anyway, because they come
-    /// before the given offsets of their partitions. Answers with the first offset that is missing or damaged of each
-    /// partition.
+    /// Compares the remembered records below the given offsets of their partitions with the store. Answers with the first
+    /// offset of each partition that is missing or damaged.
     pub async fn harmed(
         &self,
         before: &HashMap<TopicPartition, u64>,

@@ -1,4 +1,4 @@
-//! What keeps records from being written at present, for whoever shows the host's health.
+//! What keeps records from being written at present, for the host's health page.
 //!
 //! Guarantees: a problem is there from the first failed request on until one succeeds; entries that fail for the same
 //! cause are one problem, however many they are. Plain values without I/O.

@@ -1,9 +1,9 @@
-//! What was written last into each entry: a store that is killed, or that removes something, may lose or damage any record
-//! of the blocks that it was writing, and these reach back to when the entry got so many records, which may be long ago.
+//! What was written last into each entry. A store that is killed, or that removes a record, can lose or damage any record
+//! of the blocks that were open. An entry that gets few records keeps its block open for long, so such records can be old.
 //!
-//! Guarantees: of an entry that was written to within [`TOUCHED`], the last written records are remembered, as many as two
-//! blocks hold, and as many of those found last, each with the time it was; unless there are more than [`MEMORY`] in all:
-//! then those of the entries written to longest ago are forgotten. Plain values, no I/O.
+//! Guarantees: of each entry that was written to within [`TOUCHED`], the records written last are remembered, as many as
+//! two blocks hold, and the same number of those that were found there last, each with the moment it was written or found.
+//! If there are more than [`MEMORY`] in all, the entries written to longest ago are forgotten. Plain values without I/O.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
@@ -28,7 +28,7 @@ pub struct Written {
     pub time_us: u64,
     pub identity: Identity,
     pub sketch: u64,
-    /// It was there, written by whoever had the partition before, or by this host.
+    /// It was in the entry already, written by this host or by an earlier owner of the partition.
     pub found: bool,
 }
 

@@ -144,7 +144,7 @@ impl Writer {
         self.pending.retain(|pending| pending.state().may_write());
         self.refuse_too_large().await;
         let mut batch = self.take_batch();
-        // From here on whoever takes a partition back waits; what was taken back before is left alone.
+        // From here on a revocation waits for the answer; records of partitions that were revoked before aren't sent.
         let _under_way = under_way(&batch);
         batch.retain(|pending| pending.state().may_write());
         let answer = if batch.is_empty() { Ok(()) } else { self.write(&mut batch).await };
