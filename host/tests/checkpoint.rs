@@ -6,19 +6,19 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use reduct_sink::flow::checkpoint::Checkpoint;
+use reduct_sink::flow::Checkpoint;
 
 /// Everything that happened, kept for ever.
 #[derive(Debug, Default)]
 struct Model {
     /// Each received offset, and whether it is settled.
     received: BTreeMap<u64, bool>,
-    end: Option<u64>,
+    end: u64,
 }
 
 impl Model {
-    fn position(&self) -> Option<u64> {
-        self.received.iter().find(|(_, settled)| !**settled).map(|(offset, _)| *offset).or(self.end)
+    fn position(&self) -> u64 {
+        self.received.iter().find(|(_, settled)| !**settled).map_or(self.end, |(offset, _)| *offset)
     }
 
     fn in_flight(&self) -> usize {
@@ -53,9 +53,9 @@ enum Step {
 }
 
 fn schedule(rng: &mut Rng, steps: &mut Vec<Step>) -> Result<(), String> {
-    let (mut checkpoint, mut model) = (Checkpoint::default(), Model::default());
     // What Kafka holds from here on; offsets have gaps.
     let mut next = rng.u64(..1000);
+    let (mut checkpoint, mut model) = (Checkpoint::starting_at(next), Model { end: next, ..Model::default() });
     // Where this host began: Kafka delivers nothing before that.
     let mut floor = next;
     let mut committed: Option<u64> = None;
@@ -76,13 +76,13 @@ fn schedule(rng: &mut Rng, steps: &mut Vec<Step>) -> Result<(), String> {
             _ => Step::Crash,
         };
         steps.push(step);
-        let before = checkpoint.commit_position();
+        let before = checkpoint.position();
         match step {
             Step::Receive(offset) => {
-                let new = model.end.is_none_or(|end| offset >= end);
+                let new = offset >= model.end;
                 if new {
                     model.received.insert(offset, false);
-                    model.end = Some(offset + 1);
+                    model.end = offset + 1;
                 }
                 if checkpoint.receive(offset) != new {
                     return Err(format!("receive({offset}) should be {new}"));
@@ -95,7 +95,7 @@ fn schedule(rng: &mut Rng, steps: &mut Vec<Step>) -> Result<(), String> {
                 checkpoint.acknowledge(offset);
             }
             Step::SkipTo(offset) => {
-                model.end = Some(model.end.map_or(offset, |end| end.max(offset)));
+                model.end = model.end.max(offset);
                 checkpoint.skip_to(offset);
             }
             Step::Crash => {
@@ -106,23 +106,23 @@ fn schedule(rng: &mut Rng, steps: &mut Vec<Step>) -> Result<(), String> {
                 }
                 next = committed.unwrap_or(floor);
                 floor = next;
-                (checkpoint, model) = (Checkpoint::default(), Model::default());
+                (checkpoint, model) = (Checkpoint::starting_at(next), Model { end: next, ..Model::default() });
                 continue;
             }
         }
-        let position = checkpoint.commit_position();
+        let position = checkpoint.position();
         if position != model.position() {
-            return Err(format!("the position is {position:?}, not {:?}", model.position()));
+            return Err(format!("the position is {position}, not {}", model.position()));
         }
         if position < before {
-            return Err(format!("the position went from {before:?} to {position:?}"));
+            return Err(format!("the position went from {before} to {position}"));
         }
         if checkpoint.in_flight() != model.in_flight() {
             return Err(format!("{} in flight, not {}", checkpoint.in_flight(), model.in_flight()));
         }
         // Commits happen now and then.
         if rng.u8(..4) == 0 {
-            committed = position.or(committed);
+            committed = Some(position);
         }
     }
     Ok(())

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::json;
 use thiserror::Error;
 
-use crate::flow::partition_state::AckHandle;
+use crate::flow::{AckHandle, DeadLetterIndex};
 use crate::record::labels;
 use crate::record::{Header, Identity, InputRecord, OutputRecord, Rejection, TopicPartition};
 
@@ -27,10 +27,10 @@ use crate::record::{Header, Identity, InputRecord, OutputRecord, Rejection, Topi
 pub trait Target: Send + Sync {
     /// Takes charge of a dead letter, without blocking: its ack is settled when it is safe.
     fn take(&self, letter: OutputRecord, ack: AckHandle);
-    /// A partition was assigned that is read on from what was committed with this mark; `None`: from further back.
-    fn begin(&self, _source: &TopicPartition, _committed: u64, _mark: Option<&str>) {}
-    /// What to note beside a position that is to be committed.
-    fn mark(&self, _source: &TopicPartition, _position: u64) -> Option<String> {
+    /// A partition is read from this offset on. `index` was committed beside the offset.
+    fn begin(&self, _source: &TopicPartition, _offset: u64, _index: Option<&DeadLetterIndex>) {}
+    /// What to commit beside an offset.
+    fn index(&self, _source: &TopicPartition, _offset: u64) -> Option<DeadLetterIndex> {
         None
     }
 }

@@ -13,6 +13,7 @@ use std::str::FromStr;
 
 use super::range_set::RangeSet;
 use super::store_start::Started;
+use crate::record::TopicId;
 
 /// Kafka's brokers take this many bytes beside a committed offset, unless `offset.metadata.max.bytes` says otherwise.
 pub const MAX_BYTES: usize = 4096;
@@ -32,6 +33,8 @@ pub struct CommitMetadata {
     pub dead_letters: Option<DeadLetterIndex>,
     /// Offsets behind the committed one that a replay has finished.
     pub replayed: RangeSet,
+    /// The topic's id: a topic that was deleted and created again has another one.
+    pub topic_id: Option<TopicId>,
     /// How the entries of the partition are named.
     pub naming: Option<EntryNaming>,
     /// Parts that this version doesn't know.
@@ -70,6 +73,7 @@ impl fmt::Display for CommitMetadata {
         parts.extend(self.durable.map(|offset| format!("durable={offset}")));
         parts.extend(self.compare_below.map(|offset| format!("compare={offset}")));
         parts.extend(self.dead_letters.as_ref().map(|index| format!("letters={}@{}", index.offset, index.topic)));
+        parts.extend(self.topic_id.map(|id| format!("topic={id}")));
         parts.extend(self.naming.map(|naming| {
             let naming = match naming {
                 EntryNaming::Topic => "topic",
@@ -131,6 +135,7 @@ impl CommitMetadata {
                 let (offset, topic) = value.split_once('@')?;
                 self.dead_letters = Some(DeadLetterIndex { topic: topic.to_owned(), offset: offset.parse().ok()? });
             }
+            "topic" => self.topic_id = Some(value.parse().ok()?),
             "naming" => {
                 self.naming = Some(match value {
                     "topic" => EntryNaming::Topic,
@@ -169,6 +174,7 @@ mod tests {
             compare_below: Some(6000),
             dead_letters: Some(DeadLetterIndex { topic: "dead".into(), offset: 30 }),
             replayed,
+            topic_id: TopicId::from_halves(0, 1),
             naming: Some(EntryNaming::Topic),
             unknown: vec!["later=1".into()],
         }
@@ -176,7 +182,8 @@ mod tests {
 
     #[test]
     fn it_is_read_as_it_was_written() {
-        let text = "store=1000-1050 durable=4990 compare=6000 letters=30@dead naming=topic later=1 done=7-8,20-20";
+        let text = "store=1000-1050 durable=4990 compare=6000 letters=30@dead topic=AAAAAAAAAAAAAAAAAAAAAQ \
+                    naming=topic later=1 done=7-8,20-20";
         assert_eq!(full().to_string(), text);
         assert_eq!(CommitMetadata::read(text), full());
         assert_eq!(CommitMetadata::default().to_string(), "");
@@ -184,7 +191,7 @@ mod tests {
 
     #[test]
     fn what_somebody_else_committed_means_nothing_and_is_kept() {
-        for text in ["store=x", "hello world", "done=9", "naming=other", "letters=1", "=", "durable=-1"] {
+        for text in ["store=x", "hello world", "done=9", "naming=other", "topic=a", "letters=1", "=", "durable=-1"] {
             let metadata = CommitMetadata::read(text);
             let expected =
                 CommitMetadata { unknown: text.split(' ').map(String::from).collect(), ..CommitMetadata::default() };

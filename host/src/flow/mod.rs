@@ -2,15 +2,22 @@
 //!
 //! Guarantees: nothing here does I/O.
 
+mod ack_handle;
 pub mod backoff;
-pub mod checkpoint;
-pub mod commit_metadata;
+mod budget;
+mod checkpoint;
+mod commit_gate;
+mod commit_metadata;
 pub mod membership;
-pub mod partition_state;
-pub mod range_set;
+mod partition_state;
+mod range_set;
 pub mod sharded;
 pub mod store_start;
 
-pub use self::commit_metadata::CommitMetadata;
-pub use self::partition_state::{AckHandle, Budget, CommitPoint, PartitionState, RereadCause};
+pub use self::ack_handle::{AckHandle, UnderWay};
+pub use self::budget::Budget;
+pub use self::checkpoint::Checkpoint;
+pub use self::commit_gate::CommitGate;
+pub use self::commit_metadata::{CommitMetadata, DeadLetterIndex, EntryNaming};
+pub use self::partition_state::{Begin, CommitPoint, MAX_AHEAD, PartitionState, Phase, Reread, RereadCause};
 pub use self::range_set::RangeSet;

@@ -1,120 +1,126 @@
-//! What is in flight: the budget shared by all partitions, one [`PartitionState`] for as long as a partition is ours, and one
-//! [`AckHandle`] for each record on its way.
+//! Everything that is known of one partition while this host has it: what was received and acknowledged, whether more may
+//! be read, written and committed, and from where it has to be re-read. One value behind one lock.
 //!
-//! Guarantees: a record's offset is settled when all of its outputs are, and not before; a ack that is lost (a panic,
-//! a cancelled assignment) leaves its offset unsettled, so the record is read again; the budget is given back in any case.
+//! A partition that is assigned gets a [`PartitionState`]. A re-read ends that value and begins a new one at an earlier
+//! offset, with what [`PartitionState::try_end`] says, exactly as another host would begin with what was committed.
+//!
+//! Guarantees: no commit point passes a record that isn't written, dropped by a plugin or in the dead letters; a commit
+//! point that is followed by another owner makes that owner re-read whatever this one still owes; after
+//! [`PartitionState::end`] nothing is received, written or committed. No I/O.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use crate::flow::checkpoint::Checkpoint;
-use crate::flow::commit_metadata::CommitMetadata;
-use crate::flow::sharded::Sharded;
-use crate::record::TopicPartition;
+use super::ack_handle::{AckHandle, UnderWay};
+use super::budget::Budget;
+use super::checkpoint::Checkpoint;
+use super::commit_gate::CommitGate;
+use super::commit_metadata::CommitMetadata;
+use super::store_start::Started;
 use crate::record::entry_name::{EntryName, NameError, Naming, Template, topic_segment};
+use crate::record::{TopicId, TopicPartition};
 
-/// Bounds what is read and not yet settled, in records and bytes, over all partitions, with what plugins made of it.
-#[derive(Debug)]
-pub struct Budget {
-    max_records: usize,
-    max_bytes: usize,
-    records: Sharded,
-    bytes: Sharded,
-    /// Set by a worker that found no room, so that a release wakes the workers only when one waits.
-    wanted: AtomicBool,
-    waiters: Mutex<Vec<Thread>>,
-}
+/// A partition is read no further than this many records ahead of its oldest unacknowledged one: they take memory, and
+/// are read again after a restart.
+pub const MAX_AHEAD: usize = 65_536;
 
-impl Budget {
-    pub fn new(max_records: usize, max_bytes: usize) -> Self {
-        Self {
-            max_records,
-            max_bytes,
-            records: Sharded::default(),
-            bytes: Sharded::default(),
-            wanted: AtomicBool::new(false),
-            waiters: Mutex::default(),
-        }
-    }
-
-    /// Whether another record may be read. A record's size is known only after reading it, so the last one may exceed
-    /// the bound.
-    pub fn has_room(&self) -> bool {
-        let (records, bytes) = self.used();
-        records < self.max_records && bytes < self.max_bytes
-    }
-
-    /// Asks for the calling thread to be unparked when there is room again. Check [`Self::has_room`] once more after.
-    pub fn wake_when_free(&self) {
-        lock(&self.waiters).push(std::thread::current());
-        self.wanted.store(true, Ordering::SeqCst);
-    }
-
-    fn take(&self, records: usize, bytes: usize) {
-        self.records.add(records as u64);
-        self.bytes.add(bytes as u64);
-    }
-
-    fn give_back(&self, records: usize, bytes: usize) {
-        self.records.subtract(records as u64);
-        self.bytes.subtract(bytes as u64);
-        if self.wanted.load(Ordering::SeqCst) && self.has_room() && self.wanted.swap(false, Ordering::SeqCst) {
-            lock(&self.waiters).drain(..).for_each(|worker| worker.unpark());
-        }
-    }
-
-    /// Records and bytes in flight now.
-    pub fn used(&self) -> (usize, usize) {
-        let count = |number: &Sharded| usize::try_from(number.sum()).unwrap_or(usize::MAX);
-        (count(&self.records), count(&self.bytes))
-    }
-}
-
-/// A partition for as long as it is assigned to this host. A new assignment of the same partition is a new value.
+/// A partition for as long as it is assigned to this host and isn't re-read. See the module.
 #[derive(Debug)]
 pub struct PartitionState {
+    /// The topic and the partition's number.
     pub source: TopicPartition,
     /// How this partition's entries are named where a plugin chose the name.
     pub template: Template,
-    /// Where records go whose entry no plugin chose.
+    /// The entry of records whose entry no plugin chose.
     pub entry: EntryName,
+    /// The entry of this partition's dead letters.
     pub dead_letter_entry: EntryName,
+    generation: u64,
     budget: Arc<Budget>,
-    checkpoint: Mutex<Checkpoint>,
-    /// Records whose tickets are held by someone.
-    held: AtomicUsize,
-    settled: Condvar,
-    /// Someone waits on `settled`: waking nobody would cost a system call for each record.
-    draining: AtomicBool,
-    cancelled: AtomicBool,
-    rewinding: AtomicBool,
-    /// What waits needn't be written before the partition is read again.
-    dropping: AtomicBool,
-    /// How far it has to be read again; 0: it needn't be.
-    again_until: AtomicU64,
-    rewinds: AtomicU32,
-    /// Requests under way that carry records of this assignment.
-    requests: AtomicUsize,
-    /// A record was lost on its way: only reading it again can settle it.
-    broken: AtomicBool,
-    generation: AtomicU64,
-    reread_required: Mutex<Option<RereadCause>>,
+    gate: Arc<CommitGate>,
+    /// How many offsets the blocks that the store has open may reach back.
+    block_offsets: u64,
+    /// Where this value began.
+    begin: u64,
+    /// Where the partition ended then: earlier owners wrote nothing behind it.
+    end: u64,
+    /// What is committed with every offset.
+    metadata: CommitMetadata,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Inner {
+    phase: Phase,
+    checkpoint: Checkpoint,
+    /// Records whose [`AckHandle`] somebody has.
+    held: usize,
+    /// Requests to the store that aren't answered.
+    requests: usize,
+    /// Threads that wait for `changed`: waking nobody would cost a system call for each record.
+    waiting: usize,
+    /// A record's handle was dropped without an acknowledgement. Only reading the record again can acknowledge it.
+    record_lost: bool,
+    /// The present re-read is complete when the position has reached this offset.
+    reread_until: u64,
+    /// Records below this offset are compared with what the store has.
+    compare_below: u64,
+    /// A re-read that is still to come: from its first offset on, comparing up to its end.
+    owed: Option<Range<u64>>,
+    store_start: Option<Started>,
+    /// See [`CommitMetadata::durable`].
+    durable: u64,
+    /// The lowest offset of a record that a crash of the store may harm now.
+    at_risk: Option<u64>,
+}
+
+/// What happens with a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Records are read, written and committed.
+    Reading,
+    /// A record had to be removed from one of the partition's entries. Reading has stopped, unsent records are dropped,
+    /// and the recovery decides from where to re-read.
+    RereadRequired,
+    /// A re-read was announced. It begins when no record is in flight.
+    AwaitingReread {
+        /// Whether records that were not sent yet are dropped. After an outage they are written: retention may have
+        /// deleted them from the topic meanwhile, and the queue holds the last copy.
+        discard_unsent: bool,
+    },
+    /// The broker doesn't have the next offset. Records in flight are still written; then the polling thread decides
+    /// where to go on.
+    OutOfRange,
+    /// The group takes the partition back. Records in flight are still written, as far as time allows.
+    Revoked,
+    /// Somebody else may own the partition, or a newer value took this one's place.
+    Ended,
 }
 
 /// Why records of a partition have to be read from Kafka again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RereadCause {
-    /// The store restarted: it may have lost what its open blocks held.
-    StoreRestart,
     /// A record was removed from one of the partition's entries: the store rewrites the block, which can damage other
     /// records of it.
     Removal,
 }
 
-/// What may be committed for a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A re-read that the recovery decided on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reread {
+    /// The first offset to read.
+    pub from: u64,
+    /// See [`Phase::AwaitingReread`].
+    pub discard_unsent: bool,
+    /// The store's start as it is now.
+    pub store_start: Option<Started>,
+}
+
+/// What may be committed for a partition, and where its next owner begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommitPoint {
     /// All records below it are written, dropped by a plugin, or in the dead letters.
     pub offset: u64,
@@ -122,391 +128,373 @@ pub struct CommitPoint {
     pub metadata: CommitMetadata,
 }
 
+/// Where a partition begins to be read.
+#[derive(Debug, Clone, Default)]
+pub struct Begin {
+    /// The first offset to read, with what was committed beside it.
+    pub point: CommitPoint,
+    /// Where the partition ends: earlier owners wrote nothing behind it.
+    pub end: u64,
+    /// The re-read is complete when the position has reached this offset; 0: none is under way.
+    pub reread_until: u64,
+    /// Nothing is committed while it is closed.
+    pub gate: Arc<CommitGate>,
+    /// How many offsets the blocks that the store has open may reach back.
+    pub block_offsets: u64,
+}
+
 static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 
 impl PartitionState {
-    /// The number of this value, unique in this process and greater than those of all earlier ones.
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::SeqCst)
-    }
-
-    /// Whether records of this partition may be written now.
-    pub fn may_write(&self) -> bool {
-        !self.is_stale()
-    }
-
-    /// Whether records that the store has already are compared with it, bytes included: while a re-read isn't complete.
-    pub fn compare_contents(&self) -> bool {
-        self.position() < self.again_until.load(Ordering::SeqCst)
-    }
-
-    /// Demands that the partition be re-read. Nothing of it is committed until that has begun.
-    pub fn require_reread(&self, cause: RereadCause) {
-        lock(&self.reread_required).get_or_insert(cause);
-    }
-
-    /// The oldest offset that isn't acknowledged.
-    pub fn position(&self) -> u64 {
-        self.commit_position().unwrap_or_default()
-    }
-
-    /// What may be committed now; `None`: nothing.
-    pub fn commit_point(&self) -> Option<CommitPoint> {
-        if self.is_stale() || self.is_rewinding() || lock(&self.reread_required).is_some() {
-            return None;
-        }
-        Some(CommitPoint { offset: self.commit_position()?, metadata: CommitMetadata::default() })
-    }
-
+    /// A partition that is read from `begin` on.
     pub fn new(
         source: TopicPartition,
         naming: Naming,
         dead_letters: &Template,
         budget: Arc<Budget>,
+        begin: Begin,
     ) -> Result<Self, NameError> {
         let name = topic_segment(&source.topic);
+        let Begin { point: CommitPoint { offset, metadata }, end, reread_until, gate, block_offsets } = begin;
+        let inner = Inner {
+            phase: Phase::Reading,
+            checkpoint: Checkpoint::starting_at(offset),
+            held: 0,
+            requests: 0,
+            waiting: 0,
+            record_lost: false,
+            reread_until,
+            compare_below: metadata.compare_below.unwrap_or_default(),
+            owed: None,
+            store_start: metadata.store_start,
+            durable: metadata.durable.unwrap_or(offset),
+            at_risk: None,
+        };
         Ok(Self {
             entry: naming.derived.render(&name, &source)?,
             dead_letter_entry: dead_letters.render(&name, &source)?,
             source,
             template: naming.chosen,
+            generation: GENERATIONS.fetch_add(1, Ordering::SeqCst),
             budget,
-            checkpoint: Mutex::default(),
-            held: AtomicUsize::new(0),
-            settled: Condvar::new(),
-            draining: AtomicBool::new(false),
-            cancelled: AtomicBool::new(false),
-            rewinding: AtomicBool::new(false),
-            dropping: AtomicBool::new(false),
-            again_until: AtomicU64::new(0),
-            rewinds: AtomicU32::new(0),
-            requests: AtomicUsize::new(0),
-            broken: AtomicBool::new(false),
-            generation: AtomicU64::new(GENERATIONS.fetch_add(1, Ordering::SeqCst)),
-            reread_required: Mutex::default(),
+            gate,
+            block_offsets,
+            begin: offset,
+            end,
+            metadata,
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
         })
     }
 
-    /// The partition is going to be read again, when nobody holds a ack any more, up to `until` at least. `drop`: what
-    /// isn't on its way to the store yet needn't go. Not after an outage: by now the topic may have lost what waits here.
-    pub fn expect_rewind(&self, until: u64, drop: bool) {
-        self.again_until.store(until, Ordering::SeqCst);
-        let was_expected = self.rewinding.swap(true, Ordering::SeqCst);
-        let before = self.dropping.load(Ordering::SeqCst);
-        self.dropping.store(drop && (before || !was_expected), Ordering::SeqCst);
+    /// The number of this value, unique in this process and greater than those of all earlier ones.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
-    /// Whether nothing is to be written now: the partition isn't ours any more, or is going to be read again anyway.
-    pub fn is_stale(&self) -> bool {
-        self.is_cancelled() || (self.is_rewinding() && self.dropping.load(Ordering::SeqCst))
+    /// The id of the topic; `None`: the brokers give none.
+    pub fn topic_id(&self) -> Option<TopicId> {
+        self.metadata.topic_id
     }
 
-    pub fn is_rewinding(&self) -> bool {
-        self.rewinding.load(Ordering::SeqCst)
+    /// What happens with the partition.
+    pub fn phase(&self) -> Phase {
+        self.lock().phase
     }
 
-    /// Whether it had to be read again, and has been.
-    pub fn was_read_again(&self) -> bool {
-        let until = self.again_until.load(Ordering::SeqCst);
-        until > 0 && !self.is_rewinding() && self.commit_position().is_some_and(|position| position >= until)
+    /// Whether the next record may be read.
+    pub fn may_read(&self) -> bool {
+        let inner = self.lock();
+        inner.phase == Phase::Reading && inner.checkpoint.span() < MAX_AHEAD
     }
 
-    /// How often it was set back: what was known of its records' outputs before doesn't hold any more.
-    pub fn rewinds(&self) -> u32 {
-        self.rewinds.load(Ordering::SeqCst)
-    }
-
-    /// Forgets what was received: the next offset is `to`. `false`: someone holds a ack.
-    pub fn rewind(&self, to: u64) -> bool {
-        let mut checkpoint = lock(&self.checkpoint);
-        if self.held.load(Ordering::SeqCst) > 0 {
-            return false;
+    /// Whether records of this partition may be written now.
+    pub fn may_write(&self) -> bool {
+        match self.lock().phase {
+            Phase::Reading | Phase::OutOfRange | Phase::Revoked => true,
+            Phase::AwaitingReread { discard_unsent } => !discard_unsent,
+            Phase::RereadRequired | Phase::Ended => false,
         }
-        *checkpoint = Checkpoint::default();
-        checkpoint.skip_to(to);
-        self.rewinds.fetch_add(1, Ordering::SeqCst);
-        self.generation.store(GENERATIONS.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
-        *lock(&self.reread_required) = None;
-        self.rewinding.store(false, Ordering::SeqCst);
-        self.dropping.store(false, Ordering::SeqCst);
-        true
     }
 
-    /// Takes a record in. `None`: its offset was received before in this assignment, and is accounted for already.
+    /// Whether a record that the store has already is compared with it, bytes included: in a re-read after a crash of
+    /// the store or a removal, until it is complete.
+    pub fn compare_contents(&self) -> bool {
+        let inner = self.lock();
+        inner.checkpoint.position() < inner.compare_below
+    }
+
+    /// Takes a record in. `None`: its offset was received before, or the partition is no longer read.
     #[must_use]
     pub fn receive(self: &Arc<Self>, offset: u64, bytes: usize) -> Option<AckHandle> {
-        if !lock(&self.checkpoint).receive(offset) {
+        let mut inner = self.lock();
+        if inner.phase != Phase::Reading || !inner.checkpoint.receive(offset) {
             return None;
         }
-        self.held.fetch_add(1, Ordering::SeqCst);
-        self.budget.take(1, bytes);
-        let (records, bytes) = (AtomicUsize::new(1), AtomicUsize::new(bytes));
-        Some(AckHandle(Arc::new(Inner {
-            assignment: Arc::clone(self),
-            offset,
-            records,
-            bytes,
-            outputs: AtomicU32::new(1),
-        })))
+        inner.held += 1;
+        drop(inner);
+        Some(AckHandle::new(Arc::clone(self), offset, bytes))
     }
 
     /// See [`Checkpoint::skip_to`].
     pub fn skip_to(&self, offset: u64) {
-        lock(&self.checkpoint).skip_to(offset);
-    }
-
-    pub fn commit_position(&self) -> Option<u64> {
-        lock(&self.checkpoint).commit_position()
-    }
-
-    pub fn in_flight(&self) -> usize {
-        lock(&self.checkpoint).in_flight()
-    }
-
-    /// Waits until nothing is in flight; `false` when that took longer than `bound`, or can't be any more.
-    pub fn wait_drained(&self, bound: Duration) -> bool {
-        let deadline = Instant::now() + bound;
-        let mut checkpoint = lock(&self.checkpoint);
-        self.draining.store(true, Ordering::SeqCst);
-        while checkpoint.in_flight() > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.held.load(Ordering::SeqCst) == 0 {
-                return false;
-            }
-            checkpoint = self.settled.wait_timeout(checkpoint, left).unwrap_or_else(PoisonError::into_inner).0;
+        let mut inner = self.lock();
+        if inner.phase == Phase::Reading {
+            inner.checkpoint.skip_to(offset);
+            inner.finish_reread();
         }
-        true
     }
 
-    /// A request with records of this assignment is under way until the answer is dropped.
+    pub(super) fn acknowledge(&self, offset: u64) {
+        let mut inner = self.lock();
+        inner.checkpoint.acknowledge(offset);
+        inner.finish_reread();
+    }
+
+    /// A record's handle was dropped.
+    pub(super) fn released(&self, acknowledged: bool) {
+        let mut inner = self.lock();
+        inner.held = inner.held.saturating_sub(1);
+        // In the other phases the record is read again, by a newer value or by the next owner.
+        inner.record_lost |= !acknowledged && matches!(inner.phase, Phase::Reading | Phase::OutOfRange);
+        self.notify(&inner);
+    }
+
+    /// A request with records of this partition is under way until the answer is dropped.
     #[must_use]
     pub fn request(self: &Arc<Self>) -> UnderWay {
-        self.requests.fetch_add(1, Ordering::SeqCst);
-        UnderWay(Arc::clone(self))
+        self.lock().requests += 1;
+        UnderWay::new(Arc::clone(self))
     }
 
-    /// Waits until no request is under way; `false` when that took longer than `bound`.
+    pub(super) fn answered(&self) {
+        let mut inner = self.lock();
+        inner.requests = inner.requests.saturating_sub(1);
+        self.notify(&inner);
+    }
+
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// The oldest offset that isn't acknowledged.
+    pub fn position(&self) -> u64 {
+        self.lock().checkpoint.position()
+    }
+
+    /// The next offset to read.
+    pub fn next_offset(&self) -> u64 {
+        self.lock().checkpoint.next_offset()
+    }
+
+    /// Records received and not acknowledged.
+    pub fn in_flight(&self) -> usize {
+        self.lock().checkpoint.in_flight()
+    }
+
+    /// Whether a record's handle was dropped without an acknowledgement (a panic): nothing behind the record can ever be
+    /// committed.
+    pub fn is_record_lost(&self) -> bool {
+        self.lock().record_lost
+    }
+
+    /// What may be committed now; `None`: nothing. The only place that decides it.
+    pub fn commit_point(&self) -> Option<CommitPoint> {
+        let inner = self.lock();
+        // What is owed is committed in any case: it lets nobody off anything.
+        let may_commit = self.gate.is_open() || inner.owed.is_some();
+        (inner.phase != Phase::Ended && may_commit).then(|| self.point(&inner))
+    }
+
+    /// What to commit for a partition that the group has no offset for, before its first record is read. It is the same
+    /// whatever the store does.
+    pub fn first_commit(&self) -> CommitPoint {
+        self.point(&self.lock())
+    }
+
+    fn point(&self, inner: &Inner) -> CommitPoint {
+        let position = inner.checkpoint.position();
+        let owed = inner.owed.clone().unwrap_or(position..0);
+        let offset = owed.start.min(position);
+        let compare_below = inner.compare_below.max(owed.end);
+        // The next owner goes back by `block_offsets` from what is durable.
+        let at_risk = inner.at_risk.map(|lowest| lowest.saturating_add(self.block_offsets));
+        let durable = at_risk.into_iter().fold(inner.durable, u64::min);
+        let metadata = CommitMetadata {
+            store_start: inner.store_start,
+            durable: inner.store_start.map(|_| durable),
+            compare_below: Some(compare_below).filter(|below| offset < *below),
+            ..self.metadata.clone()
+        };
+        CommitPoint { offset, metadata }
+    }
+
+    /// Demands that the partition be re-read. From now on no commit point lets the next owner off the re-read. A re-read
+    /// that is under way is completed first: it may have more to remove.
+    pub fn require_reread(&self, RereadCause::Removal: RereadCause) {
+        let mut inner = self.lock();
+        let until = self.written_end(&inner);
+        if inner.is_rereading() {
+            inner.owe(self.begin..until);
+        } else {
+            let window = self.window(&inner);
+            inner.owe(window..until);
+            if matches!(inner.phase, Phase::Reading | Phase::OutOfRange) {
+                inner.phase = Phase::RereadRequired;
+            }
+        }
+    }
+
+    /// The first offset of the re-read that is owed: a removal demanded it.
+    pub fn required_reread(&self) -> Option<u64> {
+        let inner = self.lock();
+        inner.owed.as_ref().filter(|_| inner.phase == Phase::RereadRequired).map(|owed| owed.start)
+    }
+
+    /// From where records may be harmed when the store crashes now.
+    pub fn crash_window(&self) -> u64 {
+        let inner = self.lock();
+        let owed = inner.owed.as_ref().map_or(u64::MAX, |owed| owed.start);
+        self.window(&inner).min(owed)
+    }
+
+    /// Nothing at or behind this offset was ever written.
+    fn written_end(&self, inner: &Inner) -> u64 {
+        inner.checkpoint.next_offset().max(inner.compare_below).max(self.end)
+    }
+
+    fn window(&self, inner: &Inner) -> u64 {
+        inner.durable.saturating_sub(self.block_offsets).min(inner.checkpoint.position())
+    }
+
+    /// The partition is going to be re-read, by [`Self::try_end`] and a newer value.
+    pub fn announce_reread(&self, reread: Reread) {
+        let mut inner = self.lock();
+        let until = self.written_end(&inner);
+        inner.owe(reread.from..until);
+        inner.durable = inner.durable.min(reread.from.saturating_add(self.block_offsets));
+        inner.store_start = reread.store_start.or(inner.store_start);
+        inner.phase = match inner.phase {
+            Phase::Reading | Phase::RereadRequired | Phase::OutOfRange => {
+                Phase::AwaitingReread { discard_unsent: reread.discard_unsent }
+            }
+            Phase::AwaitingReread { discard_unsent } => {
+                Phase::AwaitingReread { discard_unsent: discard_unsent && reread.discard_unsent }
+            }
+            phase @ (Phase::Revoked | Phase::Ended) => phase,
+        };
+    }
+
+    /// The store ran with this start when it was looked at, and everything below `position` had been acknowledged
+    /// before.
+    pub fn looked(&self, store_start: Started, position: u64, at_risk: Option<u64>) {
+        let mut inner = self.lock();
+        inner.store_start = Some(store_start);
+        inner.at_risk = at_risk;
+        if inner.phase == Phase::Reading && !inner.is_rereading() && inner.owed.is_none() {
+            inner.durable = position;
+        }
+    }
+
+    /// The store's start as far as this partition was written under it.
+    pub fn store_start(&self) -> Option<Started> {
+        self.lock().store_start
+    }
+
+    /// The broker doesn't have the next offset.
+    pub fn report_out_of_range(&self) {
+        let mut inner = self.lock();
+        if inner.phase == Phase::Reading {
+            inner.phase = Phase::OutOfRange;
+        }
+    }
+
+    /// Ends this value if it waits for a newer one and nothing of it is in flight any more, and tells where the newer one
+    /// begins.
+    pub fn try_end(&self) -> Option<CommitPoint> {
+        let mut inner = self.lock();
+        let is_waiting = matches!(inner.phase, Phase::AwaitingReread { .. } | Phase::OutOfRange);
+        if !is_waiting || inner.held > 0 || inner.requests > 0 {
+            return None;
+        }
+        let point = self.point(&inner);
+        inner.phase = Phase::Ended;
+        Some(point)
+    }
+
+    /// The group takes the partition back: nothing more is read.
+    pub fn revoke(&self) {
+        let mut inner = self.lock();
+        if inner.phase != Phase::Ended {
+            inner.phase = Phase::Revoked;
+        }
+    }
+
+    /// Somebody else may own the partition from now on.
+    pub fn end(&self) {
+        let mut inner = self.lock();
+        inner.phase = Phase::Ended;
+        self.notify(&inner);
+    }
+
+    /// Waits until nothing is in flight; `false`: that took longer than `bound`, or can't happen any more.
+    pub fn wait_drained(&self, bound: Duration) -> bool {
+        self.wait(bound, |inner| match inner.checkpoint.in_flight() {
+            0 => Some(true),
+            _ => (inner.held == 0).then_some(false),
+        })
+    }
+
+    /// Waits until no request is under way; `false`: that took longer than `bound`.
     pub fn wait_answered(&self, bound: Duration) -> bool {
+        self.wait(bound, |inner| (inner.requests == 0).then_some(true))
+    }
+
+    fn wait(&self, bound: Duration, is_done: impl Fn(&Inner) -> Option<bool>) -> bool {
         let deadline = Instant::now() + bound;
-        while self.requests.load(Ordering::SeqCst) > 0 {
-            if Instant::now() >= deadline {
-                return false;
+        let mut inner = self.lock();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match is_done(&inner) {
+                Some(answer) => return answer,
+                None if left.is_zero() => return false,
+                None => {}
             }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        true
-    }
-
-    /// The partition isn't ours any more: what is in flight must not be written.
-    pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::SeqCst);
-    }
-
-    pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::SeqCst)
-    }
-
-    /// Whether a record was lost on its way (a panic): nothing behind it can ever be committed.
-    pub fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::SeqCst)
-    }
-}
-
-/// A request to the store that hasn't been answered.
-#[derive(Debug)]
-pub struct UnderWay(Arc<PartitionState>);
-
-impl UnderWay {
-    pub fn is_of(&self, assignment: &Arc<PartitionState>) -> bool {
-        Arc::ptr_eq(&self.0, assignment)
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// The duty to settle one record's offset, held by each of its outputs.
-#[derive(Debug)]
-pub struct AckHandle(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    assignment: Arc<PartitionState>,
-    offset: u64,
-    /// What it has of the budget.
-    records: AtomicUsize,
-    bytes: AtomicUsize,
-    /// Outputs that aren't settled yet.
-    outputs: AtomicU32,
-}
-
-impl AckHandle {
-    pub fn assignment(&self) -> &Arc<PartitionState> {
-        &self.0.assignment
-    }
-
-    /// A ack for one more output of the same record.
-    #[must_use]
-    pub fn share(&self) -> Self {
-        self.0.outputs.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(&self.0))
-    }
-
-    /// A plugin made this much more of the record. It is in flight even where that exceeds the budget.
-    pub fn grow(&self, records: usize, bytes: usize) {
-        self.0.records.fetch_add(records, Ordering::Relaxed);
-        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.0.assignment.budget.take(records, bytes);
-    }
-
-    /// This output is written, or nothing is to be written for it.
-    pub fn acknowledge(self) {
-        if self.0.outputs.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let mut checkpoint = lock(&self.0.assignment.checkpoint);
-            checkpoint.acknowledge(self.0.offset);
-            if checkpoint.in_flight() == 0 && self.0.assignment.draining.load(Ordering::SeqCst) {
-                self.0.assignment.settled.notify_all();
-            }
+            inner.waiting += 1;
+            inner = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+            inner.waiting -= 1;
         }
     }
-}
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        let assignment = &self.assignment;
-        // Of a partition that is read again nothing is lost.
-        let is_lost = *self.outputs.get_mut() > 0 && !assignment.is_cancelled() && !assignment.is_rewinding();
-        if is_lost {
-            assignment.broken.store(true, Ordering::SeqCst);
+    fn notify(&self, inner: &Inner) {
+        if inner.waiting > 0 {
+            self.changed.notify_all();
         }
-        if assignment.held.fetch_sub(1, Ordering::SeqCst) == 1 && assignment.draining.load(Ordering::SeqCst) {
-            // Under the lock, so that who is about to wait can't miss it.
-            let _checkpoint = lock(&assignment.checkpoint);
-            assignment.settled.notify_all();
-        }
-        self.assignment.budget.give_back(*self.records.get_mut(), *self.bytes.get_mut());
+    }
+
+    /// A panic elsewhere must not spread: what the lock guards is valid at every step.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A panic elsewhere must not spread: what these locks guard is valid at every step.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Inner {
+    fn is_rereading(&self) -> bool {
+        self.checkpoint.position() < self.reread_until
+    }
+
+    fn owe(&mut self, reread: Range<u64>) {
+        let Range { start, end } = self.owed.take().unwrap_or(reread.clone());
+        self.owed = Some(start.min(reread.start)..end.max(reread.end));
+    }
+
+    /// A re-read that removed something is followed by another one.
+    fn finish_reread(&mut self) {
+        if self.phase == Phase::Reading && self.owed.is_some() && !self.is_rereading() {
+            self.phase = Phase::RereadRequired;
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn assignment(budget: &Arc<Budget>) -> Arc<PartitionState> {
-        let source = TopicPartition { topic: "t".into(), partition: 0 };
-        let naming = Naming::default_for(1, false);
-        let dead_letters = naming.derived.clone();
-        Arc::new(PartitionState::new(source, naming, &dead_letters, Arc::clone(budget)).unwrap())
-    }
-
-    #[test]
-    fn an_offset_settles_with_the_last_of_its_outputs() {
-        let budget = Arc::new(Budget::new(2, 100));
-        let assignment = assignment(&budget);
-        let ack = assignment.receive(4, 60).unwrap();
-        let part = ack.share();
-        ack.acknowledge();
-        assert_eq!((assignment.commit_position(), budget.used()), (Some(4), (1, 60)));
-        part.acknowledge();
-        assert_eq!((assignment.commit_position(), budget.used()), (Some(5), (0, 0)));
-        assert!(assignment.wait_drained(Duration::ZERO));
-    }
-
-    #[test]
-    fn what_a_plugin_makes_of_a_record_counts_until_all_of_it_is_settled() {
-        let budget = Arc::new(Budget::new(3, 100));
-        let assignment = assignment(&budget);
-        let ack = assignment.receive(4, 10).unwrap();
-        ack.grow(2, 30);
-        let part = ack.share();
-        assert_eq!((budget.used(), budget.has_room()), ((3, 40), false));
-        ack.acknowledge();
-        assert_eq!(budget.used(), (3, 40));
-        part.acknowledge();
-        assert_eq!((budget.used(), budget.has_room()), ((0, 0), true));
-    }
-
-    #[test]
-    fn a_lost_ticket_holds_the_offset_and_frees_the_budget() {
-        let budget = Arc::new(Budget::new(1, 100));
-        let assignment = assignment(&budget);
-        drop(assignment.receive(4, 100).unwrap());
-        assert!(budget.has_room());
-        assert_eq!((assignment.commit_position(), assignment.in_flight()), (Some(4), 1));
-        assert!(!assignment.wait_drained(Duration::from_millis(1)));
-        assert!(assignment.receive(4, 1).is_none());
-        assert!(assignment.is_broken());
-    }
-
-    #[test]
-    fn what_is_to_be_read_again_may_be_dropped() {
-        let budget = Arc::new(Budget::new(9, 100));
-        let assignment = assignment(&budget);
-        assignment.expect_rewind(9, false);
-        assignment.expect_rewind(9, true);
-        assert!(!assignment.is_stale(), "once it has to be written it has to");
-        let assignment = self::assignment(&budget);
-        let (first, second) = (assignment.receive(4, 1).unwrap(), assignment.receive(5, 1).unwrap());
-        assignment.expect_rewind(5, true);
-        assert!(assignment.is_stale());
-        drop(first);
-        assert!(!assignment.rewind(2), "one is on its way");
-        second.acknowledge();
-        assert_eq!(assignment.commit_position(), Some(4), "what was dropped isn't settled");
-        assert!(!assignment.wait_drained(Duration::from_secs(3600)), "nobody can settle the first any more");
-        assert!(assignment.rewind(2) && !assignment.is_broken() && !assignment.is_stale());
-        assert_eq!((assignment.commit_position(), budget.used()), (Some(2), (0, 0)));
-    }
-
-    #[test]
-    fn a_partition_was_read_again_when_it_is_settled_up_to_where_it_stood() {
-        let assignment = assignment(&Arc::new(Budget::new(9, 100)));
-        assignment.receive(4, 1).unwrap().acknowledge();
-        assert!(!assignment.was_read_again(), "it needn't be");
-        assignment.expect_rewind(5, false);
-        assert!(!assignment.was_read_again(), "it stands there from before");
-        assert!(assignment.rewind(3));
-        let (first, second) = (assignment.receive(3, 1).unwrap(), assignment.receive(4, 1).unwrap());
-        second.acknowledge();
-        assert!(!assignment.was_read_again(), "the first is on its way");
-        first.acknowledge();
-        assert!(assignment.was_read_again());
-    }
-
-    #[test]
-    fn a_request_under_way_is_waited_for() {
-        let assignment = assignment(&Arc::new(Budget::new(1, 100)));
-        let request = assignment.request();
-        assert!(!assignment.wait_answered(Duration::from_millis(1)));
-        drop(request);
-        assert!(assignment.wait_answered(Duration::ZERO));
-    }
-
-    #[test]
-    fn a_waiting_worker_is_woken_by_room() {
-        let budget = Arc::new(Budget::new(1, 100));
-        let assignment = assignment(&budget);
-        let ack = assignment.receive(1, 1).unwrap();
-        std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| {
-                while !budget.has_room() {
-                    budget.wake_when_free();
-                    if !budget.has_room() {
-                        std::thread::park();
-                    }
-                }
-            });
-            std::thread::sleep(Duration::from_millis(20));
-            ack.acknowledge();
-            waiter.join().unwrap();
-        });
-    }
-}
+mod tests;

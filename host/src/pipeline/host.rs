@@ -5,30 +5,27 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::workers::Workers;
 use super::{Failure, RunError, failed, lock};
 use crate::chain::SharedChain;
 use crate::config::Config;
 use crate::flow::membership::Membership;
-use crate::flow::partition_state::{Budget, PartitionState};
+use crate::flow::{Begin, Budget, CommitPoint, EntryNaming, PartitionState};
 use crate::health::progress::Look;
 use crate::pipeline::worker::Command;
 use crate::record::TopicPartition;
 use crate::record::entry_name::{Naming, Template};
-use crate::recovery::Restarts;
+use crate::recovery::Recovery;
 use crate::rollout::Control;
 use crate::sink::Sink;
-use crate::source::{Owner, PartitionReader};
+use crate::source::{Beginning, GroupHandler, PartitionReader};
 
-/// How long a worker may take to let a partition go: it may be inside a plugin.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
-/// What of it is left for the answers to requests that are under way when nothing more may be sent.
+/// What of `limits.shutdown` is left for the answers to requests that are under way when nothing more may be sent.
 const ANSWERS: Duration = Duration::from_secs(3);
 /// What of `limits.shutdown` is left for committing, leaving the group and the last requests.
 const LEAVING: Duration = Duration::from_secs(6);
@@ -42,7 +39,7 @@ pub(super) struct Host {
     pub sink: Sink,
     pub budget: Arc<Budget>,
     pub membership: Arc<Membership>,
-    restarts: Arc<Restarts>,
+    recovery: Arc<Recovery>,
     pub chain: Arc<SharedChain>,
     pub control: Control,
     pub started: Instant,
@@ -50,13 +47,19 @@ pub(super) struct Host {
     pub ended: AtomicBool,
     pub workers: Workers,
     assignments: Mutex<HashMap<TopicPartition, Owned>>,
+    /// Partitions that aren't read yet, and why.
+    pub waiting: Mutex<HashMap<TopicPartition, String>>,
+    /// Why the group doesn't take the commits.
+    pub commits_refused: Mutex<Option<String>>,
+    /// Idle partitions whose tails are to be looked at.
+    pub probes: Mutex<Vec<(TopicPartition, u64)>>,
     stop: Arc<AtomicBool>,
     failure: Failure,
 }
 
 pub(super) struct Owned {
-    pub assignment: Arc<PartitionState>,
-    pub worker: usize,
+    pub state: Arc<PartitionState>,
+    worker: usize,
 }
 
 impl Host {
@@ -66,7 +69,7 @@ impl Host {
         control: Control,
         sink: Sink,
         membership: Arc<Membership>,
-        restarts: Arc<Restarts>,
+        recovery: Arc<Recovery>,
         stop: Arc<AtomicBool>,
     ) -> Result<Self, RunError> {
         let budget = Arc::new(Budget::new(config.limits.in_flight_records, config.limits.in_flight_bytes));
@@ -80,13 +83,16 @@ impl Host {
             sink,
             budget,
             membership,
-            restarts,
+            recovery,
             chain,
             control,
             started: Instant::now(),
             look: Arc::default(),
             ended: AtomicBool::new(false),
             assignments: Mutex::default(),
+            waiting: Mutex::default(),
+            commits_refused: Mutex::default(),
+            probes: Mutex::default(),
             stop,
             failure,
         })
@@ -100,6 +106,20 @@ impl Host {
         lock(&self.assignments)
     }
 
+    /// Looks whether anything has failed, and remembers the first reason.
+    fn find_failure(&self) -> bool {
+        if let Some(reason) = self.sink.failure() {
+            self.failure.set(reason.to_owned());
+        }
+        if let Some(owned) = self.assignments().values().find(|owned| owned.state.is_record_lost()) {
+            self.failure.set(format!("a record of {} was lost on its way", owned.state.source));
+        }
+        if self.workers.any_gone() {
+            self.failure.set("a worker panicked".into());
+        }
+        self.failure.get().is_some()
+    }
+
     pub fn join_workers(&self) {
         self.ended.store(true, Ordering::SeqCst);
         if !self.workers.join() {
@@ -108,20 +128,107 @@ impl Host {
     }
 }
 
-impl Owner for Host {
-    fn assigning(&self) {
-        // Does not confirm the membership: the assignment may have been decided before a pause of this process.
+impl GroupHandler for Host {
+    fn waiting(&self, source: &TopicPartition, reason: &str) {
+        lock(&self.waiting).insert(source.clone(), reason.to_owned());
     }
 
-    fn membership_doubted(&self) -> bool {
-        self.membership.look_for_pause()
+    fn begin(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String> {
+        let Beginning { mut point, facts } = beginning;
+        let committed = point.offset;
+        let reread_until = self.recovery.begin(source, &mut point, facts.low, facts.high);
+        // It speaks of records from the committed offset on.
+        let dead_letters = point.metadata.dead_letters.take().filter(|_| point.offset == committed);
+        if let Some(target) = self.sink.dead_letter_target() {
+            target.begin(source, point.offset, dead_letters.as_ref());
+        }
+        let naming = *point.metadata.naming.get_or_insert_with(|| EntryNaming::for_topic_with(facts.partitions));
+        let naming = match &self.entry {
+            Some(template) => Naming::configured(template),
+            None => Naming::default_for(
+                if naming == EntryNaming::Topic { 1 } else { facts.partitions.max(2) },
+                self.several_topics,
+            ),
+        };
+        let (gate, block_offsets) = (Arc::clone(self.sink.gate()), self.recovery.block_offsets);
+        let begin = Begin { point, end: facts.high, reread_until, gate, block_offsets };
+        let budget = Arc::clone(&self.budget);
+        let state = PartitionState::new(source.clone(), naming, &self.dead_letter_entry, budget, begin)
+            .map_err(|error| format!("{source} can't be written: {error}"))?;
+        Ok(Arc::new(state))
     }
 
-    fn membership_confirmed(&self) {
-        self.membership.confirm();
+    fn assigned(&self, reader: PartitionReader, state: &Arc<PartitionState>) {
+        lock(&self.waiting).remove(&state.source);
+        let mut assignments = self.assignments();
+        let load = |index| assignments.values().filter(|owned| owned.worker == index).count();
+        let before = assignments.get(&state.source).map(|owned| owned.worker);
+        let worker = before.unwrap_or_else(|| self.workers.least_loaded(load));
+        self.workers.send(worker, Command::Add(reader, Arc::clone(state)));
+        assignments.insert(state.source.clone(), Owned { state: Arc::clone(state), worker });
     }
 
-    fn company_refused(&self, topic: &str, partitions: usize) -> Option<String> {
+    fn revoked(
+        &self,
+        partitions: &[TopicPartition],
+        states: &[Arc<PartitionState>],
+        lost: bool,
+    ) -> Vec<(TopicPartition, CommitPoint)> {
+        for state in states {
+            if lost { state.end() } else { state.revoke() }
+        }
+        {
+            let (mut assignments, mut waiting) = (self.assignments(), lock(&self.waiting));
+            for source in partitions {
+                waiting.remove(source);
+                if let Some(owned) = assignments.remove(source) {
+                    self.workers.wake(owned.worker);
+                }
+            }
+        }
+        if lost {
+            return Vec::new();
+        }
+        let drained_by =
+            Instant::now() + self.config.limits.shutdown.saturating_sub(LEAVING + ANSWERS).max(Duration::from_secs(1));
+        let answered_by = drained_by + ANSWERS;
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        let mut points = Vec::new();
+        for state in states {
+            if !state.wait_drained(left(drained_by)) {
+                let in_flight = state.in_flight();
+                warn!(partition = %state.source, in_flight, "not acknowledged in time; these records will be read again");
+            }
+            let point = self.commit_point(state);
+            state.end();
+            // Two writers of an entry could harm each other's records: the next one begins when this one has its answer.
+            if !state.wait_answered(left(answered_by)) {
+                warn!(partition = %state.source, "given up with a request to ReductStore under way");
+            }
+            points.extend(point.map(|point| (state.source.clone(), point)));
+        }
+        points
+    }
+
+    fn commit_point(&self, state: &PartitionState) -> Option<CommitPoint> {
+        let mut point = state.commit_point()?;
+        if let Some(target) = self.sink.dead_letter_target() {
+            point.metadata.dead_letters = target.index(&state.source, point.offset);
+        }
+        Some(point)
+    }
+
+    fn committed(&self, outcome: Result<(), String>) {
+        let mut refused = lock(&self.commits_refused);
+        match (&outcome, &*refused) {
+            (Err(reason), None) => warn!(reason, "the group doesn't take the commits"),
+            (Ok(()), Some(_)) => info!("the group takes the commits again"),
+            _ => {}
+        }
+        *refused = outcome.err();
+    }
+
+    fn requires_sole_member(&self, topic: &str, partitions: usize) -> Option<String> {
         let shares = |template: &Template| template.shares_entries(partitions, self.several_topics);
         let (key, template) = match (&self.entry, &self.dead_letter_entry) {
             _ if self.config.store.shared_entries => return None,
@@ -138,112 +245,23 @@ impl Owner for Host {
         ))
     }
 
-    fn assigned(&self, feed: PartitionReader, partitions: usize) {
-        let source = feed.source.clone();
-        let naming = match &self.entry {
-            None => Naming::default_for(partitions, self.several_topics),
-            Some(template) => Naming::configured(template),
-        };
-        let assignment = PartitionState::new(source.clone(), naming, &self.dead_letter_entry, Arc::clone(&self.budget));
-        let assignment = match assignment {
-            Ok(assignment) => Arc::new(assignment),
-            Err(error) => return self.failed(format!("{source} can't be written: {error}")),
-        };
-        let mut assignments = self.assignments();
-        let load = |index| assignments.values().filter(|owned| owned.worker == index).count();
-        let worker = self.workers.least_loaded(load);
-        self.workers.send(worker, Command::Add(feed, Arc::clone(&assignment)));
-        assignments.insert(source, Owned { assignment, worker });
-    }
-
-    fn revoked(&self, partitions: &[TopicPartition], lost: bool) -> Vec<(TopicPartition, u64)> {
-        let owned: Vec<Owned> = {
-            let mut assignments = self.assignments();
-            partitions.iter().filter_map(|source| assignments.remove(source)).collect()
-        };
-        if lost {
-            owned.iter().for_each(|owned| owned.assignment.cancel());
-        }
-        let (done, released) = channel();
-        let asked = owned.iter().filter(|owned| {
-            let remove = Command::Remove(owned.assignment.source.clone(), done.clone());
-            self.workers.send(owned.worker, remove)
-        });
-        let drained_by =
-            Instant::now() + self.config.limits.shutdown.saturating_sub(LEAVING + ANSWERS).max(Duration::from_secs(1));
-        let answered_by = drained_by + ANSWERS;
-        let deadline = drained_by.min(Instant::now() + RELEASE_TIMEOUT);
-        for _ in 0..asked.count() {
-            if released.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
-                warn!("a worker doesn't let its partition go; a plugin may be holding it");
-                break;
-            }
-        }
-        let mut positions = Vec::new();
-        for Owned { assignment, .. } in owned {
-            let left = drained_by.saturating_duration_since(Instant::now());
-            if !lost && !assignment.wait_drained(left) {
-                let in_flight = assignment.in_flight();
-                warn!(partition = %assignment.source, in_flight, "not settled in time; these records will be read again");
-            }
-            assignment.cancel();
-            // Two writers of an entry could harm each other's records: the next one begins when we have our answer.
-            if !lost && !assignment.wait_answered(answered_by.saturating_duration_since(Instant::now())) {
-                warn!(partition = %assignment.source, "given up with a request to ReductStore under way");
-            }
-            if let Some(position) = assignment.commit_position().filter(|_| !lost && !assignment.is_rewinding()) {
-                positions.push((assignment.source.clone(), position));
-            }
-        }
-        positions
-    }
-
-    fn is_shaken(&self) -> bool {
-        self.sink.is_shaken()
-    }
-
-    fn is_rewinding(&self, source: &TopicPartition) -> bool {
-        self.assignments().get(source).is_some_and(|owned| owned.assignment.is_rewinding())
-    }
-
-    fn mark(&self, source: &TopicPartition, position: u64) -> Option<String> {
-        let letters = self.sink.dead_letter_target().and_then(|target| target.mark(source, position));
-        let marks: Vec<String> = self.restarts.mark(source, position).into_iter().chain(letters).collect();
-        (!marks.is_empty()).then(|| marks.join(" "))
-    }
-
-    fn begin(&self, source: &TopicPartition, committed: u64, mark: &str) -> Option<u64> {
-        let begin = self.restarts.begin(source, committed, mark);
-        if begin.is_some() {
-            self.sink.distrust();
-        }
-        if let Some(target) = self.sink.dead_letter_target() {
-            // The mark speaks of records from the committed position on.
-            target.begin(source, committed, begin.is_none().then_some(mark));
-        }
-        begin
-    }
-
-    fn positions(&self) -> Vec<(TopicPartition, u64)> {
-        let assignments = self.assignments();
-        let position = |owned: &Owned| Some((owned.assignment.source.clone(), owned.assignment.commit_position()?));
-        assignments.values().filter_map(position).collect()
-    }
-
     fn failed(&self, reason: String) {
         self.failure.set(reason);
     }
 
-    fn stopping(&self) -> bool {
-        if let Some(reason) = self.sink.failure() {
-            self.failure.set(reason.to_owned());
-        }
-        if let Some(owned) = self.assignments().values().find(|owned| owned.assignment.is_broken()) {
-            self.failure.set(format!("a record of {} was lost on its way", owned.assignment.source));
-        }
-        if self.workers.any_gone() {
-            self.failure.set("a worker panicked".into());
-        }
-        self.stop.load(Ordering::SeqCst) || self.failure.get().is_some()
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst) || self.find_failure()
+    }
+
+    fn take_probes(&self) -> Vec<(TopicPartition, u64)> {
+        std::mem::take(&mut lock(&self.probes))
+    }
+
+    fn is_membership_doubted(&self) -> bool {
+        self.membership.look_for_pause()
+    }
+
+    fn membership_confirmed(&self) {
+        self.membership.confirm();
     }
 }

@@ -29,11 +29,11 @@ use crate::flow::membership::{Membership, watch_for_pauses};
 use crate::health::progress::{Supervised, supervise};
 use crate::health::status_http::{self, Reporter};
 use crate::plugin::LoadError;
-use crate::recovery::Rewinds;
+use crate::recovery::Partitions;
 use crate::rollout::{self, Control, Pace};
 use crate::sink::Sink;
 use crate::sink::store::StoreError;
-use crate::source::{Owner, Source, SourceError};
+use crate::source::{GroupHandler, Source, SourceError};
 
 /// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
@@ -79,16 +79,16 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
         dead_letters,
         tokio.handle().clone(),
     );
-    let Some(restarts) = known_start(config, &tokio, &stop, &store, &sink) else { return stopped_early(tokio) };
-    let restarts = Arc::new(restarts);
+    let Some(recovery) = known_start(config, &tokio, &stop, &store, &sink)? else { return stopped_early(tokio) };
+    let recovery = Arc::new(recovery);
     // Before the workers, so that whatever happens to the files from now on is seen.
     let lifecycle = rollout::start(Arc::clone(&chain), Some(configured_by(config, sources)), Pace::default());
     let control = lifecycle.control();
     tokio.block_on(async { reload_on_signal(lifecycle.control()) }).map_err(failed("can't listen to signals"))?;
-    let host = Host::start(config, Arc::clone(&chain), control, sink.clone(), membership, Arc::clone(&restarts), stop)?;
+    let host = Host::start(config, Arc::clone(&chain), control, sink.clone(), membership, Arc::clone(&recovery), stop)?;
     let host = Arc::new(host);
     if !config.store.discard {
-        tokio.spawn(restarts.watch(Arc::clone(&host) as Arc<dyn Rewinds>, sink.clone()));
+        tokio.spawn(recovery.watch(Arc::clone(&host) as Arc<dyn Partitions>, sink.clone()));
     }
     tokio.spawn(report(Arc::clone(&host)));
     if let Some(listen) = config.status.listen.clone() {
@@ -96,7 +96,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     }
     info!(topics = ?config.kafka.topics, group = config.kafka.group, bucket = config.store.bucket, "running");
 
-    let source = Source::new(&config.kafka, partitions, Arc::clone(&host) as Arc<dyn Owner>)?;
+    let source = Source::new(&config.kafka, partitions, Arc::clone(&host) as Arc<dyn GroupHandler>)?;
     let look = Arc::clone(&host.look);
     let supervisor = {
         let (host, ends) = (Arc::clone(&host) as Arc<dyn Supervised>, source.ends());

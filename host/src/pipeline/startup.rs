@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::flow::backoff::Backoff;
 use crate::kafka::metadata as check;
 use crate::plugin::Runtime;
-use crate::recovery::Restarts;
+use crate::recovery::Recovery;
 use crate::sink::Sink;
 use crate::sink::store::{Store, StoreError};
 use crate::source::SourceError;
@@ -96,23 +96,41 @@ fn open_store(config: &Config, tokio: &tokio::runtime::Runtime, stop: &AtomicBoo
     }
 }
 
-/// What the store says of its start and its blocks; two of them may be lost in a crash. `None`: it is time to stop.
+/// What the store says of its start and its blocks. Nothing is written before that is known: a crash would go unnoticed.
+/// `None`: it is time to stop.
 pub(super) fn known_start(
     config: &Config,
     tokio: &tokio::runtime::Runtime,
     stop: &AtomicBool,
     store: &Store,
     sink: &Sink,
-) -> Option<Restarts> {
+) -> Result<Option<Recovery>, RunError> {
     if config.store.discard {
-        return Some(Restarts::new(None, 0));
+        return Ok(Some(Recovery::new(None, 0)));
     }
-    let questions = async { (store.started_exactly().await, store.block_records().await) };
-    let (start, records) = tokio.block_on(unless_stopped(stop, questions))?;
-    let records = records.ok().flatten().unwrap_or(SERVERS_BLOCK_RECORDS);
-    let at_risk = records.saturating_mul(2);
-    sink.remember(usize::try_from(at_risk).unwrap_or(usize::MAX));
-    Some(Restarts::new(start.ok(), at_risk))
+    let (asked, mut backoff) = (Instant::now(), Backoff::default());
+    loop {
+        let questions = async { Ok((store.started_exactly().await?, store.block_records().await?)) };
+        match tokio.block_on(unless_stopped(stop, questions)) {
+            None => return Ok(None),
+            Some(Ok((start, records))) => {
+                // Two blocks of an entry are open at once.
+                let block_offsets = records.unwrap_or(SERVERS_BLOCK_RECORDS).saturating_mul(2);
+                sink.remember(usize::try_from(block_offsets).unwrap_or(usize::MAX));
+                return Ok(Some(Recovery::new(Some(start), block_offsets)));
+            }
+            Some(Err(error)) if asked.elapsed() > STORE_PATIENCE => {
+                let (url, bucket) = (config.store.url.clone(), config.store.bucket.clone());
+                let remedy = "it doesn't tell when it was started, or the settings of the bucket";
+                return Err(RunError::Store { url, bucket, error, remedy });
+            }
+            Some(Err(error)) => {
+                warn!(%error, "ReductStore doesn't tell when it was started; asking again");
+                let pause = backoff.wait();
+                tokio.block_on(unless_stopped(stop, async { tokio::time::sleep(pause).await }));
+            }
+        }
+    }
 }
 
 /// Gives `waiting` up once it is time to stop: a request may take longer than a stop.

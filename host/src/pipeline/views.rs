@@ -1,33 +1,28 @@
 //! What others look at in the host, and the little they may ask of it: the supervisor, the watch over the store's restarts,
 //! and the status over HTTP.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
-use super::host::{Host, Owned};
+use super::host::Host;
 use super::lock;
 use crate::chain::PluginVersion;
+use crate::flow::PartitionState;
 use crate::health::progress::{Look, Supervised};
 use crate::health::status_http::{self, Action, Report, Reporter};
 use crate::health::watchdog::Standing;
-use crate::pipeline::worker::Command;
 use crate::record::TopicPartition;
-use crate::recovery::Rewinds;
+use crate::recovery::Partitions;
 
 impl Supervised for Host {
     fn standings(&self) -> Vec<(TopicPartition, u64, usize)> {
-        let assignments = self.assignments();
-        let standing = |Owned { assignment, .. }: &Owned| {
-            Some((assignment.source.clone(), assignment.commit_position()?, assignment.in_flight()))
-        };
-        assignments.values().filter_map(standing).collect()
+        let standing = |state: &Arc<PartitionState>| (state.source.clone(), state.position(), state.in_flight());
+        self.states().iter().map(standing).collect()
     }
 
     fn probe(&self, source: &TopicPartition, end: u64) {
-        let worker = self.assignments().get(source).map(|owned| owned.worker);
-        if let Some(worker) = worker {
-            self.workers.send(worker, Command::Probe(source.clone(), end));
-        }
+        lock(&self.probes).push((source.clone(), end));
     }
 
     fn ended(&self) -> bool {
@@ -35,25 +30,12 @@ impl Supervised for Host {
     }
 }
 
-impl Rewinds for Host {
-    fn positions(&self) -> Vec<(TopicPartition, u64)> {
-        let assignments = self.assignments();
-        let position = |owned: &Owned| {
-            // Until it begins anew, it has read nothing of what it is to read again.
-            let position = if owned.assignment.is_rewinding() { 0 } else { owned.assignment.commit_position()? };
-            Some((owned.assignment.source.clone(), position))
-        };
-        assignments.values().filter_map(position).collect()
+impl Partitions for Host {
+    fn states(&self) -> Vec<Arc<PartitionState>> {
+        self.assignments().values().map(|owned| Arc::clone(&owned.state)).collect()
     }
 
-    fn rewind(&self, source: &TopicPartition, to: u64, until: u64, drop: bool) {
-        if let Some(owned) = self.assignments().get(source) {
-            owned.assignment.expect_rewind(until, drop);
-            self.workers.send(owned.worker, Command::Rewind(source.clone(), to));
-        }
-    }
-
-    fn ended(&self) -> bool {
+    fn has_ended(&self) -> bool {
         self.ended.load(Ordering::SeqCst)
     }
 }

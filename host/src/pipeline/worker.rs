@@ -1,63 +1,60 @@
-//! A worker: a thread that owns the plugin instances and the partitions pinned to it, and takes each record from its
-//! feed through the chain to the sink.
+//! A worker: a thread that owns plugin instances and the partitions pinned to it, and takes each record from its reader
+//! through the chain to the sink.
 //!
 //! Guarantees: the records of a partition go through the chain in order, one after the other; nothing is read while the
-//! budget is used up; every record that was read ends in exactly one of: handed to the sink, settled by a verdict, or
-//! left unsettled because the host is stopping.
+//! budget is used up; every record that was read ends in exactly one of: handed to the sink, acknowledged because of a
+//! verdict, or left unacknowledged because its partition isn't read any more or the host is stopping; the worker looks at
+//! its commands and at the state of the partition before each record; no plugin instance is started before the worker has
+//! a partition.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use crate::chain::{Chain, Failure, Outcome};
+use crate::chain::{Chain, Failure, Outcome, SharedChain};
 use crate::flow::backoff::Backoff;
-use crate::flow::partition_state::{AckHandle, Budget, PartitionState};
+use crate::flow::{AckHandle, Budget, PartitionState, Phase};
 use crate::record::entry_name::{EntryName, NameError};
-use crate::record::{InputRecord, OutputRecord, Rejection, TopicPartition};
+use crate::record::{InputRecord, OutputRecord, Rejection};
 use crate::sink::{Item, Sink};
 use crate::source::{PartitionReader, Polled};
 
 /// Records of one partition in a row, so that others get their turn.
 const TURN: usize = 256;
-/// After so many records, or so many bytes, the budget is looked at again: looking at it each time would make the
-/// workers wait for each other. It may be exceeded by that much a worker.
+/// After this many records, or this many bytes, the budget is looked at again: looking at it each time would make the
+/// workers wait for each other. It may be exceeded by as much for each worker.
 const BUDGET_RECORDS: usize = 32;
 const BUDGET_BYTES: usize = 256 * 1024;
 /// The longest wait for something to do: a lost wake-up costs no more than this.
 const NAP: Duration = Duration::from_millis(50);
-/// A record that waits for a plugin's circuit breaker is looked at again after so long.
+/// A record that waits for a plugin's circuit breaker is looked at again after at most this.
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
+/// What the host tells a worker.
 pub enum Command {
+    /// Reads this partition until its state says otherwise.
     Add(PartitionReader, Arc<PartitionState>),
-    /// Stops reading a partition, drops its feed, and says so.
-    Remove(TopicPartition, Sender<()>),
-    /// Nothing is in flight, and yet Kafka says that the partition reaches up to here.
-    Probe(TopicPartition, u64),
-    /// Reads the partition again from this offset on, once what is in flight is settled.
-    Rewind(TopicPartition, u64),
+    /// Ends the worker.
     Stop,
 }
 
+/// See the module.
 pub struct Worker {
     pub commands: Receiver<Command>,
-    pub chain: Chain,
+    pub shared: Arc<SharedChain>,
     pub sink: Sink,
     pub budget: Arc<Budget>,
     /// Tells the host that it can't go on.
     pub fail: Arc<dyn Fn(String) + Send + Sync>,
-    pub partitions: Vec<Partition>,
 }
 
-pub struct Partition {
-    feed: PartitionReader,
-    assignment: Arc<PartitionState>,
+struct Partition {
+    reader: PartitionReader,
+    state: Arc<PartitionState>,
     /// A record that has to be tried again before the next one is read.
     held: Option<Held>,
-    /// Where to begin anew when nothing is in flight any more.
-    rewind: Option<u64>,
     stopped: bool,
 }
 
@@ -71,63 +68,72 @@ struct Held {
 }
 
 impl Worker {
-    /// Runs until told to stop.
-    pub fn run(mut self) {
+    /// Runs until it is told to stop.
+    pub fn run(self) {
+        // Before the first partition there is nothing to do, and no instance is started.
+        let Ok(Command::Add(reader, state)) = self.commands.recv() else { return };
+        let chain = match Chain::new(Arc::clone(&self.shared)) {
+            Ok(chain) => chain,
+            Err(error) => return (self.fail)(format!("can't start the plugins: {error:#}")),
+        };
+        let mut running = Running { worker: self, chain, partitions: Vec::new() };
+        let mut command = Some(Command::Add(reader, state));
         loop {
-            match self.commands.try_recv() {
-                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return,
-                Ok(Command::Add(feed, assignment)) => self.add(feed, assignment),
-                Ok(Command::Remove(source, done)) => {
-                    self.partitions.retain(|partition| partition.assignment.source != source);
-                    // The other side waits no longer than it likes.
-                    let _ = done.send(());
-                }
-                Ok(Command::Probe(source, end)) => {
-                    if let Some(idle) = self.partitions.iter_mut().find(|p| p.assignment.source == source) {
-                        idle.feed.probe(end);
-                    }
-                }
-                Ok(Command::Rewind(source, to)) => {
-                    if let Some(partition) = self.partitions.iter_mut().find(|p| p.assignment.source == source) {
-                        partition.rewind = Some(to);
-                    }
-                }
-                Err(TryRecvError::Empty) => {
-                    if !self.turn() {
-                        self.nap();
-                    }
-                }
+            match command.take() {
+                Some(Command::Stop) => return,
+                Some(Command::Add(reader, state)) => running.add(reader, state),
+                None => {}
             }
+            command = match running.worker.commands.try_recv() {
+                Ok(command) => Some(command),
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => running.turn(),
+            };
         }
     }
+}
 
-    fn add(&mut self, mut feed: PartitionReader, assignment: Arc<PartitionState>) {
-        feed.wake(std::thread::current());
-        self.partitions.push(Partition { feed, assignment, held: None, rewind: None, stopped: false });
+/// A worker with a chain of its own.
+struct Running {
+    worker: Worker,
+    chain: Chain,
+    partitions: Vec<Partition>,
+}
+
+impl Running {
+    fn add(&mut self, mut reader: PartitionReader, state: Arc<PartitionState>) {
+        reader.wake(std::thread::current());
+        self.partitions.push(Partition { reader, state, held: None, stopped: false });
     }
 
     fn nap(&self) {
-        if !self.budget.has_room() {
-            self.budget.wake_when_free();
-            if self.budget.has_room() {
+        let budget = &self.worker.budget;
+        if !budget.has_room() {
+            budget.wake_when_free();
+            if budget.has_room() {
                 return;
             }
         }
         std::thread::park_timeout(NAP);
     }
 
-    /// Gives each partition its turn. `false`: there was nothing to do.
-    fn turn(&mut self) -> bool {
+    /// Gives each partition its turn, and naps if none had anything to do. A command ends it early.
+    fn turn(&mut self) -> Option<Command> {
         let mut busy = false;
         let (mut records, mut bytes) = (BUDGET_RECORDS, 0);
         // Another one is first each time: the budget may not suffice for all.
         let next_first = 1.min(self.partitions.len());
         self.partitions.rotate_left(next_first);
-        for partition in &mut self.partitions {
+        self.partitions.retain(|partition| !partition.is_finished());
+        'partitions: for partition in &mut self.partitions {
             for _ in 0..TURN {
+                // A plugin may take long for each record, and a command shall not wait for a whole turn.
+                if let Ok(command) = self.worker.commands.try_recv() {
+                    return Some(command);
+                }
                 if records >= BUDGET_RECORDS || bytes >= BUDGET_BYTES {
-                    if !self.budget.has_room() {
-                        return busy;
+                    if !self.worker.budget.has_room() {
+                        break 'partitions;
                     }
                     (records, bytes) = (0, 0);
                 }
@@ -135,7 +141,7 @@ impl Worker {
                     break;
                 }
                 self.chain.refresh();
-                match partition.next(&mut self.chain, &self.sink) {
+                match partition.next(&mut self.chain, &self.worker.sink) {
                     Step::Idle => break,
                     Step::Done(more, size) => {
                         busy = true;
@@ -144,26 +150,42 @@ impl Worker {
                     }
                     Step::Fatal(reason) => {
                         partition.stopped = true;
-                        (self.fail)(reason);
+                        (self.worker.fail)(reason);
                     }
                 }
             }
         }
-        busy
+        if !busy {
+            self.nap();
+        }
+        None
     }
 }
 
 enum Step {
-    /// Something was done, with so many records of so many bytes.
+    /// Something was done, with this many records of this many bytes.
     Done(usize, usize),
     Idle,
     Fatal(String),
 }
 
 impl Partition {
+    /// Whether nothing is left to do for it: it isn't read any more, and the record that it holds is read again by
+    /// whoever reads it next.
+    fn is_finished(&self) -> bool {
+        match self.state.phase() {
+            Phase::Reading => false,
+            Phase::Revoked | Phase::Ended => true,
+            Phase::RereadRequired | Phase::AwaitingReread { .. } | Phase::OutOfRange => {
+                self.held.is_none() || !self.state.may_write()
+            }
+        }
+    }
+
     fn next(&mut self, chain: &mut Chain, sink: &Sink) -> Step {
-        if self.rewind.is_some() && self.assignment.is_stale() {
+        if self.is_finished() {
             self.held = None;
+            return Step::Idle;
         }
         if let Some(held) = self.held.take() {
             if held.next.is_some_and(|next| Instant::now() < next) {
@@ -172,28 +194,24 @@ impl Partition {
             }
             return self.transform(chain, sink, held);
         }
-        if let Some(to) = self.rewind {
-            if !self.assignment.rewind(to) {
-                return Step::Idle;
-            }
-            self.feed.rewind(to);
-            self.rewind = None;
-        }
-        // Nothing is committed before the others have been read again, too: they get the whole of the budget.
-        if sink.removals() > 0 && self.assignment.was_read_again() {
+        if !self.state.may_read() {
             return Step::Idle;
         }
-        match self.feed.poll() {
+        match self.reader.poll() {
             Polled::Nothing => Step::Idle,
             Polled::NothingBefore(end) => {
-                self.assignment.skip_to(end);
+                self.state.skip_to(end);
                 Step::Done(1, 0)
+            }
+            Polled::OutOfRange => {
+                self.state.report_out_of_range();
+                Step::Idle
             }
             Polled::Fatal(reason) => Step::Fatal(reason),
             Polled::Unreadable(record, reason) => {
                 let size = record.size();
                 if let Some(ack) = self.receive(&record) {
-                    reject(sink, &self.assignment, Arc::new(record), ack, Rejection { reason, plugin: None });
+                    reject(sink, &self.state, Arc::new(record), ack, Rejection { reason, plugin: None });
                 }
                 Step::Done(1, size)
             }
@@ -205,11 +223,11 @@ impl Partition {
         }
     }
 
-    /// `None`: it was received before, and is accounted for.
+    /// `None`: it was received before, or is read again.
     fn receive(&self, record: &InputRecord) -> Option<AckHandle> {
-        let ack = self.assignment.receive(record.offset, record.size());
+        let ack = self.state.receive(record.offset, record.size());
         if ack.is_none() {
-            debug!(partition = %self.assignment.source, offset = record.offset, "received again");
+            debug!(partition = %self.state.source, offset = record.offset, "not taken");
         }
         ack
     }
@@ -219,11 +237,11 @@ impl Partition {
         match chain.attempt(&held.input, held.attempts + 1) {
             Outcome::Outputs(outputs) => {
                 records = outputs.len().max(1);
-                hand_over(sink, &self.assignment, outputs, held.ack);
+                hand_over(sink, &self.state, outputs, held.ack);
             }
             Outcome::Dropped | Outcome::Skipped(_) => held.ack.acknowledge(),
             Outcome::DeadLetter(failure) => {
-                reject(sink, &self.assignment, held.input, held.ack, rejection(failure));
+                reject(sink, &self.state, held.input, held.ack, rejection(failure));
             }
             Outcome::Retry(failure) => {
                 let mut held = held;
@@ -231,18 +249,18 @@ impl Partition {
                 held.attempts += 1;
                 held.next = Some(Instant::now() + wait);
                 let (offset, reason) = (held.input.offset, failure.reason);
-                warn!(partition = %self.assignment.source, offset, reason, ?wait, "a plugin asks for a retry");
+                warn!(partition = %self.state.source, offset, reason, ?wait, "a plugin asks for a retry");
                 self.held = Some(held);
             }
             Outcome::Wait(failure, wait) => {
                 // Looked at again from time to time: another partition's trial may have gone well.
                 let wait = wait.min(LONGEST_WAIT);
                 let (offset, reason) = (held.input.offset, failure.reason);
-                debug!(partition = %self.assignment.source, offset, plugin = %failure.plugin, reason, ?wait, "waiting");
+                debug!(partition = %self.state.source, offset, plugin = %failure.plugin, reason, ?wait, "waiting");
                 self.held = Some(Held { next: Some(Instant::now() + wait), ..held });
             }
             Outcome::Stop(failure) => {
-                let at = format!("{}@{}", self.assignment.source, held.input.offset);
+                let at = format!("{}@{}", self.state.source, held.input.offset);
                 return Step::Fatal(format!(
                     "plugin {} failed on {at}: {} (its on_failure is \"stop\")",
                     failure.plugin, failure.reason
@@ -253,8 +271,8 @@ impl Partition {
     }
 }
 
-/// Hands a record's outputs to the sink; its ack is settled with the last of them.
-pub(crate) fn hand_over(sink: &Sink, assignment: &Arc<PartitionState>, outputs: Vec<OutputRecord>, ack: AckHandle) {
+/// Hands a record's outputs to the sink; its offset is acknowledged with the last of them.
+pub(crate) fn hand_over(sink: &Sink, state: &Arc<PartitionState>, outputs: Vec<OutputRecord>, ack: AckHandle) {
     let own = outputs.iter().map(OutputRecord::changed_bytes).sum();
     let more = outputs.len().saturating_sub(1);
     if more > 0 || own > 0 {
@@ -266,10 +284,10 @@ pub(crate) fn hand_over(sink: &Sink, assignment: &Arc<PartitionState>, outputs: 
         let Some(own) = (if outputs.peek().is_some() { ack.as_ref().map(AckHandle::share) } else { ack.take() }) else {
             return;
         };
-        match entry_of(assignment, &record) {
+        match entry_of(state, &record) {
             Ok(entry) => sink.submit(Item { record, entry, ack: own }),
             Err(error) => {
-                let item = Item { record, entry: assignment.dead_letter_entry.clone(), ack: own };
+                let item = Item { record, entry: state.dead_letter_entry.clone(), ack: own };
                 sink.dead_letter(item, Rejection { reason: error.to_string(), plugin: None });
             }
         }
@@ -280,15 +298,16 @@ pub(crate) fn hand_over(sink: &Sink, assignment: &Arc<PartitionState>, outputs: 
     }
 }
 
-pub(crate) fn entry_of(assignment: &PartitionState, record: &OutputRecord) -> Result<EntryName, NameError> {
+/// The entry that a plugin chose for the record, or else the partition's own.
+pub(crate) fn entry_of(state: &PartitionState, record: &OutputRecord) -> Result<EntryName, NameError> {
     match &record.entry {
-        None => Ok(assignment.entry.clone()),
-        Some(name) => assignment.template.render(name, &assignment.source),
+        None => Ok(state.entry.clone()),
+        Some(name) => state.template.render(name, &state.source),
     }
 }
 
-fn reject(sink: &Sink, assignment: &Arc<PartitionState>, input: Arc<InputRecord>, ack: AckHandle, why: Rejection) {
-    let item = Item { record: OutputRecord::unchanged(input), entry: assignment.dead_letter_entry.clone(), ack };
+fn reject(sink: &Sink, state: &Arc<PartitionState>, input: Arc<InputRecord>, ack: AckHandle, why: Rejection) {
+    let item = Item { record: OutputRecord::unchanged(input), entry: state.dead_letter_entry.clone(), ack };
     sink.dead_letter(item, why);
 }
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use super::{Failure, RunError, failed, lock};
-use crate::chain::{Chain, SharedChain};
-use crate::flow::partition_state::Budget;
+use crate::chain::SharedChain;
+use crate::flow::Budget;
 use crate::pipeline::worker::{Command, Worker};
 use crate::sink::Sink;
 
@@ -28,15 +28,13 @@ impl Workers {
         let mut workers = Vec::new();
         for index in 0..number.max(1) {
             let (commands, inbox) = channel();
-            let chain = Chain::new(Arc::clone(chain)).map_err(failed("can't start the plugins"))?;
             let failure = failure.clone();
             let worker = Worker {
                 commands: inbox,
-                chain,
+                shared: Arc::clone(chain),
                 sink: sink.clone(),
                 budget: Arc::clone(budget),
                 fail: Arc::new(move |reason: String| failure.set(reason)),
-                partitions: Vec::new(),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{index}"))
@@ -50,6 +48,13 @@ impl Workers {
     /// `false`: there is no such worker, or it is gone.
     pub fn send(&self, worker: usize, command: Command) -> bool {
         self.0.get(worker).is_some_and(|handle| handle.send(command))
+    }
+
+    /// Makes a worker look at its partitions again.
+    pub fn wake(&self, worker: usize) {
+        if let Some(handle) = self.0.get(worker) {
+            handle.wake();
+        }
     }
 
     /// The one with the least load.
@@ -76,9 +81,13 @@ impl Workers {
 impl Handle {
     fn send(&self, command: Command) -> bool {
         let sent = self.commands.send(command).is_ok();
+        self.wake();
+        sent
+    }
+
+    fn wake(&self) {
         if let Some(thread) = lock(&self.thread).as_ref() {
             thread.thread().unpark();
         }
-        sent
     }
 }

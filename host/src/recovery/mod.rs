@@ -1,21 +1,18 @@
-//! Reads again what a crash of the store may have lost.
+//! Re-reads what the store may have lost.
 //!
 //! A ReductStore that is killed may lose or damage records that it has acknowledged: any of the blocks that it was
-//! writing, which are two an entry (its write-ahead log, its block descriptors and their index aren't written
-//! atomically: a kill in the midst of it costs the block, or what of it was in the log). So a restart of the store is
-//! noticed by its uptime, and every partition is read again from where it stood when the store was last known to run,
-//! less what two blocks hold, and from further back where an entry that gets few of the records has lost one of those
-//! that this host remembers to have written last; each record is compared with what the store has, bytes included, and
-//! written again where it must be. What was committed carries a mark of the store's start, so that this works across
-//! restarts of hosts, too: as far as two blocks' worth of offsets reach, and further back to what the host before wrote
-//! within some minutes into entries that get few of the records.
+//! writing, which are two an entry, because its write-ahead log, its block descriptors and their index aren't written
+//! atomically. Removing a record has the same effect where a request that was cut off is still at work in its block.
 //!
-//! Removing records has the same effect where a request that was cut off is still at work in their block. Nothing can be
-//! committed then before all partitions have been read again, so those that have been wait for the others.
+//! So one task, the owner of all re-reads, looks at the store's uptime once a second. When the store has restarted, each
+//! partition is re-read from where it stood when the store was last known to run, less what two blocks hold, and from
+//! further back where an entry that gets few of the records has lost one of those that this host remembers. When a record
+//! was removed, the partitions of its entry are re-read, and no others. Each record of a re-read is compared with what the
+//! store has, bytes included, and written again where it must be. What is committed carries the store's start, so that
+//! the next owner of a partition notices a restart, too.
 //!
-//! Guarantees: the mark of a store's new start is given out only when its partitions are being read again; partitions are
-//! read again until a whole pass had nothing to remove; between a failure of the store and the next look at it nothing is
-//! committed.
+//! Guarantees: a partition is given the store's new start only together with its re-read; between a failure of the store
+//! and the next look at it nothing is committed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +21,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::flow::store_start::{Started, now_ms};
+use crate::flow::{CommitPoint, PartitionState, Reread};
 use crate::record::TopicPartition;
 use crate::sink::Sink;
 use crate::sink::store::StoreError;
@@ -31,119 +29,132 @@ use crate::sink::store::StoreError;
 /// How often the store is asked for its uptime.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Whose partitions are read again.
-pub trait Rewinds: Send + Sync + 'static {
-    fn positions(&self) -> Vec<(TopicPartition, u64)>;
-    /// Reads a partition again from this offset on, or from its beginning where that is later, up to `until` at least.
-    /// `drop`: what waits needn't be written first.
-    fn rewind(&self, source: &TopicPartition, to: u64, until: u64, drop: bool);
-    fn ended(&self) -> bool;
+/// Has the partitions that are re-read.
+pub trait Partitions: Send + Sync + 'static {
+    /// The partitions that this host reads now.
+    fn states(&self) -> Vec<Arc<PartitionState>>;
+    /// Whether the host has ended.
+    fn has_ended(&self) -> bool;
 }
 
-/// What is known of the store's start, and up to where each partition was written by then.
+/// What is known of the store's start.
 #[derive(Debug)]
-pub struct Restarts {
+pub struct Recovery {
     known: Mutex<Known>,
-    /// How many offsets the blocks that the store was writing may reach back.
-    back: u64,
+    /// How many offsets the blocks that the store has open may reach back.
+    pub block_offsets: u64,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    /// When the store was started.
+    /// When the store was started; `None`: it never said so.
     start: Option<Started>,
     /// When it was looked at last, in milliseconds since the Unix epoch.
     looked: Option<u64>,
-    /// Where each partition stood when the store was known to run.
-    safe: HashMap<TopicPartition, u64>,
-    /// The lowest offset that a crash of the store may harm, as this host remembers it.
-    at_risk: HashMap<TopicPartition, u64>,
-    /// Partitions that are being read again.
-    again: HashMap<TopicPartition, Pass>,
-    /// Where those of them stand that have been read again as far as they have to be, while others haven't: what a next
-    /// crash puts at risk begins there, or reading again would grow from crash to crash. Not used once something was
-    /// removed, which may have spoiled anything.
-    ahead: HashMap<TopicPartition, u64>,
 }
 
-/// A partition is being read again.
-#[derive(Debug, Clone, Copy)]
-struct Pass {
-    until: u64,
-    /// The store's start before: committed until the pass has ended, so that whoever takes over reads again, too.
-    start: Started,
-}
+impl Recovery {
+    /// Knows the store's present start, if the store told it.
+    pub fn new(start: Option<Started>, block_offsets: u64) -> Self {
+        Self { known: Mutex::new(Known { start, looked: None }), block_offsets }
+    }
 
-impl Known {
-    /// Remembers where those partitions stand whose own pass has ended.
-    fn note_ended(&mut self, positions: &[(TopicPartition, u64)]) {
-        for (source, position) in positions {
-            if self.again.get(source).is_some_and(|pass| *position >= pass.until) {
-                self.ahead.insert(source.clone(), *position);
-            }
+    /// Sets the begin of a partition back if the store has restarted since the offset was committed. Answers with the
+    /// offset up to which the partition is re-read; 0: it isn't. `low` and `high` are the partition's ends.
+    ///
+    /// An offset that was committed without the store's start tells nothing of what was written before.
+    pub fn begin(&self, source: &TopicPartition, point: &mut CommitPoint, low: u64, high: u64) -> u64 {
+        let now = self.known().start;
+        let CommitPoint { offset, metadata } = point;
+        let durable = metadata.durable.unwrap_or(*offset);
+        // Further records are new, also where a truncated log once held some.
+        let mut reread_until = metadata.compare_below.unwrap_or_default().min(high);
+        if let (Some(before), Some(now)) = (metadata.store_start, now)
+            && before.narrow(now).is_none()
+        {
+            let from = durable.saturating_sub(self.block_offsets).max(low).min(*offset);
+            warn!(
+                partition = %source, committed = *offset, from,
+                "ReductStore restarted since this offset was committed; re-reading"
+            );
+            reread_until = reread_until.max(*offset);
+            // The owner before this one may have written further than it committed.
+            metadata.compare_below = metadata.compare_below.max(Some(high));
+            metadata.durable = Some(from.saturating_add(self.block_offsets).min(durable));
+            metadata.store_start = Some(now);
+            *offset = from;
+        } else {
+            metadata.durable = Some(durable);
+            // A store that didn't tell its start yet is compared with the start that was committed, when it does.
+            metadata.store_start = metadata.store_start.or(now);
         }
-    }
-
-    /// Where a partition stood when the store was last known to run.
-    fn stood(&mut self, source: &TopicPartition, position: u64) -> u64 {
-        let safe = *self.safe.entry(source.clone()).or_insert(position);
-        self.ahead.get(source).copied().unwrap_or(safe)
-    }
-}
-
-impl Restarts {
-    pub fn new(start: Option<Started>, back: u64) -> Self {
-        Self { known: Mutex::new(Known { start, ..Known::default() }), back }
-    }
-
-    /// What to commit beside a position.
-    pub fn mark(&self, source: &TopicPartition, position: u64) -> Option<String> {
-        let known = self.known();
-        // Whoever reads this takes off two blocks.
-        let at_risk = known.at_risk.get(source).map(|lowest| lowest.saturating_add(self.back));
-        let safe = known.safe.get(source).copied().into_iter().chain(at_risk).fold(position, u64::min);
-        let start = known.again.get(source).map(|pass| pass.start).or(known.start)?;
-        Some(format!("store={start} safe={safe}"))
-    }
-
-    /// Where to begin with a partition that was committed with this mark. `None`: at what was committed. Without a mark,
-    /// nothing is known of what was written before.
-    pub fn begin(&self, source: &TopicPartition, committed: u64, mark: &str) -> Option<u64> {
-        let marked = read_mark(mark);
-        let mut known = self.known();
-        known.safe.insert(source.clone(), marked.map_or(committed, |(_, safe)| safe));
-        known.again.remove(source);
-        let (start, safe) = marked?;
-        if known.start.is_none_or(|now| now.narrow(start).is_some()) {
-            return None;
-        }
-        let to = safe.min(committed).saturating_sub(self.back);
-        warn!(partition = %source, committed, to, "ReductStore was started anew since this was committed; reading again");
-        known.again.insert(source.clone(), Pass { until: committed, start });
-        Some(to)
+        reread_until
     }
 
     /// Watches the store until the host has ended.
-    pub async fn watch(self: Arc<Self>, host: Arc<dyn Rewinds>, sink: Sink) {
-        while !host.ended() {
+    pub async fn watch(self: Arc<Self>, host: Arc<dyn Partitions>, sink: Sink) {
+        while !host.has_ended() {
             tokio::time::sleep(EVERY).await;
             // Asked before the store: what it then says holds for these positions.
-            let (asked, positions, failures) = (now_ms(), host.positions(), sink.failures());
+            let states: Vec<_> = host.states().into_iter().map(|state| (state.position(), state)).collect();
+            let (asked, failures) = (now_ms(), sink.gate().failures());
             let looked = match sink.store_started().await {
-                Ok(start) => self.look(&*host, &sink, start, asked, &positions).await,
+                Ok(start) => self.look(&*host, &sink, start, asked, &states).await,
                 Err(error) => Err(error),
             };
             match looked {
                 Err(StoreError::Unavailable(_)) => {}
                 // With another error it is there, and doesn't tell.
-                _ => sink.explain(failures),
+                _ => sink.gate().resolve(failures),
             }
         }
     }
 
+    async fn look(
+        &self,
+        host: &dyn Partitions,
+        sink: &Sink,
+        start: Started,
+        asked: u64,
+        states: &[(u64, Arc<PartitionState>)],
+    ) -> Result<(), StoreError> {
+        let mut start = start;
+        let has_restarted = self.has_restarted(start, !sink.gate().is_open());
+        if has_restarted {
+            warn!("ReductStore restarted; re-reading what it may have lost");
+            start = sink.store_started_exactly().await?;
+        }
+        let start = self.learn(start, asked);
+        // Partitions that came meanwhile may have been given the start before, too.
+        let (harmed, unharmed): (Vec<_>, Vec<_>) = host.states().into_iter().partition(|state| {
+            has_restarted || state.store_start().is_some_and(|before| before.narrow(start).is_none())
+        });
+        let removed = unharmed.into_iter().filter_map(|state| Some((state.required_reread()?, state))).collect();
+        let crashed = harmed.into_iter().map(|state| (state.crash_window(), state)).collect();
+        reread(sink, crashed, Some(start), false).await?;
+        reread(sink, removed, None, true).await?;
+        let at_risk = sink.lowest_at_risk();
+        for (position, state) in states {
+            // One whose re-read is still to be announced keeps the start before.
+            if state.store_start().is_none_or(|before| before.narrow(start).is_some()) {
+                state.looked(start, *position, at_risk.get(&state.source).copied());
+            }
+        }
+        Ok(())
+    }
+
+    /// The store has this start, as it told when it was asked at that time. From now on partitions begin with it: one whose
+    /// re-read was announced may begin at once. Tells what is known with the earlier answers.
+    pub fn learn(&self, start: Started, asked: u64) -> Started {
+        let mut known = self.known();
+        let start = known.start.and_then(|before| before.narrow(start)).unwrap_or(start);
+        (known.start, known.looked) = (Some(start), Some(asked));
+        start
+    }
+
     /// Whether this start isn't the known one. Where requests have failed, one that may have come after the last look is
     /// enough.
-    fn is_restart(&self, start: Started, failed: bool) -> bool {
+    fn has_restarted(&self, start: Started, failed: bool) -> bool {
         let known = self.known();
         let Some(before) = known.start else { return false };
         match before.narrow(start) {
@@ -152,105 +163,36 @@ impl Restarts {
         }
     }
 
-    async fn look(
-        &self,
-        host: &dyn Rewinds,
-        sink: &Sink,
-        start: Started,
-        asked: u64,
-        positions: &[(TopicPartition, u64)],
-    ) -> Result<(), StoreError> {
-        let mut start = start;
-        if self.is_restart(start, sink.is_shaken()) {
-            warn!("ReductStore was started anew; reading again what it may have lost");
-            start = sink.store_started_exactly().await?;
-            if sink.removals() > 0 {
-                self.known().ahead.clear();
-            }
-            self.read_again(host, sink, start, positions, false).await?;
-        } else if self.has_ended(positions) {
-            let removals = sink.removals();
-            self.known().ahead.clear();
-            if removals > 0 {
-                warn!("records had to be removed from ReductStore; reading again what that may have spoiled");
-                self.read_again(host, sink, start, positions, true).await?;
-                sink.explain_removals(removals);
-            } else {
-                self.known().again.clear();
-            }
-        } else if sink.removals() == 0 {
-            self.known().note_ended(positions);
-        }
-        let at_risk = sink.lowest_at_risk();
-        let mut known = self.known();
-        known.at_risk = at_risk;
-        known.start = Some(known.start.and_then(|before| before.narrow(start)).unwrap_or(start));
-        known.looked = Some(asked);
-        for (source, position) in positions {
-            if !known.again.contains_key(source) {
-                known.safe.insert(source.clone(), *position);
-            }
-        }
-        Ok(())
-    }
-
-    async fn read_again(
-        &self,
-        host: &dyn Rewinds,
-        sink: &Sink,
-        start: Started,
-        positions: &[(TopicPartition, u64)],
-        drop: bool,
-    ) -> Result<(), StoreError> {
-        let windows: HashMap<TopicPartition, u64> = {
-            let mut known = self.known();
-            let safe = |(source, position): &(TopicPartition, u64)| {
-                (source.clone(), known.stood(source, *position).saturating_sub(self.back))
-            };
-            positions.iter().map(safe).collect()
-        };
-        let harmed = sink.harmed(&windows).await?;
-        sink.distrust();
-        for (source, position) in positions {
-            let window = windows.get(source).copied().unwrap_or_default();
-            let to = harmed.get(source).map_or(window, |first| window.min(*first));
-            let until = {
-                let mut known = self.known();
-                let start = known.start.unwrap_or(start);
-                let pass = known.again.entry(source.clone()).or_insert(Pass { until: *position, start });
-                pass.until = pass.until.max(*position);
-                let until = pass.until;
-                // Whoever takes over has to go back as far.
-                let safe = known.safe.entry(source.clone()).or_insert(*position);
-                *safe = to.saturating_add(self.back).min(*safe);
-                until
-            };
-            host.rewind(source, to, until, drop);
-        }
-        Ok(())
-    }
-
-    /// Whether everything that had to be read again was.
-    fn has_ended(&self, positions: &[(TopicPartition, u64)]) -> bool {
-        let mut known = self.known();
-        // A partition that was given up is somebody else's to read again.
-        known.again.retain(|source, _| positions.iter().any(|(owned, _)| owned == source));
-        positions.iter().all(|(source, at)| known.again.get(source).is_none_or(|pass| *at >= pass.until))
-    }
-
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn read_mark(mark: &str) -> Option<(Started, u64)> {
-    let value = |name| mark.split(' ').find_map(|part| part.strip_prefix(name));
-    Some((value("store=")?.parse().ok()?, value("safe=")?.parse().ok()?))
+/// Announces re-reads from the given offsets, or from further back where the store doesn't have a remembered record.
+async fn reread(
+    sink: &Sink,
+    partitions: Vec<(u64, Arc<PartitionState>)>,
+    store_start: Option<Started>,
+    discard_unsent: bool,
+) -> Result<(), StoreError> {
+    if partitions.is_empty() {
+        return Ok(());
+    }
+    let windows: HashMap<TopicPartition, u64> =
+        partitions.iter().map(|(from, state)| (state.source.clone(), *from)).collect();
+    let harmed = sink.harmed(&windows).await?;
+    for (window, state) in partitions {
+        let from = harmed.get(&state.source).map_or(window, |first| window.min(*first));
+        warn!(partition = %state.source, from, "re-reading what ReductStore may have lost");
+        state.announce_reread(Reread { from, discard_unsent, store_start });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::CommitMetadata;
 
     fn started(from: u64) -> Started {
         Started { from, to: from + 50 }
@@ -258,45 +200,45 @@ mod tests {
 
     #[test]
     fn a_start_after_the_last_look_counts_where_requests_failed() {
-        let restarts = Restarts::new(Some(started(1000)), 100);
-        assert!(!restarts.is_restart(started(1040), true), "it was never looked at");
-        restarts.known().looked = Some(1045);
-        assert!(restarts.is_restart(started(1030), true));
-        assert!(!restarts.is_restart(started(1030), false));
-        restarts.known().looked = Some(1200);
-        assert!(!restarts.is_restart(started(1030), true));
-        assert!(restarts.is_restart(started(1400), false));
+        let recovery = Recovery::new(Some(started(1000)), 100);
+        assert!(!recovery.has_restarted(started(1040), true), "it was never looked at");
+        recovery.known().looked = Some(1045);
+        assert!(recovery.has_restarted(started(1030), true));
+        assert!(!recovery.has_restarted(started(1030), false));
+        recovery.known().looked = Some(1200);
+        assert!(!recovery.has_restarted(started(1030), true));
+        assert!(recovery.has_restarted(started(1400), false));
     }
 
-    #[test]
-    fn a_partition_that_was_read_again_begins_there_when_the_store_crashes_once_more() {
-        let of = |partition| TopicPartition { topic: "t".into(), partition };
-        let mut known = Known::default();
-        for partition in [0, 1] {
-            known.safe.insert(of(partition), 100);
-            known.again.insert(of(partition), Pass { until: 500, start: started(1000) });
-        }
-        known.note_ended(&[(of(0), 700), (of(1), 400)]);
-        assert_eq!((known.stood(&of(0), 800), known.stood(&of(1), 800)), (700, 100));
-        assert_eq!(known.safe[&of(0)], 100, "what removing spoils may lie further back");
-        assert_eq!(known.stood(&of(2), 800), 800);
+    fn begin(start: Option<Started>, metadata: &str) -> (CommitPoint, u64) {
+        let source = TopicPartition { topic: "t".into(), partition: 0 };
+        let mut point = CommitPoint { offset: 5000, metadata: CommitMetadata::read(metadata) };
+        let until = Recovery::new(start, 100).begin(&source, &mut point, 20, 9000);
+        (point, until)
     }
 
     #[test]
     fn another_start_of_the_store_sets_a_partition_back() {
-        let source = TopicPartition { topic: "t".into(), partition: 0 };
-        let before = Restarts::new(Some(started(1000)), 100);
-        let mark = before.mark(&source, 5000).unwrap();
-        assert_eq!(mark, "store=1000-1050 safe=5000");
-        before.known().at_risk = HashMap::from([(source.clone(), 4990)]);
-        assert_eq!(before.mark(&source, 5000), Some(mark.clone()), "two blocks reach as far");
-        before.known().at_risk = HashMap::from([(source.clone(), 300)]);
-        assert_eq!(before.mark(&source, 5000).as_deref(), Some("store=1000-1050 safe=400"));
-        let begin = |start, mark: &str| Restarts::new(start, 100).begin(&source, 5000, mark);
-        assert_eq!(begin(Some(started(1250)), &mark), None, "the same start, by another clock");
-        assert_eq!(begin(Some(started(1400)), &mark), Some(4900), "another one, within the same second");
-        assert_eq!(begin(Some(started(9000)), "store=1000-1050 safe=30 letters=1@t"), Some(0));
-        assert_eq!(begin(None, &mark), None);
-        assert_eq!(begin(Some(started(9000)), "someone else's"), None);
+        let (point, until) = begin(Some(started(1250)), "store=1000-1050 durable=4990");
+        assert_eq!((point.offset, until), (5000, 0), "the same start, by another clock");
+        let (point, until) = begin(Some(started(1400)), "store=1000-1050 durable=4990");
+        assert_eq!((point.offset, until), (4890, 5000));
+        assert_eq!(point.metadata.to_string(), "store=1400-1450 durable=4990 compare=9000");
+        let (point, _) = begin(Some(started(9000)), "store=1000-1050 durable=30 letters=1@t");
+        assert_eq!((point.offset, point.metadata.durable), (20, Some(30)), "the partition begins there now");
+    }
+
+    #[test]
+    fn a_reread_that_another_host_began_goes_on() {
+        let (point, until) = begin(Some(started(1000)), "store=1000-1050 durable=4990 compare=5500");
+        assert_eq!((point.offset, until, point.metadata.compare_below), (5000, 5500, Some(5500)));
+    }
+
+    #[test]
+    fn a_store_that_did_not_tell_its_start_is_compared_later() {
+        let (point, until) = begin(None, "store=1000-1050 durable=4990");
+        assert_eq!((point.offset, until, point.metadata.store_start), (5000, 0, Some(started(1000))));
+        let (point, _) = begin(Some(started(9000)), "someone else's");
+        assert_eq!((point.offset, point.metadata.store_start), (5000, Some(started(9000))));
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::store::Write;
 use crate::dead_letters::format;
-use crate::flow::partition_state::AckHandle;
+use crate::flow::AckHandle;
 use crate::record::entry_name::EntryName;
 use crate::record::labels;
 use crate::record::{Identity, OutputRecord};

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: one writer per entry at any time in this process, one request in flight per entry; at most [`MAX_TURNS`]
 //! requests over all entries, and so about as many connections; handing a record in never blocks (what is in flight is
-//! bounded by [`crate::flow::partition_state::Budget`] upstream).
+//! bounded by [`crate::flow::Budget`] upstream).
 
 pub mod check;
 mod connections;
@@ -16,7 +16,7 @@ pub mod store;
 mod writer;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
@@ -32,6 +32,7 @@ use self::store::{Content, Seen, Store, StoreError};
 use self::writer::Writer;
 use crate::config;
 use crate::dead_letters::format::{self, Target};
+use crate::flow::CommitGate;
 use crate::flow::membership::Membership;
 use crate::flow::sharded::Sharded;
 use crate::flow::store_start::Started;
@@ -70,13 +71,7 @@ pub struct Shared {
     turns: Semaphore,
     writers: Mutex<HashMap<EntryName, mpsc::UnboundedSender<Item>>>,
     failed: OnceLock<String>,
-    /// The store was restarted: what it acknowledged may be lost or damaged.
-    distrusted: AtomicBool,
-    /// Requests that failed, and how many had when the store was last known not to have been restarted.
-    pub(crate) failures: AtomicU64,
-    failures_explained: AtomicU64,
-    /// Removals, each of which may have spoiled what was acknowledged.
-    pub(crate) removals: AtomicU64,
+    pub(crate) gate: Arc<CommitGate>,
     recent: Mutex<Recent>,
     this: Weak<Shared>,
 }
@@ -166,10 +161,7 @@ impl Sink {
             turns: Semaphore::new(MAX_TURNS),
             writers: Mutex::default(),
             failed: OnceLock::new(),
-            distrusted: AtomicBool::new(false),
-            failures: AtomicU64::new(0),
-            failures_explained: AtomicU64::new(0),
-            removals: AtomicU64::new(0),
+            gate: Arc::default(),
             recent: Mutex::default(),
             this: this.clone(),
         }))
@@ -190,41 +182,14 @@ impl Sink {
         self.0.dead_letters.as_deref()
     }
 
-    /// From now on records that are looked up are compared with their bytes.
-    pub fn distrust(&self) {
-        self.0.distrusted.store(true, Ordering::SeqCst);
-    }
-
     /// What keeps records from being written at present.
     pub fn problems(&self) -> Vec<Problem> {
         self.0.problems.list()
     }
 
-    /// Whether the store may have lost what it acknowledged: a request failed or a record was removed, and nobody has looked
-    /// for a restart of the store since.
-    pub fn is_shaken(&self) -> bool {
-        self.failures() != self.0.failures_explained.load(Ordering::SeqCst)
-            || self.0.removals.load(Ordering::SeqCst) > 0
-    }
-
-    /// How often the store failed so far.
-    pub fn failures(&self) -> u64 {
-        self.0.failures.load(Ordering::SeqCst)
-    }
-
-    /// This number of failures is known to have lost nothing, or what they lost is being re-read.
-    pub fn explain(&self, failures: u64) {
-        self.0.failures_explained.store(failures, Ordering::SeqCst);
-    }
-
-    /// Removals from the store for which nothing was re-read yet; each may have damaged other records.
-    pub fn removals(&self) -> u64 {
-        self.0.removals.load(Ordering::SeqCst)
-    }
-
-    /// What this number of removals may have damaged is being re-read.
-    pub fn explain_removals(&self, removals: u64) {
-        self.0.removals.fetch_sub(removals, Ordering::SeqCst);
+    /// Closed while a failure of the store isn't explained.
+    pub fn gate(&self) -> &Arc<CommitGate> {
+        &self.0.gate
     }
 
     /// When the store was started, as far as one answer tells.
@@ -340,7 +305,7 @@ impl Shared {
         match &self.dead_letters {
             Some(target) if !self.discard => target.take(letter, ack),
             _ => {
-                let entry = ack.assignment().dead_letter_entry.clone();
+                let entry = ack.partition().dead_letter_entry.clone();
                 self.submit(Item { record: letter, entry, ack });
             }
         }
@@ -381,11 +346,6 @@ impl Shared {
             })
         };
         Ok(records.iter().filter(|record| !is_whole(record)).collect())
-    }
-
-    /// Whether records that are looked up are compared with their bytes, whatever their partition says.
-    pub(crate) fn compares_contents(&self) -> bool {
-        self.distrusted.load(Ordering::SeqCst)
     }
 
     /// What a batch may hold: as configured, or less where something before the store takes less.

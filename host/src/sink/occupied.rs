@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::store::{Content, Seen, checksum};
-use crate::flow::range_set::RangeSet;
+use crate::flow::RangeSet;
 use crate::record::{Identity, IdentityMap};
 
 /// A record that may have been written before is searched for at least this far behind its own time.

@@ -1,41 +1,55 @@
-//! Reads Kafka: the only place that knows `rdkafka` (besides a dead-letter topic).
+//! Reads Kafka as a member of a consumer group: the only place that knows `rdkafka` besides `kafka`.
 //!
-//! Guarantees: offsets are committed only as [`Owner::positions`] tells, through librdkafka's store, which refuses those
-//! of a partition that isn't assigned any more; a partition is handed over with the offset it begins at, chosen by the
-//! committed offset and the configured policy and by nothing else; a partition is taken back before it is given up.
+//! The thread that runs [`Source::run`] polls, and alone assigns, seeks and commits. A partition that the group gives to
+//! this host waits until its begin is known, then a worker reads it. A re-read takes it away from the worker and lets it
+//! begin again, as if another host had committed where.
+//!
+//! Guarantees: what is committed is what [`PartitionState::commit_point`] says; where a partition begins is decided in one
+//! place, see [`start`]; a partition is taken back before it is given up; one that can't be begun holds up no other.
 
+mod commit_queue;
+mod commits;
+mod group;
 mod partition_reader;
+mod questions;
+pub mod start;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{BaseConsumer, Consumer, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use thiserror::Error;
 use tracing::{debug, error, info, warn};
 
+use self::commit_queue::CommitQueue;
+use self::group::{GroupContext, Place, Waiting, partitions};
 pub use self::partition_reader::{PartitionReader, Polled};
-use crate::config;
-use crate::kafka::client::{QUEUE, ask, client_config, told};
-use crate::kafka::metadata::CheckError;
-use crate::kafka::start_offset as start;
-use crate::record::TopicPartition;
+use self::questions::{Answer, Found, Question, Questions, Told};
+use self::start::Facts;
+use crate::config::{self, StartPolicy};
+use crate::flow::{CommitPoint, PartitionState};
 
-/// How long one poll of the main queue waits.
+use crate::kafka::client::{QUEUE, client_config, told};
+use crate::kafka::metadata::CheckError;
+use crate::record::{TopicId, TopicPartition};
+
+/// How long one poll of the main queue waits, and how long while partitions wait to be begun.
 const POLL: Duration = Duration::from_millis(100);
+const POLL_WAITING: Duration = Duration::from_millis(10);
 /// How often progress is committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
-/// How long a question to the brokers may take, of which a rebalance asks a few.
-const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a seek may take, which asks no broker.
+const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
+/// librdkafka may refuse to seek in a partition that it has only just been told of.
+const SEEK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long asking for the end of a partition may take, which only reports depend on.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// What may wait in librdkafka before the host's own budget counts it: in all partitions together, and in each.
@@ -44,117 +58,359 @@ const QUEUE_KBYTES: RangeInclusive<usize> = 1 << 10..=16 << 10;
 /// How long leaving the group may take; with the brokers away it can hang.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Who gets the partitions. Called from the thread that runs [`Source::run`].
-pub trait Owner: Send + Sync {
-    /// A partition is ours. `partitions`: how many its topic has.
-    fn assigned(&self, feed: PartitionReader, partitions: usize);
-    /// These partitions are to be given up: stop reading them, settle what is in flight as far as that goes, drop their
-    /// feeds; answers with their last positions. `lost`: they belong to someone else already, so nothing more may be
-    /// written or committed.
-    fn revoked(&self, partitions: &[TopicPartition], lost: bool) -> Vec<(TopicPartition, u64)>;
-    /// All new partitions of an assignment are about to be handed over.
-    fn assigning(&self);
-    /// Why no other member of the group may own partitions while we own some of this topic; `None`: it may.
-    fn company_refused(&self, topic: &str, partitions: usize) -> Option<String>;
-    /// The next offset to read of each partition that has one.
-    fn positions(&self) -> Vec<(TopicPartition, u64)>;
-    /// Whether nothing may be committed now: what the store acknowledged may be lost.
-    fn is_shaken(&self) -> bool;
-    /// Whether this partition is about to be read again, from before its position.
-    fn is_rewinding(&self, source: &TopicPartition) -> bool;
-    /// What to commit beside a position.
-    fn mark(&self, source: &TopicPartition, position: u64) -> Option<String>;
-    /// Where to begin with a partition that was committed with this mark, if not at what was committed.
-    fn begin(&self, source: &TopicPartition, committed: u64, mark: &str) -> Option<u64>;
-    /// The source can't go on.
+/// Where a partition begins, with what the brokers say of it.
+#[derive(Debug, Clone)]
+pub struct Beginning {
+    /// Where to begin; the handler may choose an earlier offset that is still there.
+    pub point: CommitPoint,
+    /// What the brokers say of the partition.
+    pub facts: Facts,
+}
+
+/// Has the partitions that the group gives to this host. Called by the thread that runs [`Source::run`], where nothing
+/// else is said.
+pub trait GroupHandler: Send + Sync {
+    /// The partition isn't read yet, for this reason.
+    fn waiting(&self, source: &TopicPartition, reason: &str);
+    /// Decides where exactly the partition begins.
+    fn begin(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String>;
+    /// The partition is ready to be read.
+    fn assigned(&self, reader: PartitionReader, state: &Arc<PartitionState>);
+    /// The group takes the partitions back; `states` are those that had begun, and nothing is read for them any more.
+    /// Finishes what is in flight as far as that goes, and answers with what may be committed. `lost`: the partitions
+    /// belong to others already, so nothing more may be written.
+    fn revoked(
+        &self,
+        partitions: &[TopicPartition],
+        states: &[Arc<PartitionState>],
+        lost: bool,
+    ) -> Vec<(TopicPartition, CommitPoint)>;
+    /// What may be committed for the partition now. Adds what the state doesn't know.
+    fn commit_point(&self, state: &PartitionState) -> Option<CommitPoint>;
+    /// The group took a commit, or refused it.
+    fn committed(&self, outcome: Result<(), String>);
+    /// The reason if no other member of the group may own partitions of this topic, because several partitions of it
+    /// write to one entry. Called by any thread.
+    fn requires_sole_member(&self, topic: &str, partitions: usize) -> Option<String>;
+    /// The source can't go on. Called by any thread.
     fn failed(&self, reason: String);
     /// Whether to stop.
-    fn stopping(&self) -> bool;
-    /// Whether the group should be asked if we are still a member.
-    fn membership_doubted(&self) -> bool;
-    /// The group says that we are.
+    fn is_stopping(&self) -> bool;
+    /// Idle partitions whose tails may hold no records, with the ends that Kafka named.
+    fn take_probes(&self) -> Vec<(TopicPartition, u64)>;
+    /// Whether the group should be asked if this host is still a member.
+    fn is_membership_doubted(&self) -> bool;
+    /// The group says that it is.
     fn membership_confirmed(&self);
 }
 
+/// Why a source doesn't start.
 #[derive(Debug, Error)]
 pub enum SourceError {
+    /// librdkafka takes one of the properties for wrong.
     #[error("librdkafka refuses the configuration: {0}")]
     Configuration(String),
+    /// Kafka doesn't answer, or refuses.
     #[error("Kafka at {0}")]
     Away(#[from] CheckError),
+    /// librdkafka takes one of the topics for wrong.
     #[error("can't subscribe to {topics:?}: {error}")]
-    Subscribe { topics: Vec<String>, error: KafkaError },
+    Subscribe {
+        /// As configured.
+        topics: Vec<String>,
+        /// librdkafka's words.
+        error: KafkaError,
+    },
+    /// The system gives no thread.
+    #[error("can't start a thread: {0}")]
+    Thread(std::io::Error),
 }
 
 /// A member of the consumer group.
 pub struct Source {
-    consumer: Arc<BaseConsumer<Context>>,
-    owner: Arc<dyn Owner>,
-    /// What was stored for committing last.
-    stored: HashMap<TopicPartition, u64>,
+    consumer: Arc<BaseConsumer<GroupContext>>,
+    handler: Arc<dyn GroupHandler>,
+    policy: StartPolicy,
+    questions: Questions,
+    next_question: u64,
+    commit_queue: CommitQueue,
+    /// The number of the commit that asks whether this host is still a member.
+    confirming: Option<usize>,
 }
 
 impl Source {
     /// Joins nothing yet; [`Self::run`] does. `partitions`: how many there are to share the queues' memory.
-    pub fn new(config: &config::Kafka, partitions: usize, owner: Arc<dyn Owner>) -> Result<Self, SourceError> {
-        let context = Context {
-            owner: Arc::clone(&owner),
-            policy: config.start,
-            group: config.group.clone(),
-            consumer: OnceLock::new(),
-        };
+    pub fn new(config: &config::Kafka, partitions: usize, handler: Arc<dyn GroupHandler>) -> Result<Self, SourceError> {
         let mut client = client_config(config);
         if !config.properties.contains_key(QUEUE) {
             client.set(QUEUE, queue_kbytes(partitions).to_string());
         }
-        let consumer: BaseConsumer<Context> =
-            client.create_with_context(context).map_err(|e| SourceError::Configuration(told(&e)))?;
+        let consumer: BaseConsumer<GroupContext> = client
+            .create_with_context(GroupContext::new(Arc::clone(&handler)))
+            .map_err(|e| SourceError::Configuration(told(&e)))?;
         let consumer = Arc::new(consumer);
         let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
         let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(|error| SourceError::Subscribe { topics: config.topics.clone(), error })?;
-        Ok(Self { consumer, owner, stored: HashMap::new() })
+        let questions = Questions::start(Arc::downgrade(&consumer), Arc::clone(&handler), config.group.clone())
+            .map_err(SourceError::Thread)?;
+        let commit_queue = CommitQueue::new(Arc::clone(&consumer))
+            .ok_or_else(|| SourceError::Configuration("no queue for the answers to commits".to_owned()))?;
+        let policy = config.start;
+        Ok(Self { consumer, handler, policy, questions, next_question: 0, commit_queue, confirming: None })
     }
 
-    /// Serves the group until [`Owner::stopping`], then gives all partitions back, commits and leaves.
+    /// Serves the group until [`GroupHandler::is_stopping`], then gives all partitions back, commits and leaves.
     pub fn run(mut self) {
         let mut committed_at = Instant::now();
-        while !self.owner.stopping() {
-            match self.consumer.poll(POLL) {
-                None => {}
-                Some(Ok(message)) => self.owner.failed(format!(
-                    "a record of {}/{} arrived outside of its partition's queue",
-                    message.topic(),
-                    message.partition()
-                )),
-                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
-                    self.owner.failed(format!("Kafka refuses to go on: {code}"));
-                }
-                Some(Err(error)) => warn!(%error, "Kafka reports a problem; librdkafka goes on trying"),
-            }
-            if self.owner.membership_doubted() {
-                self.confirm_membership();
-            }
+        while !self.handler.is_stopping() {
+            let is_waiting = self.context().places().values().any(|place| matches!(place, Place::Waiting(_)));
+            self.poll(if is_waiting { POLL_WAITING } else { POLL });
+            self.end_rereads();
+            self.ask();
+            self.hear();
+            self.probe();
+            self.hear_of_commits();
+            self.confirm_membership();
             if committed_at.elapsed() >= COMMIT_EVERY {
                 committed_at = Instant::now();
                 self.commit();
+                self.watch_topics();
             }
         }
         self.leave();
     }
 
-    /// Asks the group's coordinator by committing: it refuses a member that isn't in the present generation.
-    fn confirm_membership(&self) {
-        let positions = self.owner.positions();
-        // Without a position there is nothing that another member could be writing too.
-        let answer = if positions.is_empty() {
-            Ok(())
-        } else {
-            self.consumer.commit(&list(&*self.owner, &positions), CommitMode::Sync)
+    fn context(&self) -> &Arc<GroupContext> {
+        self.consumer.context()
+    }
+
+    fn poll(&self, timeout: Duration) {
+        match self.consumer.poll(timeout) {
+            None => {}
+            Some(Ok(message)) => self.handler.failed(format!(
+                "a record of {}/{} arrived outside of its partition's queue",
+                message.topic(),
+                message.partition()
+            )),
+            Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
+                self.handler.failed(format!("Kafka refuses to go on: {code}"));
+            }
+            Some(Err(error)) => warn!(%error, "Kafka reports a problem; librdkafka goes on trying"),
+        }
+    }
+
+    /// Takes partitions away from their workers that have to begin at another offset and have nothing in flight.
+    fn end_rereads(&self) {
+        let mut places = self.context().places();
+        for (source, place) in places.iter_mut() {
+            let Place::Reading { state, control } = place else { continue };
+            let was_out_of_range = state.phase() == crate::flow::Phase::OutOfRange;
+            let Some(point) = state.try_end() else { continue };
+            let Some(queue) = control.close() else { continue };
+            info!(partition = %source, offset = point.offset, was_out_of_range, "reading from another offset");
+            self.handler.waiting(source, "asking Kafka where to go on");
+            let known = Some(point);
+            *place = Place::Waiting(Waiting { queue, known, was_out_of_range, question: None, since: Instant::now() });
+        }
+    }
+
+    fn ask(&mut self) {
+        let mut places = self.consumer.context().places();
+        for (source, place) in places.iter_mut() {
+            if let Place::Waiting(waiting @ Waiting { question: None, .. }) = place {
+                self.next_question += 1;
+                let number = self.next_question;
+                waiting.question = Some(number);
+                let wants_committed = waiting.known.is_none();
+                self.questions.ask(Question { source: source.clone(), number, wants_committed });
+            }
+        }
+    }
+
+    fn hear(&mut self) {
+        for told in self.questions.told() {
+            match told {
+                Told::Answer(answer) => self.answered(answer),
+                Told::Ids(ids) => self.compare_ids(&ids),
+            }
+        }
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        let Answer { source, number, found } = answer;
+        let is_open = |place: &Place| matches!(place, Place::Waiting(waiting) if waiting.question == Some(number));
+        let taken = {
+            let mut places = self.context().places();
+            if places.get(&source).is_some_and(is_open) { places.remove(&source) } else { None }
         };
-        match answer {
-            Ok(()) => self.owner.membership_confirmed(),
-            Err(error) => warn!(%error, "the group doesn't confirm the membership yet"),
+        let Some(Place::Waiting(waiting)) = taken else { return self.questions.forget(number) };
+        match found {
+            Err(reason) => {
+                self.handler.waiting(&source, &reason);
+                self.put(source, Place::Waiting(waiting));
+            }
+            Ok(found) => self.begin(source, waiting, found),
+        }
+    }
+
+    fn put(&self, source: TopicPartition, place: Place) {
+        self.context().places().insert(source, place);
+    }
+
+    /// Begins a partition whose begin can be decided now.
+    fn begin(&mut self, source: TopicPartition, mut waiting: Waiting, found: Found) {
+        let Found { facts, committed } = found;
+        if let Some(committed) = &committed {
+            self.context().commits().known(&source, committed.clone());
+        }
+        let known = waiting.known.clone().or(committed);
+        // The group has no offset for a topic that was created again.
+        let is_first = known.as_ref().is_none_or(|point| point.metadata.topic_id != facts.topic_id);
+        let point = start::begin(&source, known, &facts, self.policy, waiting.was_out_of_range);
+        let begun = point.and_then(|point| self.handler.begin(&source, Beginning { point, facts }));
+        let state = match begun {
+            Ok(state) => state,
+            Err(reason) => return self.handler.failed(reason),
+        };
+        match self.move_to(&source, &waiting, state.next_offset()) {
+            Ok(()) => {
+                if is_first {
+                    // So that `latest` holds from now on, for whoever reads the partition next.
+                    let first = vec![(source.clone(), state.first_commit())];
+                    self.context().commits().send_changed(&self.commit_queue, first);
+                }
+                let (reader, control) = PartitionReader::new(source.clone(), state.topic_id(), waiting.queue);
+                self.handler.assigned(reader, &state);
+                self.put(source, Place::Reading { state, control });
+            }
+            Err(error) => {
+                debug!(partition = %source, %error, "can't read from there yet; trying again");
+                state.end();
+                waiting.question = None;
+                self.put(source, Place::Waiting(waiting));
+            }
+        }
+    }
+
+    /// Makes librdkafka read the partition from this offset on.
+    fn move_to(&self, source: &TopicPartition, waiting: &Waiting, offset: u64) -> KafkaResult<()> {
+        // What is queued is of another offset. Errors in there would be taken for ones of the new.
+        while waiting.queue.poll(Duration::ZERO).is_some() {}
+        let (topic, partition, to) =
+            (&source.topic, source.partition.cast_signed(), Offset::Offset(offset.cast_signed()));
+        match self.consumer.seek(topic, partition, to, SEEK_TIMEOUT) {
+            Err(_) if waiting.was_out_of_range || waiting.since.elapsed() > SEEK_PATIENCE => {
+                // librdkafka has stopped reading the partition, and seeks only in those that it reads.
+                self.assign_again(source, to)
+            }
+            sought => sought,
+        }
+    }
+
+    fn assign_again(&self, source: &TopicPartition, offset: Offset) -> KafkaResult<()> {
+        let partition = source.partition.cast_signed();
+        if matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative) {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&source.topic, partition, offset)?;
+            self.consumer.incremental_unassign(&list)?;
+            return self.consumer.incremental_assign(&list);
+        }
+        // Eager protocols know only whole assignments. The others go on where they are; a record that comes twice is
+        // ignored by the state, and none is left out.
+        let mut all = TopicPartitionList::new();
+        all.add_partition_offset(&source.topic, partition, offset)?;
+        for (other, place) in self.context().places().iter().filter(|(other, _)| *other != source) {
+            let next = match place {
+                Place::Waiting(_) => Offset::End,
+                Place::Reading { state, .. } => Offset::Offset(state.next_offset().cast_signed()),
+            };
+            all.add_partition_offset(&other.topic, other.partition.cast_signed(), next)?;
+        }
+        self.consumer.assign(&all)
+    }
+
+    /// Lets partitions begin again whose topics were deleted and created again.
+    fn compare_ids(&self, ids: &HashMap<String, TopicId>) {
+        for place in self.context().places().values() {
+            if let Place::Reading { state, .. } = place
+                && let (Some(before), Some(now)) = (state.topic_id(), ids.get(&*state.source.topic))
+                && before != *now
+            {
+                state.report_out_of_range();
+            }
+        }
+    }
+
+    fn watch_topics(&self) {
+        let topics: HashSet<String> = self.context().places().keys().map(|source| source.topic.to_string()).collect();
+        self.questions.watch(topics);
+    }
+
+    /// Finds out whether any records are left before an end that Kafka named a while ago: reads again from the next
+    /// offset on, which brings either a record or the end of the partition. librdkafka tells the end only once otherwise,
+    /// and doesn't tell where it is.
+    fn probe(&self) {
+        for (source, end) in self.handler.take_probes() {
+            let places = self.context().places();
+            let Some(Place::Reading { state, control }) = places.get(&source) else { continue };
+            let next = Offset::Offset(state.next_offset().cast_signed());
+            let seek = || self.consumer.seek(&source.topic, source.partition.cast_signed(), next, SEEK_TIMEOUT);
+            if let Err(error) = control.probe(end, seek) {
+                warn!(partition = %source, %error, "can't read the end of the partition again");
+            }
+        }
+    }
+
+    /// What may be committed now.
+    fn points(&self) -> Vec<(TopicPartition, CommitPoint)> {
+        let places = self.context().places();
+        let point = |(source, place): (&TopicPartition, &Place)| {
+            let point = match place {
+                Place::Waiting(waiting) => waiting.known.clone(),
+                Place::Reading { state, .. } => self.handler.commit_point(state),
+            };
+            point.map(|point| (source.clone(), point))
+        };
+        places.iter().filter_map(point).collect()
+    }
+
+    fn commit(&self) {
+        let points = self.points();
+        if !self.consumer.assignment_lost() {
+            self.context().commits().send_changed(&self.commit_queue, points);
+        }
+    }
+
+    fn hear_of_commits(&mut self) {
+        for answer in self.commit_queue.answers() {
+            let outcome = self.context().commits().answered(&answer);
+            if self.confirming.take_if(|number| *number == answer.number).is_some() {
+                match &outcome {
+                    Ok(()) => self.handler.membership_confirmed(),
+                    Err(reason) => warn!(reason, "the group doesn't confirm the membership yet"),
+                }
+            }
+            self.handler.committed(outcome);
+        }
+    }
+
+    /// Asks the group's coordinator by committing: it refuses a member that isn't in the present generation.
+    fn confirm_membership(&mut self) {
+        if self.confirming.is_some() || !self.handler.is_membership_doubted() {
+            return;
+        }
+        if self.context().places().is_empty() {
+            // Without a partition there is nothing that another member could be writing, too.
+            return self.handler.membership_confirmed();
+        }
+        let mut points = self.points();
+        if points.is_empty() {
+            points = self.context().commits().sent();
+        }
+        if !points.is_empty() {
+            let number = self.context().commits().send(&self.commit_queue, points);
+            self.confirming = number;
         }
     }
 
@@ -163,40 +419,24 @@ impl Source {
         Ends(Arc::downgrade(&self.consumer))
     }
 
-    /// Commits what is settled, without waiting for the answer. Asked for even when nothing was settled since: nobody is
-    /// told of a commit that failed, and librdkafka sends one only for what isn't committed yet.
-    fn commit(&mut self) {
-        if self.owner.is_shaken() {
-            return;
-        }
-        let mut positions = self.owner.positions();
-        let owned = positions.len();
-        positions.retain(|(of, _)| !self.owner.is_rewinding(of));
-        let is_rewinding = positions.len() < owned;
-        let changed: Vec<_> = positions.into_iter().filter(|(of, at)| self.stored.get(of) != Some(at)).collect();
-        // What was stored of a partition that is about to be read again needn't be committed now.
-        if changed.is_empty() && is_rewinding {
-            return;
-        }
-        store(&self.consumer, &*self.owner, &changed);
-        match self.consumer.commit_consumer_state(CommitMode::Async) {
-            Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => self.stored.extend(changed),
-            Err(error) => warn!(%error, "can't commit; trying again"),
-        }
-    }
-
     fn leave(self) {
-        let positions = match self.consumer.assignment() {
-            Ok(assignment) => self.owner.revoked(&partitions(&assignment), self.consumer.assignment_lost()),
+        let (done, closed) = channel();
+        let (consumer, assigned) = (Arc::clone(&self.consumer), self.consumer.assignment());
+        let (lost, context) = (self.consumer.assignment_lost(), Arc::clone(self.consumer.context()));
+        let assigned = match assigned {
+            Ok(assigned) => partitions(&assigned),
             Err(error) => {
                 error!(%error, "can't tell the assignment while leaving the group");
-                Vec::new()
+                context.places().keys().cloned().collect()
             }
         };
-        let (done, closed) = std::sync::mpsc::channel();
-        let (consumer, owner) = (self.consumer, self.owner);
+        let points = context.take_back(&assigned, lost);
+        drop(self);
         std::thread::spawn(move || {
-            commit_last(&consumer, &*owner, &positions);
+            if !lost {
+                context.commits().commit_last(&consumer, points);
+            }
+            drop(context);
             drop(consumer);
             let _ = done.send(());
         });
@@ -206,9 +446,9 @@ impl Source {
     }
 }
 
-/// Asks for the ends of partitions, for as long as the source lives.
+/// Asks for the ends of partitions, while the source lives.
 #[derive(Clone)]
-pub struct Ends(Weak<BaseConsumer<Context>>);
+pub struct Ends(Weak<BaseConsumer<GroupContext>>);
 
 impl Ends {
     /// The next offset that a reader can't have yet: with transactions, where the first open one begins. `None`: the
@@ -218,176 +458,6 @@ impl Ends {
         let (_, end) = consumer.fetch_watermarks(&source.topic, source.partition.cast_signed(), END_TIMEOUT).ok()?;
         u64::try_from(end).ok()
     }
-}
-
-/// What librdkafka calls back.
-pub struct Context {
-    owner: Arc<dyn Owner>,
-    policy: config::StartPolicy,
-    group: String,
-    consumer: OnceLock<Weak<BaseConsumer<Context>>>,
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                error!(target: "librdkafka", facility, "{message}");
-            }
-            RDKafkaLogLevel::Warning => warn!(target: "librdkafka", facility, "{message}"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => info!(target: "librdkafka", facility, "{message}"),
-            RDKafkaLogLevel::Debug => debug!(target: "librdkafka", facility, "{message}"),
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        // The end of a partition is asked for, and no problem.
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
-            return;
-        }
-        error!(target: "librdkafka", %error, "{reason}");
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        let partitions = partitions(list);
-        let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
-        let done = if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            info!(partitions = ?names(&partitions), "assigned");
-            if let Err(reason) = self.take(consumer, &partitions, list) {
-                self.owner.failed(reason);
-            }
-            if cooperative { consumer.incremental_assign(list) } else { consumer.assign(list) }
-        } else {
-            let lost = consumer.assignment_lost();
-            info!(partitions = ?names(&partitions), lost, "revoked");
-            give_up(consumer, &*self.owner, &partitions, lost);
-            if cooperative { consumer.incremental_unassign(list) } else { consumer.unassign() }
-        };
-        if let Err(error) = done {
-            self.owner.failed(format!("the group's new assignment can't be taken over: {error}"));
-        }
-    }
-}
-
-impl Context {
-    /// Splits the queue of each new partition off, decides where it begins, and hands it over.
-    fn take(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        partitions: &[TopicPartition],
-        list: &mut TopicPartitionList,
-    ) -> Result<(), String> {
-        let Some(shared) = self.consumer.get().and_then(Weak::upgrade) else { return Ok(()) };
-        if partitions.is_empty() {
-            return Ok(());
-        }
-        self.owner.assigning();
-        let asked = ask(|| consumer.committed_offsets(list.clone(), BROKER_TIMEOUT))
-            .map_err(|error| format!("can't ask for the committed offsets: {error}"))?;
-        let mut counts: HashMap<&str, usize> = HashMap::new();
-        for source in partitions {
-            let (topic, partition) = (&*source.topic, source.partition.cast_signed());
-            let count = match counts.get(topic) {
-                Some(count) => *count,
-                None => {
-                    let metadata = ask(|| consumer.fetch_metadata(Some(topic), BROKER_TIMEOUT))
-                        .map_err(|error| format!("can't ask for the partitions of {topic}: {error}"))?;
-                    let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
-                    if let Some(reason) = self.owner.company_refused(topic, count) {
-                        self.insist_on_being_alone(consumer, &reason)?;
-                    }
-                    counts.insert(topic, count);
-                    count
-                }
-            };
-            let (low, high) = ask(|| consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT))
-                .map_err(|error| format!("can't ask for the watermarks of {source}: {error}"))?;
-            let found = asked.find_partition(topic, partition);
-            let committed = found.as_ref().and_then(|found| start::committed(found.offset()));
-            let mut begin = start::start(
-                source,
-                committed,
-                (low.max(0).cast_unsigned(), high.max(0).cast_unsigned()),
-                self.policy,
-            )?;
-            let mark = found.filter(|_| committed == Some(begin)).map(|found| found.metadata().to_owned());
-            if let Some(earlier) = self.owner.begin(source, begin, &mark.unwrap_or_default()) {
-                begin = earlier.max(low.max(0).cast_unsigned());
-            }
-            list.set_partition_offset(topic, partition, Offset::Offset(begin.cast_signed()))
-                .map_err(|error| format!("can't set where {source} begins: {error}"))?;
-            let queue = shared
-                .split_partition_queue(topic, partition)
-                .ok_or_else(|| format!("{source} has no queue of its own"))?;
-            self.owner
-                .assigned(PartitionReader::new(source.clone(), queue, Arc::clone(&shared), self.policy, begin), count);
-        }
-        Ok(())
-    }
-}
-
-impl Context {
-    fn insist_on_being_alone(&self, consumer: &BaseConsumer<Self>, reason: &str) -> Result<(), String> {
-        let groups = ask(|| consumer.fetch_group_list(Some(&self.group), BROKER_TIMEOUT))
-            .map_err(|error| format!("can't ask who else is in group {:?}: {error}", self.group))?;
-        match groups.groups().iter().map(|group| group.members().len()).sum::<usize>() {
-            0 | 1 => Ok(()),
-            members => Err(format!("group {:?} has {members} members, and {reason}", self.group)),
-        }
-    }
-}
-
-/// Takes partitions back and commits what of them is settled.
-fn give_up(consumer: &BaseConsumer<Context>, owner: &dyn Owner, partitions: &[TopicPartition], lost: bool) {
-    let positions = owner.revoked(partitions, lost);
-    commit_last(consumer, owner, &positions);
-}
-
-/// Commits for the last time before partitions are given up, and waits for the answer.
-fn commit_last(consumer: &BaseConsumer<Context>, owner: &dyn Owner, positions: &[(TopicPartition, u64)]) {
-    if positions.is_empty() || owner.is_shaken() {
-        return;
-    }
-    store(consumer, owner, positions);
-    match consumer.commit_consumer_state(CommitMode::Sync) {
-        Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
-        Err(error) => warn!(%error, "can't commit on giving partitions up; their records will be read again"),
-    }
-}
-
-/// Hands positions to librdkafka, which refuses those of partitions that aren't assigned any more.
-fn store(consumer: &BaseConsumer<Context>, owner: &dyn Owner, positions: &[(TopicPartition, u64)]) {
-    if let Err(error) = consumer.store_offsets(&list(owner, positions)) {
-        warn!(%error, "positions can't be stored for committing");
-    }
-}
-
-fn list(owner: &dyn Owner, positions: &[(TopicPartition, u64)]) -> TopicPartitionList {
-    let mut list = TopicPartitionList::with_capacity(positions.len());
-    for (source, position) in positions {
-        let offset = Offset::Offset(position.cast_signed());
-        let mut element = list.add_partition(&source.topic, source.partition.cast_signed());
-        if let Err(error) = element.set_offset(offset) {
-            error!(partition = %source, position, %error, "a position can't be committed");
-        }
-        if let Some(mark) = owner.mark(source, *position) {
-            element.set_metadata(mark);
-        }
-    }
-    list
-}
-
-fn partitions(list: &TopicPartitionList) -> Vec<TopicPartition> {
-    list.elements()
-        .iter()
-        .map(|element| TopicPartition { topic: element.topic().into(), partition: element.partition().cast_unsigned() })
-        .collect()
-}
-
-fn names(partitions: &[TopicPartition]) -> Vec<String> {
-    partitions.iter().map(TopicPartition::to_string).collect()
 }
 
 /// So that this host's queues hold [`QUEUES_KBYTES`] at most even if it gets all partitions, and each still what keeps a

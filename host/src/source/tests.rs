@@ -1,65 +1,117 @@
 //! The source against librdkafka's mock cluster.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::mocking::MockCluster;
+use rdkafka::mocking::{MockCluster, MockCoordinator};
+use rdkafka::producer::DefaultProducerContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use super::{Owner, PartitionReader, Source};
+use super::{Beginning, GroupHandler, PartitionReader, Source};
 use crate::config::{Kafka, StartPolicy};
+use crate::flow::{Begin, Budget, CommitPoint, PartitionState};
 use crate::kafka::client::client_config;
 use crate::record::TopicPartition;
+use crate::record::entry_name::Naming;
 
-/// Owns what it is given, and has settled five records of it.
+/// Has the partitions that it is given, and acknowledged the first five records of each.
 #[derive(Default)]
-struct Settled {
-    feeds: Mutex<Vec<PartitionReader>>,
+struct Acknowledged {
+    readers: Mutex<Vec<PartitionReader>>,
+    failed: Mutex<Option<String>>,
+    waiting: Mutex<BTreeMap<TopicPartition, String>>,
     stopping: AtomicBool,
 }
 
-impl Owner for Settled {
-    fn assigned(&self, feed: PartitionReader, _: usize) {
-        self.feeds.lock().unwrap().push(feed);
+impl GroupHandler for Acknowledged {
+    fn waiting(&self, source: &TopicPartition, reason: &str) {
+        self.waiting.lock().unwrap().insert(source.clone(), reason.to_owned());
     }
-    fn revoked(&self, _: &[TopicPartition], _: bool) -> Vec<(TopicPartition, u64)> {
-        self.feeds.lock().unwrap().clear();
+    fn begin(
+        &self,
+        source: &TopicPartition,
+        Beginning { point, .. }: Beginning,
+    ) -> Result<Arc<PartitionState>, String> {
+        let naming = Naming::default_for(1, false);
+        let dead_letters = naming.derived.clone();
+        let (budget, begin) = (Arc::new(Budget::new(100, 100)), Begin { point, ..Begin::default() });
+        let state = PartitionState::new(source.clone(), naming, &dead_letters, budget, begin).unwrap();
+        state.skip_to(5);
+        Ok(Arc::new(state))
+    }
+    fn assigned(&self, reader: PartitionReader, state: &Arc<PartitionState>) {
+        self.waiting.lock().unwrap().remove(&state.source);
+        self.readers.lock().unwrap().push(reader);
+    }
+    fn revoked(
+        &self,
+        _: &[TopicPartition],
+        states: &[Arc<PartitionState>],
+        _: bool,
+    ) -> Vec<(TopicPartition, CommitPoint)> {
+        states.iter().for_each(|state| state.end());
         Vec::new()
     }
-    fn assigning(&self) {}
-    fn company_refused(&self, _: &str, _: usize) -> Option<String> {
-        None
+    fn commit_point(&self, state: &PartitionState) -> Option<CommitPoint> {
+        state.commit_point()
     }
-    fn positions(&self) -> Vec<(TopicPartition, u64)> {
-        let has_it = !self.feeds.lock().unwrap().is_empty();
-        has_it.then(|| (TopicPartition { topic: "t".into(), partition: 0 }, 5)).into_iter().collect()
-    }
-    fn is_shaken(&self) -> bool {
-        false
-    }
-    fn is_rewinding(&self, _: &TopicPartition) -> bool {
-        false
-    }
-    fn mark(&self, _: &TopicPartition, _: u64) -> Option<String> {
-        None
-    }
-    fn begin(&self, _: &TopicPartition, _: u64, _: &str) -> Option<u64> {
+    fn committed(&self, _: Result<(), String>) {}
+    fn requires_sole_member(&self, _: &str, _: usize) -> Option<String> {
         None
     }
     fn failed(&self, reason: String) {
-        panic!("{reason}");
+        *self.failed.lock().unwrap() = Some(reason);
     }
-    fn stopping(&self) -> bool {
+    fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
-    fn membership_doubted(&self) -> bool {
+    fn take_probes(&self) -> Vec<(TopicPartition, u64)> {
+        Vec::new()
+    }
+    fn is_membership_doubted(&self) -> bool {
         false
     }
     fn membership_confirmed(&self) {}
+}
+
+fn config(cluster: &MockCluster<'_, DefaultProducerContext>) -> Kafka {
+    Kafka {
+        brokers: cluster.bootstrap_servers(),
+        topics: vec!["t".into()],
+        group: "group".into(),
+        start: StartPolicy::Earliest,
+        properties: Default::default(),
+    }
+}
+
+/// Produces ten records to each partition of the topic.
+fn produce(config: &Kafka, partitions: i32) {
+    let producer: BaseProducer = client_config(config).create().unwrap();
+    for number in 0..10 * partitions {
+        let record = BaseRecord::<(), str>::to("t").payload("payload").partition(number % partitions);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(Duration::from_secs(30)).unwrap();
+}
+
+fn wait_for(what: &str, mut is_done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_done() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn committed(view: &BaseConsumer, partition: i32) -> Offset {
+    let mut list = TopicPartitionList::new();
+    list.add_partition("t", partition);
+    let committed = view.committed_offsets(list, Duration::from_secs(10)).unwrap();
+    committed.find_partition("t", partition).unwrap().offset()
 }
 
 /// As in a rebalance, which refuses what is committed in its midst, and nothing new comes after it.
@@ -67,35 +119,46 @@ impl Owner for Settled {
 fn a_commit_that_was_refused_is_sent_again_though_nothing_was_settled_since() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("t", 1, 1).unwrap();
-    let config = Kafka {
-        brokers: cluster.bootstrap_servers(),
-        topics: vec!["t".into()],
-        group: "group".into(),
-        start: StartPolicy::Earliest,
-        properties: Default::default(),
-    };
-    let producer: BaseProducer = client_config(&config).create().unwrap();
-    for _ in 0..10 {
-        producer.send(BaseRecord::<(), str>::to("t").payload("payload")).map_err(|(error, _)| error).unwrap();
-    }
-    producer.flush(Duration::from_secs(30)).unwrap();
+    let config = config(&cluster);
+    produce(&config, 1);
     cluster
         .request_errors(RDKafkaApiKey::OffsetCommit, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_COMMIT_OFFSET_SIZE]);
-    let owner = Arc::new(Settled::default());
-    let source = Source::new(&config, 1, Arc::clone(&owner) as Arc<dyn Owner>).unwrap();
+    let handler = Arc::new(Acknowledged::default());
+    let source = Source::new(&config, 1, Arc::clone(&handler) as Arc<dyn GroupHandler>).unwrap();
     let running = std::thread::spawn(move || source.run());
     let view: BaseConsumer = client_config(&config).create().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let mut list = TopicPartitionList::new();
-        list.add_partition("t", 0);
-        let committed = view.committed_offsets(list, Duration::from_secs(10)).unwrap();
-        if committed.find_partition("t", 0).unwrap().offset() == Offset::Offset(5) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "it was never committed");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    owner.stopping.store(true, Ordering::SeqCst);
+    wait_for("it was never committed", || committed(&view, 0) == Offset::Offset(5));
+    handler.stopping.store(true, Ordering::SeqCst);
     running.join().unwrap();
+    assert_eq!(*handler.failed.lock().unwrap(), None);
+}
+
+/// With a replication factor of 1.
+#[test]
+fn a_broker_that_is_away_holds_up_neither_the_partitions_of_others_nor_a_stop() {
+    let cluster = MockCluster::new(2).unwrap();
+    cluster.create_topic("t", 2, 1).unwrap();
+    cluster.coordinator(MockCoordinator::Group("group".into()), 1).unwrap();
+    for partition in 0..2 {
+        cluster.partition_leader("t", partition, Some(partition + 1)).unwrap();
+    }
+    let config = config(&cluster);
+    produce(&config, 2);
+    cluster.broker_down(2).unwrap();
+    let handler = Arc::new(Acknowledged::default());
+    let source = Source::new(&config, 2, Arc::clone(&handler) as Arc<dyn GroupHandler>).unwrap();
+    let running = std::thread::spawn(move || source.run());
+    let view: BaseConsumer = client_config(&config).create().unwrap();
+    wait_for("the healthy partition was never committed", || committed(&view, 0) == Offset::Offset(5));
+    let away = TopicPartition { topic: "t".into(), partition: 1 };
+    let reason = || handler.waiting.lock().unwrap().get(&away).cloned();
+    wait_for("nothing was said of the other one", || {
+        reason().is_some_and(|reason| ["no leader", "begins and ends"].iter().any(|it| reason.contains(it)))
+    });
+    cluster.broker_up(2).unwrap();
+    wait_for("the other one was never committed", || committed(&view, 1) == Offset::Offset(5));
+    cluster.broker_down(2).unwrap();
+    handler.stopping.store(true, Ordering::SeqCst);
+    running.join().unwrap();
+    assert_eq!(*handler.failed.lock().unwrap(), None);
 }

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::dead_letters::format::{DeadLetter, Target};
 use crate::flow::backoff::Backoff;
 use crate::flow::membership::Membership;
-use crate::flow::partition_state::{AckHandle, Budget, PartitionState};
+use crate::flow::{AckHandle, Begin, Budget, PartitionState};
 use crate::kafka::metadata as kafka;
 use crate::pipeline::worker::{entry_of, hand_over};
 use crate::record::entry_name::{EntryName, Naming, Template};
@@ -70,7 +70,7 @@ fn key(assignment: &Arc<PartitionState>) -> usize {
 impl Target for Refusals {
     fn take(&self, letter: OutputRecord, ack: AckHandle) {
         let reason = letter.rejection.map_or_else(String::new, |rejection| rejection.reason.clone());
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key(ack.assignment()), reason);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key(ack.partition()), reason);
         ack.acknowledge();
     }
 }
@@ -190,11 +190,11 @@ impl<'a> Run<'a> {
     /// Waits until the sink is done with it. A store that is away is waited for.
     fn finish(&self, Pending { assignment, entries }: Pending) -> Fate {
         while !assignment.wait_drained(TICK) {
-            if assignment.is_broken() {
+            if assignment.is_record_lost() {
                 return Fate::Failing("it was lost on its way; the log says more".into());
             }
             if self.stopped() {
-                assignment.cancel();
+                assignment.end();
                 return Fate::Untouched;
             }
         }
@@ -227,7 +227,7 @@ impl<'a> Run<'a> {
             },
         };
         let budget = Arc::clone(&self.budget);
-        let assignment = PartitionState::new(source.clone(), naming, &self.dead_letter_entry, budget);
+        let assignment = PartitionState::new(source.clone(), naming, &self.dead_letter_entry, budget, Begin::default());
         Ok(assignment.map(Arc::new).map_err(|error| error.to_string()))
     }
 

@@ -1,12 +1,13 @@
 //! How far back a look-up has to go: where in the dead-letter topic the letters of records begin that aren't committed.
 //!
-//! Guarantees: [`Reaches::mark`] names an offset of the dead-letter topic before which no letter stands of the source
+//! Guarantees: [`Reaches::index`] names an offset of the dead-letter topic before which no letter stands of the source
 //! partition's records from the marked position on, or nothing; after a rewind behind what was marked nothing is named
 //! until the topic was looked through again. Plain values, no I/O.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::flow::DeadLetterIndex;
 use crate::record::TopicPartition;
 
 /// What is known of each source partition's letters.
@@ -33,13 +34,13 @@ struct Known {
 
 impl Reaches {
     /// An assignment begins at a position that was committed with this mark; `None`: further back.
-    pub fn begin(&self, source: &TopicPartition, topic: &str, committed: u64, mark: Option<&str>) {
-        let carried = mark.and_then(|mark| read_mark(mark, topic));
+    pub fn begin(&self, source: &TopicPartition, topic: &str, committed: u64, index: Option<&DeadLetterIndex>) {
+        let carried = index.filter(|index| index.topic == topic).map(|index| index.offset);
         self.all().insert(source.clone(), Reach { carried, marked: committed, ..Reach::default() });
     }
 
     /// What to note beside a position that is to be committed.
-    pub fn mark(&self, source: &TopicPartition, topic: &str, position: u64) -> Option<String> {
+    pub fn index(&self, source: &TopicPartition, position: u64) -> Option<u64> {
         let mut all = self.all();
         let reach = all.get_mut(source)?;
         let from = reach.from(position)?;
@@ -47,7 +48,7 @@ impl Reaches {
         if let Some(known) = &mut reach.known {
             known.letters = known.letters.split_off(&position);
         }
-        Some(format!("letters={from}@{topic}"))
+        Some(from)
     }
 
     /// Where a look-up of the letters from this position on has to begin; `None`: at the topic's beginning.
@@ -98,12 +99,6 @@ impl Known {
     }
 }
 
-fn read_mark(mark: &str, topic: &str) -> Option<u64> {
-    let noted = mark.split(' ').find_map(|part| part.strip_prefix("letters="))?;
-    let (from, of) = noted.split_once('@')?;
-    (of == topic).then(|| from.parse().ok())?
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,51 +107,52 @@ mod tests {
         TopicPartition { topic: "t".into(), partition: 0 }
     }
 
-    #[test]
-    fn a_mark_names_the_first_letter_that_is_not_committed() {
-        let reaches = Reaches::default();
-        assert_eq!(reaches.mark(&source(), "dead", 5), None);
-        reaches.begin(&source(), "dead", 4, Some("store=1 safe=2 letters=30@dead"));
-        assert_eq!(reaches.from(&source(), 5), Some(30));
-        assert_eq!(reaches.mark(&source(), "dead", 5).as_deref(), Some("letters=30@dead"), "as it was");
-        reaches.looked(&source(), [(7, 31), (9, 40)], 50);
-        reaches.kept(&source(), 12, 60);
-        let mark = |position| reaches.mark(&source(), "dead", position);
-        assert_eq!(mark(6).as_deref(), Some("letters=31@dead"));
-        assert_eq!(mark(8).as_deref(), Some("letters=40@dead"));
-        assert_eq!(mark(12).as_deref(), Some("letters=60@dead"));
-        assert_eq!(mark(13).as_deref(), Some("letters=61@dead"));
-        assert_eq!(reaches.from(&source(), 13), Some(61));
-        assert_eq!(reaches.from(&source(), 8), None, "what stands further back was forgotten");
-        assert_eq!(mark(8), None);
+    fn index(topic: &str, offset: u64) -> DeadLetterIndex {
+        DeadLetterIndex { topic: topic.into(), offset }
     }
 
     #[test]
-    fn a_mark_of_another_topic_says_nothing() {
+    fn an_index_names_the_first_letter_that_is_not_committed() {
         let reaches = Reaches::default();
-        for mark in [None, Some(""), Some("letters=30@other"), Some("letters=x@dead"), Some("letters=30")] {
-            reaches.begin(&source(), "dead", 5, mark);
-            assert_eq!(reaches.from(&source(), 5), None, "{mark:?}");
+        assert_eq!(reaches.index(&source(), 5), None);
+        reaches.begin(&source(), "dead", 4, Some(&index("dead", 30)));
+        assert_eq!(reaches.from(&source(), 5), Some(30));
+        assert_eq!(reaches.index(&source(), 5), Some(30), "as it was");
+        reaches.looked(&source(), [(7, 31), (9, 40)], 50);
+        reaches.kept(&source(), 12, 60);
+        let indices = [6, 8, 12, 13].map(|position| reaches.index(&source(), position));
+        assert_eq!(indices, [Some(31), Some(40), Some(60), Some(61)]);
+        assert_eq!(reaches.from(&source(), 13), Some(61));
+        assert_eq!(reaches.from(&source(), 8), None, "what stands further back was forgotten");
+        assert_eq!(reaches.index(&source(), 8), None);
+    }
+
+    #[test]
+    fn an_index_of_another_topic_says_nothing() {
+        let reaches = Reaches::default();
+        for index in [None, Some(&index("other", 30))] {
+            reaches.begin(&source(), "dead", 5, index);
+            assert_eq!(reaches.from(&source(), 5), None, "{index:?}");
         }
     }
 
     #[test]
-    fn what_is_read_again_from_before_the_mark_is_looked_for_everywhere() {
+    fn what_is_read_again_from_before_the_index_is_looked_for_everywhere() {
         let reaches = Reaches::default();
-        reaches.begin(&source(), "dead", 100, Some("letters=30@dead"));
+        reaches.begin(&source(), "dead", 100, Some(&index("dead", 30)));
         assert_eq!(reaches.from(&source(), 60), None);
         reaches.looked(&source(), [(60, 3)], 40);
-        assert_eq!(reaches.mark(&source(), "dead", 60).as_deref(), Some("letters=3@dead"));
-        assert_eq!(reaches.mark(&source(), "dead", 61).as_deref(), Some("letters=40@dead"));
+        assert_eq!(reaches.index(&source(), 60), Some(3));
+        assert_eq!(reaches.index(&source(), 61), Some(40));
     }
 
     #[test]
-    fn letters_out_of_order_hold_the_mark_back() {
+    fn letters_out_of_order_hold_the_index_back() {
         let reaches = Reaches::default();
         reaches.looked(&source(), [], 10);
         reaches.kept(&source(), 9, 10);
         reaches.kept(&source(), 3, 11);
-        assert_eq!(reaches.mark(&source(), "dead", 4).as_deref(), Some("letters=10@dead"));
-        assert_eq!(reaches.mark(&source(), "dead", 10).as_deref(), Some("letters=12@dead"));
+        assert_eq!(reaches.index(&source(), 4), Some(10));
+        assert_eq!(reaches.index(&source(), 10), Some(12));
     }
 }

@@ -29,7 +29,7 @@ use crate::config;
 use crate::dead_letters::format::Target;
 use crate::flow::backoff::Backoff;
 use crate::flow::membership::Membership;
-use crate::flow::partition_state::AckHandle;
+use crate::flow::{AckHandle, DeadLetterIndex};
 use crate::kafka::metadata::CheckError;
 use crate::kafka::producer::Producer;
 use crate::record::{OutputRecord, TopicPartition};
@@ -86,12 +86,13 @@ impl Target for DeadLetterTopic {
         let _ = self.inbox.send(Letter { record: letter, ack });
     }
 
-    fn begin(&self, source: &TopicPartition, committed: u64, mark: Option<&str>) {
-        self.reaches.begin(source, &self.topic, committed, mark);
+    fn begin(&self, source: &TopicPartition, offset: u64, index: Option<&DeadLetterIndex>) {
+        self.reaches.begin(source, &self.topic, offset, index);
     }
 
-    fn mark(&self, source: &TopicPartition, position: u64) -> Option<String> {
-        self.reaches.mark(source, &self.topic, position)
+    fn index(&self, source: &TopicPartition, offset: u64) -> Option<DeadLetterIndex> {
+        let offset = self.reaches.index(source, offset)?;
+        Some(DeadLetterIndex { topic: self.topic.clone(), offset })
     }
 }
 
@@ -106,7 +107,7 @@ impl Letter {
     }
 
     fn is_stale(&self) -> bool {
-        self.ack.assignment().is_stale()
+        !self.ack.partition().may_write()
     }
 }
 
@@ -214,7 +215,7 @@ impl Worker {
     }
 
     fn write(&mut self, source: &TopicPartition, batch: &[Letter]) -> Result<(), String> {
-        let Some(assignment) = batch.first().map(|letter| letter.ack.assignment()) else { return Ok(()) };
+        let Some(assignment) = batch.first().map(|letter| letter.ack.partition()) else { return Ok(()) };
         if let Some(lane) = self.lanes.get_mut(source).filter(|lane| lane.serves(assignment)) {
             return lane.write(batch, &self.reaches);
         }

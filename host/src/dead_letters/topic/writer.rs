@@ -13,14 +13,12 @@ use super::Letter;
 use super::index::Reaches;
 use super::scan::{Wanted, look_up};
 use crate::config;
-use crate::flow::partition_state::PartitionState;
+use crate::flow::{PartitionState, Phase};
 use crate::kafka::producer::{Producer, Refused};
 use crate::record::{IdentityMap, TopicPartition};
 
 pub struct Lane {
     assignment: Weak<PartitionState>,
-    /// How often the assignment had been set back when the topic was looked through.
-    rewinds: u32,
     producer: Producer,
     partition: u32,
     found: IdentityMap<()>,
@@ -36,13 +34,12 @@ impl Lane {
         assignment: &Arc<PartitionState>,
         reaches: &Reaches,
     ) -> Result<Self, String> {
-        let rewinds = assignment.rewinds();
         let id = format!("reduct-sink/{}/{source}", config.group);
         let producer = Producer::transactional(config, topic, &id).map_err(|error| error.to_string())?;
         let partition = source.partition % producer.partitions()?;
         producer.init()?;
         // Whatever lies before is committed, and doesn't come again.
-        let wanted = Wanted { source, from: assignment.commit_position().unwrap_or(0) };
+        let wanted = Wanted { source, from: assignment.position() };
         let (letters, end) = look_up(config, topic, partition, reaches.from(source, wanted.from), &wanted)?;
         debug!(%source, topic, partition, letters = letters.len(), "looked for dead letters of before");
         reaches.looked(source, letters.iter().map(|(identity, at)| (identity.offset, *at)), end);
@@ -50,17 +47,18 @@ impl Lane {
         for identity in letters.into_keys() {
             found.insert(identity, ());
         }
-        Ok(Self { assignment: Arc::downgrade(assignment), rewinds, producer, partition, found, used: Instant::now() })
+        Ok(Self { assignment: Arc::downgrade(assignment), producer, partition, found, used: Instant::now() })
     }
 
     /// Whether what it knows holds for this assignment as it is now.
     pub fn serves(&self, assignment: &Arc<PartitionState>) -> bool {
-        self.assignment.as_ptr() == Arc::as_ptr(assignment) && self.rewinds == assignment.rewinds()
+        self.assignment.as_ptr() == Arc::as_ptr(assignment)
     }
 
     /// Whether its assignment has ended, or it had nothing to do for so long.
     pub fn is_idle(&self, patience: Duration) -> bool {
-        self.used.elapsed() > patience || self.assignment.upgrade().is_none_or(|assignment| assignment.is_cancelled())
+        self.used.elapsed() > patience
+            || self.assignment.upgrade().is_none_or(|assignment| assignment.phase() == Phase::Ended)
     }
 
     /// Writes those of the letters that aren't there yet. After an error the lane must not be used any more.

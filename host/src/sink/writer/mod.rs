@@ -15,7 +15,6 @@ mod verify;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -32,8 +31,8 @@ use super::problems::Subject;
 use super::recent::{Written, sketch};
 use super::store::{StoreError, Write};
 use crate::flow::PartitionState;
+use crate::flow::UnderWay;
 use crate::flow::backoff::Backoff;
-use crate::flow::partition_state::UnderWay;
 use crate::record::TopicPartition;
 use crate::record::entry_name::EntryName;
 
@@ -250,7 +249,6 @@ impl Writer {
 
     /// A record was removed: the server rewrites the whole block, and can damage others of it.
     fn removed(&self, records: u64) {
-        self.shared.removals.fetch_add(1, Ordering::SeqCst);
         self.shared.counters.repaired(records);
         for state in self.states.values() {
             state.require_reread(crate::flow::RereadCause::Removal);
@@ -266,7 +264,7 @@ impl Writer {
     }
 
     async fn wait_after(&mut self, error: &StoreError) {
-        self.shared.failures.fetch_add(1, Ordering::SeqCst);
+        self.shared.gate.report_failure();
         self.shared.problems.report(&self.entry, Subject::Entry, error);
         if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
             let (waiting, remedy) = (self.pending.len() + self.unverified.len(), error.remedy());

@@ -40,7 +40,7 @@ impl PendingWrite {
     }
 
     pub fn state(&self) -> &Arc<PartitionState> {
-        self.prepared.ack.assignment()
+        self.prepared.ack.partition()
     }
 
     pub fn bytes(&self) -> u64 {

@@ -83,7 +83,7 @@ impl Writer {
     }
 
     fn compares_contents(&self, pending: &PendingWrite) -> bool {
-        self.shared.compares_contents() || pending.state().compare_contents()
+        pending.state().compare_contents()
     }
 
     fn count_late(&mut self, pending: &PendingWrite) -> bool {
@@ -93,8 +93,9 @@ impl Writer {
     }
 
     async fn remove_damaged(&mut self, time: u64) -> Result<(), StoreError> {
-        self.shared.store.remove(&self.entry, &[time]).await?;
+        // Before the answer, which may be lost although the record is removed.
         self.removed(1);
+        self.shared.store.remove(&self.entry, &[time]).await?;
         self.occupied.doubt(time);
         Ok(())
     }

@@ -1,0 +1,88 @@
+//! The duty to acknowledge one record, and the mark of a request that is under way.
+//!
+//! Guarantees: a record's offset is acknowledged when all of its outputs are, and not before; an [`AckHandle`] that is
+//! dropped without it (a panic, a partition that was revoked) leaves the offset unacknowledged, so the record is read
+//! again; the budget is given back in any case.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use super::partition_state::PartitionState;
+
+/// The duty to acknowledge one record, shared by its outputs.
+#[derive(Debug)]
+pub struct AckHandle(Arc<Record>);
+
+/// A record in flight.
+#[derive(Debug)]
+struct Record {
+    partition: Arc<PartitionState>,
+    offset: u64,
+    /// What it has of the budget.
+    records: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Outputs that aren't acknowledged yet.
+    outputs: AtomicU32,
+}
+
+impl AckHandle {
+    pub(super) fn new(partition: Arc<PartitionState>, offset: u64, bytes: usize) -> Self {
+        partition.budget().take(1, bytes);
+        let (records, bytes) = (AtomicUsize::new(1), AtomicUsize::new(bytes));
+        Self(Arc::new(Record { partition, offset, records, bytes, outputs: AtomicU32::new(1) }))
+    }
+
+    /// The partition that the record was read from.
+    pub fn partition(&self) -> &Arc<PartitionState> {
+        &self.0.partition
+    }
+
+    /// A handle for one more output of the same record.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        self.0.outputs.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(&self.0))
+    }
+
+    /// A plugin made this much more of the record. It is in flight even where that exceeds the budget.
+    pub fn grow(&self, records: usize, bytes: usize) {
+        self.0.records.fetch_add(records, Ordering::Relaxed);
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.0.partition.budget().take(records, bytes);
+    }
+
+    /// This output is written, or nothing has to be written for it.
+    pub fn acknowledge(self) {
+        if self.0.outputs.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.partition.acknowledge(self.0.offset);
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.partition.released(*self.outputs.get_mut() == 0);
+        self.partition.budget().give_back(*self.records.get_mut(), *self.bytes.get_mut());
+    }
+}
+
+/// A request to the store with records of a partition, until it is answered.
+#[derive(Debug)]
+pub struct UnderWay(Arc<PartitionState>);
+
+impl UnderWay {
+    pub(super) fn new(partition: Arc<PartitionState>) -> Self {
+        Self(partition)
+    }
+
+    /// Whether the request has records of this partition.
+    pub fn is_of(&self, partition: &Arc<PartitionState>) -> bool {
+        Arc::ptr_eq(&self.0, partition)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.answered();
+    }
+}

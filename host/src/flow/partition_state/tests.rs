@@ -1,0 +1,183 @@
+use super::*;
+use crate::flow::commit_metadata::EntryNaming;
+
+const BLOCKS: u64 = 100;
+
+fn state(budget: &Arc<Budget>, point: CommitPoint, reread_until: u64) -> Arc<PartitionState> {
+    let source = TopicPartition { topic: "t".into(), partition: 0 };
+    let naming = Naming::default_for(1, false);
+    let dead_letters = naming.derived.clone();
+    let begin = Begin { point, reread_until, block_offsets: BLOCKS, ..Begin::default() };
+    Arc::new(PartitionState::new(source, naming, &dead_letters, Arc::clone(budget), begin).unwrap())
+}
+
+fn at(offset: u64) -> Arc<PartitionState> {
+    let metadata = CommitMetadata { naming: Some(EntryNaming::Topic), ..CommitMetadata::default() };
+    state(&Arc::new(Budget::new(9, 100)), CommitPoint { offset, metadata }, 0)
+}
+
+fn started(from: u64) -> Started {
+    Started { from, to: from + 50 }
+}
+
+fn offset(state: &PartitionState) -> Option<u64> {
+    state.commit_point().map(|point| point.offset)
+}
+
+#[test]
+fn a_partition_has_a_commit_point_before_its_first_record() {
+    let state = at(7);
+    let point = state.commit_point().unwrap();
+    assert_eq!((point.offset, point.metadata.to_string().as_str()), (7, "naming=topic"));
+}
+
+#[test]
+fn an_offset_is_acknowledged_with_the_last_of_its_outputs() {
+    let budget = Arc::new(Budget::new(2, 100));
+    let state = state(&budget, CommitPoint { offset: 4, ..CommitPoint::default() }, 0);
+    let ack = state.receive(4, 60).unwrap();
+    ack.grow(1, 10);
+    let part = ack.share();
+    ack.acknowledge();
+    assert_eq!((state.position(), budget.used(), budget.has_room()), (4, (2, 70), false));
+    part.acknowledge();
+    assert_eq!((state.position(), budget.used(), budget.has_room()), (5, (0, 0), true));
+    assert!(state.wait_drained(Duration::ZERO) && !state.is_record_lost());
+}
+
+#[test]
+fn a_lost_handle_holds_the_offset_and_frees_the_budget() {
+    let budget = Arc::new(Budget::new(1, 100));
+    let state = state(&budget, CommitPoint::default(), 0);
+    drop(state.receive(4, 100).unwrap());
+    assert!(budget.has_room() && state.is_record_lost());
+    assert_eq!((state.position(), state.in_flight()), (4, 1));
+    assert!(!state.wait_drained(Duration::from_secs(3600)), "nobody can acknowledge it any more");
+    assert!(state.receive(4, 1).is_none());
+}
+
+#[test]
+fn reading_stops_far_ahead_of_a_stuck_record() {
+    let state = state(&Arc::new(Budget::new(usize::MAX, usize::MAX)), CommitPoint::default(), 0);
+    let stuck = state.receive(0, 1).unwrap();
+    let mut offset = 1;
+    while state.may_read() {
+        state.receive(offset, 1).unwrap().acknowledge();
+        offset += 1;
+    }
+    assert_eq!(offset, MAX_AHEAD as u64);
+    stuck.acknowledge();
+    assert!(state.may_read());
+}
+
+#[test]
+fn nothing_is_committed_while_a_failure_is_unexplained() {
+    let state = at(5);
+    state.gate.report_failure();
+    assert_eq!(state.commit_point(), None);
+    state.gate.resolve(1);
+    assert_eq!(offset(&state), Some(5));
+}
+
+#[test]
+fn a_reread_begins_when_nothing_is_in_flight() {
+    let state = at(1000);
+    state.looked(started(1), 1000, None);
+    let (first, second) = (state.receive(1000, 1).unwrap(), state.receive(1001, 1).unwrap());
+    let request = state.request();
+    state.announce_reread(Reread { from: 850, discard_unsent: false, store_start: Some(started(9)) });
+    assert!(state.may_write() && !state.may_read() && state.receive(1002, 1).is_none());
+    assert_eq!(state.try_end(), None);
+    first.acknowledge();
+    drop(second);
+    assert!(!state.is_record_lost(), "the re-read brings it again");
+    assert_eq!(state.try_end(), None, "a request is under way");
+    drop(request);
+    let point = state.try_end().unwrap();
+    assert_eq!((point.offset, point.metadata.compare_below), (850, Some(1002)));
+    assert_eq!((point.metadata.store_start, point.metadata.durable), (Some(started(9)), Some(950)));
+    assert!(!state.may_write() && state.commit_point().is_none() && state.try_end().is_none());
+}
+
+#[test]
+fn unsent_records_are_dropped_unless_one_reread_needs_them() {
+    let reread = |discard_unsent| Reread { from: 4, discard_unsent, store_start: None };
+    let state = at(5);
+    state.announce_reread(reread(true));
+    assert!(!state.may_write());
+    state.announce_reread(reread(false));
+    assert!(state.may_write());
+    state.announce_reread(reread(true));
+    assert!(state.may_write());
+}
+
+#[test]
+fn a_removal_is_owed_by_whoever_owns_the_partition_next() {
+    let state = at(1000);
+    let ack = state.receive(1000, 1).unwrap();
+    state.require_reread(RereadCause::Removal);
+    assert!(!state.may_write() && !state.may_read());
+    assert_eq!((state.required_reread(), state.try_end()), (Some(900), None), "the recovery decides first");
+    drop(ack);
+    state.revoke();
+    let point = state.commit_point().unwrap();
+    assert_eq!((point.offset, point.metadata.compare_below), (900, Some(1001)));
+}
+
+#[test]
+fn a_reread_that_removes_something_is_completed_and_repeated() {
+    let metadata = CommitMetadata { compare_below: Some(903), ..CommitMetadata::default() };
+    let state = state(&Arc::new(Budget::new(9, 100)), CommitPoint { offset: 900, metadata }, 903);
+    let acks: Vec<_> = (900..903).map(|offset| state.receive(offset, 1).unwrap()).collect();
+    assert!(state.compare_contents());
+    state.require_reread(RereadCause::Removal);
+    assert!(state.may_write() && state.may_read());
+    let mut acks = acks.into_iter();
+    acks.next().unwrap().acknowledge();
+    let point = state.commit_point().unwrap();
+    assert_eq!((point.offset, point.metadata.compare_below), (900, Some(903)), "the next owner repeats it");
+    acks.for_each(AckHandle::acknowledge);
+    assert_eq!((state.phase(), state.required_reread()), (Phase::RereadRequired, Some(900)));
+    assert!(!state.compare_contents());
+}
+
+#[test]
+fn a_reread_without_removals_ends_by_itself() {
+    let metadata = CommitMetadata { compare_below: Some(902), durable: Some(950), ..CommitMetadata::default() };
+    let state = state(&Arc::new(Budget::new(9, 100)), CommitPoint { offset: 900, metadata }, 902);
+    state.looked(started(1), 900, None);
+    assert_eq!(state.commit_point().unwrap().metadata.to_string(), "store=1-51 durable=950 compare=902");
+    (900..902).for_each(|offset| state.receive(offset, 1).unwrap().acknowledge());
+    state.looked(started(1), 902, Some(700));
+    let point = state.commit_point().unwrap();
+    assert_eq!((point.offset, point.metadata.to_string().as_str()), (902, "store=1-51 durable=800"));
+}
+
+#[test]
+fn a_revoked_partition_writes_what_is_in_flight_until_it_has_ended() {
+    let state = at(5);
+    let (first, second) = (state.receive(5, 1).unwrap(), state.receive(6, 1).unwrap());
+    state.revoke();
+    assert!(state.may_write() && !state.may_read());
+    first.acknowledge();
+    assert_eq!(offset(&state), Some(6));
+    let request = state.request();
+    assert!(!state.wait_drained(Duration::from_millis(1)) && !state.wait_answered(Duration::from_millis(1)));
+    drop(request);
+    assert!(state.wait_answered(Duration::ZERO));
+    state.end();
+    assert!(!state.may_write() && state.commit_point().is_none());
+    drop(second);
+    assert!(!state.is_record_lost());
+}
+
+#[test]
+fn an_offset_that_is_out_of_range_is_decided_when_nothing_is_in_flight() {
+    let state = at(5);
+    let ack = state.receive(5, 1).unwrap();
+    state.report_out_of_range();
+    assert!(state.may_write() && !state.may_read());
+    assert_eq!(state.try_end(), None);
+    ack.acknowledge();
+    assert_eq!(state.try_end().unwrap().offset, 6);
+}

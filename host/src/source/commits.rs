@@ -1,0 +1,111 @@
+//! Commits offsets to the group.
+//!
+//! Guarantees: only commit points of partitions that the group has given to this host are sent, by the polling thread; one
+//! that goes back, or whose metadata alone has changed, is sent as well; one that was refused is sent again. The group's
+//! coordinator refuses the commits of a host that is no longer a member.
+
+use std::collections::HashMap;
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tracing::{error, warn};
+
+use super::commit_queue::{CommitAnswer, CommitQueue};
+use super::group::GroupContext;
+use crate::flow::CommitPoint;
+use crate::record::TopicPartition;
+
+/// What was sent last for each partition, and wasn't refused.
+#[derive(Debug, Default)]
+pub(super) struct Commits {
+    sent: HashMap<TopicPartition, CommitPoint>,
+    /// The commits that aren't answered yet, by number.
+    unanswered: HashMap<usize, Vec<TopicPartition>>,
+    last_number: usize,
+}
+
+impl Commits {
+    /// This is what the group has committed for a partition.
+    pub fn known(&mut self, source: &TopicPartition, committed: CommitPoint) {
+        self.sent.insert(source.clone(), committed);
+    }
+
+    /// What was sent last and wasn't refused.
+    pub fn sent(&self) -> Vec<(TopicPartition, CommitPoint)> {
+        self.sent.iter().map(|(source, point)| (source.clone(), point.clone())).collect()
+    }
+
+    /// The partitions belong to others.
+    pub fn forget(&mut self, partitions: &[TopicPartition]) {
+        partitions.iter().for_each(|source| drop(self.sent.remove(source)));
+    }
+
+    /// Sends what has changed, without waiting for the answer.
+    pub fn send_changed(&mut self, queue: &CommitQueue, points: Vec<(TopicPartition, CommitPoint)>) {
+        let changed = self.changed(points);
+        if !changed.is_empty() {
+            self.send(queue, changed);
+        }
+    }
+
+    /// Sends these, and tells the number that the answer will carry.
+    pub fn send(&mut self, queue: &CommitQueue, points: Vec<(TopicPartition, CommitPoint)>) -> Option<usize> {
+        self.last_number += 1;
+        match queue.send(&list(&points), self.last_number) {
+            Ok(()) => {
+                self.unanswered.insert(self.last_number, points.iter().map(|(source, _)| source.clone()).collect());
+                self.sent.extend(points);
+                Some(self.last_number)
+            }
+            Err(error) => {
+                warn!(%error, "can't commit; trying again");
+                None
+            }
+        }
+    }
+
+    /// Takes note of an answer. `Err`: the group refused at least one offset, which is sent again.
+    pub fn answered(&mut self, answer: &CommitAnswer) -> Result<(), String> {
+        let sent = self.unanswered.remove(&answer.number).unwrap_or_default();
+        let Some((partition, code)) = answer.refused.first() else { return Ok(()) };
+        for (partition, _) in &answer.refused {
+            match partition {
+                Some(source) => drop(self.sent.remove(source)),
+                None => self.forget(&sent),
+            }
+        }
+        match partition {
+            Some(source) => Err(format!("{source}: {code}")),
+            None => Err(code.to_string()),
+        }
+    }
+
+    /// Sends what has changed before partitions are given up, and waits for the answer.
+    pub fn commit_last(&mut self, consumer: &BaseConsumer<GroupContext>, points: Vec<(TopicPartition, CommitPoint)>) {
+        let changed = self.changed(points);
+        if changed.is_empty() {
+            return;
+        }
+        match consumer.commit(&list(&changed), CommitMode::Sync) {
+            Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
+            Err(error) => warn!(%error, "can't commit on giving partitions up; their records will be read again"),
+        }
+    }
+
+    fn changed(&self, points: Vec<(TopicPartition, CommitPoint)>) -> Vec<(TopicPartition, CommitPoint)> {
+        points.into_iter().filter(|(source, point)| self.sent.get(source) != Some(point)).collect()
+    }
+}
+
+fn list(points: &[(TopicPartition, CommitPoint)]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(points.len());
+    for (source, CommitPoint { offset, metadata }) in points {
+        let mut element = list.add_partition(&source.topic, source.partition.cast_signed());
+        if let Err(error) = element.set_offset(Offset::Offset(offset.cast_signed())) {
+            error!(partition = %source, offset, %error, "an offset can't be committed");
+        }
+        element.set_metadata(metadata.to_string());
+    }
+    list
+}

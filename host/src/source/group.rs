@@ -1,0 +1,166 @@
+//! What librdkafka calls back: the group's assignments, on the polling thread, and its log.
+//!
+//! Guarantees: a callback asks the brokers nothing, so that neither a partition without a leader nor a broker that is away
+//! holds up the others or a stop; a partition that the group takes back isn't read any more when its callback ends.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Instant;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
+use tracing::{debug, error, info, warn};
+
+use super::GroupHandler;
+use super::commits::Commits;
+use super::partition_reader::ReaderControl;
+use crate::flow::{CommitPoint, PartitionState};
+use crate::record::TopicPartition;
+
+/// The client's context. See the module.
+pub struct GroupContext {
+    pub(super) handler: Arc<dyn GroupHandler>,
+    pub(super) consumer: OnceLock<Weak<BaseConsumer<GroupContext>>>,
+    pub(super) places: Mutex<HashMap<TopicPartition, Place>>,
+    pub(super) commits: Mutex<Commits>,
+}
+
+/// A partition that the group gave to this host.
+pub(super) enum Place {
+    /// Where it begins isn't decided yet.
+    Waiting(Waiting),
+    /// A worker reads it.
+    Reading { state: Arc<PartitionState>, control: ReaderControl },
+}
+
+/// A partition that isn't read yet, or not for the moment.
+pub(super) struct Waiting {
+    pub queue: PartitionQueue<GroupContext>,
+    /// What the present owner wants to go on with; `None`: what was committed decides.
+    pub known: Option<CommitPoint>,
+    /// The broker refused the offset to read next.
+    pub was_out_of_range: bool,
+    /// The number of the question about it; `None`: it has to be asked.
+    pub question: Option<u64>,
+    pub since: Instant,
+}
+
+impl GroupContext {
+    pub fn new(handler: Arc<dyn GroupHandler>) -> Self {
+        Self { handler, consumer: OnceLock::new(), places: Mutex::default(), commits: Mutex::default() }
+    }
+
+    pub fn places(&self) -> MutexGuard<'_, HashMap<TopicPartition, Place>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn commits(&self) -> MutexGuard<'_, Commits> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Splits the queue of each new partition off, so that no record of it arrives elsewhere. librdkafka is told to begin
+    /// at the end, where there is nothing to fetch; the polling thread seeks once it knows where to begin.
+    fn take(&self, partitions: &[TopicPartition], list: &mut TopicPartitionList) -> Result<(), String> {
+        let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) else { return Ok(()) };
+        for source in partitions {
+            let (topic, partition) = (&*source.topic, source.partition.cast_signed());
+            list.set_partition_offset(topic, partition, Offset::End)
+                .map_err(|error| format!("can't assign {source}: {error}"))?;
+            let queue = consumer
+                .split_partition_queue(topic, partition)
+                .ok_or_else(|| format!("{source} has no queue of its own"))?;
+            let waiting =
+                Waiting { queue, known: None, was_out_of_range: false, question: None, since: Instant::now() };
+            self.handler.waiting(source, "asking Kafka where it begins");
+            self.places().insert(source.clone(), Place::Waiting(waiting));
+        }
+        Ok(())
+    }
+
+    /// Ends reading, lets the handler finish what is in flight, and commits. `lost`: the partitions belong to others
+    /// already.
+    fn give_up(&self, consumer: &BaseConsumer<Self>, partitions: &[TopicPartition], lost: bool) {
+        let points = self.take_back(partitions, lost);
+        if !lost {
+            self.commits().commit_last(consumer, points);
+        }
+        self.commits().forget(partitions);
+    }
+
+    /// Ends reading and lets the handler finish what is in flight; answers with what may be committed.
+    pub fn take_back(&self, partitions: &[TopicPartition], lost: bool) -> Vec<(TopicPartition, CommitPoint)> {
+        let taken: Vec<(TopicPartition, Place)> = {
+            let mut places = self.places();
+            partitions.iter().filter_map(|source| places.remove_entry(source)).collect()
+        };
+        let mut points = Vec::new();
+        let mut states = Vec::new();
+        for (source, place) in taken {
+            match place {
+                Place::Waiting(waiting) => points.extend(waiting.known.map(|point| (source, point))),
+                Place::Reading { state, control } => {
+                    drop(control.close());
+                    states.push(state);
+                }
+            }
+        }
+        points.extend(self.handler.revoked(partitions, &states, lost));
+        points
+    }
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                error!(target: "librdkafka", facility, "{message}");
+            }
+            RDKafkaLogLevel::Warning => warn!(target: "librdkafka", facility, "{message}"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => info!(target: "librdkafka", facility, "{message}"),
+            RDKafkaLogLevel::Debug => debug!(target: "librdkafka", facility, "{message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // The end of a partition is asked for, and no problem.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
+        error!(target: "librdkafka", %error, "{reason}");
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let partitions = partitions(list);
+        let names: Vec<String> = partitions.iter().map(TopicPartition::to_string).collect();
+        let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let done = if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            info!(partitions = ?names, "assigned");
+            if let Err(reason) = self.take(&partitions, list) {
+                self.handler.failed(reason);
+            }
+            if cooperative { consumer.incremental_assign(list) } else { consumer.assign(list) }
+        } else {
+            let lost = consumer.assignment_lost();
+            info!(partitions = ?names, lost, "revoked");
+            self.give_up(consumer, &partitions, lost);
+            if cooperative { consumer.incremental_unassign(list) } else { consumer.unassign() }
+        };
+        if let Err(error) = done {
+            self.handler.failed(format!("the group's new assignment can't be taken over: {error}"));
+        }
+    }
+}
+
+pub(super) fn partitions(list: &TopicPartitionList) -> Vec<TopicPartition> {
+    list.elements()
+        .iter()
+        .map(|element| TopicPartition { topic: element.topic().into(), partition: element.partition().cast_unsigned() })
+        .collect()
+}
