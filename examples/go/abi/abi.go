@@ -7,9 +7,12 @@
 package abi
 
 import (
+	"fmt"
+	"path"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"strings"
 	"unsafe"
 )
 
@@ -78,6 +81,28 @@ func (r Result[T, E]) Tag() uint8 {
 		return ResultErr
 	}
 	return ResultOk
+}
+
+// Recover, deferred, turns a panic into a rejected record: the reason is the panic's text, with the plugin's file and line.
+func Recover(reject func(reason string)) {
+	if problem := recover(); problem != nil {
+		reject(fmt.Sprintf("panic: %v%s", problem, panicPlace()))
+	}
+}
+
+// The innermost call of the plugin's own code.
+func panicPlace() string {
+	callers := make([]uintptr, 64)
+	frames := runtime.CallersFrames(callers[:runtime.Callers(1, callers)])
+	for {
+		frame, more := frames.Next()
+		if strings.HasPrefix(frame.Function, "plugin/") && !strings.HasPrefix(frame.Function, "plugin/abi") {
+			return fmt.Sprintf(" (%s:%d)", path.Base(frame.File), frame.Line)
+		}
+		if !more {
+			return ""
+		}
+	}
 }
 
 // Allocate is memory that stays where it is until it's unpinned.

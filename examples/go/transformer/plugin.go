@@ -32,8 +32,11 @@ func Configure(text string) abi.Result[abi.Unit, string] {
 	return abi.Ok[abi.Unit, string](abi.Unit{})
 }
 
-// Transform decides on one record. An error rejects it: it goes to the dead letters.
-func Transform(message types.Message) abi.Result[types.Verdict, types.Failure] {
+// Transform decides on one record. An error rejects it, and so does a panic: it goes to the dead letters.
+func Transform(message types.Message) (answer abi.Result[types.Verdict, types.Failure]) {
+	defer abi.Recover(func(reason string) {
+		answer = abi.Err[types.Verdict](types.MakeFailureReject(reason))
+	})
 	verdict, err := chosen(message)
 	if err != nil {
 		return abi.Err[types.Verdict](types.MakeFailureReject(err.Error()))

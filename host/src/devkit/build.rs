@@ -12,11 +12,13 @@ use std::process::Command;
 use anyhow::Context;
 use thiserror::Error;
 
+use super::guard;
 use super::project::{Language, Project};
 use crate::plugin::componentize::componentize;
 
 const WASM: &str = "wasm32-unknown-unknown";
 const WORLD: &str = "transform";
+const CONTRACT: &str = include_str!("../../../wit/v0.1.0/transform.wit");
 
 #[derive(Debug, Error)]
 pub enum BuildError {
@@ -38,10 +40,12 @@ pub fn build(project: &Project, tell: &mut dyn FnMut(&str)) -> Result<PathBuf, B
     match project.language {
         Language::Rust => builder.rust()?,
         Language::Python => builder.python()?,
-        Language::JavaScript => builder.quickjs(Path::new("plugin.js"))?,
+        Language::JavaScript => builder.quickjs("plugin.js", None)?,
         Language::TypeScript => builder.typescript()?,
         Language::Go => builder.go()?,
         Language::C => builder.c()?,
+        Language::Cpp => builder.cpp()?,
+        Language::Zig => builder.zig()?,
     }
     fs::rename(&fresh, &component).with_context(|| format!("can't put the component to {}", component.display()))?;
     Ok(component)
@@ -99,25 +103,38 @@ impl Builder<'_> {
                 ],
             ));
         };
+        let module = self.write(&format!("guard/{}.py", guard::PYTHON_MODULE), guard::PYTHON)?;
         let mut command = Command::new(componentize_py);
-        command.args(["--wit-path", "wit", "--world", WORLD, "componentize", "app", "--python-path", ".", "--output"]);
-        command.arg(&self.fresh);
+        command.arg("--wit-path").arg(self.contract()?).args(["--world", WORLD, "componentize", guard::PYTHON_MODULE]);
+        command.args(["--python-path", ".", "--python-path"]).arg(module.parent().unwrap_or(&module));
+        command.arg("--output").arg(&self.fresh);
         self.run(command)
     }
 
     fn typescript(&mut self) -> Result<(), BuildError> {
         let Some(tsc) = self.find_local("node_modules/.bin", "tsc") else { return Err(self.missing_npm()) };
-        self.run(Command::new(tsc))?;
-        self.quickjs(Path::new("build/plugin.js"))
+        let mut command = Command::new(tsc);
+        // Where an error was thrown is told by the line in plugin.ts.
+        command.args(["--outDir", "build", "--sourceMap"]);
+        self.run(command)?;
+        self.quickjs("build/plugin.js", Some("build/plugin.js.map"))
     }
 
-    fn quickjs(&mut self, script: &Path) -> Result<(), BuildError> {
+    fn quickjs(&mut self, script: &str, map: Option<&str>) -> Result<(), BuildError> {
         let Some(componentize) = self.find_local("node_modules/.bin", "componentize-qjs") else {
             return Err(self.missing_npm());
         };
+        let file = if map.is_some() { "plugin.ts" } else { "plugin.js" };
+        let map = map.map(|map| self.read(map)).transpose()?;
+        let guarded = guard::javascript(&self.read(script)?, file, map.as_deref())?;
+        let guarded = self.write("guarded.js", &guarded)?;
         let mut command = Command::new(componentize);
         // Without --sync it would need the component model's async, without --stub-wasi all of WASI.
-        command.args(["--wit", "wit", "--world", WORLD, "--sync", "--stub-wasi", "--js"]).arg(script);
+        command
+            .arg("--wit")
+            .arg(self.contract()?)
+            .args(["--world", WORLD, "--sync", "--stub-wasi", "--js"])
+            .arg(guarded);
         command.arg("--output").arg(&self.fresh);
         self.run(command)
     }
@@ -154,43 +171,106 @@ impl Builder<'_> {
     }
 
     fn c(&mut self) -> Result<(), BuildError> {
-        let core = self.project.folder.join("build").join("core.wasm");
-        let mut command = match (find(&clangs()), self.find_local(".venv/bin", "python"), find(&["zig".into()])) {
-            (Some(clang), _, _) if has_wasi_libc() => {
-                let mut command = Command::new(clang);
-                command.args(["--target=wasm32-wasi", "-mexec-model=reactor", "-Wl,--strip-all"]);
-                command
-            }
-            (_, Some(python), _) if has_ziglang(&python) => {
-                let mut command = Command::new(python);
-                command.args(["-m", "ziglang", "cc", "-target", "wasm32-wasi", "-mexec-model=reactor"]);
-                // Its stack would take 16 MB otherwise.
-                command.args(["-Wl,-z,stack-size=65536", "-s"]);
-                command
-            }
-            (_, _, Some(zig)) => {
-                let mut command = Command::new(zig);
-                command.args(["cc", "-target", "wasm32-wasi", "-mexec-model=reactor", "-Wl,-z,stack-size=65536", "-s"]);
-                command
-            }
-            _ => {
-                let apt = "apt-get install --no-install-recommends clang-19 lld-19 wasi-libc libclang-rt-19-dev-wasm32";
-                return Err(self.missing(
-                    "there is no C compiler for WebAssembly",
-                    &[
-                        ("on Debian 12 or later, as root", apt),
-                        (
-                            "with pip, in the plugin's folder (Zig's compiler)",
-                            "python3 -m venv .venv && .venv/bin/pip install ziglang==0.16.0",
-                        ),
-                    ],
-                ));
-            }
-        };
+        let mut command = self.c_compiler("clang", "cc", has_wasi_libc)?;
         command.args(["-Os", "-Wall", "-Wextra", "-Ibindings", "plugin.c", "json.c", "bindings/transform.c"]);
+        self.link(command)
+    }
+
+    fn cpp(&mut self) -> Result<(), BuildError> {
+        // The bindings are C, which isn't C++ in all points.
+        let mut bindings = self.c_compiler("clang", "cc", has_wasi_libcxx)?;
+        bindings.args(["-Os", "-c", "bindings/transform.c", "-o", "build/transform.o"]);
+        self.run(bindings)?;
+        let mut command = self.c_compiler("clang++", "c++", has_wasi_libcxx)?;
+        command.args(["-Os", "-Wall", "-Wextra", "-Wno-nullability-completeness", "-std=c++20", "-fno-exceptions"]);
+        command.args(["-Ibindings", "plugin.cpp", "build/transform.o"]);
+        self.link(command)
+    }
+
+    /// Clang, if it has the libraries, or else Zig's compiler.
+    fn c_compiler(&self, clang: &str, zig: &str, has_libraries: fn() -> bool) -> Result<Command, BuildError> {
+        if let Some(clang) = find(&numbered(clang)).filter(|_| has_libraries()) {
+            let mut command = Command::new(clang);
+            command.args(["--target=wasm32-wasi", "-mexec-model=reactor", "-Wl,--strip-all"]);
+            return Ok(command);
+        }
+        let Some(mut command) = self.zig_compiler() else {
+            let packages = match self.project.language {
+                Language::C => Some("clang-19 lld-19 wasi-libc libclang-rt-19-dev-wasm32"),
+                _ => None,
+            };
+            return Err(self.missing_compiler("there is no compiler of C and C++ for WebAssembly", packages));
+        };
+        command.args([zig, "-target", "wasm32-wasi", "-mexec-model=reactor"]);
+        // Its stack would take 16 MB otherwise.
+        command.args(["-Wl,-z,stack-size=65536", "-s"]);
+        Ok(command)
+    }
+
+    fn link(&mut self, mut command: Command) -> Result<(), BuildError> {
+        let core = self.project.folder.join("build").join("core.wasm");
         command.arg("bindings/transform_component_type.o").arg("-o").arg(&core);
         self.run(command)?;
         self.componentize_away(&core)
+    }
+
+    fn zig(&mut self) -> Result<(), BuildError> {
+        let Some(mut command) = self.zig_compiler() else {
+            return Err(self.missing_compiler("there is no Zig", None));
+        };
+        let core = self.project.folder.join("build").join("core.wasm");
+        command.args(["build-exe", "plugin.zig", "bindings/transform.c", "bindings/transform_component_type.o", "-I."]);
+        command.args(["-lc", "-target", "wasm32-wasi", "-mexec-model=reactor", "-fno-entry", "-rdynamic"]);
+        // Its stack would take 16 MB otherwise.
+        command.args(["-O", "ReleaseSafe", "-fstrip", "--stack", "65536", "--cache-dir", "build/cache"]);
+        command.arg(format!("-femit-bin={}", core.display()));
+        self.run(command)?;
+        self.componentize_away(&core)
+    }
+
+    /// Zig, which compiles C and C++ too: that of the plugin's folder, or else one on the PATH.
+    fn zig_compiler(&self) -> Option<Command> {
+        let python = self.find_local(".venv/bin", "python").filter(|python| has_ziglang(python));
+        if let Some(python) = python {
+            let mut command = Command::new(python);
+            command.args(["-m", "ziglang"]);
+            return Some(command);
+        }
+        find(&["zig".into()]).map(Command::new)
+    }
+
+    fn missing_compiler(&self, what: &'static str, packages: Option<&str>) -> BuildError {
+        let apt = packages.map(|packages| format!("apt-get install --no-install-recommends {packages}"));
+        let pip = "python3 -m venv .venv && .venv/bin/pip install ziglang==0.16.0";
+        let mut remedies = vec![("with pip, in the plugin's folder (Zig's compiler)", pip)];
+        if let Some(apt) = &apt {
+            remedies.insert(0, ("on Debian 12 or later, as root", apt));
+        }
+        self.missing(what, &remedies)
+    }
+
+    /// The folder of the contract: that of the plugin, or else one with the contract that this binary speaks.
+    fn contract(&self) -> Result<PathBuf, BuildError> {
+        let own = self.project.folder.join("wit");
+        if own.is_dir() {
+            return Ok(own);
+        }
+        let file = self.write("wit/transform.wit", CONTRACT)?;
+        Ok(file.parent().unwrap_or(&file).to_owned())
+    }
+
+    /// Writes a file into the folder `build`.
+    fn write(&self, name: &str, text: &str) -> Result<PathBuf, BuildError> {
+        let path = self.project.folder.join("build").join(name);
+        let parent = path.parent().unwrap_or(&path);
+        fs::create_dir_all(parent).with_context(|| format!("can't make {}", parent.display()))?;
+        fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))?;
+        Ok(path)
+    }
+
+    fn read(&self, name: &str) -> Result<String, BuildError> {
+        let path = self.project.folder.join(name);
+        Ok(fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?)
     }
 
     /// So that no core module lies beside the component, where it would be taken for one.
@@ -251,12 +331,13 @@ fn has_wasi_libc() -> bool {
     ["/usr/include/wasm32-wasi", "/usr/share/wasi-sysroot"].iter().any(|path| Path::new(path).exists())
 }
 
-fn has_ziglang(python: &Path) -> bool {
-    output(Command::new(python).args(["-c", "import ziglang"])).is_some()
+/// Whether clang finds C++'s standard library for WebAssembly.
+fn has_wasi_libcxx() -> bool {
+    Path::new("/usr/include/wasm32-wasi/c++/v1").exists()
 }
 
-fn clangs() -> Vec<String> {
-    numbered("clang")
+fn has_ziglang(python: &Path) -> bool {
+    output(Command::new(python).args(["-c", "import ziglang"])).is_some()
 }
 
 fn wasm_linkers() -> Vec<String> {

@@ -15,6 +15,7 @@ pub mod capture;
 pub mod content;
 pub mod dry_run;
 pub mod fixtures;
+mod guard;
 pub mod inspect;
 pub mod junit;
 pub mod project;

@@ -25,10 +25,13 @@ pub enum Language {
     TypeScript,
     Go,
     C,
+    Cpp,
+    Zig,
 }
 
 impl Language {
-    pub const ALL: [Self; 6] = [Self::Rust, Self::Python, Self::JavaScript, Self::TypeScript, Self::Go, Self::C];
+    pub const ALL: [Self; 8] =
+        [Self::Rust, Self::Python, Self::JavaScript, Self::TypeScript, Self::Go, Self::C, Self::Cpp, Self::Zig];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -38,6 +41,8 @@ impl Language {
             Self::TypeScript => "typescript",
             Self::Go => "go",
             Self::C => "c",
+            Self::Cpp => "cpp",
+            Self::Zig => "zig",
         }
     }
 }

@@ -38,12 +38,16 @@ const RUST: &[File] = &[
 
 const PYTHON: &[File] = &[
     ("app.py", include_str!("templates/python/app.py")),
+    ("test_app.py", include_str!("templates/python/test_app.py")),
+    ("contract.py", include_str!("templates/python/contract.py")),
     ("requirements.txt", include_str!("templates/python/requirements.txt")),
     (".gitignore", "/build/\n/.venv/\n__pycache__/\n"),
 ];
 
 const JAVASCRIPT: &[File] = &[
     ("plugin.js", include_str!("templates/javascript/plugin.js")),
+    ("test/plugin.test.js", include_str!("templates/javascript/test/plugin.test.js")),
+    ("test/host.js", include_str!("templates/javascript/test/host.js")),
     ("package.json", include_str!("templates/javascript/package.json")),
     (".gitignore", "/build/\n/node_modules/\n"),
 ];
@@ -51,6 +55,8 @@ const JAVASCRIPT: &[File] = &[
 const TYPESCRIPT: &[File] = &[
     ("plugin.ts", include_str!("templates/typescript/plugin.ts")),
     ("contract.d.ts", include_str!("../../../examples/typescript/contract.d.ts")),
+    ("test/plugin.test.js", include_str!("templates/javascript/test/plugin.test.js")),
+    ("test/host.js", include_str!("templates/javascript/test/host.js")),
     ("tsconfig.json", include_str!("templates/typescript/tsconfig.json")),
     ("package.json", include_str!("templates/typescript/package.json")),
     (".gitignore", "/build/\n/node_modules/\n"),
@@ -77,6 +83,26 @@ const C: &[File] = &[
     ("bindings/transform.h", include_str!("../../../examples/c/bindings/transform.h")),
     (".gitignore", "/build/\n/.venv/\n"),
 ];
+
+const CPP: &[File] = &[
+    ("plugin.cpp", include_str!("templates/cpp/plugin.cpp")),
+    ("json.hpp", include_str!("templates/cpp/json.hpp")),
+    ("requirements.txt", ZIG_PIN),
+    ("bindings/transform.c", include_str!("../../../examples/c/bindings/transform.c")),
+    ("bindings/transform.h", include_str!("../../../examples/c/bindings/transform.h")),
+    (".gitignore", "/build/\n/.venv/\n"),
+];
+
+const ZIG: &[File] = &[
+    ("plugin.zig", include_str!("templates/zig/plugin.zig")),
+    ("requirements.txt", ZIG_PIN),
+    ("bindings/transform.c", include_str!("../../../examples/c/bindings/transform.c")),
+    ("bindings/transform.h", include_str!("../../../examples/c/bindings/transform.h")),
+    (".gitignore", "/build/\n/.venv/\n"),
+];
+
+/// Zig's compiler, which compiles C++ too.
+const ZIG_PIN: &str = include_str!("../../../examples/zig/requirements.txt");
 
 const C_BINARIES: &[(&str, &[u8])] = &[(
     "bindings/transform_component_type.o",
@@ -118,19 +144,23 @@ fn files(language: Language) -> impl Iterator<Item = &'static File> {
         Language::TypeScript => TYPESCRIPT,
         Language::Go => GO,
         Language::C => C,
+        Language::Cpp => CPP,
+        Language::Zig => ZIG,
     };
     COMMON.iter().chain(own)
 }
 
 fn binary_files(language: Language) -> &'static [(&'static str, &'static [u8])] {
     match language {
-        Language::C => C_BINARIES,
+        Language::C | Language::Cpp | Language::Zig => C_BINARIES,
         _ => &[],
     }
 }
 
 fn filled(content: &str, name: &str, language: Language) -> String {
     let Words { title, prepare, files, notes } = words(language);
+    let script = if language == Language::TypeScript { "../build/plugin.js" } else { "../plugin.js" };
+    let content = content.replace("{{script}}", script);
     let content = content.replace("{{files}}", files).replace("{{notes}}", notes).replace("{{prepare}}\n", prepare);
     let content = content.replace("{{name}}", name).replace("{{language}}", language.name());
     content.replace("{{Language}}", title).replace(SDK_CONTRACT.0, SDK_CONTRACT.1)
@@ -152,34 +182,44 @@ fn words(language: Language) -> Words {
             prepare: "cargo test                          # the unit tests, on this machine, without WebAssembly\n",
             files: "| `src/lib.rs` | the transform, and its unit tests |\n\
                     | `sdk/` | the crate `reduct-sink-plugin`: leave it as it is |",
-            notes: "- A panic costs one record: its text goes to the host's log, the record gets the plugin's failure \
-                    policy, and the next one goes to a fresh instance.\n\
-                    - `log::info!` and the like write to the host's log. `println!` goes nowhere.\n\
+            notes: "- An `Err` with a text rejects the record. A panic does so too, with its text, file and line as the reason, \
+                    and the next record goes to a fresh instance.\n\
+                    - `log::info!` and the like write to the host's log. `println!` writes nowhere.\n\
+                    - `SystemTime::now()` and `Instant::now()` panic on this target, and there are no files and threads. The \
+                    record's time is `record.timestamp`.\n\
                     - `Cargo.lock` pins the crates; Rust 1.95 or later builds them.",
         },
         Language::Python => Words {
             title: "Python",
-            prepare: "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt\n",
-            files: "| `app.py` | the transform |\n| `requirements.txt` | pins componentize-py |",
-            notes: "- Each call gets a new `Transformer`: what is to be kept from `configure` belongs in a variable of the \
+            prepare: "python3 -m unittest                 # the unit tests, on this machine, without WebAssembly\n\
+                      python3 -m venv .venv && .venv/bin/pip install -r requirements.txt\n",
+            files: "| `app.py` | the transform |\n| `test_app.py` | its unit tests |\n\
+                    | `contract.py` | the modules of the contract, for the unit tests: leave it as it is |\n\
+                    | `requirements.txt` | pins componentize-py |",
+            notes: "- `raise Err(Failure_Reject(\"why\"))` in `transform` rejects the record. Any other exception does so too, with \
+                    its type, message, file and line as the reason; its traceback is in the host's log at level debug.\n\
+                    - `print` writes to the host's log.\n\
+                    - Import at the top of the file: while records flow, no module can be loaded.\n\
+                    - `json.loads` guesses the encoding of bytes, and takes a zero byte for UTF-16: write \
+                    `json.loads(host.payload().decode())`.\n\
+                    - Each call gets a new `Transformer`: what is to be kept from `configure` belongs in a variable of the \
                     module.\n\
-                    - `raise Err(Failure_Reject(\"why\"))` in `transform` gives the record to the failure policy; any other \
-                    exception does so too, costs a fresh instance, and its traceback is in the host's log.\n\
-                    - For an editor's sake: `.venv/bin/componentize-py --wit-path wit --world transform bindings .` \
-                    writes the modules that `app.py` imports. They aren't needed to build.\n\
+                    - `time.time()` stands still unless `grants.clocks` is set: take the record's time, `message.timestamp`.\n\
                     - The component has all of Python in it: 18 MB, which takes seconds to compile. Modules in pure \
                     Python can be imported if they are in this folder.",
         },
         Language::JavaScript => Words {
             title: "JavaScript",
-            prepare: "npm install\n",
-            files: "| `plugin.js` | the transform |\n| `package.json` | pins the tool that puts QuickJS around it |",
+            prepare: "npm install\nnpm test                            # the unit tests, on this machine, without WebAssembly\n",
+            files: "| `plugin.js` | the transform, in one file |\n| `test/` | its unit tests, and what stands for the host in them |\n\
+                    | `package.json` | pins the tool that puts QuickJS around it |",
             notes: JAVASCRIPT_NOTES,
         },
         Language::TypeScript => Words {
             title: "TypeScript",
-            prepare: "npm install\n",
-            files: "| `plugin.ts` | the transform |\n| `contract.d.ts` | the contract's types |\n\
+            prepare: "npm install\nnpm test                            # the unit tests, on this machine, without WebAssembly\n",
+            files: "| `plugin.ts` | the transform, in one file |\n| `contract.d.ts` | the contract's types |\n\
+                    | `test/` | its unit tests, and what stands for the host in them |\n\
                     | `package.json` | pins the compiler, and the tool that puts QuickJS around what it makes |",
             notes: JAVASCRIPT_NOTES,
         },
@@ -189,8 +229,10 @@ fn words(language: Language) -> Words {
             files: "| `transformer/plugin.go` | the transform |\n\
                     | `abi/`, `bindings/` | the contract in Go, generated, and what it needs: leave them as they are |",
             notes: "- Go 1.26 or later builds it; it needs no module from elsewhere.\n\
-                    - A panic costs one record and a fresh instance; its text is in the host's log.\n\
-                    - Goroutines don't go on between two calls.",
+                    - A panic rejects the record, with its text, file and line as the reason: see `defer abi.Recover`.\n\
+                    - `fmt.Println` and `log.Print` write to the host's log.\n\
+                    - Goroutines don't go on between two calls, and `time.Now()` stands still unless `grants.clocks` is set: \
+                    the record's time is `message.Timestamp`.",
         },
         Language::C => Words {
             title: "C",
@@ -198,13 +240,37 @@ fn words(language: Language) -> Words {
             files: "| `plugin.c` | the transform |\n| `json.c`, `json.h` | a small reader of JSON, for the configuration |\n\
                     | `bindings/` | the contract in C, generated: leave it as it is |",
             notes: "- Free what the host hands over; give what you answer from `malloc`, and the bindings free it.\n\
-                    - A trap costs one record and a fresh instance.\n\
+                    - `assert` and what is printed to `stderr` before a trap become the reason of the dead letter. A null \
+                    pointer doesn't trap in WebAssembly: check for it.\n\
                     - Built with clang 16 or later and wasi-libc, or with Zig's compiler.",
+        },
+        Language::Cpp => Words {
+            title: "C++",
+            prepare: "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt\n",
+            files: "| `plugin.cpp` | the transform |\n| `json.hpp` | a small reader of JSON, for the configuration |\n\
+                    | `bindings/` | the contract in C, generated: leave it as it is |",
+            notes: "- Free what the host hands over; give what you answer from `malloc`, and the bindings free it.\n\
+                    - There are no exceptions in WebAssembly: what would throw one ends the instance. `assert` and what is \
+                    printed to `stderr` before that become the reason of the dead letter.\n\
+                    - Built with Zig's compiler, or with clang 16 or later and libc++ for WebAssembly.",
+        },
+        Language::Zig => Words {
+            title: "Zig",
+            prepare: "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt\n",
+            files: "| `plugin.zig` | the transform |\n\
+                    | `bindings/` | the contract in C, generated: leave it as it is |\n\
+                    | `requirements.txt` | pins Zig's compiler |",
+            notes: "- Free what the host hands over; give what you answer from `heap`, and the bindings free it.\n\
+                    - An error that `decide` returns rejects the record, with the error's name as the reason. A panic does so \
+                    too, with its text, and the next record goes to a fresh instance.\n\
+                    - Zig 0.16 builds it.",
         },
     }
 }
 
-const JAVASCRIPT_NOTES: &str = "- `throw { tag: \"reject\", val: \"why\" }` in `transform` gives the record to the failure policy.\n\
+const JAVASCRIPT_NOTES: &str = "- `throw { tag: \"reject\", val: \"why\" }` in `transform` rejects the record. Any exception does so \
+    too, with its type, message, file and line as the reason; so does a verdict of a wrong shape, with what was expected.\n\
+    - `console.log` and the like write to the host's log.\n\
     - Numbers of 64 bits (offset, timestamp, payloadSize) are plain numbers here, exact up to 2^53; a time in microseconds \
     stays below that until the year 2255.\n\
-    - It runs on QuickJS: no `TextDecoder`, no `fetch`, no timers, no Node.js modules.";
+    - It runs on QuickJS: no `TextDecoder`, no `fetch`, no timers, no Node.js modules. What you import has to be in the file.";

@@ -3,6 +3,7 @@
 //! Guarantees: the panic hook and the log bridge are in place before any code of the plugin's author runs.
 
 use std::cell::RefCell;
+use std::panic::PanicHookInfo;
 
 use crate::bindings::reduct_sink::transform::host;
 use crate::{Failure, Host, Label, Message, Record, Transform, Verdict, config};
@@ -37,13 +38,22 @@ macro_rules! plugin {
 
 #[doc(hidden)]
 pub fn configure<T: Transform>(plugin: &RefCell<Option<T>>, config: &str) -> Result<(), String> {
-    std::panic::set_hook(Box::new(|panic| host::log(host::Level::Error, &panic.to_string())));
+    std::panic::set_hook(Box::new(|panic| host::log(host::Level::Error, &described(panic))));
     if log::set_logger(&HostLog).is_ok() {
         log::set_max_level(log::LevelFilter::Debug);
     }
     let configured = T::configure(config::parse(config)?)?;
     plugin.replace(Some(configured));
     Ok(())
+}
+
+/// A panic on one line: the host makes its reason of it.
+fn described(panic: &PanicHookInfo<'_>) -> String {
+    let text = panic.payload_as_str().unwrap_or("a value that is no text").replace('\n', " ");
+    match panic.location() {
+        Some(place) => format!("panic: {text} ({}:{})", place.file(), place.line()),
+        None => format!("panic: {text}"),
+    }
 }
 
 #[doc(hidden)]

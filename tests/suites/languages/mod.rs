@@ -1,6 +1,7 @@
 //! Every language: the conformance cases, the examples, and what a record costs. `tests/conformance/build` makes the guests.
 
 mod cases;
+mod causes;
 mod costs;
 mod examples;
 mod guests;

@@ -1,0 +1,89 @@
+//! Drops records of one type, and labels the others by their size.
+//!
+//! What the host hands over belongs to the plugin, which frees it; what the plugin answers is freed by the bindings, so it
+//! must come from `heap`.
+
+const std = @import("std");
+const wit = @cImport(@cInclude("bindings/transform.h"));
+
+const Message = wit.exports_reduct_sink_transform_transformer_message_t;
+const Verdict = wit.exports_reduct_sink_transform_transformer_verdict_t;
+const Failure = wit.exports_reduct_sink_transform_transformer_failure_t;
+const LabelChange = wit.reduct_sink_transform_types_label_change_t;
+
+const heap = std.heap.c_allocator;
+
+/// A panic's text reaches the host's log, and the reason of the dead letter.
+pub const panic = std.debug.FullPanic(struct {
+    fn log(text: []const u8, _: ?usize) noreturn {
+        var string: wit.transform_string_t = .{ .ptr = @constCast(text.ptr), .len = text.len };
+        wit.reduct_sink_transform_host_log(wit.REDUCT_SINK_TRANSFORM_HOST_LEVEL_ERROR, &string);
+        @trap();
+    }
+}.log);
+
+const Settings = struct {
+    /// Records whose header `type` is this are dropped.
+    drop: []const u8 = "heartbeat",
+    /// Payloads of at least this many bytes are large.
+    large_bytes: u64 = 1000,
+};
+
+var settings: Settings = .{};
+
+/// Decides on one record. An error rejects it, with the error's name as the reason.
+fn decide(message: *const Message, verdict: *Verdict) !void {
+    if (header(message, "type")) |kind| if (std.mem.eql(u8, kind, settings.drop)) {
+        verdict.tag = wit.REDUCT_SINK_TRANSFORM_TYPES_VERDICT_DROP;
+        return;
+    };
+    const size_class = if (message.payload_size >= settings.large_bytes) "large" else "small";
+    const labels = try heap.alloc(LabelChange, 1);
+    labels[0] = .{ .name = try owned("size_class"), .value = .{ .is_some = true, .val = try owned(size_class) } };
+    verdict.tag = wit.REDUCT_SINK_TRANSFORM_TYPES_VERDICT_CHANGE;
+    // What isn't set stays as it is.
+    verdict.val.change.labels = .{ .ptr = labels.ptr, .len = labels.len };
+}
+
+/// The value of the first header of that key; null where there is none, or its value is null.
+fn header(message: *const Message, key: []const u8) ?[]const u8 {
+    if (message.headers.len == 0) return null;
+    for (message.headers.ptr[0..message.headers.len]) |found| {
+        if (!std.mem.eql(u8, bytes(found.key), key)) continue;
+        return if (found.value.is_some) bytes(found.value.val) else null;
+    }
+    return null;
+}
+
+// The contract.
+
+/// Called once, before the first record.
+export fn exports_reduct_sink_transform_transformer_configure(text: *wit.transform_string_t, err: *wit.transform_string_t) bool {
+    // Neither the text nor what is made of it is ever freed: the plugin lives as long as its configuration.
+    settings = std.json.parseFromSliceLeaky(Settings, heap, bytes(text.*), .{}) catch |problem| {
+        const reason = std.fmt.allocPrint(heap, "{s}: there are drop, a text, and large_bytes, a number", .{@errorName(problem)});
+        err.* = owned(reason catch "out of memory") catch unreachable;
+        return false;
+    };
+    return true;
+}
+
+export fn exports_reduct_sink_transform_transformer_transform(message: *Message, verdict: *Verdict, failure: *Failure) bool {
+    defer wit.exports_reduct_sink_transform_transformer_message_free(message);
+    verdict.* = std.mem.zeroes(Verdict);
+    decide(message, verdict) catch |problem| {
+        failure.tag = wit.REDUCT_SINK_TRANSFORM_TYPES_FAILURE_REJECT;
+        failure.val.reject = owned(@errorName(problem)) catch unreachable;
+        return false;
+    };
+    return true;
+}
+
+fn bytes(from: anytype) []const u8 {
+    return if (from.len == 0) &.{} else from.ptr[0..from.len];
+}
+
+fn owned(text: []const u8) error{OutOfMemory}!wit.transform_string_t {
+    const copy = try heap.dupe(u8, text);
+    return .{ .ptr = copy.ptr, .len = copy.len };
+}
