@@ -1,7 +1,7 @@
 //! Ten typical mistakes a language: the reason of each record's failure names the mistake, and its file and line where the
 //! language can tell them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -52,7 +52,7 @@ fn a_reason_names_the_mistake_in_every_language() -> Result<()> {
 }
 
 /// What stands in the file's comments; see tests/causes/README.md.
-fn mistakes(source: &PathBuf, called: &str) -> Result<Vec<Mistake>> {
+fn mistakes(source: &Path, called: &str) -> Result<Vec<Mistake>> {
     let text = std::fs::read_to_string(source).with_context(|| source.display().to_string())?;
     let mistakes = text.lines().zip(1..).filter_map(|(line, number)| {
         let (place, comment) = ["//", "#"].into_iter().find_map(|comment| {
