@@ -40,3 +40,6 @@ declare module "reduct-sink:transform/types@0.1.0" {
   // To be thrown.
   export type Failure = { tag: "reject"; val: string } | { tag: "retry"; val: string };
 }
+
+// Writes to the host's log.
+declare const console: Record<"log" | "info" | "debug" | "trace" | "warn" | "error", (...values: unknown[]) => void>;

@@ -24,7 +24,7 @@ bool exports_reduct_sink_transform_transformer_transform(message_t *message, ver
   transform_list_u8_t name = message->headers.ptr[0].value.val;
   volatile int zero = (int)(message->offset - 7);
 #define IS(mistake) (name.len == strlen(mistake) && memcmp(name.ptr, mistake, name.len) == 0)
-  if (IS("assertion")) assert(zero == 1 && "not one"); //~ assertion: plugin.c: exports_reduct_sink_transform_transformer_transform: 28
+  if (IS("assertion")) assert(zero == 1 && "not one"); //~ assertion: plugin.c: exports_reduct_sink_transform_transformer_transform: 27
   if (IS("printed")) {
     fprintf(stderr, "the camera is unknown\n"); //~ printed: the camera is unknown
     abort();
@@ -35,8 +35,8 @@ bool exports_reduct_sink_transform_transformer_transform(message_t *message, ver
     reduct_sink_transform_host_log(REDUCT_SINK_TRANSFORM_HOST_LEVEL_ERROR, &text);
     __builtin_trap();
   }
-  if (IS("division")) zero = 1 / zero; //~ division: integer divide by zero
-  if (IS("recursion")) zero = endless(zero); //~ recursion: call stack exhausted
+  if (IS("division")) zero = 100 / zero; //~ division: integer divide by zero
+  if (IS("recursion")) zero = endless(zero); //~ recursion: out of bounds memory access
   if (IS("wild_pointer")) zero = *(volatile int *)(0xfffffff0 + (unsigned)zero); //~ wild_pointer: out of bounds memory access
   if (IS("unreachable")) __builtin_trap(); //~ unreachable: unreachable
   if (IS("rejected")) {
@@ -50,7 +50,12 @@ bool exports_reduct_sink_transform_transformer_transform(message_t *message, ver
     transform_string_dup(&verdict->val.change.entry.val, "no entry's name"); //~ illegal_entry: illegal entry
     return true;
   }
-  if (IS("wrong_tag")) verdict->tag = 9; //~ wrong_tag: unexpected discriminant: 9
+  if (IS("wild_answer")) {
+    verdict->tag = REDUCT_SINK_TRANSFORM_TYPES_VERDICT_CHANGE;
+    verdict->val.change.payload.is_some = true;
+    verdict->val.change.payload.val = (transform_list_u8_t){(uint8_t *)0xfffffff0, 100}; //~ wild_answer: out of bounds
+    return true;
+  }
   exports_reduct_sink_transform_transformer_message_free(message);
   return true;
 }

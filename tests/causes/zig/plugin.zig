@@ -17,7 +17,7 @@ pub const panic = std.debug.FullPanic(struct {
 
 const Number = union(enum) { whole: u64, real: f64 };
 
-fn makeMistake(name: []const u8, zero: u64) !void {
+fn makeMistake(name: []const u8, zero: usize) !void {
     var list = [_]u64{ 1, 2, 3 };
     const none: ?u64 = if (zero == 0) null else zero;
     const number: Number = if (zero == 0) .{ .real = 1 } else .{ .whole = 1 };
@@ -43,7 +43,7 @@ export fn exports_reduct_sink_transform_transformer_configure(_: *wit.transform_
 export fn exports_reduct_sink_transform_transformer_transform(message: *Message, verdict: *Verdict, failure: *Failure) bool {
     const value = message.headers.ptr[0].value.val;
     verdict.* = std.mem.zeroes(Verdict);
-    makeMistake(value.ptr[0..value.len], message.offset - 7) catch |problem| {
+    makeMistake(value.ptr[0..value.len], @intCast(message.offset - 7)) catch |problem| {
         failure.tag = wit.REDUCT_SINK_TRANSFORM_TYPES_FAILURE_REJECT;
         wit.transform_string_dup(&failure.val.reject, @errorName(problem));
         return false;

@@ -35,11 +35,19 @@ globalThis.console = (() => {
   const lines = {{lines}};
   const lastLine = {{last_line}};
 
+  // The file and line of each call on an error's stack: "    at name (file:line:column)".
+  const calls = (error) => {
+    const found = String(error.stack ?? "").matchAll(/([^\s()]+?):(\d+)(?::\d+)?\)?\s*$/gm);
+    return [...found].map(([, name, line]) => ({ name, line: Number(line) }));
+  };
+  // What QuickJS calls this file. Texts that are read as JSON have lines, too.
+  const name = calls(new Error())[0]?.name;
+
   // Where in the author's file an error was thrown, or a function called that threw it.
   const place = (error) => {
-    for (const call of String(error.stack ?? "").split("\n")) {
-      const line = Number(/:(\d+)(?::\d+)?\)?\s*$/.exec(call)?.[1]);
-      if (line <= lastLine) return ` (${file}:${lines?.[line - 1] ?? line})`;
+    for (const call of calls(error)) {
+      const { line } = call;
+      if (call.name === name && line <= lastLine) return ` (${file}:${lines?.[line - 1] ?? line})`;
     }
     return "";
   };
