@@ -13,7 +13,7 @@ static LONG: LazyLock<String> = LazyLock::new(|| {
         env!("CARGO_PKG_VERSION"),
         COMMIT.unwrap_or("unknown (set REDUCT_SINK_COMMIT when building)"),
         kafka::client::library_version(),
-        env!("WASMTIME_VERSION"),
+        option_env!("WASMTIME_VERSION").unwrap_or("unknown"),
         plugin::CONTRACT,
     )
 });

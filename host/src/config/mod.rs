@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::key_table::Word;
-pub use self::key_table::{Key, KeyFlag, PREFIX, keys, needs_restart};
+pub use self::key_table::{Key, KeyFlag, PREFIX, keys, nearest, needs_restart};
 pub use self::layers::Flag;
 use self::layers::Layers;
 pub use self::plugins::{

@@ -87,6 +87,9 @@ pub enum TopicError {
     /// The brokers don't know it.
     #[error("there is no such topic; create it, or correct kafka.topics")]
     Missing,
+    /// The brokers don't know it, and know one that is called much the same.
+    #[error("there is no such topic, did you mean {0}? Correct kafka.topics, or create the topic")]
+    Misspelt(String),
     /// The pattern matches nothing.
     #[error("the pattern matches none of the {0} topics that we may see; correct kafka.topics, or create one")]
     NoMatch(usize),
@@ -131,7 +134,10 @@ pub fn check(config: &config::Kafka) -> Result<Vec<TopicCheck>, CheckError> {
     let all = fetch(&consumer, None, &config.brokers)?;
     let topics = config.topics.iter().map(|wanted| TopicCheck {
         wanted: wanted.clone(),
-        found: if wanted.starts_with('^') { matching(&all, wanted) } else { named(&consumer, config, wanted) },
+        found: match wanted.starts_with('^') {
+            true => matching(&all, wanted),
+            false => named(&consumer, config, wanted).map_err(|error| or_similar(error, &all, wanted)),
+        },
     });
     Ok(topics.collect())
 }
@@ -306,6 +312,15 @@ fn advertised(consumer: &BaseConsumer<Reports>) -> String {
     let Ok(metadata) = consumer.fetch_metadata(None, SLICE) else { return "an address that the brokers name".into() };
     let addresses = metadata.brokers().iter().map(|broker| format!("{}:{}", broker.host(), broker.port()));
     addresses.collect::<Vec<_>>().join(" or ")
+}
+
+/// A missing topic is most often a misspelt one.
+fn or_similar(error: TopicError, all: &Metadata, wanted: &str) -> TopicError {
+    let names = all.topics().iter().map(|topic| topic.name()).filter(|name| !name.starts_with("__"));
+    match (&error, config::nearest(wanted, names)) {
+        (TopicError::Missing, Some(near)) => TopicError::Misspelt(near.into()),
+        _ => error,
+    }
 }
 
 fn matching(all: &Metadata, pattern: &str) -> Result<Vec<TopicInfo>, TopicError> {

@@ -72,6 +72,9 @@ pub(super) struct Task {
     folders: Folders,
     source: Option<Source>,
     source_file: Option<WatchedFile>,
+    /// Files beside the configuration file that its values come from, such as secrets.
+    value_files: Vec<WatchedFile>,
+    values_changed: bool,
     /// The newest configuration, as long as its plugins don't load.
     pending: Option<Pending>,
     /// The configuration is to be read again, whether its file changed or not.
@@ -92,6 +95,8 @@ impl Task {
             // Fails only when the task has ended.
             let _ = events.send(Signal::Event);
         }));
+        let value_files =
+            source.as_ref().map_or_else(Vec::new, |source| value_files(&source.present.files, Vec::new()));
         let source_file = source.as_ref().and_then(|source| source.file.clone()).map(WatchedFile::new);
         let mut task = Self {
             shared,
@@ -102,6 +107,8 @@ impl Task {
             folders,
             source,
             source_file,
+            value_files,
+            values_changed: false,
             pending: None,
             asked_to_reload: false,
             rollouts: BTreeMap::new(),
@@ -163,10 +170,13 @@ impl Task {
         self.follow_folders();
     }
 
+    fn followed(&self) -> impl Iterator<Item = &WatchedFile> {
+        self.files.values().chain(&self.source_file).chain(&self.value_files)
+    }
+
     fn follow_folders(&mut self) {
         let pending = self.pending.iter().flat_map(|pending| &pending.files);
-        let all = self.files.values().chain(&self.source_file).chain(pending);
-        let paths: Vec<PathBuf> = all.map(|file| file.path.clone()).collect();
+        let paths: Vec<PathBuf> = self.followed().chain(pending).map(|file| file.path.clone()).collect();
         self.folders.follow(paths.iter().map(PathBuf::as_path));
     }
 
@@ -189,6 +199,13 @@ impl Task {
                 let _ = file.poll();
             }
         }
+        for file in &mut self.value_files {
+            let _ = file.poll();
+            if file.due && !file.is_fresh(self.pace.settle) {
+                file.due = false;
+                self.values_changed = true;
+            }
+        }
         if !self.loading {
             self.read_source();
         }
@@ -201,7 +218,7 @@ impl Task {
                 self.read_plugin(&name);
             }
         }
-        let due = self.files.values().chain(&self.source_file).any(|file| file.due);
+        let due = self.followed().any(|file| file.due);
         let wait = if due { self.pace.debounce.max(self.pace.settle / 4) } else { self.pace.poll };
         self.look_at = Instant::now() + wait;
     }
@@ -306,8 +323,9 @@ impl Task {
     fn read_source(&mut self) {
         let Some(source) = &self.source else { return };
         let asked = std::mem::take(&mut self.asked_to_reload);
+        let changed = asked | std::mem::take(&mut self.values_changed);
         if let Some(file) = &mut self.source_file {
-            if !asked && !file.due {
+            if !changed && !file.due {
                 return;
             }
             file.due = false;
@@ -315,10 +333,10 @@ impl Task {
             let now = read.map_or(LastSeen::Nothing, LastSeen::Done);
             // At first it is read in any case: it may have changed since the host was started with it.
             let before = std::mem::replace(&mut file.last_seen, now);
-            if !asked && before == now && now != LastSeen::Nothing {
+            if !changed && before == now && now != LastSeen::Nothing {
                 return;
             }
-        } else if !asked {
+        } else if !changed {
             return;
         }
         let new = match (source.load)() {
@@ -332,6 +350,7 @@ impl Task {
                 return;
             }
         };
+        self.value_files = value_files(&new.files, std::mem::take(&mut self.value_files));
         let stays = config::needs_restart(&source.present, &new);
         if !stays.is_empty() {
             tracing::warn!(keys = ?stays, "these keys can't change without a restart; the host runs on with the old");
@@ -402,6 +421,16 @@ impl Task {
         let chain: Vec<String> = self.shared.stages().iter().map(|stage| stage.config.name.clone()).collect();
         tracing::info!(?chain, "the changed configuration is active from the next record on");
     }
+}
+
+/// Those of `paths`; what is known of those that stay is kept. New ones are due, because they may have changed since they
+/// were read.
+fn value_files(paths: &[PathBuf], mut before: Vec<WatchedFile>) -> Vec<WatchedFile> {
+    let file = |path: &PathBuf| match before.iter().position(|file| file.path == *path) {
+        Some(known) => before.swap_remove(known),
+        None => WatchedFile::new(path.clone()),
+    };
+    paths.iter().map(file).collect()
 }
 
 fn log_refused(plugin: &str, file: &Path, kept: Digest, problem: &Problem) {

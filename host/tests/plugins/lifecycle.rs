@@ -279,6 +279,7 @@ impl Configured {
                (i32.const 0)"#,
         );
         fs::write(folder.path().join("entry.wasm"), configured.build()).unwrap();
+        fs::write(folder.path().join("secret"), "one\n").unwrap();
         let file = folder.path().join("sink.toml");
         fs::write(&file, format!("{HEAD}{plugins}")).unwrap();
         let sources = Sources { file: Some((file.clone(), config::Place::Flag("--config"))), ..Sources::default() };
@@ -389,6 +390,24 @@ fn a_changed_configuration_of_a_plugin_takes_over_or_is_refused() {
     assert_eq!(entry(&mut configured), "two", "what is refused leaves the present one");
     assert!(configured.lifecycle.control().rollback("entry").is_ok());
     assert_eq!(entry(&mut configured), "one");
+}
+
+#[test]
+fn a_file_that_a_value_comes_from_is_watched() {
+    let mut configured =
+        Configured::new("[[plugins]]\npath = \"entry.wasm\"\nconfig = { n = { file = \"secret\" } }\n");
+    let entry = |configured: &mut Configured| {
+        configured.chain.refresh();
+        output(configured.chain.transform(&input(1))).entry.unwrap()
+    };
+    assert_eq!(entry(&mut configured), "one");
+    for secret in ["two", "three"] {
+        let new = configured.folder.path().join("new");
+        fs::write(&new, secret).unwrap();
+        fs::rename(new, configured.folder.path().join("secret")).unwrap();
+        wait_for(secret, || (entry(&mut configured) == secret).then_some(()));
+    }
+    configured.lifecycle.stop();
 }
 
 #[test]
