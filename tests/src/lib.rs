@@ -10,6 +10,7 @@ pub mod figures;
 pub mod guest;
 pub mod kafka;
 pub mod load;
+pub mod original;
 pub mod process;
 pub mod proxy;
 pub mod sink;

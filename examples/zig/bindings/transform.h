@@ -33,15 +33,19 @@ typedef struct reduct_sink_transform_types_header_t {
   transform_option_list_u8_t   value;
 } reduct_sink_transform_types_header_t;
 
-// A label of the output record, in **stored form**: as ReductStore holds it.
+// A label of the output record, as ReductStore holds it.
 // 
-// At first there is one for each header: its value as text. What ReductStore couldn't hold is encoded without loss:
+// At first there is one for each header whose value is neither null nor empty. The operator's configuration may leave
+// headers out.
 // 
-// - name: bytes other than `a-z 0-9 _ . -` as `%xx` in lower case (so `Camera` is `%43amera`), and so is the first
-//   letter of a name that begins with `@`, `kafka.` or `sink.`, which are reserved. A repeated key: `name`,
-//   `name%n2`, `name%n3` … An empty one: `%empty`.
-// - value: bytes other than printable ASCII, `"`, and a space at either end as `%xx`; a `%` that two hexadecimal
-//   digits follow as `%25`. An empty value is `%empty`, a null one `%null`.
+// - name: the header's key in lower case, with `_` for each character other than `a-z 0-9 _ . -`; an empty key is `_`.
+//   The prefixes `kafka.` and `sink.` are reserved: their dot becomes `_`, so `kafka.offset` is `kafka_offset`. Of
+//   several headers of one name the last one counts.
+// - value: printable ASCII without `"` and without a space at its ends stays as it is. Any other value is
+//   percent-encoded: bytes that ReductStore doesn't take, and `%`, as `%XX`.
+// 
+// What labels can't tell of the headers (letter case, order, repetition, null and empty values) is in
+// `message.headers`; the host stores it beside the labels.
 typedef struct reduct_sink_transform_types_label_t {
   transform_string_t   name;
   transform_string_t   value;
@@ -64,8 +68,7 @@ typedef struct reduct_sink_transform_types_message_t {
   // The record's place in its partition. Offsets grow, and may have gaps.
   uint64_t   offset;
   // The time that the output record has now: the one that a plugin before this one chose, or else the input
-  // record's, which is Kafka's milliseconds × 1000 + offset mod 1000. Where Kafka has no time for it, that counts
-  // from 0.
+  // record's, which is Kafka's milliseconds × 1000. Where Kafka has no time for it, it is the offset.
   uint64_t   timestamp;
   // The record's key. None is Kafka's null, which is not the same as empty.
   transform_option_list_u8_t   key;
@@ -83,12 +86,12 @@ typedef struct {
 
 // Sets or removes one label.
 typedef struct reduct_sink_transform_types_label_change_t {
-  // The label's name in stored form (see `label`). The host takes a `%` for an encoding that is there already, and
-  // encodes what else a name can't hold. So a reserved name doesn't fail: it becomes another.
+  // The label's name. The host makes a legal name of any text as it does of a header's key (see `label`), so a
+  // reserved name doesn't fail: it becomes another one.
   transform_string_t   name;
-  // The value in stored form (see `label`), which the host treats like the name: it encodes what a value can't hold
-  // and leaves `%` alone. Some sets the label, whether it is there or not; none removes it, and is no error where
-  // there is no such label.
+  // The label's value. The host encodes a value that ReductStore doesn't take as it does a header's (see `label`).
+  // Some sets the label, whether it is there or not. None removes it, and is no error where there is no such label;
+  // an empty text removes it too, because ReductStore has no empty labels.
   transform_option_string_t   value;
 } reduct_sink_transform_types_label_change_t;
 
@@ -117,8 +120,9 @@ typedef struct reduct_sink_transform_types_change_t {
   // 256.
   reduct_sink_transform_types_list_label_change_t   labels;
   // The payload's content type, `image/jpeg` for example: printable ASCII without a comma, not empty, no space at
-  // its ends. Anything else is a failure of the plugin. None: as it is, at first not set, which ReductStore takes
-  // for `application/octet-stream`.
+  // its ends, at most 255 bytes. Anything else is a failure of the plugin. None: as it is, at first what the record's
+  // header `content-type` says (in any letter case). Where nobody sets one, the operator's default for the topic
+  // counts, or else ReductStore says `application/octet-stream`.
   transform_option_string_t   content_type;
   // The payload's bytes from here on; some empty list is an empty payload. None: as it is, and then nothing is
   // copied.
@@ -141,7 +145,7 @@ typedef struct reduct_sink_transform_types_verdict_t {
 
 // It goes on to the next plugin as it is; after the last it is written.
 #define REDUCT_SINK_TRANSFORM_TYPES_VERDICT_KEEP 0
-// It goes no further: it isn't written, and counts as settled. Not even the dead letters get it.
+// It goes no further: it isn't written, and counts as done. Not even the dead letters get it.
 #define REDUCT_SINK_TRANSFORM_TYPES_VERDICT_DROP 1
 // It goes on with these changes.
 #define REDUCT_SINK_TRANSFORM_TYPES_VERDICT_CHANGE 2
@@ -162,7 +166,7 @@ typedef struct reduct_sink_transform_types_failure_t {
 } reduct_sink_transform_types_failure_t;
 
 // This record can't be handled, now or later. It gets the plugin's failure policy, which the operator chooses:
-// `dead-letter` (the default: kept aside with the reason, to be replayed), `skip` (settled without being written,
+// `dead-letter` (the default: kept aside with the reason, to be replayed), `skip` (counts as done without being written,
 // and counted), `pass` (goes on as if the plugin weren't there) or `stop` (the host stops before this record).
 #define REDUCT_SINK_TRANSFORM_TYPES_FAILURE_REJECT 0
 // Not now: the host backs off and calls again later with the same record. The partition waits meanwhile, so that
@@ -219,10 +223,11 @@ extern void reduct_sink_transform_host_read(uint64_t offset, uint32_t length, tr
 // The entry's name as it stands: a plugin's choice, or else the topic's name, with `.` as `_2E`. The template in the
 // operator's configuration is not in it.
 extern void reduct_sink_transform_host_entry(transform_string_t *ret);
-// The labels as they stand, in stored form (see `types.label`), sorted by name. The labels that the host itself adds
+// The labels as they stand (see `types.label`), sorted by name. The labels that the host itself adds
 // when it writes (`kafka.…`, `sink.…`) are not among them: topic, partition, offset and key are in the message.
 extern void reduct_sink_transform_host_labels(reduct_sink_transform_host_list_label_t *ret);
-// The content type as it stands; empty where nobody has set one.
+// The content type as it stands: a plugin's choice, or else that of the record's header `content-type`; empty where
+// neither says one.
 extern void reduct_sink_transform_host_content_type(transform_string_t *ret);
 
 // Exported Functions from `reduct-sink:transform/transformer@0.1.0`

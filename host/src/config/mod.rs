@@ -41,6 +41,7 @@ pub use self::schema::schema;
 pub use self::swaps::{Mode, Share, Trial, Watch};
 pub use self::warnings::of_process as warning_of_process;
 pub use self::when::{HeaderIs, TopicIs, When};
+use crate::record::content_type::ContentTypes;
 
 /// What a configuration is put together from.
 #[derive(Debug, Default, Clone)]
@@ -237,6 +238,8 @@ pub struct Store {
     pub verify_writes: bool,
     /// Several hosts may run although the template puts records of several partitions into one entry.
     pub shared_entries: bool,
+    /// The content types of topics whose records say nothing themselves.
+    pub content_types: ContentTypes,
 }
 
 /// The settings of a bucket that the sink creates; one that exists is left as it is.
@@ -294,8 +297,4 @@ pub struct Limits {
     pub compile_time: Duration,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-pub struct Labels {
-    /// Whether each record is marked with the plugins (and their digests) that handled it.
-    pub plugins: bool,
-}
+pub use crate::record::labels::LabelRules as Labels;

@@ -15,7 +15,9 @@ use super::{
     BucketSettings, Cache, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, Quota, QuotaType, Secret, Status,
     Store, plugins,
 };
+use crate::record::content_type::{ANY_TOPIC, ContentTypes};
 use crate::record::entry_name::{Template, TemplateError};
+use crate::record::labels::LabelPattern;
 
 /// librdkafka's properties that the host must own, and why.
 pub(super) const OWNED: &[(&str, &str)] = &[
@@ -66,7 +68,7 @@ pub fn validate(layers: Layers) -> Result<Config, Problems> {
         kafka: Kafka { group, ..kafka },
         files: files.into_iter().chain(token_file).collect(),
         limits: limits(&mut reader),
-        labels: Labels { plugins: reader.boolean("labels.plugins") },
+        labels: labels(&mut reader),
         status: status(&mut reader),
         cache: cache(&mut reader),
         plugins: plugins::chain(tables, &folder, &mut problems),
@@ -109,6 +111,66 @@ fn topics(reader: &mut Reader<'_>) -> Vec<String> {
         topics.push(topic.to_owned());
     }
     topics
+}
+
+fn labels(reader: &mut Reader<'_>) -> Labels {
+    Labels {
+        plugins: reader.boolean("labels.plugins"),
+        lowercase: reader.boolean("labels.lowercase"),
+        include: label_patterns(reader, "labels.include"),
+        exclude: label_patterns(reader, "labels.exclude"),
+        max_bytes: reader.size("labels.max_bytes"),
+        max_count: reader.number("labels.max_count"),
+    }
+}
+
+fn label_patterns(reader: &mut Reader<'_>, key: &str) -> Vec<LabelPattern> {
+    const EXPECTED: &str = "a list of labels' names of a-z 0-9 _ . -, in which * stands for any run of characters";
+    let Some(found) = reader.find(key) else { return Vec::new() };
+    let Value::List(items) = &found.value else {
+        reader.reject(key, found, EXPECTED);
+        return Vec::new();
+    };
+    let mut patterns = Vec::new();
+    for item in items {
+        match plain_text(item).and_then(|text| LabelPattern::parse(text).ok()) {
+            Some(pattern) => patterns.push(pattern),
+            None => reader.reject(key, item, EXPECTED),
+        }
+    }
+    if items.is_empty() && key == "labels.include" {
+        reader.reject(key, found, "at least one name; labels.exclude = [\"*\"] makes no labels of headers");
+    }
+    patterns
+}
+
+fn content_types(reader: &mut Reader<'_>) -> ContentTypes {
+    const KEY: &str = "store.content_types";
+    const EXPECTED: &str = "a table of content types by topic, such as { camera = \"image/jpeg\" }";
+    let Some(found) = reader.find(KEY) else { return ContentTypes::default() };
+    let Value::Table(topics) = &found.value else {
+        reader.reject(KEY, found, EXPECTED);
+        return ContentTypes::default();
+    };
+    let mut types = ContentTypes::default();
+    for (topic, item) in topics {
+        let known = topic == ANY_TOPIC || (checks::topic(topic).is_ok() && !topic.starts_with('^'));
+        let text = match &item.value {
+            Value::Text(text) if known => text,
+            _ => {
+                reader.reject(KEY, item, EXPECTED);
+                continue;
+            }
+        };
+        match text.parse() {
+            Ok(content_type) => drop(types.0.insert(topic.clone(), content_type)),
+            Err(_) => {
+                let legal = "a content type: printable ASCII without a comma, no space at its ends, at most 255 bytes";
+                reader.reject(KEY, item, legal);
+            }
+        }
+    }
+    types
 }
 
 fn status(reader: &mut Reader<'_>) -> Status {
@@ -205,6 +267,7 @@ fn store(reader: &mut Reader<'_>) -> Store {
         discard: reader.boolean("store.discard"),
         verify_writes: reader.boolean("store.verify_writes"),
         shared_entries: reader.boolean("store.shared_entries"),
+        content_types: content_types(reader),
     }
 }
 

@@ -1,74 +1,29 @@
-//! Dead letters: records that can't be handled, kept whole for a later look or a replay.
+//! What a dead letter looks like, in an entry and in a Kafka topic, and how its record is restored.
 //!
-//! A dead letter goes to an entry of its own in the same bucket, or to a [`Target`] such as a Kafka topic, and is
-//! acknowledged before its offset is settled, like any other output.
+//! In an entry the body is the original payload; key and headers are labels, as on every record; the reason, the plugin
+//! and its digest, and the record's time are labels too. Where key and headers are too large for labels, they follow the
+//! payload, written like the label `kafka.headers`, and the label `sink.headers-at` tells where they begin. In a topic
+//! payload, key and headers are the original ones, and the host's own headers follow them: see [`headers`].
 //!
-//! In an entry its body is the original payload; key and headers are labels, encoded as on every record; the reason, the
-//! plugin and its digest, and the record's time are labels too. Where key and headers are too large for labels, they
-//! follow the payload as JSON, and the label `sink.headers-at` tells where they begin. In a topic payload, key and
-//! headers are the original ones, and what else there is to say are headers behind them: see [`headers`].
-//!
-//! Guarantees: a dead letter in an entry always fits the server's limits, whatever its record was; [`read`] makes the
-//! very record of it again, save for the order among headers of different keys.
+//! Guarantees: [`read`] and [`read_from_topic`] restore the record byte for byte, its headers in their order; what isn't a
+//! dead letter is told apart from a dead letter that lacks something.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::json;
 use thiserror::Error;
 
-use crate::flow::{AckHandle, DeadLetterIndex};
-use crate::record::labels;
-use crate::record::{Header, Identity, InputRecord, OutputRecord, Rejection, TopicPartition};
-
-/// Where dead letters go instead of an entry.
-pub trait Target: Send + Sync {
-    /// Takes charge of a dead letter, without blocking: its ack is settled when it is safe.
-    fn take(&self, letter: OutputRecord, ack: AckHandle);
-    /// A partition is read from this offset on. `index` was committed beside the offset.
-    fn begin(&self, _source: &TopicPartition, _offset: u64, _index: Option<&DeadLetterIndex>) {}
-    /// What to commit beside an offset.
-    fn index(&self, _source: &TopicPartition, _offset: u64) -> Option<DeadLetterIndex> {
-        None
-    }
-}
-
-/// The dead letter of a record, or of one part of a split: the record as it came, without what plugins made of it.
-pub fn dead_letter(record: &OutputRecord, rejection: Rejection) -> OutputRecord {
-    OutputRecord {
-        index: record.index,
-        rejection: Some(Arc::new(rejection)),
-        ..OutputRecord::unchanged(Arc::clone(&record.input))
-    }
-}
-
-/// The body of a dead letter whose key and headers don't fit into labels: payload, then JSON.
-pub fn body_with_headers(record: &OutputRecord) -> Bytes {
-    let text = |bytes: Option<&[u8]>| bytes.map(|bytes| labels::encode_value(Some(bytes)).into_owned());
-    let headers: Vec<_> = record
-        .input
-        .headers
-        .iter()
-        .map(|header| json!({ "key": text(Some(&header.key)), "value": text(header.value.as_deref()) }))
-        .collect();
-    let json = json!({ "key": text(record.input.key.as_deref()), "headers": headers }).to_string();
-    let payload = record.payload();
-    let mut body = Vec::with_capacity(payload.len() + json.len());
-    body.extend_from_slice(&payload);
-    body.extend_from_slice(json.as_bytes());
-    body.into()
-}
+use crate::record::labels::{self, Original};
+use crate::record::{Identity, InputRecord, OutputRecord};
 
 /// What a dead letter in a Kafka topic says behind the record's own headers, under the names of the labels.
-pub fn headers(letter: &OutputRecord) -> Vec<(&'static str, String)> {
-    let input = &letter.input;
+pub fn headers(dead_letter: &OutputRecord) -> Vec<(&'static str, String)> {
+    let input = &dead_letter.input;
     let mut headers = vec![(labels::SOURCE, input.source.to_string()), (labels::OFFSET, input.offset.to_string())];
     headers.extend(input.topic_id.map(|id| (labels::TOPIC_ID, id.to_string())));
-    headers.extend(letter.index.map(|index| (labels::INDEX, index.to_string())));
+    headers.extend(dead_letter.index.map(|index| (labels::INDEX, index.to_string())));
     headers.extend(input.timestamp_ms.map(|time| (labels::TIMESTAMP, time.to_string())));
-    if let Some(rejection) = &letter.rejection {
+    if let Some(rejection) = &dead_letter.rejection {
         headers.push((labels::REASON, rejection.reason.clone()));
         if let Some((plugin, digest)) = &rejection.plugin {
             headers.extend([(labels::PLUGIN, plugin.to_string()), (labels::DIGEST, digest.clone())]);
@@ -81,7 +36,7 @@ pub fn headers(letter: &OutputRecord) -> Vec<(&'static str, String)> {
 pub fn identity_of_headers<'a>(headers: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Option<Identity> {
     let mut found = HashMap::new();
     for (key, value) in headers {
-        // The sink's come in this order: an index from before them belongs to another letter.
+        // The host's headers come in this order: an index before them belongs to another dead letter.
         if key == labels::SOURCE.as_bytes() {
             found.clear();
         }
@@ -115,8 +70,10 @@ pub enum Unreadable {
     Identity,
     #[error("its kafka.timestamp is missing or no number")]
     Timestamp,
-    #[error("its label sink.headers-at points at no key and headers in its body")]
+    #[error("its label kafka.headers is malformed, or names a label that isn't there")]
     Headers,
+    #[error("its label sink.headers-at points at no key and headers in its body")]
+    Body,
 }
 
 /// Makes the record of a dead letter again; `None`: it isn't one.
@@ -126,7 +83,7 @@ pub fn read(found: &HashMap<String, String>, body: Bytes) -> Option<Result<DeadL
 
 /// Makes the record of a dead letter in a topic again; `None`: it isn't one.
 pub fn read_from_topic(mut record: InputRecord) -> Option<Result<DeadLetter, Unreadable>> {
-    // The record's own headers may have the same names: the sink's are behind them.
+    // The record's own headers may have the same names: the host's are behind them.
     let own = record.headers.iter().rposition(|header| &header.key[..] == labels::SOURCE.as_bytes())?;
     let text = |bytes: Bytes| String::from_utf8(bytes.into()).ok();
     let said = record.headers.split_off(own).into_iter();
@@ -144,52 +101,31 @@ pub fn read_from_topic(mut record: InputRecord) -> Option<Result<DeadLetter, Unr
 fn read_dead_letter(found: &HashMap<String, String>, mut body: Bytes) -> Result<DeadLetter, Unreadable> {
     let Identity { source, topic_id, offset, index } = labels::read_identity(found).ok_or(Unreadable::Identity)?;
     let timestamp = found.get(labels::TIMESTAMP).ok_or(Unreadable::Timestamp)?;
-    let timestamp_ms = match labels::decode_value(timestamp) {
-        None => None,
-        Some(_) => Some(timestamp.parse().map_err(|_| Unreadable::Timestamp)?),
+    let timestamp_ms = match timestamp.as_str() {
+        labels::NO_TIMESTAMP => None,
+        timestamp => Some(timestamp.parse().map_err(|_| Unreadable::Timestamp)?),
     };
-    let (key, headers) = match found.get(labels::HEADERS_AT) {
-        None => {
-            let key = found.get(labels::KEY).and_then(|key| labels::decode_value(key));
-            (key, labels::read_headers(found))
-        }
+    let original = match found.get(labels::HEADERS_AT) {
+        None => labels::read_original(found).map_err(|_| Unreadable::Headers)?,
         Some(at) => {
-            let at = at.parse().ok().filter(|at| *at <= body.len()).ok_or(Unreadable::Headers)?;
-            let json = body.split_off(at);
-            let behind: BehindPayload = serde_json::from_slice(&json).map_err(|_| Unreadable::Headers)?;
-            (behind.key.and_then(|key| labels::decode_value(&key)), behind.headers.iter().map(Text::header).collect())
+            let at = at.parse().ok().filter(|at| *at <= body.len()).ok_or(Unreadable::Body)?;
+            let text = body.split_off(at);
+            let text = std::str::from_utf8(&text).map_err(|_| Unreadable::Body)?;
+            labels::read_text(text).map_err(|_| Unreadable::Body)?
         }
     };
+    let Original { key, headers } = original;
     let payload = (!found.contains_key(labels::TOMBSTONE)).then_some(body);
     Ok(DeadLetter { input: InputRecord { source, topic_id, offset, timestamp_ms, key, headers, payload }, index })
 }
 
-/// What [`body_with_headers`] wrote.
-#[derive(Deserialize)]
-struct BehindPayload {
-    key: Option<String>,
-    headers: Vec<Text>,
-}
-
-#[derive(Deserialize)]
-struct Text {
-    key: String,
-    value: Option<String>,
-}
-
-impl Text {
-    fn header(&self) -> Header {
-        Header {
-            key: labels::decode_value(&self.key).unwrap_or_default(),
-            value: self.value.as_deref().and_then(labels::decode_value),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::record::{TopicId, TopicPartition};
+    use crate::record::labels::LabelRules;
+    use crate::record::{Header, Rejection, TopicId, TopicPartition};
 
     fn letter(header_size: usize, payload: Option<&'static [u8]>, timestamp_ms: Option<u64>) -> OutputRecord {
         let header = |key: &'static [u8], value: Option<&'static [u8]>| Header {
@@ -210,25 +146,20 @@ mod tests {
             topic_id: TopicId::from_halves(1, 2),
             offset: 12_345,
             timestamp_ms,
-            key: Some(Bytes::from_static(b"%null")),
+            key: Some(Bytes::from_static(b"%41")),
             headers,
             payload: payload.map(Bytes::from_static),
         };
         let rejection = Rejection { reason: " bad:\n\"x\"".into(), plugin: Some(("filter".into(), "abc".into())) };
-        dead_letter(&OutputRecord { index: Some(2), ..OutputRecord::unchanged(Arc::new(input)) }, rejection)
-    }
-
-    fn sorted(mut record: InputRecord) -> InputRecord {
-        record.headers.sort_by(|a, b| a.key.cmp(&b.key));
-        record
+        OutputRecord { index: Some(2), ..OutputRecord::unchanged(Arc::new(input)) }.rejected(rejection)
     }
 
     #[test]
     fn what_was_written_to_an_entry_is_read_back() {
         for (payload, timestamp_ms) in [(Some(&b"body"[..]), Some(17)), (Some(b""), Some(0)), (None, None)] {
             let letter = letter(3, payload, timestamp_ms);
-            let read = read(&labels::all_labels(&letter, true), letter.payload()).unwrap().unwrap();
-            assert_eq!((sorted(read.input), read.index), (sorted((*letter.input).clone()), Some(2)));
+            let read = read(&LabelRules::default().all_labels(&letter), letter.payload()).unwrap().unwrap();
+            assert_eq!((read.input, read.index), ((*letter.input).clone(), Some(2)));
         }
     }
 
@@ -238,12 +169,12 @@ mod tests {
             let letter = letter(100_000, payload, Some(1));
             let mut found = labels::own_labels(&letter);
             found.insert(labels::HEADERS_AT.into(), letter.payload().len().to_string());
-            let body = body_with_headers(&letter);
+            let body: Bytes = [&letter.payload(), labels::whole_text(&letter.input).as_bytes()].concat().into();
             let whole = read(&found, body.clone()).unwrap().unwrap();
-            assert_eq!(whole.input, *letter.input, "here even the order is kept");
-            for wrong in ["", "-1", "1000000000", "2"] {
+            assert_eq!(whole.input, *letter.input);
+            for wrong in ["", "-1", "1000000000"] {
                 found.insert(labels::HEADERS_AT.into(), wrong.into());
-                assert_eq!(read(&found, body.clone()).unwrap(), Err(Unreadable::Headers), "{wrong}");
+                assert_eq!(read(&found, body.clone()).unwrap(), Err(Unreadable::Body), "{wrong}");
             }
         }
     }
@@ -252,13 +183,14 @@ mod tests {
     fn what_is_no_dead_letter_is_told_apart_from_one_that_lacks_something() {
         let letter = letter(3, Some(b"x"), Some(1));
         let without = |name: &str| {
-            let mut found = labels::all_labels(&letter, true);
+            let mut found = LabelRules::default().all_labels(&letter);
             found.remove(name);
             read(&found, Bytes::new())
         };
         assert_eq!(without(labels::REASON), None);
         assert_eq!(without(labels::OFFSET), Some(Err(Unreadable::Identity)));
         assert_eq!(without(labels::TIMESTAMP), Some(Err(Unreadable::Timestamp)));
+        assert_eq!(without("kafka_source"), Some(Err(Unreadable::Headers)));
     }
 
     #[test]

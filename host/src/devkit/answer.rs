@@ -14,7 +14,7 @@ use super::content::Content;
 use crate::chain::{Failure, Outcome};
 use crate::record::OutputRecord;
 use crate::record::entry_name::topic_segment;
-use crate::record::labels::stored_labels;
+use crate::record::labels::LabelRules;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -54,7 +54,7 @@ pub struct Output {
     /// Only where a plugin replaced it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Content>,
-    /// In stored form, without those that the host adds when it writes.
+    /// Without those that the host adds when it writes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
@@ -107,9 +107,9 @@ impl Output {
         Self {
             entry: output.entry.clone().unwrap_or_else(|| topic_segment(&output.input.source.topic)),
             timestamp: Whole(output.timestamp_us.unwrap_or_else(base)),
-            content_type: output.content_type.clone(),
+            content_type: output.content_type().map(str::to_owned),
             payload: output.payload.as_deref().map(Content::shown),
-            labels: stored_labels(output),
+            labels: LabelRules::default().record_labels(output),
         }
     }
 

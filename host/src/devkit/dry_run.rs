@@ -15,7 +15,6 @@ use crate::config::Config;
 use crate::kafka::peek::{From, PeekError, Seen, Until, peek};
 use crate::plugin::{LoadError, Runtime};
 use crate::record::entry_name::{Naming, Template, topic_segment};
-use crate::record::labels::all_labels;
 use crate::record::{InputRecord, OutputRecord};
 
 #[derive(Debug, Error)]
@@ -108,7 +107,8 @@ fn told(config: &Config, chain: &mut Chain, entry: Option<&Template>, seen: Seen
                         break;
                     }
                 }
-                output.labels = all_labels(record, config.labels.plugins).into_iter().collect();
+                output.content_type = config.store.content_types.of(record).map(str::to_owned);
+                output.labels = config.labels.all_labels(record).into_iter().collect();
             }
         }
         Outcome::Dropped => {}

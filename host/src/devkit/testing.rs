@@ -19,7 +19,7 @@ use crate::config::{Plugin, PluginSource, plugin_name_of};
 use crate::plugin::Runtime;
 use crate::record::OutputRecord;
 use crate::record::entry_name::{Naming, topic_segment};
-use crate::record::labels::all_labels;
+use crate::record::labels::LabelRules;
 
 /// A chain under test.
 pub struct Tester {
@@ -118,7 +118,7 @@ fn stored(case: &Case, output: &OutputRecord) -> Stored {
         };
         entry.map_or_else(|error| error.to_string(), |entry| entry.to_string())
     };
-    let mut labels: Vec<(String, String)> = all_labels(output, true).into_iter().collect();
+    let mut labels: Vec<(String, String)> = LabelRules::default().all_labels(output).into_iter().collect();
     labels.sort();
     Stored { entry: entry(1), entry_of_partition: entry(2), labels }
 }

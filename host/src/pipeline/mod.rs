@@ -23,7 +23,6 @@ use self::failure::Failure;
 use self::host::Host;
 use self::startup::{Opened, known_start, open};
 use crate::config::{self, Config, Loaded, Sources};
-use crate::dead_letters::format::Target;
 use crate::dead_letters::topic::DeadLetterTopic;
 use crate::flow::membership::{Membership, watch_for_pauses};
 use crate::health::progress::{Supervised, supervise};
@@ -31,8 +30,8 @@ use crate::health::status_http::{self, Reporter};
 use crate::plugin::LoadError;
 use crate::recovery::Partitions;
 use crate::rollout::{self, Control, Pace};
-use crate::sink::Sink;
 use crate::sink::store::StoreError;
+use crate::sink::{DeadLetterTarget, Sink};
 use crate::source::{GroupHandler, Source, SourceError};
 
 /// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
@@ -144,7 +143,10 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {
     move |error| RunError::Failed(format!("{what}: {error}"))
 }
 
-fn dead_letter_topic(config: &Config, membership: &Arc<Membership>) -> Result<Option<Arc<dyn Target>>, RunError> {
+fn dead_letter_topic(
+    config: &Config,
+    membership: &Arc<Membership>,
+) -> Result<Option<Arc<dyn DeadLetterTarget>>, RunError> {
     let Some(topic) = &config.dead_letters.topic else { return Ok(None) };
     let topic = DeadLetterTopic::start(&config.kafka, topic, Arc::clone(membership)).map_err(SourceError::from)?;
     Ok(Some(Arc::new(topic)))

@@ -60,6 +60,7 @@ fn state() -> State {
         log_lines: 100,
         grants: &code.grants,
         log: &code.log,
+        labels: &code.labels,
         time_limit: Duration::from_secs(5),
     };
     State::new(&setting).unwrap()

@@ -10,7 +10,6 @@ use super::bindings::reduct_sink::transform::types::Label;
 use super::log::Level;
 use super::state::State;
 use crate::record::entry_name::topic_segment;
-use crate::record::labels::stored_labels;
 
 /// The interface by which plugins import the host functions, and the functions themselves.
 pub(super) const INTERFACE: &str = "reduct-sink:transform/host@0.1.0";
@@ -37,11 +36,12 @@ pub(super) fn link_as(linker: &mut Linker<State>, interface: &str) -> wasmtime::
         Ok((output.entry.clone().unwrap_or_else(|| topic_segment(&output.input.source.topic)),))
     })?;
     host.func_wrap("labels", |call: Call, ()| {
-        let labels = stored_labels(call.data().output("labels")?).into_iter();
+        let state = call.data();
+        let labels = state.labels.record_labels(state.output("labels")?).into_iter();
         Ok((labels.map(|(name, value)| Label { name, value }).collect::<Vec<_>>(),))
     })?;
     host.func_wrap("content-type", |call: Call, ()| {
-        Ok((call.data().output("content-type")?.content_type.clone().unwrap_or_default(),))
+        Ok((call.data().output("content-type")?.content_type().unwrap_or_default().to_owned(),))
     })?;
     Ok(())
 }

@@ -69,6 +69,7 @@ impl Instance {
             log_lines: code.limits.log_lines,
             grants: &code.grants,
             log: &code.log,
+            labels: &code.labels,
             time_limit: START_TIMEOUT,
         };
         let mut store = store(&code, State::new(&setting).map_err(Problem::Grant)?);

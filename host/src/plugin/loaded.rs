@@ -15,6 +15,7 @@ use super::log::PluginLog;
 use super::state::State;
 use crate::config::{FailurePolicy, Grants, PluginLimits, Recycle};
 use crate::record::InputRecord;
+use crate::record::labels::LabelRules;
 
 #[derive(Clone)]
 pub struct LoadedPlugin {
@@ -41,6 +42,7 @@ pub(super) struct Code {
     pub limits: PluginLimits,
     pub recycle: Recycle,
     pub grants: Arc<Grants>,
+    pub labels: Arc<LabelRules>,
     pub log: Arc<PluginLog>,
     pub failures: FailureLog,
     pub breaker: Breaker,

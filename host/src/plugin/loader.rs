@@ -29,6 +29,7 @@ use super::loaded::{Code, LoadedPlugin};
 use super::log::PluginLog;
 use super::state::State;
 use crate::config::{CacheFolder, Config, Plugin, PluginSource};
+use crate::record::labels::LabelRules;
 
 /// Compiles and runs plugins. One serves the whole process.
 pub struct Runtime {
@@ -36,6 +37,8 @@ pub struct Runtime {
     compiler: Compiler,
     cache: Option<Cache>,
     host_calls: Arc<HostCalls>,
+    /// Which labels plugins see.
+    labels: Arc<LabelRules>,
 }
 
 impl Runtime {
@@ -47,7 +50,7 @@ impl Runtime {
     /// With this cache. What isn't in it is compiled in this process.
     pub fn with_cache(cache: Option<Cache>) -> anyhow::Result<Arc<Self>> {
         let compiler = Compiler::here().context("couldn't start the threads that compile plugins")?;
-        Self::with(cache, compiler)
+        Self::with(cache, compiler, LabelRules::default())
     }
 
     /// For a host that runs: with the cache that the configuration names, and a process of its own for compiling. If the
@@ -66,16 +69,17 @@ impl Runtime {
             }
         });
         let limits = CompileLimits { memory_bytes: config.limits.compile_memory, time: config.limits.compile_time };
-        Self::with(cache, Compiler::Child(limits))
+        Self::with(cache, Compiler::Child(limits), config.labels.clone())
     }
 
-    fn with(cache: Option<Cache>, compiler: Compiler) -> anyhow::Result<Arc<Self>> {
+    fn with(cache: Option<Cache>, compiler: Compiler, labels: LabelRules) -> anyhow::Result<Arc<Self>> {
         // Two cryptography providers are compiled in, by different dependencies, and then rustls chooses none by itself.
         // Fails if the process has chosen already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let platforms = Platforms::new().map_err(|error| anyhow!("the WebAssembly engine doesn't start: {error:#}"))?;
         let host_calls = HostCalls::start().context("couldn't start the threads on which plugins' calls wait")?;
-        Ok(Arc::new(Self { platforms, compiler, cache, host_calls: Arc::new(host_calls) }))
+        let (host_calls, labels) = (Arc::new(host_calls), Arc::new(labels));
+        Ok(Arc::new(Self { platforms, compiler, cache, host_calls, labels }))
     }
 
     /// Reads, compiles and checks the plugin, then starts and configures a first instance of it. May take seconds.
@@ -123,6 +127,7 @@ impl Runtime {
             breaker: Breaker::new(plugin.breaker, format!("{name}@{}", digest.short())),
             counters: Arc::new(CounterSet::default()),
             host_calls: self.host_calls.clone(),
+            labels: self.labels.clone(),
         };
         let (bytes, code) = (bytes.len(), Arc::new(code));
         let (config, started_in) = (ConfigVersion::of(&plugin.config), Duration::ZERO);

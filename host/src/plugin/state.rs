@@ -8,6 +8,7 @@ use super::memory::Memory;
 use super::sandbox::Sandbox;
 use crate::config::Grants;
 use crate::record::OutputRecord;
+use crate::record::labels::LabelRules;
 
 /// What an instance is started with on the host's side.
 pub(super) struct Setting<'a> {
@@ -16,6 +17,8 @@ pub(super) struct Setting<'a> {
     pub log_lines: u64,
     pub grants: &'a Arc<Grants>,
     pub log: &'a Arc<PluginLog>,
+    /// Which labels the plugin sees.
+    pub labels: &'a Arc<LabelRules>,
     /// Of starting and configuring it.
     pub time_limit: Duration,
 }
@@ -27,6 +30,8 @@ pub(super) struct State {
     pub at: usize,
     pub memory: Memory,
     pub sandbox: Sandbox,
+    /// Which labels the plugin sees.
+    pub labels: Arc<LabelRules>,
     /// How many lines the present call may still log.
     log_lines: u64,
 }
@@ -39,6 +44,7 @@ impl State {
             at: 0,
             memory: Memory::new(setting.memory_bytes),
             sandbox: Sandbox::new(setting.grants, setting.log, setting.time_limit)?,
+            labels: Arc::clone(setting.labels),
             log_lines: setting.log_lines,
         })
     }

@@ -4,6 +4,7 @@
 //! Guarantees: an [`InputRecord`] is never changed after it was read; an [`OutputRecord`] keeps what the plugins decided
 //! as changes on top of its input, so that a record no plugin touched costs nothing to carry.
 
+pub mod content_type;
 pub mod entry_name;
 mod identity;
 pub mod labels;
@@ -131,6 +132,16 @@ impl OutputRecord {
             handled_by: None,
             rejection: None,
         }
+    }
+
+    /// The dead letter of this record, or of this part of a split: the record as it came, without what plugins made of it.
+    pub fn rejected(&self, rejection: Rejection) -> Self {
+        Self { index: self.index, rejection: Some(Arc::new(rejection)), ..Self::unchanged(Arc::clone(&self.input)) }
+    }
+
+    /// The content type that a plugin chose, or else that of the record's header, where either says one.
+    pub fn content_type(&self) -> Option<&str> {
+        self.content_type.as_deref().or_else(|| content_type::of_headers(&self.input))
     }
 
     pub fn identity(&self) -> Identity {

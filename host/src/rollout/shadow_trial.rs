@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::chain::{Latency, Meters, Observer, Stage, StageSpec};
 use crate::plugin::{RecordView, Trouble, header_keys};
 use crate::record::OutputRecord;
-use crate::record::labels::stored_labels;
+use crate::record::labels::LabelRules;
 
 /// Samples in the queue.
 const QUEUE: usize = 64;
@@ -194,7 +194,10 @@ impl Comparison {
         tell(&mut self.timestamps_differ, times.is_some(), &|| two("timestamp", times, |output| &output.timestamp_us));
         let types = differs(|one, other| one.content_type != other.content_type);
         tell(&mut self.content_types_differ, types.is_some(), &|| two("type", types, |output| &output.content_type));
-        let labels = pairs().map(|(one, other)| (stored_labels(one), stored_labels(other))).find(|(a, b)| a != b);
+        // A difference in letter case is one, too.
+        let rules = LabelRules { lowercase: false, ..LabelRules::default() };
+        let labels = |output| rules.record_labels(output);
+        let labels = pairs().map(|(one, other)| (labels(one), labels(other))).find(|(a, b)| a != b);
         tell(&mut self.labels_differ, labels.is_some(), &|| {
             labels.as_ref().map_or(String::new(), |(one, other)| differing_labels(one, other))
         });

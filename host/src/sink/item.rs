@@ -1,77 +1,91 @@
 //! A record at the sink: as it is handed in ([`Item`]), and as a writer works on it ([`Prepared`]).
 //!
-//! Guarantees: what is prepared fits the server's limits for one record; what doesn't is given back with the reason.
+//! Guarantees: what is prepared fits the server's limits and the configured ones for one record; what doesn't is given
+//! back with the reason; a dead letter always fits.
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
 
 use super::store::Write;
-use crate::dead_letters::format;
 use crate::flow::AckHandle;
+use crate::record::content_type::ContentTypes;
 use crate::record::entry_name::EntryName;
-use crate::record::labels;
+use crate::record::labels::{self, LabelRules};
 use crate::record::{Identity, OutputRecord};
 
-/// The longest header that the labels of one record may make, in bytes. Source: the server reads at most about 400 KB
-/// of headers a request (hyper's default buffer), of which a batch uses [`super::BATCH_HEADER_BYTES`].
-pub const MAX_LABEL_BYTES: usize = 64 * 1024;
 /// The largest timestamp that is written, in microseconds since the Unix epoch: the server computes with signed ones, and
 /// the end of a query has to be larger than it.
 pub const MAX_TIMESTAMP_US: u64 = i64::MAX as u64 - 1;
+/// What describes one record in a batch's header beside its labels and content type, about.
+const RECORD_HEADER: usize = 60;
 
-/// An output record with the entry that it goes to and the duty to settle its input.
+/// An output record with the entry that it goes to and the duty to acknowledge its input.
 #[derive(Debug)]
 pub struct Item {
+    /// The record.
     pub record: OutputRecord,
+    /// Where it is to be written.
     pub entry: EntryName,
+    /// Acknowledges the input when the record is safe.
     pub ack: AckHandle,
 }
 
+/// How records are mapped to what ReductStore holds.
+#[derive(Debug, Clone, Default)]
+pub struct Mapping {
+    /// Which labels records get.
+    pub labels: LabelRules,
+    /// The content types of topics whose records say nothing themselves.
+    pub content_types: ContentTypes,
+}
+
+/// A record with everything that is written of it.
 #[derive(Debug)]
 pub struct Prepared {
+    /// Which Kafka record it was made from.
     pub identity: Identity,
     /// The timestamp that the record wants.
     pub base_us: u64,
+    /// Its labels and the host's own.
     pub labels: HashMap<String, String>,
+    /// `None`: ReductStore's default.
+    pub content_type: Option<String>,
+    /// The body.
     pub payload: Bytes,
+    /// Acknowledges the input when the record is safe.
     pub ack: AckHandle,
     entry: EntryName,
     record: OutputRecord,
 }
 
 impl Prepared {
-    pub fn new(item: Item, mark_plugins: bool) -> Result<Self, Box<(Item, String)>> {
-        let mut labels = labels::all_labels(&item.record, mark_plugins);
+    /// Makes of the record what is to be written; gives it back with the reason where ReductStore wouldn't take that.
+    pub fn new(item: Item, mapping: &Mapping) -> Result<Self, Box<(Item, String)>> {
+        let is_dead_letter = item.record.rejection.is_some();
+        let mut labels = mapping.labels.all_labels(&item.record);
         let mut payload = item.record.payload();
-        let size = header_bytes(&labels);
-        if size > MAX_LABEL_BYTES && item.record.rejection.is_some() {
+        let mut content_type = mapping.content_types.of(&item.record).map(str::to_owned);
+        if let Some(excess) = mapping.labels.excess(&labels) {
+            if !is_dead_letter {
+                return Err(Box::new((item, excess)));
+            }
             labels = labels::own_labels(&item.record);
             labels.insert(labels::HEADERS_AT.into(), payload.len().to_string());
-            payload = format::body_with_headers(&item.record);
-        } else if size > MAX_LABEL_BYTES {
-            return Err(Box::new((item, format!("its labels make {size} bytes, {MAX_LABEL_BYTES} are allowed"))));
-        }
-        if let Some(content_type) = item.record.content_type.as_ref().filter(|text| !is_content_type(text)) {
-            let reason =
-                format!("its content type {content_type:?} is empty, or has characters that a header can't carry");
-            return Err(Box::new((item, reason)));
+            payload = [&payload, labels::whole_text(&item.record.input).as_bytes()].concat().into();
+            content_type = None;
         }
         let base_us = match item.record.timestamp_us {
             Some(time) => time,
             None => item.record.input.default_timestamp_us(),
         };
-        // A dead letter always fits: one of an impossible time gets what a record without a time gets.
-        let base_us = if base_us > MAX_TIMESTAMP_US && item.record.rejection.is_some() {
-            item.record.input.offset
-        } else {
-            base_us
-        };
+        // A dead letter of an impossible time gets what a record without a time gets.
+        let base_us = if base_us > MAX_TIMESTAMP_US && is_dead_letter { item.record.input.offset } else { base_us };
         if base_us > MAX_TIMESTAMP_US {
             return Err(Box::new((item, format!("its timestamp {base_us} µs is beyond {MAX_TIMESTAMP_US} µs"))));
         }
         let Item { record, entry, ack } = item;
-        Ok(Self { identity: record.identity(), base_us, labels, payload, ack, entry, record })
+        Ok(Self { identity: record.identity(), base_us, labels, content_type, payload, ack, entry, record })
     }
 
     /// Whether it is a dead letter.
@@ -79,8 +93,9 @@ impl Prepared {
         self.record.rejection.is_some()
     }
 
+    /// What describes it in the header of a batch, in bytes.
     pub fn header_bytes(&self) -> usize {
-        header_bytes(&self.labels) + self.record.content_type.as_ref().map_or(0, String::len)
+        RECORD_HEADER + labels::size(&self.labels) + self.content_type.as_ref().map_or(0, String::len)
     }
 
     /// What to send to this microsecond.
@@ -88,22 +103,13 @@ impl Prepared {
         Write {
             timestamp_us,
             labels: self.labels.clone(),
-            content_type: self.record.content_type.clone(),
+            content_type: self.content_type.clone(),
             payload: self.payload.clone(),
         }
     }
 
+    /// The record as it was handed in.
     pub fn into_item(self) -> Item {
         Item { record: self.record, entry: self.entry, ack: self.ack }
     }
-}
-
-/// What the labels take in the header of a batch: `name=value,` or `name="value",` each, and some 60 bytes around them.
-fn header_bytes(labels: &HashMap<String, String>) -> usize {
-    60 + labels.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
-}
-
-/// The server splits what describes a record at commas.
-fn is_content_type(text: &str) -> bool {
-    !text.trim().is_empty() && text.bytes().all(|byte| matches!(byte, 0x20..=0x7e) && byte != b',')
 }

@@ -6,6 +6,7 @@
 
 pub mod check;
 mod connections;
+pub mod dead_letter_target;
 mod error;
 pub mod item;
 mod occupied;
@@ -24,14 +25,15 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tracing::{debug, error, info, warn};
 
+pub use self::dead_letter_target::DeadLetterTarget;
 pub use self::item::Item;
+use self::item::Mapping;
 pub use self::problems::Problem;
 use self::problems::Problems;
 use self::recent::{Recent, Written};
 use self::store::{Content, Seen, Store, StoreError};
 use self::writer::Writer;
 use crate::config;
-use crate::dead_letters::format::{self, Target};
 use crate::flow::CommitGate;
 use crate::flow::membership::Membership;
 use crate::flow::sharded::Sharded;
@@ -60,12 +62,12 @@ pub struct Shared {
     header_limit: AtomicUsize,
     body_limit: AtomicU64,
     pub(crate) problems: Problems,
-    pub(crate) mark_plugins: bool,
+    pub(crate) mapping: Mapping,
     pub(crate) verify: bool,
     pub(crate) counters: Counters,
     pub(crate) membership: Arc<Membership>,
     /// Where dead letters go; `None`: to their assignment's entry.
-    dead_letters: Option<Arc<dyn Target>>,
+    dead_letters: Option<Arc<dyn DeadLetterTarget>>,
     discard: bool,
     runtime: Handle,
     turns: Semaphore,
@@ -138,7 +140,7 @@ impl Sink {
         config: &config::Store,
         labels: &config::Labels,
         membership: Arc<Membership>,
-        dead_letters: Option<Arc<dyn Target>>,
+        dead_letters: Option<Arc<dyn DeadLetterTarget>>,
         runtime: Handle,
     ) -> Self {
         Self(Arc::new_cyclic(|this| Shared {
@@ -151,7 +153,7 @@ impl Sink {
             header_limit: AtomicUsize::new(usize::MAX),
             body_limit: AtomicU64::new(u64::MAX),
             problems: Problems::default(),
-            mark_plugins: labels.plugins,
+            mapping: Mapping { labels: labels.clone(), content_types: config.content_types.clone() },
             verify: config.verify_writes,
             counters: Counters::default(),
             membership,
@@ -178,7 +180,7 @@ impl Sink {
     }
 
     /// Where dead letters go, if not to an entry.
-    pub fn dead_letter_target(&self) -> Option<&dyn Target> {
+    pub fn dead_letter_target(&self) -> Option<&dyn DeadLetterTarget> {
         self.0.dead_letters.as_deref()
     }
 
@@ -301,12 +303,12 @@ impl Shared {
             None => warn!(record = %record.identity(), reason = rejection.reason, "to the dead letters"),
         }
         self.counters.dead_letters.add(1);
-        let letter = format::dead_letter(&record, rejection);
+        let dead_letter = record.rejected(rejection);
         match &self.dead_letters {
-            Some(target) if !self.discard => target.take(letter, ack),
+            Some(target) if !self.discard => target.take(dead_letter, ack),
             _ => {
                 let entry = ack.partition().dead_letter_entry.clone();
-                self.submit(Item { record: letter, entry, ack });
+                self.submit(Item { record: dead_letter, entry, ack });
             }
         }
     }

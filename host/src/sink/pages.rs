@@ -45,7 +45,7 @@ impl Store {
         let entry = entry.to_string();
         let answer = self
             .with_bucket(READ_BYTES, move |bucket| async move {
-                let query = bucket.query(&entry).start_us(from_us).stop_us(MAX_TIMESTAMP_US).ttl(QUERY_TTL);
+                let query = bucket.query(&entry).start_us(from_us).stop_us(MAX_TIMESTAMP_US + 1).ttl(QUERY_TTL);
                 let stream = match query.send().await {
                     // Only here: a query that is forgotten between two pages answers 404, too.
                     Err(error) if error.status == ErrorCode::NotFound => return Ok(Vec::new()),

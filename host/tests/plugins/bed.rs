@@ -115,7 +115,7 @@ pub fn dead_letter(outcome: Outcome) -> Failure {
 
 /// The stored label of that name.
 pub fn label(output: &OutputRecord, name: &str) -> Option<String> {
-    reduct_sink::record::labels::stored_labels(output).remove(name)
+    reduct_sink::record::labels::LabelRules::default().record_labels(output).remove(name)
 }
 
 /// Waits until `found` gives something, but not for ever.

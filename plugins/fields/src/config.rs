@@ -198,7 +198,7 @@ impl Settings {
 }
 
 impl LabelSource {
-    /// The label's value in stored form; `None`: the label isn't set.
+    /// The label's value as ReductStore holds it; `None`: the label isn't set.
     pub fn label(&self, view: &View<'_>) -> Result<Option<String>, String> {
         let problem = match &self.field {
             Name::Record(field) => match view.record_value(field) {

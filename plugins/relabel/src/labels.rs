@@ -1,11 +1,10 @@
 //! The labels as the steps leave them, over those that the record came with.
 //!
-//! Guarantees: each label is changed at most once in the verdict, however many steps touched it; values are in stored
-//! form throughout.
+//! Guarantees: each label is changed at most once in the verdict, however many steps touched it.
 
 use std::borrow::Cow;
 
-use reduct_sink_plugin::{LabelChange, Record, stored};
+use reduct_sink_plugin::{LabelChange, Record};
 use reduct_sink_rules::{Facts, Field, Glob};
 
 pub struct Labels<'a> {
@@ -63,7 +62,7 @@ impl<'a> Labels<'a> {
 impl Facts for Labels<'_> {
     fn value<'f>(&'f self, field: &'f Field) -> Option<Cow<'f, [u8]>> {
         match (field, &self.content_type) {
-            (Field::Label(name), _) => self.get(name).and_then(stored::decode),
+            (Field::Label(name), _) => self.get(name).map(|text| Cow::Borrowed(text.as_bytes())),
             (Field::ContentType, Some(content_type)) => Some(Cow::Borrowed(content_type.as_bytes())),
             (field, _) => self.record.value(field),
         }

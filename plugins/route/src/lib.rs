@@ -65,7 +65,7 @@ mod tests {
             .header("odd", "a.b c")
             .header("empty", "")
             .header("long", "x".repeat(300))
-            .label("site", "K%c3%b6ln")
+            .label("site", "K%C3%B6ln")
             .payload([0; 10])
     }
 
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(entry(&format!("{{{rules}}}")), "a_2Eb_20c");
         assert_eq!(entry(&format!(r#"{{{rules}, "illegal": "escape"}}"#)), "a_2Eb_20c");
         assert_eq!(entry(&format!(r#"{{{rules}, "illegal": "next"}}"#)), "Ok(Verdict::Keep)");
-        assert_eq!(entry(r#"{"default": "d/{label:site}"}"#), "d/K_C3_B6ln");
+        assert_eq!(entry(r#"{"default": "d/{label:site}"}"#), "d/K_25C3_25B6ln");
     }
 
     #[test]

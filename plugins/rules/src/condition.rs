@@ -149,8 +149,8 @@ mod tests {
         for (condition, expected) in [
             (r#"{"field": "header:type", "equals": "heartbeat"}"#, true),
             (r#"{"field": "header:type", "equals": "Köln"}"#, true),
-            (r#"{"field": "label:type", "equals": "Köln"}"#, false),
-            (r#"{"field": "label:type", "equals": "heartbeat"}"#, true),
+            (r#"{"field": "label:type", "equals": "K%C3%B6ln"}"#, true),
+            (r#"{"field": "label:type", "equals": "heartbeat"}"#, false),
             (r#"{"field": "header:type", "equals": "heart"}"#, false),
             (r#"{"field": "header:type", "equals": "heart", "not": true}"#, true),
             (r#"{"field": "header:x", "equals": "heart", "not": true}"#, true),

@@ -22,7 +22,7 @@ impl Change {
         self
     }
 
-    /// Sets a label. The value is in stored form, so bytes from elsewhere go through [`crate::stored::encode`].
+    /// Sets a label. Bytes that may be no text go through [`crate::stored::encode`]; an empty value removes the label.
     #[must_use]
     pub fn set_label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.push(LabelChange { name: name.into(), value: Some(value.into()) });

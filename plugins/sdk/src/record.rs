@@ -32,9 +32,9 @@ impl<'a> Record<'a> {
         Self { message, host, labels: OnceCell::new(), entry: OnceCell::new(), content_type: OnceCell::new() }
     }
 
-    /// The value of the first header of this key; `None` where there is no such header or its value is null.
+    /// The value of the last header of this key; `None` where there is no such header or its value is null.
     pub fn header(&self, key: &str) -> Option<&[u8]> {
-        self.message.headers.iter().find(|header| header.key == key)?.value.as_deref()
+        self.message.headers.iter().rfind(|header| header.key == key)?.value.as_deref()
     }
 
     /// The same as text; `None` also where it isn't UTF-8.
@@ -42,12 +42,12 @@ impl<'a> Record<'a> {
         std::str::from_utf8(self.header(key)?).ok()
     }
 
-    /// The labels as they stand, in stored form, sorted by name.
+    /// The labels as they stand, sorted by name.
     pub fn labels(&self) -> &[Label] {
         self.labels.get_or_init(|| self.host.labels())
     }
 
-    /// One label's value in stored form; [`crate::stored::decode`] gives back what it stands for.
+    /// One label's value as ReductStore holds it.
     pub fn label(&self, name: &str) -> Option<&str> {
         self.labels().iter().find(|label| label.name == name).map(|label| label.value.as_str())
     }

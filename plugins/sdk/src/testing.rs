@@ -101,7 +101,7 @@ impl Sample {
         self.any_header(key, None)
     }
 
-    /// A label in stored form, as if a plugin before had set it.
+    /// A label, as if a plugin before had set it.
     #[must_use]
     pub fn label(mut self, name: &str, value: &str) -> Self {
         self.labels.retain(|label| label.name != name);
@@ -147,14 +147,15 @@ impl Sample {
     }
 
     fn any_header(mut self, key: &str, value: Option<&[u8]>) -> Self {
-        let repeats = self.message.headers.iter().filter(|header| header.key == key).count();
         self.message.headers.push(Header { key: key.into(), value: value.map(<[u8]>::to_vec) });
-        let mut name = stored::encode_name(key.as_bytes()).into_owned();
-        if repeats > 0 {
-            name.push_str(&format!("%n{}", repeats + 1));
+        let name = stored::encode_name(key.as_bytes());
+        match value.map(stored::encode).filter(|value| !value.is_empty()) {
+            Some(value) => self.label(&name, &value),
+            None => {
+                self.labels.retain(|label| label.name != name);
+                self
+            }
         }
-        let value = value.map_or("%null".into(), |value| stored::encode(value).into_owned());
-        self.label(&name, &value)
     }
 }
 

@@ -61,7 +61,7 @@ pub fn record(input: &mut Input<'_>) -> InputRecord {
 
 /// Whether the server and its clients can carry it.
 pub fn is_safe_label(name: &str, value: &str) -> bool {
-    let in_name = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'%');
+    let in_name = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-');
     let in_value = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"';
     !name.is_empty()
         && name.bytes().all(in_name)

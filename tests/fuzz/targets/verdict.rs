@@ -10,7 +10,7 @@ use reduct_sink::chain::{Chain, Outcome, SharedChain};
 use reduct_sink::config::{Plugin, PluginSource};
 use reduct_sink::plugin::Runtime;
 use reduct_sink::record::entry_name::EntryName;
-use reduct_sink::record::labels::all_labels;
+use reduct_sink::record::labels::LabelRules;
 use reduct_sink::record::{InputRecord, TopicPartition};
 use reduct_sink_fuzz::{guest, is_safe_label};
 
@@ -47,7 +47,7 @@ fuzz_target!(|bytes: &[u8]| {
                 if let Some(entry) = &output.entry {
                     EntryName::parse(entry).unwrap();
                 }
-                for (name, value) in all_labels(&output, true) {
+                for (name, value) in LabelRules::default().all_labels(&output) {
                     assert!(is_safe_label(&name, &value), "{name:?}: {value:?}");
                 }
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Preset::{Absent, Derived, Required};
 use super::{GB, HOUR, KB, Key, MB, MIB, Preset, SECOND, Section, TB, Takes, same, words};
 use crate::config::{Control, QuotaType, StartPolicy};
+use crate::record::labels::{DEFAULT_MAX_BYTES, DEFAULT_MAX_COUNT};
 
 pub(super) const SECTIONS: &[Section] = &[
     section("kafka", "Where the records come from."),
@@ -18,7 +19,7 @@ pub(super) const SECTIONS: &[Section] = &[
     section("store", "Where the records go."),
     section("store.tls", "Certificates of an `https://` address."),
     section("store.create", "The settings of a bucket that the host creates; an existing bucket is left as it is."),
-    section("labels", "What is added to the labels of each record."),
+    section("labels", "Which labels a record gets."),
     section("limits", "What the host may use."),
     section("status", "Health, status and control over HTTP."),
     section("cache", "Where compiled plugins are kept."),
@@ -184,6 +185,15 @@ pub(super) const KEYS: &[Key] = &[
     .flag("--discard", "")
     .restart(same!(store.discard)),
     Key::new(
+        "store.content_types",
+        Takes::Table("a content type for each topic; `*` stands for the topics that aren't listed"),
+        Absent,
+        "The content types of topics whose records have no header `content-type`. A plugin's choice comes before the header, \
+         and the header before this.",
+    )
+    .example("{ camera = \"image/jpeg\", \"*\" = \"application/json\" }")
+    .restart(same!(store.content_types)),
+    Key::new(
         "store.tls.ca",
         Takes::Path("a PEM file"),
         Absent,
@@ -243,6 +253,51 @@ pub(super) const KEYS: &[Key] = &[
     )
     .env("LABEL_PLUGINS")
     .restart(same!(labels.plugins)),
+    Key::new(
+        "labels.lowercase",
+        Takes::Boolean,
+        Preset::Boolean(true),
+        "Makes capitals in headers' keys lower case in the labels' names. With `false` a header `deviceId` becomes the label \
+         `deviceId`; a client that reads a single record then shows it as `deviceid` all the same.",
+    )
+    .env("LABEL_LOWERCASE")
+    .restart(same!(labels.lowercase)),
+    Key::new(
+        "labels.include",
+        Takes::Texts("names of labels, in which `*` stands for any run of characters"),
+        Derived("all headers become labels"),
+        "Only headers whose label's name matches one of these become labels. Headers that become no label aren't stored, \
+         except on dead letters.",
+    )
+    .example("[\"device*\", \"type\"]")
+    .restart(same!(labels.include)),
+    Key::new(
+        "labels.exclude",
+        Takes::Texts("names of labels, in which `*` stands for any run of characters"),
+        Derived("none"),
+        "Headers whose label's name matches one of these become no labels.",
+    )
+    .example("[\"authorization\", \"x-trace-*\"]")
+    .restart(same!(labels.exclude)),
+    Key::new(
+        "labels.max_bytes",
+        Takes::Size { min: 4 * KB, max: 64 * KB },
+        Preset::Size(DEFAULT_MAX_BYTES as u64),
+        "How many bytes a record's labels may take, names and values with four bytes for each label. A record above it \
+         becomes a dead letter. The default leaves what ReductStore's Python client reads of one record, 8,190 bytes, room \
+         for the rest.",
+    )
+    .env("LABEL_MAX_BYTES")
+    .restart(same!(labels.max_bytes)),
+    Key::new(
+        "labels.max_count",
+        Takes::Number { min: 16, max: 1000 },
+        Preset::Number(DEFAULT_MAX_COUNT as u64),
+        "How many labels a record may have, the host's own included. A record above it becomes a dead letter. \
+         ReductStore's Rust client can't read a single record with more than about 90.",
+    )
+    .env("LABEL_MAX_COUNT")
+    .restart(same!(labels.max_count)),
     Key::new(
         "limits.in_flight_records",
         Takes::Number { min: 1, max: 100_000_000 },

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use super::{Fate, Found, ReplayError, Told};
 use crate::chain::{Chain, Failure, Outcome};
 use crate::config::Config;
-use crate::dead_letters::format::{DeadLetter, Target};
+use crate::dead_letters::format::DeadLetter;
 use crate::flow::backoff::Backoff;
 use crate::flow::membership::Membership;
 use crate::flow::{AckHandle, Begin, Budget, PartitionState};
@@ -18,9 +18,9 @@ use crate::kafka::metadata as kafka;
 use crate::pipeline::worker::{entry_of, hand_over};
 use crate::record::entry_name::{EntryName, Naming, Template};
 use crate::record::{InputRecord, OutputRecord, TopicPartition};
-use crate::sink::Sink;
-use crate::sink::item::{Item, Prepared};
+use crate::sink::item::{Item, Mapping, Prepared};
 use crate::sink::store::Store;
+use crate::sink::{DeadLetterTarget, Sink};
 
 /// How long requests under way are waited for when the replay is told to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
@@ -33,6 +33,7 @@ pub struct Run<'a> {
     refusals: Arc<Refusals>,
     write: bool,
     budget: Arc<Budget>,
+    mapping: Mapping,
     entry: Option<Template>,
     dead_letter_entry: Template,
     /// How many partitions each topic has that was asked for, or why that can't be known.
@@ -67,7 +68,7 @@ fn key(assignment: &Arc<PartitionState>) -> usize {
     Arc::as_ptr(assignment).addr()
 }
 
-impl Target for Refusals {
+impl DeadLetterTarget for Refusals {
     fn take(&self, letter: OutputRecord, ack: AckHandle) {
         let reason = letter.rejection.map_or_else(String::new, |rejection| rejection.reason.clone());
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key(ack.partition()), reason);
@@ -88,7 +89,7 @@ impl<'a> Run<'a> {
             Template::parse(text).map_err(|error| ReplayError::Failed(format!("{key}: {error}")))
         };
         let refusals = Arc::new(Refusals::default());
-        let target = Arc::clone(&refusals) as Arc<dyn Target>;
+        let target = Arc::clone(&refusals) as Arc<dyn DeadLetterTarget>;
         let membership = Arc::new(Membership::default());
         Ok(Self {
             chain,
@@ -97,6 +98,7 @@ impl<'a> Run<'a> {
             write,
             // A page is what bounds this.
             budget: Arc::new(Budget::new(usize::MAX, usize::MAX)),
+            mapping: Mapping { labels: config.labels.clone(), content_types: config.store.content_types.clone() },
             entry: config.store.entry.as_deref().map(|text| template("store.entry", text)).transpose()?,
             dead_letter_entry: template("dead_letters.entry", &config.dead_letters.entry)?,
             partitions: HashMap::new(),
@@ -179,7 +181,7 @@ impl<'a> Run<'a> {
         }
         for (record, entry) in outputs.into_iter().zip(&entries) {
             let item = Item { record, entry: entry.clone(), ack: ack.share() };
-            if let Err(refused) = Prepared::new(item, self.config.labels.plugins) {
+            if let Err(refused) = Prepared::new(item, &self.mapping) {
                 let (_, reason) = *refused;
                 return failing(reason);
             }

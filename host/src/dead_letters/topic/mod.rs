@@ -26,13 +26,13 @@ use tracing::{debug, error, info};
 use self::index::Reaches;
 use self::writer::Lane;
 use crate::config;
-use crate::dead_letters::format::Target;
 use crate::flow::backoff::Backoff;
 use crate::flow::membership::Membership;
 use crate::flow::{AckHandle, DeadLetterIndex};
 use crate::kafka::metadata::CheckError;
 use crate::kafka::producer::Producer;
 use crate::record::{OutputRecord, TopicPartition};
+use crate::sink::DeadLetterTarget;
 
 /// What one transaction carries at most.
 const BATCH: usize = 256;
@@ -80,7 +80,7 @@ impl DeadLetterTopic {
     }
 }
 
-impl Target for DeadLetterTopic {
+impl DeadLetterTarget for DeadLetterTopic {
     fn take(&self, letter: OutputRecord, ack: AckHandle) {
         // If the thread is gone, the lost ack stops the host.
         let _ = self.inbox.send(Letter { record: letter, ack });

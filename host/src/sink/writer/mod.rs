@@ -123,7 +123,7 @@ impl Writer {
     }
 
     fn accept(&mut self, item: Item) {
-        match Prepared::new(item, self.shared.mark_plugins) {
+        match Prepared::new(item, &self.shared.mapping) {
             Ok(prepared) => self.pending.push_back(PendingWrite::new(prepared)),
             Err(refused) => {
                 let (item, reason) = *refused;

@@ -1,0 +1,115 @@
+//! From labels back to the record's identity, key and headers.
+//!
+//! Guarantees: labels that the host wrote for a record that no plugin relabelled give its key and headers byte for byte;
+//! labels that somebody else wrote give an error or something else, never a panic.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::encode::{decoded, is_reserved, label_name};
+use super::exact::{self, Part, Told};
+use super::{HEADERS, INDEX, KEY, OFFSET, SOURCE, TOPIC_ID};
+use crate::record::{Header, Identity, TopicPartition};
+
+/// A record's key and headers as they came from Kafka.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Original {
+    /// `None`: Kafka's null.
+    pub key: Option<Bytes>,
+    /// In the order in which the producer set them.
+    pub headers: Vec<Header>,
+}
+
+/// Key and headers can't be told from the labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("its label kafka.headers is malformed, or names a label that isn't there")]
+pub struct Malformed;
+
+/// The identity that the host wrote.
+pub fn read_identity(found: &HashMap<String, String>) -> Option<Identity> {
+    let (topic, partition) = found.get(SOURCE)?.rsplit_once('/')?;
+    let index = match found.get(INDEX) {
+        Some(index) => Some(index.parse().ok()?),
+        None => None,
+    };
+    let topic_id = match found.get(TOPIC_ID) {
+        Some(id) => Some(id.parse().ok()?),
+        None => None,
+    };
+    Some(Identity {
+        source: TopicPartition { topic: topic.into(), partition: partition.parse().ok()? },
+        topic_id,
+        offset: found.get(OFFSET)?.parse().ok()?,
+        index,
+    })
+}
+
+/// The key and headers of a record that no plugin relabelled. Headers whose labels the configuration leaves out are
+/// missing, except on dead letters.
+pub fn read_original(found: &HashMap<String, String>) -> Result<Original, Malformed> {
+    let plain_key = || found.get(KEY).map(|key| Bytes::copy_from_slice(key.as_bytes()));
+    let Some(text) = found.get(HEADERS) else {
+        return Ok(Original { key: plain_key(), headers: plain_headers(found) });
+    };
+    let mut parts = exact::parse(text).ok_or(Malformed)?;
+    let key = match parts.first() {
+        Some(Part { key: None, .. }) => Some(value(parts.remove(0).told, || found.get(KEY))?.ok_or(Malformed)?),
+        _ => plain_key(),
+    };
+    if parts.is_empty() {
+        return Ok(Original { key, headers: plain_headers(found) });
+    }
+    Ok(Original { key, headers: headers(parts, |key| label_of(found, key))? })
+}
+
+/// Key and headers of a text in which every part tells its value itself.
+pub fn read_text(text: &str) -> Result<Original, Malformed> {
+    if text.is_empty() {
+        return Ok(Original::default());
+    }
+    let mut parts = exact::parse(text).ok_or(Malformed)?;
+    let key = match parts.first() {
+        Some(Part { key: None, .. }) => Some(value(parts.remove(0).told, || None)?.ok_or(Malformed)?),
+        _ => None,
+    };
+    Ok(Original { key, headers: headers(parts, |_| None)? })
+}
+
+/// Plain labels, in the order of their names.
+fn plain_headers(found: &HashMap<String, String>) -> Vec<Header> {
+    let mut headers: Vec<Header> = found
+        .iter()
+        .filter(|(name, _)| !is_reserved(name))
+        .map(|(name, value)| Header {
+            key: Bytes::copy_from_slice(name.as_bytes()),
+            value: Some(Bytes::copy_from_slice(value.as_bytes())),
+        })
+        .collect();
+    headers.sort_by(|one, other| one.key.cmp(&other.key));
+    headers
+}
+
+fn headers<'a>(parts: Vec<Part>, label: impl Fn(&[u8]) -> Option<&'a String>) -> Result<Vec<Header>, Malformed> {
+    let header = |Part { key, told }| {
+        let key: Vec<u8> = key.ok_or(Malformed)?;
+        let value = value(told, || label(&key))?;
+        Ok(Header { key: key.into(), value })
+    };
+    parts.into_iter().map(header).collect()
+}
+
+fn value<'a>(told: Told<Vec<u8>>, label: impl FnOnce() -> Option<&'a String>) -> Result<Option<Bytes>, Malformed> {
+    Ok(match told {
+        Told::Null => None,
+        Told::Bytes(bytes) => Some(bytes.into()),
+        Told::Label => Some(Bytes::copy_from_slice(label().ok_or(Malformed)?.as_bytes())),
+        Told::EncodedLabel => Some(decoded(label().ok_or(Malformed)?).ok_or(Malformed)?.into()),
+    })
+}
+
+/// The label that a header of this key has; whether capitals were kept when it was written, the labels show.
+fn label_of<'a>(found: &'a HashMap<String, String>, key: &[u8]) -> Option<&'a String> {
+    found.get(&*label_name(key, false)).or_else(|| found.get(&*label_name(key, true)))
+}

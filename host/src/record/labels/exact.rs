@@ -1,0 +1,113 @@
+//! The text of the label `kafka.headers`: what plain labels can't express of a record's headers and key.
+//!
+//! It is written like the query of a URL. Each header is a part, in the headers' order, and `&` stands between parts. A
+//! part begins with the header's key, in which every byte but `A-Z a-z 0-9 _ . -` is `%XX`. What follows tells the value:
+//!
+//! | part | value |
+//! |---|---|
+//! | `KEY` | the text of the label that has the key's name |
+//! | `KEY*` | the same label's text, percent-decoded |
+//! | `KEY=VALUE` | this text, percent-decoded; nothing behind `=` is an empty value |
+//! | `KEY!` | null |
+//!
+//! `@` in place of a key means the record's own key, whose label is `kafka.key`; that part comes first, and only where the
+//! label alone doesn't tell the key. Without any other part the headers are those of the plain labels.
+//!
+//! Guarantees: the text is printable ASCII without `"` and without a comma; what [`parse`] makes of it are the parts that
+//! were put in.
+
+use super::encode::{decoded, push_encoded};
+
+/// How a part tells a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Told<B> {
+    /// The label of that name is the value.
+    Label,
+    /// The label of that name is the value, percent-encoded.
+    EncodedLabel,
+    Null,
+    Bytes(B),
+}
+
+/// A part of the text: of which header (`None`: the record's key), and its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    pub key: Option<Vec<u8>>,
+    pub told: Told<Vec<u8>>,
+}
+
+pub(super) fn push(text: &mut String, key: Option<&[u8]>, told: &Told<&[u8]>) {
+    if !text.is_empty() {
+        text.push('&');
+    }
+    match key {
+        Some(key) => {
+            push_encoded(text, key, |_, byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+        }
+        None => text.push('@'),
+    }
+    match told {
+        Told::Label => {}
+        Told::EncodedLabel => text.push('*'),
+        Told::Null => text.push('!'),
+        Told::Bytes(value) => {
+            text.push('=');
+            push_encoded(text, value, |_, byte| {
+                matches!(byte, b'!'..=b'~') && !matches!(byte, b'%' | b'&' | b'"' | b',')
+            });
+        }
+    }
+}
+
+/// `None`: it isn't such a text.
+pub(super) fn parse(text: &str) -> Option<Vec<Part>> {
+    text.split('&').map(part).collect()
+}
+
+fn part(text: &str) -> Option<Part> {
+    let (key, told) = match text.find(['=', '*', '!']) {
+        None => (text, Told::Label),
+        Some(at) => {
+            let (key, rest) = text.split_at(at);
+            let told = match rest {
+                "*" => Told::EncodedLabel,
+                "!" => Told::Null,
+                _ => Told::Bytes(decoded(rest.strip_prefix('=')?)?),
+            };
+            (key, told)
+        }
+    };
+    let key = if key == "@" { None } else { Some(decoded(key)?) };
+    Some(Part { key, told })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_come_back() {
+        let mut text = String::new();
+        push(&mut text, None, &Told::EncodedLabel);
+        push(&mut text, Some(b"deviceId"), &Told::Label);
+        push(&mut text, Some(b"tag"), &Told::Bytes(b"a,b & 50 %"));
+        push(&mut text, Some(b"@"), &Told::Bytes(b""));
+        push(&mut text, Some(b""), &Told::Null);
+        assert_eq!(text, "@*&deviceId&tag=a%2Cb%20%26%2050%20%25&%40=&!");
+        let of = |key: &[u8], told| Part { key: Some(key.to_vec()), told };
+        let parts = parse(&text).unwrap();
+        assert_eq!(
+            parts,
+            [
+                Part { key: None, told: Told::EncodedLabel },
+                of(b"deviceId", Told::Label),
+                of(b"tag", Told::Bytes(b"a,b & 50 %".to_vec())),
+                of(b"@", Told::Bytes(Vec::new())),
+                of(b"", Told::Null),
+            ]
+        );
+        for wrong in ["a%", "a%4", "a=%zz", "a*b", "a!!", "a=1&%"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+}
