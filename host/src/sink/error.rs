@@ -18,6 +18,9 @@ pub enum StoreError {
     /// The request is larger than the server, or a proxy before it, takes.
     #[error("the request is too large: {0}")]
     TooLarge(String),
+    /// Something before the server refuses the request, probably for its size (400 or 422 without ReductStore's text).
+    #[error("the request is refused, probably as too large: {0}")]
+    Doubtful(String),
     /// The bucket or the entry isn't there.
     #[error("not found: {0}")]
     NotFound(String),
@@ -50,7 +53,7 @@ impl StoreError {
         match self {
             Self::Conflict(_) => "nothing: the record is placed again",
             Self::Invalid(_) => "see what the store says of the record",
-            Self::TooLarge(_) => {
+            Self::TooLarge(_) | Self::Doubtful(_) => {
                 "where a proxy stands before ReductStore, raise its limits for a request's body (nginx: \
                  client_max_body_size) and headers (nginx: large_client_header_buffers, HAProxy: tune.bufsize)"
             }
@@ -68,7 +71,7 @@ impl StoreError {
 
     /// Whether the answer says nothing about the store's condition, only about this request.
     pub(super) fn concerns_only_the_record(&self) -> bool {
-        matches!(self, Self::Conflict(_) | Self::Invalid(_) | Self::TooLarge(_) | Self::Failed(_))
+        matches!(self, Self::Conflict(_) | Self::Invalid(_) | Self::TooLarge(_) | Self::Doubtful(_) | Self::Failed(_))
     }
 }
 
@@ -86,7 +89,7 @@ pub(super) fn classify(error: &ReductError) -> StoreError {
         Code::Conflict if message.contains("being deleted") => StoreError::Unavailable(text),
         Code::Conflict => StoreError::Conflict(text),
         // nginx and HAProxy answer 400 to headers that don't fit into their buffers.
-        Code::BadRequest | Code::UnprocessableEntity if message == NO_TEXT => StoreError::TooLarge(not_the_stores()),
+        Code::BadRequest | Code::UnprocessableEntity if message == NO_TEXT => StoreError::Doubtful(not_the_stores()),
         Code::PayloadTooLarge | Code::RequestHeaderFieldsTooLarge | Code::URITooLong if message == NO_TEXT => {
             StoreError::TooLarge(not_the_stores())
         }
@@ -154,7 +157,7 @@ mod tests {
             ErrorCode::UnprocessableEntity,
         ] {
             let error = classify(&ReductError::new(code, "Unknown"));
-            assert!(matches!(error, StoreError::TooLarge(_)), "{code:?}: {error}");
+            assert!(matches!(error, StoreError::TooLarge(_) | StoreError::Doubtful(_)), "{code:?}: {error}");
         }
     }
 }

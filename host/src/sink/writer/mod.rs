@@ -180,6 +180,12 @@ impl Writer {
 
     /// Sends a batch whose records have their microseconds; leaves in it what has to be tried again.
     async fn send(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
+        // This process may have been paused since its turn began.
+        self.shared.membership.assured().await;
+        for pending in batch.iter_mut().filter(|pending| !pending.state().may_write()) {
+            pending.withdraw(&mut self.occupied);
+        }
+        batch.retain(|pending| pending.state().may_write());
         let by_time: BTreeMap<u64, Write> = batch.iter().filter_map(PendingWrite::to_write).collect();
         if by_time.len() < batch.len() {
             // Two with one microsecond: the second would be taken for written. It never was seen, and must not pass.

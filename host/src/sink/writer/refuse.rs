@@ -18,6 +18,9 @@ use crate::sink::store::StoreError;
 /// How often a dead letter that the store refuses is tried again.
 const PARKED_FOR: Duration = Duration::from_secs(15);
 
+/// A quota that has no room for a record of this size isn't looked for.
+const ALWAYS_FITS: u64 = 64 * 1024;
+
 /// Dead letters that the store refuses.
 #[derive(Debug, Default)]
 pub(super) struct Parked {
@@ -55,7 +58,7 @@ impl Writer {
                 }
             };
         }
-        if matches!(error, StoreError::TooLarge(_)) {
+        if matches!(error, StoreError::TooLarge(_) | StoreError::Doubtful(_)) {
             let header_bytes = batch.iter().map(|pending| pending.prepared.header_bytes()).sum();
             let bytes = batch.iter().map(PendingWrite::bytes).sum();
             self.shared.learn_limit(&error, header_bytes, bytes);
@@ -78,7 +81,9 @@ impl Writer {
     ) -> Result<(), PendingWrite> {
         let reason = match error {
             StoreError::Invalid(_) => format!("ReductStore refused it: {error}"),
-            StoreError::TooLarge(_) => format!(
+            // An answer that may have another reason counts only where other records pass.
+            StoreError::Doubtful(_) if !pending.fail(self.shared.counters.snapshot().written) => return Err(pending),
+            StoreError::TooLarge(_) | StoreError::Doubtful(_) => format!(
                 "{error}; it has {} bytes, and {} bytes of headers: {}",
                 pending.bytes(),
                 pending.prepared.header_bytes(),
@@ -116,10 +121,10 @@ impl Writer {
 
     /// Refuses the records that the bucket's quota has no room for.
     pub(super) async fn refuse_too_large(&mut self) {
-        let Some(most) = self.shared.store.largest_record().await else { return };
-        if !self.pending.iter().any(|pending| pending.bytes() > most) {
+        if !self.pending.iter().any(|pending| pending.bytes() > ALWAYS_FITS) {
             return;
         }
+        let Some(most) = self.shared.store.largest_record().await else { return };
         for pending in std::mem::take(&mut self.pending) {
             if pending.bytes() <= most {
                 self.pending.push_back(pending);

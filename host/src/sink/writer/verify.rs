@@ -54,28 +54,20 @@ impl Verifier {
     }
 
     /// What to count for these records, in their order of time; `None`: a count would prove nothing.
-    fn claim(&self, records: &[PendingWrite]) -> Option<Claim> {
-        let Identity { source, topic_id, .. } = &records.first()?.prepared.identity;
-        let is_same = |record: &PendingWrite| {
-            let identity = &record.prepared.identity;
-            identity.source == *source && identity.topic_id == *topic_id
-        };
-        if !records.iter().all(is_same) {
+    fn claim<'a>(&self, records: impl Iterator<Item = (&'a Identity, u64)> + Clone) -> Option<Claim> {
+        let (Identity { source, topic_id, .. }, earliest) = records.clone().next()?;
+        let latest = records.clone().last()?.1;
+        if !records.clone().all(|(identity, _)| identity.source == *source && identity.topic_id == *topic_id) {
             return None;
         }
-        let offsets = || records.iter().map(|record| record.prepared.identity.offset);
-        let (first, last) = (offsets().min()?, offsets().max()?);
+        let offsets = records.clone().map(|(identity, _)| identity.offset);
+        let (first, last) = (offsets.clone().min()?, offsets.max()?);
+        // Another record among those that are counted could stand for a missing one.
         if self.known_to.get(source).is_some_and(|known| first <= *known) {
             return None;
         }
-        let times = around(records.first()?.time_us?, records.last()?.time_us?);
-        Some(Claim {
-            source: source.clone(),
-            topic_id: *topic_id,
-            offsets: first..=last,
-            times,
-            records: records.len(),
-        })
+        let (times, records) = (around(earliest, latest), records.count());
+        Some(Claim { source: source.clone(), topic_id: *topic_id, offsets: first..=last, times, records })
     }
 
     /// How many records are read back at once at the latest.
@@ -158,7 +150,8 @@ impl Writer {
         if mere && self.verifier.prefers_singles(records.len()) {
             return self.are_there(records).await;
         }
-        let Some(claim) = self.verifier.claim(records) else { return Ok(false) };
+        let placed = records.iter().filter_map(|record| Some((&record.prepared.identity, record.time_us?)));
+        let Some(claim) = self.verifier.claim(placed) else { return Ok(false) };
         let begin = Instant::now();
         let shown = self.shared.store.last_of(&self.entry, &claim).await?;
         self.verifier.query = Some(begin.elapsed());
@@ -210,4 +203,44 @@ fn is_shown(record: &PendingWrite, seen: &BTreeMap<u64, Seen>) -> bool {
 /// the block before.
 pub(super) fn around(first: u64, last: u64) -> Range<u64> {
     first.saturating_sub(1)..last.saturating_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(topic: &str, offset: u64) -> Identity {
+        let source = TopicPartition { topic: topic.into(), partition: 0 };
+        Identity { source, topic_id: None, offset, index: None }
+    }
+
+    fn claim(verifier: &Verifier, records: &[(Identity, u64)]) -> Option<Claim> {
+        verifier.claim(records.iter().map(|(identity, time)| (identity, *time)))
+    }
+
+    #[test]
+    fn a_count_is_asked_for_only_where_it_proves_something() {
+        let mut verifier = Verifier::default();
+        let records = [(id("t", 7), 100), (id("t", 5), 120), (id("t", 9), 130)];
+        let asked = claim(&verifier, &records).unwrap();
+        assert_eq!((asked.offsets, asked.times, asked.records), (5..=9, 99..131, 3));
+        verifier.note(&id("t", 4));
+        assert!(claim(&verifier, &records).is_some());
+        verifier.note(&id("t", 6));
+        assert!(claim(&verifier, &records).is_none(), "6 would be counted, and could stand for a missing one");
+        assert!(claim(&verifier, &[(id("t", 8), 1), (id("u", 9), 2)]).is_none(), "of two partitions");
+        assert!(claim(&verifier, &[]).is_none());
+    }
+
+    #[test]
+    fn single_records_are_asked_for_while_that_is_faster() {
+        let mut verifier = Verifier::default();
+        assert!(verifier.prefers_singles(1) && !verifier.prefers_singles(2), "nothing is known yet");
+        verifier.query = Some(Duration::from_secs(1));
+        verifier.single = Some(Duration::from_millis(1));
+        assert!(verifier.prefers_singles(100) && !verifier.prefers_singles(2_000));
+        let in_a_row = (0..1_000).take_while(|_| verifier.prefers_singles(100)).count();
+        assert_eq!(in_a_row, TRY_QUERY_AFTER as usize, "a query is tried again");
+        assert_eq!(verifier.most_unverified(), MOST_UNVERIFIED * 8);
+    }
 }
