@@ -31,6 +31,13 @@ impl Kafka {
 
     /// Starts a Kafka with further server properties, which win over those set here.
     pub fn start_with(properties: &[(&str, &str)]) -> Result<Self> {
+        let mut kafka = Self::start_unready(properties)?;
+        kafka.wait_ready()?;
+        Ok(kafka)
+    }
+
+    /// The same without waiting: for a Kafka that the tests' own client can't reach, or may not use.
+    pub fn start_unready(properties: &[(&str, &str)]) -> Result<Self> {
         let home = process::data_folder("kafka")?;
         let log = process::new_log("kafka")?;
         let port = process::free_port()?;
@@ -38,9 +45,7 @@ impl Kafka {
         std::fs::write(home.path().join("log4j2.properties"), LOG_SETTINGS)?;
         format_storage(home.path())?;
         let process = Process::spawn("Kafka", server(home.path())?, &log)?;
-        let mut kafka = Self { home, log, port, process };
-        kafka.wait_ready()?;
-        Ok(kafka)
+        Ok(Self { home, log, port, process })
     }
 
     /// `bootstrap.servers`.

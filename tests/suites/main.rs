@@ -10,6 +10,7 @@ mod languages;
 mod limits;
 mod main_job;
 mod newcomer;
+mod operate;
 mod ordinary;
 mod swaps;
 mod testbed;

@@ -27,6 +27,18 @@ pub struct Latency {
     pub max_us: f64,
 }
 
+/// The bounds of [`Histogram`]'s buckets in nanoseconds, as powers of two: from one microsecond to 17 seconds.
+const BOUNDS: [u32; 13] = [10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34];
+
+/// How the measured calls are spread over a few buckets.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Histogram {
+    /// The upper bound of each bucket in seconds, and how many calls fell into it and into no lower one.
+    pub buckets: Vec<(f64, u64)>,
+    /// The seconds of all measured calls together, exact to a sixteenth.
+    pub sum_s: f64,
+}
+
 /// A version's meters, one a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Meters(Mutex<Vec<Arc<Meter>>>);
@@ -110,6 +122,22 @@ impl Meters {
         Latency { measured, p50_us: us(percentile(0.5)), p99_us: us(percentile(0.99)), max_us: us(longest) }
     }
 
+    pub fn histogram(&self) -> Histogram {
+        let bounds = BOUNDS.iter().map(|power| (1u64 << power) as f64 / 1e9);
+        let mut buckets: Vec<(f64, u64)> = bounds.chain([f64::MAX]).map(|bound| (bound, 0)).collect();
+        let mut sum_s = 0.0;
+        for meter in self.lock().iter() {
+            for (bucket, count) in meter.buckets.iter().enumerate() {
+                let (count, seconds) = (count.load(Relaxed), middle_of(bucket) as f64 / 1e9);
+                sum_s += seconds * count as f64;
+                if let Some(found) = buckets.iter_mut().find(|(bound, _)| seconds < *bound) {
+                    found.1 += count;
+                }
+            }
+        }
+        Histogram { buckets, sum_s }
+    }
+
     /// What all instances have together.
     pub fn memory(&self) -> u64 {
         self.lock().iter().map(|meter| meter.memory.load(Relaxed)).sum()
@@ -163,6 +191,13 @@ mod tests {
         assert_eq!((latency.measured, latency.max_us), (10_000, 1000.0));
         assert!((latency.p50_us - 500.0).abs() < 500.0 / 8.0, "{latency:?}");
         assert!((latency.p99_us - 990.0).abs() < 990.0 / 8.0, "{latency:?}");
+        let histogram = meters.histogram();
+        assert_eq!(histogram.buckets.iter().map(|(_, count)| count).sum::<u64>(), 10_000);
+        let up_to =
+            |seconds: f64| histogram.buckets.iter().filter(|(bound, _)| *bound <= seconds).map(|(_, n)| n).sum();
+        let half: u64 = up_to(0.000_263);
+        assert!((2_500..2_700).contains(&half), "{histogram:?}");
+        assert!((histogram.sum_s - 5.0).abs() < 0.3, "{histogram:?}");
     }
 
     #[test]

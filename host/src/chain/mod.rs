@@ -18,8 +18,8 @@ use crate::plugin::{ConfigVersion, Digest, RecordView, Trouble, header_keys};
 use crate::record::{InputRecord, OutputRecord};
 
 use marks::Marks;
-pub use meter::Latency;
 pub(crate) use meter::Meters;
+pub use meter::{Histogram, Latency};
 pub use shared::{NotInChain, PluginVersion, SharedChain, StageSpec, Version};
 pub(crate) use stage::{Observer, Stage};
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::meter::{Latency, Meters};
+use super::meter::{Histogram, Latency, Meters};
 use super::stage::Observer;
 use crate::config::Plugin;
 use crate::plugin::{ConfigVersion, CounterSet, Counts, Digest, Instance, LoadError, LoadedPlugin, Runtime};
@@ -72,6 +72,8 @@ pub struct PluginVersion {
     pub passed_over: u64,
     /// Of one record in 64, measured.
     pub latency: Latency,
+    /// The same, spread over buckets.
+    pub histogram: Histogram,
     /// The memory of all its instances together.
     pub memory_bytes: u64,
     /// The longest that a worker took to put it to work.
@@ -233,6 +235,7 @@ impl StageSpec {
             breaker_open: plugin.breaker_is_open(),
             passed_over: meters.passed_over(),
             latency: meters.latency(),
+            histogram: meters.histogram(),
             memory_bytes: meters.memory(),
             taking_over: meters.taking_over(),
         }
@@ -257,6 +260,7 @@ impl Retired {
             breaker_open: false,
             passed_over: self.meters.passed_over(),
             latency: self.meters.latency(),
+            histogram: self.meters.histogram(),
             memory_bytes: self.meters.memory(),
             ..self.version.clone()
         }

@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
+use reduct_sink::health::access::{socket_path, without_port};
 use serde_json::Value;
 
 use super::{Exit, Failure};
@@ -20,6 +22,9 @@ pub struct Status {
     /// As JSON, with everything
     #[arg(long)]
     json: bool,
+    /// Show it again every two seconds until interrupted
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
 }
 
 /// Where a running host is found.
@@ -28,10 +33,30 @@ pub struct RunningHost {
     /// Where the running host listens: its status.listen
     #[arg(long, value_name = "HOST:PORT", env = "REDUCT_SINK_STATUS_LISTEN", default_value = "127.0.0.1:9640")]
     status: String,
+    /// A file with the token of the host's status.token_file; without one the host's Unix socket is used
+    #[arg(long, value_name = "FILE", env = "REDUCT_SINK_STATUS_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
 }
+
+/// How often `--watch` asks.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+/// Clears a terminal and goes to its first line.
+const CLEAR: &str = "\x1b[2J\x1b[H";
 
 impl Status {
     pub fn execute(self) -> Result<(), Failure> {
+        while self.watch {
+            print!("{CLEAR}");
+            if let Err(failure) = self.show() {
+                // A host that is being restarted comes back.
+                println!("{}", failure.error.map_or_else(String::new, |error| format!("{error:#}")));
+            }
+            std::thread::sleep(WATCH_EVERY);
+        }
+        self.show()
+    }
+
+    fn show(&self) -> Result<(), Failure> {
         let text = self.host.ask(reqwest::Method::GET, "status")?;
         let told = if self.json {
             text
@@ -49,17 +74,29 @@ impl Status {
 impl RunningHost {
     /// Whether a reduct-sink serves its status there.
     pub fn answers_at(address: &str) -> bool {
-        let asked = Self { status: address.into() }.ask(reqwest::Method::GET, "status");
+        let asked = Self { status: address.into(), token_file: None }.ask(reqwest::Method::GET, "status");
         let report = asked.ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
         report.is_some_and(|report| report.get("partitions").is_some())
     }
 
     /// The body of its answer.
     pub fn ask(&self, method: reqwest::Method, path: &str) -> Result<String, Failure> {
+        let token = self.token()?;
         let url = format!("http://{}/{path}", self.status);
         let asked = async {
-            let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
-            let answer = client.request(method, &url).send().await?;
+            let plain = || reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+            // The socket of a host on this machine lets its own user do everything.
+            if token.is_none()
+                && let Some(socket) = socket_path(&self.status).filter(|socket| self.is_here() && socket.exists())
+                && let Ok(answer) = plain().unix_socket(socket).build()?.request(method.clone(), &url).send().await
+            {
+                return Ok((answer.status(), answer.text().await?));
+            }
+            let mut request = plain().build()?.request(method, &url);
+            if let Some(token) = &token {
+                request = request.bearer_auth(token);
+            }
+            let answer = request.send().await?;
             Ok::<_, reqwest::Error>((answer.status(), answer.text().await?))
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -73,6 +110,17 @@ impl RunningHost {
             }
         }
     }
+
+    fn token(&self) -> Result<Option<String>, Failure> {
+        let Some(path) = &self.token_file else { return Ok(None) };
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+        text.map(|text| Some(text.trim().to_owned())).map_err(|error| Failure::new(Exit::Usage, error))
+    }
+
+    fn is_here(&self) -> bool {
+        let name = without_port(&self.status).trim_matches(['[', ']']).to_owned();
+        name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
 }
 
 /// What a person wants to see of it.
@@ -81,12 +129,22 @@ fn table(report: &Value) -> String {
     let number = |key: &str| report[key].as_u64().unwrap_or(0);
     let uptime = humantime::format_duration(Duration::from_secs(number("uptime_s")));
     let _ = writeln!(text, "reduct-sink {}, up {uptime}", report["version"].as_str().unwrap_or("?"));
+    let topics: Vec<String> = list(report, "topics").iter().map(word).collect();
+    let _ = writeln!(
+        text,
+        "group {}, {} → {}, bucket {}",
+        word(&report["group"]),
+        topics.join(", "),
+        word(&report["store"]),
+        word(&report["bucket"]),
+    );
     for problem in list(report, "problems") {
-        let _ = writeln!(text, "problem: {}", problem.as_str().unwrap_or_default());
+        let _ = writeln!(text, "problem for {} s: {}", word(&problem["for_s"]), word(&problem["message"]));
     }
     let _ = writeln!(
         text,
-        "written {} ({}), found {}, repaired {}, dead letters {}, in flight {} ({})",
+        "{:.0} records/s; written {} ({}), found {}, repaired {}, dead letters {}, in flight {} ({})",
+        report["records_per_s"].as_f64().unwrap_or_default(),
         number("written"),
         size(number("written_bytes")),
         number("found"),
@@ -98,10 +156,12 @@ fn table(report: &Value) -> String {
     let partitions = list(report, "partitions").iter().map(|partition| {
         let name = format!("{}/{}", word(&partition["topic"]), word(&partition["partition"]));
         let stuck = if partition["stuck"] == true { "stuck" } else { "" };
-        let values = ["position", "end", "lag", "in_flight"].map(|key| word(&partition[key]));
-        [vec![name], values.into(), vec![stuck.into()]].concat()
+        let values = ["begin", "position", "end", "lag"].map(|key| word(&partition[key]));
+        let behind = partition["lag_s"].as_f64().map_or("-".into(), |seconds| format!("{seconds:.0}"));
+        [vec![name], values.into(), vec![behind, word(&partition["in_flight"]), stuck.into()]].concat()
     });
-    rows(&mut text, &["PARTITION", "POSITION", "END", "LAG", "IN FLIGHT", ""], partitions.collect());
+    let head = ["PARTITION", "BEGIN", "POSITION", "END", "LAG", "BEHIND s", "IN FLIGHT", ""];
+    rows(&mut text, &head, partitions.collect());
     let counts = ["kept", "changed", "split", "dropped", "failed", "retried", "passed_over"];
     let plugins = list(report, "plugins").iter().map(|plugin| {
         let first = vec![word(&plugin["name"]), short(&plugin["digest"]), ago(plugin["since_s"].as_u64())];

@@ -121,26 +121,31 @@ pub enum CacheFolder {
     Nowhere,
 }
 
+/// Health, status, metrics and control over HTTP.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Status {
-    /// `host:port` to listen on for HTTP; `None`: nowhere.
+    /// `host:port` to listen on; `None`: nowhere.
     pub listen: Option<String>,
+    /// A further `host:port`, for the probes and the metrics alone.
+    pub probes_listen: Option<String>,
+    /// Callers who have the token in this file may act. It is read for each of them.
+    pub token_file: Option<PathBuf>,
+    /// Whether anybody may act.
     pub control: Control,
 }
 
-/// Who may promote and roll back plugins over HTTP.
+/// Whether plugins can be promoted and rolled back over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
+    /// By nobody.
     Off,
-    /// Whoever is on the same machine.
-    Loopback,
-    /// Whoever can reach the address.
-    Anyone,
+    /// Through the Unix socket, and by callers who have the token.
+    On,
 }
 
 impl Word for Control {
     const FIRST: (&'static str, Self) = ("off", Self::Off);
-    const REST: &'static [(&'static str, Self)] = &[("loopback", Self::Loopback), ("anyone", Self::Anyone)];
+    const REST: &'static [(&'static str, Self)] = &[("on", Self::On)];
 }
 
 #[derive(Clone, PartialEq)]

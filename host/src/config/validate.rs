@@ -176,12 +176,23 @@ fn content_types(reader: &mut Reader<'_>) -> ContentTypes {
 fn status(reader: &mut Reader<'_>) -> Status {
     const KEY: &str = "status.listen";
     let expected = "one host:port, such as \"127.0.0.1:9640\", or \"\" for none";
-    if reader.find(KEY).is_some_and(|found| matches!(&found.value, Value::Text(text) if text.trim().is_empty())) {
-        return Status { listen: None, control: reader.choice("status.control") };
-    }
     let one = |text: &str| checks::brokers(text).filter(|text| !text.contains(','));
-    let listen = reader.parsed(KEY, expected, |found| one(plain_text(found)?));
-    Status { listen: listen.or_else(|| Some(default_text(KEY))), control: reader.choice("status.control") }
+    let is_off =
+        reader.find(KEY).is_some_and(|found| matches!(&found.value, Value::Text(text) if text.trim().is_empty()));
+    let listen = match is_off {
+        true => None,
+        false => {
+            let listen = reader.parsed(KEY, expected, |found| one(plain_text(found)?));
+            listen.or_else(|| Some(default_text(KEY)))
+        }
+    };
+    let expected = "one host:port, such as \"0.0.0.0:9641\"";
+    Status {
+        listen,
+        probes_listen: reader.parsed("status.probes_listen", expected, |found| one(plain_text(found)?)),
+        token_file: reader.path("status.token_file"),
+        control: reader.choice("status.control"),
+    }
 }
 
 fn cache(reader: &mut Reader<'_>) -> Cache {

@@ -1,5 +1,10 @@
-//! What the host tells about itself: whether its partitions move, and the status over HTTP.
+//! What the host tells about itself: how far its partitions are, what is wrong, and all of it over HTTP.
 
+pub mod access;
+pub mod metrics;
+pub mod problems;
 pub mod progress;
-pub mod status_http;
+pub mod rates;
+pub mod report;
+pub mod server;
 pub mod watchdog;

@@ -1,93 +1,251 @@
-//! Looks after the partitions while they run: how far behind they are, whether they move, and whether what is left at
-//! their ends holds any records.
+//! Looks after the running host: how far each partition is, whether all goes well, and whether what is left at the ends of
+//! idle partitions holds any records. Writes the log's line of each minute.
 //!
 //! Guarantees: it only looks and reports; the one thing it asks for is that an idle partition with an unread tail is read
-//! anew, which can lose nothing.
+//! again from its position, which can lose nothing. A look comes every few seconds, whether Kafka answers or not.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing::error;
+use tracing::info;
 
-use crate::health::watchdog::{Standing, Stuck, Watchdog};
+use super::problems::{Problem, Tracker};
+use super::rates::{Done, LastMinute, TimeLag, Totals};
+use super::watchdog::{Standing, Watchdog};
+use crate::kafka::observer::{Finding, Observer};
 use crate::record::TopicPartition;
-use crate::source::Ends;
 
-/// How often the partitions are looked at. Each look asks the brokers once a partition.
+/// How often the host is looked at. Each look asks the brokers a handful of questions.
 const EVERY: Duration = Duration::from_secs(5);
-/// A partition that is idle for so long before its end is read anew there.
+/// A partition that is idle for this long before its end is read again there.
 const PROBE_AFTER: Duration = Duration::from_secs(8);
-/// How often a stuck partition is told of.
-const REMIND_EVERY: Duration = Duration::from_secs(60);
+/// How often the log says what was done.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+/// How long a host may be without a partition before that is worth a word: joining a group takes a while.
+const JOINED_WITHIN: Duration = Duration::from_secs(20);
 
-/// What is supervised.
+/// The host that is looked after.
 pub trait Supervised: Send + Sync + 'static {
     /// Position and records in flight of each partition that is assigned now.
     fn standings(&self) -> Vec<(TopicPartition, u64, usize)>;
-    /// To read a partition's tail anew: see [`crate::source::PartitionReader::probe`].
+    /// To read a partition's tail again from its position.
     fn probe(&self, source: &TopicPartition, end: u64);
+    /// Whether the host has ended.
     fn ended(&self) -> bool;
+    /// What was done so far.
+    fn totals(&self) -> Totals;
+    /// Records and bytes in flight.
+    fn in_flight(&self) -> (usize, usize);
+    /// What the host itself knows to be wrong.
+    fn findings(&self) -> Vec<Finding>;
 }
 
-/// The last look at the partitions.
-#[derive(Debug, Default)]
+/// The last look at the host.
+#[derive(Debug, Default, Clone)]
 pub struct Look {
-    pub standings: Vec<Standing>,
-    pub stuck: Vec<Stuck>,
+    /// Each assigned partition, sorted.
+    pub partitions: Vec<Seen>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// What was done within the last minute.
+    pub last_minute: Done,
+}
+
+/// A partition as the last look saw it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Where it stands.
+    pub standing: Standing,
+    /// How old the first record is that waits; `None` where the end isn't known.
+    pub behind: Option<Duration>,
+    /// It has work and doesn't move.
+    pub stuck: bool,
 }
 
 /// Looks until the host has ended.
-pub fn supervise(host: Arc<dyn Supervised>, ends: Ends, stuck_after: Duration, last: Arc<Mutex<Look>>) {
-    let mut watchdog = Watchdog::new(stuck_after);
-    let mut reminded: Option<Instant> = None;
-    let mut next = Instant::now() + EVERY;
+pub fn supervise(host: Arc<dyn Supervised>, observer: Option<Observer>, stuck_after: Duration, last: Arc<Mutex<Look>>) {
+    let mut supervisor = Supervisor::new(stuck_after);
+    let mut next = Instant::now();
     while !host.ended() {
         std::thread::sleep(Duration::from_millis(200));
         if Instant::now() < next {
             continue;
         }
+        let look = supervisor.look(&*host, observer.as_ref());
+        *last.lock().unwrap_or_else(PoisonError::into_inner) = look;
         next = Instant::now() + EVERY;
-        let standings: Vec<Standing> = host
-            .standings()
+    }
+}
+
+struct Supervisor {
+    watchdog: Watchdog,
+    time_lag: TimeLag,
+    last_minute: LastMinute,
+    tracker: Tracker,
+    said: Instant,
+    /// Since when no partition is assigned.
+    without: Option<Instant>,
+    started: Instant,
+}
+
+impl Supervisor {
+    fn new(stuck_after: Duration) -> Self {
+        Self {
+            watchdog: Watchdog::new(stuck_after),
+            time_lag: TimeLag::default(),
+            last_minute: LastMinute::default(),
+            tracker: Tracker::default(),
+            said: Instant::now(),
+            without: None,
+            started: Instant::now(),
+        }
+    }
+
+    fn look(&mut self, host: &dyn Supervised, observer: Option<&Observer>) -> Look {
+        let mut positions = host.standings();
+        positions.sort();
+        let sources: Vec<TopicPartition> = positions.iter().map(|(source, _, _)| source.clone()).collect();
+        let seen = observer.map(|observer| observer.look(&sources)).unwrap_or_default();
+        let standings: Vec<Standing> = positions
             .into_iter()
-            // Each question takes a while when the brokers are away, and a host that stops doesn't wait for so long.
-            .take_while(|_| !host.ended())
-            .map(|(source, position, in_flight)| Standing { end: ends.end(&source), source, position, in_flight })
+            .map(|(source, position, in_flight)| {
+                let bounds = seen.bounds.get(&source);
+                let (begin, end) = (bounds.map(|(begin, _)| *begin), bounds.map(|(_, end)| *end));
+                Standing { source, position, in_flight, begin, end }
+            })
             .collect();
         let now = Instant::now();
-        let stuck = watchdog.look(now, &standings);
-        if stuck.is_empty() {
-            reminded = None;
-        } else if reminded.is_none_or(|at| at.elapsed() >= REMIND_EVERY) {
-            reminded = Some(now);
-            stuck.iter().for_each(tell);
-        }
+        let stuck = self.watchdog.look(now, &standings);
+        let behind = self.time_lag.look(now, &standings);
+        let done = self.last_minute.look(now, host.totals());
         for standing in standings.iter().filter(|standing| standing.in_flight == 0) {
             if let Some(end) = standing.end.filter(|end| *end > standing.position)
-                && watchdog.still_for(now, &standing.source) >= PROBE_AFTER
+                && self.watchdog.still_for(now, &standing.source) >= PROBE_AFTER
             {
                 host.probe(&standing.source, end);
             }
         }
-        *last.lock().unwrap_or_else(PoisonError::into_inner) = Look { standings, stuck };
+        let mut findings = seen.findings;
+        findings.extend(host.findings());
+        findings.extend(stuck.iter().map(|stuck| {
+            let Standing { source, position, .. } = &stuck.standing;
+            Finding { code: "partition.stuck", message: format!("{source} does not move on from offset {position}") }
+        }));
+        if done.is_all_dead_letters() {
+            let message = format!(
+                "all of the last {} records became dead letters; their label sink.reason says why",
+                done.totals.dead_letters
+            );
+            findings.push(Finding { code: "dead-letters.all", message });
+        }
+        findings.extend(self.without_partitions(now, standings.is_empty(), findings.is_empty()));
+        let problems = self.tracker.look(now, findings);
+        let partitions = standings
+            .into_iter()
+            .map(|standing| Seen {
+                behind: behind.get(&standing.source).copied(),
+                stuck: stuck.iter().any(|stuck| stuck.standing.source == standing.source),
+                standing,
+            })
+            .collect();
+        let look = Look { partitions, problems, last_minute: done };
+        self.say(now, host, &look);
+        look
+    }
+
+    /// Being without a partition is fine where the group has more members than partitions, so it is only said.
+    fn without_partitions(&mut self, now: Instant, is_without: bool, is_well: bool) -> Option<Finding> {
+        if !is_without {
+            self.without = None;
+            return None;
+        }
+        let since = *self.without.get_or_insert(now);
+        let is_long = now.duration_since(since.max(self.started)) >= JOINED_WITHIN;
+        if is_long && is_well && now.duration_since(self.said) >= SAY_EVERY {
+            info!(
+                "no partition is assigned to this host; the group may have more members than the topics have partitions"
+            );
+        }
+        None
+    }
+
+    /// Says what was done within the last minute, also when that is nothing.
+    fn say(&mut self, now: Instant, host: &dyn Supervised, look: &Look) {
+        if now.duration_since(self.said) < SAY_EVERY {
+            return;
+        }
+        self.said = now;
+        let Done { totals, seconds } = look.last_minute;
+        let (in_flight, _) = host.in_flight();
+        let lags = look.partitions.iter().map(|seen| seen.standing.lag());
+        let lag: Option<u64> = lags.sum();
+        let behind_s = look.partitions.iter().filter_map(|seen| seen.behind).max().unwrap_or_default().as_secs();
+        let lag = lag.map_or_else(|| "unknown".to_owned(), |lag| lag.to_string());
+        info!(
+            seconds = seconds.round() as u64,
+            records = totals.records,
+            bytes = totals.bytes,
+            records_per_s = look.last_minute.per_second(totals.records).round() as u64,
+            dead_letters = totals.dead_letters,
+            lag,
+            behind_s,
+            in_flight,
+            partitions = look.partitions.len(),
+            problems = look.problems.len(),
+            "progress"
+        );
     }
 }
 
-fn tell(stuck: &Stuck) {
-    let Standing { source, position, in_flight, .. } = &stuck.standing;
-    error!(
-        partition = %source, position, in_flight, lag = stuck.standing.lag(), still_for = ?stuck.since.elapsed(),
-        "a partition is stuck"
-    );
-}
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::Ordering::SeqCst;
 
-impl Look {
-    /// What is wrong, in words.
-    pub fn problems(&self) -> Vec<String> {
-        let told = |stuck: &Stuck| {
-            let Standing { source, position, .. } = &stuck.standing;
-            format!("{source} is stuck at offset {position} for {} s", stuck.since.elapsed().as_secs())
-        };
-        self.stuck.iter().map(told).collect()
+    use super::*;
+
+    #[derive(Default)]
+    struct Host {
+        dead_letters: AtomicU64,
+        partitions: Mutex<Vec<(TopicPartition, u64, usize)>>,
+    }
+
+    impl Supervised for Host {
+        fn standings(&self) -> Vec<(TopicPartition, u64, usize)> {
+            self.partitions.lock().unwrap().clone()
+        }
+        fn probe(&self, _: &TopicPartition, _: u64) {}
+        fn ended(&self) -> bool {
+            false
+        }
+        fn totals(&self) -> Totals {
+            Totals { dead_letters: self.dead_letters.load(SeqCst), ..Totals::default() }
+        }
+        fn in_flight(&self) -> (usize, usize) {
+            (0, 0)
+        }
+        fn findings(&self) -> Vec<Finding> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn each_assigned_partition_is_seen_sorted_before_its_first_record() {
+        let host = Host::default();
+        let of = |partition| TopicPartition { topic: "t".into(), partition };
+        *host.partitions.lock().unwrap() = vec![(of(10), 0, 0), (of(2), 7, 1)];
+        let look = Supervisor::new(Duration::from_secs(60)).look(&host, None);
+        let seen: Vec<u32> = look.partitions.iter().map(|seen| seen.standing.source.partition).collect();
+        assert_eq!(seen, [2, 10]);
+        assert!(look.problems.is_empty());
+    }
+
+    #[test]
+    fn dead_letters_alone_are_a_problem() {
+        let host = Host::default();
+        let mut supervisor = Supervisor::new(Duration::from_secs(60));
+        assert!(supervisor.look(&host, None).problems.is_empty());
+        host.dead_letters.store(500, SeqCst);
+        assert_eq!(supervisor.look(&host, None).problems[0].code, "dead-letters.all");
     }
 }

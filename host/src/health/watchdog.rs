@@ -12,16 +12,18 @@ use crate::record::TopicPartition;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     pub source: TopicPartition,
-    /// The next offset to settle.
+    /// The first offset that isn't done with, from the assignment on.
     pub position: u64,
-    /// Records read and not settled.
+    /// Records that were read and aren't done with.
     pub in_flight: usize,
-    /// The next offset that Kafka will give out; `None` when it couldn't be asked.
+    /// The first offset that Kafka has; `None` when it couldn't be asked.
+    pub begin: Option<u64>,
+    /// The next offset that a reader can't have yet; `None` when Kafka couldn't be asked.
     pub end: Option<u64>,
 }
 
 impl Standing {
-    /// Offsets between what is settled and the end: at least so many as there are records.
+    /// Offsets between the position and the end: at least as many as there are records.
     pub fn lag(&self) -> Option<u64> {
         self.end.map(|end| end.saturating_sub(self.position))
     }
@@ -78,8 +80,13 @@ mod tests {
     #[test]
     fn only_work_without_progress_is_stuck() {
         let source = TopicPartition { topic: "t".into(), partition: 0 };
-        let standing =
-            |position, in_flight, end| Standing { source: source.clone(), position, in_flight, end: Some(end) };
+        let standing = |position, in_flight, end| Standing {
+            source: source.clone(),
+            position,
+            in_flight,
+            begin: Some(0),
+            end: Some(end),
+        };
         let mut watchdog = Watchdog::new(Duration::from_secs(60));
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
@@ -89,6 +96,6 @@ mod tests {
         assert_eq!(watchdog.look(at(161), &[standing(5, 3, 9)]).len(), 1);
         assert!(watchdog.look(at(170), &[standing(6, 2, 9)]).is_empty(), "it moved");
         assert!(watchdog.look(at(300), &[]).is_empty());
-        assert!(watchdog.look(at(301), &[standing(6, 2, 9)]).is_empty(), "a new assignment starts anew");
+        assert!(watchdog.look(at(301), &[standing(6, 2, 9)]).is_empty(), "a new assignment starts from zero");
     }
 }

@@ -10,7 +10,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::metadata::CheckError;
 use crate::config;
@@ -152,6 +152,57 @@ pub fn is_refusal(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::ClusterAuthorizationFailed
             | RDKafkaErrorCode::UnsupportedSASLMechanism
     )
+}
+
+/// A line of librdkafka's own log. What says that brokers are away is left to the [`super::observer`], which says it once;
+/// the rest is rare, and may matter.
+pub fn log_of_member(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    /// Connections that fail, end or are refused.
+    const CONNECTIONS: [&str; 6] = ["FAIL", "ERROR", "DISCONNECT", "CONNECT", "REQTMOUT", "SESSTMOUT"];
+    let is_warning = matches!(
+        level,
+        RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning
+    );
+    if is_warning && !CONNECTIONS.contains(&facility) {
+        warn!(target: "librdkafka", facility, "{message}");
+    } else {
+        debug!(target: "librdkafka", ?level, facility, "{message}");
+    }
+}
+
+/// An error that librdkafka reports to the group's member. What the observer finds out by itself is for `debug` only.
+pub fn error_of_member(error: &KafkaError, reason: &str) {
+    use RDKafkaErrorCode as Code;
+    match error.rdkafka_error_code() {
+        // The end of a partition is asked for, and no problem.
+        Some(Code::PartitionEOF) => {}
+        Some(
+            Code::BrokerTransportFailure
+            | Code::AllBrokersDown
+            | Code::Resolve
+            | Code::OperationTimedOut
+            | Code::RequestTimedOut
+            | Code::MessageTimedOut
+            | Code::TimedOutQueue
+            | Code::WaitingForCoordinator
+            | Code::CoordinatorNotAvailable
+            | Code::CoordinatorLoadInProgress
+            | Code::NotCoordinator
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::UnknownTopicOrPartition
+            | Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::Authentication
+            | Code::SaslAuthenticationFailed
+            | Code::SSL,
+        ) => debug!(target: "librdkafka", %error, "{reason}"),
+        _ => warn!(target: "librdkafka", %error, "{reason}"),
+    }
 }
 
 /// Collects what librdkafka reports on the side. What matters comes as an error of some question too; the log gets the

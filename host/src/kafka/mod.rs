@@ -5,6 +5,7 @@ pub mod admin;
 pub mod client;
 pub mod message;
 pub mod metadata;
+pub mod observer;
 pub mod peek;
 pub mod producer;
 pub mod scan;

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::warn;
 
+use super::heartbeat::Heartbeat;
 use super::workers::Workers;
 use super::{Failure, RunError, failed, lock};
 use crate::chain::SharedChain;
@@ -31,7 +32,7 @@ const ANSWERS: Duration = Duration::from_secs(3);
 const LEAVING: Duration = Duration::from_secs(6);
 
 pub(super) struct Host {
-    config: Config,
+    pub config: Config,
     /// The configured template; `None`: the default one.
     entry: Option<Template>,
     dead_letter_entry: Template,
@@ -44,6 +45,8 @@ pub(super) struct Host {
     pub control: Control,
     pub started: Instant,
     pub look: Arc<Mutex<Look>>,
+    /// When the thread that polls Kafka moved last.
+    pub polled: Heartbeat,
     pub ended: AtomicBool,
     pub workers: Workers,
     assignments: Mutex<HashMap<TopicPartition, Owned>>,
@@ -88,6 +91,7 @@ impl Host {
             control,
             started: Instant::now(),
             look: Arc::default(),
+            polled: Heartbeat::default(),
             ended: AtomicBool::new(false),
             assignments: Mutex::default(),
             waiting: Mutex::default(),
@@ -96,6 +100,10 @@ impl Host {
             stop,
             failure,
         })
+    }
+
+    pub fn is_told_to_stop(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
     }
 
     pub fn failure(&self) -> Option<String> {
@@ -219,13 +227,8 @@ impl GroupHandler for Host {
     }
 
     fn committed(&self, outcome: Result<(), String>) {
-        let mut refused = lock(&self.commits_refused);
-        match (&outcome, &*refused) {
-            (Err(reason), None) => warn!(reason, "the group doesn't take the commits"),
-            (Ok(()), Some(_)) => info!("the group takes the commits again"),
-            _ => {}
-        }
-        *refused = outcome.err();
+        // The supervisor says when that begins and when it ends.
+        *lock(&self.commits_refused) = outcome.err();
     }
 
     fn requires_sole_member(&self, topic: &str, partitions: usize) -> Option<String> {
@@ -250,6 +253,7 @@ impl GroupHandler for Host {
     }
 
     fn is_stopping(&self) -> bool {
+        self.polled.beat();
         self.stop.load(Ordering::SeqCst) || self.find_failure()
     }
 

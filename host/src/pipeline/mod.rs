@@ -6,6 +6,7 @@
 //! it is read again.
 
 mod failure;
+mod heartbeat;
 mod host;
 mod startup;
 mod views;
@@ -22,11 +23,13 @@ use tracing::{info, warn};
 use self::failure::Failure;
 use self::host::Host;
 use self::startup::{Opened, known_start, open};
+use crate::chain::{PluginVersion, SharedChain};
 use crate::config::{self, Config, Loaded, Sources};
 use crate::dead_letters::topic::DeadLetterTopic;
 use crate::flow::membership::{Membership, watch_for_pauses};
 use crate::health::progress::{Supervised, supervise};
-use crate::health::status_http::{self, Reporter};
+use crate::health::server::{self, Reporter};
+use crate::kafka::observer::Observer;
 use crate::plugin::LoadError;
 use crate::recovery::Partitions;
 use crate::rollout::{self, Control, Pace};
@@ -36,7 +39,6 @@ use crate::source::{GroupHandler, Source, SourceError};
 
 /// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
-const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Error)]
 pub enum RunError {
@@ -89,25 +91,23 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     if !config.store.discard {
         tokio.spawn(recovery.watch(Arc::clone(&host) as Arc<dyn Partitions>, sink.clone()));
     }
-    tokio.spawn(report(Arc::clone(&host)));
-    if let Some(listen) = config.status.listen.clone() {
-        tokio.spawn(status_http::serve(listen, config.status.control, Arc::clone(&host) as Arc<dyn Reporter>));
-    }
-    info!(topics = ?config.kafka.topics, group = config.kafka.group, bucket = config.store.bucket, "running");
+    server::start(&config.status, Arc::clone(&host) as Arc<dyn Reporter>).map_err(failed("can't start the status"))?;
+    say_configuration(config, &chain);
 
     let source = Source::new(&config.kafka, partitions, Arc::clone(&host) as Arc<dyn GroupHandler>)?;
     let look = Arc::clone(&host.look);
     let supervisor = {
-        let (host, ends) = (Arc::clone(&host) as Arc<dyn Supervised>, source.ends());
+        let host = Arc::clone(&host) as Arc<dyn Supervised>;
+        let observer = Observer::new(&config.kafka).map_err(SourceError::from)?;
         let (stuck_after, look) = (config.limits.stuck_after, Arc::clone(&look));
-        std::thread::spawn(move || supervise(host, ends, stuck_after, look))
+        std::thread::spawn(move || supervise(host, Some(observer), stuck_after, look))
     };
     source.run();
 
     drop(lifecycle);
     host.join_workers();
     chain.stages().iter().for_each(|stage| stage.version.plugin.end_log());
-    // It may hold the consumer's last handle, whose end can hang while the brokers are away.
+    // While the brokers are away its last look may take a while, and nobody needs it.
     let deadline = Instant::now() + LAST_REQUESTS;
     while !supervisor.is_finished() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(10));
@@ -192,25 +192,20 @@ fn reload_on_signal(control: Control) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Says every few seconds what was done, when something was.
-async fn report(host: Arc<Host>) {
-    let mut last = None;
-    loop {
-        tokio::time::sleep(REPORT_EVERY).await;
-        let counters = host.sink.counters();
-        if last.replace(counters) != Some(counters) {
-            let (records, bytes) = host.budget.used();
-            info!(
-                written = counters.written,
-                found = counters.found,
-                repaired = counters.repaired,
-                dead_letters = counters.dead_letters,
-                in_flight_records = records,
-                in_flight_bytes = bytes,
-                "progress"
-            );
-        }
-    }
+/// The configuration in short.
+fn say_configuration(config: &Config, chain: &SharedChain) {
+    let name = |version: PluginVersion| format!("{}@{}", version.name, version.digest.short());
+    let plugins: Vec<String> = chain.versions().into_iter().map(name).collect();
+    info!(
+        brokers = config.kafka.brokers,
+        topics = config.kafka.topics.join(", "),
+        group = config.kafka.group,
+        store = config.store.url,
+        bucket = config.store.bucket,
+        entry = config.store.entry.as_deref().unwrap_or("default"),
+        plugins = plugins.join(", "),
+        "running"
+    );
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

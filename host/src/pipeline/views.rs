@@ -3,22 +3,70 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::host::Host;
 use super::lock;
 use crate::chain::PluginVersion;
 use crate::flow::PartitionState;
-use crate::health::progress::{Look, Supervised};
-use crate::health::status_http::{self, Action, Report, Reporter};
-use crate::health::watchdog::Standing;
+use crate::health::progress::{Seen, Supervised};
+use crate::health::rates::Totals;
+use crate::health::report::{self, Report};
+use crate::health::server::{Action, Reporter};
+use crate::kafka::observer::Finding;
 use crate::record::TopicPartition;
 use crate::recovery::Partitions;
+
+/// A polling thread that hasn't moved for this long won't: Kafka gives its partitions away after five minutes, too.
+const DEAD_AFTER: Duration = Duration::from_secs(300);
+/// How many partitions that wait are named.
+const NAMED: usize = 3;
 
 impl Supervised for Host {
     fn standings(&self) -> Vec<(TopicPartition, u64, usize)> {
         let standing = |state: &Arc<PartitionState>| (state.source.clone(), state.position(), state.in_flight());
         self.states().iter().map(standing).collect()
+    }
+
+    fn totals(&self) -> Totals {
+        let counters = self.sink.counters();
+        Totals {
+            records: counters.written + counters.found,
+            bytes: counters.written_bytes,
+            dead_letters: counters.dead_letters,
+        }
+    }
+
+    fn in_flight(&self) -> (usize, usize) {
+        self.budget.used()
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let finding = |code, message| Finding { code, message };
+        let mut findings: Vec<Finding> =
+            self.sink.problems().into_iter().map(|problem| finding("store", problem.message)).collect();
+        findings.extend(self.failure().map(|reason| finding("host.failed", reason)));
+        if self.membership.look_for_pause() {
+            let message = "the group hasn't confirmed the membership since this process was stopped or suspended";
+            findings.push(finding("membership", message.into()));
+        }
+        if let Some(reason) = &*lock(&self.commits_refused) {
+            findings.push(finding("kafka.commit-refused", format!("the group doesn't take the commits: {reason}")));
+        }
+        let waiting = lock(&self.waiting);
+        // Each assignment begins with a question, which is no problem yet.
+        let failed = waiting.iter().filter(|(_, why)| !why.starts_with("asking"));
+        let mut named: Vec<String> = failed.map(|(source, why)| format!("{source}: {why}")).collect();
+        named.sort();
+        if named.len() > NAMED {
+            let more = named.len() - NAMED;
+            named.truncate(NAMED);
+            named.push(format!("{more} more"));
+        }
+        if !named.is_empty() {
+            findings.push(finding("kafka.waiting", format!("partitions that can't be read yet: {}", named.join("; "))));
+        }
+        findings
     }
 
     fn probe(&self, source: &TopicPartition, end: u64) {
@@ -44,16 +92,18 @@ impl Reporter for Host {
     fn report(&self) -> Report {
         let counters = self.sink.counters();
         let (in_flight_records, in_flight_bytes) = self.budget.used();
-        let look = lock(&self.look);
-        let mut problems = look.problems();
-        problems.extend(self.failure());
-        if self.membership.look_for_pause() {
-            problems.push("the group hasn't confirmed the membership after a pause of this process".into());
-        }
+        let look = lock(&self.look).clone();
+        let done = look.last_minute;
         Report {
             version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            group: self.config.kafka.group.clone(),
+            topics: self.config.kafka.topics.clone(),
+            store: self.config.store.url.clone(),
+            bucket: self.config.store.bucket.clone(),
             uptime_s: self.started.elapsed().as_secs(),
-            problems,
+            problems: look.problems,
+            stopping: self.is_told_to_stop(),
             written: counters.written,
             written_bytes: counters.written_bytes,
             found: counters.found,
@@ -61,10 +111,20 @@ impl Reporter for Host {
             dead_letters: counters.dead_letters,
             in_flight_records,
             in_flight_bytes,
-            partitions: look.standings.iter().map(|standing| partition(standing, &look)).collect(),
+            records_per_s: done.per_second(done.totals.records),
+            bytes_per_s: done.per_second(done.totals.bytes),
+            partitions: look.partitions.iter().map(partition).collect(),
             plugins: self.chain.versions().into_iter().map(plugin).collect(),
             swaps: self.control.swaps.last(),
         }
+    }
+
+    fn is_dead(&self) -> Option<String> {
+        let quiet = self.polled.elapsed();
+        if quiet > DEAD_AFTER {
+            return Some(format!("the thread that polls Kafka has not moved for {} s", quiet.as_secs()));
+        }
+        self.failure()
     }
 
     fn act(&self, plugin: &str, action: Action) -> Result<String, String> {
@@ -75,20 +135,23 @@ impl Reporter for Host {
     }
 }
 
-fn partition(standing: &Standing, look: &Look) -> status_http::Partition {
-    status_http::Partition {
+fn partition(seen: &Seen) -> report::Partition {
+    let standing = &seen.standing;
+    report::Partition {
         topic: standing.source.topic.to_string(),
         partition: standing.source.partition,
+        begin: standing.begin,
         position: standing.position,
         end: standing.end,
         lag: standing.lag(),
+        lag_s: seen.behind.map(|behind| behind.as_secs_f64()),
         in_flight: standing.in_flight,
-        stuck: look.stuck.iter().any(|stuck| stuck.standing.source == standing.source),
+        stuck: seen.stuck,
     }
 }
 
-fn plugin(version: PluginVersion) -> status_http::Plugin {
-    status_http::Plugin {
+fn plugin(version: PluginVersion) -> report::Plugin {
+    report::Plugin {
         name: version.name.to_string(),
         digest: version.digest.to_string(),
         since_s: version.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
@@ -96,6 +159,7 @@ fn plugin(version: PluginVersion) -> status_http::Plugin {
         counts: version.counts,
         passed_over: version.passed_over,
         latency: version.latency,
+        histogram: version.histogram,
         memory_bytes: version.memory_bytes,
     }
 }

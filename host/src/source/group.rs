@@ -13,13 +13,14 @@ use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
-use tracing::{debug, error, info, warn};
+use rdkafka::types::RDKafkaRespErr;
+use tracing::info;
 
 use super::GroupHandler;
 use super::commits::Commits;
 use super::partition_reader::ReaderControl;
 use crate::flow::{CommitPoint, PartitionState};
+use crate::kafka::client::{error_of_member, log_of_member};
 use crate::record::TopicPartition;
 
 /// The client's context. See the module.
@@ -116,22 +117,11 @@ impl GroupContext {
 
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                error!(target: "librdkafka", facility, "{message}");
-            }
-            RDKafkaLogLevel::Warning => warn!(target: "librdkafka", facility, "{message}"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => info!(target: "librdkafka", facility, "{message}"),
-            RDKafkaLogLevel::Debug => debug!(target: "librdkafka", facility, "{message}"),
-        }
+        log_of_member(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // The end of a partition is asked for, and no problem.
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
-            return;
-        }
-        error!(target: "librdkafka", %error, "{reason}");
+        error_of_member(&error, reason);
     }
 }
 

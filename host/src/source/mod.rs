@@ -18,8 +18,8 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, RebalanceProtocol};
@@ -50,8 +50,6 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
 /// librdkafka may refuse to seek in a partition that it has only just been told of.
 const SEEK_PATIENCE: Duration = Duration::from_secs(2);
-/// How long asking for the end of a partition may take, which only reports depend on.
-const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// What may wait in librdkafka before the host's own budget counts it: in all partitions together, and in each.
 const QUEUES_KBYTES: usize = 32 << 10;
 const QUEUE_KBYTES: RangeInclusive<usize> = 1 << 10..=16 << 10;
@@ -196,7 +194,8 @@ impl Source {
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
                 self.handler.failed(format!("Kafka refuses to go on: {code}"));
             }
-            Some(Err(error)) => warn!(%error, "Kafka reports a problem; librdkafka goes on trying"),
+            // Said by the client's context already.
+            Some(Err(error)) => debug!(%error, "Kafka reports a problem; librdkafka goes on trying"),
         }
     }
 
@@ -414,11 +413,6 @@ impl Source {
         }
     }
 
-    /// A handle for asking how far a partition reaches.
-    pub fn ends(&self) -> Ends {
-        Ends(Arc::downgrade(&self.consumer))
-    }
-
     fn leave(self) {
         let (done, closed) = channel();
         let (consumer, assigned) = (Arc::clone(&self.consumer), self.consumer.assignment());
@@ -443,20 +437,6 @@ impl Source {
         if closed.recv_timeout(CLOSE_TIMEOUT).is_err() {
             warn!("leaving the group takes too long; the broker will notice by the session's timeout");
         }
-    }
-}
-
-/// Asks for the ends of partitions, while the source lives.
-#[derive(Clone)]
-pub struct Ends(Weak<BaseConsumer<GroupContext>>);
-
-impl Ends {
-    /// The next offset that a reader can't have yet: with transactions, where the first open one begins. `None`: the
-    /// brokers don't answer.
-    pub fn end(&self, source: &TopicPartition) -> Option<u64> {
-        let consumer = self.0.upgrade()?;
-        let (_, end) = consumer.fetch_watermarks(&source.topic, source.partition.cast_signed(), END_TIMEOUT).ok()?;
-        u64::try_from(end).ok()
     }
 }
 

@@ -359,7 +359,7 @@ pub(super) const KEYS: &[Key] = &[
         "status.listen",
         Takes::Text("one host:port, or `\"\"` for none"),
         Preset::Text("127.0.0.1:9640"),
-        "The address of `/health` and `/status` over HTTP; `\"\"` for none.",
+        "The address of `/livez`, `/readyz`, `/health`, `/metrics` and `/status` over HTTP; `\"\"` for none.",
     )
     .env("STATUS_LISTEN")
     .flag("--status", "HOST:PORT")
@@ -367,12 +367,30 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "status.control",
         Takes::Choice(words::<Control>),
-        Preset::Text("loopback"),
-        "Who may promote and roll back plugins there: nobody (`off`), callers on the same machine (`loopback`), or everybody \
-         who can reach the address (`anyone`; there is no password). Requests of web pages are always refused.",
+        Preset::Text("on"),
+        "Whether plugins can be promoted and rolled back there: by nobody (`off`), or through the host's Unix socket, which \
+         only its own user can open, and by callers who have the token of `token_file` (`on`).",
     )
     .env("STATUS_CONTROL")
     .restart(same!(status.control)),
+    Key::new(
+        "status.token_file",
+        Takes::Path("a file that holds a token alone"),
+        Absent,
+        "A file with a token. Callers who send it (`Authorization: Bearer …`) may do what otherwise needs the Unix socket.",
+    )
+    .example("\"status-token\"")
+    .env("STATUS_TOKEN_FILE")
+    .restart(same!(status.token_file)),
+    Key::new(
+        "status.probes_listen",
+        Takes::Text("one host:port"),
+        Absent,
+        "A further address, which serves the probes (`/livez`, `/readyz`, `/health`) and `/metrics` alone.",
+    )
+    .example("\"0.0.0.0:9641\"")
+    .env("STATUS_PROBES_LISTEN")
+    .restart(same!(status.probes_listen)),
     Key::new(
         "cache.path",
         Takes::Path("a folder, or `\"\"` for none"),

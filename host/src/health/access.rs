@@ -1,0 +1,169 @@
+//! Who may see what and who may act, over HTTP.
+//!
+//! Guarantees: whatever changes something is allowed only through the Unix socket, which only the host's own user can
+//! open, or with the token of `status.token_file`; requests of web pages are refused, and so is every request whose `Host`
+//! is not an address or a name of this host, so that a page that has its own name resolve to this machine reads nothing.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use axum::http::{HeaderMap, header};
+
+use crate::config::Secret;
+
+/// The way a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Through the Unix socket: it is the host's own user.
+    Socket,
+    /// Through a TCP port.
+    Port,
+}
+
+/// What callers need to know and to have.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Nobody may act, whatever they have.
+    pub actions_off: bool,
+    /// Callers who have the token in this file may act.
+    pub token_file: Option<PathBuf>,
+    /// The host's part of the address that is listened on.
+    pub own_name: String,
+}
+
+impl Access {
+    /// Why a request is answered with nothing; `None`: it is answered.
+    pub fn refuse(&self, way: Way, headers: &HeaderMap) -> Option<&'static str> {
+        if way == Way::Socket {
+            return None;
+        }
+        let text = |name| headers.get(name).map(|value: &header::HeaderValue| value.to_str().unwrap_or_default());
+        if text(header::ORIGIN).is_some() {
+            return Some("requests of web pages are refused");
+        }
+        match text(header::HOST) {
+            Some(host) if self.is_own(host) => None,
+            Some(_) => Some("the Host header names another machine; ask by an IP address, localhost or status.listen"),
+            None => Some("a Host header is needed"),
+        }
+    }
+
+    /// Whether the caller may act and may see parts of records.
+    pub fn may_act(&self, way: Way, headers: &HeaderMap) -> bool {
+        if self.actions_off {
+            return false;
+        }
+        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        way == Way::Socket || given.is_some_and(|given| self.is_token(given))
+    }
+
+    /// The token, read now, so that one that was replaced holds at once.
+    pub fn token(&self) -> Option<Result<Secret, String>> {
+        let path = self.token_file.as_ref()?;
+        let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+        Some(text.and_then(|text| match text.trim() {
+            "" => Err(format!("{} is empty", path.display())),
+            token => Ok(Secret::new(token)),
+        }))
+    }
+
+    fn is_token(&self, given: &str) -> bool {
+        matches!(self.token(), Some(Ok(token)) if is_same(&token, given))
+    }
+
+    /// What a caller lacks who may not act.
+    pub fn lacks(&self) -> &'static str {
+        match (self.actions_off, &self.token_file) {
+            (true, _) => "status.control is \"off\"",
+            (false, Some(_)) => "this needs the host's Unix socket, or the token of status.token_file",
+            (false, None) => {
+                "this needs the host's Unix socket; set status.token_file to allow it to callers with a token"
+            }
+        }
+    }
+
+    fn is_own(&self, host: &str) -> bool {
+        let name = without_port(host);
+        let address: Option<IpAddr> = name.trim_matches(['[', ']']).parse().ok();
+        address.is_some() || name.eq_ignore_ascii_case("localhost") || name.eq_ignore_ascii_case(&self.own_name)
+    }
+}
+
+/// `host` of `host:port`; the brackets of an IPv6 address stay.
+pub fn without_port(address: &str) -> &str {
+    match address.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,
+        _ => address,
+    }
+}
+
+/// Takes the same time wherever the first difference is.
+fn is_same(token: &str, given: &str) -> bool {
+    let differences = token.bytes().zip(given.bytes()).fold(0, |differences, (one, other)| differences | (one ^ other));
+    token.len() == given.len() && differences == 0
+}
+
+/// Where a host that listens on `address` has its Unix socket: in a folder of the user's own, so that another user can
+/// neither open it nor put another one there. `None`: there is no place for it.
+pub fn socket_path(address: &str) -> Option<PathBuf> {
+    let port = address.rsplit_once(':')?.1.parse::<u16>().ok()?;
+    let folder = match std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| Path::new(folder).is_absolute()) {
+        Some(folder) => PathBuf::from(folder).join("reduct-sink"),
+        None => std::env::temp_dir().join(format!("reduct-sink-{}", user_id())),
+    };
+    Some(folder.join(format!("{port}.sock")))
+}
+
+/// The user that this process runs as.
+#[expect(unsafe_code, reason = "the standard library doesn't tell the user")]
+pub fn user_id() -> u32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(host: Option<&str>, more: &[(header::HeaderName, &str)]) -> HeaderMap {
+        let host = host.map(|host| (header::HOST, host));
+        let all = host.into_iter().chain(more.iter().cloned());
+        all.map(|(name, value)| (name, value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn only_requests_for_this_host_are_answered() {
+        let access = Access { actions_off: false, token_file: None, own_name: "sink-1.plant".into() };
+        let refused = |host, more: &[_]| access.refuse(Way::Port, &headers(host, more)).is_some();
+        for own in ["127.0.0.1:9640", "127.0.0.1", "[::1]:9640", "localhost:9640", "Sink-1.plant:9640", "10.0.0.7"] {
+            assert!(!refused(Some(own), &[]), "{own}");
+        }
+        for other in ["evil.example", "evil.example:9640", "127.0.0.1.evil.example", ""] {
+            assert!(refused(Some(other), &[]), "{other}");
+        }
+        assert!(refused(None, &[]));
+        assert!(refused(Some("127.0.0.1"), &[(header::ORIGIN, "http://127.0.0.1:9640")]));
+        assert_eq!(access.refuse(Way::Socket, &headers(None, &[])), None);
+    }
+
+    #[test]
+    fn acting_needs_the_socket_or_the_token() {
+        let mut access = Access { actions_off: false, token_file: None, own_name: String::new() };
+        let bearer = |token: &str| headers(Some("localhost"), &[(header::AUTHORIZATION, &format!("Bearer {token}"))]);
+        assert!(access.may_act(Way::Socket, &headers(None, &[])));
+        assert!(!access.may_act(Way::Port, &bearer("anything")));
+        let folder = tempfile::tempdir().unwrap();
+        access.token_file = Some(folder.path().join("token"));
+        assert!(!access.may_act(Way::Port, &bearer("")), "there is no file");
+        std::fs::write(folder.path().join("token"), "\n").unwrap();
+        assert!(!access.may_act(Way::Port, &bearer("")), "it is empty");
+        std::fs::write(folder.path().join("token"), "right\n").unwrap();
+        assert!(access.may_act(Way::Port, &bearer("right")));
+        for wrong in ["wrong", "righ", "right2", ""] {
+            assert!(!access.may_act(Way::Port, &bearer(wrong)), "{wrong}");
+        }
+        assert!(!access.may_act(Way::Port, &headers(Some("localhost"), &[])));
+        access.actions_off = true;
+        assert!(!access.may_act(Way::Socket, &bearer("right")));
+    }
+}

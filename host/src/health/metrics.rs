@@ -1,0 +1,230 @@
+//! The host's figures in the text format that Prometheus reads.
+//!
+//! Guarantees: everything is collected when it is asked for, from the same [`Report`] as the status, so that nothing is
+//! counted twice and the record path pays nothing; a partition that was given up is gone at the next scrape; labels take
+//! values from the configuration and from what is assigned only, so that their number is bounded.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::report::{Partition, Plugin, Report};
+
+/// What every name begins with.
+const PREFIX: &str = "reduct_sink";
+
+/// The type of the text, for the header.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The figures as text.
+pub fn text(report: Report) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix(PREFIX);
+    registry.register_collector(Box::new(Figures(Arc::new(report))));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Figures(Arc<Report>);
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let report = &*self.0;
+        let mut write = Writer(&mut encoder);
+        write.gauges("build_info", "The host's version; always 1", [(vec![("version", report.version)], 1.0)])?;
+        write.gauge("uptime_seconds", "Since the host started", report.uptime_s as f64)?;
+        write.counter("records_written", "Records written to ReductStore", report.written)?;
+        write.counter("written_bytes", "Bytes of the records written to ReductStore", report.written_bytes)?;
+        write.counter("records_found", "Records that were found in ReductStore and not written again", report.found)?;
+        write.counter("records_repaired", "Unfinished records that were removed and written again", report.repaired)?;
+        write.counter("dead_letters", "Records that became dead letters", report.dead_letters)?;
+        write.gauge("in_flight_records", "Records read and not done with", report.in_flight_records as f64)?;
+        write.gauge("in_flight_bytes", "Bytes of the records in flight", report.in_flight_bytes as f64)?;
+        write.gauges(
+            "problem",
+            "1 for each kind of problem that there is now; /health has the reasons",
+            report.problems.iter().map(|problem| (vec![("code", problem.code)], 1.0)),
+        )?;
+        write.gauge("healthy", "1 while there is no problem", f64::from(u8::from(report.problems.is_empty())))?;
+        self.partitions(&mut write)?;
+        self.plugins(&mut write)?;
+        self.swaps(&mut write)
+    }
+}
+
+impl Figures {
+    fn partitions(&self, write: &mut Writer<'_, '_>) -> fmt::Result {
+        let all = &self.0.partitions;
+        write.gauge("partitions_assigned", "Partitions that this host reads", all.len() as f64)?;
+        let numbers: Vec<String> = all.iter().map(|partition| partition.partition.to_string()).collect();
+        let mut each = |name: &str, help: &str, value: &dyn Fn(&Partition) -> Option<f64>| {
+            let values = all.iter().zip(&numbers).filter_map(|(partition, number)| {
+                let labels = vec![("topic", partition.topic.as_str()), ("partition", number.as_str())];
+                Some((labels, value(partition)?))
+            });
+            write.gauges(name, help, values)
+        };
+        each("partition_position", "The first offset that isn't done with", &|p| Some(p.position as f64))?;
+        each("partition_begin", "The first offset that Kafka has", &|p| p.begin.map(|begin| begin as f64))?;
+        each("partition_end", "The next offset that a reader can't have yet", &|p| p.end.map(|end| end as f64))?;
+        each("partition_lag_records", "Offsets from the position to the end", &|p| p.lag.map(|lag| lag as f64))?;
+        each("partition_lag_seconds", "Since when the first record waits; 0 where none does", &|p| p.lag_s)?;
+        each("partition_in_flight_records", "Records read and not done with", &|p| Some(p.in_flight as f64))?;
+        each("partition_stuck", "1 where there is work and no progress", &|p| Some(f64::from(u8::from(p.stuck))))
+    }
+
+    fn plugins(&self, write: &mut Writer<'_, '_>) -> fmt::Result {
+        let all = &self.0.plugins;
+        write.gauges(
+            "plugin_info",
+            "The version of each plugin that is at work; always 1",
+            all.iter().map(|plugin| (vec![("plugin", plugin.name.as_str()), ("digest", plugin.digest.as_str())], 1.0)),
+        )?;
+        let verdicts = |plugin: &Plugin| {
+            let counts = plugin.counts;
+            [
+                ("keep", counts.kept),
+                ("change", counts.changed),
+                ("split", counts.split),
+                ("drop", counts.dropped),
+                ("failure", counts.failed),
+                ("retry", counts.retried),
+            ]
+        };
+        write.counters(
+            "plugin_calls",
+            "Calls of the version at work, by what it answered",
+            all.iter().flat_map(|plugin| {
+                verdicts(plugin)
+                    .map(|(verdict, count)| (vec![("plugin", plugin.name.as_str()), ("verdict", verdict)], count))
+            }),
+        )?;
+        write.counters(
+            "plugin_passed_over_records",
+            "Records that the plugin's `when` leaves out",
+            all.iter().map(|plugin| (vec![("plugin", plugin.name.as_str())], plugin.passed_over)),
+        )?;
+        write.gauges(
+            "plugin_memory_bytes",
+            "What the plugin's instances have together",
+            all.iter().map(|plugin| (vec![("plugin", plugin.name.as_str())], plugin.memory_bytes as f64)),
+        )?;
+        write.gauges(
+            "plugin_breaker_open",
+            "1 while the plugin's circuit breaker is open",
+            all.iter().map(|plugin| (vec![("plugin", plugin.name.as_str())], f64::from(u8::from(plugin.breaker_open)))),
+        )?;
+        let help = "How long calls take; of one record in 64";
+        let mut family =
+            write.0.encode_descriptor("plugin_call_duration_seconds", help, None, MetricType::Histogram)?;
+        for plugin in all {
+            let histogram = &plugin.histogram;
+            let labels = [("plugin", plugin.name.as_str())];
+            let mut encoder = family.encode_family(&labels)?;
+            let count = histogram.buckets.iter().map(|(_, count)| count).sum();
+            encoder.encode_histogram::<NoLabelSet>(histogram.sum_s, count, &histogram.buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn swaps(&self, write: &mut Writer<'_, '_>) -> fmt::Result {
+        use crate::rollout::Outcome;
+        let outcomes = [
+            ("refused", Outcome::Refused),
+            ("failed-trial", Outcome::FailedTrial),
+            ("superseded", Outcome::Superseded),
+            ("active", Outcome::Active),
+            ("rolled-back", Outcome::RolledBack),
+        ];
+        let count = |outcome: Outcome| self.0.swaps.iter().filter(|swap| swap.outcome == outcome).count();
+        write.gauges(
+            "recent_swaps",
+            "The last swaps of plugins (at most 64), by what became of them",
+            outcomes.map(|(name, outcome)| (vec![("outcome", name)], count(outcome) as f64)),
+        )
+    }
+}
+
+/// Writes families of one kind.
+struct Writer<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+impl Writer<'_, '_> {
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        ConstCounter::new(value).encode(self.0.encode_descriptor(name, help, None, MetricType::Counter)?)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        ConstGauge::new(value).encode(self.0.encode_descriptor(name, help, None, MetricType::Gauge)?)
+    }
+
+    fn counters<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels<'a>, u64)>,
+    ) -> fmt::Result {
+        let mut family: MetricEncoder<'_> = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in values {
+            ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn gauges<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels<'a>, f64)>,
+    ) -> fmt::Result {
+        let mut family: MetricEncoder<'_> = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in values {
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(partitions: u32) -> Report {
+        let partition = |partition| Partition {
+            topic: "camera".into(),
+            partition,
+            begin: Some(1),
+            position: 5,
+            end: Some(9),
+            lag: Some(4),
+            lag_s: Some(1.5),
+            in_flight: 2,
+            stuck: false,
+        };
+        Report {
+            version: "1.2.3",
+            written: 7,
+            partitions: (0..partitions).map(partition).collect(),
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn what_is_assigned_has_figures_and_what_was_given_up_has_none() {
+        let told = text(report(2)).unwrap();
+        assert!(told.contains("reduct_sink_records_written_total 7"), "{told}");
+        assert!(told.contains(r#"reduct_sink_partition_lag_records{topic="camera",partition="1"} 4"#), "{told}");
+        assert!(told.contains(r#"reduct_sink_partition_lag_seconds{topic="camera",partition="0"} 1.5"#), "{told}");
+        assert!(told.ends_with("# EOF\n"), "{told}");
+        assert!(!text(report(1)).unwrap().contains(r#"partition="1""#));
+    }
+}

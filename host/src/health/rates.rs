@@ -1,0 +1,157 @@
+//! How fast the host is, and how far behind in time.
+//!
+//! Guarantees: a partition that has nothing left to read is 0 seconds behind, also when nothing comes for hours; one that
+//! was given up is forgotten; what is remembered of a partition is bounded. Plain values, no I/O.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::health::watchdog::Standing;
+use crate::record::TopicPartition;
+
+/// Ends that are remembered of a partition: at a look every five seconds an hour, or more where it is often idle.
+const REMEMBERED: usize = 720;
+
+/// When each partition had which end: a host that is at a former end is as far behind as that end is old.
+#[derive(Debug, Default)]
+pub struct TimeLag(HashMap<TopicPartition, VecDeque<(Instant, u64)>>);
+
+impl TimeLag {
+    /// Takes the partitions as they stand now; answers with how far behind each one is that has a known end.
+    pub fn look(&mut self, now: Instant, standings: &[Standing]) -> HashMap<TopicPartition, Duration> {
+        self.0.retain(|source, _| standings.iter().any(|standing| standing.source == *source));
+        let mut behind = HashMap::new();
+        for Standing { source, position, end, .. } in standings {
+            let Some(end) = end else { continue };
+            let ends = self.0.entry(source.clone()).or_default();
+            if ends.back().is_none_or(|(_, last)| last != end) {
+                ends.push_back((now, *end));
+            }
+            // What lies before the position was read.
+            while ends.front().is_some_and(|(_, end)| end <= position) {
+                ends.pop_front();
+            }
+            if ends.len() > REMEMBERED {
+                // The oldest stays: it says since when the host is behind at least.
+                ends.remove(1);
+            }
+            let lag = ends.front().map_or(Duration::ZERO, |(since, _)| now.duration_since(*since));
+            behind.insert(source.clone(), lag);
+        }
+        behind
+    }
+}
+
+/// What the host has done at one moment, counted from its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Records that were written, or found in the store.
+    pub records: u64,
+    /// Bytes that were written.
+    pub bytes: u64,
+    /// Records that became dead letters.
+    pub dead_letters: u64,
+}
+
+/// What was done over the last minute.
+#[derive(Debug, Default)]
+pub struct LastMinute(VecDeque<(Instant, Totals)>);
+
+/// The difference over a time.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Done {
+    /// In this time.
+    pub seconds: f64,
+    /// See [`Totals`].
+    pub totals: Totals,
+}
+
+impl LastMinute {
+    /// Takes the present totals; answers with what was done within the last minute.
+    pub fn look(&mut self, now: Instant, totals: Totals) -> Done {
+        const MINUTE: Duration = Duration::from_secs(60);
+        self.0.push_back((now, totals));
+        while self.0.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= MINUTE) {
+            self.0.pop_front();
+        }
+        let Some((since, before)) = self.0.front() else { return Done::default() };
+        Done {
+            seconds: now.duration_since(*since).as_secs_f64(),
+            totals: Totals {
+                records: totals.records.saturating_sub(before.records),
+                bytes: totals.bytes.saturating_sub(before.bytes),
+                dead_letters: totals.dead_letters.saturating_sub(before.dead_letters),
+            },
+        }
+    }
+}
+
+impl Done {
+    /// Whether all that was done for a while ended in the dead letters.
+    pub fn is_all_dead_letters(&self) -> bool {
+        const ENOUGH: u64 = 20;
+        // A dead letter in the store's bucket is a written record too.
+        self.totals.dead_letters >= ENOUGH && self.totals.records <= self.totals.dead_letters
+    }
+
+    /// A number of things a second.
+    pub fn per_second(&self, number: u64) -> f64 {
+        if self.seconds > 0.0 { number as f64 / self.seconds } else { 0.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(position: u64, end: u64) -> Standing {
+        let source = TopicPartition { topic: "t".into(), partition: 0 };
+        Standing { source, position, in_flight: 0, begin: None, end: Some(end) }
+    }
+
+    #[test]
+    fn a_host_is_as_far_behind_as_the_first_end_that_it_has_not_reached_is_old() {
+        let mut lag = TimeLag::default();
+        let start = Instant::now();
+        let mut look = |seconds, position, end| {
+            let behind = lag.look(start + Duration::from_secs(seconds), &[standing(position, end)]);
+            behind.into_values().next().unwrap().as_secs()
+        };
+        assert_eq!(look(0, 10, 10), 0);
+        assert_eq!(look(7200, 10, 10), 0, "idle is not behind");
+        assert_eq!(look(7205, 10, 30), 0, "just come");
+        assert_eq!(look(7215, 10, 50), 10);
+        assert_eq!(look(7220, 30, 60), 5, "at the end of 7205, and 50 was there at 7215");
+        assert_eq!(look(7225, 60, 60), 0);
+        assert!(lag.look(start + Duration::from_secs(7230), &[]).is_empty());
+        assert!(lag.0.is_empty(), "given up, forgotten");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut lag = TimeLag::default();
+        let start = Instant::now();
+        for second in 0..5000 {
+            let behind = lag.look(start + Duration::from_secs(second), &[standing(0, second + 1)]);
+            assert_eq!(behind.into_values().next().unwrap().as_secs(), second);
+        }
+        assert!(lag.0.values().all(|ends| ends.len() <= REMEMBERED));
+    }
+
+    #[test]
+    fn the_last_minute_forgets_what_was_before() {
+        let mut minute = LastMinute::default();
+        let start = Instant::now();
+        let totals = |records, dead_letters| Totals { records, bytes: records * 10, dead_letters };
+        minute.look(start, totals(0, 0));
+        assert_eq!(minute.look(start + Duration::from_secs(10), totals(100, 0)).per_second(100), 10.0);
+        for second in 11..200 {
+            minute.look(start + Duration::from_secs(second), totals(100, 0));
+        }
+        let done = minute.look(start + Duration::from_secs(200), totals(100, 0));
+        assert_eq!((done.totals.records, done.seconds), (0, 60.0));
+        assert!(!done.is_all_dead_letters());
+        assert!(minute.look(start + Duration::from_secs(201), totals(150, 50)).is_all_dead_letters());
+        assert!(!minute.look(start + Duration::from_secs(202), totals(900, 60)).is_all_dead_letters());
+    }
+}

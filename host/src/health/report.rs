@@ -1,0 +1,126 @@
+//! What the host tells of itself: one moment of it, as `/status` shows it and as the metrics are made of it.
+//!
+//! Guarantees: what may show parts of records is left out for callers who may not act, see [`Report::redact`]. Plain values.
+
+use serde::Serialize;
+
+use super::problems::Problem;
+use crate::chain::{Histogram, Latency};
+use crate::plugin::Counts;
+use crate::rollout::SwapReport;
+
+/// One moment of the host.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// Of the host.
+    pub version: &'static str,
+    /// The process's id.
+    pub pid: u32,
+    /// The consumer group.
+    pub group: String,
+    /// As configured.
+    pub topics: Vec<String>,
+    /// ReductStore's address.
+    pub store: String,
+    /// The bucket that is written to.
+    pub bucket: String,
+    /// Seconds since the host started.
+    pub uptime_s: u64,
+    /// Empty: all is well.
+    pub problems: Vec<Problem>,
+    /// Whether the host is stopping.
+    pub stopping: bool,
+    /// Records that were written.
+    pub written: u64,
+    /// Their bytes.
+    pub written_bytes: u64,
+    /// Records that were found in the store, and so not written again.
+    pub found: u64,
+    /// Unfinished records that were removed and written again.
+    pub repaired: u64,
+    /// Records that became dead letters.
+    pub dead_letters: u64,
+    /// Records that were read and aren't done with.
+    pub in_flight_records: usize,
+    /// Their bytes.
+    pub in_flight_bytes: usize,
+    /// Records a second over the last minute.
+    pub records_per_s: f64,
+    /// Bytes a second over the last minute.
+    pub bytes_per_s: f64,
+    /// Each assigned partition, sorted.
+    pub partitions: Vec<Partition>,
+    /// In the chain's order.
+    pub plugins: Vec<Plugin>,
+    /// The last of them, the oldest first.
+    pub swaps: Vec<SwapReport>,
+}
+
+/// An assigned partition.
+#[derive(Debug, Clone, Serialize)]
+pub struct Partition {
+    /// The topic's name.
+    pub topic: String,
+    /// Its number.
+    pub partition: u32,
+    /// The first offset that Kafka has; absent while Kafka doesn't answer.
+    pub begin: Option<u64>,
+    /// The first offset that isn't done with, which is what is committed.
+    pub position: u64,
+    /// The next offset that a reader can't have yet; absent while Kafka doesn't answer.
+    pub end: Option<u64>,
+    /// From the position to the end.
+    pub lag: Option<u64>,
+    /// How many seconds ago the first record came that waits; 0 where none waits.
+    pub lag_s: Option<f64>,
+    /// Records that were read and aren't done with.
+    pub in_flight: usize,
+    /// It has work and does not move.
+    pub stuck: bool,
+}
+
+/// A plugin at work.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plugin {
+    /// As configured.
+    pub name: String,
+    /// Of its file.
+    pub digest: String,
+    /// Its circuit breaker is open: it isn't asked.
+    pub breaker_open: bool,
+    /// When it was put to work: seconds since the Unix epoch.
+    pub since_s: u64,
+    /// Calls by verdict.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Records that its `when` left out.
+    pub passed_over: u64,
+    /// Of one record in 64.
+    pub latency: Latency,
+    /// The same as buckets, for the metrics.
+    #[serde(skip)]
+    pub histogram: Histogram,
+    /// What its instances have together.
+    pub memory_bytes: u64,
+}
+
+impl Report {
+    /// Takes out what may show parts of records: how two versions of a plugin differed on one, and why one failed.
+    pub fn redact(&mut self) {
+        for trial in self.swaps.iter_mut().filter_map(|swap| swap.trial.as_mut()) {
+            trial.first_difference = trial.first_difference.take().map(|_| HIDDEN.to_owned());
+            trial.first_failure = trial.first_failure.take().map(|_| HIDDEN.to_owned());
+        }
+    }
+
+    /// Whether what is wrong keeps the host from taking part, and what it is.
+    pub fn not_ready(&self) -> Vec<&Problem> {
+        let keeps = |problem: &&Problem| {
+            ["kafka.", "store", "membership", "host."].iter().any(|kind| problem.code.starts_with(kind))
+        };
+        self.problems.iter().filter(keeps).collect()
+    }
+}
+
+/// What stands in place of a part of a record.
+const HIDDEN: &str = "(shown to callers who may act)";

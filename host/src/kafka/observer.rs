@@ -1,0 +1,256 @@
+//! Looks at Kafka from outside of the group's member: whether it answers, whether this host may read, where partitions
+//! begin and end.
+//!
+//! Guarantees: one look asks a bounded number of questions, however many partitions there are, and ends within
+//! [`LONGEST`]; what is wrong is named with its cause and a remedy; a look joins no group and creates no topic. It has a
+//! client of its own, so that a member that is stuck doesn't hide what is wrong.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use regex::Regex;
+
+use super::admin::{self, Edge, TopicDescription};
+use super::client::{Reports, is_refusal, reader};
+use super::metadata::CheckError;
+use crate::config;
+use crate::record::TopicPartition;
+
+/// How long one question may take.
+const ANSWER: Duration = Duration::from_secs(3);
+/// How long a look may take: five questions and a little.
+pub const LONGEST: Duration = Duration::from_secs(17);
+/// How long librdkafka may take to say why a question has failed.
+const REASON_WITHIN: Duration = Duration::from_secs(1);
+
+/// What is wrong, for a person and for a program.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// A stable name of the kind.
+    pub code: &'static str,
+    /// Cause and remedy.
+    pub message: String,
+}
+
+/// What a look brought.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// First offset and end of each partition that could be asked about.
+    pub bounds: HashMap<TopicPartition, (u64, u64)>,
+}
+
+/// Looks at Kafka.
+pub struct Observer {
+    consumer: BaseConsumer<Reports>,
+    brokers: String,
+    group: String,
+    /// Configured topics without a pattern.
+    named: Vec<String>,
+    patterns: Vec<(String, Option<Regex>)>,
+}
+
+impl Observer {
+    /// Asks nothing yet.
+    pub fn new(config: &config::Kafka) -> Result<Self, CheckError> {
+        let is_pattern = |topic: &&String| topic.starts_with('^');
+        Ok(Self {
+            consumer: reader(config)?,
+            brokers: config.brokers.clone(),
+            group: config.group.clone(),
+            named: config.topics.iter().filter(|topic| !is_pattern(topic)).cloned().collect(),
+            patterns: config.topics.iter().filter(is_pattern).map(|p| (p.clone(), Regex::new(p).ok())).collect(),
+        })
+    }
+
+    /// Looks at the configured topics, the group, and the partitions that are assigned to this host.
+    pub fn look(&self, assigned: &[TopicPartition]) -> Look {
+        let mut look = Look::default();
+        let names: BTreeSet<&str> =
+            self.named.iter().map(String::as_str).chain(assigned.iter().map(|source| &*source.topic)).collect();
+        let names: Vec<&str> = names.into_iter().collect();
+        let described = match self.describe(&names) {
+            Ok(described) => described,
+            Err(finding) => {
+                look.findings.push(finding);
+                return look;
+            }
+        };
+        let mut leaders = HashMap::new();
+        for topic in &described {
+            look.findings.extend(wrong_with(topic));
+            leaders.extend(
+                topic
+                    .leaders
+                    .iter()
+                    .filter_map(|(partition, leader)| Some(((topic.name.as_str(), *partition), leader.as_deref()?))),
+            );
+        }
+        let leader_of = |source: &TopicPartition| leaders.get(&(&*source.topic, source.partition)).copied();
+        let (led, leaderless): (Vec<_>, Vec<_>) = assigned
+            .iter()
+            .filter(|source| described.iter().any(|topic| topic.error.is_none() && *topic.name == *source.topic))
+            .cloned()
+            .partition(|source| leader_of(source).is_some());
+        if !leaderless.is_empty() {
+            let message = format!("{} has no leader; a broker may be away", names_of(&leaderless));
+            look.findings.push(Finding { code: "kafka.no-leader", message });
+        }
+        look.findings.extend(self.wrong_with_group());
+        self.ask_bounds(&led, &leader_of, &mut look);
+        look
+    }
+
+    /// The topics, or why nothing can be known.
+    fn describe(&self, names: &[&str]) -> Result<Vec<TopicDescription>, Finding> {
+        // Shows whether anybody answers at all, and what the patterns match.
+        let wanted = if self.patterns.is_empty() { names.first().copied() } else { None };
+        let metadata =
+            self.consumer.fetch_metadata(wanted, ANSWER).map_err(|error| self.away(&super::client::told(&error)))?;
+        if let Some((pattern, _)) = self.patterns.iter().find(|(_, regex)| {
+            regex.as_ref().is_some_and(|regex| !metadata.topics().iter().any(|topic| regex.is_match(topic.name())))
+        }) && names.is_empty()
+        {
+            let message = format!("the pattern {pattern} matches no topic; create one, or correct kafka.topics");
+            return Err(Finding { code: "kafka.topic-missing", message });
+        }
+        admin::describe_topics(self.consumer.client(), names, ANSWER).map_err(|error| {
+            let reason = self.reason().unwrap_or(error.reason);
+            let brokers = metadata.brokers().iter().map(|broker| format!("{}:{}", broker.host(), broker.port()));
+            let addresses = brokers.collect::<Vec<_>>().join(", ");
+            let message = format!(
+                "Kafka answers at {}, but not at the address that the brokers name themselves, {addresses}: {reason}; that \
+                 address (advertised.listeners) has to be reachable from here",
+                self.brokers
+            );
+            Finding { code: "kafka.advertised", message }
+        })
+    }
+
+    fn away(&self, otherwise: &str) -> Finding {
+        let mut reports = self.reports();
+        let asked = Instant::now();
+        // librdkafka may report a moment after the question has failed.
+        while reports.is_empty() && asked.elapsed() < REASON_WITHIN {
+            std::thread::sleep(REASON_WITHIN / 20);
+            reports = self.reports();
+        }
+        if let Some((_, reason)) = reports.iter().find(|(code, _)| is_refusal(*code)) {
+            let message = format!(
+                "Kafka at {} refuses us: {reason}; check security.protocol, the SASL and the SSL settings in \
+                 kafka.properties",
+                self.brokers
+            );
+            return Finding { code: "kafka.refused", message };
+        }
+        let reason = self.consumer.context().last_reason();
+        let reason = reason.as_deref().unwrap_or(otherwise);
+        let message = format!(
+            "Kafka at {} can't be reached: {reason}; check that it runs and can be reached from here",
+            self.brokers
+        );
+        Finding { code: "kafka.unreachable", message }
+    }
+
+    fn wrong_with_group(&self) -> Option<Finding> {
+        let denied = || {
+            let message = format!("group {}: we may not use it; allow the principal READ on this group", self.group);
+            Some(Finding { code: "kafka.group-denied", message })
+        };
+        let other = |reason: String| {
+            let message = format!("the coordinator of group {} doesn't answer: {reason}", self.group);
+            Some(Finding { code: "kafka.coordinator", message })
+        };
+        match admin::describe_group(self.consumer.client(), &self.group, ANSWER) {
+            Ok(group) => match (group.error, group.may_read) {
+                (Some(RDKafkaErrorCode::GroupAuthorizationFailed), _) | (None, Some(false)) => denied(),
+                (None | Some(RDKafkaErrorCode::GroupIdNotFound), _) => None,
+                (Some(code), _) => other(self.reason().unwrap_or_else(|| code.to_string())),
+            },
+            Err(error) if error.code == RDKafkaErrorCode::GroupAuthorizationFailed => denied(),
+            Err(error) => other(self.reason().unwrap_or(error.reason)),
+        }
+    }
+
+    fn ask_bounds<'a>(
+        &self,
+        led: &[TopicPartition],
+        leader_of: &impl Fn(&TopicPartition) -> Option<&'a str>,
+        look: &mut Look,
+    ) {
+        let client = self.consumer.client();
+        let ends = admin::offsets(client, led, Edge::End, ANSWER);
+        let begins = ends.as_ref().ok().and_then(|_| admin::offsets(client, led, Edge::Begin, ANSWER).ok());
+        let ends = match ends {
+            Ok(ends) => ends,
+            Err(error) => {
+                let addresses: BTreeSet<&str> = led.iter().filter_map(leader_of).collect();
+                let addresses = addresses.into_iter().collect::<Vec<_>>().join(", ");
+                let reason = self.reason().unwrap_or(error.reason);
+                let message = format!("the leaders of our partitions ({addresses}) don't answer: {reason}");
+                look.findings.push(Finding { code: "kafka.leader", message });
+                return;
+            }
+        };
+        let mut wrong: BTreeMap<(String, String), Vec<TopicPartition>> = BTreeMap::new();
+        for source in led {
+            let begin = begins.as_ref().and_then(|begins| begins.get(source)?.as_ref().ok().copied());
+            match ends.get(source) {
+                Some(Ok(end)) => {
+                    look.bounds.insert(source.clone(), (begin.unwrap_or_default(), *end));
+                }
+                Some(Err(code)) => {
+                    let leader = leader_of(source).unwrap_or_default().to_owned();
+                    wrong.entry((leader, code.to_string())).or_default().push(source.clone());
+                }
+                None => {}
+            }
+        }
+        for ((leader, reason), sources) in wrong {
+            let message = format!("{}: the leader at {leader} says: {reason}", names_of(&sources));
+            look.findings.push(Finding { code: "kafka.leader", message });
+        }
+    }
+
+    fn reports(&self) -> Vec<(RDKafkaErrorCode, String)> {
+        // Only serves the callbacks: without a subscription there is nothing to receive.
+        while self.consumer.poll(Duration::ZERO).is_some() {}
+        self.consumer.context().take()
+    }
+
+    /// What librdkafka has reported since the last question, which says more than that it wasn't answered.
+    fn reason(&self) -> Option<String> {
+        self.reports().pop().map(|(_, reason)| reason)
+    }
+}
+
+fn wrong_with(topic: &TopicDescription) -> Option<Finding> {
+    let name = &topic.name;
+    let denied = || {
+        let message = format!("topic {name}: we may not read it; allow the principal DESCRIBE and READ on this topic");
+        Some(Finding { code: "kafka.topic-denied", message })
+    };
+    match topic.error {
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => denied(),
+        None if topic.may_read == Some(false) => denied(),
+        None => None,
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+            let message = format!("topic {name}: there is no such topic; create it, or correct kafka.topics");
+            Some(Finding { code: "kafka.topic-missing", message })
+        }
+        Some(code) => Some(Finding { code: "kafka.topic", message: format!("topic {name}: {code}") }),
+    }
+}
+
+/// The first few of the partitions, and how many more there are.
+fn names_of(sources: &[TopicPartition]) -> String {
+    const NAMED: usize = 3;
+    let names = sources.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match sources.len().saturating_sub(NAMED) {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
+}

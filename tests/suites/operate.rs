@@ -1,0 +1,464 @@
+//! A running host as its operator sees it: health with reasons while Kafka, the store or the rights are not as they should
+//! be, probes, metrics as Prometheus reads them, the log of an outage, and who may do what over HTTP.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use reduct_sink_testbed::{Kafka, Message, Sink, SinkConfig, Store, bed, figures, payload, process, unique};
+use serde_json::Value;
+
+/// How soon something that is wrong has to be shown.
+const SHOWN_WITHIN: Duration = Duration::from_secs(30);
+const BOUND: Duration = Duration::from_secs(120);
+
+/// One request without a client's help; gives the code and the body.
+fn request(address: &str, head: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.write_all(head.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no HTTP status")?;
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+    Ok((code, body))
+}
+
+fn get(address: &str, path: &str) -> Result<(u16, String)> {
+    request(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
+}
+
+fn health(address: &str) -> Result<(u16, Value)> {
+    let (code, body) = get(address, "/health")?;
+    Ok((code, serde_json::from_str(&body).with_context(|| format!("{body:?} is no JSON"))?))
+}
+
+/// Waits until `/health` names a problem of this code, and gives its message.
+fn wait_problem(sink: &mut Sink, address: &str, code: &str) -> Result<String> {
+    let mut last = String::new();
+    let found = process::wait_for(&format!("the problem {code}"), SHOWN_WITHIN, || {
+        sink.process().expect_running()?;
+        let Ok((status, health)) = health(address) else { return Ok(None) };
+        last = format!("{status} {health}");
+        let problems = health["problems"].as_array().cloned().unwrap_or_default();
+        let found = problems.iter().find(|problem| problem["code"] == code);
+        ensure!(found.is_none() || status == 503, "{last}");
+        Ok(found.map(|problem| problem["message"].as_str().unwrap_or_default().to_owned()))
+    });
+    found.with_context(|| format!("/health said {last}; the log:\n{}", sink.log().unwrap_or_default()))
+}
+
+fn wait_healthy(sink: &mut Sink, address: &str) -> Result<()> {
+    let mut last = String::new();
+    let healthy = process::wait_for("a healthy host", BOUND, || {
+        sink.process().expect_running()?;
+        let Ok((status, health)) = health(address) else { return Ok(None) };
+        last = format!("{status} {health}");
+        Ok((status == 200 && health["healthy"] == true).then_some(()))
+    });
+    healthy.with_context(|| format!("/health said {last}"))
+}
+
+fn status(address: &str) -> Result<Value> {
+    Ok(serde_json::from_str(&get(address, "/status")?.1)?)
+}
+
+fn address() -> Result<String> {
+    Ok(format!("127.0.0.1:{}", process::free_port()?))
+}
+
+#[test]
+fn every_assigned_partition_is_listed_before_its_first_record() -> Result<()> {
+    let bed = bed()?;
+    let kafka = bed.kafka.client();
+    let topic = unique("idle");
+    kafka.create_topic(&topic, 12)?;
+    let address = address()?;
+    let config = bed.sink_config(&topic).set("status.listen", address.as_str());
+    let mut sink = Sink::start(&config)?;
+    let partitions = process::wait_for("twelve partitions", SHOWN_WITHIN, || {
+        sink.process().expect_running()?;
+        let Ok(status) = status(&address) else { return Ok(None) };
+        let partitions = status["partitions"].as_array().cloned().unwrap_or_default();
+        let known = partitions.len() == 12 && partitions.iter().all(|partition| partition["lag"] == 0);
+        Ok(known.then_some(partitions))
+    })?;
+    let numbers: Vec<u64> = partitions.iter().filter_map(|partition| partition["partition"].as_u64()).collect();
+    ensure!(numbers == (0..12).collect::<Vec<_>>(), "not sorted: {numbers:?}");
+    for partition in &partitions {
+        ensure!(partition["begin"] == 0 && partition["end"] == 0 && partition["lag_s"] == 0.0, "{partition}");
+    }
+    wait_healthy(&mut sink, &address)?;
+    for probe in ["/livez", "/readyz"] {
+        ensure!(get(&address, probe)?.0 == 200, "{probe}: {:?}", get(&address, probe)?);
+    }
+    sink.stop_cleanly()
+}
+
+#[test]
+fn a_misspelt_topic_is_shown() -> Result<()> {
+    let bed = bed()?;
+    let address = address()?;
+    let config = bed.sink_config(&unique("nowhere")).set("status.listen", address.as_str());
+    let mut sink = Sink::start(&config)?;
+    let message = wait_problem(&mut sink, &address, "kafka.topic-missing")?;
+    ensure!(message.contains("there is no such topic"), "{message}");
+    ensure!(get(&address, "/readyz")?.0 == 503 && get(&address, "/livez")?.0 == 200);
+    sink.stop_cleanly()
+}
+
+#[test]
+fn an_outage_of_kafka_is_shown_and_said_in_a_few_lines() -> Result<()> {
+    let long = std::env::var("TESTBED_LONG").is_ok_and(|long| !long.is_empty());
+    let outage = Duration::from_secs(if long { 75 } else { 40 });
+    let mut kafka = Kafka::start()?;
+    let topic = unique("outage");
+    kafka.client().create_topic(&topic, 3)?;
+    let address = address()?;
+    let config = SinkConfig::new(&kafka.brokers(), &bed()?.store.url(), &unique("outage"))
+        .topics(&[&topic])
+        .set("status.listen", address.as_str());
+    let mut sink = Sink::start(&config)?;
+    wait_healthy(&mut sink, &address)?;
+    process::wait_for("three partitions", SHOWN_WITHIN, || {
+        Ok((status(&address)?["partitions"].as_array().map(Vec::len) == Some(3)).then_some(()))
+    })?;
+    let lines = |sink: &Sink| Ok::<_, anyhow::Error>(sink.log()?.lines().count());
+    let before = lines(&sink)?;
+    let began = Instant::now();
+    kafka.kill9()?;
+    let message = wait_problem(&mut sink, &address, "kafka.unreachable")?;
+    ensure!(message.contains(&kafka.brokers()) && message.contains("Connection refused"), "{message}");
+    ensure!(get(&address, "/livez")?.0 == 200, "a restart would not help");
+    ensure!(get(&address, "/readyz")?.0 == 503);
+    std::thread::sleep(outage.saturating_sub(began.elapsed()));
+    let said = lines(&sink)? - before;
+    figures::record(&format!("log_lines_kafka_outage_{}s", outage.as_secs()), said as f64)?;
+    ensure!(said <= 12, "{said} lines in {outage:?}:\n{}", sink.log()?);
+    kafka.start_again()?;
+    kafka.wait_ready()?;
+    wait_healthy(&mut sink, &address)?;
+    ensure!(sink.log()?.contains("solved: Kafka at"), "{}", sink.log()?);
+    sink.stop_cleanly()
+}
+
+#[test]
+fn kafka_that_is_reachable_at_its_bootstrap_address_only_is_named() -> Result<()> {
+    let nowhere = process::free_port()?;
+    let port = process::free_port()?;
+    let controller = process::free_port()?;
+    // The broker names an address for clients where nobody listens; its own client can't be used to wait for it.
+    let listeners = format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}");
+    let kafka = Kafka::start_unready(&[
+        ("listeners", &listeners),
+        ("controller.quorum.bootstrap.servers", &format!("127.0.0.1:{controller}")),
+        ("advertised.listeners", &format!("PLAINTEXT://127.0.0.1:{nowhere}")),
+    ])?;
+    process::wait_for("Kafka's port", BOUND, || Ok(TcpStream::connect(("127.0.0.1", port)).ok().map(drop)))?;
+    let address = address()?;
+    let brokers = format!("127.0.0.1:{port}");
+    let url = bed()?.store.url();
+    let config =
+        SinkConfig::new(&brokers, &url, &unique("bucket")).topics(&["camera"]).set("status.listen", address.as_str());
+    let mut sink = Sink::start(&config)?;
+    let message = wait_problem(&mut sink, &address, "kafka.advertised")?;
+    ensure!(message.contains(&format!("127.0.0.1:{nowhere}")) && message.contains("advertised.listeners"), "{message}");
+    sink.process().kill9()?;
+    drop(kafka);
+    Ok(())
+}
+
+#[test]
+fn missing_rights_are_found_by_check_and_shown_while_it_runs() -> Result<()> {
+    let port = process::free_port()?;
+    let controller = process::free_port()?;
+    let listeners = format!("SASL_PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}");
+    let jaas = "org.apache.kafka.common.security.plain.PlainLoginModule required username=\"admin\" password=\"admin\" \
+                user_admin=\"admin\" user_sink=\"sink\";";
+    let kafka = Kafka::start_unready(&[
+        ("listeners", &listeners),
+        ("controller.quorum.bootstrap.servers", &format!("127.0.0.1:{controller}")),
+        ("listener.security.protocol.map", "SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT"),
+        ("sasl.enabled.mechanisms", "PLAIN"),
+        ("sasl.mechanism.inter.broker.protocol", "PLAIN"),
+        ("security.inter.broker.protocol", "SASL_PLAINTEXT"),
+        ("listener.name.sasl_plaintext.plain.sasl.jaas.config", jaas),
+        ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
+        ("super.users", "User:admin;User:ANONYMOUS"),
+        ("allow.everyone.if.no.acl.found", "false"),
+    ])?;
+    let brokers = format!("127.0.0.1:{port}");
+    let admin = SaslAdmin::new(&brokers)?;
+    process::wait_for("a topic", BOUND, || Ok(admin.create_topic("camera").ok()))?;
+    admin.allow("TOPIC", "camera", "DESCRIBE")?;
+    admin.allow("GROUP", "sinks", "DESCRIBE")?;
+    admin.allow("GROUP", "sinks", "READ")?;
+    let url = bed()?.store.url();
+    let address = address()?;
+    let sasl = |config: SinkConfig| {
+        config
+            .property("security.protocol", "sasl_plaintext")
+            .property("sasl.mechanism", "PLAIN")
+            .property("sasl.username", "sink")
+            .property("sasl.password", "sink")
+    };
+    let config = SinkConfig::new(&brokers, &url, &unique("bucket"))
+        .topics(&["camera"])
+        .set("kafka.group", "sinks")
+        .set("status.listen", address.as_str());
+    let config = sasl(config);
+    let told = check(&config)?;
+    ensure!(told.contains("FAILED  topic camera: we may not read it"), "{told}");
+    ensure!(told.contains("ok      group sinks"), "{told}");
+    let mut sink = Sink::start(&config)?;
+    wait_problem(&mut sink, &address, "kafka.topic-denied")?;
+    admin.allow("TOPIC", "camera", "READ")?;
+    wait_healthy(&mut sink, &address)?;
+    sink.stop_cleanly()?;
+
+    // The other way round.
+    let config = config.set("kafka.group", "others");
+    let told = check(&config)?;
+    ensure!(
+        told.contains("ok      topic camera") && told.contains("FAILED  group others: we may not use it"),
+        "{told}"
+    );
+    let mut sink = Sink::start(&config)?;
+    wait_problem(&mut sink, &address, "kafka.group-denied")?;
+    sink.process().kill9()?;
+    drop(kafka);
+    Ok(())
+}
+
+fn check(config: &SinkConfig) -> Result<String> {
+    let folder = process::data_folder("check")?;
+    let file = folder.path().join("sink.toml");
+    std::fs::write(&file, config.text())?;
+    let file = file.to_str().context("a path that is UTF-8")?;
+    let output = reduct_sink_testbed::sink::run_to_end(&["check", "--config", file], &[], BOUND)?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The administrator of a Kafka with SASL, by Kafka's own tools' protocol.
+struct SaslAdmin(rdkafka::admin::AdminClient<rdkafka::client::DefaultClientContext>);
+
+impl SaslAdmin {
+    fn new(brokers: &str) -> Result<Self> {
+        let mut config = rdkafka::ClientConfig::new();
+        config
+            .set("bootstrap.servers", brokers)
+            .set("security.protocol", "sasl_plaintext")
+            .set("sasl.mechanism", "PLAIN")
+            .set("sasl.username", "admin")
+            .set("sasl.password", "admin");
+        Ok(Self(config.create()?))
+    }
+
+    fn create_topic(&self, name: &str) -> Result<()> {
+        use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
+        let topic = NewTopic::new(name, 1, TopicReplication::Fixed(1));
+        let created = futures::executor::block_on(self.0.create_topics([&topic], &AdminOptions::new()))?;
+        match created.into_iter().next() {
+            Some(Ok(_)) | Some(Err((_, rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
+            other => bail!("{other:?}"),
+        }
+    }
+
+    fn allow(&self, kind: &str, name: &str, right: &str) -> Result<()> {
+        acl::allow(self.0.inner(), kind, name, right)
+    }
+}
+
+/// Access control lists, which rdkafka's safe wrapper doesn't offer.
+mod acl {
+    use std::ffi::CString;
+
+    use anyhow::{Result, ensure};
+    use rdkafka::bindings as native;
+    use rdkafka::client::{Client, DefaultClientContext};
+
+    pub fn allow(client: &Client<DefaultClientContext>, kind: &str, name: &str, right: &str) -> Result<()> {
+        let kind = match kind {
+            "TOPIC" => native::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC,
+            _ => native::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_GROUP,
+        };
+        let right = match right {
+            "READ" => native::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ,
+            _ => native::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_DESCRIBE,
+        };
+        let (name, user, host) = (CString::new(name)?, CString::new("User:sink")?, CString::new("*")?);
+        let mut words = [0; 256];
+        // SAFETY: every pointer is valid for its call; what is made here is destroyed here.
+        unsafe {
+            let binding = native::rd_kafka_AclBinding_new(
+                kind,
+                name.as_ptr(),
+                native::rd_kafka_ResourcePatternType_t::RD_KAFKA_RESOURCE_PATTERN_LITERAL,
+                user.as_ptr(),
+                host.as_ptr(),
+                right,
+                native::rd_kafka_AclPermissionType_t::RD_KAFKA_ACL_PERMISSION_TYPE_ALLOW,
+                words.as_mut_ptr(),
+                words.len(),
+            );
+            ensure!(!binding.is_null(), "librdkafka makes no ACL");
+            let queue = native::rd_kafka_queue_new(client.native_ptr());
+            let mut bindings = [binding];
+            native::rd_kafka_CreateAcls(client.native_ptr(), bindings.as_mut_ptr(), 1, std::ptr::null(), queue);
+            let event = native::rd_kafka_queue_poll(queue, 30_000);
+            ensure!(!event.is_null(), "no answer to an ACL");
+            let error = native::rd_kafka_event_error(event);
+            native::rd_kafka_event_destroy(event);
+            native::rd_kafka_queue_destroy(queue);
+            native::rd_kafka_AclBinding_destroy(binding);
+            ensure!(error == native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR, "{error:?}");
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_store_that_is_away_is_shown_with_its_reason() -> Result<()> {
+    let mut store = Store::start()?;
+    let kafka = bed()?.kafka.client();
+    let topic = unique("storeless");
+    kafka.create_topic(&topic, 1)?;
+    let address = address()?;
+    let config = SinkConfig::new(&bed()?.kafka.brokers(), &store.url(), &unique("bucket"))
+        .topics(&[&topic])
+        .set("status.listen", address.as_str());
+    let mut sink = Sink::start(&config)?;
+    wait_healthy(&mut sink, &address)?;
+    store.kill9()?;
+    kafka.produce(&topic, (0..10).map(|n| Message::new(payload(n, 100))))?;
+    let message = wait_problem(&mut sink, &address, "store")?;
+    ensure!(message.contains("can't be written to ReductStore"), "{message}");
+    ensure!(get(&address, "/livez")?.0 == 200 && get(&address, "/readyz")?.0 == 503);
+    store.start_again()?;
+    wait_healthy(&mut sink, &address)?;
+    sink.stop_cleanly()
+}
+
+#[test]
+fn a_real_prometheus_reads_the_metrics_and_loads_the_rules() -> Result<()> {
+    let bed = bed()?;
+    let kafka = bed.kafka.client();
+    let topic = unique("measured");
+    kafka.create_topic(&topic, 2)?;
+    let address = address()?;
+    let config = bed.sink_config(&topic).set("status.listen", address.as_str());
+    let mut sink = Sink::start(&config)?;
+    kafka.produce(&topic, (0..200).map(|n| Message::new(payload(n, 100)).partition((n % 2) as i32)))?;
+    sink.wait_caught_up(&kafka, config.group(), &[&topic], BOUND)?;
+    process::wait_for("figures of both partitions", SHOWN_WITHIN, || {
+        let text = get(&address, "/metrics")?.1;
+        let lag =
+            |partition| format!("reduct_sink_partition_lag_records{{topic=\"{topic}\",partition=\"{partition}\"}} 0");
+        Ok((text.contains(&lag(0)) && text.contains(&lag(1))).then_some(()))
+    })?;
+    let text = get(&address, "/metrics")?.1;
+    let families = text.lines().filter(|line| line.starts_with("# TYPE ")).count();
+    figures::record("metrics", families as f64)?;
+    ensure!(families >= 20, "{families} metrics only:\n{text}");
+    ensure!(text.contains("reduct_sink_records_written_total 200"), "{text}");
+
+    let monitoring = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/monitoring");
+    let rules = format!("{monitoring}/alerts.yaml");
+    run(tool("promtool")?.args(["check", "rules", &rules]))?;
+    run(tool("promtool")?.args(["test", "rules", &format!("{monitoring}/alerts-test.yaml")]))?;
+    let folder = process::data_folder("prometheus")?;
+    let file = folder.path().join("prometheus.yml");
+    std::fs::write(
+        &file,
+        format!(
+            "global: {{ scrape_interval: 1s }}\nrule_files: [\"{rules}\"]\nscrape_configs:\n- job_name: reduct-sink\n  \
+             static_configs: [{{ targets: [\"{address}\"] }}]\n"
+        ),
+    )?;
+    let port = process::free_port()?;
+    let prometheus = format!("127.0.0.1:{port}");
+    let mut command = tool("prometheus")?;
+    command
+        .arg(format!("--config.file={}", file.display()))
+        .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+        .arg(format!("--web.listen-address={prometheus}"));
+    let log = process::new_log("prometheus")?;
+    let mut server = process::Process::spawn("Prometheus", command, &log)?;
+    let query = "/api/v1/query?query=sum(reduct_sink_records_written_total)%2Bsum(reduct_sink_partition_lag_records)";
+    let answer = process::wait_for("Prometheus to know the figures", BOUND, || {
+        server.expect_running()?;
+        let Ok((_, body)) = get(&prometheus, query) else { return Ok(None) };
+        Ok(body.contains("\"200\"").then_some(body))
+    });
+    let stopped = server.stop(Duration::from_secs(30));
+    answer.with_context(|| process::tail(&log, 20))?;
+    stopped?;
+    sink.stop_cleanly()
+}
+
+/// One of Prometheus's programs.
+fn tool(name: &str) -> Result<Command> {
+    let path = process::cache()?.join("prometheus/usr/bin").join(name);
+    ensure!(path.is_file(), "{} isn't there: run tests/setup prometheus", path.display());
+    Ok(Command::new(path))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    let told = [output.stdout, output.stderr].concat();
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&told));
+    Ok(())
+}
+
+#[test]
+fn strangers_see_little_and_change_nothing() -> Result<()> {
+    let bed = bed()?;
+    let topic = unique("guarded");
+    bed.kafka.client().create_topic(&topic, 1)?;
+    let (address, probes) = (address()?, address()?);
+    let folder = process::data_folder("token")?;
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a-secret\n")?;
+    let config = bed
+        .sink_config(&topic)
+        .set("status.listen", address.as_str())
+        .set("status.probes_listen", probes.as_str())
+        .set("status.token_file", token.to_str().context("UTF-8")?);
+    let mut sink = Sink::start(&config)?;
+    process::wait_for("an answer", BOUND, || Ok(get(&address, "/livez").ok().filter(|(code, _)| *code == 200)))?;
+    let mut refused = 0;
+    let mut refuse = |at: &str, head: &str, code: u16| {
+        let (found, body) = request(at, &format!("{head}\r\nConnection: close\r\n\r\n"))?;
+        ensure!(found == code, "{head:?} is answered with {found}: {body}");
+        refused += 1;
+        Ok::<_, anyhow::Error>(())
+    };
+    let own = format!("Host: {address}");
+    refuse(&address, "GET /status HTTP/1.1\r\nHost: evil.example", 403)?;
+    refuse(&address, "GET /health HTTP/1.1\r\nHost: 127.0.0.1.evil.example", 403)?;
+    refuse(&address, "GET /metrics HTTP/1.1\r\nX-Nothing: 1", 403)?;
+    refuse(&address, &format!("GET /status HTTP/1.1\r\n{own}\r\nOrigin: http://{address}"), 403)?;
+    let promote = "POST /plugins/passthrough/promote HTTP/1.1";
+    refuse(&address, &format!("{promote}\r\n{own}\r\nContent-Length: 0"), 403)?;
+    refuse(&address, &format!("{promote}\r\n{own}\r\nAuthorization: Bearer wrong\r\nContent-Length: 0"), 403)?;
+    refuse(&address, &format!("{promote}\r\n{own}\r\nOrigin: http://x\r\nAuthorization: Bearer a-secret"), 403)?;
+    refuse(&probes, &format!("GET /status HTTP/1.1\r\nHost: {probes}"), 404)?;
+    refuse(&probes, &format!("{promote}\r\nHost: {probes}\r\nAuthorization: Bearer a-secret"), 404)?;
+    figures::record("status_attacks", f64::from(refused))?;
+    ensure!(get(&probes, "/livez")?.0 == 200 && get(&probes, "/metrics")?.0 == 200);
+    // With the token it gets as far as the plugin, of which there is no candidate.
+    let head = format!("{promote}\r\n{own}\r\nAuthorization: Bearer a-secret\r\nContent-Length: 0");
+    let (code, body) = request(&address, &format!("{head}\r\nConnection: close\r\n\r\n"))?;
+    ensure!(code == 409, "{code}: {body}");
+
+    // Callers that say nothing are sent away, and others are served in the meantime.
+    let silent: Vec<TcpStream> = (0..200).filter_map(|_| TcpStream::connect(&address).ok()).collect();
+    process::wait_for("an answer beside silent callers", SHOWN_WITHIN, || {
+        Ok(get(&address, "/livez").ok().filter(|(code, _)| *code == 200))
+    })?;
+    drop(silent);
+    sink.stop_cleanly()
+}
