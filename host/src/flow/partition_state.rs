@@ -42,9 +42,7 @@ pub struct PartitionState {
     gate: Arc<CommitGate>,
     /// How many offsets the blocks that the store has open may reach back.
     block_offsets: u64,
-    /// Where this value began.
-    begin: u64,
-    /// Where the partition ended then: earlier owners wrote nothing behind it.
+    /// Where the partition ended when this value began: earlier owners wrote nothing behind it.
     end: u64,
     /// What is committed with every offset.
     metadata: CommitMetadata,
@@ -179,7 +177,6 @@ impl PartitionState {
             budget,
             gate,
             block_offsets,
-            begin: offset,
             end,
             metadata,
             inner: Mutex::new(inner),
@@ -334,14 +331,11 @@ impl PartitionState {
     pub fn require_reread(&self, RereadCause::Removal: RereadCause) {
         let mut inner = self.lock();
         let until = self.written_end(&inner);
-        if inner.is_rereading() {
-            inner.owe(self.begin..until);
-        } else {
-            let window = self.window(&inner);
-            inner.owe(window..until);
-            if matches!(inner.phase, Phase::Reading | Phase::OutOfRange) {
-                inner.phase = Phase::RereadRequired;
-            }
+        // The block may reach back further than this value's own begin: an earlier owner may have begun the re-read.
+        let window = self.window(&inner);
+        inner.owe(window..until);
+        if !inner.is_rereading() && matches!(inner.phase, Phase::Reading | Phase::OutOfRange) {
+            inner.phase = Phase::RereadRequired;
         }
     }
 

@@ -8,6 +8,7 @@ mod guests;
 mod kills;
 mod members;
 mod network;
+mod ordinary;
 mod outages;
 mod replays;
 mod topics;

@@ -126,7 +126,7 @@ fn a_removal_is_owed_by_whoever_owns_the_partition_next() {
 
 #[test]
 fn a_reread_that_removes_something_is_completed_and_repeated() {
-    let metadata = CommitMetadata { compare_below: Some(903), ..CommitMetadata::default() };
+    let metadata = CommitMetadata { compare_below: Some(903), durable: Some(1000), ..CommitMetadata::default() };
     let state = state(&Arc::new(Budget::new(9, 100)), CommitPoint { offset: 900, metadata }, 903);
     let acks: Vec<_> = (900..903).map(|offset| state.receive(offset, 1).unwrap()).collect();
     assert!(state.compare_contents());

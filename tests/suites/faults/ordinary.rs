@@ -1,0 +1,148 @@
+//! What happens to topics without anything dying: one is deleted and created again, one grows, one is read from its end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use rdkafka::admin::{AdminOptions, NewPartitions};
+use reduct_sink_testbed::process::wait_for;
+use reduct_sink_testbed::verify::Ledger;
+use reduct_sink_testbed::{Message, Produced, Sink, Store, figures, payload};
+
+use super::{CATCH_UP, STEP, Trial, kafka, size, wait_progress};
+
+/// How often each of these records is stored, by its content: the records of two topics of one name share their offsets.
+async fn counts(trial: &Trial, store: &Store, produced: &[Produced]) -> Result<BTreeMap<[u8; 32], usize>> {
+    let mut counts: BTreeMap<[u8; 32], usize> = produced.iter().map(|record| (record.sha256, 0)).collect();
+    for stored in reduct_sink_testbed::read_back(&store.client()?, trial.config.bucket(), "*").await? {
+        *counts.entry(stored.sha256).or_default() += 1;
+    }
+    figures::add("ordinary_rows", produced.len() as f64)?;
+    Ok(counts)
+}
+
+/// The host is held meanwhile, so that it sees nothing of it but the new topic's offsets, which begin at 0 again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_created_again_is_read_from_its_begin() -> Result<()> {
+    let store = Store::start()?;
+    let trial = Trial::new(kafka()?.client(), &store, "created-again", 1)?
+        .configure(|config| config.property("session.timeout.ms", "30000"));
+    let group = trial.group()?;
+    let send = |from: u64, to: u64| {
+        trial.kafka.produce(&trial.topic, (from..to).map(|n| Message::new(payload(n, 1000)).partition(0)))
+    };
+    let mut produced = send(0, 1000)?;
+    let mut sink = Sink::start(&trial.config)?;
+    wait_progress(&mut sink, &trial, &group, 999)?;
+
+    sink.process().signal(libc::SIGSTOP)?;
+    let admin = trial.kafka.admin()?;
+    for deleted in admin.delete_topics(&[&trial.topic], &AdminOptions::new()).await? {
+        deleted.map_err(|(topic, code)| anyhow::anyhow!("{topic} can't be deleted: {code}"))?;
+    }
+    wait_for("the topic to be created again", STEP, || Ok(trial.kafka.create_topic(&trial.topic, 1).ok()))?;
+    produced.extend(send(1000, 1500)?);
+    sink.process().signal(libc::SIGCONT)?;
+
+    let before = sink.process().peak_memory()?;
+    println!("{before} bytes at most before the topic was created again");
+    wait_for("the new topic's records", CATCH_UP, || {
+        sink.process().expect_running()?;
+        Ok(trial.committed(&group).ok().filter(|committed| *committed == 500))
+    })?;
+    produced.extend(send(1500, 2100)?);
+    sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
+    sink.stop_cleanly()?;
+    let counts = counts(&trial, &store, &produced).await?;
+    let missing = counts.values().filter(|count| **count == 0).count();
+    figures::add("recreated_missing", missing as f64)?;
+    ensure!(missing == 0, "{missing} of {} records are missing", counts.len());
+    ensure!(counts.values().all(|count| *count == 1), "records are there twice");
+    ensure!(counts.len() == produced.len(), "{} records instead of {}", counts.len(), produced.len());
+    Ok(())
+}
+
+/// The entry of partition 0 keeps its name, so that what was written and not committed is found there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_grows_keeps_the_names_of_its_entries() -> Result<()> {
+    let store = Store::start()?;
+    let mut trial = Trial::new(kafka()?.client(), &store, "grown", 1)?
+        .configure(|config| config.property("topic.metadata.refresh.interval.ms", "1000"));
+    let group = trial.group()?;
+    let load = trial.load(500)?;
+    let mut sink = Sink::start(&trial.config)?;
+    wait_progress(&mut sink, &trial, &group, 100)?;
+    let (admin, grown) = (trial.kafka.admin()?, [NewPartitions::new(&trial.topic, 2)]);
+    for answer in admin.create_partitions(&grown, &AdminOptions::new()).await? {
+        answer.map_err(|(topic, code)| anyhow::anyhow!("{topic} can't grow: {code}"))?;
+    }
+    let second = format!("{}/1", trial.topic);
+    wait_for("the second partition to be assigned", STEP, || {
+        sink.process().expect_running()?;
+        Ok(sink.log()?.contains(&second).then_some(()))
+    })?;
+    for _ in 0..size(2, 5) {
+        let before = trial.committed(&group)?;
+        wait_progress(&mut sink, &trial, &group, before)?;
+        sink.kill9()?;
+        sink.start_again()?;
+    }
+    let produced = trial.finish(load, 0)?;
+    sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
+    trial.weigh(&mut sink);
+    sink.stop_cleanly()?;
+    let twice = counts(&trial, &store, &produced).await?.values().filter(|count| **count > 1).count();
+    figures::add("grown_twice", twice as f64)?;
+    let entries = reduct_sink_testbed::read_back(&store.client()?, trial.config.bucket(), "*").await?;
+    let name = trial.topic.clone();
+    let of_first = entries.iter().filter(|stored| stored.label("kafka.source") == Some(&format!("{name}/0")));
+    ensure!(of_first.clone().count() > 0, "nothing of the first partition is stored");
+    for stored in of_first {
+        ensure!(stored.entry == name, "the first partition's records are in {}", stored.entry);
+    }
+    trial.audit(&store, Ledger::of(&produced)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn latest_holds_from_the_first_start_on() -> Result<()> {
+    let store = Store::start()?;
+    let trial =
+        Trial::new(kafka()?.client(), &store, "latest", 2)?.configure(|config| config.set("kafka.start", "latest"));
+    let group = trial.group()?;
+    let send = |partition: i32, from: u64, to: u64| {
+        trial.kafka.produce(&trial.topic, (from..to).map(|n| Message::new(payload(n, 500)).partition(partition)))
+    };
+    send(0, 0, 50)?;
+    let mut sink = Sink::start(&trial.config)?;
+    // An idle partition has an offset from its assignment on, and a commit of it.
+    wait_for("the begin of both partitions to be committed", STEP, || {
+        sink.process().expect_running()?;
+        Ok(group.committed(&trial.topic).ok().filter(|committed| committed.len() == 2 && committed[0].1 == 50))
+    })?;
+    let mut produced = send(0, 50, 150)?;
+    wait_progress(&mut sink, &trial, &group, 149)?;
+    sink.stop_cleanly()?;
+    produced.extend(send(1, 150, 160)?);
+    let mut sink = Sink::start(&trial.config)?;
+    sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
+
+/// An eager strategy knows only whole assignments; each partition is re-read all the same, and no other loses its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_the_store_is_survived_with_an_eager_strategy() -> Result<()> {
+    let mut store = Store::start()?;
+    let trial = Trial::new(kafka()?.client(), &store, "eager-crash", 4)?
+        .configure(|config| config.set("limits.workers", 1).property("partition.assignment.strategy", "range"));
+    let group = trial.group()?;
+    let load = trial.load(500)?;
+    let mut sink = Sink::start(&trial.config)?;
+    for _ in 0..size(2, 10) {
+        wait_progress(&mut sink, &trial, &group, trial.committed(&group)?)?;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        store.kill9()?;
+        store.restart()?;
+    }
+    let produced = trial.finish(load, 0)?;
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
