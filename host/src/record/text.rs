@@ -3,20 +3,22 @@
 //! Guarantees: what [`one_line`] returns is one line of bounded length, and showing it moves no cursor, changes no
 //! colour and reverses no writing direction.
 
-/// The text as one line of at most about `bytes` bytes. Control characters, invisible format characters and line
-/// separators are escaped; what is cut off is counted.
+/// The text as one line of at most `bytes` bytes, and after them, if something is cut off, how much. Control characters,
+/// invisible format characters and line separators are escaped.
 pub fn one_line(text: &str, bytes: usize) -> String {
-    let cut = clip(text, bytes);
-    let mut line = String::with_capacity(cut.len());
-    for c in cut.chars() {
+    let mut line = String::with_capacity(text.len().min(bytes));
+    for (at, c) in text.char_indices() {
+        let end = line.len();
         match c {
             '\t' => line.push(c),
             c if c.is_control() || is_invisible(c) => line.extend(c.escape_default()),
             c => line.push(c),
         }
-    }
-    if cut.len() < text.len() {
-        line.push_str(&format!(" … ({} more bytes)", text.len() - cut.len()));
+        if line.len() > bytes {
+            line.truncate(end);
+            line.push_str(&format!(" … ({} more bytes)", text.len() - at));
+            break;
+        }
     }
     line
 }
@@ -47,6 +49,7 @@ mod tests {
         assert_eq!(one_line("a\r\nb\u{1b}[0m\tc", 100), "a\\r\\nb\\u{1b}[0m\tc");
         let long = one_line(&"é".repeat(100), 100);
         assert!(long.starts_with("éé") && long.ends_with(" … (100 more bytes)"), "{long}");
+        assert_eq!(one_line("\0\0\0", 12), "\\u{0}\\u{0} … (1 more bytes)", "what escaping adds counts");
     }
 
     #[test]
