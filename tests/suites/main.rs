@@ -6,6 +6,7 @@ mod devkit;
 mod documents;
 mod faults;
 mod hostile;
+mod install;
 mod languages;
 mod limits;
 mod main_job;

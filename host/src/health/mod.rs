@@ -7,4 +7,5 @@ pub mod progress;
 pub mod rates;
 pub mod report;
 pub mod server;
+pub mod service;
 pub mod watchdog;

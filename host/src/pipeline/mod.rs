@@ -29,6 +29,7 @@ use crate::dead_letters::topic::DeadLetterTopic;
 use crate::flow::membership::{Membership, watch_for_pauses};
 use crate::health::progress::{Supervised, supervise};
 use crate::health::server::{self, Reporter};
+use crate::health::service;
 use crate::kafka::observer::Observer;
 use crate::plugin::LoadError;
 use crate::recovery::Partitions;
@@ -93,6 +94,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     }
     server::start(&config.status, Arc::clone(&host) as Arc<dyn Reporter>).map_err(failed("can't start the status"))?;
     say_configuration(config, &chain);
+    service::ready();
 
     let source = Source::new(&config.kafka, partitions, Arc::clone(&host) as Arc<dyn GroupHandler>)?;
     let look = Arc::clone(&host.look);
@@ -161,6 +163,7 @@ pub(crate) fn stop_on_signal(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
                 // First of all: nothing that happens to the log may keep the host from stopping.
                 stop.store(true, Ordering::SeqCst);
                 info!("stopping");
+                service::stopping();
             }
         });
     }
