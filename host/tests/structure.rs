@@ -172,7 +172,9 @@ fn words_are_those_that_a_stranger_understands() {
 
 /// The folders whose words were rewritten; the others follow.
 fn is_rewritten(name: &str) -> bool {
-    ["tests/", "examples/", ".github/", "README.md"].iter().any(|folder| name.starts_with(folder))
+    ["tests/", "examples/", ".github/", "README.md", "host/src/cli/", "host/src/config/", "host/src/devkit/"]
+        .iter()
+        .any(|folder| name.starts_with(folder))
 }
 
 /// Violations that are older than the rule. Nothing may be added.

@@ -12,7 +12,7 @@ pub struct DryRun {
     /// Tell what would become of the records that are there now, and end; nothing is written or committed
     #[arg(long)]
     dry_run: bool,
-    /// With --dry-run: end after so many records
+    /// With --dry-run: end after this number of records
     #[arg(long, value_name = "N", requires = "dry_run")]
     count: Option<u64>,
     /// With --dry-run: print a JSON object a record
@@ -33,7 +33,7 @@ impl DryRun {
             "{records} records: {written} would be written as {outputs}, {dropped} dropped, {failed} failed, {retried} \
              tried again later; nothing was written or committed"
         );
-        // Beside JSON it would be in the way of who reads it.
+        // A program that reads the JSON lines on standard output expects nothing else there.
         if self.json {
             tracing::info!("{conclusion}")
         } else {
@@ -46,7 +46,7 @@ impl DryRun {
 fn tell_json(told: &Told) {
     match serde_json::to_string(told) {
         Ok(line) => print(&line),
-        Err(error) => tracing::error!(%error, "a record can't be told as JSON"),
+        Err(error) => tracing::error!(%error, "a record can't be written as JSON"),
     }
 }
 

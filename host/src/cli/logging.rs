@@ -63,7 +63,7 @@ impl Logging {
     }
 }
 
-/// What a flag says, or else what a variable says; an empty one counts as not set.
+/// The value of a flag, or else of a variable; an empty variable counts as not set.
 fn or_environment<T: ValueEnum>(flag: Option<T>, variable: &str) -> Result<Option<T>, Failure> {
     let value = std::env::var(variable).unwrap_or_default();
     if flag.is_some() || value.is_empty() {

@@ -1,7 +1,7 @@
 //! The command line: one file for each command.
 //!
 //! Guarantees: standard output carries only what was asked for (a report, a component); logs and errors go to standard
-//! error; a process that ends with 0 did what it was told to.
+//! error; a process that ends with 0 did what it was asked.
 
 mod check;
 mod compile_child;
@@ -28,7 +28,7 @@ use self::exit::{EXIT_CODES, Exit, Failure};
 use self::logging::Logging;
 use self::stdout::print;
 
-/// Reads Kafka, hands each record to WebAssembly plugins, and writes what they answer to ReductStore.
+/// Reads Kafka, hands each record to WebAssembly plugins, and writes the results to ReductStore.
 #[derive(Debug, Parser)]
 #[command(version, long_version = version::long(), after_help = EXIT_CODES, arg_required_else_help = true)]
 struct Cli {
@@ -40,16 +40,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Consume, transform and write until told to stop (SIGTERM or SIGINT)
+    /// Read, transform and write records until SIGTERM or SIGINT
     #[command(after_help = EXIT_CODES)]
     Run(run::Run),
     /// Check the configuration, the plugins, Kafka and ReductStore; consume and write nothing
     #[command(after_help = EXIT_CODES)]
     Check(check::Check),
-    /// Send dead letters through the present chain again; a dry run unless told to write
+    /// Send dead letters through the present chain again; a dry run without --write
     #[command(after_help = EXIT_CODES)]
     Replay(replay::Replay),
-    /// Tell how a running host does: partitions, plugins and their versions, the last swaps
+    /// Show the state of a running host: partitions, plugins and their versions, the last swaps
     #[command(after_help = EXIT_CODES)]
     Status(status::Status),
     /// Print what the host knows of its configuration

@@ -78,8 +78,9 @@ impl FromArgMatches for KeyFlags {
 }
 
 fn argument(key: &'static Key, flag: KeyFlag) -> Arg {
-    let default =
-        key.preset.literal().map_or(String::new(), |literal| format!(" [default: {}]", literal.trim_matches('"')));
+    // A flag without a value is off by default, which goes without saying.
+    let default = key.preset.literal().filter(|_| !flag.value.is_empty());
+    let default = default.map_or(String::new(), |literal| format!(" [default: {}]", literal.trim_matches('"')));
     let env = key.env.map_or(String::new(), |env| format!(" [env: {}{env}]", config::PREFIX));
     let repeatable = if flag.is_repeatable { " (repeatable)" } else { "" };
     let help = format!("{}{repeatable}{env}{default}", key.summary().replace('`', ""));

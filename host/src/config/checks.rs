@@ -1,9 +1,10 @@
-//! What single values must look like: pure functions of text, each `None` (or what would be right) for one that doesn't.
+//! The forms of single values: pure functions of a text. `None`, or an error that says what would be right, means that the
+//! text doesn't have the form.
 
 use regex::Regex;
 use url::Url;
 
-/// `host:port` pairs, with librdkafka's own `protocol://` in front if need be; told back without blanks.
+/// `host:port` pairs, with librdkafka's own `protocol://` in front where it is given. Answers with the list without blanks.
 pub fn brokers(text: &str) -> Option<String> {
     let brokers: Vec<&str> = text.split(',').map(str::trim).collect();
     brokers.iter().all(|broker| is_broker(broker)).then(|| brokers.join(","))
@@ -30,7 +31,7 @@ fn is_broker(broker: &str) -> bool {
     !host.is_empty() && host.chars().all(legal) && port_is_right
 }
 
-/// A topic's name, or a pattern that librdkafka understands as we do. `Err` tells what would be right.
+/// A topic's name, or a pattern that librdkafka understands as we do. `Err` says what would be right.
 pub fn topic(topic: &str) -> Result<(), String> {
     if topic.starts_with('^') {
         return pattern(topic);

@@ -29,9 +29,9 @@ pub struct Layers {
     pub plugins: Option<Vec<PluginTable>>,
     /// Of the configuration file: what its relative paths begin at.
     pub folder: PathBuf,
-    /// There is a file that can't be read or parsed: what is missing besides isn't known.
+    /// The file can't be read or parsed, so it is unknown which keys are missing.
     pub unreadable: bool,
-    /// Keys and tables that somebody meant and got wrong: not to be called missing as well.
+    /// Keys and tables that were misspelt, so that they aren't reported as missing as well.
     pub misspelt: Vec<String>,
     /// Files beside the configuration file from which values came.
     pub files: Vec<PathBuf>,

@@ -50,13 +50,16 @@ pub struct Sources {
     pub file: Option<(PathBuf, Place)>,
     /// The process's environment, from which `REDUCT_SINK_*` is read.
     pub environment: Vec<(OsString, OsString)>,
+    /// The keys that the command line sets.
     pub flags: Vec<Flag>,
 }
 
-/// What came of loading a configuration: the warnings matter most when it failed.
+/// The outcome of loading a configuration. The warnings matter most when it failed.
 #[derive(Debug)]
 pub struct Loaded {
+    /// What the configuration risks, and variables that are unknown.
     pub warnings: Vec<String>,
+    /// The configuration, or everything that is wrong with it.
     pub config: Result<Config, Problems>,
 }
 
@@ -91,14 +94,21 @@ fn finish(mut layers: Layers, environment: &BTreeMap<String, String>, file: Opti
 /// Everything `run` needs to know.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// Where the records come from.
     pub kafka: Kafka,
+    /// Where the records go.
     pub store: Store,
     /// The chain, in order. Empty: records are written as they come.
     pub plugins: Vec<Plugin>,
+    /// Where records go that a plugin failed on, or that ReductStore refused.
     pub dead_letters: DeadLetters,
+    /// What the host may use.
     pub limits: Limits,
+    /// What is added to the labels of each record.
     pub labels: Labels,
+    /// Health, status and control over HTTP.
     pub status: Status,
+    /// Where compiled plugins are kept.
     pub cache: Cache,
     /// Files beside the configuration file from which values came, such as the token's: a change of one changes the
     /// configuration.
@@ -108,6 +118,7 @@ pub struct Config {
 /// Where compiled plugins are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
+    /// The folder.
     pub folder: CacheFolder,
     /// What the folder may grow to.
     pub bytes: u64,
@@ -154,9 +165,11 @@ pub struct Kafka {
     pub brokers: String,
     /// Topic names; one that begins with `^` is a regular expression.
     pub topics: Vec<String>,
+    /// The consumer group.
     pub group: String,
+    /// Where a partition begins without a committed offset.
     pub start: StartPolicy,
-    /// Any librdkafka property, as given; wins over what the host sets itself, save for those it must own.
+    /// Any librdkafka property, as given. It wins over what the host sets itself, except for those that the host owns.
     pub properties: BTreeMap<String, String>,
 }
 
@@ -185,6 +198,7 @@ impl fmt::Debug for Kafka {
 pub struct Secret(String);
 
 impl Secret {
+    /// Keeps a text from the logs.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -222,9 +236,11 @@ impl Word for StartPolicy {
 pub struct Store {
     /// `http://` or `https://`, host, port and path prefix.
     pub url: String,
+    /// The access token.
     pub token: Option<Secret>,
     /// The file that the token came from: it is read again when the store refuses the token.
     pub token_file: Option<PathBuf>,
+    /// The bucket to write to.
     pub bucket: String,
     /// The entry's name, from `{name}` (a plugin's choice, or else the topic), `{topic}` and `{partition}`. `None`: the
     /// name alone for a topic of one partition, `{name}/{partition}` for more.
@@ -233,13 +249,17 @@ pub struct Store {
     pub timeout: Duration,
     /// PEM file of further certificate authorities.
     pub ca: Option<PathBuf>,
+    /// Whether the server's certificate is checked.
     pub verify_tls: bool,
+    /// How many records one request writes at most.
     pub batch_records: usize,
+    /// How many bytes one request writes at most; a larger record is sent alone.
     pub batch_bytes: u64,
+    /// The settings of a bucket that the host creates.
     pub create: BucketSettings,
-    /// Write nothing and call it settled: for measuring the host itself.
+    /// Write nothing and count every record as written, to measure the host itself.
     pub discard: bool,
-    /// Read every record back before it counts as settled.
+    /// Read every record back before it counts as written.
     pub verify_writes: bool,
     /// Several hosts may run although the template puts records of several partitions into one entry.
     pub shared_entries: bool,
@@ -250,8 +270,11 @@ pub struct Store {
 /// The settings of a bucket that the sink creates; one that exists is left as it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BucketSettings {
+    /// How many records a block holds at most.
     pub max_block_records: u64,
+    /// How many bytes a block holds at most.
     pub max_block_bytes: u64,
+    /// What happens when the bucket is full; `None`: it never is.
     pub quota: Option<Quota>,
 }
 
@@ -286,15 +309,15 @@ pub struct DeadLetters {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
-    /// Records read and not yet settled, over all partitions.
+    /// Records read and not yet acknowledged, over all partitions.
     pub in_flight_records: usize,
-    /// The same in bytes. One record may exceed it: then it is alone.
+    /// The same in bytes. A record that exceeds it is read alone.
     pub in_flight_bytes: usize,
     /// Threads that run plugins.
     pub workers: usize,
     /// From SIGTERM to exit at the latest.
     pub shutdown: Duration,
-    /// A partition that has work and doesn't move for so long is reported as stuck.
+    /// After how long without progress a partition that has work is reported as stuck.
     pub stuck_after: Duration,
     /// What compiling one plugin may take, in a process of its own.
     pub compile_memory: u64,

@@ -14,38 +14,48 @@ use super::swaps::{self, Trial, Watch};
 use super::value::{Found, Value};
 use super::when::{self, When};
 
+/// One plugin of the chain.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plugin {
     /// Unique in the chain; `[a-z0-9-]+`.
     pub name: String,
+    /// Where its component comes from.
     pub source: PluginSource,
-    /// The only digest that is let in: 64 hexadecimal digits in small letters. `None`: whatever the file is.
+    /// The only digest that is loaded: 64 hexadecimal digits in small letters. `None`: any.
     pub sha256: Option<String>,
     /// JSON text handed to the plugin's `configure`.
     pub config: String,
+    /// What becomes of a record on which it failed.
     pub on_failure: FailurePolicy,
-    /// How often a record is handed over that the plugin asks to be given again; after the last it is a failure.
+    /// How often a record is handed over while the plugin answers `retry`; after the last attempt it is a failure.
     pub attempts: u32,
     /// Of one call.
     pub timeout: Duration,
     /// Of one instance.
     pub memory_bytes: u64,
+    /// What one call may answer and log.
     pub limits: PluginLimits,
+    /// When an instance is replaced that works.
     pub recycle: Recycle,
     pub instances: InstancesFor,
-    /// `None`: a plugin that fails on everything is asked about everything.
+    /// `None`: a plugin that fails on everything is still called for every record.
     pub breaker: Option<Breaker>,
+    /// What it may reach beside the record.
     pub grants: Grants,
-    /// Which records it is asked about; `None`: all.
+    /// Which records it handles; `None`: all.
     pub when: Option<When>,
+    /// How a new version is tried before it takes over.
     pub trial: Trial,
+    /// How a new version is compared with the previous one after it took over.
     pub watch: Watch,
 }
 
+/// Where a component comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PluginSource {
     /// The passthrough inside the binary.
     Builtin,
+    /// A file.
     File(PathBuf),
 }
 
@@ -73,9 +83,9 @@ pub struct PluginLimits {
     pub verdict_bytes: usize,
     /// Lines that one call may log.
     pub log_lines: u64,
-    /// Lines a second, over all calls, that are written; what is more is left out, and no failure.
+    /// Lines a second, over all calls, that are written. Further lines are left out, which is no failure.
     pub log_rate: u32,
-    /// The component's file, and so what it costs to compile.
+    /// The size of the component's file, and so a bound on what it costs to compile.
     pub file_bytes: u64,
 }
 
@@ -88,20 +98,20 @@ impl Default for PluginLimits {
 /// When a fresh instance takes over from one that is well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recycle {
-    /// After so many calls.
+    /// After this number of calls.
     pub calls: u64,
-    /// When it has grown to so many bytes. `None`: three quarters of the way from what it had at its start to its limit.
+    /// When it has grown to this number of bytes. `None`: three quarters of the way from its size at the start to its limit.
     pub memory_bytes: Option<u64>,
 }
 
 /// What happens when a plugin fails on everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Breaker {
-    /// The breaker opens after so many failed calls in a row, over all workers.
+    /// The breaker opens after this number of failed calls in a row, over all workers.
     pub failures: u32,
-    /// What becomes of records while it is open: the plugin isn't asked.
+    /// What becomes of records while it is open and the plugin isn't called.
     pub then: WhileOpen,
-    /// After so long one record is tried, and closes the breaker if it succeeds.
+    /// After this time one record is tried, and closes the breaker if the plugin succeeds.
     pub pause: Duration,
 }
 
@@ -126,7 +136,7 @@ impl Word for WhileOpen {
         &[("skip", Self::Skip), ("pass", Self::Pass), ("stop", Self::Stop), ("wait", Self::Wait)];
 }
 
-/// How many topics an instance is asked about.
+/// Which topics share an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstancesFor {
     AllTopics,

@@ -1,5 +1,5 @@
 //! What is wrong with a configuration, and where: every [`Problem`] names the place that a value came from, its key,
-//! what was found and what would be right. They are collected and told together, in the order of the file.
+//! what was found and what would be right. They are collected and reported together, in the order of the file.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,8 +9,11 @@ use thiserror::Error;
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
+    /// A line of the configuration file.
     File {
+        /// As it was named.
         path: Arc<str>,
+        /// The first is 1.
         line: usize,
     },
     /// The variable's full name.
@@ -20,7 +23,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// Values of a file are typed; those of the environment and of flags are text that is read as the key wants it.
+    /// Values of a file are typed; those of the environment and of flags are text that is read as the type of the key.
     pub fn is_text(&self) -> bool {
         !matches!(self, Self::File { .. })
     }
@@ -39,14 +42,16 @@ impl fmt::Display for Place {
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// `None`: the value isn't there.
+    /// `None`: the value isn't set.
     pub place: Option<Place>,
     /// The key's path, such as `store.bucket`; empty when the problem has none.
     pub key: String,
+    /// What was found and what would be right.
     pub text: String,
 }
 
 impl Problem {
+    /// A problem at a place.
     pub fn at(place: &Place, key: impl Into<String>, text: impl Into<String>) -> Self {
         Self { place: Some(place.clone()), key: key.into(), text: text.into() }
     }
@@ -75,6 +80,7 @@ impl Problems {
         Self(problems)
     }
 
+    /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter()
     }

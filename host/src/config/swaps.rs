@@ -1,44 +1,50 @@
-//! `[plugins.trial]` and `[plugins.watch]`: how a new version of a plugin, or a new configuration of it, comes to work.
+//! `[plugins.trial]` and `[plugins.watch]`: how a new version of a plugin, or a new
+//! configuration of it, takes over.
 
 use std::time::Duration;
 
 use super::key_table::Word;
 use super::reader::{Reader, defaults};
 
-/// Before it takes over: the candidate sees a sample of live records beside the present version, and writes nothing.
+/// The shadow trial before a take-over: the candidate sees a sample of live records beside the active version, and nothing
+/// that it answers is written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trial {
+    /// Whether there is a trial, and who decides.
     pub mode: Mode,
-    /// The trial ends after so many records …
+    /// The trial ends after this number of records …
     pub records: u64,
-    /// … or after so long, if there were fewer.
+    /// … or after this time, if there were fewer.
     pub within: Duration,
-    /// One record of so many is sampled.
+    /// One record out of this number is sampled.
     pub every: u64,
-    /// The candidate may fail on this share of the records more than the present version does.
+    /// The candidate may fail on this share of the records more than the active version does.
     pub max_failures: Share,
-    /// Its median call may take so many times as long as the present version's.
+    /// The candidate's median call may take this many times as long as the active version's.
     pub max_slowdown: u64,
 }
 
-/// After it took over: what would have been let through, or came later, still brings the old version back.
+/// The bake window after a take-over: a new version that fails or is slow is rolled back.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Watch {
+    /// Whether there is a bake window, and who decides.
     pub mode: Mode,
-    /// For so long after the take-over.
+    /// How long it lasts after the take-over.
     pub window: Duration,
-    /// The new version may fail on this share of the records more than the old one did.
+    /// The new version may fail on this share of the records more than the previous one did.
     pub max_failures: Share,
-    /// Its median call may take so many times as long as the old one's did.
+    /// Its median call may take this many times as long as the previous one's did.
     pub max_slowdown: u64,
 }
 
+/// Who decides about a new version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
+    /// Nobody: there is no trial, or no bake window.
     Off,
     /// The host decides by the bounds.
     Auto,
-    /// The host tells what it found; a person decides.
+    /// The host reports what it found, and a person decides.
     Manual,
 }
 

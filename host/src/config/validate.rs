@@ -1,4 +1,4 @@
-//! From what was said to what is meant: each key is read, checked and defaulted here, once.
+//! From raw values to the configuration: each key is read, checked and given its default here, once.
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -21,9 +21,9 @@ use crate::record::labels::LabelPattern;
 
 /// librdkafka's properties that the host must own, and why.
 pub(super) const OWNED: &[(&str, &str)] = &[
-    ("enable.auto.commit", "it commits an offset once its record is settled"),
-    ("auto.commit.enable", "it commits an offset once its record is settled"),
-    ("enable.auto.offset.store", "it commits an offset once its record is settled"),
+    ("enable.auto.commit", "it commits an offset once its record is acknowledged"),
+    ("auto.commit.enable", "it commits an offset once its record is acknowledged"),
+    ("enable.auto.offset.store", "it commits an offset once its record is acknowledged"),
     ("auto.offset.reset", "set kafka.start instead"),
     ("group.id", "set kafka.group instead"),
     ("bootstrap.servers", "set kafka.brokers instead"),

@@ -40,7 +40,7 @@ pub enum Value {
 }
 
 impl Found {
-    /// Whether no message may show the value: who writes a reference to it means to keep it out of sight.
+    /// Whether no message may show the value: a reference is written to keep it out of sight.
     pub fn is_hidden(&self) -> bool {
         self.origin != Origin::Literal
     }
@@ -49,7 +49,7 @@ impl Found {
         Self { value: Value::Text(text.into()), place, origin: Origin::Literal }
     }
 
-    /// `place` tells where a byte of the file stands.
+    /// `place` turns the offset of a byte into its place.
     pub fn from_toml(found: &Spanned<DeValue<'_>>, place: &impl Fn(usize) -> Place) -> Result<Self, Problem> {
         let here = place(found.span().start);
         let value = match found.get_ref() {
@@ -72,7 +72,7 @@ impl Found {
         Ok(Self { value, place: here, origin: Origin::Literal })
     }
 
-    /// As JSON, for what is handed to a plugin. Fails on what JSON hasn't got.
+    /// As JSON, for what is handed to a plugin. Fails on a number that JSON can't express.
     pub fn to_json(&self) -> Result<serde_json::Value, Problem> {
         Ok(match &self.value {
             Value::Text(text) | Value::Datetime(text) => text.clone().into(),

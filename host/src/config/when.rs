@@ -1,5 +1,5 @@
-//! `[plugins.when]`: which records a plugin is asked about. Decided by what Kafka delivered, not by what plugins before
-//! it made of it.
+//! `[plugins.when]`: which records a plugin handles. What counts is the record in Kafka, whatever earlier plugins made of
+//! it.
 
 use regex::Regex;
 
@@ -8,7 +8,7 @@ use super::reader::{Reader, plain_text};
 use super::value::{Found, Value};
 use crate::record::InputRecord;
 
-/// All of it must hold.
+/// The conditions of one plugin; all must hold.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct When {
     /// One of these; empty: any topic.
@@ -17,25 +17,32 @@ pub struct When {
     pub headers: Vec<(String, HeaderIs)>,
     /// Of the payload, in bytes.
     pub min_size: Option<u64>,
+    /// Of the payload, in bytes.
     pub max_size: Option<u64>,
 }
 
+/// A condition on the topic.
 #[derive(Debug, Clone)]
 pub enum TopicIs {
+    /// It has this name.
     Named(String),
+    /// Its name matches this pattern.
     Like(Regex),
 }
 
+/// A condition on the headers of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HeaderIs {
+    /// There is one.
     Present,
+    /// There is none.
     Absent,
     /// One of the headers of that key has this value.
     Equal(String),
 }
 
 impl When {
-    /// Whether headers and size are right; the topic is looked at apart, because it seldom changes.
+    /// Whether headers and size meet the conditions. The topic is checked apart, because it seldom changes.
     pub fn takes(&self, record: &InputRecord) -> bool {
         let size = record.payload.as_ref().map_or(0, |payload| payload.len() as u64);
         self.min_size.is_none_or(|least| size >= least)

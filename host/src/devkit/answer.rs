@@ -1,7 +1,7 @@
 //! What became of a record, in words that a file, a diff or a line can hold.
 //!
-//! Guarantees: whatever a chain makes of a record can be told; two answers are equal if and only if ReductStore would
-//! hold the same, or the same failure would be told.
+//! Guarantees: every outcome of a chain has a form; two answers are equal if and only if ReductStore would hold the same,
+//! or the same failure would be reported.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -87,7 +87,7 @@ impl Answer {
             && self.outputs.iter().zip(&answer.outputs).all(same)
     }
 
-    /// A record that can't be handled, whoever says so.
+    /// A record that can't be handled.
     pub fn failure(reason: String) -> Self {
         Self { reason: Some(reason), ..Self::plain(Verdict::Fail) }
     }

@@ -13,7 +13,7 @@ use crate::config::Kafka;
 use crate::kafka::peek::{From, Seen, Until, peek};
 use crate::record::InputRecord;
 
-/// Writes up to `count` records, each into a folder of its own below `folder`, and tells `wrote` of each.
+/// Writes up to `count` records, each into a folder of its own below `folder`, and calls `wrote` for each.
 ///
 /// From [`From::Latest`] it waits for records to come; from anywhere else it ends where the topic ends.
 pub fn capture(

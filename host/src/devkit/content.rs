@@ -1,5 +1,5 @@
-//! Bytes in a text file: as text where they are text, as base64 where not, as a file where they are large, or as so many
-//! repetitions of a text where only the size matters.
+//! Bytes in a text file: as text where they are text, as base64 where not, as a file where they are large, or as a text and
+//! how often it is repeated where only the size matters.
 //!
 //! Guarantees: what [`Content::of`] wrote, [`Content::bytes`] gives back to the byte.
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plugin::Digest;
 
-/// Larger payloads are told by their size and digest.
+/// Larger payloads are shown by their size and digest.
 const SHOWN_BYTES: usize = 4096;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! What `reduct-sink run` would do with the records of a live topic, told instead of done.
+//! Reports what `reduct-sink run` would do with the records of a live topic, without doing it.
 //!
 //! Guarantees: nothing is written, committed or created, and ReductStore isn't asked; the chain, the entry's template
 //! and the labels are those of a real run.

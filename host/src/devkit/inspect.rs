@@ -1,4 +1,4 @@
-//! What a file is, told without running it, and whether this host would load it.
+//! Describes a file without running it, and says whether this host would load it.
 //!
 //! Guarantees: any file can be looked at, and is told about as far as it can be read; whether it loads is what the host's
 //! own loader says, with an empty configuration.
@@ -22,7 +22,7 @@ pub struct Inspection {
     pub file: String,
     /// The name inside the file, or else the file's.
     pub name: String,
-    /// sha256, by which versions are told apart.
+    /// The sha256, which identifies a version.
     pub digest: String,
     pub bytes: usize,
     /// Bytes of each core module inside.
@@ -75,7 +75,7 @@ pub fn inspect(file: &Path) -> anyhow::Result<Inspection> {
         problem: None,
         wants_configuration: None,
     };
-    // What isn't WebAssembly is told by the loader, in better words.
+    // The loader has better words for a file that isn't WebAssembly.
     let tools = inspection.add_metadata(&bytes);
     inspection.made_by = tools.into_iter().collect();
     if let Ok(DecodedWasm::Component(resolve, world)) = wit_component::decode(&bytes) {

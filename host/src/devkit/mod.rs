@@ -1,4 +1,4 @@
-//! What plugin authors work with: fixtures and the runner of their tests, benchmarks, what a file is, new projects and
+//! The tools of plugin authors: fixtures and the runner of their tests, benchmarks, a description of a file, new projects and
 //! their builds, and a look at a live topic that changes nothing.
 //!
 //! Guarantees: a plugin is run by the very engine and chain of the host; nothing here writes to Kafka or ReductStore.

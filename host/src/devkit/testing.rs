@@ -147,5 +147,5 @@ fn judge(case: &Case, answer: &Answer) -> TestResult {
 }
 
 fn text(answer: &Answer) -> anyhow::Result<String> {
-    toml::to_string(answer).context("the answer can't be told in TOML")
+    toml::to_string(answer).context("the answer can't be written as TOML")
 }

@@ -24,13 +24,13 @@ pub enum Plugin {
     New(new::New),
     /// Build a plugin's folder to a component, with the toolchain of its language
     Build(build::Build),
-    /// Run fixtures through plugins, and compare what comes of them with what is expected; no server is needed
+    /// Run fixtures through plugins and compare the results with the expected ones; no server is needed
     Test(test::Test),
     /// Write records of a live topic as fixtures, without joining a group or committing
     Capture(capture::Capture),
-    /// Measure what a plugin costs, beside the embedded passthrough
+    /// Measure the time and memory that a plugin takes, beside the embedded passthrough
     Bench(bench::Bench),
-    /// Tell what a file is: version, contract, imports, sizes, and what is wrong if it wouldn't load
+    /// Show what a file is: version, contract, imports, sizes, and why it wouldn't load
     Inspect(inspect::Inspect),
     /// Compile a plugin into the cache ahead of time, so that a small machine needn't when it starts
     Compile(compile::Compile),
@@ -38,9 +38,9 @@ pub enum Plugin {
     Passthrough(core::Passthrough),
     /// Make a component of a core module that was built for the contract
     Componentize(core::Componentize),
-    /// Put the candidate of a running host to work, whatever its trial found so far
+    /// Make the candidate of a running host the active version, whatever its trial found so far
     Promote(control::Named),
-    /// End the trial of a running host's candidate, or bring back the version before the present one
+    /// End the trial of a running host's candidate, or roll back to the previous version
     Rollback(control::Named),
 }
 

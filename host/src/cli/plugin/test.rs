@@ -23,7 +23,7 @@ pub struct Test {
     /// The fixtures [default: those of the folder]
     #[arg(long, value_name = "DIR")]
     fixtures: Option<PathBuf>,
-    /// Write what comes of the fixtures as what is expected from now on
+    /// Write the results of the fixtures as the expected ones from now on
     #[arg(long)]
     update: bool,
     /// Write the results as JUnit's XML
@@ -107,7 +107,7 @@ fn print_stored(Stored { entry, entry_of_partition, labels }: &Stored) {
     ));
 }
 
-/// Leaves alone what is met already: its author may have written it in another way.
+/// Leaves expectations alone that are met: their author may have written them in another way.
 fn update(cases: &[Case], reports: &[Report]) -> Result<(), Failure> {
     let mut changed = Vec::new();
     let mut broken = 0;

@@ -28,7 +28,12 @@ pub(super) const SECTIONS: &[Section] = &[
 ];
 
 pub(super) const KEYS: &[Key] = &[
-    Key::new("plugins", Takes::Plugins, Absent, "A plugin of the chain.")
+    Key::new(
+        "plugins",
+        Takes::Plugins,
+        Absent,
+        "A component that each record goes through, instead of the file's chain; several form a chain in this order.",
+    )
         .example("\"relabel.wasm\"")
         .env("PLUGINS")
         .repeatable_flag("--plugin", "FILE"),

@@ -9,7 +9,7 @@ use serde::Deserialize;
 struct Config {
     /// Records whose header `type` is this are dropped.
     drop: String,
-    /// Payloads of at least so many bytes are large.
+    /// Payloads of at least this number of bytes are large.
     large_bytes: u64,
 }
 
