@@ -119,6 +119,12 @@ pub fn plugin_name(name: &str) -> Option<String> {
     name.chars().all(legal).then(|| name.to_owned())
 }
 
+/// Whether the text looks like a public key of minisign: 42 bytes in base64, of which the first two name the algorithm.
+pub fn is_minisign_key(text: &str) -> bool {
+    let base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    text.len() == 56 && text.starts_with("RW") && text.bytes().all(base64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@ use super::reader::{Reader, defaults, plain_text};
 use super::swaps::{self, Trial, Watch};
 use super::value::{Found, Value};
 use super::when::{self, When};
+use crate::record::entry_name::EntryPattern;
 
 /// One plugin of the chain.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +24,10 @@ pub struct Plugin {
     pub source: PluginSource,
     /// The only digest that is loaded: 64 hexadecimal digits in small letters. `None`: any.
     pub sha256: Option<String>,
+    /// Public keys of minisign, one of which must have signed the file. Empty: the file needs no signature.
+    pub signed_by: Vec<String>,
+    /// The entries that it may choose, as patterns; `None`: any.
+    pub entries: Option<Vec<EntryPattern>>,
     /// JSON text handed to the plugin's `configure`.
     pub config: String,
     /// What becomes of a record on which it failed.
@@ -159,6 +164,10 @@ pub struct Grants {
     pub directories: Vec<GrantedDirectory>,
     /// `host:port` in small letters.
     pub http: Vec<String>,
+    /// The host's own files and folders, none of which a granted directory may let it write.
+    pub own_files: Vec<PathBuf>,
+    /// Those of them that it may not read either.
+    pub own_secrets: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -258,6 +267,8 @@ fn plugin(reader: &mut Reader<'_>, name: String, source: PluginSource) -> Plugin
         name,
         source,
         sha256: sha256(reader),
+        signed_by: Vec::new(),
+        entries: entries(reader),
         config: plugin_config(reader),
         on_failure: reader.choice("plugins.on_failure"),
         attempts: reader.number("plugins.attempts"),
@@ -284,6 +295,14 @@ fn sha256(reader: &mut Reader<'_>) -> Option<String> {
         reader.reject("plugins.sha256", found, "none beside `builtin`, which is part of the host");
     }
     sha256
+}
+
+fn entries(reader: &mut Reader<'_>) -> Option<Vec<EntryPattern>> {
+    let expected = "a list of entry names, in which `*` stands for anything and `{topic}` for the topic's own name";
+    reader.parsed("plugins.limits.entries", expected, |found| match &found.value {
+        Value::List(items) => items.iter().map(|item| EntryPattern::parse(plain_text(item)?)).collect(),
+        _ => None,
+    })
 }
 
 fn limits(reader: &mut Reader<'_>) -> PluginLimits {
@@ -326,6 +345,8 @@ fn grants(reader: &mut Reader<'_>) -> Grants {
         environment: environment(reader).unwrap_or_default(),
         directories: directories(reader),
         http: http(reader),
+        own_files: Vec::new(),
+        own_secrets: Vec::new(),
     }
 }
 

@@ -12,8 +12,8 @@ use super::problem::{Place, Problem, Problems};
 use super::reader::{Reader, in_full, plain_text};
 use super::value::{Found, Origin, Value};
 use super::{
-    BucketSettings, Cache, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, Quota, QuotaType, Secret, Status,
-    Store, plugins,
+    BucketSettings, Cache, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, Plugin, PluginSource, Quota,
+    QuotaType, Secret, Status, Store, plugins,
 };
 use crate::record::content_type::{ANY_TOPIC, ContentTypes};
 use crate::record::entry_name::{Template, TemplateError};
@@ -62,7 +62,8 @@ pub fn validate(layers: Layers) -> Result<Config, Problems> {
     let store = store(&mut reader);
     let group = reader.text("kafka.group").unwrap_or_else(|| format!("reduct-sink-{}", store.bucket));
     let token_file = store.token_file.clone().filter(|path| !files.contains(path));
-    let config = Config {
+    let trust = Trust { require_sha256: reader.boolean("trust.require_sha256"), signed_by: signed_by(&mut reader) };
+    let mut config = Config {
         store,
         dead_letters: dead_letters(&mut reader, &kafka.topics),
         kafka: Kafka { group, ..kafka },
@@ -73,7 +74,56 @@ pub fn validate(layers: Layers) -> Result<Config, Problems> {
         cache: cache(&mut reader),
         plugins: plugins::chain(tables, &folder, &mut problems),
     };
+    trust.apply(&mut config.plugins, &mut problems);
+    keep_own_files(&mut config);
     if problems.is_empty() { Ok(config) } else { Err(Problems::new(problems)) }
+}
+
+/// Whose plugins are loaded.
+struct Trust {
+    require_sha256: bool,
+    signed_by: Vec<String>,
+}
+
+impl Trust {
+    fn apply(&self, plugins: &mut [Plugin], problems: &mut Vec<Problem>) {
+        for plugin in plugins.iter_mut().filter(|plugin| plugin.source != PluginSource::Builtin) {
+            plugin.signed_by.clone_from(&self.signed_by);
+            if self.require_sha256 && plugin.sha256.is_none() {
+                let text = format!("missing for plugin `{}`: `trust.require_sha256` is set", plugin.name);
+                problems.push(Problem { place: None, key: "plugins.sha256".into(), text });
+            }
+        }
+    }
+}
+
+fn signed_by(reader: &mut Reader<'_>) -> Vec<String> {
+    let expected = "a list of public keys of minisign: the second line of the .pub file, which begins with RW";
+    let key = |item: &Found| plain_text(item).map(str::trim).filter(|key| checks::is_minisign_key(key)).map(Into::into);
+    let keys = reader.parsed("trust.signed_by", expected, |found| match &found.value {
+        Value::List(items) => items.iter().map(key).collect::<Option<Vec<String>>>(),
+        _ => None,
+    });
+    keys.unwrap_or_default()
+}
+
+/// Tells each plugin with a directory which files are the host's own.
+fn keep_own_files(config: &mut Config) {
+    let cache = match &config.cache.folder {
+        CacheFolder::At(folder) => Some(folder.clone()),
+        CacheFolder::Default | CacheFolder::Nowhere => None,
+    };
+    let mut own: Vec<PathBuf> = config.files.iter().cloned().chain(cache).collect();
+    let secrets = own.clone();
+    let files = config.plugins.iter().filter_map(|plugin| match &plugin.source {
+        PluginSource::File(path) => Some(path.clone()),
+        PluginSource::Builtin => None,
+    });
+    own.extend(files);
+    for plugin in config.plugins.iter_mut().filter(|plugin| !plugin.grants.directories.is_empty()) {
+        plugin.grants.own_files.clone_from(&own);
+        plugin.grants.own_secrets.clone_from(&secrets);
+    }
 }
 
 fn brokers(reader: &mut Reader<'_>) -> String {

@@ -15,7 +15,7 @@ use wit_parser::{Resolve, WorldId, WorldItem, WorldKey};
 
 use super::testing::plugin_name;
 use crate::config::{Plugin, PluginSource};
-use crate::plugin::{Digest, Problem, Runtime};
+use crate::plugin::{Digest, Problem, Runtime, claimed_signer};
 
 #[derive(Debug, Serialize)]
 pub struct Inspection {
@@ -24,6 +24,8 @@ pub struct Inspection {
     pub name: String,
     /// The sha256, which identifies a version.
     pub digest: String,
+    /// Who the signature beside the file says made it. Not checked.
+    pub signed_by: Option<String>,
     pub bytes: usize,
     /// Bytes of each core module inside.
     pub core_modules: Vec<usize>,
@@ -62,6 +64,7 @@ pub fn inspect(file: &Path) -> anyhow::Result<Inspection> {
         file: file.display().to_string(),
         name: plugin_name(file),
         digest: Digest::of(&bytes).to_string(),
+        signed_by: claimed_signer(file),
         bytes: bytes.len(),
         core_modules: Vec::new(),
         made_by: Vec::new(),

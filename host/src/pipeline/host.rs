@@ -30,6 +30,8 @@ use crate::source::{Beginning, GroupHandler, PartitionReader};
 const ANSWERS: Duration = Duration::from_secs(3);
 /// What of `limits.shutdown` is left for committing, leaving the group and the last requests.
 const LEAVING: Duration = Duration::from_secs(6);
+/// How long the host waits at its end for calls to plugins that are running.
+const LAST_CALLS: Duration = Duration::from_secs(3);
 
 pub(super) struct Host {
     pub config: Config,
@@ -130,7 +132,7 @@ impl Host {
 
     pub fn join_workers(&self) {
         self.ended.store(true, Ordering::SeqCst);
-        if !self.workers.join() {
+        if !self.workers.join(LAST_CALLS) {
             self.failure.set("a worker panicked".into());
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::{Failure, RunError, failed, lock};
 use crate::chain::SharedChain;
@@ -67,12 +68,23 @@ impl Workers {
     }
 
     /// Ends them all. `false`: one had panicked.
-    pub fn join(&self) -> bool {
-        let mut well = true;
+    pub fn join(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
         for handle in &self.0 {
             handle.send(Command::Stop);
-            let thread = lock(&handle.thread).take();
-            well &= thread.is_none_or(|thread| thread.join().is_ok());
+        }
+        let mut well = true;
+        for (index, handle) in self.0.iter().enumerate() {
+            let Some(thread) = lock(&handle.thread).take() else { continue };
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if thread.is_finished() {
+                well &= thread.join().is_ok();
+            } else {
+                // The process ends without it. What it held isn't committed.
+                tracing::error!(worker = index, "the worker is still in a call to a plugin; it is abandoned");
+            }
         }
         well
     }

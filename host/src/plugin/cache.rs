@@ -1,16 +1,18 @@
-//! Compiled components, kept so that a restart needn't compile them again.
+//! Compiled components, kept so that a restart doesn't compile them again.
 //!
 //! Guarantees: an entry is used only for the component, engine, host version and name that it was made for, and only if
 //! its seal (an HMAC-SHA256 with the folder's own key) is right: machine code that somebody else wrote, or half of a
-//! file, is never run. What is damaged is told, compiled again and replaced. A crash leaves either a whole entry or a
+//! file, is never run. What is damaged is reported, compiled again and replaced. A crash leaves either a whole entry or a
 //! temporary file that a later start removes. The folder keeps to its size: what wasn't used longest goes first.
 //!
-//! Against whom: other users of the machine. The folder and the key must belong to this user and be writable (the key
-//! readable, too) by nobody else. Whoever can act as this user, or as root, can read the key; but they could replace the
-//! plugin or the host itself as well.
+//! Attackers are other users of the machine. The folder and the key must belong to this user and be writable (the key
+//! readable, too) by nobody else. The folder is opened once, without following a link, and everything happens through that
+//! handle: exchanging a folder above it changes nothing. Only files that the cache itself named are removed. Somebody who
+//! can act as this user, or as root, can read the key, but could as well replace the plugin or the host itself.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +29,8 @@ const LEFT_OVER: Duration = Duration::from_secs(3600);
 
 pub struct Cache {
     folder: PathBuf,
+    /// The folder itself, whatever its path means by now.
+    handle: File,
     most_bytes: u64,
     key: hmac::Key,
 }
@@ -39,7 +43,9 @@ pub enum CacheError {
     Foreign { path: PathBuf },
     #[error("{path} may be written or read by others (mode {mode:o}), so it isn't trusted; `chmod {right:o}` mends it")]
     Open { path: PathBuf, mode: u32, right: u32 },
-    #[error("{path} isn't a key of {SEAL} bytes; remove it, and the cache begins anew")]
+    #[error("{path} could be exchanged by others: everybody may write {above}; set `cache.path` to another place")]
+    Exchangeable { path: PathBuf, above: PathBuf },
+    #[error("{path} isn't a key of {SEAL} bytes; remove it, and the cache starts empty")]
     Key { path: PathBuf },
 }
 
@@ -59,9 +65,12 @@ impl Cache {
     pub fn open(folder: &Path, most_bytes: u64) -> Result<Self, CacheError> {
         let io = |error| CacheError::Io { path: folder.to_owned(), error };
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
-        check_private(folder, 0o022, 0o700)?;
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &key(folder)?);
-        let cache = Self { folder: folder.to_owned(), most_bytes, key };
+        let mut how = OpenOptions::new();
+        let handle = how.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(folder).map_err(io)?;
+        check_private(folder, &handle, 0o022, 0o700)?;
+        check_ancestors(folder)?;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key(&within(&handle), folder)?);
+        let cache = Self { folder: folder.to_owned(), handle, most_bytes, key };
         cache.remove_left_overs();
         Ok(cache)
     }
@@ -73,9 +82,14 @@ impl Cache {
         Some(base.join("reduct-sink/plugins"))
     }
 
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The compiled component of that name. `None`: there is none.
     pub(super) fn get(&self, name: &str) -> Result<Option<Vec<u8>>, Damage> {
-        let mut file = match File::open(self.path(name)) {
+        let mut file = match open_no_link(&self.entry(name)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -102,7 +116,7 @@ impl Cache {
             return Err(io::Error::other(format!("its {size} bytes are more than the whole cache may have")));
         }
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let beside = self.folder.join(format!(".{name}.{}.{count}.tmp", std::process::id()));
+        let beside = within(&self.handle).join(format!(".{name}.{}.{count}.tmp", std::process::id()));
         let seal = self.seal(name, code);
         let written = create_private(&beside)
             .and_then(|mut file| {
@@ -111,18 +125,23 @@ impl Cache {
                 file.write_all(code)?;
                 file.sync_all()
             })
-            .and_then(|()| fs::rename(&beside, self.path(name)));
+            .and_then(|()| fs::rename(&beside, self.entry(name)));
         if written.is_err() {
             let _ = fs::remove_file(&beside);
         }
         written?;
-        File::open(&self.folder)?.sync_all()?;
+        self.handle.sync_all()?;
         self.make_room(name);
         Ok(())
     }
 
+    /// Its path for people. Work is done by [`Self::entry`].
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.{SUFFIX}"))
+    }
+
+    fn entry(&self, name: &str) -> PathBuf {
+        within(&self.handle).join(format!("{name}.{SUFFIX}"))
     }
 
     fn seal(&self, name: &str, code: &[u8]) -> hmac::Tag {
@@ -136,10 +155,10 @@ impl Cache {
 
     /// Removes entries, but not this one, until the others fit in beside it.
     fn make_room(&self, kept: &str) {
-        let kept = self.path(kept);
+        let kept = self.entry(kept);
         let mut entries: Vec<(SystemTime, u64, PathBuf)> = self
             .files()
-            .filter(|(path, _)| path.extension().is_some_and(|extension| extension == SUFFIX))
+            .filter(|(path, _)| is_own(path, SUFFIX))
             .filter_map(|(path, found)| Some((found.modified().ok()?, found.len(), path)))
             .collect();
         entries.sort();
@@ -158,7 +177,7 @@ impl Cache {
         let is_old =
             |found: &fs::Metadata| found.modified().is_ok_and(|time| time.elapsed().is_ok_and(|age| age > LEFT_OVER));
         for (path, found) in self.files() {
-            if path.extension().is_some_and(|extension| extension == "tmp") && is_old(&found) {
+            if is_own(&path, "tmp") && is_old(&found) {
                 // Another host may have been faster.
                 let _ = fs::remove_file(path);
             }
@@ -166,15 +185,16 @@ impl Cache {
     }
 
     fn files(&self) -> impl Iterator<Item = (PathBuf, fs::Metadata)> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let entries = fs::read_dir(within(&self.handle)).into_iter().flatten().flatten();
+        // Not of what a link points to.
         entries.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
     }
 }
 
-/// The folder's key, made by whoever comes first.
-fn key(folder: &Path) -> Result<[u8; SEAL], CacheError> {
-    let path = folder.join("key");
-    let io = |error| CacheError::Io { path: path.clone(), error };
+/// The folder's key, made by the first host that uses the folder.
+fn key(folder: &Path, shown: &Path) -> Result<[u8; SEAL], CacheError> {
+    let (path, shown) = (folder.join("key"), shown.join("key"));
+    let io = |error| CacheError::Io { path: shown.clone(), error };
     if !fs::exists(&path).map_err(io)? {
         let mut key = [0; SEAL];
         rand::fill(&mut key).map_err(|_| io(io::Error::other("the system gives no random numbers")))?;
@@ -191,14 +211,48 @@ fn key(folder: &Path) -> Result<[u8; SEAL], CacheError> {
         let _ = fs::remove_file(&beside);
         linked.map_err(io)?;
     }
-    check_private(&path, 0o077, 0o600)?;
-    let key = fs::read(&path).map_err(io)?;
-    key.try_into().map_err(|_| CacheError::Key { path })
+    let mut file = open_no_link(&path).map_err(io)?;
+    check_private(&shown, &file, 0o077, 0o600)?;
+    let mut key = Vec::new();
+    Read::by_ref(&mut file).take(SEAL as u64 + 1).read_to_end(&mut key).map_err(io)?;
+    key.try_into().map_err(|_| CacheError::Key { path: shown })
+}
+
+/// The path of an open folder, which stays right when its name comes to mean another one.
+fn within(folder: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()))
+}
+
+fn open_no_link(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+/// Whether the cache gave the file its name: `{digest}-….cwasm`, `.{digest}-….tmp` or `.key.….tmp`.
+fn is_own(path: &Path, suffix: &str) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some(name) = name.strip_suffix(suffix).and_then(|name| name.strip_suffix('.')) else { return false };
+    let name = if suffix == "tmp" { name.strip_prefix('.') } else { Some(name) };
+    let Some(name) = name else { return false };
+    let digest = name.split('-').next().unwrap_or_default();
+    (digest.len() == 64 && digest.bytes().all(|digit| digit.is_ascii_hexdigit())) || name.starts_with("key.")
+}
+
+/// Refuses a folder that others could exchange, because they may write a folder above it.
+fn check_ancestors(folder: &Path) -> Result<(), CacheError> {
+    const STICKY: u32 = 0o1000;
+    let io = |error| CacheError::Io { path: folder.to_owned(), error };
+    for above in fs::canonicalize(folder).map_err(io)?.ancestors().skip(1) {
+        let mode = fs::metadata(above).map_err(io)?.mode();
+        if mode & 0o002 != 0 && mode & STICKY == 0 {
+            return Err(CacheError::Exchangeable { path: folder.to_owned(), above: above.to_owned() });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses what belongs to others, or grants them one of the permissions in `forbidden`.
-fn check_private(path: &Path, forbidden: u32, right: u32) -> Result<(), CacheError> {
-    let found = fs::symlink_metadata(path).and_then(|_| fs::metadata(path));
+fn check_private(path: &Path, file: &File, forbidden: u32, right: u32) -> Result<(), CacheError> {
+    let found = file.metadata();
     let found = found.map_err(|error| CacheError::Io { path: path.to_owned(), error })?;
     // SAFETY: it takes nothing, touches no memory and can't fail.
     if found.uid() != unsafe { libc::geteuid() } {
@@ -283,26 +337,48 @@ mod tests {
     fn what_was_not_used_longest_goes_first() {
         let folder = tempfile::tempdir().unwrap();
         let cache = open(&folder, 3500);
-        for name in ["a", "b", "c"] {
-            cache.put(name, &[0; 1000]).unwrap();
+        let name = |letter: &str| format!("{}-plain", letter.repeat(64));
+        for letter in ["a", "b", "c"] {
+            cache.put(&name(letter), &[0; 1000]).unwrap();
             std::thread::sleep(Duration::from_millis(20));
         }
-        assert!(cache.get("a").unwrap().is_some(), "used again");
-        cache.put("d", &[0; 1000]).unwrap();
-        let there = ["a", "b", "c", "d"].map(|name| cache.get(name).unwrap().is_some());
+        assert!(cache.get(&name("a")).unwrap().is_some(), "used again");
+        cache.put(&name("d"), &[0; 1000]).unwrap();
+        let there = ["a", "b", "c", "d"].map(|letter| cache.get(&name(letter)).unwrap().is_some());
         assert_eq!(there, [true, false, true, true]);
-        assert!(cache.put("e", &[0; 4000]).is_err(), "larger than all");
+        assert!(cache.put(&name("e"), &[0; 4000]).is_err(), "larger than all");
     }
 
     #[test]
     fn what_a_crash_left_is_removed_later() {
         let folder = tempfile::tempdir().unwrap();
         let cache = open(&folder, 1 << 20);
-        let (old, new) = (cache.folder.join(".a.1.2.tmp"), cache.folder.join(".b.1.2.tmp"));
+        let own = |letter: &str| cache.folder.join(format!(".{}-plain.1.2.tmp", letter.repeat(64)));
+        let foreign = cache.folder.join("somebody's.tmp");
+        let (old, new) = (own("a"), own("b"));
         fs::write(&old, b"half").unwrap();
         fs::write(&new, b"half").unwrap();
-        File::options().write(true).open(&old).unwrap().set_modified(SystemTime::now() - 2 * LEFT_OVER).unwrap();
+        fs::write(&foreign, b"of another program").unwrap();
+        for file in [&old, &foreign] {
+            File::options().write(true).open(file).unwrap().set_modified(SystemTime::now() - 2 * LEFT_OVER).unwrap();
+        }
         drop(open(&folder, 1 << 20));
-        assert_eq!((old.exists(), new.exists()), (false, true), "one may be in the writing");
+        assert_eq!((old.exists(), new.exists()), (false, true), "a host may be writing it");
+        assert!(foreign.exists(), "not the cache's own");
+    }
+
+    #[test]
+    fn links_and_folders_that_others_may_exchange_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(open(&folder, 1 << 20));
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(folder.path().join("cache"), &link).unwrap();
+        assert!(matches!(Cache::open(&link, 1), Err(CacheError::Io { .. })));
+        let shared = folder.path().join("shared");
+        fs::create_dir(&shared).unwrap();
+        fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(Cache::open(&shared.join("cache"), 1), Err(CacheError::Exchangeable { .. })));
+        fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+        Cache::open(&shared.join("cache"), 1).unwrap();
     }
 }

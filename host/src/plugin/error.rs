@@ -4,6 +4,7 @@ use std::io;
 
 use super::contract::{CONTRACT, START_TIMEOUT};
 use super::digest::Digest;
+use super::signature::SignatureError;
 
 /// A plugin that didn't load. Its text names the plugin, the file, what was found and what would be right.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,8 @@ pub enum Problem {
     TooLarge { found: u64, most: u64 },
     #[error("has the sha256 {found}, and its `sha256` in the configuration lets in {pinned} only")]
     OtherDigest { found: Digest, pinned: String },
+    #[error("{0}")]
+    Signature(#[source] SignatureError),
     #[error("is empty")]
     Empty,
     #[error("is a core module, not a component")]
@@ -76,6 +79,9 @@ impl Problem {
             Self::Unreadable(_) => "check the file's permissions and that it is a regular file",
             Self::TooLarge { .. } => "make it smaller (strip it), or raise the plugin's `limits.file_size`",
             Self::OtherDigest { .. } => "put the file back, or change `sha256` once you trust this one",
+            Self::Signature(_) => {
+                "sign it (`minisign -Sm FILE`) with a key of `trust.signed_by`, and put FILE.minisig beside it"
+            }
             Self::Empty => "copy the component to a temporary name and rename it over the file",
             Self::CoreModule => "make a component of it: `reduct-sink plugin componentize CORE.wasm --output OUT.wasm`",
             Self::Text => "compile it; a plugin is a binary component",

@@ -158,7 +158,7 @@ impl Instance {
                 }
             };
             let Some(output) = self.store.data().present() else { break };
-            check(&verdict, &limits, output).map_err(|violation| match violation {
+            check(&verdict, &limits, self.code.entries.as_deref(), output).map_err(|violation| match violation {
                 Violation::Rule(rule) => Trouble::Failed(one_line(&rule, REASON_BYTES)),
                 Violation::Limit(limit) => Trouble::Broken(limit),
             })?;

@@ -15,6 +15,7 @@ use super::log::PluginLog;
 use super::state::State;
 use crate::config::{FailurePolicy, Grants, PluginLimits, Recycle};
 use crate::record::InputRecord;
+use crate::record::entry_name::EntryPattern;
 use crate::record::labels::LabelRules;
 
 #[derive(Clone)]
@@ -40,6 +41,8 @@ pub(super) struct Code {
     pub timeout: Duration,
     pub memory_bytes: u64,
     pub limits: PluginLimits,
+    /// The entries that it may choose; `None`: any.
+    pub entries: Option<Vec<EntryPattern>>,
     pub recycle: Recycle,
     pub grants: Arc<Grants>,
     pub labels: Arc<LabelRules>,

@@ -27,6 +27,8 @@ use super::host_calls::HostCalls;
 use super::instance::Instance;
 use super::loaded::{Code, LoadedPlugin};
 use super::log::PluginLog;
+use super::own_files;
+use super::signature;
 use super::state::State;
 use crate::config::{CacheFolder, Config, Plugin, PluginSource};
 use crate::record::labels::LabelRules;
@@ -110,6 +112,13 @@ impl Runtime {
         if let Some(pinned) = plugin.sha256.as_ref().filter(|pinned| **pinned != digest.to_string()) {
             return Err(Problem::OtherDigest { found: digest, pinned: pinned.clone() });
         }
+        if let (PluginSource::File(file), false) = (&plugin.source, plugin.signed_by.is_empty()) {
+            let signed = signature::verify(&bytes, file, &plugin.signed_by).map_err(Problem::Signature)?;
+            tracing::info!(plugin = plugin.name, digest = digest.short(), "{signed}");
+        }
+        if let Some(problem) = own_files::exposed(&plugin.grants, self.cache.as_ref().map(Cache::folder)) {
+            return Err(Problem::Grant(problem));
+        }
         let name: Arc<str> = plugin.name.as_str().into();
         let started = Instant::now();
         let (pre, from_cache) = self.compile(&bytes, digest, !plugin.grants.http.is_empty())?;
@@ -120,6 +129,7 @@ impl Runtime {
             timeout: plugin.timeout,
             memory_bytes: plugin.memory_bytes,
             limits: plugin.limits,
+            entries: plugin.entries.clone(),
             recycle: plugin.recycle,
             grants: Arc::new(plugin.grants.clone()),
             log: Arc::new(PluginLog::new(name.clone(), digest, plugin.limits.log_rate)),

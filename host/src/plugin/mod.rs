@@ -28,6 +28,7 @@ mod loader;
 mod log;
 mod memory;
 mod message;
+mod own_files;
 mod sandbox;
 mod signature;
 mod state;
@@ -45,7 +46,7 @@ pub use digest::Digest;
 pub use error::{LoadError, Problem};
 pub use loaded::LoadedPlugin;
 pub use loader::Runtime;
-pub use signature::signature_file;
+pub use signature::{SignatureError, SignedBy, claimed_signer, is_public_key, signature_file, verify};
 
 pub(crate) use breaker::{Admission, Breaker};
 pub(crate) use counters::{CounterSet, Counters, increment};

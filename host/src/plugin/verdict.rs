@@ -9,7 +9,7 @@ pub(crate) use super::bindings::reduct_sink::transform::types::Verdict;
 use super::bindings::reduct_sink::transform::types::{self, Change};
 use crate::config::PluginLimits;
 use crate::record::content_type::ContentType;
-use crate::record::entry_name::EntryName;
+use crate::record::entry_name::{EntryName, EntryPattern};
 use crate::record::{LabelChange, OutputRecord};
 
 /// The most outputs that one input record may become, over all plugins of the chain.
@@ -29,10 +29,15 @@ pub(super) enum Violation {
 }
 
 /// Whether the verdict keeps the contract's rules and the plugin's limits.
-pub(super) fn check(verdict: &Verdict, limits: &PluginLimits, output: &OutputRecord) -> Result<(), Violation> {
+pub(super) fn check(
+    verdict: &Verdict,
+    limits: &PluginLimits,
+    entries: Option<&[EntryPattern]>,
+    output: &OutputRecord,
+) -> Result<(), Violation> {
     match verdict {
         Verdict::Keep | Verdict::Drop => Ok(()),
-        Verdict::Change(change) => check_changes(std::slice::from_ref(change), limits, output),
+        Verdict::Change(change) => check_changes(std::slice::from_ref(change), limits, entries, output),
         Verdict::Split(parts) if parts.is_empty() => {
             Err(Violation::Rule("it split the record into no parts; `drop` writes none".into()))
         }
@@ -41,7 +46,7 @@ pub(super) fn check(verdict: &Verdict, limits: &PluginLimits, output: &OutputRec
             parts.len(),
             limits.outputs
         ))),
-        Verdict::Split(parts) => check_changes(parts, limits, output),
+        Verdict::Split(parts) => check_changes(parts, limits, entries, output),
     }
 }
 
@@ -65,7 +70,12 @@ fn changed(mut output: OutputRecord, change: Change) -> OutputRecord {
     output
 }
 
-fn check_changes(changes: &[Change], limits: &PluginLimits, output: &OutputRecord) -> Result<(), Violation> {
+fn check_changes(
+    changes: &[Change],
+    limits: &PluginLimits,
+    entries: Option<&[EntryPattern]>,
+    output: &OutputRecord,
+) -> Result<(), Violation> {
     let before: usize = output.labels.iter().map(LabelChange::size).sum();
     let mut bytes = 0_usize;
     for change in changes {
@@ -77,6 +87,7 @@ fn check_changes(changes: &[Change], limits: &PluginLimits, output: &OutputRecor
             )));
         }
         check_names(change).map_err(Violation::Rule)?;
+        check_entry(change, entries, output).map_err(Violation::Rule)?;
         let labels = change.labels.iter().map(label_size).fold(before, usize::saturating_add);
         if labels > MAX_LABEL_BYTES {
             return Err(Violation::Limit(format!(
@@ -90,6 +101,16 @@ fn check_changes(changes: &[Change], limits: &PluginLimits, output: &OutputRecor
         return Err(Violation::Limit(format!("its verdict has {bytes} bytes; the most are {most}")));
     }
     Ok(())
+}
+
+fn check_entry(change: &Change, allowed: Option<&[EntryPattern]>, output: &OutputRecord) -> Result<(), String> {
+    let (Some(entry), Some(allowed)) = (&change.entry, allowed) else { return Ok(()) };
+    let topic = &output.input.source.topic;
+    if allowed.iter().any(|pattern| pattern.allows(entry, topic)) {
+        return Ok(());
+    }
+    let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+    Err(format!("it chose the entry {entry}; its `limits.entries` allow {}", allowed.join(", ")))
 }
 
 fn check_names(change: &Change) -> Result<(), String> {

@@ -37,6 +37,40 @@ pub enum NameError {
     Deep(String),
 }
 
+/// Entries that a plugin may choose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryPattern(String);
+
+impl EntryPattern {
+    /// `None`: it has a character that no entry's name has, beside `*` and `{topic}`.
+    pub fn parse(pattern: &str) -> Option<Self> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '/' | '*');
+        let rest = pattern.replace("{topic}", "");
+        (!pattern.is_empty() && rest.chars().all(legal)).then(|| Self(pattern.into()))
+    }
+
+    /// Whether the name is one of them, for a record of this topic.
+    pub fn allows(&self, entry: &str, topic: &str) -> bool {
+        let pattern = self.0.replace("{topic}", &topic_segment(topic));
+        let mut pieces = pattern.split('*');
+        let Some(mut rest) = pieces.next().and_then(|first| entry.strip_prefix(first)) else { return false };
+        let mut last = None;
+        for piece in pieces {
+            if let Some(middle) = last.replace(piece) {
+                let Some((_, after)) = rest.split_once(middle) else { return false };
+                rest = after;
+            }
+        }
+        last.map_or(rest.is_empty(), |last: &str| rest.ends_with(last))
+    }
+}
+
+impl fmt::Display for EntryPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl EntryName {
     pub fn parse(name: &str) -> Result<Self, NameError> {
         if name.len() > MAX_NAME {

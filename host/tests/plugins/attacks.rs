@@ -4,8 +4,9 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use reduct_sink::config::{FailurePolicy, InstancesFor, Plugin};
+use reduct_sink::config::{FailurePolicy, GrantedDirectory, InstancesFor, Plugin};
 use reduct_sink::plugin::Problem;
+use reduct_sink::record::entry_name::EntryPattern;
 use reduct_sink::record::{InputRecord, TopicPartition};
 
 use crate::bed::{Bed, dead_letter, input, keep_log, load_error, logged, output, outputs, record, runtime};
@@ -255,4 +256,77 @@ fn what_a_plugin_printed_before_it_failed_is_the_reason() {
     assert!(reason.starts_with(cause), "{reason}");
     let printed = logged(&["plugin=snake", "plugin: ", "ValueError"]);
     assert!(printed.iter().any(|line| line.contains("topic=\"line.7\" partition=2 offset=2")), "{printed:?}");
+}
+
+#[test]
+fn a_directory_that_holds_the_hosts_own_files_is_not_granted() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for name in ["etc", "etc/models", "cache", "cache/inside", "data"] {
+        std::fs::create_dir(at(name)).unwrap();
+    }
+    std::fs::write(at("etc/sink.toml"), "").unwrap();
+    std::os::unix::fs::symlink(at("etc"), at("data/link")).unwrap();
+    let load = |directory: &str, writable| {
+        let bed = Bed::of(&[]).with("granted", &guest("(call $keep)"), |plugin| {
+            let granted = GrantedDirectory { path: at(directory), guest: "/g".into(), writable };
+            plugin.grants.directories = vec![granted];
+            plugin.grants.own_files = vec![at("etc/sink.toml"), at("cache"), at("data/plugins/p.wasm")];
+            plugin.grants.own_secrets = vec![at("cache")];
+        });
+        runtime().load(&bed.plugins[0]).map(|_| ()).map_err(|error| error.to_string())
+    };
+    for (directory, writable) in [
+        ("etc", true),
+        ("data/link", true),
+        ("cache/inside", true),
+        ("data", true),
+        ("", true),
+        ("cache", false),
+        ("", false),
+    ] {
+        let error = load(directory, writable).expect_err(directory);
+        assert!(error.contains("it could"), "{directory}: {error}");
+    }
+    for (directory, writable) in [("etc/models", true), ("etc", false), ("data", false)] {
+        load(directory, writable).expect(directory);
+    }
+}
+
+#[test]
+fn a_plugin_chooses_only_the_entries_that_it_may() {
+    let choose = |entry: &str, allowed: &[&str]| {
+        let bed =
+            Bed::of(&[]).with("chooser", &guest(&format!(r#"(call $entry $"{entry}") (call $change)"#)), |plugin| {
+                plugin.entries = Some(allowed.iter().map(|pattern| EntryPattern::parse(pattern).unwrap()).collect());
+            });
+        bed.chain().transform(&input(1))
+    };
+    // The topic is line.7.
+    for (entry, allowed) in [("images/front", &["images/*"][..]), ("line_2E7/a", &["x", "{topic}/*"]), ("a", &["*"])] {
+        output(choose(entry, allowed));
+    }
+    for (entry, allowed) in
+        [("lidar/0", &["images/*"][..]), ("images", &["images/*"]), ("line_2E7", &["{topic}/*"]), ("a", &[])]
+    {
+        let failure = dead_letter(choose(entry, allowed));
+        assert!(failure.reason.contains("`limits.entries`"), "{failure:?}");
+    }
+}
+
+#[test]
+fn an_unsigned_plugin_does_not_load_where_keys_are_configured() {
+    // Another file's signature by that key: the vector of minisign's documentation.
+    let key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+    let signature = "untrusted comment: signature from minisign secret key
+RUQf6LRCGA9i559r3g7V1qNyJDApGip8MfqcadIgT9CuhV3EMhHoN1mGTkUidF/z7SrlQgXdy8ofjb7bNJJylDOocrCo8KLzZwo=
+trusted comment: timestamp:1556193335\tfile:test
+y/rUw2y8/hOUYjZU71eHp/Wo1KZ40fGy2VJEDl34XMJM+TX48Ss/17u3IvIfbVR1FkZZSNCisQbuQY+bHwhEBg==";
+    let bed = Bed::of(&[]).with("unsigned", &guest("(call $keep)"), |plugin| plugin.signed_by = vec![key.into()]);
+    let load = || runtime().load(&bed.plugins[0]).unwrap_err().to_string();
+    assert!(load().contains("has no signature"), "{}", load());
+    std::fs::write(bed.path(0).with_extension("wasm.minisig"), signature).unwrap();
+    assert!(load().contains("none of the configured keys"), "{}", load());
+    std::fs::write(bed.path(0), "test").unwrap();
+    assert!(!load().contains("signature"), "the right one for these bytes, which are no component: {}", load());
 }

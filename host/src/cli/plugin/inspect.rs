@@ -35,6 +35,13 @@ fn tell(inspection: &Inspection) {
     line("file", inspection.file.clone());
     line("name", inspection.name.clone());
     line("digest", format!("sha256 {}", inspection.digest));
+    line(
+        "signed",
+        match &inspection.signed_by {
+            Some(signer) => format!("{signer}; `plugin verify` checks it"),
+            None => "no".into(),
+        },
+    );
     let cores: usize = inspection.core_modules.iter().sum();
     line(
         "size",

@@ -9,6 +9,7 @@ mod core;
 mod inspect;
 mod new;
 mod test;
+mod verify;
 
 use std::io::Write;
 use std::path::Path;
@@ -32,6 +33,8 @@ pub enum Plugin {
     Bench(bench::Bench),
     /// Show what a file is: version, contract, imports, sizes, and why it wouldn't load
     Inspect(inspect::Inspect),
+    /// Check that a plugin is signed by one of these keys
+    Verify(verify::Verify),
     /// Compile a plugin into the cache ahead of time, so that a small machine needn't when it starts
     Compile(compile::Compile),
     /// Write the embedded passthrough component
@@ -53,6 +56,7 @@ impl Plugin {
             Self::Capture(capture) => capture.execute(),
             Self::Bench(bench) => bench.execute(),
             Self::Inspect(inspect) => inspect.execute(),
+            Self::Verify(verify) => verify.execute(),
             Self::Compile(compile) => compile.execute(),
             Self::Passthrough(passthrough) => passthrough.execute(),
             Self::Componentize(componentize) => componentize.execute(),

@@ -21,6 +21,7 @@ pub(super) const SECTIONS: &[Section] = &[
     section("store.create", "The settings of a bucket that the host creates; an existing bucket is left as it is."),
     section("labels", "Which labels a record gets."),
     section("limits", "What the host may use."),
+    section("trust", "Whose plugins are loaded."),
     section("status", "Health, status and control over HTTP."),
     section("cache", "Where compiled plugins are kept."),
     section("dead_letters", "Where records go that a plugin failed on, or that ReductStore refused."),
@@ -355,6 +356,20 @@ pub(super) const KEYS: &[Key] = &[
     )
     .env("COMPILE_TIME")
     .restart(same!(limits.compile_time)),
+    Key::new(
+        "trust.require_sha256",
+        Takes::Boolean,
+        Preset::Boolean(false),
+        "Whether each plugin's file must be pinned by its `sha256`.",
+    ),
+    Key::new(
+        "trust.signed_by",
+        Takes::Texts("public keys of minisign"),
+        Absent,
+        "One of these keys must have signed each plugin's file, with the signature in FILE.minisig beside it. It is checked at \
+         the start and in swaps.",
+    )
+    .example("[\"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\"]"),
     Key::new(
         "status.listen",
         Takes::Text("one host:port, or `\"\"` for none"),

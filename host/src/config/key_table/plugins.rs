@@ -134,6 +134,13 @@ pub(super) const KEYS: &[Key] = &[
         "How many lines a second are logged, over all calls. Further lines are left out and counted; that is no failure.",
     ),
     Key::new(
+        "plugins.limits.entries",
+        Takes::Texts("entry names with `*` for anything and `{topic}` for the topic's own name"),
+        Derived("any"),
+        "The entries that the plugin may choose, before the template of `store.entry` is applied. Another choice is a failure.",
+    )
+    .example("[\"images/*\", \"{topic}/*\"]"),
+    Key::new(
         "plugins.limits.file_size",
         Takes::Size { min: KB, max: GB },
         Preset::Size(64 * MIB),

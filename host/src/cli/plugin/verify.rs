@@ -1,0 +1,36 @@
+//! `reduct-sink plugin verify`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use reduct_sink::plugin::{is_public_key, verify};
+
+use super::{Exit, Failure, failed, print};
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The component; its signature is FILE.minisig
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// A public key of minisign that may have signed it: the second line of the .pub file; repeatable
+    #[arg(long = "key", value_name = "KEY", required = true)]
+    keys: Vec<String>,
+}
+
+impl Verify {
+    pub fn execute(self) -> Result<(), Failure> {
+        if let Some(wrong) = self.keys.iter().find(|key| !is_public_key(key)) {
+            return Err(Failure::new(Exit::Usage, anyhow::anyhow!("{wrong:?} isn't a public key of minisign")));
+        }
+        let file = self.file.display();
+        let component = std::fs::read(&self.file).with_context(|| format!("cannot read {file}")).map_err(failed)?;
+        match verify(&component, &self.file, &self.keys) {
+            Ok(signed) => {
+                print(format_args!("{file} is {signed}"));
+                Ok(())
+            }
+            Err(error) => Err(Failure::new(Exit::Plugin, anyhow::anyhow!("{file} {error}"))),
+        }
+    }
+}
