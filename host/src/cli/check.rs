@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use reduct_sink::config::{self, Config, PluginSource, Store};
@@ -148,7 +148,12 @@ fn check_plugins(config: &Config, report: &mut Report) {
 /// Whether the address can be listened on. A host that runs there already may be the one that is to be restarted.
 fn check_status(config: &Config, report: &mut Report) {
     let Some(address) = &config.status.listen else { return };
-    match TcpListener::bind(address) {
+    // Another check that runs at the same time holds the address for a moment.
+    let bound = TcpListener::bind(address).or_else(|_| {
+        std::thread::sleep(Duration::from_millis(200));
+        TcpListener::bind(address)
+    });
+    match bound {
         Ok(_) => report.ok("status", format_args!("{address} is free")),
         Err(error) if error.kind() == ErrorKind::AddrInUse && RunningHost::answers_at(address) => {
             let text = "a reduct-sink runs there already; a second one on this machine needs another status.listen";
