@@ -13,6 +13,7 @@ mod main_job;
 mod newcomer;
 mod operate;
 mod ordinary;
+mod readers;
 mod swaps;
 mod testbed;
 mod tutorial;

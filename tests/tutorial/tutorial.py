@@ -45,7 +45,9 @@ def produce(args):
         for number in range(args.count):
             payload = os.urandom(random.randint(1_000, 900_000))
             kind = "binary" if number % 4 else "snapshot"
-            headers = {"size": str(len(payload)), "type": kind}
+            # A dictionary in the tutorial; here with a key in camelCase and one that repeats, too.
+            headers = [("size", str(len(payload))), ("type", kind), ("deviceId", "camera 7"),
+                       ("tag", "first"), ("tag", "last")]
             # Round-robin, as the tutorial has it.
             producer.produce(args.topic, payload, headers=headers, partition=number % PARTITIONS,
                              callback=delivered(payload, kind))
@@ -86,6 +88,9 @@ async def verify(args):
             expect("bytes", digest, line["sha256"])
             expect("label size", labels["size"], str(line["size"]))
             expect("label type", labels["type"], line["type"])
+            # As they would be in the tutorial: in lower case, and the last of those that repeat.
+            expect("label deviceid", labels["deviceid"], "camera 7")
+            expect("label tag", labels["tag"], "last")
 
         # By time: the middle third of the records of one entry.
         entry = entries[0]
@@ -99,6 +104,9 @@ async def verify(args):
         snapshots = [record.labels["type"] async for record in
                      bucket.query(pattern, when={"&type": {"$eq": "snapshot"}}, head=True)]
         expect("records by type", len(snapshots), sum(line["type"] == "snapshot" for line in sent))
+        devices = [record.labels["deviceid"] async for record in
+                   bucket.query(pattern, when={"&deviceid": {"$eq": "camera 7"}}, head=True)]
+        expect("records by device", len(devices), len(sent))
         large = [int(record.labels["size"]) async for record in
                  bucket.query(pattern, when={"&size": {"$gt": 450_000}}, head=True)]
         expect("records by size", sorted(large), sorted(line["size"] for line in sent if line["size"] > 450_000))
