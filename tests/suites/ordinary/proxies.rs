@@ -42,7 +42,7 @@ impl Proxy {
                 .map(|name| format!("{name}_temp_path {folder}/{name};"))
                 .concat();
             format!(
-                "daemon off; user root; pid {folder}/pid; error_log stderr; events {{}}\n\
+                "daemon off; master_process off; user root; pid {folder}/pid; error_log stderr; events {{}}\n\
                  http {{ access_log off; {paths} server {{ listen 127.0.0.1:{port}; \
                  location / {{ proxy_pass http://{store}; }} }} }}\n"
             )
