@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     cli::main()
 }
 
-/// Keeps the memory of large payloads for the next ones: given back and asked for anew, each page of it costs a fault,
+/// Keeps the memory of large payloads for the next ones: given back and asked for again, each page of it costs a fault,
 /// which was a third of the host's time at 900 KB. What is kept is bounded by what was in flight at once.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "the C library's allocator, which librdkafka shares, can only be told this way")]

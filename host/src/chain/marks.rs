@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::stage::Stage;
 
-/// Chains of many conditional plugins have many combinations; what is more than this is made anew.
+/// Chains of many conditional plugins have many combinations; more of them are made again each time.
 const KEPT: usize = 256;
 
 pub(super) struct Marks {

@@ -76,7 +76,7 @@ impl Meter {
     }
 
     /// What the worker's instance has now; 0 when it is gone.
-    pub fn has_memory(&self, bytes: usize) {
+    pub fn record_memory(&self, bytes: usize) {
         self.memory.store(bytes as u64, Relaxed);
     }
 

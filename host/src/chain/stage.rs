@@ -150,7 +150,7 @@ impl Stage {
         }
         match new.spare().map_or_else(|| Instance::start(&new.plugin), Ok) {
             Ok(instance) => {
-                self.meter.has_memory(0);
+                self.meter.record_memory(0);
                 self.counters = new.plugin.counters();
                 self.meter = new.meters.join();
                 self.version = new.clone();
@@ -189,7 +189,7 @@ impl Stage {
         let answer = self.decide(record, outputs);
         let took = start.elapsed();
         self.meter.took(took);
-        self.meter.has_memory(self.memory_bytes());
+        self.meter.record_memory(self.memory_bytes());
         if let (Some(observer), Some(given)) = (&self.observer, given) {
             let made = answer.as_ref().map(|_| outputs.as_slice());
             observer.observe(given, made, took);
@@ -279,7 +279,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        self.meter.has_memory(0);
+        self.meter.record_memory(0);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Bounds what is in flight in this process: records that were read and aren't acknowledged.
 //!
-//! Guarantees: what was taken is given back by whoever took it; a worker that waits for room is woken when there is some.
+//! Guarantees: what was taken is given back by its taker; a worker that waits for room is woken when there is some.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -47,7 +47,7 @@ impl Producer {
         Ok(Self { producer, topic: topic.to_owned(), native_topic })
     }
 
-    /// Shuts out whoever used the transactional id before, and ends what they began.
+    /// Shuts out the previous user of the transactional id, and ends what it began.
     pub fn init(&self) -> Result<(), String> {
         self.producer.init_transactions(TRANSACTION).map_err(|error| match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed) => {

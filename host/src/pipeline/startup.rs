@@ -1,6 +1,6 @@
 //! Opening what a host needs before it consumes: its plugins, the brokers, the store.
 //!
-//! Guarantees: whoever is away is waited for, whoever refuses is an error at once; a signal to stop ends each waiting,
+//! Guarantees: a server that is away is waited for, one that refuses is an error at once; a signal to stop ends each waiting,
 //! that for the plugins' compilation too, within seconds.
 
 use std::sync::Arc;

@@ -171,7 +171,7 @@ enum Step {
 
 impl Partition {
     /// Whether nothing is left to do for it: it isn't read any more, and the record that it holds is read again by
-    /// whoever reads it next.
+    /// its next reader.
     fn is_finished(&self) -> bool {
         match self.state.phase() {
             Phase::Reading => false,

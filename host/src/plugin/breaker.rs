@@ -15,7 +15,7 @@ use crate::config;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
     Admitted,
-    /// Not before so long.
+    /// Not before this time is over.
     Refused(Duration),
 }
 

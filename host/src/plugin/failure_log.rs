@@ -11,7 +11,7 @@ use crate::record::InputRecord;
 
 /// Kinds of reasons that are told apart. Further ones are counted together.
 const KINDS: usize = 16;
-/// Two reasons are of one kind if they begin alike in so many characters, digits aside.
+/// Two reasons are of one kind if their first characters, this many, are alike, digits aside.
 const KIND_CHARACTERS: usize = 80;
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 

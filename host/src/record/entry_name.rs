@@ -188,7 +188,7 @@ impl Template {
         self
     }
 
-    /// Whether records of two partitions can meet in one entry, in a topic of so many partitions, perhaps one of several.
+    /// Whether records of two partitions can meet in one entry, in a topic with this number of partitions, perhaps one of several.
     pub fn shares_entries(&self, partitions: usize, several_topics: bool) -> bool {
         let by_partition = partitions <= 1 || self.0.contains(&Part::Partition);
         let by_topic = !several_topics || self.0.contains(&Part::Topic);

@@ -43,8 +43,9 @@ pub struct Recent {
 #[derive(Debug)]
 struct Entry {
     written: VecDeque<(Instant, Written)>,
-    /// Apart, or they would push out what was written: after a crash a host writes again what is missing, into a block of
-    /// before, and then finds all the newer ones, which the server needn't save that block for.
+    /// Kept apart from the written records. After a crash a host writes the missing records into an old block, and then finds
+    /// thousands of newer ones already present. In one list those would push out the rewritten ones, which are at risk: the
+    /// old block isn't saved yet, and finding records doesn't make the server save it.
     found: VecDeque<(Instant, Written)>,
     touched: Instant,
 }

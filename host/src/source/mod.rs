@@ -48,7 +48,7 @@ const POLL_WAITING: Duration = Duration::from_millis(10);
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long a seek may take, which asks no broker.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
-/// librdkafka may refuse to seek in a partition that it has only just been told of.
+/// librdkafka may refuse to seek in a partition that was assigned a moment ago.
 const SEEK_PATIENCE: Duration = Duration::from_secs(2);
 /// What may wait in librdkafka before the host's own budget counts it: in all partitions together, and in each.
 const QUEUES_KBYTES: usize = 32 << 10;
@@ -275,7 +275,7 @@ impl Source {
         match self.move_to(&source, &waiting, state.next_offset()) {
             Ok(()) => {
                 if is_first {
-                    // So that `latest` holds from now on, for whoever reads the partition next.
+                    // So that `latest` holds from now on, also for the next reader of the partition.
                     let first = vec![(source.clone(), state.first_commit())];
                     self.context().commits().send_changed(&self.commit_queue, first);
                 }

@@ -38,7 +38,7 @@ fn the_second_start_compiles_nothing_and_a_damaged_entry_is_replaced() {
     let last = changed.len() - 1;
     changed[last] ^= 1;
     fs::write(&entry, &changed).unwrap();
-    assert!(!start(&bed, &cache).from_cache, "compiled anew");
+    assert!(!start(&bed, &cache).from_cache, "compiled again");
     let told = logged(&["WARN", "damaged", &entry.display().to_string()]);
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(start(&bed, &cache).from_cache, "and replaced");

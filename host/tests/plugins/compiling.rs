@@ -9,7 +9,7 @@ use reduct_sink::plugin::{CHILD_COMMAND, passthrough};
 
 use crate::guest::Guest;
 
-/// What compiling this gives within so many bytes and seconds of processor time.
+/// What compiling this gives within these bytes and seconds of processor time.
 fn compile(component: &[u8], memory: u64, seconds: u64) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_reduct-sink"))
         .args([CHILD_COMMAND, &memory.to_string(), &seconds.to_string()])

@@ -7,7 +7,7 @@
 //!
 //! Guarantees: a ack is settled when all in-sync replicas have the letter and its transaction is committed, or when
 //! the letter was found in the topic; while the topic is missing, refuses or can't be reached, letters wait, and their
-//! offsets and budget with them; whoever reads committed records finds each letter once. Not guaranteed: that, where the
+//! offsets and budget with them; a reader of committed records finds each letter once. Not guaranteed: that, where the
 //! topic loses letters (retention, compaction) or gets more partitions between a crash and the look-up.
 
 mod index;
@@ -39,7 +39,7 @@ const BATCH: usize = 256;
 const BATCH_BYTES: usize = 16 << 20;
 /// How long to wait for something to change while letters can't be written.
 const TICK: Duration = Duration::from_millis(10);
-/// A source partition without letters for so long gives its producer up.
+/// A source partition that had no dead letters for this time gives its producer up.
 const IDLE: Duration = Duration::from_secs(60);
 /// A take-over may have to wait for what a crashed host has begun: no reason to complain.
 const GRACE: Duration = Duration::from_secs(1);

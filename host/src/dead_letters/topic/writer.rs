@@ -41,7 +41,7 @@ impl Lane {
         // Whatever lies before is committed, and doesn't come again.
         let wanted = Wanted { source, from: assignment.position() };
         let (letters, end) = look_up(config, topic, partition, reaches.from(source, wanted.from), &wanted)?;
-        debug!(%source, topic, partition, letters = letters.len(), "looked for dead letters of before");
+        debug!(%source, topic, partition, letters = letters.len(), "looked for earlier dead letters");
         reaches.looked(source, letters.iter().map(|(identity, at)| (identity.offset, *at)), end);
         let mut found = IdentityMap::default();
         for identity in letters.into_keys() {
@@ -55,7 +55,7 @@ impl Lane {
         self.assignment.as_ptr() == Arc::as_ptr(assignment)
     }
 
-    /// Whether its assignment has ended, or it had nothing to do for so long.
+    /// Whether its assignment has ended, or it had nothing to do for the whole idle time.
     pub fn is_idle(&self, patience: Duration) -> bool {
         self.used.elapsed() > patience
             || self.assignment.upgrade().is_none_or(|assignment| assignment.phase() == Phase::Ended)
