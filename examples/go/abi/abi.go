@@ -121,8 +121,8 @@ func Allocate(pinner *runtime.Pinner, size, align uintptr) unsafe.Pointer {
 }
 
 const (
-	// So much is allocated between two collections, and no more often than every so many calls it's looked at, unless
-	// the host itself wrote as much.
+	// A collection runs after this many bytes were allocated. Whether they were is looked at every callsALook calls, or when
+	// the host itself wrote that many bytes.
 	garbage    = 16 << 20
 	callsALook = 100
 )

@@ -15,7 +15,7 @@ import (
 type settings struct {
 	// Records whose header "type" is this are dropped.
 	Drop string `json:"drop"`
-	// Payloads of at least so many bytes are large.
+	// Payloads of at least this many bytes are large.
 	LargeBytes uint64 `json:"large_bytes"`
 }
 
