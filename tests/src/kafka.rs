@@ -53,6 +53,11 @@ impl Kafka {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// The folder of its topics' logs.
+    pub fn data(&self) -> PathBuf {
+        self.home.path().join("data")
+    }
+
     pub fn client(&self) -> KafkaClient {
         KafkaClient::new(&self.brokers())
     }

@@ -320,6 +320,49 @@ mod acl {
     }
 }
 
+/// A byte that changed on a broker's disk is neither written as good nor left out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_batch_is_named_and_nothing_behind_it_is_read() -> Result<()> {
+    const MARK: &[u8] = b"the-damaged-one";
+    let mut kafka = Kafka::start()?;
+    let client = kafka.client();
+    let topic = unique("damaged");
+    client.create_topic(&topic, 1)?;
+    // Each call is a batch of its own.
+    for n in 0..3 {
+        let one = if n == 1 { MARK.to_vec() } else { payload(n, 100).to_vec() };
+        client.produce(&topic, [Message::new(one)])?;
+    }
+    kafka.stop()?;
+    let log = kafka.data().join(format!("{topic}-0/00000000000000000000.log"));
+    let mut bytes = std::fs::read(&log).with_context(|| log.display().to_string())?;
+    let at = bytes.windows(MARK.len()).position(|window| window == MARK).context("the record isn't in the log")?;
+    bytes[at] ^= 1;
+    std::fs::write(&log, bytes)?;
+    kafka.start_again()?;
+    kafka.wait_ready()?;
+    let bed = bed()?;
+    let address = address()?;
+    let config = SinkConfig::new(&kafka.brokers(), &bed.store.url(), &unique("bucket"))
+        .topics(&[&topic])
+        .set("status.listen", address.as_str());
+    let mut sink = Sink::start(&config)?;
+    let message = wait_problem(&mut sink, &address, "kafka.unreadable")?;
+    ensure!(message.contains(&format!("{topic}/0")) && message.contains("offset 1"), "{message}");
+    // Time enough to go on behind it, if it did.
+    std::thread::sleep(Duration::from_secs(15));
+    ensure!(status(&address)?["partitions"][0]["position"] == 1, "{}", status(&address)?);
+    sink.stop_cleanly()?;
+    let stored = reduct_sink_testbed::read_back(&bed.store.client()?, config.bucket(), "*").await?;
+    ensure!(stored.len() == 1, "{} records are stored, expected the one before the damaged batch", stored.len());
+
+    // The other policy.
+    let mut sink = Sink::start(&config.set("kafka.on_unreadable", "stop"))?;
+    let ended = sink.process().wait(BOUND)?;
+    ensure!(!ended.success() && sink.log()?.contains("can't be read"), "{ended}: {}", sink.log()?);
+    Ok(())
+}
+
 #[test]
 fn a_store_that_is_away_is_shown_with_its_reason() -> Result<()> {
     let mut store = Store::start()?;

@@ -169,6 +169,8 @@ pub struct Kafka {
     pub group: String,
     /// Where a partition begins without a committed offset.
     pub start: StartPolicy,
+    /// What happens at a batch that can't be read.
+    pub on_unreadable: OnUnreadable,
     /// Any librdkafka property, as given. It wins over what the host sets itself, except for those that the host owns.
     pub properties: BTreeMap<String, String>,
 }
@@ -216,6 +218,20 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(hidden)")
     }
+}
+
+/// What happens at a batch of records that can't be read: its checksum is wrong, or it can't be decompressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnUnreadable {
+    /// The partition waits, and the batch is fetched again from time to time.
+    Wait,
+    /// The host stops with an error.
+    Stop,
+}
+
+impl Word for OnUnreadable {
+    const FIRST: (&'static str, Self) = ("wait", Self::Wait);
+    const REST: &'static [(&'static str, Self)] = &[("stop", Self::Stop)];
 }
 
 /// Where a partition begins that has no committed offset, or whose committed offset the broker no longer has.

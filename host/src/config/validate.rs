@@ -57,6 +57,7 @@ pub fn validate(layers: Layers) -> Result<Config, Problems> {
         topics: topics(&mut reader),
         group: String::new(),
         start: reader.choice("kafka.start"),
+        on_unreadable: reader.choice("kafka.on_unreadable"),
         properties: checked_properties(&properties, &folder, reader.problems),
     };
     let store = store(&mut reader);

@@ -17,6 +17,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use axum::extract::{Path, Request, State};
@@ -44,6 +45,8 @@ use crate::config;
 const CONNECTIONS: usize = 64;
 /// How long a request's head may take to arrive.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
+/// How long the start waits for the addresses to be listened on.
+const LISTENING_WITHIN: Duration = Duration::from_secs(2);
 /// How long a connection may last at all.
 const CONNECTION_WITHIN: Duration = Duration::from_secs(60);
 
@@ -84,10 +87,15 @@ struct Verdict {
 pub fn start(config: &config::Status, reporter: Arc<dyn Reporter>) -> io::Result<()> {
     let config = config.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("status".into()).spawn(move || runtime.block_on(serve(config, reporter))).map(drop)
+    let (listening, is_listening) = channel();
+    let serve = move || runtime.block_on(serve(config, reporter, &listening));
+    std::thread::Builder::new().name("status".into()).spawn(serve)?;
+    // So that a host that says that it runs can be asked. Without an address nothing comes, and there is no wait.
+    let _ = is_listening.recv_timeout(LISTENING_WITHIN);
+    Ok(())
 }
 
-async fn serve(config: config::Status, reporter: Arc<dyn Reporter>) {
+async fn serve(config: config::Status, reporter: Arc<dyn Reporter>, listening: &Sender<()>) {
     let Some(listen) = config.listen else { return };
     let access = Access {
         actions_off: config.control == config::Control::Off,
@@ -117,6 +125,8 @@ async fn serve(config: config::Status, reporter: Arc<dyn Reporter>) {
             ),
         }
     }
+    // Refused where nobody waits any more.
+    let _ = listening.send(());
     std::future::pending::<()>().await;
 }
 

@@ -3,6 +3,7 @@
 //! Guarantees: the properties that the host relies on cannot be overridden; everything else that librdkafka knows can be;
 //! no message shows the value of a property, which may be a password.
 
+use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -174,10 +175,39 @@ pub fn log_of_member(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
+thread_local! {
+    /// What librdkafka said of the last error that it reported on this thread.
+    static REASON: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// What librdkafka said of the last error that it reported to the group's member on this thread: it does so while a queue
+/// is polled, right before the poll answers with the error's code.
+pub fn last_reason_here() -> String {
+    REASON.with_borrow(String::clone)
+}
+
+/// Whether an error says that a batch can't be read, so that its records would be missing if reading went on.
+pub fn is_unreadable(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::BadMessage
+            | Code::InvalidMessage
+            | Code::InvalidMessageSize
+            | Code::BadCompression
+            | Code::MessageSizeTooLarge
+            | Code::NotImplemented
+            | Code::CriticalSystemResource
+    )
+}
+
 /// An error that librdkafka reports to the group's member. What the observer finds out by itself is for `debug` only.
 pub fn error_of_member(error: &KafkaError, reason: &str) {
     use RDKafkaErrorCode as Code;
+    REASON.with_borrow_mut(|last| reason.clone_into(last));
     match error.rdkafka_error_code() {
+        // The reader reports these with the offset, once.
+        Some(code) if is_unreadable(code) => debug!(target: "librdkafka", %error, "{reason}"),
         // The end of a partition is asked for, and no problem.
         Some(Code::PartitionEOF) => {}
         Some(
@@ -275,6 +305,7 @@ mod tests {
                 topics: topics.iter().map(ToString::to_string).collect(),
                 group: "group".into(),
                 start: StartPolicy::Earliest,
+                on_unreadable: crate::config::OnUnreadable::Wait,
                 properties: properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
             };
             client_config(&config).get(HIDDEN).unwrap_or_default().to_owned()

@@ -383,6 +383,7 @@ mod tests {
             topics: topics.iter().map(ToString::to_string).collect(),
             group: "group".into(),
             start: StartPolicy::Earliest,
+            on_unreadable: crate::config::OnUnreadable::Wait,
             properties: properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect::<BTreeMap<_, _>>(),
         }
     }

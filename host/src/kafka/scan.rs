@@ -326,6 +326,7 @@ mod tests {
             topics: vec!["camera".into()],
             group: "group".into(),
             start: StartPolicy::Earliest,
+            on_unreadable: crate::config::OnUnreadable::Wait,
             properties: Default::default(),
         };
         let producer: BaseProducer = client::client_config(&config).create().unwrap();
@@ -363,6 +364,7 @@ mod tests {
             topics: vec!["camera".into()],
             group: "group".into(),
             start: StartPolicy::Earliest,
+            on_unreadable: crate::config::OnUnreadable::Wait,
             properties: Default::default(),
         };
         let reader = Reader::of_group(&config, "group.replay").unwrap();

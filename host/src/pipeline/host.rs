@@ -54,6 +54,8 @@ pub(super) struct Host {
     assignments: Mutex<HashMap<TopicPartition, Owned>>,
     /// Partitions that aren't read yet, and why.
     pub waiting: Mutex<HashMap<TopicPartition, String>>,
+    /// Partitions with a batch that can't be read: its offset, and why.
+    pub unreadable: Mutex<HashMap<TopicPartition, (u64, String)>>,
     /// Why the group doesn't take the commits.
     pub commits_refused: Mutex<Option<String>>,
     /// Idle partitions whose tails are to be looked at.
@@ -97,6 +99,7 @@ impl Host {
             ended: AtomicBool::new(false),
             assignments: Mutex::default(),
             waiting: Mutex::default(),
+            unreadable: Mutex::default(),
             commits_refused: Mutex::default(),
             probes: Mutex::default(),
             stop,
@@ -141,6 +144,10 @@ impl Host {
 impl GroupHandler for Host {
     fn waiting(&self, source: &TopicPartition, reason: &str) {
         lock(&self.waiting).insert(source.clone(), reason.to_owned());
+    }
+
+    fn unreadable(&self, source: &TopicPartition, offset: u64, reason: &str) {
+        lock(&self.unreadable).insert(source.clone(), (offset, reason.to_owned()));
     }
 
     fn begin(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String> {

@@ -53,6 +53,20 @@ impl Supervised for Host {
         if let Some(reason) = &*lock(&self.commits_refused) {
             findings.push(finding("kafka.commit-refused", format!("the group doesn't take the commits: {reason}")));
         }
+        let mut unreadable = lock(&self.unreadable);
+        // A partition that has moved on has read the batch, and one that was given up is another host's.
+        let positions = self.standings();
+        let stays = |source: &TopicPartition, offset: u64| {
+            positions.iter().any(|(of, position, _)| of == source && *position <= offset)
+        };
+        unreadable.retain(|source, (offset, _)| stays(source, *offset));
+        findings.extend(unreadable.iter().map(|(source, (_, reason))| {
+            let message = format!(
+                "{source}: {reason}; repair the broker, let another replica lead, raise receive.message.max.bytes in \
+                 kafka.properties if it is too large, or delete it with Kafka's kafka-delete-records (its records are lost)"
+            );
+            finding("kafka.unreadable", message)
+        }));
         let waiting = lock(&self.waiting);
         // Each assignment begins with a question, which is no problem yet.
         let failed = waiting.iter().filter(|(_, why)| !why.starts_with("asking"));

@@ -31,10 +31,11 @@ use tracing::{debug, error, info, warn};
 
 use self::commit_queue::CommitQueue;
 use self::group::{GroupContext, Place, Waiting, partitions};
+use self::partition_reader::Unreadable;
 pub use self::partition_reader::{PartitionReader, Polled};
 use self::questions::{Answer, Found, Question, Questions, Told};
 use self::start::Facts;
-use crate::config::{self, StartPolicy};
+use crate::config::{self, OnUnreadable, StartPolicy};
 use crate::flow::{CommitPoint, PartitionState};
 
 use crate::kafka::client::{QUEUE, client_config, told};
@@ -46,6 +47,8 @@ const POLL: Duration = Duration::from_millis(100);
 const POLL_WAITING: Duration = Duration::from_millis(10);
 /// How often progress is committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// When a batch that can't be read is fetched again.
+const FETCH_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How long a seek may take, which asks no broker.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
 /// librdkafka may refuse to seek in a partition that was assigned a moment ago.
@@ -72,6 +75,8 @@ pub trait GroupHandler: Send + Sync {
     fn waiting(&self, source: &TopicPartition, reason: &str);
     /// Decides where exactly the partition begins.
     fn begin(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String>;
+    /// The batch at this offset of the partition can't be read, for this reason. It is fetched again from time to time.
+    fn unreadable(&self, source: &TopicPartition, offset: u64, reason: &str);
     /// The partition is ready to be read.
     fn assigned(&self, reader: PartitionReader, state: &Arc<PartitionState>);
     /// The group takes the partitions back; `states` are those that had begun, and nothing is read for them any more.
@@ -129,6 +134,7 @@ pub struct Source {
     consumer: Arc<BaseConsumer<GroupContext>>,
     handler: Arc<dyn GroupHandler>,
     policy: StartPolicy,
+    on_unreadable: OnUnreadable,
     questions: Questions,
     next_question: u64,
     commit_queue: CommitQueue,
@@ -155,7 +161,16 @@ impl Source {
         let commit_queue = CommitQueue::new(Arc::clone(&consumer))
             .ok_or_else(|| SourceError::Configuration("no queue for the answers to commits".to_owned()))?;
         let policy = config.start;
-        Ok(Self { consumer, handler, policy, questions, next_question: 0, commit_queue, confirming: None })
+        Ok(Self {
+            consumer,
+            handler,
+            policy,
+            on_unreadable: config.on_unreadable,
+            questions,
+            next_question: 0,
+            commit_queue,
+            confirming: None,
+        })
     }
 
     /// Serves the group until [`GroupHandler::is_stopping`], then gives all partitions back, commits and leaves.
@@ -168,6 +183,7 @@ impl Source {
             self.ask();
             self.hear();
             self.probe();
+            self.look_at_unreadable();
             self.hear_of_commits();
             self.confirm_membership();
             if committed_at.elapsed() >= COMMIT_EVERY {
@@ -357,6 +373,32 @@ impl Source {
             let seek = || self.consumer.seek(&source.topic, source.partition.cast_signed(), next, SEEK_TIMEOUT);
             if let Err(error) = control.probe(end, seek) {
                 warn!(partition = %source, %error, "can't read the end of the partition again");
+            }
+        }
+    }
+
+    /// Batches that can't be read: says so, and fetches them again from time to time, because a broker may have been
+    /// repaired or another replica may lead.
+    fn look_at_unreadable(&self) {
+        let places = self.context().places();
+        for (source, place) in places.iter() {
+            let Place::Reading { state, control } = place else { continue };
+            let Some(Unreadable { since, reason, is_reported }) = control.unreadable() else { continue };
+            let offset = state.next_offset();
+            if !is_reported {
+                control.unreadable_is_reported();
+                let told = format!("the batch from offset {offset} on can't be read: {reason}");
+                if self.on_unreadable == OnUnreadable::Stop {
+                    self.handler.failed(format!("{source}: {told} (kafka.on_unreadable is \"stop\")"));
+                }
+                self.handler.unreadable(source, offset, &told);
+            }
+            if since.elapsed() >= FETCH_AGAIN_AFTER {
+                let next = Offset::Offset(offset.cast_signed());
+                let seek = || self.consumer.seek(&source.topic, source.partition.cast_signed(), next, SEEK_TIMEOUT);
+                if let Err(error) = control.try_again(seek) {
+                    debug!(partition = %source, %error, "can't fetch the batch again yet");
+                }
             }
         }
     }

@@ -8,14 +8,15 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
-use tracing::warn;
+use tracing::debug;
 
 use super::group::GroupContext;
+use crate::kafka::client::{is_unreadable, last_reason_here};
 use crate::kafka::message::input_record;
 use crate::record::{InputRecord, TopicId, TopicPartition};
 
@@ -35,6 +36,18 @@ struct Slot {
     queue: Option<PartitionQueue<GroupContext>>,
     /// The partition was sought at its next offset, to see whether any records stand before this one.
     probing: Option<u64>,
+    /// A batch can't be read. Nothing is taken before the partition was sought again: librdkafka may go on behind it.
+    unreadable: Option<Unreadable>,
+}
+
+/// A batch that can't be read.
+#[derive(Debug, Clone)]
+pub(super) struct Unreadable {
+    pub since: Instant,
+    /// librdkafka's words.
+    pub reason: String,
+    /// It was reported to the handler.
+    pub is_reported: bool,
 }
 
 /// What a look at the partition brought.
@@ -60,7 +73,7 @@ impl PartitionReader {
         topic_id: Option<TopicId>,
         queue: PartitionQueue<GroupContext>,
     ) -> (Self, ReaderControl) {
-        let slot = Arc::new(Mutex::new(Slot { queue: Some(queue), probing: None }));
+        let slot = Arc::new(Mutex::new(Slot { queue: Some(queue), probing: None, unreadable: None }));
         (Self { source, topic_id, slot: Arc::clone(&slot) }, ReaderControl(slot))
     }
 
@@ -74,7 +87,10 @@ impl PartitionReader {
     /// Takes the next record, if one is there; doesn't wait.
     pub fn poll(&mut self) -> Polled {
         let mut slot = lock(&self.slot);
-        let Slot { queue: Some(queue), probing } = &mut *slot else { return Polled::Nothing };
+        let Slot { queue: Some(queue), probing, unreadable } = &mut *slot else { return Polled::Nothing };
+        if unreadable.is_some() {
+            return Polled::Nothing;
+        }
         let message = match queue.poll(Duration::ZERO) {
             None => return Polled::Nothing,
             Some(Ok(message)) => message,
@@ -83,9 +99,17 @@ impl PartitionReader {
                 return probing.take().map_or(Polled::Nothing, Polled::NothingBefore);
             }
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => return Polled::Fatal(code.to_string()),
+            Some(Err(KafkaError::MessageConsumption(code))) if is_unreadable(code) => {
+                // The end of the partition, told behind the batch, would prove nothing.
+                *probing = None;
+                let reason = last_reason_here();
+                let reason = if reason.is_empty() { code.to_string() } else { reason };
+                *unreadable = Some(Unreadable { since: Instant::now(), reason, is_reported: false });
+                return Polled::Nothing;
+            }
             Some(Err(error)) => {
                 // librdkafka goes on by itself after these.
-                warn!(partition = %self.source, %error, "reading from Kafka");
+                debug!(partition = %self.source, %error, "reading from Kafka");
                 return Polled::Nothing;
             }
         };
@@ -103,6 +127,26 @@ impl ReaderControl {
     /// Takes the queue away from the reader.
     pub fn close(&self) -> Option<PartitionQueue<GroupContext>> {
         lock(&self.0).queue.take()
+    }
+
+    /// The batch that can't be read, if there is one.
+    pub fn unreadable(&self) -> Option<Unreadable> {
+        lock(&self.0).unreadable.clone()
+    }
+
+    /// It was reported.
+    pub fn unreadable_is_reported(&self) {
+        if let Some(unreadable) = &mut lock(&self.0).unreadable {
+            unreadable.is_reported = true;
+        }
+    }
+
+    /// Carries `seek` out, to fetch the unreadable batch again, while the reader can't read.
+    pub fn try_again<E>(&self, seek: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let mut slot = lock(&self.0);
+        seek()?;
+        (slot.unreadable, slot.probing) = (None, None);
+        Ok(())
     }
 
     /// Carries `seek` out while the reader can't read. The end of the partition, which librdkafka tells after it, proves

@@ -77,6 +77,7 @@ impl GroupHandler for Acknowledged {
         false
     }
     fn membership_confirmed(&self) {}
+    fn unreadable(&self, _: &TopicPartition, _: u64, _: &str) {}
 }
 
 fn config(cluster: &MockCluster<'_, DefaultProducerContext>) -> Kafka {
@@ -85,6 +86,7 @@ fn config(cluster: &MockCluster<'_, DefaultProducerContext>) -> Kafka {
         topics: vec!["t".into()],
         group: "group".into(),
         start: StartPolicy::Earliest,
+        on_unreadable: crate::config::OnUnreadable::Wait,
         properties: Default::default(),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Preset::{Absent, Derived, Required};
 use super::{GB, HOUR, KB, Key, MB, MIB, Preset, SECOND, Section, TB, Takes, same, words};
-use crate::config::{Control, QuotaType, StartPolicy};
+use crate::config::{Control, OnUnreadable, QuotaType, StartPolicy};
 use crate::record::labels::{DEFAULT_MAX_BYTES, DEFAULT_MAX_COUNT};
 
 pub(super) const SECTIONS: &[Section] = &[
@@ -69,6 +69,16 @@ pub(super) const KEYS: &[Key] = &[
     .env("START")
     .flag("--start", "POLICY")
     .restart(same!(kafka.start)),
+    Key::new(
+        "kafka.on_unreadable",
+        Takes::Choice(words::<OnUnreadable>),
+        Preset::Text("wait"),
+        "What happens at a batch of records that can't be read, because its checksum is wrong or it can't be decompressed. \
+         `wait`: the partition waits, `/health` says at which offset, and the batch is fetched again every 10 s. `stop`: the \
+         host stops with an error. Nothing behind the batch is read before it.",
+    )
+    .env("ON_UNREADABLE")
+    .restart(same!(kafka.on_unreadable)),
     Key::new(
         "kafka.properties",
         Takes::Properties,
