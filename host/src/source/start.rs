@@ -53,13 +53,12 @@ pub fn begin(
     };
     let read_to = metadata.compare_below.unwrap_or_default().max(offset);
     let known_id = metadata.topic_id;
-    // What was known of offsets that aren't there any more.
-    let fresh = CommitMetadata { topic_id, naming: metadata.naming, ..CommitMetadata::default() };
     if let (Some(before), Some(now)) = (known_id, topic_id)
         && before != now
     {
         warn!(partition = %source, %before, %now, low, "the topic was deleted and created again; reading it from its begin");
-        return Ok(CommitPoint { offset: low, metadata: fresh });
+        let metadata = CommitMetadata { topic_id, naming: metadata.naming, ..CommitMetadata::default() };
+        return Ok(CommitPoint { offset: low, metadata });
     }
     let same_topic = known_id.is_some() && known_id == topic_id;
     let is_truncated = same_topic && (offset > high || was_out_of_range && offset >= low);
@@ -69,7 +68,8 @@ pub fn begin(
             partition = %source, offset, low, high, from,
             "Kafka's log was truncated, as by an unclean leader election; re-reading the end of what is left"
         );
-        let metadata = CommitMetadata { compare_below: Some(read_to), ..fresh };
+        let durable = metadata.durable.map(|durable| durable.min(from));
+        let metadata = CommitMetadata { compare_below: Some(read_to), durable, topic_id, ..metadata };
         return Ok(CommitPoint { offset: from, metadata });
     }
     if (low..=high).contains(&offset) {
@@ -94,7 +94,8 @@ pub fn begin(
         partition = %source, offset, low, high, missed, begin,
         "the offset to read next isn't in the partition any more; going on by kafka.start"
     );
-    Ok(CommitPoint { offset: begin, metadata: fresh })
+    // What an earlier owner wrote behind the missing offsets is still there, and so is what it said of the store.
+    Ok(CommitPoint { offset: begin, metadata: CommitMetadata { topic_id, ..metadata } })
 }
 
 #[cfg(test)]

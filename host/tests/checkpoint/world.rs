@@ -1,0 +1,563 @@
+//! Kafka, the store and a host around one partition, as plain values.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use fastrand::Rng;
+use reduct_sink::config::StartPolicy;
+use reduct_sink::flow::store_start::Started;
+use reduct_sink::flow::{
+    AckHandle, Begin, Budget, CommitGate, CommitMetadata, CommitPoint, EntryNaming, PartitionState, Phase, Reread,
+    RereadCause,
+};
+use reduct_sink::record::entry_name::Naming;
+use reduct_sink::record::{TopicId, TopicPartition};
+use reduct_sink::recovery::Recovery;
+use reduct_sink::source::start::{Facts, begin};
+
+/// Records that the store's open blocks hold: a crash may lose or damage them.
+const OPEN: usize = 6;
+
+/// How many offsets they reach back at most: offsets have gaps.
+const OPEN_OFFSETS: u64 = 4 * OPEN as u64;
+
+/// A rule that reduct-sink once followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// When the topic was created again, the reader went to its begin, and the state wasn't told.
+    StateOutlivesTheTopic,
+    /// A re-read of another partition let this one begin at its committed offset, and the state wasn't told.
+    OthersRereadMovesTheReader,
+    /// A reader of an assignment that had ended polled the records of the next one.
+    OldReaderPolls,
+    /// Nothing was committed before the first record.
+    NoPositionAtFirst,
+    /// Entries were named by how many partitions the topic has now.
+    NamedByTheCount,
+    /// The mark of a re-read was dropped before the re-read had begun.
+    RereadForgotten,
+    /// A commit that asks for the membership sent the position, whatever was owed.
+    MembershipCommitsThePosition,
+    /// A host began although the store hadn't told when it was started.
+    StartUnknown,
+}
+
+impl Rule {
+    pub const ALL: [Self; 8] = [
+        Self::StateOutlivesTheTopic,
+        Self::OthersRereadMovesTheReader,
+        Self::OldReaderPolls,
+        Self::NoPositionAtFirst,
+        Self::NamedByTheCount,
+        Self::RereadForgotten,
+        Self::MembershipCommitsThePosition,
+        Self::StartUnknown,
+    ];
+}
+
+/// What stands in the topic, and what was ever there.
+struct Topic {
+    id: u64,
+    partitions: usize,
+    low: u64,
+    high: u64,
+    /// By offset: the record's content. Offsets have gaps.
+    records: BTreeMap<u64, u64>,
+}
+
+/// A record in the store.
+struct Stored {
+    content: u64,
+    whole: bool,
+}
+
+/// Where a record stands: entry, topic id, offset.
+type Key = (String, u64, u64);
+
+struct Host {
+    recovery: Recovery,
+    gate: Arc<CommitGate>,
+    state: Arc<PartitionState>,
+    /// The next offset that the reader brings.
+    reader: u64,
+    /// Received and not acknowledged.
+    queue: Vec<(u64, u64, AckHandle)>,
+    received: bool,
+    /// What this host wrote or found last, as the sink remembers it.
+    remembered: Vec<Key>,
+}
+
+pub struct World {
+    rng: Rng,
+    rule: Option<Rule>,
+    policy: StartPolicy,
+    topic: Topic,
+    next_content: u64,
+    store: HashMap<Key, Vec<Stored>>,
+    /// What was written last, oldest first.
+    open: Vec<Key>,
+    store_start: u64,
+    committed: Option<CommitPoint>,
+    /// The group has begun to read this topic, so that `latest` holds from then on.
+    begun_at: Option<u64>,
+    host: Option<Host>,
+    /// No more faults happen.
+    has_finished: bool,
+}
+
+fn source() -> TopicPartition {
+    TopicPartition { topic: "t".into(), partition: 0 }
+}
+
+fn started(number: u64) -> Started {
+    Started { from: number * 10_000, to: number * 10_000 + 50 }
+}
+
+impl World {
+    pub fn new(mut rng: Rng, rule: Option<Rule>) -> Self {
+        let policy = if rng.bool() { StartPolicy::Earliest } else { StartPolicy::Latest };
+        let low = rng.u64(..5);
+        let topic = Topic { id: 1, partitions: 1, low, high: low, records: BTreeMap::new() };
+        Self {
+            rng,
+            rule,
+            policy,
+            topic,
+            next_content: 0,
+            store: HashMap::new(),
+            open: Vec::new(),
+            store_start: 1,
+            committed: None,
+            begun_at: None,
+            host: None,
+            has_finished: false,
+        }
+    }
+
+    fn follows(&self, rule: Rule) -> bool {
+        self.rule == Some(rule)
+    }
+
+    /// Something happens.
+    pub fn step(&mut self) -> &'static str {
+        if self.host.is_none() {
+            self.start();
+            return "start";
+        }
+        match self.rng.u8(..40) {
+            0..6 => self.produce(),
+            6..16 => self.receive(),
+            16..23 => self.write(),
+            23..26 => self.commit(),
+            26..29 => self.look(),
+            29..31 => self.take_again(),
+            31 => self.crash_of_the_store(),
+            32 => self.removal(),
+            33 => self.failure(),
+            34 => self.kill(),
+            35 => self.reassign(),
+            36 => self.lose(),
+            37 => self.rare(),
+            38 => self.confirm_membership(),
+            _ => self.other_partition_is_reread(),
+        }
+    }
+
+    fn rare(&mut self) -> &'static str {
+        match self.rng.u8(..3) {
+            0 => self.recreate(),
+            1 => self.grow(),
+            _ => self.retain(),
+        }
+    }
+
+    // ---- Kafka ----
+
+    fn produce(&mut self) -> &'static str {
+        for _ in 0..self.rng.u64(1..4) {
+            self.topic.high += if self.rng.u8(..4) == 0 { self.rng.u64(..3) } else { 0 };
+            self.topic.records.insert(self.topic.high, self.next_content);
+            self.topic.high += 1;
+            self.next_content += 1;
+        }
+        "produce"
+    }
+
+    fn recreate(&mut self) -> &'static str {
+        let partitions = self.topic.partitions;
+        self.topic = Topic { id: self.topic.id + 1, partitions, low: 0, high: 0, records: BTreeMap::new() };
+        // Brokers drop what was committed for a topic that is deleted.
+        self.committed = None;
+        self.begun_at = None;
+        if self.rng.bool() {
+            self.produce();
+        }
+        "recreate"
+    }
+
+    fn grow(&mut self) -> &'static str {
+        self.topic.partitions += 1;
+        "grow"
+    }
+
+    /// Retention takes records that were read, or some that weren't.
+    fn retain(&mut self) -> &'static str {
+        let low = self.rng.u64(self.topic.low..=self.topic.high);
+        self.topic.low = low;
+        self.topic.records = self.topic.records.split_off(&low);
+        "retain"
+    }
+
+    fn facts(&self) -> Facts {
+        let Topic { id, partitions, low, high, .. } = self.topic;
+        Facts { topic_id: TopicId::from_halves(0, id), partitions, low, high }
+    }
+
+    // ---- The host ----
+
+    fn start(&mut self) {
+        // The store may not answer when the host asks for its start; now it asks again.
+        let knows = !self.follows(Rule::StartUnknown) || self.rng.bool();
+        let recovery = Recovery::new(knows.then(|| started(self.store_start)), OPEN_OFFSETS);
+        let (known, gate) = (self.committed.clone(), Arc::default());
+        let state = self.begin(&recovery, &gate, known, false);
+        self.commit_first(&state);
+        let reader = state.next_offset();
+        self.host =
+            Some(Host { recovery, gate, state, reader, queue: Vec::new(), received: false, remembered: Vec::new() });
+    }
+
+    /// As the source does for a partition that the group has no offset for.
+    fn commit_first(&mut self, state: &PartitionState) {
+        let of_topic = self.facts().topic_id;
+        let is_first = self.committed.as_ref().is_none_or(|point| point.metadata.topic_id != of_topic);
+        if is_first && !self.follows(Rule::NoPositionAtFirst) {
+            self.committed = Some(state.first_commit());
+        }
+    }
+
+    /// As the source and the host begin a partition.
+    fn begin(
+        &mut self,
+        recovery: &Recovery,
+        gate: &Arc<CommitGate>,
+        known: Option<CommitPoint>,
+        was_out_of_range: bool,
+    ) -> Arc<PartitionState> {
+        let facts = self.facts();
+        // Then `kafka.start` decides, and `latest` leaves out what is there.
+        let passed_by_retention = known.as_ref().is_some_and(|CommitPoint { offset, metadata }| {
+            metadata.topic_id == facts.topic_id && metadata.compare_below.unwrap_or(0).max(*offset) < facts.low
+        });
+        let mut point = begin(&source(), known, &facts, self.policy, was_out_of_range).expect("the policy decides");
+        if passed_by_retention && self.policy == StartPolicy::Latest {
+            self.begun_at = Some(point.offset);
+        }
+        self.begun_at.get_or_insert(point.offset);
+        let reread_until = recovery.begin(&source(), &mut point, facts.low, facts.high);
+        let by_count = EntryNaming::for_topic_with(facts.partitions);
+        let naming = *point.metadata.naming.get_or_insert(by_count);
+        let naming = if self.follows(Rule::NamedByTheCount) { by_count } else { naming };
+        let naming = Naming::default_for(if naming == EntryNaming::Topic { 1 } else { 2 }, false);
+        let dead_letters = naming.derived.clone();
+        let begin = Begin { point, end: facts.high, reread_until, gate: Arc::clone(gate), block_offsets: OPEN_OFFSETS };
+        let budget = Arc::new(Budget::new(1000, 1_000_000));
+        Arc::new(PartitionState::new(source(), naming, &dead_letters, budget, begin).expect("the names are legal"))
+    }
+
+    fn receive(&mut self) -> &'static str {
+        let forgets = self.follows(Rule::StateOutlivesTheTopic);
+        let Some(host) = &mut self.host else { return "" };
+        let id = host.state.topic_id();
+        let recreated = id != TopicId::from_halves(0, self.topic.id);
+        if recreated || !(self.topic.low..=self.topic.high).contains(&host.reader) {
+            if recreated && forgets {
+                host.reader = self.topic.low;
+            } else {
+                host.state.report_out_of_range();
+                return "out of range";
+            }
+        }
+        if !host.state.may_read() {
+            return "stopped";
+        }
+        let Some((offset, content)) = self.topic.records.range(host.reader..).next() else {
+            host.state.skip_to(self.topic.high);
+            host.reader = self.topic.high;
+            return "end";
+        };
+        host.reader = offset + 1;
+        host.received = true;
+        if let Some(ack) = host.state.receive(*offset, 1) {
+            host.queue.push((*offset, *content, ack));
+        }
+        "receive"
+    }
+
+    /// The sink: one that is there already is compared if the state says so; a damaged one is removed and written again.
+    fn write(&mut self) -> &'static str {
+        let Some(host) = &mut self.host else { return "" };
+        if !host.state.may_write() {
+            host.queue.clear();
+            return "dropped";
+        }
+        if host.queue.is_empty() {
+            return "idle";
+        }
+        let (offset, content, ack) = host.queue.swap_remove(self.rng.usize(..host.queue.len()));
+        let state = Arc::clone(&host.state);
+        let id = state
+            .topic_id()
+            .map_or(0, |id| (1..=self.topic.id).find(|n| TopicId::from_halves(0, *n) == Some(id)).unwrap());
+        let key = (state.entry.to_string(), id, offset);
+        host.remembered.push(key.clone());
+        if host.remembered.len() > 2 * OPEN {
+            host.remembered.remove(0);
+        }
+        let there = self.store.entry(key.clone()).or_default();
+        match there.first() {
+            Some(stored) if state.compare_contents() && (!stored.whole || stored.content != content) => {
+                there.clear();
+                state.require_reread(RereadCause::Removal);
+                // Few removals meet a request that was cut off.
+                self.commit();
+                if !self.has_finished && self.rng.u8(..8) == 0 {
+                    self.harm(false);
+                }
+                if state.may_write() {
+                    self.keep(key, content);
+                    ack.acknowledge();
+                }
+            }
+            Some(_) => ack.acknowledge(),
+            None => {
+                self.keep(key, content);
+                ack.acknowledge();
+            }
+        }
+        "write"
+    }
+
+    fn keep(&mut self, key: Key, content: u64) {
+        self.store.entry(key.clone()).or_default().push(Stored { content, whole: true });
+        self.open.push(key);
+        if self.open.len() > OPEN {
+            self.open.remove(0);
+        }
+    }
+
+    /// Some of the open records are lost or damaged.
+    fn harm(&mut self, may_lose: bool) {
+        for key in self.open.clone() {
+            match self.rng.u8(..4) {
+                0 if may_lose => drop(self.store.remove(&key)),
+                1 => self.store.entry(key).or_default().iter_mut().for_each(|stored| stored.whole = false),
+                _ => {}
+            }
+        }
+    }
+
+    fn commit(&mut self) -> &'static str {
+        let Some(host) = &self.host else { return "" };
+        if self.rule == Some(Rule::NoPositionAtFirst) && !host.received {
+            return "nothing to commit";
+        }
+        let Some(mut point) = host.state.commit_point() else { return "withheld" };
+        if self.rule == Some(Rule::RereadForgotten) {
+            point.metadata.compare_below = None;
+        }
+        self.committed = Some(point);
+        "commit"
+    }
+
+    fn confirm_membership(&mut self) -> &'static str {
+        let Some(host) = &self.host else { return "" };
+        if self.rule == Some(Rule::MembershipCommitsThePosition) {
+            let metadata =
+                CommitMetadata { compare_below: None, ..host.state.commit_point().unwrap_or_default().metadata };
+            self.committed = Some(CommitPoint { offset: host.state.position(), metadata });
+        }
+        "confirm"
+    }
+
+    /// The recovery's look at the store.
+    fn look(&mut self) -> &'static str {
+        let Some(host) = &self.host else { return "" };
+        let (position, failures, start) = (host.state.position(), host.gate.failures(), started(self.store_start));
+        let start = host.recovery.learn(start, 0);
+        let of_topic = |key: &&Key| TopicId::from_halves(0, key.1) == host.state.topic_id();
+        let remembered = || host.remembered.iter().filter(of_topic);
+        let at_risk = remembered().map(|key| key.2).min();
+        let is_harmed =
+            |key: &&Key| self.store.get(*key).is_none_or(|there| there.first().is_none_or(|stored| !stored.whole));
+        let harmed = remembered().filter(is_harmed).map(|key| key.2).min().unwrap_or(u64::MAX);
+        let restarted = host.state.store_start().is_some_and(|before| before.narrow(start).is_none());
+        if restarted {
+            let from = host.state.crash_window().min(harmed);
+            host.state.announce_reread(Reread { from, discard_unsent: false, store_start: Some(start) });
+        } else if let Some(from) = host.state.required_reread() {
+            let from = from.min(harmed);
+            host.state.announce_reread(Reread { from, discard_unsent: true, store_start: None });
+        }
+        host.state.looked(start, position, at_risk);
+        host.gate.resolve(failures);
+        "look"
+    }
+
+    fn take_again(&mut self) -> &'static str {
+        let Some(mut host) = self.host.take() else { return "" };
+        let was_out_of_range = host.state.phase() == Phase::OutOfRange;
+        // The worker drops what it holds and needn't be written.
+        if !host.state.may_write() {
+            host.queue.clear();
+        }
+        let ended = host.state.try_end();
+        if let Some(point) = ended {
+            let is_new_topic = point.metadata.topic_id != self.facts().topic_id;
+            host.state = self.begin(&host.recovery, &host.gate, Some(point), was_out_of_range);
+            if is_new_topic {
+                self.commit_first(&host.state);
+            }
+            host.reader = host.state.next_offset();
+        }
+        self.host = Some(host);
+        "take again"
+    }
+
+    fn other_partition_is_reread(&mut self) -> &'static str {
+        let rule = self.follows(Rule::OthersRereadMovesTheReader);
+        let committed = self.committed.as_ref().map(|point| point.offset);
+        let Some(host) = &mut self.host else { return "" };
+        host.reader = match committed.filter(|_| rule) {
+            Some(committed) => committed.max(self.topic.low),
+            None => host.state.next_offset(),
+        };
+        "another partition is re-read"
+    }
+
+    // ---- Faults ----
+
+    /// The writer has to remove an unfinished record, and a request that was cut off damages another one.
+    fn removal(&mut self) -> &'static str {
+        let Some(host) = &self.host else { return "" };
+        host.state.require_reread(RereadCause::Removal);
+        // What is owed is committed by the next poll.
+        self.commit();
+        self.harm(false);
+        "removal"
+    }
+
+    fn failure(&mut self) -> &'static str {
+        if let Some(host) = &self.host {
+            host.gate.report_failure();
+        }
+        "failure"
+    }
+
+    fn crash_of_the_store(&mut self) -> &'static str {
+        self.store_start += 1;
+        self.harm(true);
+        self.open.clear();
+        // Writers notice if they have anything to write.
+        if let Some(host) = &self.host
+            && !host.queue.is_empty()
+        {
+            host.gate.report_failure();
+        }
+        "crash of the store"
+    }
+
+    fn kill(&mut self) -> &'static str {
+        self.host = None;
+        "kill"
+    }
+
+    /// The group takes the partition back and gives it to the same host.
+    fn reassign(&mut self) -> &'static str {
+        let Some(host) = self.host.take() else { return "" };
+        let old_reader = host.reader;
+        host.state.revoke();
+        self.host = Some(host);
+        for _ in 0..self.rng.u8(..4) {
+            self.write();
+        }
+        if self.rng.bool() {
+            self.commit();
+        }
+        let Some(mut host) = self.host.take() else { return "" };
+        host.state.end();
+        host.queue.clear();
+        let known = self.committed.clone();
+        host.state = self.begin(&host.recovery, &host.gate, known, false);
+        self.commit_first(&host.state);
+        host.reader = host.state.next_offset();
+        if self.follows(Rule::OldReaderPolls) && host.reader == old_reader {
+            // It belongs to a state that has ended, which takes nothing.
+            host.reader = self.topic.records.range(host.reader..).next().map_or(host.reader, |(offset, _)| offset + 1);
+        }
+        host.received = false;
+        self.host = Some(host);
+        "reassign"
+    }
+
+    /// The group has given the partition to others, and gives it back later.
+    fn lose(&mut self) -> &'static str {
+        let Some(host) = self.host.take() else { return "" };
+        host.state.end();
+        drop(host);
+        self.start();
+        "lose"
+    }
+
+    // ---- The end ----
+
+    /// The faults stop; in the end each record that the topic holds must be in the store once.
+    pub fn finish(mut self) -> Result<(), String> {
+        self.has_finished = true;
+        if self.host.is_none() {
+            self.start();
+        }
+        for _ in 0..400 {
+            self.look();
+            self.take_again();
+            for _ in 0..20 {
+                self.receive();
+                self.write();
+            }
+            self.commit();
+            let end = self.topic.high;
+            if self.committed.as_ref().is_some_and(|point| {
+                point.offset == end && point.metadata.compare_below.is_none_or(|below| below > end)
+            }) && self.host.as_ref().is_some_and(|host| {
+                host.queue.is_empty()
+                    && host.state.position() == end
+                    && host.state.phase() == Phase::Reading
+                    && host.state.topic_id() == TopicId::from_halves(0, self.topic.id)
+            }) {
+                return self.audit();
+            }
+        }
+        let (end, state) = (self.topic.high, self.host.as_ref().map(|host| &host.state));
+        Err(format!("it never got to the end {end}: committed {:?}, {state:?}", self.committed))
+    }
+
+    fn audit(&self) -> Result<(), String> {
+        let begun_at = self.begun_at.unwrap_or_default();
+        for (offset, content) in self.topic.records.range(begun_at..) {
+            let of_record = |(key, _): &(&Key, &Vec<Stored>)| key.1 == self.topic.id && key.2 == *offset;
+            let found: Vec<&Stored> = self.store.iter().filter(of_record).flat_map(|(_, stored)| stored).collect();
+            match found[..] {
+                [] => return Err(format!("{offset} is missing")),
+                [Stored { content: found, whole: true }] if found == content => {}
+                [stored] => {
+                    return Err(format!(
+                        "{offset} is wrong: {} instead of {content}, whole: {}",
+                        stored.content, stored.whole
+                    ));
+                }
+                _ => return Err(format!("{offset} is there {} times", found.len())),
+            }
+        }
+        Ok(())
+    }
+}
