@@ -14,10 +14,17 @@ use crate::feed::{Blob, Headers};
 pub struct Version {
     /// What the file held: `passthrough` or `relabel`.
     pub what: &'static str,
-    /// As the label `sink.plugins` shows it: `name@digest`.
+    /// How the label `sink.plugins` begins: `name@digest`. The configuration's digest may follow.
     pub mark: String,
     /// The labels that this version makes of a record's headers.
     pub labels: fn(&Headers) -> BTreeMap<String, String>,
+}
+
+impl Version {
+    /// Whether this label `sink.plugins` names the version.
+    pub fn has_mark(&self, mark: &str) -> bool {
+        mark.strip_prefix(&self.mark).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    }
 }
 
 /// The records of one entry that one version handled.
@@ -62,7 +69,7 @@ pub fn check(blobs: &[Blob], stored: &[Stored], versions: &[Version]) -> Result<
         // The default name of an entry. Dead letters would be elsewhere.
         ensure!(record.entry == identity.source, "{identity} is in entry {:?}", record.entry);
         let mark = record.label("sink.plugins").with_context(|| format!("{identity} names no plugin"))?;
-        let found = versions.iter().enumerate().find(|(_, version)| version.mark == mark);
+        let found = versions.iter().enumerate().find(|(_, version)| version.has_mark(mark));
         let (at, version) =
             found.with_context(|| format!("{identity} was handled by {mark}, which nobody installed"))?;
         let labels = visible_labels(record);

@@ -83,8 +83,8 @@ async fn arrived(store: &Store, versions: &[Version]) -> Result<Vec<usize>> {
         pin_mut!(records);
         while let Some(record) = records.next().await {
             let record = record?;
-            let mark = record.labels().get("sink.plugins");
-            for (_, count) in versions.iter().zip(&mut counts).filter(|(version, _)| Some(&version.mark) == mark) {
+            let Some(mark) = record.labels().get("sink.plugins") else { continue };
+            for (_, count) in versions.iter().zip(&mut counts).filter(|(version, _)| version.has_mark(mark)) {
                 *count += 1;
             }
         }

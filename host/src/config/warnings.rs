@@ -127,7 +127,8 @@ pub fn holds_secret(properties: &BTreeMap<String, Found>, token: Option<&Found>)
 /// A process that runs as root harms more than it needs to when a plugin or a server finds a way into it.
 pub fn of_process() -> Option<String> {
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-    is_root.then(|| "running as root, which reduct-sink never needs; run it as a user of its own".into())
+    is_root
+        .then(|| "the process has root's rights, which reduct-sink never needs; start it as a user of its own".into())
 }
 
 #[cfg(test)]

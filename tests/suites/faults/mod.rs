@@ -4,11 +4,11 @@
 //! Each test prints the seed of its random choices; `TESTBED_SEED` repeats them. `tests/run faults` runs some tests in a short
 //! form, `--all` all tests in a short form, `--long` all tests at full size.
 
+mod changed_topics;
 mod guests;
 mod kills;
 mod members;
 mod network;
-mod ordinary;
 mod outages;
 mod replays;
 mod topics;
