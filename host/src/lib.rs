@@ -13,7 +13,8 @@
 //!
 //! Imports point down: `cli` → `pipeline` → `source`, `sink`, `dead_letters`, `recovery`, `health`, `rollout`, `devkit` → `chain`, `kafka` →
 //! `plugin`, `flow` → `config`, `record`. `wasmtime` is known only to [`plugin`], `rdkafka` only to [`kafka`] and [`source`], `reduct_rs`
-//! only to [`sink`]; [`flow`] and [`record`] are plain values without I/O. `host/tests/structure.rs` checks all of this.
+//! only to [`sink`]; [`flow`] and [`record`] are plain values without I/O. `host/tests/structure.rs`
+//! checks the imports, and lists two that still point up.
 //!
 //! # Threads and tasks
 //!
@@ -23,8 +24,11 @@
 //! | `worker-N` (`limits.workers`) | readers of its partitions, one chain of plugin instances | records, room in the budget | when the polling thread stops it |
 //! | `sink` (tokio threads) | the tasks below | I/O | with the process |
 //! | a writer task for each active entry | what it knows of the entry; its one request | records for the entry, answers of the store | when the entry was idle for a while |
-//! | the recovery task | the store's last known start | one second at a time | with the process |
-//! | the status task | the HTTP listener | requests | with the process |
+//! | the recovery task | the store's last known start | one second at a time | with the host |
+//! | `kafka-questions` | the questions to the brokers before a partition can be read | answers of the brokers | with the source |
+//! | the supervisor | what is known of each partition's progress | five seconds at a time | with the host |
+//! | `status` | the HTTP listener and the Unix socket, on a runtime of its own | requests | with the process |
+//! | `log` | the queue of log lines | lines | with the process |
 //! | `dead-letters` (only with `dead_letters.topic`) | the transactional producers | dead letters, answers of Kafka | when the sink ends |
 //! | `pauses` | the clocks that show a pause of the process or the machine | 200 ms at a time | with the process |
 //! | `plugin-life` | the rollout of plugins: watched files, trials, bake windows | file events, requests to promote or roll back | with the pipeline |
@@ -35,13 +39,20 @@
 //! # Glossary
 //!
 //! - **acknowledge**: to say that a record is done: written and read back, dropped by a plugin, or in the dead letters.
+//! - **block**: a file of an entry in ReductStore that holds some hundred records; an *open* block is still written to.
 //! - **active**: the version of a plugin that decides about records now.
 //! - **bake window**: the time after a swap in which the new version is watched, and rolled back if it does worse.
+//! - **budget**: how many records and bytes may be in flight; reading stops above it.
+//! - **commit gate**: closed from a failure of the store until the recovery knows that the store did not restart; nothing is committed
+//!   meanwhile.
+//! - **chain**: the plugins in their order; each worker has instances of its own.
 //! - **commit metadata**: the text that is committed to Kafka beside an offset, for the next owner of the partition.
 //! - **dead letter**: a record that could not be handled, kept with the reason.
 //! - **durable offset**: the offset below which everything had been acknowledged when the store was last known to run.
 //! - **entry**: ReductStore's name for a series of records in a bucket.
-//! - **generation**: the number of an assignment of a partition; a later assignment has a higher one.
+//! - **generation**: a number that grows: of a `PartitionState`, so that a writer notices a newer one; of the chain, so that a worker
+//!   notices a swap.
+//! - **host**: this process, and the value of `pipeline` that has its partitions and workers.
 //! - **identity**: topic, partition, offset, and the position within a split: which Kafka record a stored record was made of.
 //! - **occupied timestamp**: a microsecond of an entry at which the store already has a record.
 //! - **re-read**: to read records from Kafka again that were read before, because the store may have lost them.
