@@ -66,6 +66,8 @@ struct Inner {
     reread_until: u64,
     /// Records below this offset are compared with what the store has.
     compare_below: u64,
+    /// The broker refused the next offset. A re-read that is announced later doesn't undo that.
+    out_of_range: bool,
     /// A re-read that is still to come: from its first offset on, comparing up to its end.
     owed: Option<Range<u64>>,
     store_start: Option<Started>,
@@ -163,6 +165,7 @@ impl PartitionState {
             record_lost: false,
             reread_until,
             compare_below: metadata.compare_below.unwrap_or_default(),
+            out_of_range: false,
             owed: None,
             store_start: metadata.store_start,
             durable: metadata.durable.unwrap_or(offset),
@@ -398,9 +401,16 @@ impl PartitionState {
     /// The broker doesn't have the next offset.
     pub fn report_out_of_range(&self) {
         let mut inner = self.lock();
-        if inner.phase == Phase::Reading {
-            inner.phase = Phase::OutOfRange;
+        match inner.phase {
+            Phase::Reading => (inner.phase, inner.out_of_range) = (Phase::OutOfRange, true),
+            Phase::RereadRequired | Phase::AwaitingReread { .. } => inner.out_of_range = true,
+            Phase::OutOfRange | Phase::Revoked | Phase::Ended => {}
         }
+    }
+
+    /// Whether the broker refused the next offset, whatever happened to the partition since.
+    pub fn was_out_of_range(&self) -> bool {
+        self.lock().out_of_range
     }
 
     /// Ends this value if it waits for a newer one and nothing of it is in flight any more, and tells where the newer one

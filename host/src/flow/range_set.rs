@@ -87,7 +87,8 @@ mod tests {
         assert_eq!(set.ranges().collect::<Vec<_>>(), [0..10, 11..40]);
         assert!(!set.contains(10) && set.contains(11) && !set.contains(40));
         set.remove_below(15);
-        assert_eq!(set.ranges().collect::<Vec<_>>(), [15..40]);
+        assert_eq!(set.ranges().next(), Some(15..40));
+        assert_eq!(set.ranges().count(), 1);
     }
 
     #[test]

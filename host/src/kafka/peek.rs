@@ -77,7 +77,7 @@ pub fn peek(
     };
     loop {
         let scanned = match until {
-            Until::End => match reader.next()? {
+            Until::End => match reader.read_next()? {
                 Some(scanned) => scanned,
                 None => return Ok(()),
             },

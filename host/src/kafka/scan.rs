@@ -206,7 +206,7 @@ impl Reader {
     }
 
     /// The next record, waiting for it; `None`: everything was read. Fails when nothing comes for [`SILENCE`].
-    pub fn next(&mut self) -> Result<Option<Scanned>, ScanError> {
+    pub fn read_next(&mut self) -> Result<Option<Scanned>, ScanError> {
         let asked = Instant::now();
         while !self.is_done() {
             if let Some(scanned) = self.poll()? {
@@ -339,7 +339,7 @@ mod tests {
         assert_eq!(reader.bounds(&of(0)).unwrap(), 0..10);
         let read = |reader: &mut Reader| {
             let mut seen = Vec::new();
-            while let Some(scanned) = reader.next().unwrap() {
+            while let Some(scanned) = reader.read_next().unwrap() {
                 seen.push((scanned.record.source.partition, scanned.record.offset));
             }
             seen.sort();

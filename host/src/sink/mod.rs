@@ -222,7 +222,17 @@ impl Sink {
             let mut by_time: Vec<Written> = records;
             by_time.sort_by_key(|record| record.time_us);
             for near in by_time.chunk_by(|one, next| next.time_us - one.time_us <= writer::NEAR_US) {
-                for record in self.0.damaged(&entry, near).await? {
+                let damaged = match self.0.damaged(&entry, near).await {
+                    // A store that is away is asked again. One that fails at this entry may have lost what it holds, and must
+                    // not keep the others from being re-read.
+                    Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                    Err(error) => {
+                        warn!(%entry, %error, "the entry can't be read: taking its last records for damaged");
+                        near.iter().collect()
+                    }
+                    Ok(damaged) => damaged,
+                };
+                for record in damaged {
                     warn!(%entry, record = %record.identity, "ReductStore doesn't have it any more as it was acknowledged");
                     let Identity { source, offset, .. } = &record.identity;
                     let first = harmed.entry(source.clone()).or_insert(*offset);

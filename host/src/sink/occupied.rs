@@ -148,6 +148,11 @@ impl OccupiedTimestamps {
         self.scanned.insert(range.start..range.end.min(self.floor));
     }
 
+    /// Whether a record is known to stand here whose bytes weren't read.
+    pub fn is_unread(&self, time: u64) -> bool {
+        matches!(self.found.get(&time), Some((_, Content::Unread)))
+    }
+
     /// Whether the bytes that were read here are known not to be these.
     pub fn is_damaged(&self, time: u64, payload: &[u8]) -> bool {
         match self.found.get(&time) {

@@ -109,13 +109,15 @@ pub fn checksum(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
+/// The bucket's quota, and when it was asked for.
+type AskedQuota = (Instant, Option<u64>);
+
 /// A bucket of a ReductStore server. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     connections: Arc<Connections>,
     config: Arc<config::Store>,
-    /// The bucket's quota, and when it was asked for.
-    quota: Arc<tokio::sync::Mutex<Option<(Instant, Option<u64>)>>>,
+    quota: Arc<tokio::sync::Mutex<Option<AskedQuota>>>,
 }
 
 impl Store {

@@ -34,7 +34,7 @@ pub struct GroupContext {
 /// A partition that the group gave to this host.
 pub(super) enum Place {
     /// Where it begins isn't decided yet.
-    Waiting(Waiting),
+    Waiting(Box<Waiting>),
     /// A worker reads it.
     Reading { state: Arc<PartitionState>, control: ReaderControl },
 }
@@ -78,7 +78,7 @@ impl GroupContext {
             let waiting =
                 Waiting { queue, known: None, was_out_of_range: false, question: None, since: Instant::now() };
             self.handler.waiting(source, "asking Kafka where it begins");
-            self.places().insert(source.clone(), Place::Waiting(waiting));
+            self.places().insert(source.clone(), Place::Waiting(Box::new(waiting)));
         }
         Ok(())
     }

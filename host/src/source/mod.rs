@@ -58,6 +58,8 @@ const QUEUES_KBYTES: usize = 32 << 10;
 const QUEUE_KBYTES: RangeInclusive<usize> = 1 << 10..=16 << 10;
 /// How long leaving the group may take; with the brokers away it can hang.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
+/// How often it is tried whether nobody else uses the consumer any more.
+const LET_GO_EVERY: Duration = Duration::from_millis(10);
 
 /// Where a partition begins, with what the brokers say of it.
 #[derive(Debug, Clone)]
@@ -220,20 +222,23 @@ impl Source {
         let mut places = self.context().places();
         for (source, place) in places.iter_mut() {
             let Place::Reading { state, control } = place else { continue };
-            let was_out_of_range = state.phase() == crate::flow::Phase::OutOfRange;
             let Some(point) = state.try_end() else { continue };
+            let was_out_of_range = state.was_out_of_range();
             let Some(queue) = control.close() else { continue };
             info!(partition = %source, offset = point.offset, was_out_of_range, "reading from another offset");
             self.handler.waiting(source, "asking Kafka where to go on");
             let known = Some(point);
-            *place = Place::Waiting(Waiting { queue, known, was_out_of_range, question: None, since: Instant::now() });
+            let since = Instant::now();
+            *place = Place::Waiting(Box::new(Waiting { queue, known, was_out_of_range, question: None, since }));
         }
     }
 
     fn ask(&mut self) {
         let mut places = self.consumer.context().places();
         for (source, place) in places.iter_mut() {
-            if let Place::Waiting(waiting @ Waiting { question: None, .. }) = place {
+            if let Place::Waiting(waiting) = place
+                && waiting.question.is_none()
+            {
                 self.next_question += 1;
                 let number = self.next_question;
                 waiting.question = Some(number);
@@ -274,7 +279,7 @@ impl Source {
     }
 
     /// Begins a partition whose begin can be decided now.
-    fn begin(&mut self, source: TopicPartition, mut waiting: Waiting, found: Found) {
+    fn begin(&mut self, source: TopicPartition, mut waiting: Box<Waiting>, found: Found) {
         let Found { facts, committed } = found;
         if let Some(committed) = &committed {
             self.context().commits().known(&source, committed.clone());
@@ -473,7 +478,12 @@ impl Source {
                 context.commits().commit_last(&consumer, points);
             }
             drop(context);
-            drop(consumer);
+            // Only the last one to let go of the consumer leaves the group; a question to the brokers may be under way.
+            let mut consumer = consumer;
+            while let Err(shared) = Arc::try_unwrap(consumer).map(drop) {
+                consumer = shared;
+                std::thread::sleep(LET_GO_EVERY);
+            }
             let _ = done.send(());
         });
         if closed.recv_timeout(CLOSE_TIMEOUT).is_err() {

@@ -1,6 +1,6 @@
 //! Sends dead letters through the present chain again.
 //!
-//! A dry run asks the plugins what would become of each, and changes nothing. Writing goes through the same [`Sink`] as
+//! A dry run asks the plugins what would become of each, and changes nothing. Writing goes through the same [`crate::sink::Sink`] as
 //! ever, under the same identity and with the same timestamps: what an interrupted replay wrote is found and not written
 //! again. A dead letter is done with when its outputs are acknowledged, or when a plugin dropped it; what fails again
 //! stays where it is, as it is.

@@ -2,7 +2,7 @@
 //!
 //! A thread of its own holds the letters that wait, and writes them in transactions, one source partition after the
 //! other. A partition's transactional id is the same on whatever host owns it, so that the host that takes it over shuts
-//! the one before out and then sees in the topic all that that one will ever have written (see [`lane`]). All letters of
+//! the one before out and then sees in the topic all that that one will ever have written (see [`writer`]). All letters of
 //! one source partition go to one partition of the topic: the source's number modulo the topic's.
 //!
 //! Guarantees: a ack is settled when all in-sync replicas have the letter and its transaction is committed, or when

@@ -112,7 +112,7 @@ fn read(
     while *next < *end && records.len() < most && bytes < most_bytes {
         let mut at = *end;
         // A record whose headers can't be parsed wasn't written by a sink, and is reported as no dead letter.
-        if let Some(scanned) = reader.next()? {
+        if let Some(scanned) = reader.read_next()? {
             at = scanned.record.offset;
             if !done.contains(at) {
                 bytes += scanned.record.size();

@@ -40,7 +40,7 @@ pub fn look_up(
     // A mark behind the end is of a topic that was deleted and created again since.
     let begin = from.filter(|from| *from <= bounds.end).map_or(bounds.start, |from| from.max(bounds.start));
     reader.begin([(place, begin..bounds.end)]).map_err(failed)?;
-    while let Some(Scanned { record, problem }) = reader.next().map_err(failed)? {
+    while let Some(Scanned { record, problem }) = reader.read_next().map_err(failed)? {
         if let Some(problem) = problem {
             return Err(format!("offset {} can't be read: {problem}", record.offset));
         }

@@ -181,3 +181,19 @@ fn an_offset_that_is_out_of_range_is_decided_when_nothing_is_in_flight() {
     ack.acknowledge();
     assert_eq!(state.try_end().unwrap().offset, 6);
 }
+
+#[test]
+fn a_refused_offset_is_not_forgotten_for_a_reread() {
+    let reread = Reread { from: 4, discard_unsent: false, store_start: None };
+    let first = at(5);
+    let ack = first.receive(5, 1).unwrap();
+    first.report_out_of_range();
+    first.announce_reread(reread);
+    ack.acknowledge();
+    assert!(first.try_end().is_some() && first.was_out_of_range());
+    let second = at(5);
+    second.announce_reread(reread);
+    second.report_out_of_range();
+    assert!(second.try_end().is_some() && second.was_out_of_range());
+    assert!(!at(5).was_out_of_range());
+}

@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 
 use self::pending::PendingWrite;
 pub(super) use self::place::NEAR_US;
+use self::place::Rewritten;
 use self::refuse::Parked;
 use self::verify::Verifier;
 use super::Shared;
@@ -62,6 +63,7 @@ pub struct Writer {
     written_late: HashMap<TopicPartition, u32>,
     /// The partitions that this entry was written for.
     states: HashMap<TopicPartition, Arc<PartitionState>>,
+    rewritten: Rewritten,
     verifier: Verifier,
     /// What was acknowledged since it was noted last.
     acknowledged: Vec<Written>,
@@ -83,6 +85,7 @@ impl Writer {
             newest_sent: None,
             written_late: HashMap::new(),
             states: HashMap::new(),
+            rewritten: Rewritten::default(),
             verifier: Verifier::default(),
             acknowledged: Vec::new(),
             backoff: Backoff::default(),
@@ -150,6 +153,10 @@ impl Writer {
         for mut pending in batch.into_iter().rev() {
             pending.withdraw(&mut self.occupied);
             self.pending.push_front(pending);
+        }
+        if answer.as_ref().is_err_and(StoreError::concerns_only_the_record) && !self.unverified.is_empty() {
+            // Whether the store fails at one record or at all of them shows only when others are proved to be written.
+            self.verify().await?;
         }
         answer?;
         if self.is_time_to_verify() { self.verify().await } else { Ok(()) }
@@ -226,7 +233,7 @@ impl Writer {
                 }
                 Some(error) => {
                     pending.withdraw(&mut self.occupied);
-                    if let Err(pending) = self.refuse_if_hopeless(pending, &error) {
+                    if let Some(pending) = self.refuse_if_hopeless(pending, &error) {
                         batch.push_back(pending);
                         first_error = Some(error);
                     }
@@ -270,7 +277,10 @@ impl Writer {
     }
 
     async fn wait_after(&mut self, error: &StoreError) {
-        self.shared.gate.report_failure();
+        // A request without an answer may mean a crash of the store. What it refuses by an answer means none.
+        if matches!(error, StoreError::Unavailable(_) | StoreError::Failed(_)) {
+            self.shared.gate.report_failure();
+        }
         self.shared.problems.report(&self.entry, Subject::Entry, error);
         if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
             let (waiting, remedy) = (self.pending.len() + self.unverified.len(), error.remedy());

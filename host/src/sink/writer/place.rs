@@ -3,13 +3,14 @@
 //! Guarantees: nothing is placed before it is known what the entry holds there; each look into the store reads at most
 //! [`HEADS`] records, and is shared by all records of the batch whose times are near.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use tracing::warn;
 
 use super::Writer;
 use super::pending::PendingWrite;
+use crate::record::{Identity, TopicPartition};
 use crate::sink::occupied::{Place, SEARCHED_US};
 use crate::sink::store::StoreError;
 
@@ -24,6 +25,35 @@ const WHOLE: usize = 200;
 /// before this one may have left an unfinished record at the same microsecond. It can have left at most one request's
 /// worth (`store.batch_records`); the rest is for partitions that share an entry and are replayed in another order.
 const SHOWN_LATE: u32 = 1_000;
+
+/// How often a record whose bytes differ from what its plugins answer now is written again.
+const MOST_REWRITES: u8 = 3;
+/// Above this many records all are forgotten; each takes some 100 bytes.
+const REWRITTEN_KEPT: usize = 20_000;
+
+/// How often each record was written again because its bytes differed. A plugin with a clock or random numbers answers
+/// differently each time: without an end to it, such a record would be taken for damaged in every re-read, and each
+/// removal demands another one.
+#[derive(Debug, Default)]
+pub(super) struct Rewritten(HashMap<(TopicPartition, u64, Option<u32>), u8>);
+
+impl Rewritten {
+    fn is_worth_it(&self, identity: &Identity) -> bool {
+        self.0.get(&Self::key(identity)).is_none_or(|times| *times < MOST_REWRITES)
+    }
+
+    fn count(&mut self, identity: &Identity) {
+        if self.0.len() >= REWRITTEN_KEPT {
+            self.0.clear();
+        }
+        let times = self.0.entry(Self::key(identity)).or_default();
+        *times = times.saturating_add(1);
+    }
+
+    fn key(identity: &Identity) -> (TopicPartition, u64, Option<u32>) {
+        (identity.source.clone(), identity.offset, identity.index)
+    }
+}
 
 impl Writer {
     /// The records of a new generation: somebody else may have written this entry in the meantime.
@@ -59,12 +89,29 @@ impl Writer {
                     batch.push_back(pending);
                     continue;
                 }
+                // Another partition of the entry looked here and needed no bytes.
+                Place::Present(time) if self.compares_contents(&pending) && self.occupied.is_unread(time) => {
+                    self.occupied.doubt(time);
+                    waiting.push_front(pending);
+                    continue;
+                }
                 Place::Present(time)
                     if self.compares_contents(&pending)
-                        && self.occupied.is_damaged(time, &pending.prepared.payload) =>
+                        && self.occupied.is_damaged(time, &pending.prepared.payload)
+                        && self.rewritten.is_worth_it(&pending.prepared.identity) =>
                 {
+                    // This process may have been paused while it looked, and the partition have moved to another host.
+                    self.shared.membership.assured().await;
+                    if !pending.state().may_write() {
+                        batch.push_back(pending);
+                        continue;
+                    }
                     warn!(entry = %self.entry, record = %pending.prepared.identity, "damaged in the store: writing it again");
-                    self.remove_damaged(time).await
+                    let removed = self.remove_damaged(time).await;
+                    if removed.is_ok() {
+                        self.rewritten.count(&pending.prepared.identity);
+                    }
+                    removed
                 }
                 Place::Present(time) => {
                     pending.time_us = Some(time);
@@ -95,7 +142,7 @@ impl Writer {
     async fn remove_damaged(&mut self, time: u64) -> Result<(), StoreError> {
         // Before the answer, which may be lost although the record is removed.
         self.removed(1);
-        self.shared.store.remove(&self.entry, &[time]).await?;
+        self.shared.store.remove_all(&self.entry, &[time]).await?;
         self.occupied.doubt(time);
         Ok(())
     }
@@ -125,5 +172,27 @@ impl Writer {
         };
         self.occupied.learn(range.start..page.until, page.seen);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_always_differs_is_not_written_again_for_ever() {
+        let source = TopicPartition { topic: "t".into(), partition: 0 };
+        let id = |offset| Identity { source: source.clone(), topic_id: None, offset, index: None };
+        let mut rewritten = Rewritten::default();
+        for _ in 0..MOST_REWRITES {
+            assert!(rewritten.is_worth_it(&id(1)));
+            rewritten.count(&id(1));
+        }
+        assert!(!rewritten.is_worth_it(&id(1)));
+        assert!(rewritten.is_worth_it(&id(2)));
+        for offset in 2..2 + REWRITTEN_KEPT as u64 {
+            rewritten.count(&id(offset));
+        }
+        assert!(rewritten.0.len() <= REWRITTEN_KEPT);
     }
 }

@@ -51,8 +51,8 @@ impl Writer {
         {
             pending.withdraw(&mut self.occupied);
             return match self.refuse_if_hopeless(pending, &error) {
-                Ok(()) => Ok(()),
-                Err(pending) => {
+                None => Ok(()),
+                Some(pending) => {
                     batch.push_front(pending);
                     Err(error)
                 }
@@ -74,15 +74,11 @@ impl Writer {
     }
 
     /// Makes the record a dead letter where trying again doesn't help; gives it back where that may help.
-    pub(super) fn refuse_if_hopeless(
-        &mut self,
-        mut pending: PendingWrite,
-        error: &StoreError,
-    ) -> Result<(), PendingWrite> {
+    pub(super) fn refuse_if_hopeless(&mut self, mut pending: PendingWrite, error: &StoreError) -> Option<PendingWrite> {
         let reason = match error {
             StoreError::Invalid(_) => format!("ReductStore refused it: {error}"),
             // An answer that may have another reason counts only where other records pass.
-            StoreError::Doubtful(_) if !pending.fail(self.shared.counters.snapshot().written) => return Err(pending),
+            StoreError::Doubtful(_) if !pending.fail(self.shared.counters.snapshot().written) => return Some(pending),
             StoreError::TooLarge(_) | StoreError::Doubtful(_) => format!(
                 "{error}; it has {} bytes, and {} bytes of headers: {}",
                 pending.bytes(),
@@ -92,10 +88,10 @@ impl Writer {
             StoreError::Failed(_) if pending.fail(self.shared.counters.snapshot().written) => {
                 format!("ReductStore failed at it again and again while it wrote others: {error}")
             }
-            _ => return Err(pending),
+            _ => return Some(pending),
         };
         self.refuse(pending, &reason, error);
-        Ok(())
+        None
     }
 
     fn refuse(&mut self, pending: PendingWrite, reason: &str, error: &StoreError) {

@@ -67,7 +67,7 @@ impl Writer {
             self.shared.store.remove(&self.entry, &unfinished).await?;
         }
         for time in &hidden {
-            self.clear(*time).await?;
+            self.clear(*time, batch).await?;
         }
         Ok(())
     }
@@ -79,8 +79,13 @@ impl Writer {
     }
 
     /// Removes a record and whatever hides it: the server removes one of them at a time, the one that can be read first.
-    async fn clear(&self, time: u64) -> Result<(), StoreError> {
+    async fn clear(&self, time: u64, batch: &VecDeque<PendingWrite>) -> Result<(), StoreError> {
         for _ in 0..MOST_COPIES {
+            // This process may have been paused meanwhile, and the partition have moved to another host.
+            self.shared.membership.assured().await;
+            if batch.iter().any(|pending| !pending.state().may_write()) {
+                return Ok(());
+            }
             self.shared.store.remove(&self.entry, &[time]).await?;
             if matches!(self.shared.store.occupant(&self.entry, time).await?, Occupant::Nothing) {
                 break;
