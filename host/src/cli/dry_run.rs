@@ -59,12 +59,12 @@ fn tell(told: &Told) {
         Verdict::Write => {
             for (index, output) in answer.outputs.iter().enumerate() {
                 let part = if answer.outputs.len() > 1 { format!("#{index}") } else { String::new() };
-                print(&format!("write  {who}{part}  {}", told_output(output, *bytes)));
+                print(format!("write  {who}{part}  {}", told_output(output, *bytes)));
             }
         }
-        Verdict::Drop => print(&format!("drop   {who}")),
-        Verdict::Fail => print(&format!("fail   {who}{by}: {reason}")),
-        Verdict::Retry => print(&format!("retry  {who}{by}: {reason}")),
+        Verdict::Drop => print(format!("drop   {who}")),
+        Verdict::Fail => print(format!("fail   {who}{by}: {reason}")),
+        Verdict::Retry => print(format!("retry  {who}{by}: {reason}")),
     }
 }
 

@@ -25,7 +25,7 @@ impl Replay {
         let write = self.write;
         let summary = replay::replay(&config, self.dead_letters.as_deref(), write, &mut |told| tell(told, write));
         let summary = summary.map_err(Failure::of)?;
-        print(&conclusion(&summary, write));
+        print(conclusion(&summary, write));
         let left = write && summary.failing + summary.untouched > 0;
         if left { Err(Failure::reported(Exit::Failed)) } else { Ok(()) }
     }
@@ -43,7 +43,7 @@ fn tell(Told { place, identity, fate }: &Told, write: bool) {
         Fate::Failing(reason) => ("failing", format!(": {}", reason.replace(['\n', '\r'], " "))),
         Fate::Untouched => ("left", String::new()),
     };
-    print(&format!("{outcome:<8}{who}{more}"));
+    print(format!("{outcome:<8}{who}{more}"));
 }
 
 fn conclusion(summary: &Summary, write: bool) -> String {

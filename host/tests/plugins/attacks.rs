@@ -195,12 +195,12 @@ fn an_instance_for_each_topic_sees_the_records_of_one_topic() {
     let calls = |instances| {
         let bed = Bed::of(&[]).with("per-topic", &count, |plugin| plugin.instances = instances);
         let mut chain = bed.chain();
-        let mut ask = |topic: &str| {
+        let ask = |topic: &str| {
             let source = TopicPartition { topic: topic.into(), partition: 0 };
             let record = Arc::new(InputRecord { source, ..record(1) });
             output(chain.transform(&record)).timestamp_us.unwrap()
         };
-        ["a", "b", "a", "b", "a"].map(|topic| ask(topic))
+        ["a", "b", "a", "b", "a"].map(ask)
     };
     assert_eq!(calls(InstancesFor::AllTopics), [1, 2, 3, 4, 5]);
     assert_eq!(calls(InstancesFor::EachTopic), [1, 1, 2, 2, 3]);
