@@ -5,7 +5,7 @@
 //! every record that the topic holds must be in the store exactly once, whole. Rules that reduct-sink once followed are
 //! kept here as [`Rule`]s, to show that the schedules notice each of them.
 
-#![expect(clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used, reason = "a panic fails the test")]
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "a panic fails the test")]
 
 #[path = "checkpoint/world.rs"]
 mod world;
