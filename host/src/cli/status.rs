@@ -45,15 +45,17 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 
 impl Status {
     pub fn execute(self) -> Result<(), Failure> {
-        while self.watch {
-            print!("{CLEAR}");
-            if let Err(failure) = self.show() {
-                // A host that is being restarted comes back.
-                println!("{}", failure.error.map_or_else(String::new, |error| format!("{error:#}")));
+        if !self.watch {
+            return self.show();
+        }
+        loop {
+            write(CLEAR)?;
+            // A host that is being restarted comes back.
+            if let Err(Failure { error: Some(error), .. }) = self.show() {
+                write(&format!("{error:#}\n"))?;
             }
             std::thread::sleep(WATCH_EVERY);
         }
-        self.show()
     }
 
     fn show(&self) -> Result<(), Failure> {
@@ -66,9 +68,15 @@ impl Status {
                 .map_err(|error| Failure::new(Exit::Failed, error))?;
             table(&report)
         };
-        let written = writeln!(std::io::stdout().lock(), "{}", told.trim_end());
-        written.map_err(|error| Failure::new(Exit::Failed, anyhow!("cannot write to standard output: {error}")))
+        write(&format!("{}\n", told.trim_end()))
     }
+}
+
+/// Fails where nobody reads the output any more.
+fn write(text: &str) -> Result<(), Failure> {
+    let mut output = std::io::stdout().lock();
+    let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    written.map_err(|error| Failure::new(Exit::Failed, anyhow!("cannot write to standard output: {error}")))
 }
 
 impl RunningHost {
