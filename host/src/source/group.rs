@@ -23,6 +23,13 @@ use crate::flow::{CommitPoint, PartitionState};
 use crate::kafka::client::{error_of_member, log_of_member};
 use crate::record::TopicPartition;
 
+/// Where librdkafka begins with a partition until the polling thread knows better. What it fetches there is discarded.
+///
+/// It must be a number. For a name such as the end, librdkafka 2.12.1 asks the broker, and where the answer comes after the
+/// seek, or after another rebalance, it asks again half a second later and leaps to the end from wherever it reads by then
+/// (`rd_kafka_toppar_handle_Offset` with an outdated version): the records between would be lost.
+pub(super) const UNDECIDED: Offset = Offset::Offset(0);
+
 /// The client's context. See the module.
 pub struct GroupContext {
     pub(super) handler: Arc<dyn GroupHandler>,
@@ -64,13 +71,13 @@ impl GroupContext {
         self.commits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Splits the queue of each new partition off, so that no record of it arrives elsewhere. librdkafka is told to begin
-    /// at the end, where there is nothing to fetch; the polling thread seeks once it knows where to begin.
+    /// Splits the queue of each new partition off, so that no record of it arrives elsewhere. The polling thread seeks once
+    /// it knows where to begin.
     fn take(&self, partitions: &[TopicPartition], list: &mut TopicPartitionList) -> Result<(), String> {
         let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) else { return Ok(()) };
         for source in partitions {
             let (topic, partition) = (&*source.topic, source.partition.cast_signed());
-            list.set_partition_offset(topic, partition, Offset::End)
+            list.set_partition_offset(topic, partition, UNDECIDED)
                 .map_err(|error| format!("can't assign {source}: {error}"))?;
             let queue = consumer
                 .split_partition_queue(topic, partition)

@@ -26,11 +26,12 @@ use rdkafka::consumer::{BaseConsumer, Consumer, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaErrorCode;
 use thiserror::Error;
 use tracing::{debug, error, info, warn};
 
 use self::commit_queue::CommitQueue;
-use self::group::{GroupContext, Place, Waiting, partitions};
+use self::group::{GroupContext, Place, UNDECIDED, Waiting, partitions};
 use self::partition_reader::Unreadable;
 pub use self::partition_reader::{PartitionReader, Polled};
 use self::questions::{Answer, Found, Question, Questions, Told};
@@ -316,11 +317,14 @@ impl Source {
     /// Makes librdkafka read the partition from this offset on.
     fn move_to(&self, source: &TopicPartition, waiting: &Waiting, offset: u64) -> KafkaResult<()> {
         // What is queued is of another offset. Errors in there would be taken for ones of the new.
-        while waiting.queue.poll(Duration::ZERO).is_some() {}
+        let mut has_stopped = waiting.was_out_of_range;
+        while let Some(queued) = waiting.queue.poll(Duration::ZERO) {
+            has_stopped |= matches!(queued, Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)));
+        }
         let (topic, partition, to) =
             (&source.topic, source.partition.cast_signed(), Offset::Offset(offset.cast_signed()));
         match self.consumer.seek(topic, partition, to, SEEK_TIMEOUT) {
-            Err(_) if waiting.was_out_of_range || waiting.since.elapsed() > SEEK_PATIENCE => {
+            Err(_) if has_stopped || waiting.since.elapsed() > SEEK_PATIENCE => {
                 // librdkafka has stopped reading the partition, and seeks only in those that it reads.
                 self.assign_again(source, to)
             }
@@ -342,7 +346,7 @@ impl Source {
         all.add_partition_offset(&source.topic, partition, offset)?;
         for (other, place) in self.context().places().iter().filter(|(other, _)| *other != source) {
             let next = match place {
-                Place::Waiting(_) => Offset::End,
+                Place::Waiting(_) => UNDECIDED,
                 Place::Reading { state, .. } => Offset::Offset(state.next_offset().cast_signed()),
             };
             all.add_partition_offset(&other.topic, other.partition.cast_signed(), next)?;
