@@ -1,4 +1,5 @@
-//! Where a newly assigned partition begins.
+//! Where commands that only look at topics begin: `run --dry-run` and `plugin capture`. `source::start` decides it for a
+//! running host, which also knows the topic's id and what was committed beside the offset.
 //!
 //! Guarantees: a committed offset that the broker has is always where it begins; any other case is decided by the
 //! configured policy and told with the number of offsets that are missed; nothing is chosen in silence.
