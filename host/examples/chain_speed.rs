@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use reduct_sink::chain::{Chain, Outcome, SharedChain};
-use reduct_sink::config::{FailurePolicy, Plugin, PluginSource};
+use reduct_sink::config::{FailurePolicy, PluginConfig, PluginSource};
 use reduct_sink::plugin::Runtime;
 use reduct_sink::record::{Header, InputRecord, TopicPartition};
 
@@ -20,7 +20,7 @@ fn main() -> anyhow::Result<()> {
         None => PluginSource::Builtin,
     };
     let runtime = Runtime::new()?;
-    let plugin = Plugin { on_failure: FailurePolicy::Stop, ..Plugin::new("measured", source) };
+    let plugin = PluginConfig { on_failure: FailurePolicy::Stop, ..PluginConfig::new("measured", source) };
     for (plugins, headers) in [(0, 2), (1, 0), (1, 2), (1, 4), (2, 2)] {
         let chain = vec![plugin.clone(); plugins];
         let mut chain = Chain::new(SharedChain::load(runtime.clone(), &chain)?)?;

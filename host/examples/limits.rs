@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{anyhow, ensure};
 use bytes::Bytes;
 use reduct_sink::chain::{Chain, Outcome, SharedChain};
-use reduct_sink::config::{Plugin, PluginSource};
+use reduct_sink::config::{PluginConfig, PluginSource};
 use reduct_sink::plugin::{Cache, Runtime, passthrough};
 use reduct_sink::record::{Header, InputRecord, TopicPartition};
 use wasmtime::component::{Component, Linker};
@@ -75,7 +75,7 @@ fn figure(name: &str, value: f64) -> anyhow::Result<()> {
 fn calls(folder: &Path) -> anyhow::Result<(f64, f64)> {
     let file = folder.join("passthrough.wasm");
     std::fs::write(&file, passthrough())?;
-    let plugin = Plugin::new("passthrough", PluginSource::File(file));
+    let plugin = PluginConfig::new("passthrough", PluginSource::File(file));
     let mut chain = Chain::new(SharedChain::load(Runtime::new()?, &[plugin])?)?;
     let inputs: Vec<Arc<InputRecord>> = (0..1000).map(|offset| Arc::new(record(offset))).collect();
 
@@ -121,7 +121,7 @@ fn replacement(folder: &Path) -> anyhow::Result<f64> {
     let file = folder.join("breaking.wasm");
     let body = "(if (i64.eqz (i64.and (local.get $offset) (i64.const 1))) (then unreachable)) (call $keep)";
     std::fs::write(&file, guest::guest(body))?;
-    let plugin = Plugin::new("breaking", PluginSource::File(file));
+    let plugin = PluginConfig::new("breaking", PluginSource::File(file));
     let mut chain = Chain::new(SharedChain::load(Runtime::new()?, &[plugin])?)?;
     let (even, odd) = (Arc::new(record(2)), Arc::new(record(3)));
     let (mut best_broken, mut best_whole) = (f64::MAX, f64::MAX);
@@ -144,7 +144,7 @@ fn replacement(folder: &Path) -> anyhow::Result<f64> {
 fn starts(folder: &Path, component: &[u8]) -> anyhow::Result<[f64; 2]> {
     let (file, cache) = (folder.join("large.wasm"), folder.join("cache"));
     std::fs::write(&file, component)?;
-    let mut plugin = Plugin::new("large", PluginSource::File(file));
+    let mut plugin = PluginConfig::new("large", PluginSource::File(file));
     plugin.limits.file_bytes = 1 << 30;
     let mut took = [0.0; 2];
     for (at, took) in took.iter_mut().enumerate() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reduct_sink::chain::{Chain, Outcome, SharedChain};
-use reduct_sink::config::{Plugin, PluginSource};
+use reduct_sink::config::{PluginConfig, PluginSource};
 use reduct_sink::plugin::{Digest, Runtime};
 use reduct_sink::record::labels::LabelRules;
 use reduct_sink::record::{Header, InputRecord, OutputRecord, TopicPartition};
@@ -22,7 +22,8 @@ fn guest() -> PathBuf {
 }
 
 fn chain() -> Chain {
-    let plugin = Plugin { timeout: Duration::from_secs(10), ..Plugin::new("old", PluginSource::File(guest())) };
+    let plugin =
+        PluginConfig { timeout: Duration::from_secs(10), ..PluginConfig::new("old", PluginSource::File(guest())) };
     Chain::new(SharedChain::load(Runtime::new().unwrap(), &[plugin]).unwrap()).unwrap()
 }
 
@@ -98,7 +99,8 @@ fn every_function_of_the_host_answers_a_guest_of_0_1_0() {
 
 #[test]
 fn its_refusal_of_a_configuration_is_told() {
-    let plugin = Plugin { config: r#"{"label": ""}"#.into(), ..Plugin::new("old", PluginSource::File(guest())) };
+    let plugin =
+        PluginConfig { config: r#"{"label": ""}"#.into(), ..PluginConfig::new("old", PluginSource::File(guest())) };
     let error = Runtime::new().unwrap().load(&plugin).unwrap_err().to_string();
     assert!(error.contains("label: found \"\", expected a name"), "{error}");
 }

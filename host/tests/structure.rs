@@ -122,6 +122,32 @@ fn files_are_short() {
     report(files.iter().filter_map(too_long).collect());
 }
 
+/// A reader who meets a type's name again may take it for the type that they know.
+#[test]
+fn each_type_name_is_used_once() {
+    // An indented `type` belongs to a trait.
+    let definition = Regex::new(
+        r"(?-u)^(?:type|\s*(?:pub(?:\([a-z :]*\))? )?(?:struct|enum|trait)|pub(?:\([a-z :]*\))? type) (\w+)",
+    )
+    .unwrap();
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in sources() {
+        for (line, text) in source.code() {
+            if let Some(name) = definition.captures(text) {
+                places.entry(name[1].to_owned()).or_default().push(format!("{}:{line}", source.name));
+            }
+        }
+    }
+    assert!(places.len() > 100, "only {} types were found", places.len());
+    places.retain(|_, places| places.len() > 1);
+    report(
+        places
+            .iter()
+            .map(|(name, places)| format!("{}: {name} is defined more than once", places.join(", ")))
+            .collect(),
+    );
+}
+
 /// A reader trusts a function whose name begins with `is_` or `has_` to answer a question and to do nothing else.
 #[test]
 fn questions_have_no_side_effects() {

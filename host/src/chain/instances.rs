@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::config::InstancesFor;
-use crate::plugin::{Instance, Problem};
+use crate::plugin::{Instance, LoadProblem};
 
 /// The most topics of which a worker keeps an instance. The one that was not used for longest is ended first.
 const TOPICS: usize = 16;
@@ -28,8 +28,8 @@ impl Instances {
     pub fn of(
         &mut self,
         topic: &Arc<str>,
-        start: impl FnOnce() -> Result<Instance, Problem>,
-    ) -> Result<&mut Instance, Problem> {
+        start: impl FnOnce() -> Result<Instance, LoadProblem>,
+    ) -> Result<&mut Instance, LoadProblem> {
         if let Some(at) = self.position(topic) {
             if self.per_topic {
                 // Ordered by use.
@@ -45,7 +45,7 @@ impl Instances {
         }
         match self.used.last_mut() {
             Some((_, instance)) => Ok(instance),
-            None => Err(Problem::Host("no instance is kept".into())),
+            None => Err(LoadProblem::Host("no instance is kept".into())),
         }
     }
 

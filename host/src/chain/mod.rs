@@ -21,7 +21,7 @@ use marks::Marks;
 pub(crate) use meter::Meters;
 pub use meter::{Histogram, Latency};
 pub use shared::{NotInChain, PluginVersion, SharedChain, StageSpec, Version};
-pub(crate) use stage::{Observer, Stage};
+pub(crate) use stage::{Stage, StageObserver};
 
 /// What became of an input record.
 #[derive(Debug)]
@@ -31,20 +31,20 @@ pub enum Outcome {
     /// A plugin's verdict: acknowledged without being written.
     Dropped,
     /// A plugin failed, and its policy is `skip`: acknowledged without being written.
-    Skipped(Failure),
+    Skipped(PluginFailure),
     /// A plugin failed, and its policy is `dead-letter`.
-    DeadLetter(Failure),
+    DeadLetter(PluginFailure),
     /// A plugin asks to be given the record again later, and has not been given it too often.
-    Retry(Failure),
+    Retry(PluginFailure),
     /// A plugin's circuit breaker is open, and records wait for it, at least for this long.
-    Wait(Failure, Duration),
+    Wait(PluginFailure, Duration),
     /// A plugin failed, and its policy is `stop`.
-    Stop(Failure),
+    Stop(PluginFailure),
 }
 
 /// Which version of which plugin failed, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct PluginFailure {
     pub plugin: Arc<str>,
     pub digest: Digest,
     /// Identifies the plugin's configuration; `None`: it has none.

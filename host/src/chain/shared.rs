@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::meter::{Histogram, Latency, Meters};
-use super::stage::Observer;
-use crate::config::Plugin;
+use super::stage::StageObserver;
+use crate::config::PluginConfig;
 use crate::plugin::{ConfigVersion, CounterSet, Counts, Digest, Instance, LoadError, LoadedPlugin, Runtime};
 
 /// How many replaced versions are remembered.
@@ -33,11 +33,11 @@ struct Stages {
 /// A plugin at its place in the chain: its configuration and the active version.
 #[derive(Clone)]
 pub struct StageSpec {
-    pub config: Arc<Plugin>,
+    pub config: Arc<PluginConfig>,
     pub version: Version,
     pub since: SystemTime,
     /// Sees some of its records.
-    pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) observer: Option<Arc<dyn StageObserver>>,
 }
 
 /// A loaded plugin, what was measured of it, and instances that were started ahead of time for the workers.
@@ -86,8 +86,9 @@ pub struct NotInChain(pub String);
 
 impl SharedChain {
     /// Loads all plugins, in their order.
-    pub fn load(runtime: Arc<Runtime>, plugins: &[Plugin]) -> Result<Arc<Self>, LoadError> {
-        let load = |plugin: &Plugin| Ok(StageSpec::new(Arc::new(plugin.clone()), Version::new(runtime.load(plugin)?)));
+    pub fn load(runtime: Arc<Runtime>, plugins: &[PluginConfig]) -> Result<Arc<Self>, LoadError> {
+        let load =
+            |plugin: &PluginConfig| Ok(StageSpec::new(Arc::new(plugin.clone()), Version::new(runtime.load(plugin)?)));
         let present = plugins.iter().map(load).collect::<Result<Vec<_>, LoadError>>()?;
         let stages = Mutex::new(Stages { present, retired: VecDeque::new() });
         Ok(Arc::new(Self { runtime, generation: AtomicU64::new(0), workers: AtomicUsize::new(0), stages }))
@@ -145,7 +146,7 @@ impl SharedChain {
     }
 
     /// Lets an observer see some of this plugin's records, or ends that.
-    pub(crate) fn observe(&self, name: &str, observer: Option<Arc<dyn Observer>>) -> Result<(), NotInChain> {
+    pub(crate) fn observe(&self, name: &str, observer: Option<Arc<dyn StageObserver>>) -> Result<(), NotInChain> {
         let mut stages = self.lock();
         let place = stages.present.iter_mut().find(|present| present.config.name == name);
         place.ok_or_else(|| NotInChain(name.into()))?.observer = observer;
@@ -209,12 +210,12 @@ impl Stages {
 }
 
 impl StageSpec {
-    pub fn new(config: Arc<Plugin>, version: Version) -> Self {
+    pub fn new(config: Arc<PluginConfig>, version: Version) -> Self {
         Self { config, version, since: SystemTime::now(), observer: None }
     }
 
     /// The same version under another configuration.
-    pub fn configured(&self, config: Arc<Plugin>) -> Self {
+    pub fn configured(&self, config: Arc<PluginConfig>) -> Self {
         Self { config, ..self.clone() }
     }
 

@@ -8,34 +8,34 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
-use super::Failure;
+use super::PluginFailure;
 use super::instances::Instances;
 use super::meter::Meter;
 use super::shared::{StageSpec, Version};
 use crate::config::{self, FailurePolicy, PluginSource, WhileOpen};
-use crate::plugin::{Admission, Breaker, Counters, Instance, MAX_OUTPUTS, RecordView, Trouble, Verdict, apply};
+use crate::plugin::{Admission, Breaker, Instance, MAX_OUTPUTS, PluginCounters, RecordView, Trouble, Verdict, apply};
 use crate::record::{InputRecord, OutputRecord};
 
 /// One record in this many is timed: a clock costs as much as a tenth of a small plugin.
 const MEASURED_EVERY: u64 = 64;
 
 /// Sees some of the records of a stage, and what the stage made of them. A worker calls it and must not wait in it.
-pub(crate) trait Observer: Send + Sync {
+pub(crate) trait StageObserver: Send + Sync {
     /// Whether it wants to see the next record.
     fn wants_next(&self) -> bool;
     fn observe(&self, given: Vec<OutputRecord>, made: Result<&[OutputRecord], &Trouble>, took: Duration);
 }
 
 pub(crate) struct Stage {
-    config: Arc<config::Plugin>,
+    config: Arc<config::PluginConfig>,
     version: Version,
     /// What `config.when` says of the topic that was asked about last.
     last_topic: Option<(Arc<str>, bool)>,
     /// Records it was asked about.
     records: u64,
-    counters: Arc<Counters>,
+    counters: Arc<PluginCounters>,
     meter: Arc<Meter>,
-    observer: Option<Arc<dyn Observer>>,
+    observer: Option<Arc<dyn StageObserver>>,
     /// It runs a candidate in a shadow trial: its output is discarded and its calls aren't counted. If the candidate is
     /// promoted, its circuit breaker starts closed.
     is_shadow: bool,
@@ -70,7 +70,7 @@ impl Stage {
         stage
     }
 
-    fn empty(spec: &StageSpec, counters: Arc<Counters>) -> Self {
+    fn empty(spec: &StageSpec, counters: Arc<PluginCounters>) -> Self {
         Self {
             config: Arc::clone(&spec.config),
             version: spec.version.clone(),
@@ -134,9 +134,9 @@ impl Stage {
         self.version.plugin.report_failure(input, policy, reason);
     }
 
-    pub fn failure(&self, reason: String) -> Failure {
+    pub fn failure(&self, reason: String) -> PluginFailure {
         let plugin = &self.version.plugin;
-        Failure { plugin: plugin.name.clone(), digest: plugin.digest, config: plugin.config, reason }
+        PluginFailure { plugin: plugin.name.clone(), digest: plugin.digest, config: plugin.config, reason }
     }
 
     /// Takes over what changed in its spec: the configuration, the observer, and another version if it starts.

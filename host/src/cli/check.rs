@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use reduct_sink::config::{self, Config, PluginSource, Store};
+use reduct_sink::config::{self, Config, PluginSource, StoreConfig};
 use reduct_sink::kafka::metadata as kafka;
 use reduct_sink::plugin::Runtime;
 use reduct_sink::record::TopicPartition;
@@ -18,14 +18,14 @@ use reduct_sink::record::entry_name::{Naming, Template, topic_segment};
 use reduct_sink::sink::check as store;
 use serde::Serialize;
 
-use super::options::{Loaded, Options};
+use super::options::{ConfigFlags, LoadedConfig};
 use super::status::RunningHost;
-use super::{Exit, Failure, print};
+use super::{CommandError, Exit, print};
 
 #[derive(Debug, Args)]
 pub struct Check {
     #[command(flatten)]
-    options: Options,
+    options: ConfigFlags,
     /// Check the configuration and the plugins only; ask neither Kafka nor ReductStore
     #[arg(long)]
     offline: bool,
@@ -35,9 +35,9 @@ pub struct Check {
 }
 
 impl Check {
-    pub fn execute(self) -> Result<(), Failure> {
-        let mut report = Report { json: self.json, worst: None };
-        let Loaded { config, warnings, .. } = self.options.load()?;
+    pub fn execute(self) -> Result<(), CommandError> {
+        let mut report = CheckReport { json: self.json, worst: None };
+        let LoadedConfig { config, warnings, .. } = self.options.load()?;
         report.ok("configuration", summary(&config));
         warnings.iter().for_each(|warning| report.warning("configuration", warning));
         check_plugins(&config, &mut report);
@@ -49,11 +49,11 @@ impl Check {
             check_kafka(&config, &mut report);
             check_store(&config.store, &mut report);
         }
-        report.worst.map_or(Ok(()), |exit| Err(Failure::reported(exit)))
+        report.worst.map_or(Ok(()), |exit| Err(CommandError::reported(exit)))
     }
 }
 
-struct Report {
+struct CheckReport {
     json: bool,
     /// The lowest code of all failures: what has to be corrected first.
     worst: Option<Exit>,
@@ -71,7 +71,7 @@ struct Line<'a> {
     text: &'a str,
 }
 
-impl Report {
+impl CheckReport {
     fn ok(&mut self, subject: &str, text: impl Display) {
         self.line("ok", subject, None, text);
     }
@@ -115,7 +115,7 @@ fn summary(config: &Config) -> String {
     format!("{topics} → {chain} → bucket {bucket}, consumer group {}", config.kafka.group)
 }
 
-fn check_plugins(config: &Config, report: &mut Report) {
+fn check_plugins(config: &Config, report: &mut CheckReport) {
     if config.plugins.is_empty() {
         return;
     }
@@ -146,7 +146,7 @@ fn check_plugins(config: &Config, report: &mut Report) {
 }
 
 /// Whether the address can be listened on. A host that runs there already may be the one that is to be restarted.
-fn check_status(config: &Config, report: &mut Report) {
+fn check_status(config: &Config, report: &mut CheckReport) {
     let Some(address) = &config.status.listen else { return };
     // Another check that runs at the same time holds the address for a moment.
     let bound = TcpListener::bind(address).or_else(|_| {
@@ -166,7 +166,7 @@ fn check_status(config: &Config, report: &mut Report) {
     }
 }
 
-fn check_kafka(config: &Config, report: &mut Report) {
+fn check_kafka(config: &Config, report: &mut CheckReport) {
     let topics = match kafka::check_reading(&config.kafka) {
         Ok(topics) => topics,
         Err(error) => return report.failed("kafka", Exit::from(&error), error),
@@ -200,7 +200,7 @@ fn check_kafka(config: &Config, report: &mut Report) {
 }
 
 /// Says what the topic's entries will be called, and warns where two hosts would write one entry.
-fn check_entries(config: &Config, topic: &kafka::TopicInfo, report: &mut Report) {
+fn check_entries(config: &Config, topic: &kafka::TopicInfo, report: &mut CheckReport) {
     let several_topics = config.kafka.several_topics();
     // The configuration's templates were parsed when it was validated.
     let template = config.store.entry.as_deref().and_then(|text| Template::parse(text).ok());
@@ -245,7 +245,7 @@ fn entries(naming: &Naming, topic: &str, last: u32) -> Result<String, String> {
     Ok(format!("{derived}; an entry ENTRY that a plugin chooses becomes {chosen}"))
 }
 
-fn check_dead_letter_topic(config: &Config, topic: &str, report: &mut Report) {
+fn check_dead_letter_topic(config: &Config, topic: &str, report: &mut CheckReport) {
     let subject = format!("dead-letter topic {topic}");
     match kafka::topic(&config.kafka, topic) {
         Ok(Ok(info)) if info.partitions == 1 => report.ok(&subject, "1 partition"),
@@ -261,7 +261,7 @@ fn check_dead_letter_topic(config: &Config, topic: &str, report: &mut Report) {
     }
 }
 
-fn check_store(config: &Store, report: &mut Report) {
+fn check_store(config: &StoreConfig, report: &mut CheckReport) {
     if config.discard {
         return report.ok("store", "not asked, because store.discard is set and nothing will be written");
     }

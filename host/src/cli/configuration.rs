@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use reduct_sink::config;
 
-use super::{Exit, Failure, print};
+use super::{CommandError, Exit, print};
 
 #[derive(Debug, Subcommand)]
 pub enum Configuration {
@@ -14,12 +14,12 @@ pub enum Configuration {
 }
 
 impl Configuration {
-    pub fn execute(self) -> Result<(), Failure> {
+    pub fn execute(self) -> Result<(), CommandError> {
         let text = match self {
             Self::Schema => serde_json::to_string_pretty(&config::schema()),
             Self::Example => Ok(config::example()),
         };
-        let text = text.map_err(|error| Failure::new(Exit::Failed, error))?;
+        let text = text.map_err(|error| CommandError::new(Exit::Failed, error))?;
         print(text.trim_end());
         Ok(())
     }

@@ -2,10 +2,10 @@
 
 use clap::Args;
 use reduct_sink::config::Config;
-use reduct_sink::devkit::answer::{Output, Verdict};
-use reduct_sink::devkit::dry_run::{Summary, Told, dry_run};
+use reduct_sink::devkit::answer::{AnswerVerdict, Output};
+use reduct_sink::devkit::dry_run::{DryRunRecord, DryRunSummary, dry_run};
 
-use super::{Failure, print};
+use super::{CommandError, print};
 
 #[derive(Debug, Args)]
 pub struct DryRun {
@@ -25,10 +25,10 @@ impl DryRun {
         self.dry_run
     }
 
-    pub fn execute(&self, config: &Config) -> Result<(), Failure> {
+    pub fn execute(&self, config: &Config) -> Result<(), CommandError> {
         let summary = dry_run(config, self.count, &mut |told| if self.json { tell_json(told) } else { tell(told) });
-        let summary = summary.map_err(Failure::of)?;
-        let Summary { records, written, outputs, dropped, failed, retried } = summary;
+        let summary = summary.map_err(CommandError::of)?;
+        let DryRunSummary { records, written, outputs, dropped, failed, retried } = summary;
         let conclusion = format!(
             "{records} records: {written} would be written as {outputs}, {dropped} dropped, {failed} failed, {retried} \
              tried again later; nothing was written or committed"
@@ -43,28 +43,28 @@ impl DryRun {
     }
 }
 
-fn tell_json(told: &Told) {
+fn tell_json(told: &DryRunRecord) {
     match serde_json::to_string(told) {
         Ok(line) => print(&line),
         Err(error) => tracing::error!(%error, "a record can't be written as JSON"),
     }
 }
 
-fn tell(told: &Told) {
-    let Told { topic, partition, offset, bytes, answer, plugin } = told;
+fn tell(told: &DryRunRecord) {
+    let DryRunRecord { topic, partition, offset, bytes, answer, plugin } = told;
     let who = format!("{topic}/{partition}@{offset}");
     let reason = answer.reason.as_deref().unwrap_or_default().replace(['\n', '\r'], " ");
     let by = plugin.as_ref().map_or_else(String::new, |plugin| format!(" by plugin `{plugin}`"));
     match answer.verdict {
-        Verdict::Write => {
+        AnswerVerdict::Write => {
             for (index, output) in answer.outputs.iter().enumerate() {
                 let part = if answer.outputs.len() > 1 { format!("#{index}") } else { String::new() };
                 print(format!("write  {who}{part}  {}", told_output(output, *bytes)));
             }
         }
-        Verdict::Drop => print(format!("drop   {who}")),
-        Verdict::Fail => print(format!("fail   {who}{by}: {reason}")),
-        Verdict::Retry => print(format!("retry  {who}{by}: {reason}")),
+        AnswerVerdict::Drop => print(format!("drop   {who}")),
+        AnswerVerdict::Fail => print(format!("fail   {who}{by}: {reason}")),
+        AnswerVerdict::Retry => print(format!("retry  {who}{by}: {reason}")),
     }
 }
 

@@ -2,15 +2,15 @@
 //!
 //! Guarantees: an error of one type ends the process with the same code whichever command it comes from.
 
-use reduct_sink::config::Problems;
+use reduct_sink::config::ConfigProblems;
 use reduct_sink::dead_letters::replay::ReplayError;
 use reduct_sink::devkit::build::BuildError;
 use reduct_sink::devkit::dry_run::DryRunError;
-use reduct_sink::kafka::metadata::CheckError as KafkaError;
+use reduct_sink::kafka::metadata::KafkaCheckError as KafkaError;
 use reduct_sink::kafka::peek::PeekError;
 use reduct_sink::pipeline::RunError;
 use reduct_sink::plugin::LoadError;
-use reduct_sink::sink::check::CheckError as StoreError;
+use reduct_sink::sink::check::StoreCheckError as StoreError;
 use reduct_sink::source::SourceError;
 
 /// The documentation of [`Exit`], for `--help`.
@@ -45,13 +45,13 @@ impl Exit {
 
 /// What ends a command before it did what it was asked.
 #[derive(Debug)]
-pub struct Failure {
+pub struct CommandError {
     pub exit: Exit,
     /// What to print on standard error; `None`: it was reported already.
     pub error: Option<anyhow::Error>,
 }
 
-impl Failure {
+impl CommandError {
     pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
         Self { exit, error: Some(error.into()) }
     }
@@ -71,8 +71,8 @@ impl Failure {
     }
 }
 
-impl From<&Problems> for Exit {
-    fn from(_: &Problems) -> Self {
+impl From<&ConfigProblems> for Exit {
+    fn from(_: &ConfigProblems) -> Self {
         Self::Usage
     }
 }

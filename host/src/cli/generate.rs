@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::{Cli, Exit, Failure, print};
+use super::{Cli, CommandError, Exit, print};
 
 const NAME: &str = "reduct-sink";
 
@@ -18,7 +18,7 @@ pub struct Completions {
 }
 
 impl Completions {
-    pub fn execute(self) -> Result<(), Failure> {
+    pub fn execute(self) -> Result<(), CommandError> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), NAME, &mut script);
         print(String::from_utf8_lossy(&script).trim_end());
@@ -34,7 +34,7 @@ pub struct Man {
 }
 
 impl Man {
-    pub fn execute(self) -> Result<(), Failure> {
+    pub fn execute(self) -> Result<(), CommandError> {
         let written = match &self.output {
             Some(folder) => clap_mangen::generate_to(Cli::command(), folder)
                 .with_context(|| format!("cannot write into {}", folder.display())),
@@ -45,6 +45,6 @@ impl Man {
                 rendered.context("the page cannot be rendered")
             }
         };
-        written.map_err(|error| Failure::new(Exit::Failed, error))
+        written.map_err(|error| CommandError::new(Exit::Failed, error))
     }
 }

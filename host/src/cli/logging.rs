@@ -11,7 +11,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use super::json_log::JsonLines;
-use super::{Exit, Failure};
+use super::{CommandError, Exit};
 
 /// How many lines may wait for a slow reader: some megabytes of text at most.
 const WAITING_LINES: usize = 8192;
@@ -44,7 +44,7 @@ enum Format {
 
 impl Logging {
     /// The guard writes what is still waiting when it is dropped, for a second at most.
-    pub fn start(&self) -> Result<WorkerGuard, Failure> {
+    pub fn start(&self) -> Result<WorkerGuard, CommandError> {
         let filter = match or_environment(self.log_level, "REDUCT_SINK_LOG_LEVEL")? {
             Some(level) => EnvFilter::new(directives(level)),
             None => filter_of_environment()?,
@@ -64,7 +64,7 @@ impl Logging {
 }
 
 /// The value of a flag, or else of a variable; an empty variable counts as not set.
-fn or_environment<T: ValueEnum>(flag: Option<T>, variable: &str) -> Result<Option<T>, Failure> {
+fn or_environment<T: ValueEnum>(flag: Option<T>, variable: &str) -> Result<Option<T>, CommandError> {
     let value = std::env::var(variable).unwrap_or_default();
     if flag.is_some() || value.is_empty() {
         return Ok(flag);
@@ -74,7 +74,7 @@ fn or_environment<T: ValueEnum>(flag: Option<T>, variable: &str) -> Result<Optio
     T::from_str(&value, false).map(Some).map_err(|_| {
         let known = known().collect::<Vec<_>>().join(", ");
         let text = format!("environment variable {variable}: found {value:?}, expected one of {known}");
-        Failure::new(Exit::Usage, anyhow::Error::msg(text))
+        CommandError::new(Exit::Usage, anyhow::Error::msg(text))
     })
 }
 
@@ -84,13 +84,13 @@ fn directives(level: Level) -> String {
     if level <= Level::Info { name } else { format!("info,reduct_sink={name},librdkafka={name},rdkafka={name}") }
 }
 
-fn filter_of_environment() -> Result<EnvFilter, Failure> {
+fn filter_of_environment() -> Result<EnvFilter, CommandError> {
     let variable = std::env::var("RUST_LOG").unwrap_or_default();
     if variable.is_empty() {
         return Ok(EnvFilter::new(directives(Level::Info)));
     }
     EnvFilter::try_new(&variable).map_err(|error| {
         let text = format!("environment variable RUST_LOG: found {variable:?}, which can't be read: {error}");
-        Failure::new(Exit::Usage, anyhow::Error::msg(text))
+        CommandError::new(Exit::Usage, anyhow::Error::msg(text))
     })
 }

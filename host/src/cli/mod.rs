@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::exit::{EXIT_CODES, Exit, Failure};
+use self::exit::{CommandError, EXIT_CODES, Exit};
 use self::logging::Logging;
 use self::stdout::print;
 
@@ -35,23 +35,23 @@ struct Cli {
     #[command(flatten)]
     logging: Logging,
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Read, transform and write records until SIGTERM or SIGINT
     #[command(after_help = EXIT_CODES)]
-    Run(run::Run),
+    Run(run::RunCommand),
     /// Check the configuration, the plugins, Kafka and ReductStore; consume and write nothing
     #[command(after_help = EXIT_CODES)]
     Check(check::Check),
     /// Send dead letters through the present chain again; a dry run without --write
     #[command(after_help = EXIT_CODES)]
-    Replay(replay::Replay),
+    Replay(replay::ReplayCommand),
     /// Show the state of a running host: partitions, plugins and their versions, the last swaps
     #[command(after_help = EXIT_CODES)]
-    Status(status::Status),
+    Status(status::StatusCommand),
     /// Print what the host knows of its configuration
     #[command(subcommand, name = "config")]
     Configuration(configuration::Configuration),
@@ -61,11 +61,11 @@ enum Command {
     Man(generate::Man),
     /// Work with plugins
     #[command(subcommand)]
-    Plugin(plugin::Plugin),
+    Plugin(plugin::PluginCommand),
 }
 
-impl Command {
-    fn execute(self) -> Result<(), Failure> {
+impl CliCommand {
+    fn execute(self) -> Result<(), CommandError> {
         match self {
             Self::Run(run) => run.execute(),
             Self::Check(check) => check.execute(),

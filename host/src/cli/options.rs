@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use reduct_sink::config::{self, Config, Flag, Key, KeyFlag, Place, Sources};
+use reduct_sink::config::{self, Config, ConfigPlace, Flag, Key, KeyFlag, Sources};
 
-use super::Failure;
+use super::CommandError;
 
 /// A valid configuration.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct LoadedConfig {
     pub config: Config,
     /// What the configuration risks, which nobody has reported yet.
     pub warnings: Vec<String>,
@@ -17,7 +17,7 @@ pub struct Loaded {
     pub sources: Sources,
 }
 
-impl Loaded {
+impl LoadedConfig {
     /// For a command that has no better place for warnings than the log.
     pub fn with_warnings_logged(self) -> (Config, Sources) {
         log(&self.warnings);
@@ -31,7 +31,7 @@ fn log(warnings: &[String]) {
 
 /// Flags win over the environment (REDUCT_SINK_BROKERS, …), the environment over the file.
 #[derive(Debug, Default, Args)]
-pub struct Options {
+pub struct ConfigFlags {
     /// Configuration file in TOML [env: REDUCT_SINK_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -95,7 +95,7 @@ fn id(flag: KeyFlag) -> &'static str {
     flag.name.trim_start_matches('-')
 }
 
-impl Options {
+impl ConfigFlags {
     /// For a command that only reads Kafka: what the configuration says of ReductStore doesn't matter.
     pub fn reading_only(config: Option<PathBuf>, mut flags: Vec<Flag>) -> Self {
         flags.retain(|flag| !flag.values.is_empty());
@@ -104,22 +104,22 @@ impl Options {
     }
 
     /// The validated configuration. If it isn't valid, its warnings are logged before the error, because they may explain it.
-    pub fn load(self) -> Result<Loaded, Failure> {
+    pub fn load(self) -> Result<LoadedConfig, CommandError> {
         const VARIABLE: &str = "REDUCT_SINK_CONFIG";
-        let by_flag = self.config.clone().map(|path| (path, Place::Flag("--config")));
+        let by_flag = self.config.clone().map(|path| (path, ConfigPlace::Flag("--config")));
         let by_variable = || {
             let path = std::env::var_os(VARIABLE).filter(|path| !path.is_empty())?;
-            Some((path.into(), Place::Environment(VARIABLE.into())))
+            Some((path.into(), ConfigPlace::Environment(VARIABLE.into())))
         };
         let file = by_flag.or_else(by_variable);
         let environment = std::env::vars_os().collect();
         let sources = Sources { file, environment, flags: self.flags() };
-        let config::Loaded { warnings, config } = config::load(sources.clone());
+        let config::LoadOutcome { warnings, config } = config::load(sources.clone());
         match config {
-            Ok(config) => Ok(Loaded { config, warnings, sources }),
+            Ok(config) => Ok(LoadedConfig { config, warnings, sources }),
             Err(problems) => {
                 log(&warnings);
-                Err(Failure::of(problems))
+                Err(CommandError::of(problems))
             }
         }
     }

@@ -1,15 +1,15 @@
 //! `reduct-sink replay`: one line a dead letter on standard output, and a summary.
 
 use clap::Args;
-use reduct_sink::dead_letters::replay::{self, Fate, Summary, Told};
+use reduct_sink::dead_letters::replay::{self, Fate, ReplaySummary, ReplayedLetter};
 
-use super::options::Options;
-use super::{Exit, Failure, print};
+use super::options::ConfigFlags;
+use super::{CommandError, Exit, print};
 
 #[derive(Debug, Args)]
-pub struct Replay {
+pub struct ReplayCommand {
     #[command(flatten)]
-    options: Options,
+    options: ConfigFlags,
     /// Entries to look for dead letters in; * stands for anything [default: those of dead_letters.entry, or else the
     /// topic of dead_letters.topic]
     #[arg(long, value_name = "NAME_OR_PATTERN")]
@@ -19,19 +19,19 @@ pub struct Replay {
     write: bool,
 }
 
-impl Replay {
-    pub fn execute(self) -> Result<(), Failure> {
+impl ReplayCommand {
+    pub fn execute(self) -> Result<(), CommandError> {
         let (config, _) = self.options.load()?.with_warnings_logged();
         let write = self.write;
         let summary = replay::replay(&config, self.dead_letters.as_deref(), write, &mut |told| tell(told, write));
-        let summary = summary.map_err(Failure::of)?;
+        let summary = summary.map_err(CommandError::of)?;
         print(conclusion(&summary, write));
         let left = write && summary.failing + summary.untouched > 0;
-        if left { Err(Failure::reported(Exit::Failed)) } else { Ok(()) }
+        if left { Err(CommandError::reported(Exit::Failed)) } else { Ok(()) }
     }
 }
 
-fn tell(Told { place, identity, fate }: &Told, write: bool) {
+fn tell(ReplayedLetter { place, identity, fate }: &ReplayedLetter, write: bool) {
     let who = identity.as_ref().map_or_else(|| place.to_string(), ToString::to_string);
     let (outcome, more) = match fate {
         Fate::Written(entries) => {
@@ -46,8 +46,8 @@ fn tell(Told { place, identity, fate }: &Told, write: bool) {
     print(format!("{outcome:<8}{who}{more}"));
 }
 
-fn conclusion(summary: &Summary, write: bool) -> String {
-    let Summary { letters, written, dropped, failing, untouched, found, others } = *summary;
+fn conclusion(summary: &ReplaySummary, write: bool) -> String {
+    let ReplaySummary { letters, written, dropped, failing, untouched, found, others } = *summary;
     let letters = if letters == 1 { "1 dead letter".into() } else { format!("{letters} dead letters") };
     let mut text = if write {
         format!("{letters}: {written} written, {dropped} dropped, {failing} still failing")

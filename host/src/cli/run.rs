@@ -4,19 +4,19 @@ use clap::Args;
 use reduct_sink::{config, pipeline};
 
 use super::dry_run::DryRun;
-use super::options::Options;
-use super::{Exit, Failure};
+use super::options::ConfigFlags;
+use super::{CommandError, Exit};
 
 #[derive(Debug, Args)]
-pub struct Run {
+pub struct RunCommand {
     #[command(flatten)]
-    options: Options,
+    options: ConfigFlags,
     #[command(flatten)]
     dry_run: DryRun,
 }
 
-impl Run {
-    pub fn execute(self) -> Result<(), Failure> {
+impl RunCommand {
+    pub fn execute(self) -> Result<(), CommandError> {
         let (config, sources) = self.options.load()?.with_warnings_logged();
         if let Some(warning) = config::warning_of_process() {
             tracing::warn!("{warning}");
@@ -25,11 +25,11 @@ impl Run {
             return self.dry_run.execute(&config);
         }
         pipeline::run(&config, sources).map_err(|error| match Exit::from(&error) {
-            Exit::Usage => Failure::of(error),
+            Exit::Usage => CommandError::of(error),
             // What happens to a running host belongs into its log.
             exit => {
                 tracing::error!("{error:#}");
-                Failure::reported(exit)
+                CommandError::reported(exit)
             }
         })
     }

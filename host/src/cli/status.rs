@@ -10,13 +10,13 @@ use clap::Args;
 use reduct_sink::health::access::{socket_path, without_port};
 use serde_json::Value;
 
-use super::{Exit, Failure};
+use super::{CommandError, Exit};
 
 /// A host answers at once, save for a promotion that starts instances.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 #[derive(Debug, Args)]
-pub struct Status {
+pub struct StatusCommand {
     #[command(flatten)]
     host: RunningHost,
     /// As JSON, with everything
@@ -43,29 +43,29 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 /// Clears a terminal and goes to its first line.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
-impl Status {
-    pub fn execute(self) -> Result<(), Failure> {
+impl StatusCommand {
+    pub fn execute(self) -> Result<(), CommandError> {
         if !self.watch {
             return self.show();
         }
         loop {
             write(CLEAR)?;
             // A host that is being restarted comes back.
-            if let Err(Failure { error: Some(error), .. }) = self.show() {
+            if let Err(CommandError { error: Some(error), .. }) = self.show() {
                 write(&format!("{error:#}\n"))?;
             }
             std::thread::sleep(WATCH_EVERY);
         }
     }
 
-    fn show(&self) -> Result<(), Failure> {
+    fn show(&self) -> Result<(), CommandError> {
         let text = self.host.ask(reqwest::Method::GET, "status")?;
         let told = if self.json {
             text
         } else {
             let report: Value = serde_json::from_str(&text)
                 .with_context(|| format!("{} doesn't answer as a host does", self.host.status))
-                .map_err(|error| Failure::new(Exit::Failed, error))?;
+                .map_err(|error| CommandError::new(Exit::Failed, error))?;
             table(&report)
         };
         write(&format!("{}\n", told.trim_end()))
@@ -73,10 +73,10 @@ impl Status {
 }
 
 /// Fails where nobody reads the output any more.
-fn write(text: &str) -> Result<(), Failure> {
+fn write(text: &str) -> Result<(), CommandError> {
     let mut output = std::io::stdout().lock();
     let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
-    written.map_err(|error| Failure::new(Exit::Failed, anyhow!("cannot write to standard output: {error}")))
+    written.map_err(|error| CommandError::new(Exit::Failed, anyhow!("cannot write to standard output: {error}")))
 }
 
 impl RunningHost {
@@ -88,7 +88,7 @@ impl RunningHost {
     }
 
     /// The body of its answer.
-    pub fn ask(&self, method: reqwest::Method, path: &str) -> Result<String, Failure> {
+    pub fn ask(&self, method: reqwest::Method, path: &str) -> Result<String, CommandError> {
         let token = self.token()?;
         let url = format!("http://{}/{path}", self.status);
         let asked = async {
@@ -108,21 +108,21 @@ impl RunningHost {
             Ok::<_, reqwest::Error>((answer.status(), answer.text().await?))
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, error))?;
+        let runtime = runtime.map_err(|error| CommandError::new(Exit::Failed, error))?;
         match runtime.block_on(asked) {
             Ok((status, text)) if status.is_success() => Ok(text),
-            Ok((status, text)) => Err(Failure::new(Exit::Failed, anyhow!("the host refuses ({status}): {text}"))),
+            Ok((status, text)) => Err(CommandError::new(Exit::Failed, anyhow!("the host refuses ({status}): {text}"))),
             Err(error) => {
                 let what = format!("no host answers at {}; is it running, and is its status.listen this?", self.status);
-                Err(Failure::new(Exit::Unreachable, anyhow::Error::new(error).context(what)))
+                Err(CommandError::new(Exit::Unreachable, anyhow::Error::new(error).context(what)))
             }
         }
     }
 
-    fn token(&self) -> Result<Option<String>, Failure> {
+    fn token(&self) -> Result<Option<String>, CommandError> {
         let Some(path) = &self.token_file else { return Ok(None) };
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
-        text.map(|text| Some(text.trim().to_owned())).map_err(|error| Failure::new(Exit::Usage, error))
+        text.map(|text| Some(text.trim().to_owned())).map_err(|error| CommandError::new(Exit::Usage, error))
     }
 
     fn is_here(&self) -> bool {

@@ -11,20 +11,20 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::key_table::{self, COMMAND_LINE, Key, Kind, PREFIX, PROPERTY_PREFIX, Takes, keys};
-use super::problem::{Place, Problem};
+use super::key_table::{self, COMMAND_LINE, Key, PREFIX, PROPERTY_PREFIX, PathKind, Takes, keys};
+use super::problem::{ConfigPlace, ConfigProblem};
 use super::reader::in_full;
 use super::substitute::is_reference;
 use super::validate::FILE_PROPERTIES;
-use super::value::{Found, Origin, Value};
+use super::value::{ConfigValue, Origin, Value};
 
-pub type Values = BTreeMap<&'static str, Found>;
+pub type LayerValues = BTreeMap<&'static str, ConfigValue>;
 
 #[derive(Debug, Default)]
 pub struct Layers {
-    pub values: Values,
+    pub values: LayerValues,
     /// librdkafka's properties, by their full names.
-    pub properties: BTreeMap<String, Found>,
+    pub properties: BTreeMap<String, ConfigValue>,
     /// `None`: nothing is said about plugins.
     pub plugins: Option<Vec<PluginTable>>,
     /// Of the configuration file: what its relative paths begin at.
@@ -35,14 +35,14 @@ pub struct Layers {
     pub misspelt: Vec<String>,
     /// Files beside the configuration file from which values came.
     pub files: Vec<PathBuf>,
-    pub problems: Vec<Problem>,
+    pub problems: Vec<ConfigProblem>,
     pub warnings: Vec<String>,
 }
 
 #[derive(Debug)]
 pub struct PluginTable {
-    pub values: Values,
-    pub place: Place,
+    pub values: LayerValues,
+    pub place: ConfigPlace,
 }
 
 /// A key as set by flags. A repeatable flag has several values.
@@ -55,7 +55,7 @@ pub struct Flag {
 
 impl Layers {
     /// `named_by` is the flag or variable that named the file.
-    pub fn read_file(&mut self, path: &Path, named_by: &Place) {
+    pub fn read_file(&mut self, path: &Path, named_by: &ConfigPlace) {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -65,7 +65,7 @@ impl Layers {
                     in_full(path)
                 );
                 self.unreadable = true;
-                return self.problems.push(Problem::at(named_by, "", text));
+                return self.problems.push(ConfigProblem::at(named_by, "", text));
             }
         };
         self.folder = path.parent().unwrap_or(Path::new("")).into();
@@ -75,7 +75,7 @@ impl Layers {
     /// `name` is what messages call the file.
     pub fn read_toml(&mut self, name: &str, bytes: &[u8]) {
         let path: Arc<str> = name.into();
-        let place = |offset: usize| Place::File {
+        let place = |offset: usize| ConfigPlace::File {
             path: path.clone(),
             line: bytes.iter().take(offset).filter(|byte| **byte == b'\n').count() + 1,
         };
@@ -84,7 +84,7 @@ impl Layers {
             Err(error) => {
                 let here = place(error.valid_up_to());
                 self.unreadable = true;
-                return self.problems.push(Problem::at(&here, "", "not valid TOML: the text isn't UTF-8"));
+                return self.problems.push(ConfigProblem::at(&here, "", "not valid TOML: the text isn't UTF-8"));
             }
         };
         let (root, errors) = DeTable::parse_recoverable(text);
@@ -98,16 +98,22 @@ impl Layers {
             };
             let problems = errors.iter().map(|error| {
                 let here = place(error.span().map_or(0, |span| span.start));
-                Problem::at(&here, "", format!("not valid TOML: {}{remedy}", error.message()))
+                ConfigProblem::at(&here, "", format!("not valid TOML: {}{remedy}", error.message()))
             });
             return self.problems.extend(problems);
         }
-        let mut values = Values::new();
+        let mut values = LayerValues::new();
         self.read_table("", root.get_ref(), &mut values, &place);
         self.values.extend(values);
     }
 
-    fn read_table(&mut self, table: &str, entries: &DeTable<'_>, values: &mut Values, place: &impl Fn(usize) -> Place) {
+    fn read_table(
+        &mut self,
+        table: &str,
+        entries: &DeTable<'_>,
+        values: &mut LayerValues,
+        place: &impl Fn(usize) -> ConfigPlace,
+    ) {
         for (name, value) in entries {
             let path = if table.is_empty() { name.to_string() } else { format!("{table}.{}", name.get_ref()) };
             let here = place(name.span().start);
@@ -115,21 +121,21 @@ impl Layers {
                 (None, _) => {
                     let near = key_table::misspelt(table, name.get_ref());
                     self.misspelt.extend(near.map(|near| format!("{table}.{near}")));
-                    self.problems.push(Problem::at(&here, path, key_table::suggest(table, name.get_ref())));
+                    self.problems.push(ConfigProblem::at(&here, path, key_table::suggest(table, name.get_ref())));
                 }
-                (Some(Kind::Table), DeValue::Table(inner)) => self.read_table(&path, inner, values, place),
-                (Some(Kind::Properties), DeValue::Table(inner)) => self.read_properties("", inner, place),
-                (Some(Kind::Plugins), DeValue::Array(items)) => self.read_plugins(items.iter(), place),
-                (Some(Kind::Value(key)), _) => match Found::from_toml(value, place) {
+                (Some(PathKind::Table), DeValue::Table(inner)) => self.read_table(&path, inner, values, place),
+                (Some(PathKind::Properties), DeValue::Table(inner)) => self.read_properties("", inner, place),
+                (Some(PathKind::Plugins), DeValue::Array(items)) => self.read_plugins(items.iter(), place),
+                (Some(PathKind::Value(key)), _) => match ConfigValue::from_toml(value, place) {
                     Ok(found) => drop(values.insert(key.path, found)),
-                    Err(problem) => self.problems.push(Problem { key: path, ..problem }),
+                    Err(problem) => self.problems.push(ConfigProblem { key: path, ..problem }),
                 },
                 (Some(kind), _) => {
-                    let expected = if kind == Kind::Plugins { "[[plugins]] tables" } else { "a table" };
-                    let found = Found::from_toml(value, place).map(|found| found.value.to_string());
+                    let expected = if kind == PathKind::Plugins { "[[plugins]] tables" } else { "a table" };
+                    let found = ConfigValue::from_toml(value, place).map(|found| found.value.to_string());
                     let found = found.unwrap_or_else(|_| "something else".into());
                     self.misspelt.push(path.clone());
-                    self.problems.push(Problem::at(&here, path, format!("found {found}, expected {expected}")));
+                    self.problems.push(ConfigProblem::at(&here, path, format!("found {found}, expected {expected}")));
                 }
             }
         }
@@ -138,46 +144,46 @@ impl Layers {
     fn read_plugins<'a>(
         &mut self,
         items: impl Iterator<Item = &'a Spanned<DeValue<'a>>>,
-        place: &impl Fn(usize) -> Place,
+        place: &impl Fn(usize) -> ConfigPlace,
     ) {
         let mut plugins = Vec::new();
         for item in items {
             let here = place(item.span().start);
             if let DeValue::Table(entries) = item.get_ref() {
-                let mut values = Values::new();
+                let mut values = LayerValues::new();
                 self.read_table("plugins", entries, &mut values, place);
                 plugins.push(PluginTable { values, place: here });
             } else {
-                let found = Found::from_toml(item, place).map(|found| found.value.to_string());
+                let found = ConfigValue::from_toml(item, place).map(|found| found.value.to_string());
                 let found = found.unwrap_or_else(|_| "something else".into());
                 let text = format!("found {found}, expected [[plugins]] tables, each with a `path`");
-                self.problems.push(Problem::at(&here, "plugins", text));
+                self.problems.push(ConfigProblem::at(&here, "plugins", text));
             }
         }
         self.plugins = Some(plugins);
     }
 
     /// An unquoted `security.protocol = …` is a table in a table to TOML, and one name to librdkafka.
-    fn read_properties(&mut self, prefix: &str, entries: &DeTable<'_>, place: &impl Fn(usize) -> Place) {
+    fn read_properties(&mut self, prefix: &str, entries: &DeTable<'_>, place: &impl Fn(usize) -> ConfigPlace) {
         for (name, value) in entries {
             let name = format!("{prefix}{}", name.get_ref());
             // `private.key.file = "key.pem"` is a table with the one key `file` to TOML, too.
             let names_file = FILE_PROPERTIES.contains(&format!("{name}.file").as_str());
             if let DeValue::Table(inner) = value.get_ref()
-                && (names_file || !Found::from_toml(value, place).is_ok_and(|found| is_reference(&found.value)))
+                && (names_file || !ConfigValue::from_toml(value, place).is_ok_and(|found| is_reference(&found.value)))
             {
                 self.read_properties(&format!("{name}."), inner, place);
                 continue;
             }
-            match Found::from_toml(value, place) {
+            match ConfigValue::from_toml(value, place) {
                 Ok(found) => {
                     let here = found.place.clone();
                     if self.properties.insert(name.clone(), found).is_some() {
-                        self.problems.push(Problem::at(&here, format!("kafka.properties.{name}"), "set twice"));
+                        self.problems.push(ConfigProblem::at(&here, format!("kafka.properties.{name}"), "set twice"));
                     }
                 }
                 Err(problem) => {
-                    self.problems.push(Problem { key: format!("kafka.properties.{name}"), ..problem });
+                    self.problems.push(ConfigProblem { key: format!("kafka.properties.{name}"), ..problem });
                 }
             }
         }
@@ -191,15 +197,15 @@ impl Layers {
             .collect();
         variables.sort();
         for (name, value) in variables {
-            let place = Place::Environment(name.clone());
+            let place = ConfigPlace::Environment(name.clone());
             let Ok(value) = value.into_string() else {
-                self.problems.push(Problem::at(&place, "", "the value isn't UTF-8"));
+                self.problems.push(ConfigProblem::at(&place, "", "the value isn't UTF-8"));
                 continue;
             };
             let suffix = name.strip_prefix(PREFIX).unwrap_or_default();
             if let Some(property) = name.strip_prefix(PROPERTY_PREFIX) {
                 let property = property.to_lowercase().replace('_', ".");
-                self.properties.insert(property, Found::text(value, place));
+                self.properties.insert(property, ConfigValue::text(value, place));
             } else if let Some(key) = keys().find(|key| key.env == Some(suffix)) {
                 let several = matches!(key.takes, Takes::Texts(_) | Takes::Plugins);
                 let values = if several { value.split(',').map(String::from).collect() } else { vec![value] };
@@ -216,23 +222,27 @@ impl Layers {
     pub fn read_flags(&mut self, flags: Vec<Flag>) {
         for Flag { key, values } in flags {
             let Some((key, flag)) = key_table::row(key).and_then(|row| Some((row, row.flag?))) else {
-                self.problems.push(Problem { place: None, key: key.into(), text: "no flag sets this key".into() });
+                self.problems.push(ConfigProblem {
+                    place: None,
+                    key: key.into(),
+                    text: "no flag sets this key".into(),
+                });
                 continue;
             };
-            self.set(key, values, Place::Flag(flag.name));
+            self.set(key, values, ConfigPlace::Flag(flag.name));
         }
     }
 
     /// Sets a key to a text, or to a list of them.
-    fn set(&mut self, key: &'static Key, texts: Vec<String>, place: Place) {
+    fn set(&mut self, key: &'static Key, texts: Vec<String>, place: ConfigPlace) {
         match key.takes {
             Takes::Properties => {
                 for text in texts {
                     match text.split_once('=') {
                         Some((name, value)) => {
-                            self.properties.insert(name.trim().into(), Found::text(value.trim(), place.clone()));
+                            self.properties.insert(name.trim().into(), ConfigValue::text(value.trim(), place.clone()));
                         }
-                        None => self.problems.push(Problem::at(
+                        None => self.problems.push(ConfigProblem::at(
                             &place,
                             "kafka.properties",
                             "found no `=`, expected NAME=VALUE",
@@ -242,17 +252,17 @@ impl Layers {
             }
             Takes::Plugins => {
                 let plugin = |path: String| PluginTable {
-                    values: Values::from([("plugins.path", Found::text(path.trim(), place.clone()))]),
+                    values: LayerValues::from([("plugins.path", ConfigValue::text(path.trim(), place.clone()))]),
                     place: place.clone(),
                 };
                 self.plugins = Some(texts.into_iter().map(plugin).collect());
             }
             Takes::Texts(_) => {
-                let items = texts.iter().map(|text| Found::text(text.trim(), place.clone())).collect();
-                self.values.insert(key.path, Found { value: Value::List(items), place, origin: Origin::Literal });
+                let items = texts.iter().map(|text| ConfigValue::text(text.trim(), place.clone())).collect();
+                self.values.insert(key.path, ConfigValue { value: Value::List(items), place, origin: Origin::Literal });
             }
             _ => {
-                self.values.extend(texts.into_iter().map(|text| (key.path, Found::text(text, place.clone()))));
+                self.values.extend(texts.into_iter().map(|text| (key.path, ConfigValue::text(text, place.clone()))));
             }
         }
     }

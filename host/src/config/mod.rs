@@ -32,10 +32,10 @@ pub use self::key_table::{Key, KeyFlag, PREFIX, keys, nearest, needs_restart};
 pub use self::layers::Flag;
 use self::layers::Layers;
 pub use self::plugins::{
-    Breaker, FailurePolicy, GrantedDirectory, Grants, InstancesFor, Plugin, PluginLimits, PluginSource, Recycle,
-    WhileOpen, plugin_name_of,
+    BreakerConfig, FailurePolicy, GrantedDirectory, Grants, InstancesFor, PluginConfig, PluginLimits, PluginSource,
+    Recycle, WhileOpen, plugin_name_of,
 };
-pub use self::problem::{Place, Problem, Problems};
+pub use self::problem::{ConfigPlace, ConfigProblem, ConfigProblems};
 pub use self::reference::{example, reference};
 pub use self::schema::schema;
 pub use self::swaps::{Mode, Share, Trial, Watch};
@@ -47,7 +47,7 @@ use crate::record::content_type::ContentTypes;
 #[derive(Debug, Default, Clone)]
 pub struct Sources {
     /// The file, and the flag or variable that named it.
-    pub file: Option<(PathBuf, Place)>,
+    pub file: Option<(PathBuf, ConfigPlace)>,
     /// The process's environment, from which `REDUCT_SINK_*` is read.
     pub environment: Vec<(OsString, OsString)>,
     /// The keys that the command line sets.
@@ -56,15 +56,15 @@ pub struct Sources {
 
 /// The outcome of loading a configuration. The warnings matter most when it failed.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct LoadOutcome {
     /// What the configuration risks, and variables that are unknown.
     pub warnings: Vec<String>,
     /// The configuration, or everything that is wrong with it.
-    pub config: Result<Config, Problems>,
+    pub config: Result<Config, ConfigProblems>,
 }
 
 /// Reads what the sources say, lays the environment over the file and the flags over both, and validates the result.
-pub fn load(sources: Sources) -> Loaded {
+pub fn load(sources: Sources) -> LoadOutcome {
     let mut layers = Layers::default();
     if let Some((path, named_by)) = &sources.file {
         layers.read_file(path, named_by);
@@ -77,7 +77,7 @@ pub fn load(sources: Sources) -> Loaded {
 }
 
 /// From the layers to a configuration and its warnings.
-fn finish(mut layers: Layers, environment: &BTreeMap<String, String>, file: Option<&Path>) -> Loaded {
+fn finish(mut layers: Layers, environment: &BTreeMap<String, String>, file: Option<&Path>) -> LoadOutcome {
     substitute::substitute(&mut layers, environment);
     let token = layers.values.get("store.token");
     let mut warnings = std::mem::take(&mut layers.warnings);
@@ -88,7 +88,7 @@ fn finish(mut layers: Layers, environment: &BTreeMap<String, String>, file: Opti
         warnings.extend(warnings::of_config(config));
         warnings.extend(warnings::of_files(file.iter().chain(&config.files).map(PathBuf::as_path)));
     }
-    Loaded { warnings, config }
+    LoadOutcome { warnings, config }
 }
 
 /// Everything `run` needs to know.
@@ -97,9 +97,9 @@ pub struct Config {
     /// Where the records come from.
     pub kafka: Kafka,
     /// Where the records go.
-    pub store: Store,
+    pub store: StoreConfig,
     /// The chain, in order. Empty: records are written as they come.
-    pub plugins: Vec<Plugin>,
+    pub plugins: Vec<PluginConfig>,
     /// Where records go that a plugin failed on, or that ReductStore refused.
     pub dead_letters: DeadLetters,
     /// What the host may use.
@@ -107,9 +107,9 @@ pub struct Config {
     /// What is added to the labels of each record.
     pub labels: Labels,
     /// Health, status and control over HTTP.
-    pub status: Status,
+    pub status: StatusConfig,
     /// Where compiled plugins are kept.
-    pub cache: Cache,
+    pub cache: CacheConfig,
     /// Files beside the configuration file from which values came, such as the token's: a change of one changes the
     /// configuration.
     pub files: Vec<PathBuf>,
@@ -117,7 +117,7 @@ pub struct Config {
 
 /// Where compiled plugins are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cache {
+pub struct CacheConfig {
     /// The folder.
     pub folder: CacheFolder,
     /// What the folder may grow to.
@@ -134,7 +134,7 @@ pub enum CacheFolder {
 
 /// Health, status, metrics and control over HTTP.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Status {
+pub struct StatusConfig {
     /// `host:port` to listen on; `None`: nowhere.
     pub listen: Option<String>,
     /// A further `host:port`, for the probes and the metrics alone.
@@ -142,19 +142,19 @@ pub struct Status {
     /// Callers who have the token in this file may act. It is read for each of them.
     pub token_file: Option<PathBuf>,
     /// Whether anybody may act.
-    pub control: Control,
+    pub control: ControlAccess,
 }
 
 /// Whether plugins can be promoted and rolled back over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Control {
+pub enum ControlAccess {
     /// By nobody.
     Off,
     /// Through the Unix socket, and by callers who have the token.
     On,
 }
 
-impl Word for Control {
+impl Word for ControlAccess {
     const FIRST: (&'static str, Self) = ("off", Self::Off);
     const REST: &'static [(&'static str, Self)] = &[("on", Self::On)];
 }
@@ -249,7 +249,7 @@ impl Word for StartPolicy {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Store {
+pub struct StoreConfig {
     /// `http://` or `https://`, host, port and path prefix.
     pub url: String,
     /// The access token.

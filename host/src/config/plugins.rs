@@ -7,17 +7,17 @@ use std::time::Duration;
 use super::Secret;
 use super::checks;
 use super::key_table::Word;
-use super::layers::{PluginTable, Values};
-use super::problem::{Place, Problem};
-use super::reader::{Reader, defaults, plain_text};
+use super::layers::{LayerValues, PluginTable};
+use super::problem::{ConfigPlace, ConfigProblem};
+use super::reader::{KeyReader, defaults, plain_text};
 use super::swaps::{self, Trial, Watch};
-use super::value::{Found, Value};
+use super::value::{ConfigValue, Value};
 use super::when::{self, When};
 use crate::record::entry_name::EntryPattern;
 
 /// One plugin of the chain.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plugin {
+pub struct PluginConfig {
     /// Unique in the chain; `[a-z0-9-]+`.
     pub name: String,
     /// Where its component comes from.
@@ -44,7 +44,7 @@ pub struct Plugin {
     pub recycle: Recycle,
     pub instances: InstancesFor,
     /// `None`: a plugin that fails on everything is still called for every record.
-    pub breaker: Option<Breaker>,
+    pub breaker: Option<BreakerConfig>,
     /// What it may reach beside the record.
     pub grants: Grants,
     /// Which records it handles; `None`: all.
@@ -111,7 +111,7 @@ pub struct Recycle {
 
 /// What happens when a plugin fails on everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Breaker {
+pub struct BreakerConfig {
     /// The breaker opens after this number of failed calls in a row, over all workers.
     pub failures: u32,
     /// What becomes of records while it is open and the plugin isn't called.
@@ -178,7 +178,7 @@ pub struct GrantedDirectory {
     pub writable: bool,
 }
 
-impl Plugin {
+impl PluginConfig {
     /// With the defaults for all the rest.
     pub fn new(name: impl Into<String>, source: PluginSource) -> Self {
         defaults(|reader| plugin(reader, name.into(), source))
@@ -188,16 +188,20 @@ impl Plugin {
 const NAME: &str = "plugins.name";
 
 /// Nothing said about plugins is the builtin passthrough alone; an empty list is no plugin.
-pub(super) fn chain(tables: Option<Vec<PluginTable>>, folder: &Path, problems: &mut Vec<Problem>) -> Vec<Plugin> {
-    let passthrough = Values::new();
+pub(super) fn chain(
+    tables: Option<Vec<PluginTable>>,
+    folder: &Path,
+    problems: &mut Vec<ConfigProblem>,
+) -> Vec<PluginConfig> {
+    let passthrough = LayerValues::new();
     let Some(tables) = tables else {
-        let mut reader = Reader { values: &passthrough, folder, misspelt: &[], problems };
+        let mut reader = KeyReader { values: &passthrough, folder, misspelt: &[], problems };
         return vec![plugin(&mut reader, "passthrough".into(), PluginSource::Builtin)];
     };
     let mut names = HashSet::new();
     let mut chain = Vec::new();
     for PluginTable { values, place } in &tables {
-        let mut reader = Reader { values, folder, misspelt: &[], problems };
+        let mut reader = KeyReader { values, folder, misspelt: &[], problems };
         let source = plugin_source(&mut reader, place);
         let name = plugin_name(&mut reader, place, source.as_ref());
         if let Some(name) = &name
@@ -205,7 +209,7 @@ pub(super) fn chain(tables: Option<Vec<PluginTable>>, folder: &Path, problems: &
         {
             let text = format!("two plugins are called {name:?}, give each a `name` of its own");
             let place = reader.find(NAME).map_or(place, |found| &found.place);
-            reader.problems.push(Problem::at(place, NAME, text));
+            reader.problems.push(ConfigProblem::at(place, NAME, text));
         }
         // Read even if it can't run, for what else may be wrong with it.
         chain.push(plugin(&mut reader, name.unwrap_or_default(), source.unwrap_or(PluginSource::Builtin)));
@@ -214,7 +218,7 @@ pub(super) fn chain(tables: Option<Vec<PluginTable>>, folder: &Path, problems: &
 }
 
 /// As given, or else made of the file's stem.
-fn plugin_name(reader: &mut Reader<'_>, place: &Place, source: Option<&PluginSource>) -> Option<String> {
+fn plugin_name(reader: &mut KeyReader<'_>, place: &ConfigPlace, source: Option<&PluginSource>) -> Option<String> {
     if reader.find(NAME).is_some() {
         let expected = "a name of small letters, digits and `-`";
         return reader.parsed(NAME, expected, |found| checks::plugin_name(plain_text(found)?));
@@ -226,7 +230,7 @@ fn plugin_name(reader: &mut Reader<'_>, place: &Place, source: Option<&PluginSou
     let name = plugin_name_of(path);
     if name.is_none() {
         let text = "missing: the file's name has no letters to make one of, give it a `name`";
-        reader.problems.push(Problem::at(place, NAME, text));
+        reader.problems.push(ConfigProblem::at(place, NAME, text));
     }
     name
 }
@@ -241,7 +245,7 @@ pub fn plugin_name_of(file: &Path) -> Option<String> {
 }
 
 /// Where a plugin comes from.
-fn plugin_source(reader: &mut Reader<'_>, place: &Place) -> Option<PluginSource> {
+fn plugin_source(reader: &mut KeyReader<'_>, place: &ConfigPlace) -> Option<PluginSource> {
     let expected = "one of \"passthrough\"";
     let builtin =
         reader.parsed("plugins.builtin", expected, |found| (plain_text(found)? == "passthrough").then_some(()));
@@ -249,12 +253,12 @@ fn plugin_source(reader: &mut Reader<'_>, place: &Place) -> Option<PluginSource>
     match (reader.find("plugins.path"), reader.find("plugins.builtin")) {
         (None, None) => {
             let text = "missing: set the `path` of a component, or `builtin = \"passthrough\"`";
-            reader.problems.push(Problem::at(place, "plugins.path", text));
+            reader.problems.push(ConfigProblem::at(place, "plugins.path", text));
             None
         }
         (Some(_), Some(found)) => {
             let text = "`path` is set too, expected one of them";
-            reader.problems.push(Problem::at(&found.place, "plugins.builtin", text));
+            reader.problems.push(ConfigProblem::at(&found.place, "plugins.builtin", text));
             None
         }
         (None, Some(_)) => builtin.map(|()| PluginSource::Builtin),
@@ -262,8 +266,8 @@ fn plugin_source(reader: &mut Reader<'_>, place: &Place) -> Option<PluginSource>
     }
 }
 
-fn plugin(reader: &mut Reader<'_>, name: String, source: PluginSource) -> Plugin {
-    Plugin {
+fn plugin(reader: &mut KeyReader<'_>, name: String, source: PluginSource) -> PluginConfig {
+    PluginConfig {
         name,
         source,
         sha256: sha256(reader),
@@ -285,7 +289,7 @@ fn plugin(reader: &mut Reader<'_>, name: String, source: PluginSource) -> Plugin
     }
 }
 
-fn sha256(reader: &mut Reader<'_>) -> Option<String> {
+fn sha256(reader: &mut KeyReader<'_>) -> Option<String> {
     let expected = "the file's sha256: 64 hexadecimal digits, as `sha256sum` prints them";
     let digest = |text: &str| {
         (text.len() == 64 && text.bytes().all(|digit| digit.is_ascii_hexdigit())).then(|| text.to_ascii_lowercase())
@@ -297,7 +301,7 @@ fn sha256(reader: &mut Reader<'_>) -> Option<String> {
     sha256
 }
 
-fn entries(reader: &mut Reader<'_>) -> Option<Vec<EntryPattern>> {
+fn entries(reader: &mut KeyReader<'_>) -> Option<Vec<EntryPattern>> {
     let expected = "a list of entry names, in which `*` stands for anything and `{topic}` for the topic's own name";
     reader.parsed("plugins.limits.entries", expected, |found| match &found.value {
         Value::List(items) => items.iter().map(|item| EntryPattern::parse(plain_text(item)?)).collect(),
@@ -305,7 +309,7 @@ fn entries(reader: &mut Reader<'_>) -> Option<Vec<EntryPattern>> {
     })
 }
 
-fn limits(reader: &mut Reader<'_>) -> PluginLimits {
+fn limits(reader: &mut KeyReader<'_>) -> PluginLimits {
     PluginLimits {
         outputs: reader.number("plugins.limits.outputs"),
         labels: reader.number("plugins.limits.labels"),
@@ -316,14 +320,14 @@ fn limits(reader: &mut Reader<'_>) -> PluginLimits {
     }
 }
 
-fn recycle(reader: &mut Reader<'_>) -> Recycle {
+fn recycle(reader: &mut KeyReader<'_>) -> Recycle {
     Recycle {
         calls: reader.number("plugins.recycle.calls"),
         memory_bytes: reader.optional_size("plugins.recycle.memory"),
     }
 }
 
-fn breaker(reader: &mut Reader<'_>) -> Option<Breaker> {
+fn breaker(reader: &mut KeyReader<'_>) -> Option<BreakerConfig> {
     let then = reader.optional_choice("plugins.breaker.then");
     let failures = reader.number("plugins.breaker.failures");
     let pause = reader.duration("plugins.breaker.pause");
@@ -331,14 +335,14 @@ fn breaker(reader: &mut Reader<'_>) -> Option<Breaker> {
         for key in ["plugins.breaker.failures", "plugins.breaker.pause"] {
             if let Some(found) = reader.find(key) {
                 let text = "a breaker that does nothing, set `then` as well, such as \"wait\"";
-                reader.problems.push(Problem::at(&found.place, key, text));
+                reader.problems.push(ConfigProblem::at(&found.place, key, text));
             }
         }
     }
-    Some(Breaker { failures, then: then?, pause })
+    Some(BreakerConfig { failures, then: then?, pause })
 }
 
-fn grants(reader: &mut Reader<'_>) -> Grants {
+fn grants(reader: &mut KeyReader<'_>) -> Grants {
     Grants {
         clocks: reader.boolean("plugins.grants.clocks"),
         random: reader.boolean("plugins.grants.random"),
@@ -351,12 +355,12 @@ fn grants(reader: &mut Reader<'_>) -> Grants {
 }
 
 /// A table of values, or a list of names whose values are the host's own.
-fn environment(reader: &mut Reader<'_>) -> Option<BTreeMap<String, Option<Secret>>> {
+fn environment(reader: &mut KeyReader<'_>) -> Option<BTreeMap<String, Option<Secret>>> {
     let expected = "a table of texts such as { SITE = \"hall-3\" }, or a list of names in the host's environment";
     let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
     reader.parsed("plugins.grants.environment", expected, |found| match &found.value {
         Value::Table(entries) => {
-            let value = |(name, found): &(String, Found)| match &found.value {
+            let value = |(name, found): &(String, ConfigValue)| match &found.value {
                 Value::Text(text) if is_name(name) && !text.contains('\0') => {
                     Some((name.clone(), Some(Secret::new(text.as_str()))))
                 }
@@ -365,7 +369,7 @@ fn environment(reader: &mut Reader<'_>) -> Option<BTreeMap<String, Option<Secret
             entries.iter().map(value).collect()
         }
         Value::List(names) => {
-            let name = |found: &Found| {
+            let name = |found: &ConfigValue| {
                 let name = plain_text(found).filter(|name| is_name(name))?;
                 Some((name.to_owned(), None))
             };
@@ -375,7 +379,7 @@ fn environment(reader: &mut Reader<'_>) -> Option<BTreeMap<String, Option<Secret
     })
 }
 
-fn directories(reader: &mut Reader<'_>) -> Vec<GrantedDirectory> {
+fn directories(reader: &mut KeyReader<'_>) -> Vec<GrantedDirectory> {
     let expected = "a list of { path = \"models\", guest = \"/models\" }, where `writable = true` allows to write";
     let folder = reader.folder;
     let directories = reader.parsed("plugins.grants.directories", expected, |found| {
@@ -385,7 +389,7 @@ fn directories(reader: &mut Reader<'_>) -> Vec<GrantedDirectory> {
     directories.unwrap_or_default()
 }
 
-fn directory(item: &Found, folder: &Path) -> Option<GrantedDirectory> {
+fn directory(item: &ConfigValue, folder: &Path) -> Option<GrantedDirectory> {
     let Value::Table(entries) = &item.value else { return None };
     let find = |wanted: &str| entries.iter().find(|(key, _)| key == wanted).map(|(_, found)| found);
     if entries.iter().any(|(key, _)| !matches!(key.as_str(), "path" | "guest" | "writable")) {
@@ -400,9 +404,9 @@ fn directory(item: &Found, folder: &Path) -> Option<GrantedDirectory> {
     Some(GrantedDirectory { path: folder.join(path), guest: guest.to_owned(), writable })
 }
 
-fn http(reader: &mut Reader<'_>) -> Vec<String> {
+fn http(reader: &mut KeyReader<'_>) -> Vec<String> {
     let expected = "a list of hosts with their ports, such as [\"example.com:443\"]";
-    let target = |found: &Found| {
+    let target = |found: &ConfigValue| {
         let text = plain_text(found)?;
         let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         let is_one = has_port && !text.contains([',', '/', '@']) && checks::brokers(text).is_some();
@@ -416,7 +420,7 @@ fn http(reader: &mut Reader<'_>) -> Vec<String> {
 }
 
 /// The plugin's own table as JSON text.
-fn plugin_config(reader: &mut Reader<'_>) -> String {
+fn plugin_config(reader: &mut KeyReader<'_>) -> String {
     const KEY: &str = "plugins.config";
     let Some(found) = reader.find(KEY) else { return "{}".into() };
     if !matches!(found.value, Value::Table(_)) {
@@ -425,7 +429,7 @@ fn plugin_config(reader: &mut Reader<'_>) -> String {
     match found.to_json() {
         Ok(json) => json.to_string(),
         Err(problem) => {
-            reader.problems.push(Problem { key: KEY.into(), ..problem });
+            reader.problems.push(ConfigProblem { key: KEY.into(), ..problem });
             "{}".into()
         }
     }

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and where: every [`Problem`] names the place that a value came from, its key,
+//! What is wrong with a configuration, and where: every [`ConfigProblem`] names the place that a value came from, its key,
 //! what was found and what would be right. They are collected and reported together, in the order of the file.
 
 use std::fmt;
@@ -8,7 +8,7 @@ use thiserror::Error;
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum ConfigPlace {
     /// A line of the configuration file.
     File {
         /// As it was named.
@@ -22,14 +22,14 @@ pub enum Place {
     Flag(&'static str),
 }
 
-impl Place {
+impl ConfigPlace {
     /// Values of a file are typed; those of the environment and of flags are text that is read as the type of the key.
     pub fn is_text(&self) -> bool {
         !matches!(self, Self::File { .. })
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ConfigPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, line } => write!(f, "{path}:{line}"),
@@ -41,23 +41,23 @@ impl fmt::Display for Place {
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// `None`: the value isn't set.
-    pub place: Option<Place>,
+    pub place: Option<ConfigPlace>,
     /// The key's path, such as `store.bucket`; empty when the problem has none.
     pub key: String,
     /// What was found and what would be right.
     pub text: String,
 }
 
-impl Problem {
+impl ConfigProblem {
     /// A problem at a place.
-    pub fn at(place: &Place, key: impl Into<String>, text: impl Into<String>) -> Self {
+    pub fn at(place: &ConfigPlace, key: impl Into<String>, text: impl Into<String>) -> Self {
         Self { place: Some(place.clone()), key: key.into(), text: text.into() }
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(place) = &self.place {
             write!(f, "{place}: ")?;
@@ -71,28 +71,28 @@ impl fmt::Display for Problem {
 
 /// Everything that is wrong with a configuration: at least one problem.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub struct Problems(Vec<Problem>);
+pub struct ConfigProblems(Vec<ConfigProblem>);
 
-impl Problems {
+impl ConfigProblems {
     /// In the order of the file, then of the environment, the flags, and what is missing.
-    pub fn new(mut problems: Vec<Problem>) -> Self {
+    pub fn new(mut problems: Vec<ConfigProblem>) -> Self {
         problems.sort_by(|a, b| (a.place.is_none(), &a.place).cmp(&(b.place.is_none(), &b.place)));
         Self(problems)
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+    pub fn iter(&self) -> impl Iterator<Item = &ConfigProblem> {
         self.0.iter()
     }
 }
 
-impl From<Problem> for Problems {
-    fn from(problem: Problem) -> Self {
+impl From<ConfigProblem> for ConfigProblems {
+    fn from(problem: ConfigProblem) -> Self {
         Self(vec![problem])
     }
 }
 
-impl fmt::Display for Problems {
+impl fmt::Display for ConfigProblems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.0.iter().enumerate() {
             if index > 0 {

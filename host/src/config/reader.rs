@@ -9,19 +9,19 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::key_table::{self, Key, Preset, Takes, Word, size_text, words};
-use super::layers::Values;
-use super::problem::{Place, Problem};
-use super::value::{Found, Value};
+use super::layers::LayerValues;
+use super::problem::{ConfigPlace, ConfigProblem};
+use super::value::{ConfigValue, Value};
 
-pub struct Reader<'a> {
-    pub values: &'a Values,
+pub struct KeyReader<'a> {
+    pub values: &'a LayerValues,
     /// What the relative paths of the file begin at.
     pub folder: &'a Path,
     pub misspelt: &'a [String],
-    pub problems: &'a mut Vec<Problem>,
+    pub problems: &'a mut Vec<ConfigProblem>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> KeyReader<'a> {
     fn row(&self, key: &str) -> Option<&'static Key> {
         key_table::row(key)
     }
@@ -29,20 +29,20 @@ impl<'a> Reader<'a> {
     /// Reports a key that is read otherwise than its row says.
     fn wrong_row<T: Default>(&mut self, key: &str) -> T {
         let text = "the key table has no row for this, or one of another type; this is a fault of reduct-sink";
-        self.problems.push(Problem { place: None, key: key.into(), text: text.into() });
+        self.problems.push(ConfigProblem { place: None, key: key.into(), text: text.into() });
         T::default()
     }
 
-    pub fn find(&self, key: &str) -> Option<&'a Found> {
+    pub fn find(&self, key: &str) -> Option<&'a ConfigValue> {
         self.values.get(key)
     }
 
-    pub fn reject(&mut self, key: &str, found: &Found, expected: &str) {
+    pub fn reject(&mut self, key: &str, found: &ConfigValue, expected: &str) {
         if found.value.has_unknown() {
             return;
         }
         let what = if may_hold_secret(key, found) { found.value.type_name().into() } else { found.value.to_string() };
-        self.problems.push(Problem::at(&found.place, key, format!("found {what}, expected {expected}")));
+        self.problems.push(ConfigProblem::at(&found.place, key, format!("found {what}, expected {expected}")));
     }
 
     /// Reports a required key that isn't set, unless a misspelt one was reported in its place.
@@ -50,12 +50,12 @@ impl<'a> Reader<'a> {
         let table = key.rsplit_once('.').map_or("", |(table, _)| table);
         if !self.misspelt.iter().any(|path| path == key || path == table) {
             let text = format!("missing: {}", key_table::ways_to_set(key));
-            self.problems.push(Problem { place: None, key: key.into(), text });
+            self.problems.push(ConfigProblem { place: None, key: key.into(), text });
         }
     }
 
     /// A value by a reader of its own: `None` where it isn't there or isn't right.
-    pub fn parsed<T>(&mut self, key: &str, expected: &str, parse: impl FnOnce(&Found) -> Option<T>) -> Option<T> {
+    pub fn parsed<T>(&mut self, key: &str, expected: &str, parse: impl FnOnce(&ConfigValue) -> Option<T>) -> Option<T> {
         let found = self.find(key)?;
         let parsed = parse(found);
         if parsed.is_none() {
@@ -186,7 +186,7 @@ impl<'a> Reader<'a> {
     /// A path; one in the file begins at the file's folder.
     pub fn path(&mut self, key: &str) -> Option<PathBuf> {
         let text = self.text(key)?;
-        let in_file = matches!(self.find(key)?.place, Place::File { .. });
+        let in_file = matches!(self.find(key)?.place, ConfigPlace::File { .. });
         Some(if in_file { self.folder.join(text) } else { text.into() })
     }
 }
@@ -197,14 +197,14 @@ pub fn in_full(path: &Path) -> String {
 }
 
 /// Whether no message may show the value. An address may contain a password.
-fn may_hold_secret(key: &str, found: &Found) -> bool {
+fn may_hold_secret(key: &str, found: &ConfigValue) -> bool {
     found.is_hidden()
         || key == "store.token"
         || (key == "store.url" && matches!(&found.value, Value::Text(text) if text.contains('@')))
 }
 
 /// The text of a value that is one, isn't empty and has no control characters.
-pub fn plain_text(found: &Found) -> Option<&str> {
+pub fn plain_text(found: &ConfigValue) -> Option<&str> {
     match &found.value {
         Value::Text(text) if !text.trim().is_empty() && !text.contains(char::is_control) => Some(text),
         _ => None,
@@ -212,7 +212,7 @@ pub fn plain_text(found: &Found) -> Option<&str> {
 }
 
 /// What a reader gets where nothing is set.
-pub fn defaults<T>(read: impl FnOnce(&mut Reader<'_>) -> T) -> T {
-    let (values, mut problems) = (Values::new(), Vec::new());
-    read(&mut Reader { values: &values, folder: Path::new(""), misspelt: &[], problems: &mut problems })
+pub fn defaults<T>(read: impl FnOnce(&mut KeyReader<'_>) -> T) -> T {
+    let (values, mut problems) = (LayerValues::new(), Vec::new());
+    read(&mut KeyReader { values: &values, folder: Path::new(""), misspelt: &[], problems: &mut problems })
 }

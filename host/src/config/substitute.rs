@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 
 use super::key_table::{self, Takes};
 use super::layers::Layers;
-use super::problem::Problem;
+use super::problem::ConfigProblem;
 use super::reader::in_full;
-use super::value::{Found, Origin, Value};
+use super::value::{ConfigValue, Origin, Value};
 
 /// What the references of one configuration are replaced from.
 struct Substitution<'a> {
     folder: &'a Path,
     environment: &'a BTreeMap<String, String>,
-    problems: Vec<Problem>,
+    problems: Vec<ConfigProblem>,
     files: Vec<PathBuf>,
 }
 
@@ -46,13 +46,13 @@ pub fn is_reference(value: &Value) -> bool {
 fn reference(value: &Value) -> Option<(&str, &str)> {
     let Value::Table(entries) = value else { return None };
     match entries.as_slice() {
-        [(kind, Found { value: Value::Text(text), .. })] if kind == "env" || kind == "file" => Some((kind, text)),
+        [(kind, ConfigValue { value: Value::Text(text), .. })] if kind == "env" || kind == "file" => Some((kind, text)),
         _ => None,
     }
 }
 
 impl Substitution<'_> {
-    fn replace(&mut self, key: &str, found: &mut Found) {
+    fn replace(&mut self, key: &str, found: &mut ConfigValue) {
         let text = match reference(&found.value) {
             None => return self.inside(key, found),
             Some(("env", name)) => self.environment.get(name).cloned().map(|text| (text, Origin::Variable)).ok_or_else(|| {
@@ -65,14 +65,14 @@ impl Substitution<'_> {
         match text {
             Ok((text, origin)) => (found.value, found.origin) = (Value::Text(text), origin),
             Err(text) => {
-                self.problems.push(Problem::at(&found.place, key, text));
+                self.problems.push(ConfigProblem::at(&found.place, key, text));
                 // So that the value isn't reported a second time for being a table.
                 found.value = Value::Unknown;
             }
         }
     }
 
-    fn inside(&mut self, key: &str, found: &mut Found) {
+    fn inside(&mut self, key: &str, found: &mut ConfigValue) {
         match &mut found.value {
             Value::List(items) => items.iter_mut().for_each(|item| self.replace(key, item)),
             Value::Table(entries) => entries.iter_mut().for_each(|(_, entry)| self.replace(key, entry)),

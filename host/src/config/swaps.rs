@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::key_table::Word;
-use super::reader::{Reader, defaults};
+use super::reader::{KeyReader, defaults};
 
 /// The shadow trial before a take-over: the candidate sees a sample of live records beside the active version, and nothing
 /// that it answers is written.
@@ -69,7 +69,7 @@ impl Default for Watch {
     }
 }
 
-pub(super) fn trial(reader: &mut Reader<'_>) -> Trial {
+pub(super) fn trial(reader: &mut KeyReader<'_>) -> Trial {
     Trial {
         mode: reader.choice("plugins.trial.mode"),
         records: reader.number("plugins.trial.records"),
@@ -80,7 +80,7 @@ pub(super) fn trial(reader: &mut Reader<'_>) -> Trial {
     }
 }
 
-pub(super) fn watch(reader: &mut Reader<'_>) -> Watch {
+pub(super) fn watch(reader: &mut KeyReader<'_>) -> Watch {
     Watch {
         mode: reader.choice("plugins.watch.mode"),
         window: reader.duration("plugins.watch.window"),

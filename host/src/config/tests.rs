@@ -17,7 +17,7 @@ fn try_load(
     file: &str,
     variables: &[(&str, &str)],
     flags: &[(&'static str, &[&str])],
-) -> (Vec<String>, Result<Config, Problems>) {
+) -> (Vec<String>, Result<Config, ConfigProblems>) {
     let mut layers = Layers { folder: "folder".into(), ..Layers::default() };
     layers.read_toml("sink.toml", file.as_bytes());
     layers.read_environment(variables.iter().map(|(name, value)| (name.into(), value.into())));
@@ -27,7 +27,7 @@ fn try_load(
     };
     layers.read_flags(flags.iter().map(flag).collect());
     let environment = variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    let Loaded { warnings, config } = finish(layers, &environment, None);
+    let LoadOutcome { warnings, config } = finish(layers, &environment, None);
     (warnings, config)
 }
 
@@ -235,7 +235,7 @@ fn every_default_and_example_is_right() {
     }
     let file = format!("{REQUIRED}[[plugins]]\nbuiltin = \"passthrough\"\n");
     let (_, config) = try_load(&file, &[], &[]);
-    assert_eq!(config.unwrap().plugins, [Plugin::new("passthrough", PluginSource::Builtin)]);
+    assert_eq!(config.unwrap().plugins, [PluginConfig::new("passthrough", PluginSource::Builtin)]);
 }
 
 #[test]

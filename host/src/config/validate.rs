@@ -8,12 +8,12 @@ use std::thread::available_parallelism;
 use super::checks;
 use super::key_table::{self, Preset};
 use super::layers::Layers;
-use super::problem::{Place, Problem, Problems};
-use super::reader::{Reader, in_full, plain_text};
-use super::value::{Found, Origin, Value};
+use super::problem::{ConfigPlace, ConfigProblem, ConfigProblems};
+use super::reader::{KeyReader, in_full, plain_text};
+use super::value::{ConfigValue, Origin, Value};
 use super::{
-    BucketSettings, Cache, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, Plugin, PluginSource, Quota,
-    QuotaType, Secret, Status, Store, plugins,
+    BucketSettings, CacheConfig, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, PluginConfig, PluginSource,
+    Quota, QuotaType, Secret, StatusConfig, StoreConfig, plugins,
 };
 use crate::record::content_type::{ANY_TOPIC, ContentTypes};
 use crate::record::entry_name::{Template, TemplateError};
@@ -45,13 +45,13 @@ pub(super) const FILE_PROPERTIES: &[&str] = &[
 ];
 
 /// Everything that is wrong, or a configuration in which nothing is.
-pub fn validate(layers: Layers) -> Result<Config, Problems> {
+pub fn validate(layers: Layers) -> Result<Config, ConfigProblems> {
     let Layers { values, properties, plugins: tables, folder, unreadable, misspelt, files, mut problems, warnings: _ } =
         layers;
     if unreadable {
-        return Err(Problems::new(problems));
+        return Err(ConfigProblems::new(problems));
     }
-    let mut reader = Reader { values: &values, folder: &folder, misspelt: &misspelt, problems: &mut problems };
+    let mut reader = KeyReader { values: &values, folder: &folder, misspelt: &misspelt, problems: &mut problems };
     let kafka = Kafka {
         brokers: brokers(&mut reader),
         topics: topics(&mut reader),
@@ -77,7 +77,7 @@ pub fn validate(layers: Layers) -> Result<Config, Problems> {
     };
     trust.apply(&mut config.plugins, &mut problems);
     keep_own_files(&mut config);
-    if problems.is_empty() { Ok(config) } else { Err(Problems::new(problems)) }
+    if problems.is_empty() { Ok(config) } else { Err(ConfigProblems::new(problems)) }
 }
 
 /// Whose plugins are loaded.
@@ -87,20 +87,21 @@ struct Trust {
 }
 
 impl Trust {
-    fn apply(&self, plugins: &mut [Plugin], problems: &mut Vec<Problem>) {
+    fn apply(&self, plugins: &mut [PluginConfig], problems: &mut Vec<ConfigProblem>) {
         for plugin in plugins.iter_mut().filter(|plugin| plugin.source != PluginSource::Builtin) {
             plugin.signed_by.clone_from(&self.signed_by);
             if self.require_sha256 && plugin.sha256.is_none() {
                 let text = format!("missing for plugin `{}`: `trust.require_sha256` is set", plugin.name);
-                problems.push(Problem { place: None, key: "plugins.sha256".into(), text });
+                problems.push(ConfigProblem { place: None, key: "plugins.sha256".into(), text });
             }
         }
     }
 }
 
-fn signed_by(reader: &mut Reader<'_>) -> Vec<String> {
+fn signed_by(reader: &mut KeyReader<'_>) -> Vec<String> {
     let expected = "a list of public keys of minisign: the second line of the .pub file, which begins with RW";
-    let key = |item: &Found| plain_text(item).map(str::trim).filter(|key| checks::is_minisign_key(key)).map(Into::into);
+    let key =
+        |item: &ConfigValue| plain_text(item).map(str::trim).filter(|key| checks::is_minisign_key(key)).map(Into::into);
     let keys = reader.parsed("trust.signed_by", expected, |found| match &found.value {
         Value::List(items) => items.iter().map(key).collect::<Option<Vec<String>>>(),
         _ => None,
@@ -127,7 +128,7 @@ fn keep_own_files(config: &mut Config) {
     }
 }
 
-fn brokers(reader: &mut Reader<'_>) -> String {
+fn brokers(reader: &mut KeyReader<'_>) -> String {
     if reader.find("kafka.brokers").is_none() {
         reader.missing("kafka.brokers");
     }
@@ -135,7 +136,7 @@ fn brokers(reader: &mut Reader<'_>) -> String {
     reader.parsed("kafka.brokers", expected, |found| checks::brokers(plain_text(found)?)).unwrap_or_default()
 }
 
-fn topics(reader: &mut Reader<'_>) -> Vec<String> {
+fn topics(reader: &mut KeyReader<'_>) -> Vec<String> {
     const KEY: &str = "kafka.topics";
     let Some(found) = reader.find(KEY) else {
         reader.missing(KEY);
@@ -146,7 +147,7 @@ fn topics(reader: &mut Reader<'_>) -> Vec<String> {
         return Vec::new();
     };
     if items.is_empty() {
-        reader.problems.push(Problem::at(&found.place, KEY, "found an empty list, expected at least one topic"));
+        reader.problems.push(ConfigProblem::at(&found.place, KEY, "found an empty list, expected at least one topic"));
     }
     let mut topics: Vec<String> = Vec::new();
     for item in items {
@@ -164,7 +165,7 @@ fn topics(reader: &mut Reader<'_>) -> Vec<String> {
     topics
 }
 
-fn labels(reader: &mut Reader<'_>) -> Labels {
+fn labels(reader: &mut KeyReader<'_>) -> Labels {
     Labels {
         plugins: reader.boolean("labels.plugins"),
         lowercase: reader.boolean("labels.lowercase"),
@@ -175,7 +176,7 @@ fn labels(reader: &mut Reader<'_>) -> Labels {
     }
 }
 
-fn label_patterns(reader: &mut Reader<'_>, key: &str) -> Vec<LabelPattern> {
+fn label_patterns(reader: &mut KeyReader<'_>, key: &str) -> Vec<LabelPattern> {
     const EXPECTED: &str = "a list of labels' names of a-z 0-9 _ . -, in which * stands for any run of characters";
     let Some(found) = reader.find(key) else { return Vec::new() };
     let Value::List(items) = &found.value else {
@@ -195,7 +196,7 @@ fn label_patterns(reader: &mut Reader<'_>, key: &str) -> Vec<LabelPattern> {
     patterns
 }
 
-fn content_types(reader: &mut Reader<'_>) -> ContentTypes {
+fn content_types(reader: &mut KeyReader<'_>) -> ContentTypes {
     const KEY: &str = "store.content_types";
     const EXPECTED: &str = "a table of content types by topic, such as { camera = \"image/jpeg\" }";
     let Some(found) = reader.find(KEY) else { return ContentTypes::default() };
@@ -224,7 +225,7 @@ fn content_types(reader: &mut Reader<'_>) -> ContentTypes {
     types
 }
 
-fn status(reader: &mut Reader<'_>) -> Status {
+fn status(reader: &mut KeyReader<'_>) -> StatusConfig {
     const KEY: &str = "status.listen";
     let expected = "one host:port, such as \"127.0.0.1:9640\", or \"\" for none";
     let one = |text: &str| checks::brokers(text).filter(|text| !text.contains(','));
@@ -238,7 +239,7 @@ fn status(reader: &mut Reader<'_>) -> Status {
         }
     };
     let expected = "one host:port, such as \"0.0.0.0:9641\"";
-    Status {
+    StatusConfig {
         listen,
         probes_listen: reader.parsed("status.probes_listen", expected, |found| one(plain_text(found)?)),
         token_file: reader.path("status.token_file"),
@@ -246,26 +247,26 @@ fn status(reader: &mut Reader<'_>) -> Status {
     }
 }
 
-fn cache(reader: &mut Reader<'_>) -> Cache {
+fn cache(reader: &mut KeyReader<'_>) -> CacheConfig {
     const KEY: &str = "cache.path";
     let folder = match reader.find(KEY).map(|found| &found.value) {
         None => CacheFolder::Default,
         Some(Value::Text(text)) if text.trim().is_empty() => CacheFolder::Nowhere,
         Some(_) => reader.path(KEY).map_or(CacheFolder::Default, CacheFolder::At),
     };
-    Cache { folder, bytes: reader.size("cache.size") }
+    CacheConfig { folder, bytes: reader.size("cache.size") }
 }
 
 /// Values may be secret (`sasl.password`): no message shows one.
 fn checked_properties(
-    properties: &BTreeMap<String, Found>,
+    properties: &BTreeMap<String, ConfigValue>,
     folder: &Path,
-    problems: &mut Vec<Problem>,
+    problems: &mut Vec<ConfigProblem>,
 ) -> BTreeMap<String, String> {
     let mut checked = BTreeMap::new();
     for (name, found) in properties {
         let mut reject =
-            |text: String| problems.push(Problem::at(&found.place, format!("kafka.properties.{name}"), text));
+            |text: String| problems.push(ConfigProblem::at(&found.place, format!("kafka.properties.{name}"), text));
         let text = match &found.value {
             Value::Text(text) => text.clone(),
             Value::Integer(number) => number.to_string(),
@@ -287,7 +288,7 @@ fn checked_properties(
         // `probe` is no file: librdkafka looks for the system's authorities.
         let is_path = FILE_PROPERTIES.contains(&name.as_str()) && text != "probe" && !found.is_hidden();
         let text = match found.place {
-            Place::File { .. } if is_path => folder.join(&text).to_string_lossy().into_owned(),
+            ConfigPlace::File { .. } if is_path => folder.join(&text).to_string_lossy().into_owned(),
             _ => text,
         };
         checked.insert(name.clone(), text);
@@ -295,7 +296,7 @@ fn checked_properties(
     checked
 }
 
-fn store(reader: &mut Reader<'_>) -> Store {
+fn store(reader: &mut KeyReader<'_>) -> StoreConfig {
     let expected = "http:// or https://, a host, a port and perhaps a path, without user, password, query or fragment";
     let url = reader.parsed("store.url", expected, |found| checks::url(plain_text(found)?));
     if reader.find("store.bucket").is_none() {
@@ -310,7 +311,7 @@ fn store(reader: &mut Reader<'_>) -> Store {
         reader.reject("store.tls.ca", found, "a path that is UTF-8, the configuration file's folder included");
     }
     let (token, token_file) = token(reader);
-    Store {
+    StoreConfig {
         url: url.unwrap_or_else(|| default_text("store.url")),
         token,
         token_file,
@@ -334,18 +335,18 @@ fn store(reader: &mut Reader<'_>) -> Store {
 }
 
 /// From `store.token` or the file that `store.token_file` names, with that file; of two layers, the upper one's.
-fn token(reader: &mut Reader<'_>) -> (Option<Secret>, Option<PathBuf>) {
+fn token(reader: &mut KeyReader<'_>) -> (Option<Secret>, Option<PathBuf>) {
     const EXPECTED: &str = "a token: one line of visible ASCII characters";
-    let layer = |found: &Found| match found.place {
-        Place::File { .. } => 0,
-        Place::Environment(_) => 1,
-        Place::Flag(_) => 2,
+    let layer = |found: &ConfigValue| match found.place {
+        ConfigPlace::File { .. } => 0,
+        ConfigPlace::Environment(_) => 1,
+        ConfigPlace::Flag(_) => 2,
     };
     let (text, file) = (reader.find("store.token"), reader.find("store.token_file"));
     if let (Some(text), Some(file)) = (text, file)
         && layer(text) == layer(file)
     {
-        reader.problems.push(Problem::at(
+        reader.problems.push(ConfigProblem::at(
             &file.place,
             "store.token_file",
             "store.token is set too, expected one of them",
@@ -370,13 +371,13 @@ fn token(reader: &mut Reader<'_>) -> (Option<Secret>, Option<PathBuf>) {
     match token {
         Ok(token) => (Some(Secret::new(token)), Some(path)),
         Err(text) => {
-            reader.problems.push(Problem::at(place, "store.token_file", text));
+            reader.problems.push(ConfigProblem::at(place, "store.token_file", text));
             (None, Some(path))
         }
     }
 }
 
-fn quota(reader: &mut Reader<'_>) -> Option<Quota> {
+fn quota(reader: &mut KeyReader<'_>) -> Option<Quota> {
     const TYPE: &str = "store.create.quota_type";
     const SIZE: &str = "store.create.quota_size";
     let kind = reader.choice::<QuotaType>(TYPE);
@@ -384,11 +385,11 @@ fn quota(reader: &mut Reader<'_>) -> Option<Quota> {
     match (reader.find(TYPE), reader.find(SIZE)) {
         (Some(found), None) if kind != QuotaType::None => {
             let text = "a quota without a size, set quota_size as well, such as \"100GB\"";
-            reader.problems.push(Problem::at(&found.place, TYPE, text));
+            reader.problems.push(ConfigProblem::at(&found.place, TYPE, text));
         }
         (None, Some(found)) => {
             let text = "a size without a kind, set quota_type as well: \"fifo\" or \"hard\"";
-            reader.problems.push(Problem::at(&found.place, SIZE, text));
+            reader.problems.push(ConfigProblem::at(&found.place, SIZE, text));
         }
         _ => (),
     }
@@ -400,7 +401,7 @@ fn quota(reader: &mut Reader<'_>) -> Option<Quota> {
 }
 
 /// A template for an entry's name, of which only some placeholders may be used.
-fn template(reader: &mut Reader<'_>, key: &str, placeholders: &[&str]) -> Option<String> {
+fn template(reader: &mut KeyReader<'_>, key: &str, placeholders: &[&str]) -> Option<String> {
     let found = reader.find(key)?;
     let expected = format!("an entry's name, perhaps with {}", placeholders.join(", "));
     let Some(text) = plain_text(found) else {
@@ -418,12 +419,12 @@ fn template(reader: &mut Reader<'_>, key: &str, placeholders: &[&str]) -> Option
     Some(text.to_owned())
 }
 
-fn dead_letters(reader: &mut Reader<'_>, topics: &[String]) -> DeadLetters {
+fn dead_letters(reader: &mut KeyReader<'_>, topics: &[String]) -> DeadLetters {
     const TOPIC: &str = "dead_letters.topic";
     let entry = template(reader, "dead_letters.entry", &["{topic}", "{partition}"]);
     if let (Some(_), Some(found)) = (reader.find("dead_letters.entry"), reader.find(TOPIC)) {
         let text = "dead_letters.entry is set too, expected one of them";
-        reader.problems.push(Problem::at(&found.place, TOPIC, text));
+        reader.problems.push(ConfigProblem::at(&found.place, TOPIC, text));
     }
     let expected = "a topic's name: up to 249 letters, digits, `.`, `_` and `-`";
     let name = |text: &str| (!text.starts_with('^') && checks::topic(text).is_ok()).then(|| text.to_owned());
@@ -436,7 +437,7 @@ fn dead_letters(reader: &mut Reader<'_>, topics: &[String]) -> DeadLetters {
     DeadLetters { entry: entry.unwrap_or_else(|| default_text("dead_letters.entry")), topic }
 }
 
-fn limits(reader: &mut Reader<'_>) -> Limits {
+fn limits(reader: &mut KeyReader<'_>) -> Limits {
     let cores = available_parallelism().map_or(1, NonZero::get);
     let workers = reader.optional_number("limits.workers").and_then(|workers| usize::try_from(workers).ok());
     Limits {

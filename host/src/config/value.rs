@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{Place, Problem};
+use super::problem::{ConfigPlace, ConfigProblem};
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Found {
+pub struct ConfigValue {
     pub value: Value,
-    pub place: Place,
+    pub place: ConfigPlace,
     pub origin: Origin,
 }
 
@@ -33,24 +33,27 @@ pub enum Value {
     Float(f64),
     Boolean(bool),
     Datetime(String),
-    List(Vec<Found>),
-    Table(Vec<(String, Found)>),
+    List(Vec<ConfigValue>),
+    Table(Vec<(String, ConfigValue)>),
     /// A reference whose value couldn't be had, which is reported already.
     Unknown,
 }
 
-impl Found {
+impl ConfigValue {
     /// Whether no message may show the value: a reference is written to keep it out of sight.
     pub fn is_hidden(&self) -> bool {
         self.origin != Origin::Literal
     }
 
-    pub fn text(text: impl Into<String>, place: Place) -> Self {
+    pub fn text(text: impl Into<String>, place: ConfigPlace) -> Self {
         Self { value: Value::Text(text.into()), place, origin: Origin::Literal }
     }
 
     /// `place` turns the offset of a byte into its place.
-    pub fn from_toml(found: &Spanned<DeValue<'_>>, place: &impl Fn(usize) -> Place) -> Result<Self, Problem> {
+    pub fn from_toml(
+        found: &Spanned<DeValue<'_>>,
+        place: &impl Fn(usize) -> ConfigPlace,
+    ) -> Result<Self, ConfigProblem> {
         let here = place(found.span().start);
         let value = match found.get_ref() {
             DeValue::String(text) => Value::Text(text.to_string()),
@@ -58,12 +61,12 @@ impl Found {
             DeValue::Datetime(time) => Value::Datetime(time.to_string()),
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
                 .map(Value::Integer)
-                .map_err(|_| Problem::at(&here, "", format!("{number} is beyond what 64 bits hold")))?,
+                .map_err(|_| ConfigProblem::at(&here, "", format!("{number} is beyond what 64 bits hold")))?,
             DeValue::Float(number) => number
                 .as_str()
                 .parse()
                 .map(Value::Float)
-                .map_err(|_| Problem::at(&here, "", format!("{number} is not a number")))?,
+                .map_err(|_| ConfigProblem::at(&here, "", format!("{number} is not a number")))?,
             DeValue::Array(items) => {
                 Value::List(items.iter().map(|item| Self::from_toml(item, place)).collect::<Result<_, _>>()?)
             }
@@ -73,26 +76,31 @@ impl Found {
     }
 
     /// As JSON, for what is handed to a plugin. Fails on a number that JSON can't express.
-    pub fn to_json(&self) -> Result<serde_json::Value, Problem> {
+    pub fn to_json(&self) -> Result<serde_json::Value, ConfigProblem> {
         Ok(match &self.value {
             Value::Text(text) | Value::Datetime(text) => text.clone().into(),
             Value::Integer(number) => (*number).into(),
-            Value::Float(number) => serde_json::Number::from_f64(*number)
-                .map(serde_json::Value::Number)
-                .ok_or_else(|| Problem::at(&self.place, "", format!("found {number}, which JSON can't express")))?,
+            Value::Float(number) => {
+                serde_json::Number::from_f64(*number).map(serde_json::Value::Number).ok_or_else(|| {
+                    ConfigProblem::at(&self.place, "", format!("found {number}, which JSON can't express"))
+                })?
+            }
             Value::Boolean(truth) => (*truth).into(),
             Value::Unknown => serde_json::Value::Null,
             Value::List(items) => items.iter().map(Self::to_json).collect::<Result<Vec<_>, _>>()?.into(),
             Value::Table(entries) => {
                 let entries = entries.iter().map(|(key, value)| Ok((key.clone(), value.to_json()?)));
-                entries.collect::<Result<serde_json::Map<_, _>, Problem>>()?.into()
+                entries.collect::<Result<serde_json::Map<_, _>, ConfigProblem>>()?.into()
             }
         })
     }
 }
 
-fn table_from_toml(table: &DeTable<'_>, place: &impl Fn(usize) -> Place) -> Result<Vec<(String, Found)>, Problem> {
-    table.iter().map(|(key, value)| Ok((key.get_ref().to_string(), Found::from_toml(value, place)?))).collect()
+fn table_from_toml(
+    table: &DeTable<'_>,
+    place: &impl Fn(usize) -> ConfigPlace,
+) -> Result<Vec<(String, ConfigValue)>, ConfigProblem> {
+    table.iter().map(|(key, value)| Ok((key.get_ref().to_string(), ConfigValue::from_toml(value, place)?))).collect()
 }
 
 /// What was found, in words for an error message.

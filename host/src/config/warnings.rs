@@ -10,14 +10,14 @@ use std::path::Path;
 use url::{Host, Url};
 
 use super::Config;
-use super::problem::Place;
-use super::value::{Found, Value};
+use super::problem::ConfigPlace;
+use super::value::{ConfigValue, Value};
 
 /// The rights of users who are neither the owner nor in the file's group.
 const OTHERS_MAY_READ: u32 = 0o004;
 
 /// The texts of librdkafka's properties and the token as they were found, before they are validated.
-pub fn of_texts(properties: &BTreeMap<String, Found>, token: Option<&Found>) -> Vec<String> {
+pub fn of_texts(properties: &BTreeMap<String, ConfigValue>, token: Option<&ConfigValue>) -> Vec<String> {
     let properties = properties.iter().map(|(name, found)| (format!("kafka.properties.{name}"), found));
     let token = token.map(|found| ("store.token".to_owned(), found));
     let mut warnings = Vec::new();
@@ -117,10 +117,10 @@ pub fn of_files<'a>(files: impl Iterator<Item = &'a Path>) -> Vec<String> {
 }
 
 /// Whether a configuration file that sets these holds a secret itself.
-pub fn holds_secret(properties: &BTreeMap<String, Found>, token: Option<&Found>) -> bool {
+pub fn holds_secret(properties: &BTreeMap<String, ConfigValue>, token: Option<&ConfigValue>) -> bool {
     const SECRETS: [&str; 5] = ["password", "secret", "passphrase", ".pem", "sasl.jaas"];
     let is_secret = |name: &str| SECRETS.iter().any(|secret| name.contains(secret));
-    let stands_here = |found: &Found| matches!(found.place, Place::File { .. }) && !found.is_hidden();
+    let stands_here = |found: &ConfigValue| matches!(found.place, ConfigPlace::File { .. }) && !found.is_hidden();
     properties.iter().any(|(name, found)| is_secret(name) && stands_here(found)) || token.is_some_and(stands_here)
 }
 

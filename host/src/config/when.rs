@@ -4,8 +4,8 @@
 use regex::Regex;
 
 use super::checks;
-use super::reader::{Reader, plain_text};
-use super::value::{Found, Value};
+use super::reader::{KeyReader, plain_text};
+use super::value::{ConfigValue, Value};
 use crate::record::InputRecord;
 
 /// The conditions of one plugin; all must hold.
@@ -79,7 +79,7 @@ impl PartialEq for TopicIs {
 }
 
 /// `None` where nothing is said.
-pub(super) fn when(reader: &mut Reader<'_>) -> Option<When> {
+pub(super) fn when(reader: &mut KeyReader<'_>) -> Option<When> {
     const MAX: &str = "plugins.when.max_size";
     let when = When {
         topics: topics(reader),
@@ -95,7 +95,7 @@ pub(super) fn when(reader: &mut Reader<'_>) -> Option<When> {
     (when != When::default()).then_some(when)
 }
 
-fn topics(reader: &mut Reader<'_>) -> Vec<TopicIs> {
+fn topics(reader: &mut KeyReader<'_>) -> Vec<TopicIs> {
     const KEY: &str = "plugins.when.topics";
     let Some(found) = reader.find(KEY) else { return Vec::new() };
     let Value::List(items) = &found.value else {
@@ -121,10 +121,10 @@ fn topics(reader: &mut Reader<'_>) -> Vec<TopicIs> {
     topics
 }
 
-fn headers(reader: &mut Reader<'_>) -> Vec<(String, HeaderIs)> {
+fn headers(reader: &mut KeyReader<'_>) -> Vec<(String, HeaderIs)> {
     let expected =
         "a table of headers, each a text (equal), true (present) or false (absent), such as { kind = \"image\" }";
-    let header = |(key, found): &(String, Found)| {
+    let header = |(key, found): &(String, ConfigValue)| {
         let is = match &found.value {
             Value::Text(text) => HeaderIs::Equal(text.clone()),
             Value::Boolean(true) => HeaderIs::Present,

@@ -65,7 +65,7 @@ impl DeadLetter {
 
 /// Why no record can be made of it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Unreadable {
+pub enum UnreadableLetter {
     #[error("its kafka.source, kafka.offset and kafka.index don't tell which record it is")]
     Identity,
     #[error("its kafka.timestamp is missing or no number")]
@@ -77,20 +77,21 @@ pub enum Unreadable {
 }
 
 /// Makes the record of a dead letter again; `None`: it isn't one.
-pub fn read(found: &HashMap<String, String>, body: Bytes) -> Option<Result<DeadLetter, Unreadable>> {
+pub fn read(found: &HashMap<String, String>, body: Bytes) -> Option<Result<DeadLetter, UnreadableLetter>> {
     found.contains_key(labels::REASON).then(|| read_dead_letter(found, body))
 }
 
 /// Makes the record of a dead letter in a topic again; `None`: it isn't one.
-pub fn read_from_topic(mut record: InputRecord) -> Option<Result<DeadLetter, Unreadable>> {
+pub fn read_from_topic(mut record: InputRecord) -> Option<Result<DeadLetter, UnreadableLetter>> {
     // The record's own headers may have the same names: the host's are behind them.
     let own = record.headers.iter().rposition(|header| &header.key[..] == labels::SOURCE.as_bytes())?;
     let text = |bytes: Bytes| String::from_utf8(bytes.into()).ok();
     let said = record.headers.split_off(own).into_iter();
     let said: HashMap<_, _> = said.filter_map(|header| Some((text(header.key)?, text(header.value?)?))).collect();
     said.contains_key(labels::REASON).then(|| {
-        let Identity { source, topic_id, offset, index } = labels::read_identity(&said).ok_or(Unreadable::Identity)?;
-        let time = said.get(labels::TIMESTAMP).map(|time| time.parse().map_err(|_| Unreadable::Timestamp));
+        let Identity { source, topic_id, offset, index } =
+            labels::read_identity(&said).ok_or(UnreadableLetter::Identity)?;
+        let time = said.get(labels::TIMESTAMP).map(|time| time.parse().map_err(|_| UnreadableLetter::Timestamp));
         Ok(DeadLetter {
             input: InputRecord { source, topic_id, offset, timestamp_ms: time.transpose()?, ..record },
             index,
@@ -98,20 +99,21 @@ pub fn read_from_topic(mut record: InputRecord) -> Option<Result<DeadLetter, Unr
     })
 }
 
-fn read_dead_letter(found: &HashMap<String, String>, mut body: Bytes) -> Result<DeadLetter, Unreadable> {
-    let Identity { source, topic_id, offset, index } = labels::read_identity(found).ok_or(Unreadable::Identity)?;
-    let timestamp = found.get(labels::TIMESTAMP).ok_or(Unreadable::Timestamp)?;
+fn read_dead_letter(found: &HashMap<String, String>, mut body: Bytes) -> Result<DeadLetter, UnreadableLetter> {
+    let Identity { source, topic_id, offset, index } =
+        labels::read_identity(found).ok_or(UnreadableLetter::Identity)?;
+    let timestamp = found.get(labels::TIMESTAMP).ok_or(UnreadableLetter::Timestamp)?;
     let timestamp_ms = match timestamp.as_str() {
         labels::NO_TIMESTAMP => None,
-        timestamp => Some(timestamp.parse().map_err(|_| Unreadable::Timestamp)?),
+        timestamp => Some(timestamp.parse().map_err(|_| UnreadableLetter::Timestamp)?),
     };
     let original = match found.get(labels::HEADERS_AT) {
-        None => labels::read_original(found).map_err(|_| Unreadable::Headers)?,
+        None => labels::read_original(found).map_err(|_| UnreadableLetter::Headers)?,
         Some(at) => {
-            let at = at.parse().ok().filter(|at| *at <= body.len()).ok_or(Unreadable::Body)?;
+            let at = at.parse().ok().filter(|at| *at <= body.len()).ok_or(UnreadableLetter::Body)?;
             let text = body.split_off(at);
-            let text = std::str::from_utf8(&text).map_err(|_| Unreadable::Body)?;
-            labels::read_text(text).map_err(|_| Unreadable::Body)?
+            let text = std::str::from_utf8(&text).map_err(|_| UnreadableLetter::Body)?;
+            labels::read_text(text).map_err(|_| UnreadableLetter::Body)?
         }
     };
     let Original { key, headers } = original;
@@ -174,7 +176,7 @@ mod tests {
             assert_eq!(whole.input, *letter.input);
             for wrong in ["", "-1", "1000000000"] {
                 found.insert(labels::HEADERS_AT.into(), wrong.into());
-                assert_eq!(read(&found, body.clone()).unwrap(), Err(Unreadable::Body), "{wrong}");
+                assert_eq!(read(&found, body.clone()).unwrap(), Err(UnreadableLetter::Body), "{wrong}");
             }
         }
     }
@@ -188,9 +190,9 @@ mod tests {
             read(&found, Bytes::new())
         };
         assert_eq!(without(labels::REASON), None);
-        assert_eq!(without(labels::OFFSET), Some(Err(Unreadable::Identity)));
-        assert_eq!(without(labels::TIMESTAMP), Some(Err(Unreadable::Timestamp)));
-        assert_eq!(without("kafka_source"), Some(Err(Unreadable::Headers)));
+        assert_eq!(without(labels::OFFSET), Some(Err(UnreadableLetter::Identity)));
+        assert_eq!(without(labels::TIMESTAMP), Some(Err(UnreadableLetter::Timestamp)));
+        assert_eq!(without("kafka_source"), Some(Err(UnreadableLetter::Headers)));
     }
 
     #[test]

@@ -10,15 +10,15 @@ use std::path::Path;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::content::Content;
-use crate::chain::{Failure, Outcome};
+use super::content::FixtureContent;
+use crate::chain::{Outcome, PluginFailure};
 use crate::record::OutputRecord;
 use crate::record::entry_name::topic_segment;
 use crate::record::labels::LabelRules;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+pub enum AnswerVerdict {
     /// To be written, changed or not, as one record or several.
     Write,
     Drop,
@@ -29,8 +29,8 @@ pub enum Verdict {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Answer {
-    pub verdict: Verdict,
+pub struct PluginAnswer {
+    pub verdict: AnswerVerdict,
     /// Why it failed, or is to be tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -53,22 +53,22 @@ pub struct Output {
     pub content_type: Option<String>,
     /// Only where a plugin replaced it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub payload: Option<Content>,
+    pub payload: Option<FixtureContent>,
     /// Without those that the host adds when it writes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
-impl Answer {
+impl PluginAnswer {
     pub fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Outputs(outputs) => {
-                Self { outputs: outputs.iter().map(Output::of).collect(), ..Self::plain(Verdict::Write) }
+                Self { outputs: outputs.iter().map(Output::of).collect(), ..Self::plain(AnswerVerdict::Write) }
             }
-            Outcome::Dropped => Self::plain(Verdict::Drop),
-            Outcome::Retry(failure) | Outcome::Wait(failure, _) => Self::failed(Verdict::Retry, failure),
+            Outcome::Dropped => Self::plain(AnswerVerdict::Drop),
+            Outcome::Retry(failure) | Outcome::Wait(failure, _) => Self::failed(AnswerVerdict::Retry, failure),
             Outcome::DeadLetter(failure) | Outcome::Skipped(failure) | Outcome::Stop(failure) => {
-                Self::failed(Verdict::Fail, failure)
+                Self::failed(AnswerVerdict::Fail, failure)
             }
         }
     }
@@ -89,14 +89,14 @@ impl Answer {
 
     /// A record that can't be handled.
     pub fn failure(reason: String) -> Self {
-        Self { reason: Some(reason), ..Self::plain(Verdict::Fail) }
+        Self { reason: Some(reason), ..Self::plain(AnswerVerdict::Fail) }
     }
 
-    fn plain(verdict: Verdict) -> Self {
+    fn plain(verdict: AnswerVerdict) -> Self {
         Self { verdict, reason: None, reason_contains: None, outputs: Vec::new() }
     }
 
-    fn failed(verdict: Verdict, failure: &Failure) -> Self {
+    fn failed(verdict: AnswerVerdict, failure: &PluginFailure) -> Self {
         Self { reason: Some(failure.reason.clone()), ..Self::plain(verdict) }
     }
 }
@@ -108,7 +108,7 @@ impl Output {
             entry: output.entry.clone().unwrap_or_else(|| topic_segment(&output.input.source.topic)),
             timestamp: Whole(output.timestamp_us.unwrap_or_else(base)),
             content_type: output.content_type().map(str::to_owned),
-            payload: output.payload.as_deref().map(Content::shown),
+            payload: output.payload.as_deref().map(FixtureContent::shown),
             labels: LabelRules::default().record_labels(output),
         }
     }
@@ -186,9 +186,9 @@ mod tests {
 
     #[test]
     fn a_reason_may_be_expected_in_part() {
-        let answer = Answer { reason: Some("no camera: x".into()), ..Answer::plain(Verdict::Fail) };
+        let answer = PluginAnswer { reason: Some("no camera: x".into()), ..PluginAnswer::plain(AnswerVerdict::Fail) };
         let here = Path::new(".");
-        let expected = |text: &str| toml::from_str::<Answer>(text).unwrap();
+        let expected = |text: &str| toml::from_str::<PluginAnswer>(text).unwrap();
         assert!(expected("verdict = 'fail'\nreason = 'no camera: x'").is_met_by(&answer, here));
         assert!(expected("verdict = 'fail'\nreason_contains = 'camera'").is_met_by(&answer, here));
         assert!(!expected("verdict = 'fail'\nreason_contains = 'lidar'").is_met_by(&answer, here));

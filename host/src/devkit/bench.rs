@@ -13,11 +13,11 @@ use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::answer::Verdict;
+use super::answer::AnswerVerdict;
 use super::fixtures;
 use super::testing::plugin_name;
 use crate::chain::{Chain, Outcome, SharedChain};
-use crate::config::{FailurePolicy, Plugin, PluginSource};
+use crate::config::{FailurePolicy, PluginConfig, PluginSource};
 use crate::plugin::Runtime;
 use crate::record::{Header, InputRecord, TopicPartition};
 
@@ -28,7 +28,7 @@ const WARM_UP: usize = 200;
 const COPIES: u64 = 64;
 
 /// What to measure.
-pub struct Options {
+pub struct BenchOptions {
     /// JSON text for `configure`; a fixture may have a configuration of its own.
     pub config: String,
     /// Payloads of bytes from 0 to 255, of these sizes.
@@ -47,7 +47,7 @@ pub struct Options {
 
 /// The costs of all components, with the same kinds of records in the same order.
 #[derive(Debug, Serialize)]
-pub struct Comparison {
+pub struct BenchComparison {
     pub plugin: Cost,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub against: Option<Cost>,
@@ -99,11 +99,11 @@ struct Workload {
 }
 
 /// Not to be called from one of tokio's threads.
-pub fn bench(file: &Path, options: &Options) -> anyhow::Result<Comparison> {
+pub fn bench(file: &Path, options: &BenchOptions) -> anyhow::Result<BenchComparison> {
     let (workloads, left_out) = workloads(options)?;
     let first = workloads.first().context("there is no record to measure with")?;
     let (plain, cached) = (Runtime::new()?, super::cached_runtime()?);
-    let load = |name, source| Subject::load(&plain, &cached, name, source, &first.config);
+    let load = |name, source| MeasuredComponent::load(&plain, &cached, name, source, &first.config);
     let mut subjects = vec![load(plugin_name(file), PluginSource::File(file.to_owned()))?];
     if let Some(against) = &options.against {
         subjects.push(load(plugin_name(against), PluginSource::File(against.clone()))?);
@@ -129,17 +129,17 @@ pub fn bench(file: &Path, options: &Options) -> anyhow::Result<Comparison> {
     let (Some(plugin), Some(passthrough)) = (costs.next(), costs.next_back()) else {
         bail!("nothing was measured");
     };
-    Ok(Comparison { plugin, against: costs.next(), passthrough, left_out })
+    Ok(BenchComparison { plugin, against: costs.next(), passthrough, left_out })
 }
 
 /// A component that is measured.
-struct Subject {
-    plugin: Plugin,
+struct MeasuredComponent {
+    plugin: PluginConfig,
     chain: Chain,
     cost: Cost,
 }
 
-impl Subject {
+impl MeasuredComponent {
     fn load(
         plain: &Arc<Runtime>,
         cached: &Arc<Runtime>,
@@ -148,8 +148,11 @@ impl Subject {
         config: &str,
     ) -> anyhow::Result<Self> {
         // The passthrough accepts any configuration.
-        let plugin =
-            Plugin { config: config.into(), on_failure: FailurePolicy::Stop, ..Plugin::new(name.clone(), source) };
+        let plugin = PluginConfig {
+            config: config.into(),
+            on_failure: FailurePolicy::Stop,
+            ..PluginConfig::new(name.clone(), source)
+        };
         let timed = |runtime: &Arc<Runtime>| -> anyhow::Result<(f64, Arc<SharedChain>)> {
             let started = Instant::now();
             let shared = SharedChain::load(Arc::clone(runtime), std::slice::from_ref(&plugin))?;
@@ -224,7 +227,7 @@ impl Subject {
 }
 
 /// The records to measure with, and how many fixtures were left out.
-fn workloads(options: &Options) -> anyhow::Result<(Vec<Workload>, usize)> {
+fn workloads(options: &BenchOptions) -> anyhow::Result<(Vec<Workload>, usize)> {
     let made = |name: String, payload: Bytes| Workload {
         name,
         config: options.config.clone(),
@@ -242,7 +245,7 @@ fn workloads(options: &Options) -> anyhow::Result<(Vec<Workload>, usize)> {
     let Some(folder) = &options.fixtures else { return Ok((workloads, 0)) };
     let (handled, failing): (Vec<_>, Vec<_>) = fixtures::read(folder)?.into_iter().partition(|case| {
         let verdict = case.expected.as_ref().map(|expected| expected.verdict);
-        !matches!(verdict, Some(Verdict::Fail | Verdict::Retry))
+        !matches!(verdict, Some(AnswerVerdict::Fail | AnswerVerdict::Retry))
     });
     ensure!(!handled.is_empty(), "every case in {} expects a failure, so none can be measured", folder.display());
     // A fixture without a configuration of its own gets that of the command line.

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 
 use super::fixtures::Case;
 use crate::config::Kafka;
-use crate::kafka::peek::{From, Seen, Until, peek};
+use crate::kafka::peek::{From, PeekedRecord, Until, peek};
 use crate::record::InputRecord;
 
 /// Writes up to `count` records, each into a folder of its own below `folder`, and calls `wrote` for each.
@@ -25,7 +25,7 @@ pub fn capture(
 ) -> anyhow::Result<u64> {
     let until = if from == From::Latest { Until::Stopped } else { Until::End };
     let (mut captured, mut problem) = (0, None);
-    let mut see = |seen: Seen| {
+    let mut see = |seen: PeekedRecord| {
         match write(folder, &seen) {
             Ok(path) => wrote(&path),
             Err(error) => {
@@ -42,7 +42,7 @@ pub fn capture(
     problem.map_or(Ok(captured), Err)
 }
 
-fn write(folder: &Path, Seen { record, problem, .. }: &Seen) -> anyhow::Result<PathBuf> {
+fn write(folder: &Path, PeekedRecord { record, problem, .. }: &PeekedRecord) -> anyhow::Result<PathBuf> {
     if let Some(problem) = problem {
         bail!("record {}@{} can't be captured: {problem}", record.source, record.offset);
     }

@@ -1,7 +1,7 @@
 //! Bytes in a text file: as text where they are text, as base64 where not, as a file where they are large, or as a text and
 //! how often it is repeated where only the size matters.
 //!
-//! Guarantees: what [`Content::of`] wrote, [`Content::bytes`] gives back to the byte.
+//! Guarantees: what [`FixtureContent::of`] wrote, [`FixtureContent::bytes`] gives back to the byte.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -22,7 +22,7 @@ const SHOWN_BYTES: usize = 4096;
     untagged,
     expecting = "expected a text, or one of { base64 = … }, { file = … }, { repeat = …, times = … } and { sha256 = …, size = … }"
 )]
-pub enum Content {
+pub enum FixtureContent {
     Text(String),
     Base64(Base64),
     File(File),
@@ -58,7 +58,7 @@ pub struct Sha256 {
     size: usize,
 }
 
-impl Content {
+impl FixtureContent {
     /// Text where the bytes are readable, base64 where not.
     pub fn of(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
@@ -138,22 +138,22 @@ mod tests {
         let here = Path::new(".");
         let all: Vec<u8> = (0..=255).collect();
         for bytes in [b"".as_slice(), b"text\nand more", "ü €".as_bytes(), b"\r\n", b"\0", &all] {
-            assert_eq!(Content::of(bytes).bytes(here).unwrap(), bytes);
+            assert_eq!(FixtureContent::of(bytes).bytes(here).unwrap(), bytes);
         }
-        assert!(matches!(Content::of("ü €\n".as_bytes()), Content::Text(_)));
-        assert!(matches!(Content::of(b"\r"), Content::Base64(_)), "an editor might change it");
+        assert!(matches!(FixtureContent::of("ü €\n".as_bytes()), FixtureContent::Text(_)));
+        assert!(matches!(FixtureContent::of(b"\r"), FixtureContent::Base64(_)), "an editor might change it");
     }
 
     #[test]
     fn bytes_are_compared_however_they_are_written() {
         let here = Path::new(".");
         let many = vec![b'x'; SHOWN_BYTES + 1];
-        let shown = Content::shown(&many);
-        assert!(matches!(shown, Content::Digest(_)));
-        let repeat = Content::Repeat(Repeat { repeat: "x".into(), times: many.len() });
+        let shown = FixtureContent::shown(&many);
+        assert!(matches!(shown, FixtureContent::Digest(_)));
+        let repeat = FixtureContent::Repeat(Repeat { repeat: "x".into(), times: many.len() });
         assert!(repeat.is(&shown, here) && shown.is(&repeat, here));
-        assert!(!repeat.is(&Content::shown(&[many.as_slice(), b"x"].concat()), here));
-        assert!(Content::Text("a".into()).is(&Content::Base64(Base64 { base64: "YQ==".into() }), here));
+        assert!(!repeat.is(&FixtureContent::shown(&[many.as_slice(), b"x"].concat()), here));
+        assert!(FixtureContent::Text("a".into()).is(&FixtureContent::Base64(Base64 { base64: "YQ==".into() }), here));
         assert!(shown.bytes(here).unwrap_err().to_string().contains("expectation"));
     }
 }

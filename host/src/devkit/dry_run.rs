@@ -9,10 +9,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::answer::{Answer, Verdict};
+use super::answer::{AnswerVerdict, PluginAnswer};
 use crate::chain::{Chain, Outcome, SharedChain};
 use crate::config::Config;
-use crate::kafka::peek::{From, PeekError, Seen, Until, peek};
+use crate::kafka::peek::{From, PeekError, PeekedRecord, Until, peek};
 use crate::plugin::{LoadError, Runtime};
 use crate::record::entry_name::{Naming, Template, topic_segment};
 use crate::record::{InputRecord, OutputRecord};
@@ -29,13 +29,13 @@ pub enum DryRunError {
 
 /// What would become of one record.
 #[derive(Debug, Serialize)]
-pub struct Told {
+pub struct DryRunRecord {
     pub topic: String,
     pub partition: u32,
     pub offset: u64,
     pub bytes: usize,
     #[serde(flatten)]
-    pub answer: Answer,
+    pub answer: PluginAnswer,
     /// The plugin that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plugin: Option<String>,
@@ -43,7 +43,7 @@ pub struct Told {
 
 /// How many records would meet which fate.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Summary {
+pub struct DryRunSummary {
     pub records: u64,
     pub written: u64,
     /// More than `written` where records are split.
@@ -54,14 +54,18 @@ pub struct Summary {
 }
 
 /// Begins where a run would, and ends where the topics end now, or after `count` records.
-pub fn dry_run(config: &Config, count: Option<u64>, tell: &mut dyn FnMut(&Told)) -> Result<Summary, DryRunError> {
+pub fn dry_run(
+    config: &Config,
+    count: Option<u64>,
+    tell: &mut dyn FnMut(&DryRunRecord),
+) -> Result<DryRunSummary, DryRunError> {
     let failed = |error: anyhow::Error| DryRunError::Failed(format!("{error:#}"));
     let runtime = Runtime::for_config(config).map_err(failed)?;
     let mut chain = Chain::new(SharedChain::load(runtime, &config.plugins)?).map_err(failed)?;
     let entry = config.store.entry.as_deref().map(Template::parse).transpose();
     let entry = entry.map_err(|error| DryRunError::Failed(format!("store.entry: {error}")))?;
-    let mut summary = Summary::default();
-    let mut see = |seen: Seen| {
+    let mut summary = DryRunSummary::default();
+    let mut see = |seen: PeekedRecord| {
         let told = told(config, &mut chain, entry.as_ref(), seen);
         summary.count(&told);
         tell(&told);
@@ -77,15 +81,15 @@ pub fn dry_run(config: &Config, count: Option<u64>, tell: &mut dyn FnMut(&Told))
     Ok(summary)
 }
 
-fn told(config: &Config, chain: &mut Chain, entry: Option<&Template>, seen: Seen) -> Told {
-    let Seen { record, partitions, problem } = seen;
+fn told(config: &Config, chain: &mut Chain, entry: Option<&Template>, seen: PeekedRecord) -> DryRunRecord {
+    let PeekedRecord { record, partitions, problem } = seen;
     let input = Arc::new(record);
-    let mut told = Told {
+    let mut told = DryRunRecord {
         topic: input.source.topic.to_string(),
         partition: input.source.partition,
         offset: input.offset,
         bytes: input.payload.as_ref().map_or(0, bytes::Bytes::len),
-        answer: Answer::failure(problem.clone().unwrap_or_default()),
+        answer: PluginAnswer::failure(problem.clone().unwrap_or_default()),
         plugin: None,
     };
     if problem.is_some() {
@@ -96,14 +100,14 @@ fn told(config: &Config, chain: &mut Chain, entry: Option<&Template>, seen: Seen
         None => Naming::default_for(partitions, config.kafka.several_topics()),
     };
     let outcome = chain.transform(&input);
-    told.answer = Answer::of(&outcome);
+    told.answer = PluginAnswer::of(&outcome);
     match &outcome {
         Outcome::Outputs(outputs) => {
             for (record, output) in outputs.iter().zip(&mut told.answer.outputs) {
                 match entry_of(&naming, &input, record) {
                     Ok(entry) => output.entry = entry,
                     Err(reason) => {
-                        told.answer = Answer::failure(reason);
+                        told.answer = PluginAnswer::failure(reason);
                         break;
                     }
                 }
@@ -131,17 +135,17 @@ fn entry_of(naming: &Naming, input: &InputRecord, output: &OutputRecord) -> Resu
     entry.map(|entry| entry.to_string()).map_err(|error| error.to_string())
 }
 
-impl Summary {
-    fn count(&mut self, told: &Told) {
+impl DryRunSummary {
+    fn count(&mut self, told: &DryRunRecord) {
         self.records += 1;
         match told.answer.verdict {
-            Verdict::Write => {
+            AnswerVerdict::Write => {
                 self.written += 1;
                 self.outputs += told.answer.outputs.len() as u64;
             }
-            Verdict::Drop => self.dropped += 1,
-            Verdict::Fail => self.failed += 1,
-            Verdict::Retry => self.retried += 1,
+            AnswerVerdict::Drop => self.dropped += 1,
+            AnswerVerdict::Fail => self.failed += 1,
+            AnswerVerdict::Retry => self.retried += 1,
         }
     }
 }

@@ -24,8 +24,8 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::answer::{Answer, Whole};
-use super::content::Content;
+use super::answer::{PluginAnswer, Whole};
+use super::content::FixtureContent;
 use crate::record::{Header, InputRecord, TopicPartition};
 
 /// What a record has for a time where its file says none: fixed, so that expectations hold.
@@ -41,7 +41,7 @@ pub struct Case {
     /// JSON text for `configure`.
     pub config: String,
     /// `None`: nothing is expected yet.
-    pub expected: Option<Answer>,
+    pub expected: Option<PluginAnswer>,
     /// Where its files are.
     pub folder: PathBuf,
     home: Home,
@@ -67,9 +67,9 @@ struct RecordFile {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     no_timestamp: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<Content>,
+    key: Option<FixtureContent>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<Content>,
+    payload: Option<FixtureContent>,
     /// A record whose value is null in Kafka.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     tombstone: bool,
@@ -82,10 +82,10 @@ struct RecordFile {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct HeaderFile {
-    key: Content,
+    key: FixtureContent,
     /// Without one it is Kafka's null.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    value: Option<Content>,
+    value: Option<FixtureContent>,
 }
 
 #[derive(Deserialize)]
@@ -95,7 +95,7 @@ struct Several {
 }
 
 /// The expectations of several cases, by name.
-type Expectations = BTreeMap<String, Answer>;
+type Expectations = BTreeMap<String, PluginAnswer>;
 
 /// All cases below `folder`, in the order of their names.
 pub fn read(folder: &Path) -> anyhow::Result<Vec<Case>> {
@@ -120,7 +120,7 @@ pub fn read(folder: &Path) -> anyhow::Result<Vec<Case>> {
 
 impl Case {
     /// Writes `answer` as what is expected of these cases, each where it belongs.
-    pub fn expect(answers: &[(&Case, Answer)]) -> anyhow::Result<()> {
+    pub fn expect(answers: &[(&Case, PluginAnswer)]) -> anyhow::Result<()> {
         let mut shared: BTreeMap<&Path, Expectations> = BTreeMap::new();
         for (case, answer) in answers {
             match &case.home {
@@ -143,17 +143,19 @@ impl Case {
     pub fn write(folder: &Path, record: &InputRecord) -> anyhow::Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
         let payload = match &record.payload {
-            Some(payload) if payload.len() > INLINE_BYTES || matches!(Content::of(payload), Content::Base64(_)) => {
+            Some(payload)
+                if payload.len() > INLINE_BYTES || matches!(FixtureContent::of(payload), FixtureContent::Base64(_)) =>
+            {
                 let path = folder.join("payload.bin");
                 fs::write(&path, payload).with_context(|| format!("can't write {}", path.display()))?;
                 None
             }
             Some(payload) if payload.is_empty() => None,
-            other => other.as_deref().map(Content::of),
+            other => other.as_deref().map(FixtureContent::of),
         };
         let header = |header: &Header| HeaderFile {
-            key: Content::of(&header.key),
-            value: header.value.as_deref().map(Content::of),
+            key: FixtureContent::of(&header.key),
+            value: header.value.as_deref().map(FixtureContent::of),
         };
         let file = RecordFile {
             topic: Some(record.source.topic.to_string()),
@@ -161,7 +163,7 @@ impl Case {
             offset: Whole(record.offset),
             timestamp_ms: record.timestamp_ms.map(Whole),
             no_timestamp: record.timestamp_ms.is_none(),
-            key: record.key.as_deref().map(Content::of),
+            key: record.key.as_deref().map(FixtureContent::of),
             payload,
             tombstone: record.payload.is_none(),
             config: None,
@@ -203,7 +205,7 @@ fn read_case(folder: &Path, record: &Path, name: String, config: &str) -> anyhow
             "{} says what the payload is, and there is {payload} too; keep one of them",
             record.display()
         );
-        file.payload = Some(Content::file(payload));
+        file.payload = Some(FixtureContent::file(payload));
     }
     let expected = either(folder, "expected")?;
     let home = Home::File(expected.clone().unwrap_or_else(|| folder.join("expected.toml")));
@@ -243,7 +245,7 @@ fn case(
     name: String,
     folder: &Path,
     config: &str,
-    expected: Option<Answer>,
+    expected: Option<PluginAnswer>,
     home: Home,
 ) -> anyhow::Result<Case> {
     ensure!(!(file.tombstone && file.payload.is_some()), "a tombstone has no payload: remove `payload` or `tombstone`");
@@ -254,7 +256,7 @@ fn case(
     if let Some(config) = &file.config {
         ensure!(config.is_object(), "`config` is no table: write `config = {{ key = \"value\" }}`");
     }
-    let bytes = |content: &Content| content.bytes(folder);
+    let bytes = |content: &FixtureContent| content.bytes(folder);
     let payload = match &file.payload {
         _ if file.tombstone => None,
         Some(payload) => Some(bytes(payload).context("`payload`")?),

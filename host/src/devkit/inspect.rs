@@ -14,8 +14,8 @@ use wit_component::DecodedWasm;
 use wit_parser::{Resolve, WorldId, WorldItem, WorldKey};
 
 use super::testing::plugin_name;
-use crate::config::{Plugin, PluginSource};
-use crate::plugin::{Digest, Problem, Runtime, claimed_signer};
+use crate::config::{PluginConfig, PluginSource};
+use crate::plugin::{Digest, LoadProblem, Runtime, claimed_signer};
 
 #[derive(Debug, Serialize)]
 pub struct Inspection {
@@ -166,13 +166,13 @@ impl Inspection {
     }
 
     fn load(&mut self, file: &Path) -> anyhow::Result<()> {
-        let plugin = Plugin::new(plugin_name(file), PluginSource::File(file.to_owned()));
+        let plugin = PluginConfig::new(plugin_name(file), PluginSource::File(file.to_owned()));
         let runtime = Runtime::new()?;
         let started = Instant::now();
         match runtime.load(&plugin) {
             Ok(_) => self.load_ms = Some(milliseconds(started.elapsed())),
             Err(error) => match &error.problem {
-                Problem::ConfigureRefused(reason) => {
+                LoadProblem::ConfigureRefused(reason) => {
                     self.load_ms = Some(milliseconds(started.elapsed()));
                     self.wants_configuration = Some(reason.clone());
                 }

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::testing::{Report, TestResult};
+use super::testing::{CaseReport, TestResult};
 
 /// One suite of that name. Control characters that XML can't hold are replaced.
-pub fn xml(suite: &str, reports: &[Report]) -> String {
+pub fn xml(suite: &str, reports: &[CaseReport]) -> String {
     let failed = reports.iter().filter(|report| report.result != TestResult::Passed).count();
     let seconds: f64 = reports.iter().map(|report| report.took.as_secs_f64()).sum();
     let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n");
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn results_are_told_as_xml() {
-        let report = |name: &str, result| Report {
+        let report = |name: &str, result| CaseReport {
             name: name.into(),
             result,
             took: Duration::from_millis(5),

@@ -11,9 +11,9 @@ use anyhow::{Context, bail};
 use super::project::{Language, check_name};
 
 /// A file of a new folder, and its text; the placeholders are in double braces.
-type File = (&'static str, &'static str);
+type TemplateFile = (&'static str, &'static str);
 
-const COMMON: &[File] = &[
+const COMMON: &[TemplateFile] = &[
     ("plugin.toml", include_str!("templates/common/plugin.toml")),
     ("README.md", include_str!("templates/common/README.md")),
     ("fixtures/cases.toml", include_str!("templates/common/cases.toml")),
@@ -21,7 +21,7 @@ const COMMON: &[File] = &[
     ("wit/transform.wit", include_str!("../../../wit/v0.1.0/transform.wit")),
 ];
 
-const RUST: &[File] = &[
+const RUST: &[TemplateFile] = &[
     ("Cargo.toml", include_str!("templates/rust/Cargo.toml")),
     ("Cargo.lock", include_str!("templates/rust/Cargo.lock")),
     ("src/lib.rs", include_str!("templates/rust/src/lib.rs")),
@@ -36,7 +36,7 @@ const RUST: &[File] = &[
     (".gitignore", "/build/\n/target/\n"),
 ];
 
-const PYTHON: &[File] = &[
+const PYTHON: &[TemplateFile] = &[
     ("app.py", include_str!("templates/python/app.py")),
     ("test_app.py", include_str!("templates/python/test_app.py")),
     ("contract.py", include_str!("templates/python/contract.py")),
@@ -44,7 +44,7 @@ const PYTHON: &[File] = &[
     (".gitignore", "/build/\n/.venv/\n__pycache__/\n"),
 ];
 
-const JAVASCRIPT: &[File] = &[
+const JAVASCRIPT: &[TemplateFile] = &[
     ("plugin.js", include_str!("templates/javascript/plugin.js")),
     ("test/plugin.test.js", include_str!("templates/javascript/test/plugin.test.js")),
     ("test/host.js", include_str!("templates/javascript/test/host.js")),
@@ -52,7 +52,7 @@ const JAVASCRIPT: &[File] = &[
     (".gitignore", "/build/\n/node_modules/\n"),
 ];
 
-const TYPESCRIPT: &[File] = &[
+const TYPESCRIPT: &[TemplateFile] = &[
     ("plugin.ts", include_str!("templates/typescript/plugin.ts")),
     ("contract.d.ts", include_str!("../../../examples/typescript/contract.d.ts")),
     ("test/plugin.test.js", include_str!("templates/javascript/test/plugin.test.js")),
@@ -62,7 +62,7 @@ const TYPESCRIPT: &[File] = &[
     (".gitignore", "/build/\n/node_modules/\n"),
 ];
 
-const GO: &[File] = &[
+const GO: &[TemplateFile] = &[
     ("transformer/plugin.go", include_str!("templates/go/plugin.go")),
     ("go.mod", include_str!("../../../examples/go/go.mod")),
     ("abi/abi.go", include_str!("../../../examples/go/abi/abi.go")),
@@ -75,7 +75,7 @@ const GO: &[File] = &[
     (".gitignore", "/build/\n"),
 ];
 
-const C: &[File] = &[
+const C: &[TemplateFile] = &[
     ("plugin.c", include_str!("templates/c/plugin.c")),
     ("json.c", include_str!("../../../examples/c/json.c")),
     ("json.h", include_str!("../../../examples/c/json.h")),
@@ -84,7 +84,7 @@ const C: &[File] = &[
     (".gitignore", "/build/\n/.venv/\n"),
 ];
 
-const CPP: &[File] = &[
+const CPP: &[TemplateFile] = &[
     ("plugin.cpp", include_str!("templates/cpp/plugin.cpp")),
     ("json.hpp", include_str!("templates/cpp/json.hpp")),
     ("requirements.txt", ZIG_PIN),
@@ -93,7 +93,7 @@ const CPP: &[File] = &[
     (".gitignore", "/build/\n/.venv/\n"),
 ];
 
-const ZIG: &[File] = &[
+const ZIG: &[TemplateFile] = &[
     ("plugin.zig", include_str!("templates/zig/plugin.zig")),
     ("requirements.txt", ZIG_PIN),
     ("bindings/transform.c", include_str!("../../../examples/c/bindings/transform.c")),
@@ -136,7 +136,7 @@ pub fn create(folder: &Path, name: &str, language: Language) -> anyhow::Result<V
     Ok(written)
 }
 
-fn files(language: Language) -> impl Iterator<Item = &'static File> {
+fn files(language: Language) -> impl Iterator<Item = &'static TemplateFile> {
     let own = match language {
         Language::Rust => RUST,
         Language::Python => PYTHON,

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use similar::TextDiff;
 
-use super::answer::Answer;
+use super::answer::PluginAnswer;
 use super::fixtures::Case;
 use crate::chain::{Chain, Outcome, SharedChain};
-use crate::config::{Plugin, PluginSource, plugin_name_of};
+use crate::config::{PluginConfig, PluginSource, plugin_name_of};
 use crate::plugin::Runtime;
 use crate::record::OutputRecord;
 use crate::record::entry_name::{Naming, topic_segment};
@@ -33,19 +33,19 @@ pub struct Tester {
 
 /// What came of a case.
 #[derive(Debug)]
-pub struct Report {
+pub struct CaseReport {
     pub name: String,
     pub result: TestResult,
     pub took: Duration,
     /// `None`: no plugin was asked.
-    pub answer: Option<Answer>,
+    pub answer: Option<PluginAnswer>,
     /// What readers of ReductStore would see, without a `store.entry` of the configuration.
-    pub stored: Vec<Stored>,
+    pub stored: Vec<StoredView>,
 }
 
 /// One record as readers would see it.
 #[derive(Debug)]
-pub struct Stored {
+pub struct StoredView {
     /// Its entry, if its topic is the only one and has one partition.
     pub entry: String,
     /// Its entry in a topic of several partitions.
@@ -71,16 +71,16 @@ impl Tester {
     }
 
     /// Runs one case. Not to be called from one of tokio's threads.
-    pub fn run(&mut self, case: &Case) -> Report {
+    pub fn run(&mut self, case: &Case) -> CaseReport {
         let started = Instant::now();
         let (result, answer, stored) = match self.ask(case) {
             Ok((answer, stored)) => (judge(case, &answer), Some(answer), stored),
             Err(error) => (TestResult::Broken(format!("{error:#}")), None, Vec::new()),
         };
-        Report { name: case.name.clone(), result, took: started.elapsed(), answer, stored }
+        CaseReport { name: case.name.clone(), result, took: started.elapsed(), answer, stored }
     }
 
-    fn ask(&mut self, case: &Case) -> anyhow::Result<(Answer, Vec<Stored>)> {
+    fn ask(&mut self, case: &Case) -> anyhow::Result<(PluginAnswer, Vec<StoredView>)> {
         let shared = match self.chains.get(&case.config) {
             Some(shared) => Arc::clone(shared),
             None => {
@@ -94,21 +94,21 @@ impl Tester {
             Outcome::Outputs(outputs) => outputs.iter().map(|output| stored(case, output)).collect(),
             _ => Vec::new(),
         };
-        Ok((Answer::of(&outcome), stored))
+        Ok((PluginAnswer::of(&outcome), stored))
     }
 
-    fn plugins(&self, config: &str) -> Vec<Plugin> {
-        let plugin = |file: &PathBuf| Plugin {
+    fn plugins(&self, config: &str) -> Vec<PluginConfig> {
+        let plugin = |file: &PathBuf| PluginConfig {
             config: config.into(),
             timeout: self.timeout,
             memory_bytes: self.memory_bytes,
-            ..Plugin::new(plugin_name(file), PluginSource::File(file.clone()))
+            ..PluginConfig::new(plugin_name(file), PluginSource::File(file.clone()))
         };
         self.files.iter().map(plugin).collect()
     }
 }
 
-fn stored(case: &Case, output: &OutputRecord) -> Stored {
+fn stored(case: &Case, output: &OutputRecord) -> StoredView {
     let source = &case.input.source;
     let entry = |partitions| {
         let naming = Naming::default_for(partitions, false);
@@ -120,7 +120,7 @@ fn stored(case: &Case, output: &OutputRecord) -> Stored {
     };
     let mut labels: Vec<(String, String)> = LabelRules::default().all_labels(output).into_iter().collect();
     labels.sort();
-    Stored { entry: entry(1), entry_of_partition: entry(2), labels }
+    StoredView { entry: entry(1), entry_of_partition: entry(2), labels }
 }
 
 /// A plugin is called after its file, as in a configuration without a `name`.
@@ -128,7 +128,7 @@ pub fn plugin_name(file: &std::path::Path) -> String {
     plugin_name_of(file).unwrap_or_else(|| "plugin".into())
 }
 
-fn judge(case: &Case, answer: &Answer) -> TestResult {
+fn judge(case: &Case, answer: &PluginAnswer) -> TestResult {
     let told = match text(answer) {
         Ok(told) => told,
         Err(error) => return TestResult::Broken(format!("{error:#}")),
@@ -146,6 +146,6 @@ fn judge(case: &Case, answer: &Answer) -> TestResult {
     }
 }
 
-fn text(answer: &Answer) -> anyhow::Result<String> {
+fn text(answer: &PluginAnswer) -> anyhow::Result<String> {
     toml::to_string(answer).context("the answer can't be written as TOML")
 }

@@ -11,11 +11,11 @@ use super::partition_state::PartitionState;
 
 /// The duty to acknowledge one record, shared by its outputs.
 #[derive(Debug)]
-pub struct AckHandle(Arc<Record>);
+pub struct AckHandle(Arc<TrackedRecord>);
 
 /// A record in flight.
 #[derive(Debug)]
-struct Record {
+struct TrackedRecord {
     partition: Arc<PartitionState>,
     offset: u64,
     /// What it has of the budget.
@@ -29,7 +29,7 @@ impl AckHandle {
     pub(super) fn new(partition: Arc<PartitionState>, offset: u64, bytes: usize) -> Self {
         partition.budget().take(1, bytes);
         let (records, bytes) = (AtomicUsize::new(1), AtomicUsize::new(bytes));
-        Self(Arc::new(Record { partition, offset, records, bytes, outputs: AtomicU32::new(1) }))
+        Self(Arc::new(TrackedRecord { partition, offset, records, bytes, outputs: AtomicU32::new(1) }))
     }
 
     /// The partition that the record was read from.
@@ -59,7 +59,7 @@ impl AckHandle {
     }
 }
 
-impl Drop for Record {
+impl Drop for TrackedRecord {
     fn drop(&mut self) {
         self.partition.released(*self.outputs.get_mut() == 0);
         self.partition.budget().give_back(*self.records.get_mut(), *self.bytes.get_mut());

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 /// An offset that was received and is at or behind the first unacknowledged one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Slot {
+struct PendingOffset {
     offset: u64,
     acknowledged: bool,
 }
@@ -17,7 +17,7 @@ struct Slot {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checkpoint {
     /// From the first unacknowledged offset on; empty when all are acknowledged.
-    slots: VecDeque<Slot>,
+    slots: VecDeque<PendingOffset>,
     /// Unacknowledged ones among `slots`.
     in_flight: usize,
     next_offset: u64,
@@ -37,7 +37,7 @@ impl Checkpoint {
             return false;
         }
         self.next_offset = offset.saturating_add(1);
-        self.slots.push_back(Slot { offset, acknowledged: false });
+        self.slots.push_back(PendingOffset { offset, acknowledged: false });
         self.in_flight += 1;
         true
     }

@@ -1,6 +1,6 @@
 //! The host's figures in the text format that Prometheus reads.
 //!
-//! Guarantees: everything is collected when it is asked for, from the same [`Report`] as the status, so that nothing is
+//! Guarantees: everything is collected when it is asked for, from the same [`HostReport`] as the status, so that nothing is
 //! counted twice and the record path pays nothing; a partition that was given up is gone at the next scrape; labels take
 //! values from the configuration and from what is assigned only, so that their number is bounded.
 
@@ -15,7 +15,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::report::{Partition, Plugin, Report};
+use super::report::{HostReport, PartitionReport, PluginReport};
 
 /// What every name begins with.
 const PREFIX: &str = "reduct_sink";
@@ -24,7 +24,7 @@ const PREFIX: &str = "reduct_sink";
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The figures as text.
-pub fn text(report: Report) -> Result<String, fmt::Error> {
+pub fn text(report: HostReport) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
     registry.register_collector(Box::new(Figures(Arc::new(report))));
     let mut text = String::new();
@@ -33,12 +33,12 @@ pub fn text(report: Report) -> Result<String, fmt::Error> {
 }
 
 #[derive(Debug)]
-struct Figures(Arc<Report>);
+struct Figures(Arc<HostReport>);
 
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let report = &*self.0;
-        let mut write = Writer(&mut encoder);
+        let mut write = FamilyWriter(&mut encoder);
         write.gauges("build_info", "The host's version; always 1", [(vec![("version", report.version)], 1.0)])?;
         write.gauge("uptime_seconds", "Since the host started", report.uptime_s as f64)?;
         write.counter("records_written", "Records written to ReductStore", report.written)?;
@@ -61,11 +61,11 @@ impl Collector for Figures {
 }
 
 impl Figures {
-    fn partitions(&self, write: &mut Writer<'_, '_>) -> fmt::Result {
+    fn partitions(&self, write: &mut FamilyWriter<'_, '_>) -> fmt::Result {
         let all = &self.0.partitions;
         write.gauge("partitions_assigned", "Partitions that this host reads", all.len() as f64)?;
         let numbers: Vec<String> = all.iter().map(|partition| partition.partition.to_string()).collect();
-        let mut each = |name: &str, help: &str, value: &dyn Fn(&Partition) -> Option<f64>| {
+        let mut each = |name: &str, help: &str, value: &dyn Fn(&PartitionReport) -> Option<f64>| {
             let values = all.iter().zip(&numbers).filter_map(|(partition, number)| {
                 let labels = vec![("topic", partition.topic.as_str()), ("partition", number.as_str())];
                 Some((labels, value(partition)?))
@@ -81,14 +81,14 @@ impl Figures {
         each("partition_stuck", "1 where there is work and no progress", &|p| Some(f64::from(u8::from(p.stuck))))
     }
 
-    fn plugins(&self, write: &mut Writer<'_, '_>) -> fmt::Result {
+    fn plugins(&self, write: &mut FamilyWriter<'_, '_>) -> fmt::Result {
         let all = &self.0.plugins;
         write.gauges(
             "plugin_info",
             "The version of each plugin that is at work; always 1",
             all.iter().map(|plugin| (vec![("plugin", plugin.name.as_str()), ("digest", plugin.digest.as_str())], 1.0)),
         )?;
-        let verdicts = |plugin: &Plugin| {
+        let verdicts = |plugin: &PluginReport| {
             let counts = plugin.counts;
             [
                 ("keep", counts.kept),
@@ -135,16 +135,16 @@ impl Figures {
         Ok(())
     }
 
-    fn swaps(&self, write: &mut Writer<'_, '_>) -> fmt::Result {
-        use crate::rollout::Outcome;
+    fn swaps(&self, write: &mut FamilyWriter<'_, '_>) -> fmt::Result {
+        use crate::rollout::RolloutOutcome;
         let outcomes = [
-            ("refused", Outcome::Refused),
-            ("failed-trial", Outcome::FailedTrial),
-            ("superseded", Outcome::Superseded),
-            ("active", Outcome::Active),
-            ("rolled-back", Outcome::RolledBack),
+            ("refused", RolloutOutcome::Refused),
+            ("failed-trial", RolloutOutcome::FailedTrial),
+            ("superseded", RolloutOutcome::Superseded),
+            ("active", RolloutOutcome::Active),
+            ("rolled-back", RolloutOutcome::RolledBack),
         ];
-        let count = |outcome: Outcome| self.0.swaps.iter().filter(|swap| swap.outcome == outcome).count();
+        let count = |outcome: RolloutOutcome| self.0.swaps.iter().filter(|swap| swap.outcome == outcome).count();
         write.gauges(
             "recent_swaps",
             "The last swaps of plugins (at most 64), by what became of them",
@@ -154,11 +154,11 @@ impl Figures {
 }
 
 /// Writes families of one kind.
-struct Writer<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+struct FamilyWriter<'a, 'b>(&'a mut DescriptorEncoder<'b>);
 
 type Labels<'a> = Vec<(&'a str, &'a str)>;
 
-impl Writer<'_, '_> {
+impl FamilyWriter<'_, '_> {
     fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         ConstCounter::new(value).encode(self.0.encode_descriptor(name, help, None, MetricType::Counter)?)
     }
@@ -198,8 +198,8 @@ impl Writer<'_, '_> {
 mod tests {
     use super::*;
 
-    fn report(partitions: u32) -> Report {
-        let partition = |partition| Partition {
+    fn report(partitions: u32) -> HostReport {
+        let partition = |partition| PartitionReport {
             topic: "camera".into(),
             partition,
             begin: Some(1),
@@ -210,11 +210,11 @@ mod tests {
             in_flight: 2,
             stuck: false,
         };
-        Report {
+        HostReport {
             version: "1.2.3",
             written: 7,
             partitions: (0..partitions).map(partition).collect(),
-            ..Report::default()
+            ..HostReport::default()
         }
     }
 

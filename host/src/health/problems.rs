@@ -16,7 +16,7 @@ const REMIND_EVERY: Duration = Duration::from_secs(60);
 
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Problem {
+pub struct HealthProblem {
     /// A stable name of its kind, such as `kafka.unreachable`.
     pub code: &'static str,
     /// Cause and remedy, for a person.
@@ -27,7 +27,7 @@ pub struct Problem {
 
 /// A problem that is known.
 #[derive(Debug)]
-struct Known {
+struct KnownProblem {
     message: String,
     since: Instant,
 }
@@ -35,13 +35,13 @@ struct Known {
 /// Remembers problems from one look to the next. Problems of one code count as one, with the newest message.
 #[derive(Debug, Default)]
 pub struct Tracker {
-    known: BTreeMap<&'static str, Known>,
+    known: BTreeMap<&'static str, KnownProblem>,
     reminded: Option<Instant>,
 }
 
 impl Tracker {
     /// Takes what is wrong now, and says in the log what has begun and what has ended.
-    pub fn look(&mut self, now: Instant, findings: Vec<Finding>) -> Vec<Problem> {
+    pub fn look(&mut self, now: Instant, findings: Vec<Finding>) -> Vec<HealthProblem> {
         let mut present: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
         for Finding { code, message } in findings {
             present.entry(code).or_default().push(message);
@@ -61,7 +61,7 @@ impl Tracker {
                 Some(known) => known.message = message,
                 None => {
                     warn!(code, "problem: {message}");
-                    self.known.insert(code, Known { message, since: now });
+                    self.known.insert(code, KnownProblem { message, since: now });
                     self.reminded = Some(now);
                 }
             }
@@ -75,7 +75,7 @@ impl Tracker {
             let for_s = now.duration_since(oldest).as_secs();
             warn!(problems = self.known.len(), for_s, "still: {codes}");
         }
-        let problem = |(code, known): (&&'static str, &Known)| Problem {
+        let problem = |(code, known): (&&'static str, &KnownProblem)| HealthProblem {
             code,
             message: known.message.clone(),
             for_s: now.duration_since(known.since).as_secs(),

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-use super::problems::{Problem, Tracker};
-use super::rates::{Done, LastMinute, TimeLag, Totals};
+use super::problems::{HealthProblem, Tracker};
+use super::rates::{LastMinute, RateDelta, TimeLag, Totals};
 use super::watchdog::{Standing, Watchdog};
 use crate::kafka::observer::{Finding, Observer};
 use crate::record::TopicPartition;
@@ -44,16 +44,16 @@ pub trait Supervised: Send + Sync + 'static {
 #[derive(Debug, Default, Clone)]
 pub struct Look {
     /// Each assigned partition, sorted.
-    pub partitions: Vec<Seen>,
+    pub partitions: Vec<PartitionView>,
     /// What is wrong.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<HealthProblem>,
     /// What was done within the last minute.
-    pub last_minute: Done,
+    pub last_minute: RateDelta,
 }
 
 /// A partition as the last look saw it.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct PartitionView {
     /// Where it stands.
     pub standing: Standing,
     /// How old the first record is that waits; `None` where the end isn't known.
@@ -142,7 +142,7 @@ impl Supervisor {
         let problems = self.tracker.look(now, findings);
         let partitions = standings
             .into_iter()
-            .map(|standing| Seen {
+            .map(|standing| PartitionView {
                 behind: behind.get(&standing.source).copied(),
                 stuck: stuck.iter().any(|stuck| stuck.standing.source == standing.source),
                 standing,
@@ -175,7 +175,7 @@ impl Supervisor {
             return;
         }
         self.said = now;
-        let Done { totals, seconds } = look.last_minute;
+        let RateDelta { totals, seconds } = look.last_minute;
         let (in_flight, _) = host.in_flight();
         let lags = look.partitions.iter().map(|seen| seen.standing.lag());
         let lag: Option<u64> = lags.sum();
@@ -205,12 +205,12 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Host {
+    struct FakeHost {
         dead_letters: AtomicU64,
         partitions: Mutex<Vec<(TopicPartition, u64, usize)>>,
     }
 
-    impl Supervised for Host {
+    impl Supervised for FakeHost {
         fn standings(&self) -> Vec<(TopicPartition, u64, usize)> {
             self.partitions.lock().unwrap().clone()
         }
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn each_assigned_partition_is_seen_sorted_before_its_first_record() {
-        let host = Host::default();
+        let host = FakeHost::default();
         let of = |partition| TopicPartition { topic: "t".into(), partition };
         *host.partitions.lock().unwrap() = vec![(of(10), 0, 0), (of(2), 7, 1)];
         let look = Supervisor::new(Duration::from_secs(60)).look(&host, None);
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn dead_letters_alone_are_a_problem() {
-        let host = Host::default();
+        let host = FakeHost::default();
         let mut supervisor = Supervisor::new(Duration::from_secs(60));
         assert!(supervisor.look(&host, None).problems.is_empty());
         host.dead_letters.store(500, SeqCst);

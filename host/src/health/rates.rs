@@ -59,7 +59,7 @@ pub struct LastMinute(VecDeque<(Instant, Totals)>);
 
 /// The difference over a time.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Done {
+pub struct RateDelta {
     /// In this time.
     pub seconds: f64,
     /// See [`Totals`].
@@ -68,14 +68,14 @@ pub struct Done {
 
 impl LastMinute {
     /// Takes the present totals; answers with what was done within the last minute.
-    pub fn look(&mut self, now: Instant, totals: Totals) -> Done {
+    pub fn look(&mut self, now: Instant, totals: Totals) -> RateDelta {
         const MINUTE: Duration = Duration::from_secs(60);
         self.0.push_back((now, totals));
         while self.0.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= MINUTE) {
             self.0.pop_front();
         }
-        let Some((since, before)) = self.0.front() else { return Done::default() };
-        Done {
+        let Some((since, before)) = self.0.front() else { return RateDelta::default() };
+        RateDelta {
             seconds: now.duration_since(*since).as_secs_f64(),
             totals: Totals {
                 records: totals.records.saturating_sub(before.records),
@@ -86,7 +86,7 @@ impl LastMinute {
     }
 }
 
-impl Done {
+impl RateDelta {
     /// Whether all that was done for a while ended in the dead letters.
     pub fn is_all_dead_letters(&self) -> bool {
         const ENOUGH: u64 = 20;

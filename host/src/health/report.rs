@@ -1,17 +1,17 @@
 //! What the host tells of itself: one moment of it, as `/status` shows it and as the metrics are made of it.
 //!
-//! Guarantees: what may show parts of records is left out for callers who may not act, see [`Report::redact`]. Plain values.
+//! Guarantees: what may show parts of records is left out for callers who may not act, see [`HostReport::redact`]. Plain values.
 
 use serde::Serialize;
 
-use super::problems::Problem;
+use super::problems::HealthProblem;
 use crate::chain::{Histogram, Latency};
 use crate::plugin::Counts;
 use crate::rollout::SwapReport;
 
 /// One moment of the host.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Report {
+pub struct HostReport {
     /// Of the host.
     pub version: &'static str,
     /// The process's id.
@@ -27,7 +27,7 @@ pub struct Report {
     /// Seconds since the host started.
     pub uptime_s: u64,
     /// Empty: all is well.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<HealthProblem>,
     /// Whether the host is stopping.
     pub stopping: bool,
     /// Records that were written.
@@ -49,16 +49,16 @@ pub struct Report {
     /// Bytes a second over the last minute.
     pub bytes_per_s: f64,
     /// Each assigned partition, sorted.
-    pub partitions: Vec<Partition>,
+    pub partitions: Vec<PartitionReport>,
     /// In the chain's order.
-    pub plugins: Vec<Plugin>,
+    pub plugins: Vec<PluginReport>,
     /// The last of them, the oldest first.
     pub swaps: Vec<SwapReport>,
 }
 
 /// An assigned partition.
 #[derive(Debug, Clone, Serialize)]
-pub struct Partition {
+pub struct PartitionReport {
     /// The topic's name.
     pub topic: String,
     /// Its number.
@@ -81,7 +81,7 @@ pub struct Partition {
 
 /// A plugin at work.
 #[derive(Debug, Clone, Serialize)]
-pub struct Plugin {
+pub struct PluginReport {
     /// As configured.
     pub name: String,
     /// Of its file.
@@ -104,7 +104,7 @@ pub struct Plugin {
     pub memory_bytes: u64,
 }
 
-impl Report {
+impl HostReport {
     /// Takes out what may show parts of records: how two versions of a plugin differed on one, and why one failed.
     pub fn redact(&mut self) {
         for trial in self.swaps.iter_mut().filter_map(|swap| swap.trial.as_mut()) {
@@ -114,8 +114,8 @@ impl Report {
     }
 
     /// Whether what is wrong keeps the host from taking part, and what it is.
-    pub fn not_ready(&self) -> Vec<&Problem> {
-        let keeps = |problem: &&Problem| {
+    pub fn not_ready(&self) -> Vec<&HealthProblem> {
+        let keeps = |problem: &&HealthProblem| {
             ["kafka.", "store", "membership", "host."].iter().any(|kind| problem.code.starts_with(kind))
         };
         self.problems.iter().filter(keeps).collect()

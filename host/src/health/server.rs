@@ -37,8 +37,8 @@ use tracing::{debug, info, warn};
 
 use super::access::{Access, Way, socket_path, user_id, without_port};
 use super::metrics;
-use super::problems::Problem;
-use super::report::Report;
+use super::problems::HealthProblem;
+use super::report::HostReport;
 use crate::config;
 
 /// Connections at once, over all addresses.
@@ -50,10 +50,10 @@ const LISTENING_WITHIN: Duration = Duration::from_secs(2);
 /// How long a connection may last at all.
 const CONNECTION_WITHIN: Duration = Duration::from_secs(60);
 
-/// Where a [`Report`] comes from.
+/// Where a [`HostReport`] comes from.
 pub trait Reporter: Send + Sync + 'static {
     /// The host as it is now.
-    fn report(&self) -> Report;
+    fn report(&self) -> HostReport;
     /// Why only a restart can help; `None`: it can't.
     fn is_dead(&self) -> Option<String>;
     /// Does to a plugin what somebody asks for. Answers with what was done, or why not. May take a while.
@@ -78,13 +78,13 @@ struct Served {
 
 /// The body of `/livez`, `/readyz` and `/health`.
 #[derive(Debug, Serialize)]
-struct Verdict {
+struct ProbeAnswer {
     healthy: bool,
-    problems: Vec<Problem>,
+    problems: Vec<HealthProblem>,
 }
 
 /// Serves until the process ends, on a thread of its own.
-pub fn start(config: &config::Status, reporter: Arc<dyn Reporter>) -> io::Result<()> {
+pub fn start(config: &config::StatusConfig, reporter: Arc<dyn Reporter>) -> io::Result<()> {
     let config = config.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (listening, is_listening) = channel();
@@ -95,10 +95,10 @@ pub fn start(config: &config::Status, reporter: Arc<dyn Reporter>) -> io::Result
     Ok(())
 }
 
-async fn serve(config: config::Status, reporter: Arc<dyn Reporter>, listening: &Sender<()>) {
+async fn serve(config: config::StatusConfig, reporter: Arc<dyn Reporter>, listening: &Sender<()>) {
     let Some(listen) = config.listen else { return };
     let access = Access {
-        actions_off: config.control == config::Control::Off,
+        actions_off: config.control == config::ControlAccess::Off,
         token_file: config.token_file,
         own_name: without_port(&listen).to_owned(),
     };
@@ -244,20 +244,21 @@ async fn guard(State(served): State<Served>, Extension(way): Extension<Way>, req
     }
 }
 
-fn verdict(problems: Vec<Problem>) -> Response {
+fn verdict(problems: Vec<HealthProblem>) -> Response {
     let healthy = problems.is_empty();
     let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(Verdict { healthy, problems })).into_response()
+    (code, Json(ProbeAnswer { healthy, problems })).into_response()
 }
 
 async fn livez(State(served): State<Served>) -> Response {
     let dead = served.reporter.is_dead();
-    verdict(dead.map(|message| Problem { code: "host.dead", message, for_s: 0 }).into_iter().collect())
+    verdict(dead.map(|message| HealthProblem { code: "host.dead", message, for_s: 0 }).into_iter().collect())
 }
 
 async fn readyz(State(served): State<Served>) -> Response {
     let report = served.reporter.report();
-    let stopping = report.stopping.then(|| Problem { code: "host.stopping", message: "stopping".into(), for_s: 0 });
+    let stopping =
+        report.stopping.then(|| HealthProblem { code: "host.stopping", message: "stopping".into(), for_s: 0 });
     verdict(report.not_ready().into_iter().cloned().chain(stopping).collect())
 }
 
@@ -272,7 +273,7 @@ async fn figures(State(served): State<Served>) -> Response {
     }
 }
 
-async fn status(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Json<Report> {
+async fn status(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Json<HostReport> {
     let mut report = served.reporter.report();
     if !served.access.may_act(way, &headers) {
         report.redact();

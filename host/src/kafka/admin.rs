@@ -78,7 +78,7 @@ pub fn describe_topics<C: ClientContext>(
     }
     let names = c_strings(topics)?;
     let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
-    let wanted = Owned::new(
+    let wanted = NativeHandle::new(
         // SAFETY: the pointers are valid for the call, which copies the names.
         unsafe { ffi::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len()) },
         ffi::rd_kafka_TopicCollection_destroy,
@@ -133,7 +133,7 @@ pub fn offsets<C: ClientContext>(
         return Ok(answers);
     }
     let size = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
-    let list = Owned::new(
+    let list = NativeHandle::new(
         // SAFETY: makes a list that `Owned` destroys.
         unsafe { ffi::rd_kafka_topic_partition_list_new(size) },
         ffi::rd_kafka_topic_partition_list_destroy,
@@ -273,10 +273,10 @@ fn ask<C: ClientContext>(
     operation: Operation,
     timeout: Duration,
     submit: impl FnOnce(*mut ffi::rd_kafka_t, *mut ffi::rd_kafka_AdminOptions_t, *mut ffi::rd_kafka_queue_t),
-) -> Result<Owned<ffi::rd_kafka_event_t>, AskError> {
+) -> Result<NativeHandle<ffi::rd_kafka_event_t>, AskError> {
     let native = client.native_ptr();
     let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    let options = Owned::new(
+    let options = NativeHandle::new(
         // SAFETY: the client is alive; the options are destroyed by `Owned`.
         unsafe { ffi::rd_kafka_AdminOptions_new(native, operation) },
         ffi::rd_kafka_AdminOptions_destroy,
@@ -293,14 +293,14 @@ fn ask<C: ClientContext>(
         }
     }
     // SAFETY: the client is alive; the queue is destroyed by `Owned`.
-    let queue = Owned::new(unsafe { ffi::rd_kafka_queue_new(native) }, ffi::rd_kafka_queue_destroy)?;
+    let queue = NativeHandle::new(unsafe { ffi::rd_kafka_queue_new(native) }, ffi::rd_kafka_queue_destroy)?;
     submit(native, options.ptr(), queue.ptr());
     // librdkafka answers within the request's time-out, with an error then; a second more for the way back.
     let wait = milliseconds.saturating_add(1000);
     // SAFETY: the queue is alive; the event is destroyed by `Owned`.
     let event = unsafe { ffi::rd_kafka_queue_poll(queue.ptr(), wait) };
     let late = || AskError { code: RDKafkaErrorCode::OperationTimedOut, reason: "the brokers do not answer".into() };
-    let event = Owned::new(event, ffi::rd_kafka_event_destroy).map_err(|_| late())?;
+    let event = NativeHandle::new(event, ffi::rd_kafka_event_destroy).map_err(|_| late())?;
     // SAFETY: the event is alive.
     let (error, words) =
         unsafe { (ffi::rd_kafka_event_error(event.ptr()), ffi::rd_kafka_event_error_string(event.ptr())) };
@@ -312,12 +312,12 @@ fn ask<C: ClientContext>(
 }
 
 /// Something that librdkafka allocated, destroyed with this value.
-struct Owned<T> {
+struct NativeHandle<T> {
     value: NonNull<T>,
     destroy: unsafe extern "C" fn(*mut T),
 }
 
-impl<T> Owned<T> {
+impl<T> NativeHandle<T> {
     fn new(value: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Result<Self, AskError> {
         NonNull::new(value).map(|value| Self { value, destroy }).ok_or_else(unexpected)
     }
@@ -327,7 +327,7 @@ impl<T> Owned<T> {
     }
 }
 
-impl<T> Drop for Owned<T> {
+impl<T> Drop for NativeHandle<T> {
     fn drop(&mut self) {
         // SAFETY: the value was allocated for us, and is destroyed once, by its own function.
         unsafe { (self.destroy)(self.value.as_ptr()) };

@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use tracing::{debug, warn};
 
-use super::metadata::CheckError;
+use super::metadata::KafkaCheckError;
 use crate::config;
 
 /// How long one question to the brokers may take.
@@ -109,7 +109,7 @@ fn hidden(config: &config::Kafka) -> Option<String> {
 
 /// A client that is no member of the group: nothing is joined, so that closing it can't hang on a group; nor does it
 /// create topics by asking for them.
-pub fn reader(config: &config::Kafka) -> Result<BaseConsumer<Reports>, CheckError> {
+pub fn reader(config: &config::Kafka) -> Result<BaseConsumer<Reports>, KafkaCheckError> {
     let mut client = client_config(config);
     client.remove("group.id");
     consumer(client)
@@ -120,7 +120,7 @@ pub(super) fn reader_of_group(
     config: &config::Kafka,
     group: &str,
     isolation: Option<&str>,
-) -> Result<BaseConsumer<Reports>, CheckError> {
+) -> Result<BaseConsumer<Reports>, KafkaCheckError> {
     let mut client = client_config(config);
     client.set("group.id", group);
     if let Some(isolation) = isolation {
@@ -129,9 +129,9 @@ pub(super) fn reader_of_group(
     consumer(client)
 }
 
-fn consumer(mut client: ClientConfig) -> Result<BaseConsumer<Reports>, CheckError> {
+fn consumer(mut client: ClientConfig) -> Result<BaseConsumer<Reports>, KafkaCheckError> {
     client.set("allow.auto.create.topics", "false");
-    client.create_with_context(Reports::default()).map_err(|error| CheckError::Property(told(&error)))
+    client.create_with_context(Reports::default()).map_err(|error| KafkaCheckError::Property(told(&error)))
 }
 
 /// An error's words. rdkafka would add the property's value, which may be a password; librdkafka's own reason shows only

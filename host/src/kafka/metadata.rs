@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::admin::{self, Edge};
 use super::client::{ANSWER, Reports, is_refusal, reader, told};
-use super::scan::Reader;
+use super::scan::ScanReader;
 use crate::config;
 use crate::record::TopicPartition;
 
@@ -47,7 +47,7 @@ pub struct TopicCheck {
 
 /// Why nothing can be known.
 #[derive(Debug, Error)]
-pub enum CheckError {
+pub enum KafkaCheckError {
     /// A property is unknown or has an impossible value.
     #[error("librdkafka refuses the configuration: {0}; correct kafka.properties")]
     Property(String),
@@ -129,7 +129,7 @@ pub enum GroupError {
 }
 
 /// Looks up every configured topic and pattern.
-pub fn check(config: &config::Kafka) -> Result<Vec<TopicCheck>, CheckError> {
+pub fn check(config: &config::Kafka) -> Result<Vec<TopicCheck>, KafkaCheckError> {
     let consumer = reader(config)?;
     let all = fetch(&consumer, None, &config.brokers)?;
     let topics = config.topics.iter().map(|wanted| TopicCheck {
@@ -144,7 +144,7 @@ pub fn check(config: &config::Kafka) -> Result<Vec<TopicCheck>, CheckError> {
 
 /// Looks up every configured topic and pattern, and tries to read: the rights are asked for, and each partition is
 /// fetched from at its end, which brings no record but shows that its leader can be reached and lets us read.
-pub fn check_reading(config: &config::Kafka) -> Result<Vec<TopicCheck>, CheckError> {
+pub fn check_reading(config: &config::Kafka) -> Result<Vec<TopicCheck>, KafkaCheckError> {
     let mut checks = check(config)?;
     let consumer = reader(config)?;
     fetch(&consumer, None, &config.brokers)?;
@@ -159,7 +159,7 @@ pub fn check_reading(config: &config::Kafka) -> Result<Vec<TopicCheck>, CheckErr
 }
 
 /// Asks the group's coordinator whether we may join the group and commit in it.
-pub fn check_group(config: &config::Kafka) -> Result<Result<(), GroupError>, CheckError> {
+pub fn check_group(config: &config::Kafka) -> Result<Result<(), GroupError>, KafkaCheckError> {
     let consumer = reader(config)?;
     fetch(&consumer, None, &config.brokers)?;
     let started = Instant::now();
@@ -188,7 +188,7 @@ pub fn check_group(config: &config::Kafka) -> Result<Result<(), GroupError>, Che
 
 /// Waits until the brokers answer, and says which topics are missing; those may come yet. Answers with how many
 /// partitions the others have. An error: they refuse us, or it is time to stop.
-pub fn wait_ready(config: &config::Kafka, stop: &AtomicBool) -> Result<usize, CheckError> {
+pub fn wait_ready(config: &config::Kafka, stop: &AtomicBool) -> Result<usize, KafkaCheckError> {
     let mut away: Option<Instant> = None;
     loop {
         match check(config) {
@@ -205,7 +205,7 @@ pub fn wait_ready(config: &config::Kafka, stop: &AtomicBool) -> Result<usize, Ch
                 }
                 return Ok(partitions);
             }
-            Err(error @ CheckError::Unreachable { .. }) if !stop.load(Ordering::SeqCst) => {
+            Err(error @ KafkaCheckError::Unreachable { .. }) if !stop.load(Ordering::SeqCst) => {
                 // Once: what is said at the beginning holds until the end is said.
                 if away.is_none() {
                     away = Some(Instant::now());
@@ -218,7 +218,7 @@ pub fn wait_ready(config: &config::Kafka, stop: &AtomicBool) -> Result<usize, Ch
 }
 
 /// Looks one topic up, whether it is configured or not.
-pub fn topic(config: &config::Kafka, name: &str) -> Result<Result<TopicInfo, TopicError>, CheckError> {
+pub fn topic(config: &config::Kafka, name: &str) -> Result<Result<TopicInfo, TopicError>, KafkaCheckError> {
     let consumer = reader(config)?;
     fetch(&consumer, None, &config.brokers)?;
     let info = |found: Vec<TopicInfo>| found.into_iter().next().ok_or(TopicError::Missing);
@@ -226,7 +226,7 @@ pub fn topic(config: &config::Kafka, name: &str) -> Result<Result<TopicInfo, Top
 }
 
 /// How many members the consumer group has now.
-pub fn members(config: &config::Kafka) -> Result<usize, CheckError> {
+pub fn members(config: &config::Kafka) -> Result<usize, KafkaCheckError> {
     let consumer = reader(config)?;
     fetch(&consumer, None, &config.brokers)?;
     let deadline = Instant::now() + ANSWER;
@@ -236,7 +236,7 @@ pub fn members(config: &config::Kafka) -> Result<usize, CheckError> {
             // Right after the brokers' start the group may have no coordinator.
             Err(_) if Instant::now() < deadline => std::thread::sleep(SLICE),
             Err(error) => {
-                return Err(CheckError::Unreachable { brokers: config.brokers.clone(), reason: told(&error) });
+                return Err(KafkaCheckError::Unreachable { brokers: config.brokers.clone(), reason: told(&error) });
             }
         }
     }
@@ -289,7 +289,7 @@ fn may_read(consumer: &BaseConsumer<Reports>, config: &config::Kafka, topic: &To
             None => return Err(unreachable(source.partition, "it does not answer".into())),
         }
     }
-    let mut reader = Reader::new(config).map_err(|error| other(error.to_string()))?;
+    let mut reader = ScanReader::new(config).map_err(|error| other(error.to_string()))?;
     reader.begin(ends).map_err(|error| other(error.to_string()))?;
     let deadline = Instant::now() + ANSWER;
     while !reader.is_done() {
@@ -343,7 +343,7 @@ fn named(consumer: &BaseConsumer<Reports>, config: &config::Kafka, name: &str) -
 
 /// Metadata of one topic or of all. Between the attempts librdkafka's reports are collected: they, and not the
 /// request's "broker transport failure", say what is wrong.
-fn fetch(consumer: &BaseConsumer<Reports>, topic: Option<&str>, brokers: &str) -> Result<Metadata, CheckError> {
+fn fetch(consumer: &BaseConsumer<Reports>, topic: Option<&str>, brokers: &str) -> Result<Metadata, KafkaCheckError> {
     let mut deadline = Instant::now() + ANSWER;
     loop {
         let error = match consumer.fetch_metadata(topic, SLICE) {
@@ -355,14 +355,14 @@ fn fetch(consumer: &BaseConsumer<Reports>, topic: Option<&str>, brokers: &str) -
         let reports = consumer.context().take();
         let brokers = || brokers.to_owned();
         if let Some((_, reason)) = reports.iter().find(|(code, _)| is_refusal(*code)) {
-            return Err(CheckError::Refused { brokers: brokers(), reason: reason.clone() });
+            return Err(KafkaCheckError::Refused { brokers: brokers(), reason: reason.clone() });
         }
         if !reports.is_empty() {
             deadline = deadline.min(Instant::now() + AFTER_ERROR);
         }
         if Instant::now() >= deadline {
             let reason = consumer.context().last_reason().unwrap_or_else(|| told(&error));
-            return Err(CheckError::Unreachable { brokers: brokers(), reason });
+            return Err(KafkaCheckError::Unreachable { brokers: brokers(), reason });
         }
         std::thread::sleep(SLICE / 5);
     }
@@ -414,7 +414,9 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
         match check(&kafka(&address, &["camera"], &[])) {
-            Err(CheckError::Unreachable { reason, .. }) => assert!(reason.contains("Connection refused"), "{reason}"),
+            Err(KafkaCheckError::Unreachable { reason, .. }) => {
+                assert!(reason.contains("Connection refused"), "{reason}")
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -422,7 +424,7 @@ mod tests {
     #[test]
     fn an_unknown_property_is_reported_without_its_value() {
         match check(&kafka("127.0.0.1:1", &["camera"], &[("sasl.pasword", "geheim")])) {
-            Err(error @ CheckError::Property(_)) => {
+            Err(error @ KafkaCheckError::Property(_)) => {
                 let told = error.to_string();
                 assert!(told.contains("sasl.pasword") && !told.contains("geheim"), "{told}");
             }

@@ -14,7 +14,7 @@ use regex::Regex;
 
 use super::admin::{self, Edge, TopicDescription};
 use super::client::{Reports, is_refusal, reader};
-use super::metadata::CheckError;
+use super::metadata::KafkaCheckError;
 use crate::config;
 use crate::record::TopicPartition;
 
@@ -36,7 +36,7 @@ pub struct Finding {
 
 /// What a look brought.
 #[derive(Debug, Default)]
-pub struct Look {
+pub struct KafkaLook {
     /// What is wrong.
     pub findings: Vec<Finding>,
     /// First offset and end of each partition that could be asked about.
@@ -55,7 +55,7 @@ pub struct Observer {
 
 impl Observer {
     /// Asks nothing yet.
-    pub fn new(config: &config::Kafka) -> Result<Self, CheckError> {
+    pub fn new(config: &config::Kafka) -> Result<Self, KafkaCheckError> {
         let is_pattern = |topic: &&String| topic.starts_with('^');
         Ok(Self {
             consumer: reader(config)?,
@@ -67,8 +67,8 @@ impl Observer {
     }
 
     /// Looks at the configured topics, the group, and the partitions that are assigned to this host.
-    pub fn look(&self, assigned: &[TopicPartition]) -> Look {
-        let mut look = Look::default();
+    pub fn look(&self, assigned: &[TopicPartition]) -> KafkaLook {
+        let mut look = KafkaLook::default();
         let names: BTreeSet<&str> =
             self.named.iter().map(String::as_str).chain(assigned.iter().map(|source| &*source.topic)).collect();
         let names: Vec<&str> = names.into_iter().collect();
@@ -179,7 +179,7 @@ impl Observer {
         &self,
         led: &[TopicPartition],
         leader_of: &impl Fn(&TopicPartition) -> Option<&'a str>,
-        look: &mut Look,
+        look: &mut KafkaLook,
     ) {
         let client = self.consumer.client();
         let ends = admin::offsets(client, led, Edge::End, ANSWER);

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::metadata::{self, CheckError, TopicError};
-use super::scan::{Reader, ScanError, Scanned};
+use super::metadata::{self, KafkaCheckError, TopicError};
+use super::scan::{ScanError, ScanReader, Scanned};
 use super::start_offset;
 use crate::config::Kafka;
 use crate::record::{InputRecord, TopicPartition};
@@ -39,7 +39,7 @@ pub enum Until {
 #[derive(Debug, Error)]
 pub enum PeekError {
     #[error(transparent)]
-    Kafka(#[from] CheckError),
+    Kafka(#[from] KafkaCheckError),
     #[error("topic {wanted}: {error}")]
     Topic { wanted: String, error: TopicError },
     #[error("{0}")]
@@ -50,7 +50,7 @@ pub enum PeekError {
 
 /// One record, how many partitions its topic has, and what of it couldn't be read.
 #[derive(Debug)]
-pub struct Seen {
+pub struct PeekedRecord {
     pub record: InputRecord,
     pub partitions: usize,
     pub problem: Option<String>,
@@ -61,19 +61,19 @@ pub fn peek(
     config: &Kafka,
     from: From,
     until: Until,
-    see: &mut dyn FnMut(Seen) -> ControlFlow<()>,
+    see: &mut dyn FnMut(PeekedRecord) -> ControlFlow<()>,
 ) -> Result<(), PeekError> {
     let mut counts = BTreeMap::new();
     for topic in metadata::check(config)? {
         let found = topic.found.map_err(|error| PeekError::Topic { wanted: topic.wanted, error })?;
         counts.extend(found.into_iter().map(|topic| (topic.name, u32::try_from(topic.partitions).unwrap_or(u32::MAX))));
     }
-    let mut reader = Reader::new(config)?;
+    let mut reader = ScanReader::new(config)?;
     let ranges = ranges(&reader, config, from, until, &counts)?;
     reader.begin(ranges)?;
     let mut shown = |Scanned { record, problem }: Scanned| {
         let partitions = counts.get(&*record.source.topic).map_or(1, |count| *count as usize);
-        see(Seen { record, partitions, problem })
+        see(PeekedRecord { record, partitions, problem })
     };
     loop {
         let scanned = match until {
@@ -94,7 +94,7 @@ pub fn peek(
 
 /// Where each partition is read from, and to where.
 fn ranges(
-    reader: &Reader,
+    reader: &ScanReader,
     config: &Kafka,
     from: From,
     until: Until,

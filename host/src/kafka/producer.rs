@@ -19,7 +19,7 @@ use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use tracing::debug;
 
 use super::client::{self, Reports, TRANSACTION};
-use super::metadata::CheckError;
+use super::metadata::KafkaCheckError;
 use crate::config;
 use crate::dead_letters::format;
 use crate::record::OutputRecord;
@@ -39,11 +39,11 @@ pub enum Refused {
 
 impl Producer {
     /// Nothing is asked of Kafka yet.
-    pub fn transactional(config: &config::Kafka, topic: &str, id: &str) -> Result<Self, CheckError> {
+    pub fn transactional(config: &config::Kafka, topic: &str, id: &str) -> Result<Self, KafkaCheckError> {
         let producer = client_config(config, id)
             .create_with_context(Deliveries::default())
-            .map_err(|error| CheckError::Property(client::told(&error)))?;
-        let native_topic = CString::new(topic).map_err(|error| CheckError::Property(error.to_string()))?;
+            .map_err(|error| KafkaCheckError::Property(client::told(&error)))?;
+        let native_topic = CString::new(topic).map_err(|error| KafkaCheckError::Property(error.to_string()))?;
         Ok(Self { producer, topic: topic.to_owned(), native_topic })
     }
 

@@ -19,7 +19,7 @@ use thiserror::Error;
 use super::admin::{self, Edge};
 use super::client::{self, ANSWER, Reports, SILENCE, ask, told};
 use super::message::input_record;
-use super::metadata::CheckError;
+use super::metadata::KafkaCheckError;
 use super::start_offset;
 use crate::config;
 use crate::record::{InputRecord, TopicPartition};
@@ -58,16 +58,16 @@ pub struct Committed {
 }
 
 /// A client that reads.
-pub struct Reader {
+pub struct ScanReader {
     /// In front of the consumer, so that the queues are dropped first.
-    parts: Vec<Part>,
+    parts: Vec<ScannedPartition>,
     consumer: Arc<BaseConsumer<Reports>>,
     /// The partition that is asked first the next time, so that all get their turn.
     turn: usize,
 }
 
 /// A partition that is being read.
-struct Part {
+struct ScannedPartition {
     source: TopicPartition,
     queue: PartitionQueue<Reports>,
     /// The next offset.
@@ -77,14 +77,14 @@ struct Part {
     done: bool,
 }
 
-impl Reader {
+impl ScanReader {
     /// A reader that sees what a host with this configuration would see. It does not join the group.
-    pub fn new(config: &config::Kafka) -> Result<Self, CheckError> {
+    pub fn new(config: &config::Kafka) -> Result<Self, KafkaCheckError> {
         Ok(Self::with(client::reader_of_group(config, &config.group, None)?))
     }
 
     /// A reader of committed records that can commit offsets of this group, which it does not join.
-    pub fn of_group(config: &config::Kafka, group: &str) -> Result<Self, CheckError> {
+    pub fn of_group(config: &config::Kafka, group: &str) -> Result<Self, KafkaCheckError> {
         Ok(Self::with(client::reader_of_group(config, group, Some("read_committed"))?))
     }
 
@@ -200,7 +200,7 @@ impl Reader {
             let queue = self.consumer.split_partition_queue(topic, partition);
             let queue = queue.ok_or_else(|| ScanError::new(&source, "it has no queue of its own".into(), None))?;
             let done = range.start >= range.end;
-            self.parts.push(Part { source, queue, next: range.start, end: range.end, done });
+            self.parts.push(ScannedPartition { source, queue, next: range.start, end: range.end, done });
         }
         self.consumer.assign(&list).map_err(|error| ScanError::of(&"the partitions", &error))
     }
@@ -251,7 +251,7 @@ fn topics(sources: &[TopicPartition]) -> String {
     names.into_iter().collect::<Vec<_>>().join(", ")
 }
 
-impl Part {
+impl ScannedPartition {
     fn poll(&mut self) -> Result<Option<Scanned>, ScanError> {
         match self.queue.poll(Duration::ZERO) {
             None => Ok(None),
@@ -335,9 +335,9 @@ mod tests {
             producer.send(record).map_err(|(error, _)| error).unwrap();
         }
         producer.flush(Duration::from_secs(30)).unwrap();
-        let mut reader = Reader::new(&config).unwrap();
+        let mut reader = ScanReader::new(&config).unwrap();
         assert_eq!(reader.bounds(&of(0)).unwrap(), 0..10);
-        let read = |reader: &mut Reader| {
+        let read = |reader: &mut ScanReader| {
             let mut seen = Vec::new();
             while let Some(scanned) = reader.read_next().unwrap() {
                 seen.push((scanned.record.source.partition, scanned.record.offset));
@@ -367,7 +367,7 @@ mod tests {
             on_unreadable: crate::config::OnUnreadable::Wait,
             properties: Default::default(),
         };
-        let reader = Reader::of_group(&config, "group.replay").unwrap();
+        let reader = ScanReader::of_group(&config, "group.replay").unwrap();
         reader.commit(&of(1), 7, "12-14").unwrap();
         let committed = reader.committed("camera", 2).unwrap();
         assert_eq!(committed[0], Committed { position: None, metadata: String::new() });

@@ -6,9 +6,9 @@ use tracing::error;
 
 /// Shared by all who may fail.
 #[derive(Clone, Default)]
-pub(super) struct Failure(Arc<OnceLock<String>>);
+pub(super) struct HostFailure(Arc<OnceLock<String>>);
 
-impl Failure {
+impl HostFailure {
     pub fn set(&self, reason: String) {
         if self.0.get().is_none() {
             error!("{reason}; stopping without committing what isn't settled");

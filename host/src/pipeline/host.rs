@@ -12,13 +12,13 @@ use tracing::warn;
 
 use super::heartbeat::Heartbeat;
 use super::workers::Workers;
-use super::{Failure, RunError, failed, lock};
+use super::{HostFailure, RunError, failed, lock};
 use crate::chain::SharedChain;
 use crate::config::Config;
 use crate::flow::membership::Membership;
 use crate::flow::{Begin, Budget, CommitPoint, EntryNaming, PartitionState};
 use crate::health::progress::Look;
-use crate::pipeline::worker::Command;
+use crate::pipeline::worker::WorkerCommand;
 use crate::record::TopicPartition;
 use crate::record::entry_name::{Naming, Template};
 use crate::recovery::Recovery;
@@ -61,7 +61,7 @@ pub(super) struct Host {
     /// Idle partitions whose tails are to be looked at.
     pub probes: Mutex<Vec<(TopicPartition, u64)>>,
     stop: Arc<AtomicBool>,
-    failure: Failure,
+    failure: HostFailure,
 }
 
 pub(super) struct Owned {
@@ -80,7 +80,7 @@ impl Host {
         stop: Arc<AtomicBool>,
     ) -> Result<Self, RunError> {
         let budget = Arc::new(Budget::new(config.limits.in_flight_records, config.limits.in_flight_bytes));
-        let failure = Failure::default();
+        let failure = HostFailure::default();
         Ok(Self {
             workers: Workers::start(config.limits.workers, &chain, &sink, &budget, &failure)?,
             config: config.clone(),
@@ -181,7 +181,7 @@ impl GroupHandler for Host {
         let load = |index| assignments.values().filter(|owned| owned.worker == index).count();
         let before = assignments.get(&state.source).map(|owned| owned.worker);
         let worker = before.unwrap_or_else(|| self.workers.least_loaded(load));
-        self.workers.send(worker, Command::Add(reader, Arc::clone(state)));
+        self.workers.send(worker, WorkerCommand::Add(reader, Arc::clone(state)));
         assignments.insert(state.source.clone(), Owned { state: Arc::clone(state), worker });
     }
 

@@ -20,11 +20,11 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tracing::{info, warn};
 
-use self::failure::Failure;
+use self::failure::HostFailure;
 use self::host::Host;
 use self::startup::{Opened, known_start, open};
 use crate::chain::{PluginVersion, SharedChain};
-use crate::config::{self, Config, Loaded, Sources};
+use crate::config::{self, Config, LoadOutcome, Sources};
 use crate::dead_letters::topic::DeadLetterTopic;
 use crate::flow::membership::{Membership, watch_for_pauses};
 use crate::health::progress::{Supervised, supervise};
@@ -170,13 +170,13 @@ pub(crate) fn stop_on_signal(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
     Ok(())
 }
 
-fn configured_by(config: &Config, sources: Sources) -> rollout::Source {
+fn configured_by(config: &Config, sources: Sources) -> rollout::ChainSource {
     let load = move |sources: Sources| {
-        let Loaded { warnings, config } = config::load(sources);
+        let LoadOutcome { warnings, config } = config::load(sources);
         warnings.iter().for_each(|warning| warn!("{warning}"));
         config
     };
-    rollout::Source {
+    rollout::ChainSource {
         file: sources.file.as_ref().map(|(path, _)| path.clone()),
         load: Box::new(move || load(sources.clone())),
         present: config.clone(),

@@ -9,9 +9,9 @@ use super::host::Host;
 use super::lock;
 use crate::chain::PluginVersion;
 use crate::flow::PartitionState;
-use crate::health::progress::{Seen, Supervised};
+use crate::health::progress::{PartitionView, Supervised};
 use crate::health::rates::Totals;
-use crate::health::report::{self, Report};
+use crate::health::report::{self, HostReport};
 use crate::health::server::{Action, Reporter};
 use crate::kafka::observer::Finding;
 use crate::record::TopicPartition;
@@ -103,12 +103,12 @@ impl Partitions for Host {
 }
 
 impl Reporter for Host {
-    fn report(&self) -> Report {
+    fn report(&self) -> HostReport {
         let counters = self.sink.counters();
         let (in_flight_records, in_flight_bytes) = self.budget.used();
         let look = lock(&self.look).clone();
         let done = look.last_minute;
-        Report {
+        HostReport {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             group: self.config.kafka.group.clone(),
@@ -149,9 +149,9 @@ impl Reporter for Host {
     }
 }
 
-fn partition(seen: &Seen) -> report::Partition {
+fn partition(seen: &PartitionView) -> report::PartitionReport {
     let standing = &seen.standing;
-    report::Partition {
+    report::PartitionReport {
         topic: standing.source.topic.to_string(),
         partition: standing.source.partition,
         begin: standing.begin,
@@ -164,8 +164,8 @@ fn partition(seen: &Seen) -> report::Partition {
     }
 }
 
-fn plugin(version: PluginVersion) -> report::Plugin {
-    report::Plugin {
+fn plugin(version: PluginVersion) -> report::PluginReport {
+    report::PluginReport {
         name: version.name.to_string(),
         digest: version.digest.to_string(),
         since_s: version.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),

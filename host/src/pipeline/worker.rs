@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use crate::chain::{Chain, Failure, Outcome, SharedChain};
+use crate::chain::{Chain, Outcome, PluginFailure, SharedChain};
 use crate::flow::backoff::Backoff;
 use crate::flow::{AckHandle, Budget, PartitionState, Phase};
 use crate::record::entry_name::{EntryName, NameError};
@@ -33,7 +33,7 @@ const NAP: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
 /// What the host tells a worker.
-pub enum Command {
+pub enum WorkerCommand {
     /// Reads this partition until its state says otherwise.
     Add(PartitionReader, Arc<PartitionState>),
     /// Ends the worker.
@@ -42,7 +42,7 @@ pub enum Command {
 
 /// See the module.
 pub struct Worker {
-    pub commands: Receiver<Command>,
+    pub commands: Receiver<WorkerCommand>,
     pub shared: Arc<SharedChain>,
     pub sink: Sink,
     pub budget: Arc<Budget>,
@@ -50,7 +50,7 @@ pub struct Worker {
     pub fail: Arc<dyn Fn(String) + Send + Sync>,
 }
 
-struct Partition {
+struct WorkerPartition {
     reader: PartitionReader,
     state: Arc<PartitionState>,
     /// A record that has to be tried again before the next one is read.
@@ -71,17 +71,17 @@ impl Worker {
     /// Runs until it is told to stop.
     pub fn run(self) {
         // Before the first partition there is nothing to do, and no instance is started.
-        let Ok(Command::Add(reader, state)) = self.commands.recv() else { return };
+        let Ok(WorkerCommand::Add(reader, state)) = self.commands.recv() else { return };
         let chain = match Chain::new(Arc::clone(&self.shared)) {
             Ok(chain) => chain,
             Err(error) => return (self.fail)(format!("can't start the plugins: {error:#}")),
         };
         let mut running = Running { worker: self, chain, partitions: Vec::new() };
-        let mut command = Some(Command::Add(reader, state));
+        let mut command = Some(WorkerCommand::Add(reader, state));
         loop {
             match command.take() {
-                Some(Command::Stop) => return,
-                Some(Command::Add(reader, state)) => running.add(reader, state),
+                Some(WorkerCommand::Stop) => return,
+                Some(WorkerCommand::Add(reader, state)) => running.add(reader, state),
                 None => {}
             }
             command = match running.worker.commands.try_recv() {
@@ -97,13 +97,13 @@ impl Worker {
 struct Running {
     worker: Worker,
     chain: Chain,
-    partitions: Vec<Partition>,
+    partitions: Vec<WorkerPartition>,
 }
 
 impl Running {
     fn add(&mut self, mut reader: PartitionReader, state: Arc<PartitionState>) {
         reader.wake(std::thread::current());
-        self.partitions.push(Partition { reader, state, held: None, stopped: false });
+        self.partitions.push(WorkerPartition { reader, state, held: None, stopped: false });
     }
 
     fn nap(&self) {
@@ -118,7 +118,7 @@ impl Running {
     }
 
     /// Gives each partition its turn, and naps if none had anything to do. A command ends it early.
-    fn turn(&mut self) -> Option<Command> {
+    fn turn(&mut self) -> Option<WorkerCommand> {
         let mut busy = false;
         let (mut records, mut bytes) = (BUDGET_RECORDS, 0);
         // Another one is first each time: the budget may not suffice for all.
@@ -169,7 +169,7 @@ enum Step {
     Fatal(String),
 }
 
-impl Partition {
+impl WorkerPartition {
     /// Whether nothing is left to do for it: it isn't read any more, and the record that it holds is read again by
     /// its next reader.
     fn is_finished(&self) -> bool {
@@ -311,6 +311,6 @@ fn reject(sink: &Sink, state: &Arc<PartitionState>, input: Arc<InputRecord>, ack
     sink.dead_letter(item, why);
 }
 
-fn rejection(failure: Failure) -> Rejection {
+fn rejection(failure: PluginFailure) -> Rejection {
     Rejection { reason: failure.reason, plugin: Some((failure.plugin, failure.digest.to_string())) }
 }

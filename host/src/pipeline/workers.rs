@@ -5,16 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Failure, RunError, failed, lock};
+use super::{HostFailure, RunError, failed, lock};
 use crate::chain::SharedChain;
 use crate::flow::Budget;
-use crate::pipeline::worker::{Command, Worker};
+use crate::pipeline::worker::{Worker, WorkerCommand};
 use crate::sink::Sink;
 
 pub(super) struct Workers(Vec<Handle>);
 
 struct Handle {
-    commands: Sender<Command>,
+    commands: Sender<WorkerCommand>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -24,7 +24,7 @@ impl Workers {
         chain: &Arc<SharedChain>,
         sink: &Sink,
         budget: &Arc<Budget>,
-        failure: &Failure,
+        failure: &HostFailure,
     ) -> Result<Self, RunError> {
         let mut workers = Vec::new();
         for index in 0..number.max(1) {
@@ -47,7 +47,7 @@ impl Workers {
     }
 
     /// `false`: there is no such worker, or it is gone.
-    pub fn send(&self, worker: usize, command: Command) -> bool {
+    pub fn send(&self, worker: usize, command: WorkerCommand) -> bool {
         self.0.get(worker).is_some_and(|handle| handle.send(command))
     }
 
@@ -71,7 +71,7 @@ impl Workers {
     pub fn join(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         for handle in &self.0 {
-            handle.send(Command::Stop);
+            handle.send(WorkerCommand::Stop);
         }
         let mut well = true;
         for (index, handle) in self.0.iter().enumerate() {
@@ -91,7 +91,7 @@ impl Workers {
 }
 
 impl Handle {
-    fn send(&self, command: Command) -> bool {
+    fn send(&self, command: WorkerCommand) -> bool {
         let sent = self.commands.send(command).is_ok();
         self.wake();
         sent

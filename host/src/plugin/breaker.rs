@@ -20,7 +20,7 @@ pub(crate) enum Admission {
 }
 
 pub(crate) struct Breaker {
-    config: Option<config::Breaker>,
+    config: Option<config::BreakerConfig>,
     /// `name@digest`, for the log.
     mark: String,
     /// Failed calls in a row.
@@ -31,7 +31,7 @@ pub(crate) struct Breaker {
 }
 
 impl Breaker {
-    pub fn new(config: Option<config::Breaker>, mark: String) -> Self {
+    pub fn new(config: Option<config::BreakerConfig>, mark: String) -> Self {
         let (failures, open) = (AtomicU32::new(0), AtomicBool::new(false));
         Self { config, mark, failures, open, trial_at: Mutex::new(None) }
     }
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn it_opens_after_failures_in_a_row_and_closes_after_a_trial() {
-        let config = config::Breaker { failures: 3, then: WhileOpen::Skip, pause: PAUSE };
+        let config = config::BreakerConfig { failures: 3, then: WhileOpen::Skip, pause: PAUSE };
         let breaker = Breaker::new(Some(config), "a@b".into());
         let start = Instant::now();
         let at = |seconds: u64| move || start + Duration::from_secs(seconds);

@@ -10,7 +10,7 @@ use wasmtime::{Config, Engine, Store};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-use super::error::Problem;
+use super::error::LoadProblem;
 use super::host_functions::link_as;
 use super::state::{Setting, State};
 use super::{Runtime, passthrough};
@@ -52,7 +52,7 @@ fn newer_guest() -> Vec<u8> {
 
 /// The host's side of an instance, as one of the passthrough has it.
 fn state() -> State {
-    let plugin = config::Plugin::new("guest", config::PluginSource::Builtin);
+    let plugin = config::PluginConfig::new("guest", config::PluginSource::Builtin);
     let loaded = Runtime::new().unwrap().load(&plugin).unwrap();
     let code = &loaded.code;
     let setting = Setting {
@@ -107,8 +107,8 @@ fn a_guest_that_needs_the_new_function_runs_there_and_is_refused_here_by_its_nam
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("newer.wasm");
     std::fs::write(&file, &guest).unwrap();
-    let plugin = config::Plugin::new("newer", config::PluginSource::File(file));
+    let plugin = config::PluginConfig::new("newer", config::PluginSource::File(file));
     let error = Runtime::new().unwrap().load(&plugin).unwrap_err();
-    assert!(matches!(error.problem, Problem::UnknownImports(_)), "{error}");
+    assert!(matches!(error.problem, LoadProblem::UnknownImports(_)), "{error}");
     assert!(error.to_string().contains("reduct-sink:transform/host@0.1.1#bucket"), "{error}");
 }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use wasmtime::component::Component;
 
-use super::engine::{self, Kind, Platforms};
-use super::error::Problem;
+use super::engine::{self, EngineKind, Platforms};
+use super::error::LoadProblem;
 
 /// The command of this program that compiles: see [`compile_as_child`].
 pub const CHILD_COMMAND: &str = "compile-component";
@@ -45,7 +45,7 @@ pub(super) enum Compiler {
 
 /// A compiled component, and its machine code where it is at hand.
 pub(super) struct Compiled {
-    pub kind: Kind,
+    pub kind: EngineKind,
     pub component: Component,
     pub code: Option<Vec<u8>>,
 }
@@ -57,13 +57,13 @@ impl Compiler {
         Ok(Self::Here(pool.start_handler(|_| be_nice()).build()?))
     }
 
-    pub fn compile(&self, component: &[u8], platforms: &Platforms) -> Result<Compiled, Problem> {
+    pub fn compile(&self, component: &[u8], platforms: &Platforms) -> Result<Compiled, LoadProblem> {
         match self {
             Self::Here(pool) => {
-                let kind = Kind::of(component)?;
+                let kind = EngineKind::of(component)?;
                 let engine = &platforms.of(kind).engine;
                 let compiled = pool.install(|| Component::from_binary(engine, component));
-                let component = compiled.map_err(|error| Problem::of_compiling(&format!("{error:#}")))?;
+                let component = compiled.map_err(|error| LoadProblem::of_compiling(&format!("{error:#}")))?;
                 Ok(Compiled { kind, component, code: None })
             }
             Self::Child(limits) => {
@@ -71,7 +71,7 @@ impl Compiler {
                 // SAFETY: these bytes come from `Engine::precompile_component` in a process of this same program, which
                 // was given the component's bytes and nothing else.
                 let compiled = unsafe { Component::deserialize(&platforms.of(kind).engine, &code) };
-                let component = compiled.map_err(|error| Problem::Compile(format!("{error:#}")))?;
+                let component = compiled.map_err(|error| LoadProblem::Compile(format!("{error:#}")))?;
                 Ok(Compiled { kind, component, code: Some(code) })
             }
         }
@@ -85,7 +85,7 @@ fn be_nice() {
 }
 
 /// The machine code, and the engine that it is for.
-fn compile_in_child(component: &[u8], limits: &CompileLimits) -> Result<(Kind, Vec<u8>), Problem> {
+fn compile_in_child(component: &[u8], limits: &CompileLimits) -> Result<(EngineKind, Vec<u8>), LoadProblem> {
     let seconds = limits.time.as_secs().max(1);
     let mut child = Command::new("/proc/self/exe")
         .args([CHILD_COMMAND, &limits.memory_bytes.to_string(), &seconds.to_string()])
@@ -94,7 +94,7 @@ fn compile_in_child(component: &[u8], limits: &CompileLimits) -> Result<(Kind, V
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| Problem::Host(format!("the process that compiles it can't be started: {error}")))?;
+        .map_err(|error| LoadProblem::Host(format!("the process that compiles it can't be started: {error}")))?;
     let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (status, output, errors) = thread::scope(|scope| {
         // A child that ends early closes the pipe: its exit status says why.
@@ -105,27 +105,27 @@ fn compile_in_child(component: &[u8], limits: &CompileLimits) -> Result<(Kind, V
         let _ = writing.join();
         (status, reading.join().unwrap_or_default(), errors.join().unwrap_or_default())
     });
-    let status = status.map_err(|error| Problem::Host(format!("the process that compiles it is lost: {error}")))?;
+    let status = status.map_err(|error| LoadProblem::Host(format!("the process that compiles it is lost: {error}")))?;
     let errors = String::from_utf8_lossy(&errors);
     if !status.success() {
         return Err(failure(status, &errors, limits));
     }
     match output.split_first() {
-        Some((b'p', code)) => Ok((Kind::Plain, code.to_vec())),
-        Some((b'c', code)) => Ok((Kind::Concurrent, code.to_vec())),
-        _ => Err(Problem::Host("the process that compiles it gave no answer".into())),
+        Some((b'p', code)) => Ok((EngineKind::Plain, code.to_vec())),
+        Some((b'c', code)) => Ok((EngineKind::Concurrent, code.to_vec())),
+        _ => Err(LoadProblem::Host("the process that compiles it gave no answer".into())),
     }
 }
 
-fn failure(status: ExitStatus, errors: &str, limits: &CompileLimits) -> Problem {
+fn failure(status: ExitStatus, errors: &str, limits: &CompileLimits) -> LoadProblem {
     let CompileLimits { memory_bytes, time } = limits;
     match status.signal() {
         Some(libc::SIGXCPU | libc::SIGKILL) => {
-            Problem::TooCostly(format!("it wasn't done after {time:?} of processor time"))
+            LoadProblem::TooCostly(format!("it wasn't done after {time:?} of processor time"))
         }
-        Some(_) => Problem::TooCostly(format!("it needs more than {} MB of memory", memory_bytes / 1_000_000)),
-        None if status.code() == Some(1) => Problem::of_compiling(errors),
-        None => Problem::Host(format!("the process that compiles it ended with {status}: {}", errors.trim())),
+        Some(_) => LoadProblem::TooCostly(format!("it needs more than {} MB of memory", memory_bytes / 1_000_000)),
+        None if status.code() == Some(1) => LoadProblem::of_compiling(errors),
+        None => LoadProblem::Host(format!("the process that compiles it ended with {status}: {}", errors.trim())),
     }
 }
 
@@ -159,14 +159,14 @@ pub fn compile_as_child(limits: CompileLimits) -> Result<(), String> {
     limit_self(limits).map_err(|error| format!("its limits can't be set: {error}"))?;
     let mut component = Vec::new();
     io::stdin().lock().read_to_end(&mut component).map_err(|error| error.to_string())?;
-    let kind = Kind::of(&component).map_err(|problem| problem.to_string())?;
+    let kind = EngineKind::of(&component).map_err(|problem| problem.to_string())?;
     let engine = engine::engine(kind).map_err(|error| format!("{error:#}"))?;
     let threads = thread::available_parallelism().map_or(1, usize::from).min(CHILD_THREADS);
     let pool = ThreadPoolBuilder::new().num_threads(threads).build().map_err(|error| error.to_string())?;
     let code = pool.install(|| engine.precompile_component(&component)).map_err(|error| format!("{error:#}"))?;
     let mark = match kind {
-        Kind::Plain => b"p",
-        Kind::Concurrent => b"c",
+        EngineKind::Plain => b"p",
+        EngineKind::Concurrent => b"c",
     };
     let mut output = io::stdout().lock();
     output.write_all(mark).and_then(|()| output.write_all(&code)).map_err(|error| error.to_string())

@@ -24,7 +24,7 @@ pub struct Counts {
 /// One worker's counters of one version. Only that worker writes them.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(crate) struct Counters {
+pub(crate) struct PluginCounters {
     kept: AtomicU64,
     dropped: AtomicU64,
     changed: AtomicU64,
@@ -33,7 +33,7 @@ pub(crate) struct Counters {
     retried: AtomicU64,
 }
 
-impl Counters {
+impl PluginCounters {
     pub fn kept(&self) {
         increment(&self.kept);
     }
@@ -61,12 +61,12 @@ pub(crate) fn increment(counter: &AtomicU64) {
 
 /// All workers' counters of one version.
 #[derive(Debug, Default)]
-pub(crate) struct CounterSet(Mutex<Vec<Arc<Counters>>>);
+pub(crate) struct CounterSet(Mutex<Vec<Arc<PluginCounters>>>);
 
 impl CounterSet {
     /// Counters for one more worker.
-    pub fn join(&self) -> Arc<Counters> {
-        let counters = Arc::new(Counters::default());
+    pub fn join(&self) -> Arc<PluginCounters> {
+        let counters = Arc::new(PluginCounters::default());
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(counters.clone());
         counters
     }

@@ -14,7 +14,7 @@ use wasmtime::{Config, Engine, EngineWeak};
 
 use super::bindings::TransformPre;
 use super::digest::Digest;
-use super::error::Problem;
+use super::error::LoadProblem;
 use super::host_functions;
 use super::state::State;
 use super::wasi;
@@ -24,19 +24,19 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// Which engine a component needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum EngineKind {
     /// The faster one: three times on an empty call. It refuses components that use the component model's async.
     Plain,
     /// Runs every component.
     Concurrent,
 }
 
-impl Kind {
+impl EngineKind {
     pub const ALL: [Self; 2] = [Self::Plain, Self::Concurrent];
 
     /// The engine that this component needs. A component that no engine takes is refused here, before anything is
     /// compiled.
-    pub fn of(component: &[u8]) -> Result<Self, Problem> {
+    pub fn of(component: &[u8]) -> Result<Self, LoadProblem> {
         let validate = |features| Validator::new_with_features(features).validate_all(component);
         let all = WasmFeatures::default();
         if validate(all.difference(WasmFeatures::CM_ASYNC)).is_ok() {
@@ -44,7 +44,7 @@ impl Kind {
         }
         match validate(all) {
             Ok(_) => Ok(Self::Concurrent),
-            Err(error) => Err(Problem::of_compiling(&error.to_string())),
+            Err(error) => Err(LoadProblem::of_compiling(&error.to_string())),
         }
     }
 
@@ -74,32 +74,33 @@ pub(super) struct Platforms {
 
 impl Platforms {
     pub fn new() -> wasmtime::Result<Self> {
-        let platforms = Self { plain: Platform::new(Kind::Plain)?, concurrent: Platform::new(Kind::Concurrent)? };
+        let platforms =
+            Self { plain: Platform::new(EngineKind::Plain)?, concurrent: Platform::new(EngineKind::Concurrent)? };
         let engines = [platforms.plain.engine.weak(), platforms.concurrent.engine.weak()];
         thread::Builder::new().name("plugin-ticker".into()).spawn(move || tick(&engines))?;
         Ok(platforms)
     }
 
-    pub fn of(&self, kind: Kind) -> &Platform {
+    pub fn of(&self, kind: EngineKind) -> &Platform {
         match kind {
-            Kind::Plain => &self.plain,
-            Kind::Concurrent => &self.concurrent,
+            EngineKind::Plain => &self.plain,
+            EngineKind::Concurrent => &self.concurrent,
         }
     }
 }
 
 /// The engine itself, without what plugins import: enough to compile.
-pub(super) fn engine(kind: Kind) -> wasmtime::Result<Engine> {
+pub(super) fn engine(kind: EngineKind) -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     config.epoch_interruption(true);
-    config.concurrency_support(kind == Kind::Concurrent);
+    config.concurrency_support(kind == EngineKind::Concurrent);
     // A stack would cost ten times as much as the trap itself, and has names only for the plugin's author.
     config.wasm_backtrace_max_frames(None);
     Engine::new(&config)
 }
 
 impl Platform {
-    fn new(kind: Kind) -> wasmtime::Result<Self> {
+    fn new(kind: EngineKind) -> wasmtime::Result<Self> {
         let engine = engine(kind)?;
         let mut linker = Linker::new(&engine);
         wasi::link(&mut linker)?;
@@ -120,33 +121,33 @@ impl Platform {
 
     /// Checks the component against the contract and prepares its instances. `http`: it has a grant for
     /// HTTP.
-    pub fn prepare(&self, component: &Component, http: bool) -> Result<TransformPre<State>, Problem> {
+    pub fn prepare(&self, component: &Component, http: bool) -> Result<TransformPre<State>, LoadProblem> {
         self.check_exports(component)?;
         self.check_imports(component)?;
-        let wrong_shape = |error: wasmtime::Error| Problem::WrongShape(format!("{error:#}"));
+        let wrong_shape = |error: wasmtime::Error| LoadProblem::WrongShape(format!("{error:#}"));
         let linker = if http { &self.linker_with_http } else { &self.linker };
         let pre = linker.instantiate_pre(component).map_err(wrong_shape)?;
         TransformPre::new(pre).map_err(wrong_shape)
     }
 
-    fn check_exports(&self, component: &Component) -> Result<(), Problem> {
+    fn check_exports(&self, component: &Component) -> Result<(), LoadProblem> {
         let ty = component.component_type();
         let exports: Vec<String> = ty.exports(&self.engine).map(|(name, _)| name.to_owned()).collect();
         match exports.iter().find_map(|name| name.strip_prefix("reduct-sink:transform/transformer")) {
             Some(version) if version.starts_with("@0.1.") => Ok(()),
-            Some(version) => Err(Problem::OtherVersion { asks: format!("reduct-sink:transform{version}") }),
-            None => Err(Problem::WrongWorld { exports }),
+            Some(version) => Err(LoadProblem::OtherVersion { asks: format!("reduct-sink:transform{version}") }),
+            None => Err(LoadProblem::WrongWorld { exports }),
         }
     }
 
-    fn check_imports(&self, component: &Component) -> Result<(), Problem> {
+    fn check_imports(&self, component: &Component) -> Result<(), LoadProblem> {
         let ty = component.component_type();
         let mut unknown = Vec::new();
         for (name, import) in ty.imports(&self.engine) {
             match (name.strip_prefix("reduct-sink:transform/"), import.ty) {
                 (Some(own), _) if !own.contains("@0.1.") => {
                     let version = own.split_once('@').map_or(String::new(), |(_, version)| format!("@{version}"));
-                    return Err(Problem::OtherVersion { asks: format!("reduct-sink:transform{version}") });
+                    return Err(LoadProblem::OtherVersion { asks: format!("reduct-sink:transform{version}") });
                 }
                 (Some(own), _) if own.starts_with("types@") => {}
                 (Some(own), ComponentItem::ComponentInstance(instance)) if own.starts_with("host@") => {
@@ -159,7 +160,7 @@ impl Platform {
                 _ => unknown.push(name.to_owned()),
             }
         }
-        if unknown.is_empty() { Ok(()) } else { Err(Problem::UnknownImports(unknown)) }
+        if unknown.is_empty() { Ok(()) } else { Err(LoadProblem::UnknownImports(unknown)) }
     }
 }
 

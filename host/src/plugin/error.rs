@@ -13,11 +13,11 @@ pub struct LoadError {
     pub plugin: String,
     /// As configured; `builtin` for the passthrough inside the binary.
     pub file: String,
-    pub problem: Problem,
+    pub problem: LoadProblem,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum Problem {
+pub enum LoadProblem {
     #[error("isn't there")]
     NotFound,
     #[error("can't be read: {0}")]
@@ -64,7 +64,7 @@ pub enum Problem {
     Host(String),
 }
 
-impl Problem {
+impl LoadProblem {
     /// From what the compiler says.
     pub(super) fn of_compiling(text: &str) -> Self {
         // The parser's messages may have line breaks.

@@ -19,15 +19,15 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct FailureLog {
     plugin: Arc<str>,
     version: String,
-    seen: Mutex<Seen>,
+    seen: Mutex<SeenFailures>,
 }
 
-struct Seen {
-    kinds: Vec<Kind>,
+struct SeenFailures {
+    kinds: Vec<FailureKind>,
     reported: Instant,
 }
 
-struct Kind {
+struct FailureKind {
     name: String,
     /// Failures that weren't logged yet.
     count: u64,
@@ -36,7 +36,7 @@ struct Kind {
 
 impl FailureLog {
     pub fn new(plugin: Arc<str>, version: String) -> Self {
-        Self { plugin, version, seen: Mutex::new(Seen { kinds: Vec::new(), reported: Instant::now() }) }
+        Self { plugin, version, seen: Mutex::new(SeenFailures { kinds: Vec::new(), reported: Instant::now() }) }
     }
 
     pub fn report(&self, record: &InputRecord, policy: FailurePolicy, reason: &str, now: Instant) {
@@ -60,7 +60,7 @@ impl FailureLog {
         self.report_counts(&mut self.lock());
     }
 
-    fn report_counts(&self, seen: &mut Seen) {
+    fn report_counts(&self, seen: &mut SeenFailures) {
         let (plugin, version) = (&self.plugin, &self.version);
         for kind in seen.kinds.iter_mut().filter(|kind| kind.count > 0) {
             let (records, last_reason) = (std::mem::take(&mut kind.count), &kind.last);
@@ -68,12 +68,12 @@ impl FailureLog {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seen> {
+    fn lock(&self) -> MutexGuard<'_, SeenFailures> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Seen {
+impl SeenFailures {
     fn is_new_kind(&self, name: &str) -> bool {
         self.kinds.len() < KINDS && !self.kinds.iter().any(|kind| kind.name == name)
     }
@@ -82,7 +82,7 @@ impl Seen {
     fn count(&mut self, reason: &str) -> bool {
         let name: String = reason.chars().filter(|c| !c.is_ascii_digit()).take(KIND_CHARACTERS).collect();
         if self.is_new_kind(&name) {
-            self.kinds.push(Kind { name, count: 0, last: String::new() });
+            self.kinds.push(FailureKind { name, count: 0, last: String::new() });
             return true;
         }
         let known = self.kinds.iter().position(|kind| kind.name == name);
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_first_of_each_kind_is_new_and_the_others_are_counted() {
-        let mut seen = Seen { kinds: Vec::new(), reported: Instant::now() };
+        let mut seen = SeenFailures { kinds: Vec::new(), reported: Instant::now() };
         assert!(seen.count("frame 17 is broken"));
         assert!(!seen.count("frame 18 is broken"));
         assert!(seen.count("no header camera"));

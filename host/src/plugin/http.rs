@@ -14,7 +14,7 @@ use super::log::{Denied, PluginLog};
 use crate::config::Grants;
 
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
-type Answer = Result<(http::Response<WasiBody>, Io), Error>;
+type HttpAnswer = Result<(http::Response<WasiBody>, Io), Error>;
 
 pub(super) struct Gate {
     grants: Arc<Grants>,
@@ -46,7 +46,7 @@ impl WasiHttpHooks for Gate {
         request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
         _sent: Io,
-    ) -> Box<dyn Future<Output = Answer> + Send> {
+    ) -> Box<dyn Future<Output = HttpAnswer> + Send> {
         let Some(target) = target(request.uri()) else { return Box::new(async { Err(Error::HttpRequestUriInvalid) }) };
         if !self.grants.http.contains(&target) {
             self.log.denied(Denied::Http(&target), "the request was refused");

@@ -14,7 +14,7 @@ use super::bindings::Transform;
 use super::bindings::reduct_sink::transform::types::Failure;
 use super::contract::START_TIMEOUT;
 use super::engine::ticks;
-use super::error::Problem;
+use super::error::LoadProblem;
 use super::loaded::{Code, LoadedPlugin};
 use super::memory::MAX_HANDLES;
 use super::message::RecordView;
@@ -62,7 +62,7 @@ impl Trouble {
 
 impl Instance {
     /// Starts an instance and configures it.
-    pub fn start(plugin: &LoadedPlugin) -> Result<Self, Problem> {
+    pub fn start(plugin: &LoadedPlugin) -> Result<Self, LoadProblem> {
         let code = plugin.code.clone();
         let setting = Setting {
             memory_bytes: code.memory_bytes,
@@ -72,22 +72,22 @@ impl Instance {
             labels: &code.labels,
             time_limit: START_TIMEOUT,
         };
-        let mut store = store(&code, State::new(&setting).map_err(Problem::Grant)?);
+        let mut store = store(&code, State::new(&setting).map_err(LoadProblem::Grant)?);
         store.set_epoch_deadline(ticks(START_TIMEOUT));
         let deadline = Instant::now() + START_TIMEOUT;
         let calls = &code.host_calls;
         let transform = match calls.run(deadline, code.pre.instantiate_async(&mut store)) {
             Some(Ok(transform)) => transform,
             Some(Err(error)) => return Err(start_problem(&error, &store)),
-            None => return Err(Problem::StartTimedOut),
+            None => return Err(LoadProblem::StartTimedOut),
         };
         let transformer = transform.reduct_sink_transform_transformer();
         match calls.run(deadline, transformer.call_configure(&mut store, &code.config)) {
             Some(Ok(Ok(()))) => {}
-            Some(Ok(Err(refusal))) => return Err(Problem::ConfigureRefused(one_line(&refusal, REASON_BYTES))),
-            Some(Err(error)) if is_timeout(&error) => return Err(Problem::StartTimedOut),
-            Some(Err(error)) => return Err(Problem::ConfigureTrapped(reason(&error, &store, START_TIMEOUT))),
-            None => return Err(Problem::StartTimedOut),
+            Some(Ok(Err(refusal))) => return Err(LoadProblem::ConfigureRefused(one_line(&refusal, REASON_BYTES))),
+            Some(Err(error)) if is_timeout(&error) => return Err(LoadProblem::StartTimedOut),
+            Some(Err(error)) => return Err(LoadProblem::ConfigureTrapped(reason(&error, &store, START_TIMEOUT))),
+            None => return Err(LoadProblem::StartTimedOut),
         }
         let state = store.data_mut();
         state.write_printout();
@@ -183,15 +183,15 @@ fn store(code: &Code, state: State) -> Store<State> {
     store
 }
 
-fn start_problem(error: &wasmtime::Error, store: &Store<State>) -> Problem {
+fn start_problem(error: &wasmtime::Error, store: &Store<State>) -> LoadProblem {
     if is_timeout(error) {
-        Problem::StartTimedOut
+        LoadProblem::StartTimedOut
     } else if error.downcast_ref::<Trap>().is_some() {
-        Problem::StartTrapped(reason(error, store, START_TIMEOUT))
+        LoadProblem::StartTrapped(reason(error, store, START_TIMEOUT))
     } else if store.data().memory.refused {
-        Problem::Host(reason(error, store, START_TIMEOUT))
+        LoadProblem::Host(reason(error, store, START_TIMEOUT))
     } else {
-        Problem::WrongShape(reason(error, store, START_TIMEOUT))
+        LoadProblem::WrongShape(reason(error, store, START_TIMEOUT))
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::bindings::TransformPre;
 use super::breaker::Breaker;
 use super::config_version::ConfigVersion;
-use super::counters::{CounterSet, Counters, Counts};
+use super::counters::{CounterSet, Counts, PluginCounters};
 use super::digest::Digest;
 use super::failure_log::FailureLog;
 use super::host_calls::HostCalls;
@@ -81,7 +81,7 @@ impl LoadedPlugin {
     }
 
     /// Counters for one more worker.
-    pub(crate) fn counters(&self) -> Arc<Counters> {
+    pub(crate) fn counters(&self) -> Arc<PluginCounters> {
         self.code.counters.join()
     }
 

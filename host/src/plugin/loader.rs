@@ -20,8 +20,8 @@ use super::compiler::{CompileLimits, Compiled, Compiler};
 use super::config_version::ConfigVersion;
 use super::counters::CounterSet;
 use super::digest::Digest;
-use super::engine::{Kind, Platforms};
-use super::error::{LoadError, Problem};
+use super::engine::{EngineKind, Platforms};
+use super::error::{LoadError, LoadProblem};
 use super::failure_log::FailureLog;
 use super::host_calls::HostCalls;
 use super::instance::Instance;
@@ -30,7 +30,7 @@ use super::log::PluginLog;
 use super::own_files;
 use super::signature;
 use super::state::State;
-use crate::config::{CacheFolder, Config, Plugin, PluginSource};
+use crate::config::{CacheFolder, Config, PluginConfig, PluginSource};
 use crate::record::labels::LabelRules;
 
 /// Compiles and runs plugins. One serves the whole process.
@@ -88,36 +88,36 @@ impl Runtime {
     ///
     /// It may be called from any thread: the instance is started on one of its own, because starting blocks, which the
     /// threads of an asynchronous runtime must not.
-    pub fn load(&self, plugin: &Plugin) -> Result<LoadedPlugin, LoadError> {
+    pub fn load(&self, plugin: &PluginConfig) -> Result<LoadedPlugin, LoadError> {
         thread::scope(|scope| {
             let loading =
                 thread::Builder::new().name("plugin-load".into()).spawn_scoped(scope, || self.prepare(plugin));
             match loading.map(thread::ScopedJoinHandle::join) {
                 Ok(Ok(loaded)) => loaded,
-                Ok(Err(_)) => Err(Problem::Host("the thread that loaded it panicked".into())),
-                Err(error) => Err(Problem::Host(format!("no thread to load it: {error}"))),
+                Ok(Err(_)) => Err(LoadProblem::Host("the thread that loaded it panicked".into())),
+                Err(error) => Err(LoadProblem::Host(format!("no thread to load it: {error}"))),
             }
         })
         .map_err(|problem| LoadError { plugin: plugin.name.clone(), file: file_name(plugin), problem })
     }
 
     /// Compiles a component and puts it into the cache, unless it is there. Returns whether it was.
-    pub fn compile_ahead(&self, component: &[u8]) -> Result<bool, Problem> {
+    pub fn compile_ahead(&self, component: &[u8]) -> Result<bool, LoadProblem> {
         self.compile(component, Digest::of(component), false).map(|(_, from_cache)| from_cache)
     }
 
-    fn prepare(&self, plugin: &Plugin) -> Result<LoadedPlugin, Problem> {
+    fn prepare(&self, plugin: &PluginConfig) -> Result<LoadedPlugin, LoadProblem> {
         let bytes = read(plugin)?;
         let digest = Digest::of(&bytes);
         if let Some(pinned) = plugin.sha256.as_ref().filter(|pinned| **pinned != digest.to_string()) {
-            return Err(Problem::OtherDigest { found: digest, pinned: pinned.clone() });
+            return Err(LoadProblem::OtherDigest { found: digest, pinned: pinned.clone() });
         }
         if let (PluginSource::File(file), false) = (&plugin.source, plugin.signed_by.is_empty()) {
-            let signed = signature::verify(&bytes, file, &plugin.signed_by).map_err(Problem::Signature)?;
+            let signed = signature::verify(&bytes, file, &plugin.signed_by).map_err(LoadProblem::Signature)?;
             tracing::info!(plugin = plugin.name, digest = digest.short(), "{signed}");
         }
         if let Some(problem) = own_files::exposed(&plugin.grants, self.cache.as_ref().map(Cache::folder)) {
-            return Err(Problem::Grant(problem));
+            return Err(LoadProblem::Grant(problem));
         }
         let name: Arc<str> = plugin.name.as_str().into();
         let started = Instant::now();
@@ -148,9 +148,9 @@ impl Runtime {
         Ok(loaded)
     }
 
-    fn compile(&self, bytes: &[u8], digest: Digest, http: bool) -> Result<(TransformPre<State>, bool), Problem> {
+    fn compile(&self, bytes: &[u8], digest: Digest, http: bool) -> Result<(TransformPre<State>, bool), LoadProblem> {
         check_first_bytes(bytes)?;
-        let cached = Kind::ALL.into_iter().find_map(|kind| Some((kind, self.cached(kind, digest)?)));
+        let cached = EngineKind::ALL.into_iter().find_map(|kind| Some((kind, self.cached(kind, digest)?)));
         if let Some((kind, component)) = cached {
             return Ok((self.platforms.of(kind).prepare(&component, http)?, true));
         }
@@ -161,7 +161,7 @@ impl Runtime {
     }
 
     /// What the cache has for this engine. A damaged entry is reported, and will be replaced.
-    fn cached(&self, kind: Kind, digest: Digest) -> Option<Component> {
+    fn cached(&self, kind: EngineKind, digest: Digest) -> Option<Component> {
         let (cache, platform) = (self.cache.as_ref()?, self.platforms.of(kind));
         let name = platform.entry(digest);
         let code = match cache.get(&name) {
@@ -200,7 +200,7 @@ impl Runtime {
     }
 }
 
-fn file_name(plugin: &Plugin) -> String {
+fn file_name(plugin: &PluginConfig) -> String {
     match &plugin.source {
         PluginSource::Builtin => "builtin".into(),
         // In full: a relative path would leave open where it begins.
@@ -209,44 +209,44 @@ fn file_name(plugin: &Plugin) -> String {
 }
 
 /// The component's bytes, no more than the plugin's file may have.
-pub(crate) fn read(plugin: &Plugin) -> Result<Vec<u8>, Problem> {
+pub(crate) fn read(plugin: &PluginConfig) -> Result<Vec<u8>, LoadProblem> {
     let path = match &plugin.source {
         PluginSource::Builtin => return Ok(passthrough().to_vec()),
         PluginSource::File(path) => path,
     };
     let problem = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Problem::NotFound,
-        _ => Problem::Unreadable(error),
+        io::ErrorKind::NotFound => LoadProblem::NotFound,
+        _ => LoadProblem::Unreadable(error),
     };
     // Reading a pipe or a device might never end.
     if !fs::metadata(path).map_err(problem)?.is_file() {
-        return Err(Problem::Unreadable(io::Error::other("not a regular file")));
+        return Err(LoadProblem::Unreadable(io::Error::other("not a regular file")));
     }
     let file = fs::File::open(path).map_err(problem)?;
     let (found, most) = (file.metadata().map_err(problem)?.len(), plugin.limits.file_bytes);
     let mut bytes = Vec::new();
     // It may grow while it is read.
     file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(problem)?;
-    if bytes.len() as u64 > most { Err(Problem::TooLarge { found, most }) } else { Ok(bytes) }
+    if bytes.len() as u64 > most { Err(LoadProblem::TooLarge { found, most }) } else { Ok(bytes) }
 }
 
 /// What the first bytes say: a better message than the compiler has.
-fn check_first_bytes(bytes: &[u8]) -> Result<(), Problem> {
+fn check_first_bytes(bytes: &[u8]) -> Result<(), LoadProblem> {
     match bytes {
-        [] => Err(Problem::Empty),
-        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(Problem::CoreModule),
+        [] => Err(LoadProblem::Empty),
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(LoadProblem::CoreModule),
         [0, b'a', b's', b'm', _, _, _, _, ..] => Ok(()),
         short if b"\0asm".starts_with(short) || short.starts_with(b"\0asm") => {
-            Err(Problem::Truncated(format!("{} bytes", short.len())))
+            Err(LoadProblem::Truncated(format!("{} bytes", short.len())))
         }
         other => {
             let start = other.get(..other.len().min(64)).unwrap_or_default();
             let text = std::str::from_utf8(start).map_or_else(|error| error.error_len().is_none(), |_| true);
             if text && !start.iter().any(|byte| byte.is_ascii_control() && !byte.is_ascii_whitespace()) {
-                return Err(Problem::Text);
+                return Err(LoadProblem::Text);
             }
             let shown: Vec<String> = start.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-            Err(Problem::NotWasm(shown.join(" ")))
+            Err(LoadProblem::NotWasm(shown.join(" ")))
         }
     }
 }

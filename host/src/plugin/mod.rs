@@ -43,13 +43,13 @@ pub use config_version::ConfigVersion;
 pub use contract::CONTRACT;
 pub use counters::Counts;
 pub use digest::Digest;
-pub use error::{LoadError, Problem};
+pub use error::{LoadError, LoadProblem};
 pub use loaded::LoadedPlugin;
 pub use loader::Runtime;
 pub use signature::{SignatureError, SignedBy, claimed_signer, is_public_key, signature_file, verify};
 
 pub(crate) use breaker::{Admission, Breaker};
-pub(crate) use counters::{CounterSet, Counters, increment};
+pub(crate) use counters::{CounterSet, PluginCounters, increment};
 pub(crate) use instance::{Instance, Trouble};
 pub(crate) use loader::read;
 pub(crate) use message::{RecordView, header_keys};

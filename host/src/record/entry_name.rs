@@ -123,10 +123,10 @@ pub fn topic_segment(topic: &str) -> String {
 
 /// How an entry is named after `{name}` (a plugin's choice, or else the topic), `{topic}` and `{partition}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template(Vec<Part>);
+pub struct Template(Vec<TemplatePart>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
+enum TemplatePart {
     Text(String),
     Name,
     Topic,
@@ -146,10 +146,10 @@ pub enum TemplateError {
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|part| match part {
-            Part::Text(text) => f.write_str(text),
-            Part::Name => f.write_str("{name}"),
-            Part::Topic => f.write_str("{topic}"),
-            Part::Partition => f.write_str("{partition}"),
+            TemplatePart::Text(text) => f.write_str(text),
+            TemplatePart::Name => f.write_str("{name}"),
+            TemplatePart::Topic => f.write_str("{topic}"),
+            TemplatePart::Partition => f.write_str("{partition}"),
         })
     }
 }
@@ -161,18 +161,18 @@ impl Template {
         while let Some((before, after)) = rest.split_once('{') {
             let (placeholder, tail) = after.split_once('}').ok_or(TemplateError::Unclosed)?;
             if !before.is_empty() {
-                parts.push(Part::Text(before.into()));
+                parts.push(TemplatePart::Text(before.into()));
             }
             parts.push(match placeholder {
-                "name" => Part::Name,
-                "topic" => Part::Topic,
-                "partition" => Part::Partition,
+                "name" => TemplatePart::Name,
+                "topic" => TemplatePart::Topic,
+                "partition" => TemplatePart::Partition,
                 other => return Err(TemplateError::UnknownPlaceholder(other.into())),
             });
             rest = tail;
         }
         if !rest.is_empty() {
-            parts.push(Part::Text(rest.into()));
+            parts.push(TemplatePart::Text(rest.into()));
         }
         let template = Self(parts);
         // Whatever is put in for the placeholders is legal by itself, so one trial tells for all.
@@ -183,15 +183,15 @@ impl Template {
     /// `/{partition}` behind what there is, unless the topic has but one.
     fn by_partition(mut self, partitions: usize) -> Self {
         if partitions > 1 {
-            self.0.extend([Part::Text("/".into()), Part::Partition]);
+            self.0.extend([TemplatePart::Text("/".into()), TemplatePart::Partition]);
         }
         self
     }
 
     /// Whether records of two partitions can meet in one entry, in a topic with this number of partitions, perhaps one of several.
     pub fn shares_entries(&self, partitions: usize, several_topics: bool) -> bool {
-        let by_partition = partitions <= 1 || self.0.contains(&Part::Partition);
-        let by_topic = !several_topics || self.0.contains(&Part::Topic);
+        let by_partition = partitions <= 1 || self.0.contains(&TemplatePart::Partition);
+        let by_topic = !several_topics || self.0.contains(&TemplatePart::Topic);
         !(by_partition && by_topic)
     }
 
@@ -200,10 +200,10 @@ impl Template {
         let mut entry = String::new();
         for part in &self.0 {
             match part {
-                Part::Text(text) => entry.push_str(text),
-                Part::Name => entry.push_str(name),
-                Part::Topic => entry.push_str(&topic_segment(&source.topic)),
-                Part::Partition => entry.push_str(&source.partition.to_string()),
+                TemplatePart::Text(text) => entry.push_str(text),
+                TemplatePart::Name => entry.push_str(name),
+                TemplatePart::Topic => entry.push_str(&topic_segment(&source.topic)),
+                TemplatePart::Partition => entry.push_str(&source.partition.to_string()),
             }
         }
         EntryName::parse(&entry)
@@ -223,9 +223,9 @@ impl Naming {
     /// What stands when the configuration says nothing keeps every partition's entries apart: the topic, or a plugin's
     /// choice (with the topic behind it if there are several), and `/{partition}` behind it unless there is but one.
     pub fn default_for(partitions: usize, several_topics: bool) -> Self {
-        let name = Template(vec![Part::Name]);
+        let name = Template(vec![TemplatePart::Name]);
         let chosen = match several_topics {
-            true => Template(vec![Part::Name, Part::Text("/".into()), Part::Topic]),
+            true => Template(vec![TemplatePart::Name, TemplatePart::Text("/".into()), TemplatePart::Topic]),
             false => name.clone(),
         };
         Self { derived: name.by_partition(partitions), chosen: chosen.by_partition(partitions) }

@@ -53,17 +53,17 @@ impl fmt::Display for Identity {
 }
 
 /// Where a record stands, whatever the topic's id.
-type Place = (TopicPartition, u64, Option<u32>);
+type OffsetPlace = (TopicPartition, u64, Option<u32>);
 
 /// The values at a place, by the topic's id.
-type Values<V> = SmallVec<[(Option<TopicId>, V); 1]>;
+type ByTopicId<V> = SmallVec<[(Option<TopicId>, V); 1]>;
 
 /// A map keyed by identities as [`Identity::matches`] compares them. A key with the same topic id is preferred to one
 /// without.
 #[derive(Debug, Clone)]
 pub struct IdentityMap<V> {
     /// Nearly always one value a place: two only where a topic was created again and reached the same offset.
-    by_place: HashMap<Place, Values<V>>,
+    by_place: HashMap<OffsetPlace, ByTopicId<V>>,
     len: usize,
 }
 

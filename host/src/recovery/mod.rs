@@ -40,13 +40,13 @@ pub trait Partitions: Send + Sync + 'static {
 /// What is known of the store's start.
 #[derive(Debug)]
 pub struct Recovery {
-    known: Mutex<Known>,
+    known: Mutex<KnownEntry>,
     /// How many offsets the blocks that the store has open may reach back.
     pub block_offsets: u64,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownEntry {
     /// When the store was started; `None`: it never said so.
     start: Option<Started>,
     /// When it was looked at last, in milliseconds since the Unix epoch.
@@ -56,7 +56,7 @@ struct Known {
 impl Recovery {
     /// Knows the store's present start, if the store told it.
     pub fn new(start: Option<Started>, block_offsets: u64) -> Self {
-        Self { known: Mutex::new(Known { start, looked: None }), block_offsets }
+        Self { known: Mutex::new(KnownEntry { start, looked: None }), block_offsets }
     }
 
     /// Sets the begin of a partition back if the store has restarted since the offset was committed. Answers with the
@@ -163,7 +163,7 @@ impl Recovery {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownEntry> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

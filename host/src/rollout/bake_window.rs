@@ -4,7 +4,7 @@ use crate::chain::PluginVersion;
 use crate::config::{Trial, Watch};
 
 use super::report::Watched;
-use super::shadow_trial::Comparison;
+use super::shadow_trial::TrialComparison;
 
 /// Shares of fewer records than this say little, so at least this many are assumed: a bound of 0.5 % allows 5 failures
 /// from the first record on.
@@ -16,14 +16,14 @@ const FAST_US: f64 = 100.0;
 
 /// Failures and latency of a version up to a moment.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Record {
+pub(super) struct VersionStats {
     pub records: u64,
     pub failed: u64,
     pub measured: u64,
     pub p50_us: f64,
 }
 
-impl Record {
+impl VersionStats {
     /// A `retry` counts as a failure.
     pub fn of(version: &PluginVersion) -> Self {
         let counts = version.counts;
@@ -38,7 +38,7 @@ impl Record {
 }
 
 /// What a version did since it took over, compared with the previous one.
-pub(super) fn watched(before: Record, at_take_over: Record, now: Record, seconds: f64) -> Watched {
+pub(super) fn watched(before: VersionStats, at_take_over: VersionStats, now: VersionStats, seconds: f64) -> Watched {
     Watched {
         records: now.records.saturating_sub(at_take_over.records),
         failed: now.failed.saturating_sub(at_take_over.failed),
@@ -50,13 +50,13 @@ pub(super) fn watched(before: Record, at_take_over: Record, now: Record, seconds
 }
 
 /// Why the version has to be rolled back, if it has to.
-pub(super) fn past_watch(bounds: &Watch, before: Record, now: Record, watched: &Watched) -> Option<String> {
+pub(super) fn past_watch(bounds: &Watch, before: VersionStats, now: VersionStats, watched: &Watched) -> Option<String> {
     failures(watched.failed, watched.records, before.share(), bounds.max_failures.0)
         .or_else(|| slowness((now.measured, now.p50_us), (before.measured, before.p50_us), bounds.max_slowdown))
 }
 
 /// Why the candidate must not take over, if it must not.
-pub(super) fn past_trial(bounds: &Trial, found: &Comparison) -> Option<String> {
+pub(super) fn past_trial(bounds: &Trial, found: &TrialComparison) -> Option<String> {
     let share = found.failed_present as f64 / found.records.max(1) as f64;
     let (candidate, present) = (found.latency, found.latency_present);
     failures(found.failed, found.records, share, bounds.max_failures.0).or_else(|| {
@@ -86,12 +86,12 @@ fn slowness(now: (u64, f64), before: (u64, f64), times: u64) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn done(records: u64, failed: u64) -> Record {
-        Record { records, failed, measured: 100, p50_us: 5.0 }
+    fn done(records: u64, failed: u64) -> VersionStats {
+        VersionStats { records, failed, measured: 100, p50_us: 5.0 }
     }
 
-    fn verdict(before: Record, now: Record) -> Option<String> {
-        let watched = watched(before, Record::default(), now, 1.0);
+    fn verdict(before: VersionStats, now: VersionStats) -> Option<String> {
+        let watched = watched(before, VersionStats::default(), now, 1.0);
         past_watch(&Watch::default(), before, now, &watched)
     }
 
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn slowness_is_a_matter_of_proportion_and_of_enough_calls() {
-        let slow = |p50_us, measured| Record { p50_us, measured, ..done(1000, 0) };
+        let slow = |p50_us, measured| VersionStats { p50_us, measured, ..done(1000, 0) };
         assert_eq!(verdict(slow(5.0, 100), slow(60.0, 100)), None, "fast enough");
         assert!(verdict(slow(5.0, 100), slow(200.0, 100)).is_some());
         assert_eq!(verdict(slow(5.0, 100), slow(200.0, 3)), None);

@@ -21,10 +21,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::chain::SharedChain;
-use crate::config::{Config, Problems};
+use crate::config::{Config, ConfigProblems};
 
-pub use self::report::{Cause, Outcome, Steps, SwapReport, Swaps, Watched};
-pub use self::shadow_trial::Comparison;
+pub use self::report::{Cause, RolloutOutcome, Steps, SwapReport, Swaps, Watched};
+pub use self::shadow_trial::TrialComparison;
 use self::task::{Signal, Task};
 
 /// How patiently files are watched.
@@ -45,11 +45,11 @@ impl Default for Pace {
 }
 
 /// Where the chain is configured, for a host that applies changes.
-pub struct Source {
+pub struct ChainSource {
     /// Watched. `None`: only a signal makes the host read the configuration again.
     pub file: Option<PathBuf>,
     /// Reads all of it again.
-    pub load: Box<dyn Fn() -> Result<Config, Problems> + Send>,
+    pub load: Box<dyn Fn() -> Result<Config, ConfigProblems> + Send>,
     /// What the host runs with.
     pub present: Config,
 }
@@ -68,7 +68,7 @@ pub struct Control {
 }
 
 /// Starts to watch the files of `shared`: from now on no change of them is missed.
-pub fn start(shared: Arc<SharedChain>, source: Option<Source>, pace: Pace) -> Lifecycle {
+pub fn start(shared: Arc<SharedChain>, source: Option<ChainSource>, pace: Pace) -> Lifecycle {
     let (signals, inbox) = channel();
     let control = Control { signals, swaps: Swaps::default() };
     let task = Task::new(shared, source, pace, &control);

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use super::watcher::digests;
 use crate::chain::{StageSpec, Version};
-use crate::config::{FailurePolicy, Mode, Plugin, Trial, Watch};
+use crate::config::{FailurePolicy, Mode, PluginConfig, Trial, Watch};
 use crate::plugin::{Digest, LoadedPlugin};
 
 /// The way from one chain to another.
 pub(super) struct Plan {
     /// The chain as configured.
-    pub plugins: Vec<Plugin>,
+    pub plugins: Vec<PluginConfig>,
     /// Those of it that have to be loaded: new ones, and those of which changed what an instance is started with.
-    pub to_load: Vec<Arc<Plugin>>,
+    pub to_load: Vec<Arc<PluginConfig>>,
     /// The digests of the plugins' files before they are loaded; `None`: the file can't be read.
     pub digests: Vec<Option<Digest>>,
 }
@@ -28,12 +28,12 @@ pub(super) struct Made {
 
 impl Plan {
     /// `None`: nothing is to change. `configured` is what was configured last, which may have been rolled back since.
-    pub fn new(stages: &[StageSpec], configured: &[Plugin], plugins: Vec<Plugin>) -> Option<Self> {
+    pub fn new(stages: &[StageSpec], configured: &[PluginConfig], plugins: Vec<PluginConfig>) -> Option<Self> {
         if configured == plugins {
             return None;
         }
-        let was_configured = |plugin: &Plugin| configured.iter().any(|before| loads_alike(before, plugin));
-        let is_there = |plugin: &Plugin| stages.iter().any(|stage| stage.config.name == plugin.name);
+        let was_configured = |plugin: &PluginConfig| configured.iter().any(|before| loads_alike(before, plugin));
+        let is_there = |plugin: &PluginConfig| stages.iter().any(|stage| stage.config.name == plugin.name);
         let to_load = plugins.iter().filter(|plugin| !(was_configured(plugin) && is_there(plugin)));
         let to_load = to_load.cloned().map(Arc::new).collect();
         Some(Self { digests: digests(&plugins), plugins, to_load })
@@ -41,14 +41,14 @@ impl Plan {
 
     pub fn apply(&self, before: &[StageSpec], loaded: Vec<LoadedPlugin>) -> Made {
         let mut made = Made { chain: Vec::new(), replaced: Vec::new(), candidates: Vec::new() };
-        let mut loaded: Vec<(Arc<Plugin>, LoadedPlugin)> = self.to_load.iter().cloned().zip(loaded).collect();
+        let mut loaded: Vec<(Arc<PluginConfig>, LoadedPlugin)> = self.to_load.iter().cloned().zip(loaded).collect();
         for plugin in &self.plugins {
             let old = before.iter().find(|stage| stage.config.name == plugin.name);
             let new = loaded.iter().position(|(config, _)| config.name == plugin.name).map(|at| loaded.swap_remove(at));
             match (old, new) {
                 (Some(old), None) => {
                     // What an instance was started with stays that of the active version.
-                    let active = Plugin { config: old.config.config.clone(), ..plugin.clone() };
+                    let active = PluginConfig { config: old.config.config.clone(), ..plugin.clone() };
                     made.chain.push(old.configured(Arc::new(active)));
                 }
                 (Some(old), Some((config, loaded))) if plugin.trial.mode != Mode::Off => {
@@ -78,8 +78,8 @@ impl Made {
 }
 
 /// Whether the two load and start alike. The other keys concern the host, and change without a new version.
-fn loads_alike(one: &Plugin, other: &Plugin) -> bool {
-    let loaded_part = |plugin: &Plugin| Plugin {
+fn loads_alike(one: &PluginConfig, other: &PluginConfig) -> bool {
+    let loaded_part = |plugin: &PluginConfig| PluginConfig {
         on_failure: FailurePolicy::DeadLetter,
         attempts: 1,
         when: None,

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::shadow_trial::Comparison;
+use super::shadow_trial::TrialComparison;
 
 /// How many are remembered.
 const REMEMBERED: usize = 64;
@@ -26,11 +26,11 @@ pub struct SwapReport {
     /// Identify the configurations; absent where the plugin has none.
     pub old_config: Option<String>,
     pub new_config: Option<String>,
-    pub outcome: Outcome,
+    pub outcome: RolloutOutcome,
     /// Why, where the outcome doesn't say it.
     pub reason: Option<String>,
     pub steps: Steps,
-    pub trial: Option<Comparison>,
+    pub trial: Option<TrialComparison>,
     pub watch: Option<Watched>,
 }
 
@@ -45,7 +45,7 @@ pub enum Cause {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Outcome {
+pub enum RolloutOutcome {
     /// It doesn't load; the active one stays.
     Refused,
     OnTrial,
@@ -104,7 +104,7 @@ impl Swaps {
         self.lock().reports.iter().cloned().collect()
     }
 
-    pub(super) fn begin(&self, plugin: &str, cause: Cause, old: String, new: String, outcome: Outcome) -> u64 {
+    pub(super) fn begin(&self, plugin: &str, cause: Cause, old: String, new: String, outcome: RolloutOutcome) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut kept = self.lock();
         kept.number += 1;

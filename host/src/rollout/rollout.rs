@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::bake_window::{self, Record};
-use super::report::{Cause, Outcome, Swaps, ms};
+use super::bake_window::{self, VersionStats};
+use super::report::{Cause, RolloutOutcome, Swaps, ms};
 use super::shadow_trial::{ShadowTrial, start_trial};
-use crate::chain::{Observer, SharedChain, StageSpec};
+use crate::chain::{SharedChain, StageObserver, StageSpec};
 use crate::config::Mode;
 use crate::plugin::Digest;
 
@@ -32,8 +32,8 @@ struct OnWatch {
     report: u64,
     started: Instant,
     /// Of the previous version.
-    before: Record,
-    at_take_over: Record,
+    before: VersionStats,
+    at_take_over: VersionStats,
     /// That a bound was passed was logged already.
     reported: bool,
 }
@@ -52,7 +52,7 @@ impl Rollout {
     pub fn introduce(&mut self, candidate: StageSpec, cause: Cause, shared: &SharedChain, swaps: &Swaps) {
         self.end_trial(shared);
         if let Some(superseded) = self.trial.take() {
-            swaps.update(superseded.report, |report| report.outcome = Outcome::Superseded);
+            swaps.update(superseded.report, |report| report.outcome = RolloutOutcome::Superseded);
         }
         let name = candidate.config.name.clone();
         let Some(present) = shared.stage(&name) else { return };
@@ -62,11 +62,11 @@ impl Rollout {
         }
         let bounds = candidate.config.trial.clone();
         if bounds.mode == Mode::Off {
-            let report = begin(swaps, &present, &candidate, cause, Outcome::Watched);
+            let report = begin(swaps, &present, &candidate, cause, RolloutOutcome::Watched);
             self.take_over(candidate, cause, report, shared, swaps);
             return;
         }
-        let report = begin(swaps, &present, &candidate, cause, Outcome::OnTrial);
+        let report = begin(swaps, &present, &candidate, cause, RolloutOutcome::OnTrial);
         match start_trial(candidate.clone(), bounds.records, bounds.every) {
             Ok(trial) => {
                 tracing::info!(
@@ -78,14 +78,14 @@ impl Rollout {
                     "the new version is on trial beside the active one",
                 );
                 // Fails if the plugin left the chain: then the trial sees nothing and ends.
-                let _ = shared.observe(&name, Some(Arc::clone(&trial) as Arc<dyn Observer>));
+                let _ = shared.observe(&name, Some(Arc::clone(&trial) as Arc<dyn StageObserver>));
                 let started = Instant::now();
                 self.trial = Some(OnTrial { candidate, cause, report, started, trial: Some(trial) });
             }
             Err(error) => {
                 tracing::error!(plugin = name, %error, "no thread for a trial; the active version stays");
                 swaps.update(report, |report| {
-                    (report.outcome, report.reason) = (Outcome::FailedTrial, Some(error.to_string()));
+                    (report.outcome, report.reason) = (RolloutOutcome::FailedTrial, Some(error.to_string()));
                 });
             }
         }
@@ -123,7 +123,7 @@ impl Rollout {
                 past_bound = past,
                 "the trial is over; `reduct-sink plugin promote` or `rollback` decides",
             );
-            swaps.update(report, |report| (report.outcome, report.reason) = (Outcome::AwaitsPromotion, past));
+            swaps.update(report, |report| (report.outcome, report.reason) = (RolloutOutcome::AwaitsPromotion, past));
             return None;
         }
         let OnTrial { candidate, cause, .. } = self.trial.take()?;
@@ -139,7 +139,7 @@ impl Rollout {
                     "the new version failed its trial; the active version stays",
                 );
                 swaps.update(report, |report| {
-                    (report.outcome, report.reason) = (Outcome::FailedTrial, Some(reason));
+                    (report.outcome, report.reason) = (RolloutOutcome::FailedTrial, Some(reason));
                 });
                 Some(digest)
             }
@@ -161,7 +161,7 @@ impl Rollout {
         let watch = self.watch.as_mut()?;
         let (bounds, elapsed) = (present.config.watch.clone(), watch.started.elapsed());
         let described = present.describe();
-        let now = Record::of(&described);
+        let now = VersionStats::of(&described);
         let watched = bake_window::watched(watch.before, watch.at_take_over, now, elapsed.as_secs_f64());
         let past = bake_window::past_watch(&bounds, watch.before, now, &watched);
         swaps.update(watch.report, |report| {
@@ -186,7 +186,7 @@ impl Rollout {
             }
             _ => {
                 if elapsed >= bounds.window {
-                    swaps.update(watch.report, |report| report.outcome = Outcome::Active);
+                    swaps.update(watch.report, |report| report.outcome = RolloutOutcome::Active);
                     self.watch = None;
                 }
                 None
@@ -209,7 +209,7 @@ impl Rollout {
         if let Some(on_trial) = self.trial.take() {
             let digest = on_trial.candidate.version.plugin.digest;
             swaps.update(on_trial.report, |report| {
-                (report.outcome, report.reason) = (Outcome::FailedTrial, Some(ASKED.into()));
+                (report.outcome, report.reason) = (RolloutOutcome::FailedTrial, Some(ASKED.into()));
             });
             return Ok((
                 format!("the trial of version {} is ended; the active one stays", digest.short()),
@@ -220,7 +220,7 @@ impl Rollout {
         let present = shared.stage(&former.config.name).ok_or("it isn't in the chain any more")?;
         let report = match &self.watch {
             Some(watch) => watch.report,
-            None => begin(swaps, &present, &former, Cause::Rollback, Outcome::RolledBack),
+            None => begin(swaps, &present, &former, Cause::Rollback, RolloutOutcome::RolledBack),
         };
         let digest = self.roll_back(ASKED.into(), report, shared, swaps);
         Ok((
@@ -233,10 +233,10 @@ impl Rollout {
     pub fn abandon(&mut self, shared: &SharedChain, swaps: &Swaps) {
         self.end_trial(shared);
         if let Some(on_trial) = self.trial.take() {
-            swaps.update(on_trial.report, |report| report.outcome = Outcome::Superseded);
+            swaps.update(on_trial.report, |report| report.outcome = RolloutOutcome::Superseded);
         }
         if let Some(watch) = self.watch.take() {
-            swaps.update(watch.report, |report| report.outcome = Outcome::Active);
+            swaps.update(watch.report, |report| report.outcome = RolloutOutcome::Active);
         }
     }
 
@@ -252,18 +252,18 @@ impl Rollout {
 
     /// It was activated already, with the rest of a changed chain.
     pub fn took_over(&mut self, old: StageSpec, new: &StageSpec, cause: Cause, took: Duration, swaps: &Swaps) {
-        let report = begin(swaps, &old, new, cause, Outcome::Watched);
+        let report = begin(swaps, &old, new, cause, RolloutOutcome::Watched);
         self.activated(old, new, cause, report, took, swaps);
     }
 
     fn activated(&mut self, old: StageSpec, new: &StageSpec, cause: Cause, report: u64, took: Duration, swaps: &Swaps) {
         if let Some(watch) = self.watch.take() {
-            swaps.update(watch.report, |report| report.outcome = Outcome::Active);
+            swaps.update(watch.report, |report| report.outcome = RolloutOutcome::Active);
         }
         let (before, plugin) = (old.version.plugin.digest, &new.version.plugin);
         let is_watched = new.config.watch.mode != Mode::Off;
         swaps.update(report, |report| {
-            report.outcome = if is_watched { Outcome::Watched } else { Outcome::Active };
+            report.outcome = if is_watched { RolloutOutcome::Watched } else { RolloutOutcome::Active };
             report.steps.take_over_ms = Some(ms(took));
         });
         tracing::info!(
@@ -272,7 +272,7 @@ impl Rollout {
             "swapped: the plugin's new version is active from the next record on",
         );
         if is_watched {
-            let (before, at_take_over) = (Record::of(&old.describe()), Record::of(&new.describe()));
+            let (before, at_take_over) = (VersionStats::of(&old.describe()), VersionStats::of(&new.describe()));
             self.watch = Some(OnWatch { report, started: Instant::now(), before, at_take_over, reported: false });
         }
         self.former = Some(old);
@@ -300,7 +300,7 @@ impl Rollout {
              until it changes or the host is restarted",
         );
         swaps.update(report, |report| {
-            (report.outcome, report.reason) = (Outcome::RolledBack, Some(reason));
+            (report.outcome, report.reason) = (RolloutOutcome::RolledBack, Some(reason));
         });
         Some(digest)
     }
@@ -315,7 +315,7 @@ impl Rollout {
     }
 }
 
-fn begin(swaps: &Swaps, old: &StageSpec, new: &StageSpec, cause: Cause, outcome: Outcome) -> u64 {
+fn begin(swaps: &Swaps, old: &StageSpec, new: &StageSpec, cause: Cause, outcome: RolloutOutcome) -> u64 {
     let plugin = &new.version.plugin;
     let (before, digest) = (old.version.plugin.digest.to_string(), plugin.digest.to_string());
     let number = swaps.begin(&new.config.name, cause, before, digest, outcome);

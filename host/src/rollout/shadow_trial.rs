@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::chain::{Latency, Meters, Observer, Stage, StageSpec};
+use crate::chain::{Latency, Meters, Stage, StageObserver, StageSpec};
 use crate::plugin::{RecordView, Trouble, header_keys};
 use crate::record::OutputRecord;
 use crate::record::labels::LabelRules;
@@ -28,24 +28,24 @@ pub(super) struct ShadowTrial {
     samples: SyncSender<Sample>,
     waiting: Arc<AtomicUsize>,
     ended: Arc<AtomicBool>,
-    found: Arc<Mutex<Comparison>>,
+    found: Arc<Mutex<TrialComparison>>,
 }
 
 struct Sample {
     given: Vec<OutputRecord>,
-    active: Answer,
+    active: VersionAnswer,
     bytes: usize,
 }
 
 /// What a version made of a record.
-struct Answer {
+struct VersionAnswer {
     outputs: Result<Vec<OutputRecord>, String>,
     took: Duration,
 }
 
 /// What a trial found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Comparison {
+pub struct TrialComparison {
     /// Records that both were asked about.
     pub records: u64,
     /// Records of which both made the same.
@@ -81,7 +81,7 @@ pub(super) fn start_trial(candidate: StageSpec, records: u64, every: u64) -> std
     Ok(Arc::new(trial))
 }
 
-impl Observer for ShadowTrial {
+impl StageObserver for ShadowTrial {
     /// By chance: of records that alternate, a fixed step would see one kind only.
     fn wants_next(&self) -> bool {
         fastrand::u64(0..self.every) == 0
@@ -90,7 +90,7 @@ impl Observer for ShadowTrial {
     }
 
     fn observe(&self, given: Vec<OutputRecord>, made: Result<&[OutputRecord], &Trouble>, took: Duration) {
-        let active = Answer::of(made, took);
+        let active = VersionAnswer::of(made, took);
         let outputs = given.iter().chain(made.unwrap_or_default());
         let bytes = outputs.map(|output| output.input.size() + output.changed_bytes()).sum();
         self.waiting.fetch_add(bytes, Ordering::Relaxed);
@@ -101,7 +101,7 @@ impl Observer for ShadowTrial {
 }
 
 impl ShadowTrial {
-    pub fn found(&self) -> Comparison {
+    pub fn found(&self) -> TrialComparison {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -111,7 +111,7 @@ impl ShadowTrial {
     }
 }
 
-impl Answer {
+impl VersionAnswer {
     fn of(made: Result<&[OutputRecord], &Trouble>, took: Duration) -> Self {
         let outputs = made.map(<[OutputRecord]>::to_vec).map_err(|trouble| trouble.text().to_owned());
         Self { outputs, took }
@@ -122,7 +122,7 @@ fn compare_all(
     candidate: &StageSpec,
     samples: &Receiver<Sample>,
     waiting: &AtomicUsize,
-    found: &Mutex<Comparison>,
+    found: &Mutex<TrialComparison>,
     records: u64,
 ) {
     let mut stage = Stage::shadow(candidate);
@@ -140,15 +140,15 @@ fn compare_all(
         let took = start.elapsed();
         meter.took(took);
         meter_active.took(active.took);
-        let answer = Answer::of(answer.as_ref().map(|_| outputs.as_slice()), took);
+        let answer = VersionAnswer::of(answer.as_ref().map(|_| outputs.as_slice()), took);
         let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
         found.add(&format!("{}@{}", input.source, input.offset), &active, &answer);
         (found.latency, found.latency_present) = (times.latency(), times_active.latency());
     }
 }
 
-impl Comparison {
-    fn add(&mut self, record: &str, present: &Answer, candidate: &Answer) {
+impl TrialComparison {
+    fn add(&mut self, record: &str, present: &VersionAnswer, candidate: &VersionAnswer) {
         self.records += 1;
         self.failed_present += u64::from(present.outputs.is_err());
         self.failed += u64::from(candidate.outputs.is_err());

@@ -13,13 +13,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::reload::Plan;
-use super::report::{Cause, Outcome, Swaps};
+use super::report::{Cause, RolloutOutcome, Swaps};
 use super::rollout::Rollout;
 use super::watcher::{Folders, LastSeen, WatchedFile, digests};
-use super::{Control, Pace, Source};
+use super::{ChainSource, Control, Pace};
 use crate::chain::{SharedChain, StageSpec, Version};
-use crate::config::{self, Plugin, PluginSource};
-use crate::plugin::{Digest, LoadError, LoadedPlugin, Problem, read};
+use crate::config::{self, PluginConfig, PluginSource};
+use crate::plugin::{Digest, LoadError, LoadProblem, LoadedPlugin, read};
 
 /// How often running trials and bake windows are judged: a bad version is rolled back within this time after it passed a
 /// bound.
@@ -39,20 +39,20 @@ pub(super) enum Signal {
 /// What the loader loads.
 pub(super) enum Job {
     /// The file of this plugin; its digest.
-    File(Arc<Plugin>, Digest),
+    File(Arc<PluginConfig>, Digest),
     /// What a changed configuration needs.
     Reload(Plan),
 }
 
 /// A configuration that is right by itself, and whose plugins don't load yet.
-struct Pending {
-    plugins: Vec<Plugin>,
+struct PendingConfig {
+    plugins: Vec<PluginConfig>,
     /// The digests of the plugins' files when they were tried.
     tried: Vec<Option<Digest>>,
     files: Vec<WatchedFile>,
 }
 
-impl Pending {
+impl PendingConfig {
     fn new(plan: Plan) -> Self {
         let files = plan.plugins.iter().filter_map(|plugin| match &plugin.source {
             PluginSource::File(path) => Some(WatchedFile::new(path.clone())),
@@ -70,13 +70,13 @@ pub(super) struct Task {
     /// Of the plugins that come from files, by name.
     files: BTreeMap<String, WatchedFile>,
     folders: Folders,
-    source: Option<Source>,
+    source: Option<ChainSource>,
     source_file: Option<WatchedFile>,
     /// Files beside the configuration file that its values come from, such as secrets.
     value_files: Vec<WatchedFile>,
     values_changed: bool,
     /// The newest configuration, as long as its plugins don't load.
-    pending: Option<Pending>,
+    pending: Option<PendingConfig>,
     /// The configuration is to be read again, whether its file changed or not.
     asked_to_reload: bool,
     rollouts: BTreeMap<String, Rollout>,
@@ -88,7 +88,7 @@ pub(super) struct Task {
 }
 
 impl Task {
-    pub fn new(shared: Arc<SharedChain>, source: Option<Source>, pace: Pace, control: &Control) -> Self {
+    pub fn new(shared: Arc<SharedChain>, source: Option<ChainSource>, pace: Pace, control: &Control) -> Self {
         let signals = control.signals.clone();
         let events = signals.clone();
         let folders = Folders::new(Box::new(move || {
@@ -258,7 +258,7 @@ impl Task {
         }
     }
 
-    fn file_loaded(&mut self, plugin: Arc<Plugin>, digest: Digest, result: Result<Vec<LoadedPlugin>, LoadError>) {
+    fn file_loaded(&mut self, plugin: Arc<PluginConfig>, digest: Digest, result: Result<Vec<LoadedPlugin>, LoadError>) {
         let name = &plugin.name;
         let (Some(file), Some(stage)) = (self.files.get_mut(name), self.shared.stage(name)) else { return };
         let present = stage.version.plugin.digest;
@@ -274,7 +274,7 @@ impl Task {
             Err(error) => {
                 file.last_seen = LastSeen::Done(digest);
                 let (old, new) = (present.to_string(), digest.to_string());
-                let number = self.swaps.begin(name, Cause::File, old, new, Outcome::Refused);
+                let number = self.swaps.begin(name, Cause::File, old, new, RolloutOutcome::Refused);
                 let reason = format!("{}; {}", error.problem, error.problem.remedy());
                 self.swaps.update(number, |report| report.reason = Some(reason));
                 log_refused(name, &file.path, present, &error.problem);
@@ -389,7 +389,7 @@ impl Task {
                     "the changed configuration isn't applied and the present chain stays; it is tried again when a file of \
                      its plugins changes: {error}"
                 );
-                self.pending = Some(Pending::new(plan));
+                self.pending = Some(PendingConfig::new(plan));
                 self.follow_folders();
                 return;
             }
@@ -433,7 +433,7 @@ fn value_files(paths: &[PathBuf], mut before: Vec<WatchedFile>) -> Vec<WatchedFi
     paths.iter().map(file).collect()
 }
 
-fn log_refused(plugin: &str, file: &Path, kept: Digest, problem: &Problem) {
+fn log_refused(plugin: &str, file: &Path, kept: Digest, problem: &LoadProblem) {
     tracing::error!(
         plugin, file = %file.display(), kept = kept.short(), reason = %problem, remedy = problem.remedy(),
         "the plugin's file doesn't load; its active version stays",

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
-use crate::config::{Plugin, PluginSource};
+use crate::config::{PluginConfig, PluginSource};
 use crate::plugin::{Digest, read, signature_file};
 
 /// A watched file, and what is known of it.
@@ -93,12 +93,12 @@ impl FileStamp {
 }
 
 /// Of the plugins' files and their signatures; `None`: it can't be read.
-pub(super) fn digests(plugins: &[Plugin]) -> Vec<Option<Digest>> {
-    let signature = |plugin: &Plugin| match &plugin.source {
+pub(super) fn digests(plugins: &[PluginConfig]) -> Vec<Option<Digest>> {
+    let signature = |plugin: &PluginConfig| match &plugin.source {
         PluginSource::File(path) => std::fs::read(signature_file(path)).ok(),
         PluginSource::Builtin => None,
     };
-    let digest = |plugin: &Plugin| {
+    let digest = |plugin: &PluginConfig| {
         let mut bytes = read(plugin).ok()?;
         bytes.extend(signature(plugin).unwrap_or_default());
         Some(Digest::of(&bytes))

@@ -28,7 +28,7 @@ pub struct StoreInfo {
 }
 
 #[derive(Debug, Error)]
-pub enum CheckError {
+pub enum StoreCheckError {
     #[error("the client can't be set up: {0}; check store.tls and store.url")]
     Client(String),
     #[error(
@@ -57,17 +57,17 @@ pub enum CheckError {
 }
 
 /// Blocks; don't call it from an async task.
-pub fn check(config: &config::Store) -> Result<StoreInfo, CheckError> {
+pub fn check(config: &config::StoreConfig) -> Result<StoreInfo, StoreCheckError> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| CheckError::Client(error.to_string()))?;
+        .map_err(|error| StoreCheckError::Client(error.to_string()))?;
     runtime.block_on(ask(config))
 }
 
-async fn ask(config: &config::Store) -> Result<StoreInfo, CheckError> {
-    let store = Store::new(config).map_err(|error| CheckError::Client(error.to_string()))?;
-    let to = store.connection().map_err(|error| CheckError::Client(error.to_string()))?;
+async fn ask(config: &config::StoreConfig) -> Result<StoreInfo, StoreCheckError> {
+    let store = Store::new(config).map_err(|error| StoreCheckError::Client(error.to_string()))?;
+    let to = store.connection().map_err(|error| StoreCheckError::Client(error.to_string()))?;
 
     request(&to, config, |to| async move { to.client.alive().await }).await?;
     let me = request(&to, config, |to| async move { to.client.me().await }).await?;
@@ -75,7 +75,7 @@ async fn ask(config: &config::Store) -> Result<StoreInfo, CheckError> {
     if let Ok(info) = &info
         && !is_supported(&info.version)
     {
-        return Err(CheckError::TooOld { version: info.version.clone() });
+        return Err(StoreCheckError::TooOld { version: info.version.clone() });
     }
     let bucket = config.bucket.clone();
     let found = request(&to, config, |to| async move {
@@ -89,11 +89,11 @@ async fn ask(config: &config::Store) -> Result<StoreInfo, CheckError> {
 
     let permissions = me.permissions.unwrap_or_default();
     if !bucket_exists && !permissions.full_access {
-        return Err(CheckError::MayNotCreate { token: me.name, bucket: config.bucket.clone() });
+        return Err(StoreCheckError::MayNotCreate { token: me.name, bucket: config.bucket.clone() });
     }
     let missing = missing_rights(&permissions, &config.bucket);
     if !missing.is_empty() {
-        return Err(CheckError::Denied { token: me.name, bucket: config.bucket.clone(), missing });
+        return Err(StoreCheckError::Denied { token: me.name, bucket: config.bucket.clone(), missing });
     }
     // Any token may ask for the version, but it isn't worth failing over.
     let version = info.map_or_else(|_| "of unknown version".into(), |info| info.version);
@@ -103,39 +103,41 @@ async fn ask(config: &config::Store) -> Result<StoreInfo, CheckError> {
 /// One request in a task of its own, so that a panic inside the client ends only that.
 async fn request<T, F>(
     to: &Arc<Connection>,
-    config: &config::Store,
+    config: &config::StoreConfig,
     work: impl FnOnce(Arc<Connection>) -> F,
-) -> Result<T, CheckError>
+) -> Result<T, StoreCheckError>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, ReductError>> + Send + 'static,
 {
     let answer = tokio::spawn(work(Arc::clone(to))).await;
     let answer =
-        answer.map_err(|error| CheckError::NotAStore { url: config.url.clone(), reason: error.to_string() })?;
+        answer.map_err(|error| StoreCheckError::NotAStore { url: config.url.clone(), reason: error.to_string() })?;
     answer.map_err(|error| explain(&error, config))
 }
 
-fn explain(error: &ReductError, config: &config::Store) -> CheckError {
+fn explain(error: &ReductError, config: &config::StoreConfig) -> StoreCheckError {
     let url = || config.url.clone();
     let text = error.message.clone();
     match error.status {
-        ErrorCode::ConnectionError => CheckError::Unreachable { url: url(), reason: connection_error(config, text) },
-        ErrorCode::Timeout => CheckError::Timeout { url: url(), timeout: config.timeout },
-        ErrorCode::Unauthorized if config.token.is_none() => CheckError::NoToken,
-        ErrorCode::Unauthorized => CheckError::BadToken(text),
+        ErrorCode::ConnectionError => {
+            StoreCheckError::Unreachable { url: url(), reason: connection_error(config, text) }
+        }
+        ErrorCode::Timeout => StoreCheckError::Timeout { url: url(), timeout: config.timeout },
+        ErrorCode::Unauthorized if config.token.is_none() => StoreCheckError::NoToken,
+        ErrorCode::Unauthorized => StoreCheckError::BadToken(text),
         // The client's own code for an answer that it can't make sense of.
-        ErrorCode::Unknown => CheckError::NotAStore { url: url(), reason: text },
+        ErrorCode::Unknown => StoreCheckError::NotAStore { url: url(), reason: text },
         // ReductStore says what is wrong in a header of its own; what hasn't got one is something else.
         status if text == "Unknown" => {
-            CheckError::NotAStore { url: url(), reason: format!("it answers {}", status as i16) }
+            StoreCheckError::NotAStore { url: url(), reason: format!("it answers {}", status as i16) }
         }
-        status => CheckError::Store(format!("{text} ({})", status as i16)),
+        status => StoreCheckError::Store(format!("{text} ({})", status as i16)),
     }
 }
 
 /// The client keeps the cause of a failed connection to itself: find it by connecting once more.
-fn connection_error(config: &config::Store, text: String) -> String {
+fn connection_error(config: &config::StoreConfig, text: String) -> String {
     let address = Url::parse(&config.url).ok().and_then(|url| url.socket_addrs(|| None).ok());
     let Some(addresses) = address else {
         let host = Url::parse(&config.url).ok().and_then(|url| url.host_str().map(String::from));

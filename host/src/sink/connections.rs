@@ -51,7 +51,7 @@ impl Clients {
 }
 
 pub(super) struct Connections {
-    config: config::Store,
+    config: config::StoreConfig,
     clients: Mutex<Arc<Clients>>,
     /// When the token file was read last.
     token_read: Mutex<Option<Instant>>,
@@ -59,7 +59,7 @@ pub(super) struct Connections {
 
 impl Connections {
     /// Makes the first client; nothing is sent yet.
-    pub fn new(config: &config::Store) -> Result<Self, StoreError> {
+    pub fn new(config: &config::StoreConfig) -> Result<Self, StoreError> {
         let token = config.token.as_deref().map(str::to_owned);
         let this = Self {
             config: config.clone(),

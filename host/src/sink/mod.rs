@@ -28,10 +28,10 @@ use tracing::{debug, error, info, warn};
 pub use self::dead_letter_target::DeadLetterTarget;
 pub use self::item::Item;
 use self::item::Mapping;
-pub use self::problems::Problem;
-use self::problems::Problems;
+pub use self::problems::WriteProblem;
+use self::problems::WriteProblems;
 use self::recent::{Recent, Written};
-use self::store::{Content, Seen, Store, StoreError};
+use self::store::{Content, QueriedRecord, Store, StoreError};
 use self::writer::Writer;
 use crate::config;
 use crate::flow::CommitGate;
@@ -61,10 +61,10 @@ pub struct Shared {
     /// What something before the store was seen to take, in bytes; it may take less than the configured limits.
     header_limit: AtomicUsize,
     body_limit: AtomicU64,
-    pub(crate) problems: Problems,
+    pub(crate) problems: WriteProblems,
     pub(crate) mapping: Mapping,
     pub(crate) verify: bool,
-    pub(crate) counters: Counters,
+    pub(crate) counters: SinkCounters,
     pub(crate) membership: Arc<Membership>,
     /// Where dead letters go; `None`: to their assignment's entry.
     dead_letters: Option<Arc<dyn DeadLetterTarget>>,
@@ -87,7 +87,7 @@ pub struct BatchLimits {
 
 /// What the sink did since it started.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub struct SinkCounters {
     written: Sharded,
     written_bytes: Sharded,
     found: Sharded,
@@ -95,7 +95,7 @@ pub struct Counters {
     dead_letters: Sharded,
 }
 
-impl Counters {
+impl SinkCounters {
     pub(crate) fn written(&self, records: u64, bytes: u64) {
         self.written.add(records);
         self.written_bytes.add(bytes);
@@ -123,7 +123,7 @@ impl Counters {
     }
 }
 
-/// [`Counters`] at one moment.
+/// [`SinkCounters`] at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Snapshot {
     pub written: u64,
@@ -137,7 +137,7 @@ impl Sink {
     /// The writers run on `runtime`. `dead_letters`: where these go instead of an entry.
     pub fn new(
         store: Store,
-        config: &config::Store,
+        config: &config::StoreConfig,
         labels: &config::Labels,
         membership: Arc<Membership>,
         dead_letters: Option<Arc<dyn DeadLetterTarget>>,
@@ -152,10 +152,10 @@ impl Sink {
             },
             header_limit: AtomicUsize::new(usize::MAX),
             body_limit: AtomicU64::new(u64::MAX),
-            problems: Problems::default(),
+            problems: WriteProblems::default(),
             mapping: Mapping { labels: labels.clone(), content_types: config.content_types.clone() },
             verify: config.verify_writes,
-            counters: Counters::default(),
+            counters: SinkCounters::default(),
             membership,
             dead_letters,
             discard: config.discard,
@@ -185,7 +185,7 @@ impl Sink {
     }
 
     /// What keeps records from being written at present.
-    pub fn problems(&self) -> Vec<Problem> {
+    pub fn problems(&self) -> Vec<WriteProblem> {
         self.0.problems.list()
     }
 
@@ -344,7 +344,7 @@ impl Shared {
     /// Which of these records, in their order of time, the store doesn't have as they were acknowledged.
     async fn damaged<'a>(&self, entry: &EntryName, records: &'a [Written]) -> Result<Vec<&'a Written>, StoreError> {
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(Vec::new()) };
-        let mut seen: HashMap<u64, Seen> = HashMap::new();
+        let mut seen: HashMap<u64, QueriedRecord> = HashMap::new();
         let (mut from, end) = (first.time_us, last.time_us.saturating_add(1));
         while from < end {
             let page = self.store.records(entry, from..end, COMPARED_AT_ONCE).await?;

@@ -6,10 +6,10 @@
 //!
 //! Nobody else writes an entry while its partitions belong to this host (a generation). So everything at and above
 //! `floor` is known: it is what this writer has sent. Below the floor lies what was there before, and what this writer
-//! has forgotten again to bound its memory: a microsecond there has to be read ([`Place::Unknown`]) before it is used.
+//! has forgotten again to bound its memory: a microsecond there has to be read ([`RecordPlace::Unknown`]) before it is used.
 //!
 //! Guarantees: [`OccupiedTimestamps::place`] never answers with a microsecond that is known to be occupied, nor with one
-//! about which nothing is known; it answers [`Place::Present`] only for an identity that was read from the store; a
+//! about which nothing is known; it answers [`RecordPlace::Present`] only for an identity that was read from the store; a
 //! record that was written before is recognised wherever it stands within [`SEARCHED_US`] behind its own time or in the
 //! run of occupied microseconds that its time lies in, also where records between have been removed since; at most
 //! [`MAX_RANGES`] ranges and [`MAX_FOUND`] identities are kept.
@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::store::{Content, Seen, checksum};
+use super::store::{Content, QueriedRecord, checksum};
 use crate::flow::RangeSet;
 use crate::record::{Identity, IdentityMap};
 
@@ -33,7 +33,7 @@ const QUIET_BATCHES: u32 = 100;
 
 /// Where a record belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum RecordPlace {
     /// This microsecond is free.
     Free(u64),
     /// The record is in the entry, at this microsecond.
@@ -69,21 +69,21 @@ impl OccupiedTimestamps {
     }
 
     /// Where the record that wants `base` belongs.
-    pub fn place(&self, identity: &Identity, base: u64) -> Place {
+    pub fn place(&self, identity: &Identity, base: u64) -> RecordPlace {
         if let Some(time) = self.found_at.get(identity).filter(|time| **time >= base && self.found.contains_key(time)) {
-            return Place::Present(*time);
+            return RecordPlace::Present(*time);
         }
         let searched = base.saturating_add(SEARCHED_US).min(self.floor);
         if let Some(unknown) = self.unknown_within(base..searched) {
-            return Place::Unknown(unknown);
+            return RecordPlace::Unknown(unknown);
         }
         let mut at = base;
         loop {
             if !self.is_known(at) {
-                return Place::Unknown(at);
+                return RecordPlace::Unknown(at);
             }
             match self.occupied.end_of_range_at(at) {
-                None => return Place::Free(at),
+                None => return RecordPlace::Free(at),
                 // A range may reach into what isn't known: the record itself may stand there.
                 Some(end) => at = self.unknown_within(at..end.min(self.floor)).unwrap_or(end),
             }
@@ -135,9 +135,9 @@ impl OccupiedTimestamps {
     }
 
     /// All finished records of this range were read, and these are they.
-    pub fn learn(&mut self, range: Range<u64>, seen: Vec<Seen>) {
+    pub fn learn(&mut self, range: Range<u64>, seen: Vec<QueriedRecord>) {
         self.quiet_batches = 0;
-        for Seen { timestamp_us, identity, content, .. } in seen {
+        for QueriedRecord { timestamp_us, identity, content, .. } in seen {
             self.occupy(timestamp_us);
             if let Some(identity) = identity {
                 self.found_at.insert(identity.clone(), timestamp_us);
@@ -203,8 +203,8 @@ mod tests {
         Identity { source: TopicPartition { topic: "t".into(), partition: 0 }, topic_id: None, offset, index: None }
     }
 
-    fn seen(time: u64, offset: u64) -> Seen {
-        Seen { timestamp_us: time, identity: Some(id(offset)), size: 0, content: Content::Unread }
+    fn seen(time: u64, offset: u64) -> QueriedRecord {
+        QueriedRecord { timestamp_us: time, identity: Some(id(offset)), size: 0, content: Content::Unread }
     }
 
     /// An entry that held records up to `newest` when the generation began.
@@ -222,7 +222,7 @@ mod tests {
         for offset in 0..5_000 {
             // Three milliseconds, the first of which has more records than microseconds.
             let base = [1_000, 2_000, 9_000][usize::from(offset >= 3_000) + usize::from(offset >= 4_000)];
-            let Place::Free(time) = entry.place(&id(offset), base) else { panic!("nothing is unknown") };
+            let RecordPlace::Free(time) = entry.place(&id(offset), base) else { panic!("nothing is unknown") };
             assert!(last < Some(time) && time >= base);
             entry.occupy(time);
             last = Some(time);
@@ -234,14 +234,14 @@ mod tests {
     #[test]
     fn what_was_there_before_is_read_before_it_is_written_to() {
         let mut entry = entry(20_000);
-        assert_eq!(entry.place(&id(2), 10), Place::Unknown(10));
+        assert_eq!(entry.place(&id(2), 10), RecordPlace::Unknown(10));
         entry.learn(10..12, vec![seen(10, 0), seen(11, 1)]);
-        assert_eq!(entry.place(&id(1), 10), Place::Present(11));
-        assert_eq!(entry.place(&id(2), 10), Place::Unknown(12), "it may stand behind what was read");
+        assert_eq!(entry.place(&id(1), 10), RecordPlace::Present(11));
+        assert_eq!(entry.place(&id(2), 10), RecordPlace::Unknown(12), "it may stand behind what was read");
         entry.learn(12..10_010, vec![]);
-        assert_eq!(entry.place(&id(2), 10), Place::Free(12));
+        assert_eq!(entry.place(&id(2), 10), RecordPlace::Free(12));
         assert!(entry.may_be_hidden(12) && !entry.may_be_hidden(20_001));
-        assert_eq!(entry.place(&id(2), 20_001), Place::Free(20_001), "nobody else writes there");
+        assert_eq!(entry.place(&id(2), 20_001), RecordPlace::Free(20_001), "nobody else writes there");
     }
 
     /// The record before it was removed since: its own microsecond is free, and it stands behind.
@@ -249,18 +249,18 @@ mod tests {
     fn a_record_is_recognised_behind_a_gap() {
         let mut entry = entry(50_000);
         entry.learn(10..10_010, vec![seen(15, 5)]);
-        assert_eq!(entry.place(&id(5), 10), Place::Present(15));
-        assert_eq!(entry.place(&id(6), 10), Place::Free(10));
-        assert_eq!(entry.place(&id(5), 16), Place::Unknown(10_010), "what stands before its time isn't it");
+        assert_eq!(entry.place(&id(5), 10), RecordPlace::Present(15));
+        assert_eq!(entry.place(&id(6), 10), RecordPlace::Free(10));
+        assert_eq!(entry.place(&id(5), 16), RecordPlace::Unknown(10_010), "what stands before its time isn't it");
     }
 
     #[test]
     fn a_run_is_followed_as_far_as_it_goes() {
         let mut entry = entry(50_000);
         entry.learn(0..20_000, (0..20_000).map(|time| seen(time, time)).collect());
-        assert_eq!(entry.place(&id(99_999), 0), Place::Unknown(20_000));
+        assert_eq!(entry.place(&id(99_999), 0), RecordPlace::Unknown(20_000));
         entry.learn(20_000..20_010, vec![]);
-        assert_eq!(entry.place(&id(99_999), 0), Place::Free(20_000));
+        assert_eq!(entry.place(&id(99_999), 0), RecordPlace::Free(20_000));
     }
 
     #[test]
@@ -268,16 +268,16 @@ mod tests {
         let mut entry = entry(20_000);
         entry.learn(0..20_001, vec![]);
         for time in [5, 30_000] {
-            assert_eq!(entry.place(&id(1), time), Place::Free(time));
+            assert_eq!(entry.place(&id(1), time), RecordPlace::Free(time));
             entry.occupy(time);
             entry.doubt(time);
-            assert_eq!(entry.place(&id(1), time), Place::Unknown(time));
+            assert_eq!(entry.place(&id(1), time), RecordPlace::Unknown(time));
             entry.learn(time..time + SEARCHED_US, vec![seen(time, 1)]);
-            assert_eq!(entry.place(&id(1), time), Place::Present(time));
+            assert_eq!(entry.place(&id(1), time), RecordPlace::Present(time));
         }
         entry.occupy(40_000);
         entry.release(40_000);
-        assert_eq!(entry.place(&id(2), 40_000), Place::Free(40_000), "it was never sent");
+        assert_eq!(entry.place(&id(2), 40_000), RecordPlace::Free(40_000), "it was never sent");
     }
 
     /// What was forgotten isn't known: the store accepts a second record at a microsecond of an older block (trap 8).
@@ -286,15 +286,15 @@ mod tests {
         let mut entry = OccupiedTimestamps::default();
         entry.begin_generation(None);
         for n in 0..40_000 {
-            assert_eq!(entry.place(&id(n), 10 * n), Place::Free(10 * n));
+            assert_eq!(entry.place(&id(n), 10 * n), RecordPlace::Free(10 * n));
             entry.occupy(10 * n);
             entry.make_room();
             assert!(entry.occupied.len() <= MAX_RANGES);
         }
-        assert_eq!(entry.place(&id(40_000), 0), Place::Unknown(0));
-        assert_eq!(entry.place(&id(40_000), 399_990), Place::Free(399_991), "the latest are known");
+        assert_eq!(entry.place(&id(40_000), 0), RecordPlace::Unknown(0));
+        assert_eq!(entry.place(&id(40_000), 399_990), RecordPlace::Free(399_991), "the latest are known");
         entry.learn(0..20_000, (0..2_000).map(|n| seen(10 * n, n)).collect());
-        assert_eq!(entry.place(&id(40_000), 0), Place::Free(1));
+        assert_eq!(entry.place(&id(40_000), 0), RecordPlace::Free(1));
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
         let mut entry = entry(100_000);
         entry.learn(0..50_000, vec![seen(7, 7)]);
         (0..=QUIET_BATCHES).for_each(|_| entry.make_room());
-        assert_eq!(entry.place(&id(7), 7), Place::Unknown(7));
+        assert_eq!(entry.place(&id(7), 7), RecordPlace::Unknown(7));
         assert!(entry.found.is_empty());
     }
 
@@ -322,7 +322,7 @@ mod tests {
     fn damage_shows_where_the_bytes_were_read() {
         let mut entry = entry(100);
         let content = Content::Read { checksum: checksum(b"whole"), sketch: 0 };
-        let read = |time, content| Seen { content, ..seen(time, time) };
+        let read = |time, content| QueriedRecord { content, ..seen(time, time) };
         entry.learn(0..101, vec![read(1, content), read(2, Content::Unreadable), read(3, Content::Unread)]);
         assert!(!entry.is_damaged(1, b"whole") && entry.is_damaged(1, b"other") && entry.is_damaged(2, b"whole"));
         assert!(!entry.is_damaged(3, b"other"), "nobody looked");

@@ -19,7 +19,7 @@ const QUERY_TTL: Duration = Duration::from_secs(600);
 
 /// A record as it is in an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
+pub struct EntryRecord {
     pub timestamp_us: u64,
     pub labels: HashMap<String, String>,
     pub payload: Bytes,
@@ -41,7 +41,7 @@ impl Store {
         from_us: u64,
         most: usize,
         most_bytes: usize,
-    ) -> Result<Vec<Stored>, StoreError> {
+    ) -> Result<Vec<EntryRecord>, StoreError> {
         let entry = entry.to_string();
         let answer = self
             .with_bucket(READ_BYTES, move |bucket| async move {
@@ -59,7 +59,7 @@ impl Store {
                     let (timestamp_us, labels) = (record.timestamp_us(), record.labels().clone());
                     let payload = record.bytes().await?;
                     bytes += payload.len();
-                    page.push(Stored { timestamp_us, labels, payload });
+                    page.push(EntryRecord { timestamp_us, labels, payload });
                 }
                 Ok(page)
             })

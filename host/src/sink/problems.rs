@@ -13,7 +13,7 @@ use crate::record::entry_name::EntryName;
 
 /// What can't be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Subject {
+pub enum RefusedSubject {
     /// The records of an entry.
     Entry,
     /// Dead letters, which the store refuses.
@@ -22,7 +22,7 @@ pub enum Subject {
 
 /// A cause for which records aren't written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct WriteProblem {
     /// Since when.
     pub since: Instant,
     /// How many entries wait for it.
@@ -39,10 +39,10 @@ struct Reported {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Problems(Mutex<HashMap<(EntryName, Subject), Reported>>);
+pub struct WriteProblems(Mutex<HashMap<(EntryName, RefusedSubject), Reported>>);
 
-impl Problems {
-    pub(super) fn report(&self, entry: &EntryName, subject: Subject, error: &StoreError) {
+impl WriteProblems {
+    pub(super) fn report(&self, entry: &EntryName, subject: RefusedSubject, error: &StoreError) {
         let mut reported = self.lock();
         match reported.get_mut(&(entry.clone(), subject)) {
             Some(known) => known.error = error.clone(),
@@ -53,7 +53,7 @@ impl Problems {
         }
     }
 
-    pub(super) fn clear(&self, entry: &EntryName, subject: Subject) {
+    pub(super) fn clear(&self, entry: &EntryName, subject: RefusedSubject) {
         let mut reported = self.lock();
         if !reported.is_empty() {
             reported.remove(&(entry.clone(), subject));
@@ -61,9 +61,10 @@ impl Problems {
     }
 
     /// One for each cause, the oldest first.
-    pub fn list(&self) -> Vec<Problem> {
+    pub fn list(&self) -> Vec<WriteProblem> {
         let reported = self.lock();
-        let mut by_cause: HashMap<(Subject, Discriminant<StoreError>), (usize, &EntryName, &Reported)> = HashMap::new();
+        let mut by_cause: HashMap<(RefusedSubject, Discriminant<StoreError>), (usize, &EntryName, &Reported)> =
+            HashMap::new();
         for ((entry, subject), one) in reported.iter() {
             let cause = by_cause.entry((*subject, discriminant(&one.error))).or_insert((0, entry, one));
             cause.0 += 1;
@@ -71,25 +72,25 @@ impl Problems {
                 (cause.1, cause.2) = (entry, one);
             }
         }
-        let mut problems: Vec<Problem> = by_cause
+        let mut problems: Vec<WriteProblem> = by_cause
             .into_iter()
             .map(|((subject, _), (entries, entry, Reported { since, error }))| {
                 let what = match subject {
-                    Subject::Entry => "records can't be written to ReductStore",
-                    Subject::DeadLetter => {
+                    RefusedSubject::Entry => "records can't be written to ReductStore",
+                    RefusedSubject::DeadLetter => {
                         "dead letters can't be written to ReductStore, so their partitions commit nothing"
                     }
                 };
                 let remedy = error.remedy();
                 let message = format!("{what}: {error}; {remedy} (entry {entry}, {entries} in all)");
-                Problem { since: *since, entries, message }
+                WriteProblem { since: *since, entries, message }
             })
             .collect();
         problems.sort_by(|one, other| (one.since, &one.message).cmp(&(other.since, &other.message)));
         problems
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(EntryName, Subject), Reported>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(EntryName, RefusedSubject), Reported>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -100,19 +101,19 @@ mod tests {
 
     #[test]
     fn entries_that_fail_for_one_cause_are_one_problem() {
-        let problems = Problems::default();
+        let problems = WriteProblems::default();
         let name = |text: &str| EntryName::parse(text).unwrap();
         let (full, away) = (StoreError::Full("507".into()), StoreError::Unavailable("no connection".into()));
         for entry in ["a", "b", "c"] {
-            problems.report(&name(entry), Subject::Entry, &full);
+            problems.report(&name(entry), RefusedSubject::Entry, &full);
         }
-        problems.report(&name("d"), Subject::Entry, &away);
-        problems.report(&name("a"), Subject::DeadLetter, &full);
+        problems.report(&name("d"), RefusedSubject::Entry, &away);
+        problems.report(&name("a"), RefusedSubject::DeadLetter, &full);
         let listed = problems.list();
         assert_eq!(listed.iter().map(|problem| problem.entries).collect::<Vec<_>>(), [3, 1, 1]);
         assert!(listed.iter().any(|problem| problem.message.contains("entry a, 3 in all")), "{listed:?}");
         for entry in ["a", "b", "c", "d"] {
-            problems.clear(&name(entry), Subject::Entry);
+            problems.clear(&name(entry), RefusedSubject::Entry);
         }
         assert_eq!(problems.list().len(), 1);
         assert!(problems.list()[0].message.contains("dead letters"));

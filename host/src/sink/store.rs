@@ -50,7 +50,7 @@ pub struct Write {
 /// What stands at a microsecond.
 #[derive(Debug)]
 pub enum Occupant {
-    Record(Seen),
+    Record(QueriedRecord),
     /// It can't be read, and can't be overwritten, or only by a record of its size.
     Unfinished,
     Nothing,
@@ -58,7 +58,7 @@ pub enum Occupant {
 
 /// A finished record that a query showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct QueriedRecord {
     pub timestamp_us: u64,
     /// `None`: it isn't one that a sink wrote.
     pub identity: Option<Identity>,
@@ -87,7 +87,7 @@ impl Content {
 /// The records of a range of time, in order, as far as they were asked for.
 #[derive(Debug)]
 pub struct Page {
-    pub seen: Vec<Seen>,
+    pub seen: Vec<QueriedRecord>,
     /// Up to here these are all that there are.
     pub until: u64,
 }
@@ -116,13 +116,13 @@ type AskedQuota = (Instant, Option<u64>);
 #[derive(Clone)]
 pub struct Store {
     connections: Arc<Connections>,
-    config: Arc<config::Store>,
+    config: Arc<config::StoreConfig>,
     quota: Arc<tokio::sync::Mutex<Option<AskedQuota>>>,
 }
 
 impl Store {
     /// Prepares a client; nothing is sent yet. The address must have been validated.
-    pub fn new(config: &config::Store) -> Result<Self, StoreError> {
+    pub fn new(config: &config::StoreConfig) -> Result<Self, StoreError> {
         let connections = Arc::new(Connections::new(config)?);
         Ok(Self { connections, config: Arc::new(config.clone()), quota: Arc::default() })
     }
@@ -295,7 +295,7 @@ impl Store {
                     let record = record?;
                     let one = seen_record(&record);
                     let content = if with_bytes { Content::read(&record.bytes().await?) } else { Content::Unread };
-                    seen.push(Seen { content, ..one });
+                    seen.push(QueriedRecord { content, ..one });
                 }
                 Ok(seen)
             }
@@ -317,7 +317,7 @@ impl Store {
     ///
     /// A query with `$each_n` shows one of `n` records that fulfil what stands before it: this one costs a quarter of
     /// reading their heads.
-    pub async fn last_of(&self, entry: &EntryName, claim: &Claim) -> Result<Option<Seen>, StoreError> {
+    pub async fn last_of(&self, entry: &EntryName, claim: &Claim) -> Result<Option<QueriedRecord>, StoreError> {
         let (name, times) = (entry.to_string(), claim.times.clone());
         let label = |name: &str| format!("&{name}");
         // What doesn't fulfil the conditions before it isn't counted by the last one.
@@ -467,8 +467,8 @@ impl Store {
     }
 }
 
-fn seen_record(record: &Record) -> Seen {
-    Seen {
+fn seen_record(record: &Record) -> QueriedRecord {
+    QueriedRecord {
         timestamp_us: record.timestamp_us(),
         identity: labels::read_identity(record.labels()),
         size: record.content_length(),

@@ -34,12 +34,12 @@ pub(super) const UNDECIDED: Offset = Offset::Offset(0);
 pub struct GroupContext {
     pub(super) handler: Arc<dyn GroupHandler>,
     pub(super) consumer: OnceLock<Weak<BaseConsumer<GroupContext>>>,
-    pub(super) places: Mutex<HashMap<TopicPartition, Place>>,
+    pub(super) places: Mutex<HashMap<TopicPartition, AssignedPartition>>,
     pub(super) commits: Mutex<Commits>,
 }
 
 /// A partition that the group gave to this host.
-pub(super) enum Place {
+pub(super) enum AssignedPartition {
     /// Where it begins isn't decided yet.
     Waiting(Box<Waiting>),
     /// A worker reads it.
@@ -63,7 +63,7 @@ impl GroupContext {
         Self { handler, consumer: OnceLock::new(), places: Mutex::default(), commits: Mutex::default() }
     }
 
-    pub fn places(&self) -> MutexGuard<'_, HashMap<TopicPartition, Place>> {
+    pub fn places(&self) -> MutexGuard<'_, HashMap<TopicPartition, AssignedPartition>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,7 +85,7 @@ impl GroupContext {
             let waiting =
                 Waiting { queue, known: None, was_out_of_range: false, question: None, since: Instant::now() };
             self.handler.waiting(source, "asking Kafka where it begins");
-            self.places().insert(source.clone(), Place::Waiting(Box::new(waiting)));
+            self.places().insert(source.clone(), AssignedPartition::Waiting(Box::new(waiting)));
         }
         Ok(())
     }
@@ -102,7 +102,7 @@ impl GroupContext {
 
     /// Ends reading and lets the handler finish what is in flight; answers with what may be committed.
     pub fn take_back(&self, partitions: &[TopicPartition], lost: bool) -> Vec<(TopicPartition, CommitPoint)> {
-        let taken: Vec<(TopicPartition, Place)> = {
+        let taken: Vec<(TopicPartition, AssignedPartition)> = {
             let mut places = self.places();
             partitions.iter().filter_map(|source| places.remove_entry(source)).collect()
         };
@@ -110,8 +110,8 @@ impl GroupContext {
         let mut states = Vec::new();
         for (source, place) in taken {
             match place {
-                Place::Waiting(waiting) => points.extend(waiting.known.map(|point| (source, point))),
-                Place::Reading { state, control } => {
+                AssignedPartition::Waiting(waiting) => points.extend(waiting.known.map(|point| (source, point))),
+                AssignedPartition::Reading { state, control } => {
                     drop(control.close());
                     states.push(state);
                 }

@@ -31,16 +31,16 @@ use thiserror::Error;
 use tracing::{debug, error, info, warn};
 
 use self::commit_queue::CommitQueue;
-use self::group::{GroupContext, Place, UNDECIDED, Waiting, partitions};
-use self::partition_reader::Unreadable;
+use self::group::{AssignedPartition, GroupContext, UNDECIDED, Waiting, partitions};
+use self::partition_reader::UnreadableBatch;
 pub use self::partition_reader::{PartitionReader, Polled};
-use self::questions::{Answer, Found, Question, Questions, Told};
+use self::questions::{BeginAnswer, BrokerNews, FoundBegin, Question, Questions};
 use self::start::Facts;
 use crate::config::{self, OnUnreadable, StartPolicy};
 use crate::flow::{CommitPoint, PartitionState};
 
 use crate::kafka::client::{QUEUE, client_config, told};
-use crate::kafka::metadata::CheckError;
+use crate::kafka::metadata::KafkaCheckError;
 use crate::record::{TopicId, TopicPartition};
 
 /// How long one poll of the main queue waits, and how long while partitions wait to be begun.
@@ -118,7 +118,7 @@ pub enum SourceError {
     Configuration(String),
     /// Kafka doesn't answer, or refuses.
     #[error("Kafka at {0}")]
-    Away(#[from] CheckError),
+    Away(#[from] KafkaCheckError),
     /// librdkafka takes one of the topics for wrong.
     #[error("can't subscribe to {topics:?}: {error}")]
     Subscribe {
@@ -180,7 +180,8 @@ impl Source {
     pub fn run(mut self) {
         let mut committed_at = Instant::now();
         while !self.handler.is_stopping() {
-            let is_waiting = self.context().places().values().any(|place| matches!(place, Place::Waiting(_)));
+            let is_waiting =
+                self.context().places().values().any(|place| matches!(place, AssignedPartition::Waiting(_)));
             self.poll(if is_waiting { POLL_WAITING } else { POLL });
             self.end_rereads();
             self.ask();
@@ -222,7 +223,7 @@ impl Source {
     fn end_rereads(&self) {
         let mut places = self.context().places();
         for (source, place) in places.iter_mut() {
-            let Place::Reading { state, control } = place else { continue };
+            let AssignedPartition::Reading { state, control } = place else { continue };
             let Some(point) = state.try_end() else { continue };
             let was_out_of_range = state.was_out_of_range();
             let Some(queue) = control.close() else { continue };
@@ -230,14 +231,15 @@ impl Source {
             self.handler.waiting(source, "asking Kafka where to go on");
             let known = Some(point);
             let since = Instant::now();
-            *place = Place::Waiting(Box::new(Waiting { queue, known, was_out_of_range, question: None, since }));
+            *place =
+                AssignedPartition::Waiting(Box::new(Waiting { queue, known, was_out_of_range, question: None, since }));
         }
     }
 
     fn ask(&mut self) {
         let mut places = self.consumer.context().places();
         for (source, place) in places.iter_mut() {
-            if let Place::Waiting(waiting) = place
+            if let AssignedPartition::Waiting(waiting) = place
                 && waiting.question.is_none()
             {
                 self.next_question += 1;
@@ -252,36 +254,36 @@ impl Source {
     fn hear(&mut self) {
         for told in self.questions.told() {
             match told {
-                Told::Answer(answer) => self.answered(answer),
-                Told::Ids(ids) => self.compare_ids(&ids),
+                BrokerNews::Answer(answer) => self.answered(answer),
+                BrokerNews::Ids(ids) => self.compare_ids(&ids),
             }
         }
     }
 
-    fn answered(&mut self, answer: Answer) {
-        let Answer { source, number, found } = answer;
-        let is_open = |place: &Place| matches!(place, Place::Waiting(waiting) if waiting.question == Some(number));
+    fn answered(&mut self, answer: BeginAnswer) {
+        let BeginAnswer { source, number, found } = answer;
+        let is_open = |place: &AssignedPartition| matches!(place, AssignedPartition::Waiting(waiting) if waiting.question == Some(number));
         let taken = {
             let mut places = self.context().places();
             if places.get(&source).is_some_and(is_open) { places.remove(&source) } else { None }
         };
-        let Some(Place::Waiting(waiting)) = taken else { return self.questions.forget(number) };
+        let Some(AssignedPartition::Waiting(waiting)) = taken else { return self.questions.forget(number) };
         match found {
             Err(reason) => {
                 self.handler.waiting(&source, &reason);
-                self.put(source, Place::Waiting(waiting));
+                self.put(source, AssignedPartition::Waiting(waiting));
             }
             Ok(found) => self.begin(source, waiting, found),
         }
     }
 
-    fn put(&self, source: TopicPartition, place: Place) {
+    fn put(&self, source: TopicPartition, place: AssignedPartition) {
         self.context().places().insert(source, place);
     }
 
     /// Begins a partition whose begin can be decided now.
-    fn begin(&mut self, source: TopicPartition, mut waiting: Box<Waiting>, found: Found) {
-        let Found { facts, committed } = found;
+    fn begin(&mut self, source: TopicPartition, mut waiting: Box<Waiting>, found: FoundBegin) {
+        let FoundBegin { facts, committed } = found;
         if let Some(committed) = &committed {
             self.context().commits().known(&source, committed.clone());
         }
@@ -303,13 +305,13 @@ impl Source {
                 }
                 let (reader, control) = PartitionReader::new(source.clone(), state.topic_id(), waiting.queue);
                 self.handler.assigned(reader, &state);
-                self.put(source, Place::Reading { state, control });
+                self.put(source, AssignedPartition::Reading { state, control });
             }
             Err(error) => {
                 debug!(partition = %source, %error, "can't read from there yet; trying again");
                 state.end();
                 waiting.question = None;
-                self.put(source, Place::Waiting(waiting));
+                self.put(source, AssignedPartition::Waiting(waiting));
             }
         }
     }
@@ -346,8 +348,8 @@ impl Source {
         all.add_partition_offset(&source.topic, partition, offset)?;
         for (other, place) in self.context().places().iter().filter(|(other, _)| *other != source) {
             let next = match place {
-                Place::Waiting(_) => UNDECIDED,
-                Place::Reading { state, .. } => Offset::Offset(state.next_offset().cast_signed()),
+                AssignedPartition::Waiting(_) => UNDECIDED,
+                AssignedPartition::Reading { state, .. } => Offset::Offset(state.next_offset().cast_signed()),
             };
             all.add_partition_offset(&other.topic, other.partition.cast_signed(), next)?;
         }
@@ -357,7 +359,7 @@ impl Source {
     /// Lets partitions begin again whose topics were deleted and created again.
     fn compare_ids(&self, ids: &HashMap<String, TopicId>) {
         for place in self.context().places().values() {
-            if let Place::Reading { state, .. } = place
+            if let AssignedPartition::Reading { state, .. } = place
                 && let (Some(before), Some(now)) = (state.topic_id(), ids.get(&*state.source.topic))
                 && before != *now
             {
@@ -377,7 +379,7 @@ impl Source {
     fn probe(&self) {
         for (source, end) in self.handler.take_probes() {
             let places = self.context().places();
-            let Some(Place::Reading { state, control }) = places.get(&source) else { continue };
+            let Some(AssignedPartition::Reading { state, control }) = places.get(&source) else { continue };
             let next = Offset::Offset(state.next_offset().cast_signed());
             let seek = || self.consumer.seek(&source.topic, source.partition.cast_signed(), next, SEEK_TIMEOUT);
             if let Err(error) = control.probe(end, seek) {
@@ -391,8 +393,8 @@ impl Source {
     fn look_at_unreadable(&self) {
         let places = self.context().places();
         for (source, place) in places.iter() {
-            let Place::Reading { state, control } = place else { continue };
-            let Some(Unreadable { since, reason, is_reported }) = control.unreadable() else { continue };
+            let AssignedPartition::Reading { state, control } = place else { continue };
+            let Some(UnreadableBatch { since, reason, is_reported }) = control.unreadable() else { continue };
             let offset = state.next_offset();
             if !is_reported {
                 control.unreadable_is_reported();
@@ -415,10 +417,10 @@ impl Source {
     /// What may be committed now.
     fn points(&self) -> Vec<(TopicPartition, CommitPoint)> {
         let places = self.context().places();
-        let point = |(source, place): (&TopicPartition, &Place)| {
+        let point = |(source, place): (&TopicPartition, &AssignedPartition)| {
             let point = match place {
-                Place::Waiting(waiting) => waiting.known.clone(),
-                Place::Reading { state, .. } => self.handler.commit_point(state),
+                AssignedPartition::Waiting(waiting) => waiting.known.clone(),
+                AssignedPartition::Reading { state, .. } => self.handler.commit_point(state),
             };
             point.map(|point| (source.clone(), point))
         };

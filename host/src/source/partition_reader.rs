@@ -25,24 +25,24 @@ pub struct PartitionReader {
     /// The topic and the partition's number.
     pub source: TopicPartition,
     topic_id: Option<TopicId>,
-    slot: Arc<Mutex<Slot>>,
+    slot: Arc<Mutex<ReaderSlot>>,
 }
 
 /// The polling thread's end. See the module.
-pub(super) struct ReaderControl(Arc<Mutex<Slot>>);
+pub(super) struct ReaderControl(Arc<Mutex<ReaderSlot>>);
 
-struct Slot {
+struct ReaderSlot {
     /// `None`: closed.
     queue: Option<PartitionQueue<GroupContext>>,
     /// The partition was sought at its next offset, to see whether any records stand before this one.
     probing: Option<u64>,
     /// A batch can't be read. Nothing is taken before the partition was sought again: librdkafka may go on behind it.
-    unreadable: Option<Unreadable>,
+    unreadable: Option<UnreadableBatch>,
 }
 
 /// A batch that can't be read.
 #[derive(Debug, Clone)]
-pub(super) struct Unreadable {
+pub(super) struct UnreadableBatch {
     pub since: Instant,
     /// librdkafka's words.
     pub reason: String,
@@ -73,7 +73,7 @@ impl PartitionReader {
         topic_id: Option<TopicId>,
         queue: PartitionQueue<GroupContext>,
     ) -> (Self, ReaderControl) {
-        let slot = Arc::new(Mutex::new(Slot { queue: Some(queue), probing: None, unreadable: None }));
+        let slot = Arc::new(Mutex::new(ReaderSlot { queue: Some(queue), probing: None, unreadable: None }));
         (Self { source, topic_id, slot: Arc::clone(&slot) }, ReaderControl(slot))
     }
 
@@ -87,7 +87,7 @@ impl PartitionReader {
     /// Takes the next record, if one is there; doesn't wait.
     pub fn poll(&mut self) -> Polled {
         let mut slot = lock(&self.slot);
-        let Slot { queue: Some(queue), probing, unreadable } = &mut *slot else { return Polled::Nothing };
+        let ReaderSlot { queue: Some(queue), probing, unreadable } = &mut *slot else { return Polled::Nothing };
         if unreadable.is_some() {
             return Polled::Nothing;
         }
@@ -104,7 +104,7 @@ impl PartitionReader {
                 *probing = None;
                 let reason = last_reason_here();
                 let reason = if reason.is_empty() { code.to_string() } else { reason };
-                *unreadable = Some(Unreadable { since: Instant::now(), reason, is_reported: false });
+                *unreadable = Some(UnreadableBatch { since: Instant::now(), reason, is_reported: false });
                 return Polled::Nothing;
             }
             Some(Err(error)) => {
@@ -130,7 +130,7 @@ impl ReaderControl {
     }
 
     /// The batch that can't be read, if there is one.
-    pub fn unreadable(&self) -> Option<Unreadable> {
+    pub fn unreadable(&self) -> Option<UnreadableBatch> {
         lock(&self.0).unreadable.clone()
     }
 
@@ -159,6 +159,6 @@ impl ReaderControl {
     }
 }
 
-fn lock(slot: &Mutex<Slot>) -> MutexGuard<'_, Slot> {
+fn lock(slot: &Mutex<ReaderSlot>) -> MutexGuard<'_, ReaderSlot> {
     slot.lock().unwrap_or_else(PoisonError::into_inner)
 }

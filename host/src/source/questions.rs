@@ -44,22 +44,22 @@ pub(super) struct Question {
 
 /// The answer to a [`Question`], or a reason why there is none yet.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct BeginAnswer {
     pub source: TopicPartition,
     pub number: u64,
-    pub found: Result<Found, String>,
+    pub found: Result<FoundBegin, String>,
 }
 
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FoundBegin {
     pub facts: Facts,
     pub committed: Option<CommitPoint>,
 }
 
 /// What the thread tells.
 #[derive(Debug)]
-pub(super) enum Told {
-    Answer(Answer),
+pub(super) enum BrokerNews {
+    Answer(BeginAnswer),
     /// The ids of topics as they are now.
     Ids(HashMap<String, TopicId>),
 }
@@ -75,7 +75,7 @@ enum Asked {
 /// The polling thread's end.
 pub(super) struct Questions {
     asked: Sender<Asked>,
-    told: Receiver<Told>,
+    told: Receiver<BrokerNews>,
 }
 
 impl Questions {
@@ -118,7 +118,7 @@ impl Questions {
     }
 
     /// What was told since, without waiting.
-    pub fn told(&self) -> Vec<Told> {
+    pub fn told(&self) -> Vec<BrokerNews> {
         self.told.try_iter().collect()
     }
 }
@@ -128,7 +128,7 @@ struct Asker {
     handler: Arc<dyn GroupHandler>,
     group: String,
     inbox: Receiver<Asked>,
-    outbox: Sender<Told>,
+    outbox: Sender<BrokerNews>,
     open: Vec<Question>,
     watched: HashSet<String>,
     looked: Instant,
@@ -157,7 +157,7 @@ impl Asker {
                     Ok(topics) => {
                         let ids = topics.into_iter().filter(|topic| topic.error.is_none());
                         let ids = ids.filter_map(|topic| Some((topic.name, topic.id?)));
-                        let _ = self.outbox.send(Told::Ids(ids.collect()));
+                        let _ = self.outbox.send(BrokerNews::Ids(ids.collect()));
                     }
                     Err(error) => debug!(%error, "can't ask for the ids of the topics"),
                 }
@@ -221,14 +221,14 @@ impl Asker {
                         true => committed.get(&source).cloned().unwrap_or_else(|| Err("no answer".to_owned()))?,
                         false => None,
                     };
-                    Ok(Found { facts, committed })
+                    Ok(FoundBegin { facts, committed })
                 }),
             };
             if let Err(reason) = &found {
                 self.complain(&source, reason);
                 self.open.push(Question { source: source.clone(), number, wants_committed });
             }
-            let _ = self.outbox.send(Told::Answer(Answer { source, number, found }));
+            let _ = self.outbox.send(BrokerNews::Answer(BeginAnswer { source, number, found }));
         }
     }
 

@@ -4,8 +4,8 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use reduct_sink::config::{FailurePolicy, GrantedDirectory, InstancesFor, Plugin};
-use reduct_sink::plugin::Problem;
+use reduct_sink::config::{FailurePolicy, GrantedDirectory, InstancesFor, PluginConfig};
+use reduct_sink::plugin::LoadProblem;
 use reduct_sink::record::entry_name::EntryPattern;
 use reduct_sink::record::{InputRecord, TopicPartition};
 
@@ -53,7 +53,7 @@ const WAITING: &str = "(call $body (call $request (call $fields)) (i32.const 204
   (call $flush (local.get $n) (i32.const 2048) (i32.const 1) (i32.const 2080))
   (call $flush (local.get $n) (i32.const 2048) (i32.const 1) (i32.const 2080))";
 
-fn with_http(plugin: &mut Plugin) {
+fn with_http(plugin: &mut PluginConfig) {
     plugin.grants.http = vec!["127.0.0.1:1".into()];
 }
 
@@ -89,7 +89,7 @@ fn a_body_that_nobody_reads_holds_no_load_up() {
         let bed = Bed::of(&[]).with("waiting-at-start", &guest, with_http);
         runtime().load(&bed.plugins[0]).unwrap_err().problem
     });
-    assert!(matches!(problem, Problem::StartTimedOut), "{problem:?}");
+    assert!(matches!(problem, LoadProblem::StartTimedOut), "{problem:?}");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn what_a_plugin_says_is_one_line_everywhere() {
     keep_log();
     let evil = "x\n2026-11-25T00:00:00Z  INFO reduct_sink::pipeline: stopped\u{1b}]0;owned\u{7}\u{202e}\u{2028}";
     let error = load_error(&Guest::new("(call $keep)").configure(&format!("(call $refuse $\"{evil}\")")).build());
-    assert!(matches!(error.problem, Problem::ConfigureRefused(_)), "{error}");
+    assert!(matches!(error.problem, LoadProblem::ConfigureRefused(_)), "{error}");
     let rejecting = guest(&format!("(call $reject $\"{evil}\")"));
     let rejected = dead_letter(Bed::of(&[&rejecting]).chain().transform(&input(1))).reason;
     let logging = guest(&format!("(call $host-log (i32.const 1) $\"{evil}\") (call $keep)"));

@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reduct_sink::chain::{Chain, Failure, Outcome, SharedChain};
-use reduct_sink::config::{Plugin, PluginSource};
+use reduct_sink::chain::{Chain, Outcome, PluginFailure, SharedChain};
+use reduct_sink::config::{PluginConfig, PluginSource};
 use reduct_sink::plugin::{LoadError, Runtime};
 use reduct_sink::record::{Header, InputRecord, OutputRecord, TopicPartition};
 use tempfile::TempDir;
 
 pub struct Bed {
     pub folder: TempDir,
-    pub plugins: Vec<Plugin>,
+    pub plugins: Vec<PluginConfig>,
 }
 
 impl Bed {
@@ -29,7 +29,7 @@ impl Bed {
     }
 
     /// One more guest at the chain's end.
-    pub fn with(mut self, name: &str, guest: &[u8], adjust: impl FnOnce(&mut Plugin)) -> Self {
+    pub fn with(mut self, name: &str, guest: &[u8], adjust: impl FnOnce(&mut PluginConfig)) -> Self {
         let path = self.folder.path().join(format!("{name}.wasm"));
         fs::write(&path, guest).unwrap();
         let mut plugin = plugin(name, PluginSource::File(path));
@@ -60,8 +60,8 @@ pub fn runtime() -> Arc<Runtime> {
     RUNTIME.get_or_init(|| Runtime::new().unwrap()).clone()
 }
 
-pub fn plugin(name: &str, source: PluginSource) -> Plugin {
-    Plugin { timeout: Duration::from_millis(200), memory_bytes: 16 << 20, ..Plugin::new(name, source) }
+pub fn plugin(name: &str, source: PluginSource) -> PluginConfig {
+    PluginConfig { timeout: Duration::from_millis(200), memory_bytes: 16 << 20, ..PluginConfig::new(name, source) }
 }
 
 /// What loading this file says.
@@ -106,7 +106,7 @@ pub fn output(outcome: Outcome) -> OutputRecord {
     outputs.remove(0)
 }
 
-pub fn dead_letter(outcome: Outcome) -> Failure {
+pub fn dead_letter(outcome: Outcome) -> PluginFailure {
     match outcome {
         Outcome::DeadLetter(failure) => failure,
         other => panic!("{other:?}"),

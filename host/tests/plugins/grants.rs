@@ -6,13 +6,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use reduct_sink::chain::{Chain, Outcome};
-use reduct_sink::config::{GrantedDirectory, Plugin, Secret};
+use reduct_sink::config::{GrantedDirectory, PluginConfig, Secret};
 
 use crate::bed::{Bed, input, keep_log, label, logged, output, runtime};
 use crate::guest::Guest;
 
 /// A chain of one guest that imports an interface of WASI.
-pub fn chain(name: &str, guest: Vec<u8>, adjust: impl FnOnce(&mut Plugin)) -> Chain {
+pub fn chain(name: &str, guest: Vec<u8>, adjust: impl FnOnce(&mut PluginConfig)) -> Chain {
     Bed::of(&[]).with(name, &guest, adjust).chain()
 }
 
@@ -166,7 +166,7 @@ fn a_granted_directory_can_be_read_and_no_more() {
     std::os::unix::fs::symlink("../secret", models.join("link")).unwrap();
     let grant = |writable| {
         let directory = GrantedDirectory { path: models.clone(), guest: "/models".into(), writable };
-        move |plugin: &mut Plugin| plugin.grants.directories = vec![directory]
+        move |plugin: &mut PluginConfig| plugin.grants.directories = vec![directory]
     };
     let opened = |guest, grant| output(chain("reader", guest, grant).transform(&input(1)));
     let read = opened(opening("one", false), grant(false));

@@ -6,10 +6,10 @@ use std::thread;
 use std::time::Duration;
 
 use reduct_sink::chain::{Chain, Outcome as Fate, SharedChain};
-use reduct_sink::config::{self, HeaderIs, Mode, Plugin, Share, Sources, TopicIs, When};
+use reduct_sink::config::{self, HeaderIs, Mode, PluginConfig, Share, Sources, TopicIs, When};
 use reduct_sink::plugin::Digest;
 use reduct_sink::record::{Header, InputRecord, TopicPartition};
-use reduct_sink::rollout::{self, Control, Lifecycle, Outcome, Pace, Source, SwapReport};
+use reduct_sink::rollout::{self, ChainSource, Control, Lifecycle, Pace, RolloutOutcome, SwapReport};
 use tempfile::TempDir;
 
 use crate::bed::{Bed, input, keep_log, logged, output, record, runtime, wait_for};
@@ -43,7 +43,7 @@ struct Run {
 }
 
 impl Run {
-    fn new(name: &str, adjust: impl FnOnce(&mut Plugin)) -> Self {
+    fn new(name: &str, adjust: impl FnOnce(&mut PluginConfig)) -> Self {
         let bed = Bed::of(&[]).with(name, &version(1), adjust);
         let shared = bed.shared();
         let chain = Chain::new(shared.clone()).unwrap();
@@ -74,7 +74,7 @@ impl Run {
         self.chain.transform(&input(self.offset))
     }
 
-    fn outcome(&mut self, outcome: Outcome) -> SwapReport {
+    fn outcome(&mut self, outcome: RolloutOutcome) -> SwapReport {
         self.until(&format!("{outcome:?}"), |run| {
             run.control.swaps.last().pop().filter(|report| report.outcome == outcome)
         })
@@ -92,8 +92,10 @@ fn a_trial_sees_live_records_and_changes_nothing_until_it_is_passed() {
         (plugin.trial.records, plugin.trial.every) = (200, 3);
     });
     run.put(&version(2));
-    run.until("the trial", |run| run.control.swaps.last().pop().filter(|report| report.outcome == Outcome::OnTrial));
-    let report = run.outcome(Outcome::Watched);
+    run.until("the trial", |run| {
+        run.control.swaps.last().pop().filter(|report| report.outcome == RolloutOutcome::OnTrial)
+    });
+    let report = run.outcome(RolloutOutcome::Watched);
     let found = report.trial.unwrap();
     assert_eq!((found.records, found.failed, found.same, found.timestamps_differ), (200, 0, 0, 200), "{found:?}");
     assert!(found.first_difference.as_deref().unwrap().contains("timestamp Some(1), the candidate's Some(2)"));
@@ -115,7 +117,7 @@ fn a_candidate_that_fails_on_trial_never_takes_over() {
         (plugin.trial.records, plugin.trial.every) = (100_000, 2);
     });
     run.put(&trapping(2));
-    let report = run.outcome(Outcome::FailedTrial);
+    let report = run.outcome(RolloutOutcome::FailedTrial);
     assert!(report.reason.unwrap().contains("it failed on"), "{:?}", report.trial);
     assert!(report.trial.unwrap().first_failure.unwrap().contains("unreachable"));
     for _ in 0..300 {
@@ -149,13 +151,13 @@ fn by_hand_a_candidate_waits_for_its_promotion() {
     assert_eq!(run.control.promote("by-hand").unwrap_err(), "plugin by-hand has no candidate");
     assert_eq!(run.control.promote("nobody").unwrap_err(), "the chain has no plugin nobody");
     run.put(&version(2));
-    let report = run.outcome(Outcome::AwaitsPromotion);
+    let report = run.outcome(RolloutOutcome::AwaitsPromotion);
     assert_eq!((report.trial.unwrap().records, run.at_work()), (20, Digest::of(&version(1))));
     assert!(run.control.promote("by-hand").unwrap().contains(&Digest::of(&version(2)).short()));
     assert_eq!(output(run.next()).timestamp_us, Some(2));
     assert!(run.control.rollback("by-hand").unwrap().contains(&Digest::of(&version(1)).short()));
     assert_eq!(output(run.next()).timestamp_us, Some(1));
-    assert_eq!(run.outcome(Outcome::RolledBack).reason.as_deref(), Some("a person asked for it"));
+    assert_eq!(run.outcome(RolloutOutcome::RolledBack).reason.as_deref(), Some("a person asked for it"));
     assert_eq!(run.control.rollback("by-hand").unwrap_err(), "it has no previous version");
     thread::sleep(quick().poll * 2);
     assert_eq!(run.control.swaps.last().len(), 1, "the file still holds version 2, which isn't wanted");
@@ -168,10 +170,10 @@ fn what_a_candidate_failed_on_in_its_trial_leaves_its_breaker_closed() {
         plugin.trial.mode = Mode::Manual;
         (plugin.trial.records, plugin.trial.every) = (20, 1);
         let (then, pause) = (config::WhileOpen::Skip, Duration::from_secs(3600));
-        plugin.breaker = Some(config::Breaker { failures: 5, then, pause });
+        plugin.breaker = Some(config::BreakerConfig { failures: 5, then, pause });
     });
     run.put(&guest("unreachable"));
-    let report = run.outcome(Outcome::AwaitsPromotion);
+    let report = run.outcome(RolloutOutcome::AwaitsPromotion);
     assert_eq!(report.trial.map(|found| (found.records, found.failed)), Some((20, 20)));
     run.control.promote("unready").unwrap();
     assert!(!run.shared.versions()[0].breaker_open);
@@ -195,7 +197,7 @@ fn a_version_that_traps_on_one_record_in_a_hundred_is_back_out_by_itself() {
             }
         }
         thread::sleep(Duration::from_millis(1));
-        run.control.swaps.last().pop().filter(|report| report.outcome == Outcome::RolledBack)
+        run.control.swaps.last().pop().filter(|report| report.outcome == RolloutOutcome::RolledBack)
     });
     let watched = report.watch.unwrap();
     assert!(failed > 5 && watched.failed > 5 && watched.failed <= failed, "{failed} {watched:?}");
@@ -221,14 +223,14 @@ fn a_version_that_is_slow_beyond_its_bound_is_back_out_by_itself() {
                 (loop $more (br_if $more (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))
                 (call $keep)";
     run.put(&guest(slow));
-    let report = run.outcome(Outcome::RolledBack);
+    let report = run.outcome(RolloutOutcome::RolledBack);
     assert!(report.reason.unwrap().contains("its median call takes"));
     assert_eq!(run.at_work(), Digest::of(&version(1)));
 }
 
 #[test]
 fn what_is_watched_by_hand_or_not_at_all_stays() {
-    for (mode, outcome) in [(Mode::Manual, Outcome::Watched), (Mode::Off, Outcome::Active)] {
+    for (mode, outcome) in [(Mode::Manual, RolloutOutcome::Watched), (Mode::Off, RolloutOutcome::Active)] {
         let mut run = Run::new("kept", |plugin| {
             plugin.watch.mode = mode;
             plugin.watch.max_failures = Share(0.0);
@@ -248,7 +250,7 @@ fn what_is_watched_by_hand_or_not_at_all_stays() {
 fn a_watch_ends_with_its_window() {
     let mut run = Run::new("settled", |plugin| plugin.watch.window = Duration::from_millis(300));
     run.put(&version(2));
-    let report = run.outcome(Outcome::Active);
+    let report = run.outcome(RolloutOutcome::Active);
     let watched = report.watch.unwrap();
     assert!(watched.seconds >= 0.3 && watched.records > 0 && watched.failed == 0, "{watched:?}");
     assert!(report.steps.worker_ms.unwrap() > 0.0);
@@ -282,12 +284,13 @@ impl Configured {
         fs::write(folder.path().join("secret"), "one\n").unwrap();
         let file = folder.path().join("sink.toml");
         fs::write(&file, format!("{HEAD}{plugins}")).unwrap();
-        let sources = Sources { file: Some((file.clone(), config::Place::Flag("--config"))), ..Sources::default() };
+        let sources =
+            Sources { file: Some((file.clone(), config::ConfigPlace::Flag("--config"))), ..Sources::default() };
         let present = config::load(sources.clone()).config.unwrap();
         let shared = SharedChain::load(runtime(), &present.plugins).unwrap();
         let chain = Chain::new(shared.clone()).unwrap();
         let load = Box::new(move || config::load(sources.clone()).config);
-        let source = Source { file: Some(file), load, present };
+        let source = ChainSource { file: Some(file), load, present };
         let lifecycle = rollout::start(shared.clone(), Some(source), quick());
         // The first look takes the file as it was started with.
         thread::sleep(quick().poll);

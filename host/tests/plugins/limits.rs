@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use reduct_sink::chain::{Chain, Outcome};
-use reduct_sink::config::{Breaker, FailurePolicy, Plugin, WhileOpen};
-use reduct_sink::plugin::{Digest, Problem};
+use reduct_sink::config::{BreakerConfig, FailurePolicy, PluginConfig, WhileOpen};
+use reduct_sink::plugin::{Digest, LoadProblem};
 
 use crate::bed::{Bed, dead_letter, input, keep_log, logged, output, runtime};
 use crate::guest::guest;
 
 /// A chain of this guest under these limits.
-fn chain(body: &str, adjust: impl FnOnce(&mut Plugin)) -> Chain {
+fn chain(body: &str, adjust: impl FnOnce(&mut PluginConfig)) -> Chain {
     Bed::of(&[]).with("a", &guest(body), adjust).chain()
 }
 
@@ -84,7 +84,7 @@ fn a_file_with_another_digest_than_the_pinned_one_is_refused() {
     };
     assert_eq!(load(&right).unwrap().digest, Digest::of(&right));
     let error = load(b"another").unwrap_err();
-    assert!(matches!(error.problem, Problem::OtherDigest { .. }));
+    assert!(matches!(error.problem, LoadProblem::OtherDigest { .. }));
     let text = error.to_string();
     for part in [Digest::of(&right).to_string(), Digest::of(b"another").to_string(), "`sha256`".into()] {
         assert!(text.contains(&part), "{text}");
@@ -105,7 +105,7 @@ const FAILING: &str = "(if (i64.lt_u (local.get $offset) (i64.const 10)) (then u
 fn a_breaker_opens_when_everything_fails_and_decides_as_it_is_told() {
     let opened = |then| {
         let mut chain = chain(FAILING, |plugin| {
-            plugin.breaker = Some(Breaker { failures: 3, then, pause: Duration::from_secs(3600) });
+            plugin.breaker = Some(BreakerConfig { failures: 3, then, pause: Duration::from_secs(3600) });
         });
         for offset in 0..3 {
             assert!(dead_letter(chain.transform(&input(offset))).reason.contains("unreachable"), "it is asked");
@@ -124,7 +124,7 @@ fn a_breaker_is_of_all_workers_and_closes_after_a_record_that_goes_well() {
     keep_log();
     let pause = Duration::from_millis(200);
     let bed = Bed::of(&[]).with("broken-circuit", &guest(FAILING), |plugin| {
-        plugin.breaker = Some(Breaker { failures: 4, then: WhileOpen::Wait, pause });
+        plugin.breaker = Some(BreakerConfig { failures: 4, then: WhileOpen::Wait, pause });
     });
     let shared = bed.shared();
     let mut workers = [Chain::new(shared.clone()).unwrap(), Chain::new(shared.clone()).unwrap()];

@@ -3,9 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use reduct_sink::config::{Plugin, PluginSource};
+use reduct_sink::config::{PluginConfig, PluginSource};
 use reduct_sink::plugin::componentize::componentize;
-use reduct_sink::plugin::{Digest, Problem, passthrough};
+use reduct_sink::plugin::{Digest, LoadProblem, passthrough};
 
 use crate::bed::{Bed, input, load_error, output, plugin, runtime};
 use crate::guest::{Guest, component_of, guest};
@@ -36,7 +36,7 @@ fn the_configuration_reaches_configure() {
     let check = check.build();
     Bed::of(&[]).with("a", &check, |plugin| plugin.config = r#"{"a":"b"}"#.into()).shared();
     let error = load_error(&check);
-    assert!(matches!(&error.problem, Problem::ConfigureRefused(text) if text == "no: expected nine"), "{error:?}");
+    assert!(matches!(&error.problem, LoadProblem::ConfigureRefused(text) if text == "no: expected nine"), "{error:?}");
 }
 
 #[test]
@@ -61,83 +61,83 @@ fn each_problem_names_the_plugin_the_file_and_the_remedy() {
          world mine { include reduct-sink:transform/transform@0.1.0; import math; import wasi:keyvalue/store@0.2.0; }",
         "mine",
     );
-    type Expected = fn(&Problem) -> bool;
+    type Expected = fn(&LoadProblem) -> bool;
     let cases: [(&str, &[u8], Expected, &[&str]); 17] = [
-        ("empty", b"", |p| matches!(p, Problem::Empty), &["is empty", "rename it over"]),
-        ("text", b"(component)", |p| matches!(p, Problem::Text), &["is text", "compile it"]),
+        ("empty", b"", |p| matches!(p, LoadProblem::Empty), &["is empty", "rename it over"]),
+        ("text", b"(component)", |p| matches!(p, LoadProblem::Text), &["is text", "compile it"]),
         (
             "garbage",
             b"\x7fELF\x02\x01\x01\0",
-            |p| matches!(p, Problem::NotWasm(_)),
+            |p| matches!(p, LoadProblem::NotWasm(_)),
             &["7f 45 4c 46", "isn't WebAssembly"],
         ),
-        ("head", b"\0as", |p| matches!(p, Problem::Truncated(_)), &["3 bytes", "copy the file again"]),
+        ("head", b"\0as", |p| matches!(p, LoadProblem::Truncated(_)), &["3 bytes", "copy the file again"]),
         (
             "cut",
             &component[..component.len() / 2],
-            |p| matches!(p, Problem::Truncated(_)),
+            |p| matches!(p, LoadProblem::Truncated(_)),
             &["ends too early", "copy the file again"],
         ),
         (
             "damaged",
             &[&component[..8], b"\x01\x05hello", &component[8..]].concat(),
-            |p| matches!(p, Problem::Compile(_)),
+            |p| matches!(p, LoadProblem::Compile(_)),
             &["magic header not detected", "wasm-tools validate"],
         ),
         (
             "core",
             &Guest::new("(call $keep)").core_module(),
-            |p| matches!(p, Problem::CoreModule),
+            |p| matches!(p, LoadProblem::CoreModule),
             &["is a core module", "reduct-sink plugin componentize"],
         ),
         (
             "world",
             &other_world,
-            |p| matches!(p, Problem::WrongWorld { .. }),
+            |p| matches!(p, LoadProblem::WrongWorld { .. }),
             &["exports test:other/math@1.0.0", "world `transform`"],
         ),
         (
             "version",
             &Guest::new("(call $keep)").contract("0.2.0", &[]),
-            |p| matches!(p, Problem::OtherVersion { .. }),
+            |p| matches!(p, LoadProblem::OtherVersion { .. }),
             &["asks for reduct-sink:transform@0.2.0, this host offers reduct-sink:transform@0.1"],
         ),
-        ("shape", &shape, |p| matches!(p, Problem::WrongShape(_)), &["another shape", "generate the bindings"]),
+        ("shape", &shape, |p| matches!(p, LoadProblem::WrongShape(_)), &["another shape", "generate the bindings"]),
         (
             "function",
             &missing,
-            |p| matches!(p, Problem::UnknownImports(_)),
+            |p| matches!(p, LoadProblem::UnknownImports(_)),
             &["reduct-sink:transform/host@0.1.0#sing", "or take a host"],
         ),
         (
             "imports",
             &unknown.build(),
-            |p| matches!(p, Problem::UnknownImports(_)),
+            |p| matches!(p, LoadProblem::UnknownImports(_)),
             &["wasi:keyvalue/store@0.2.0", "test:mine/math@1.0.0"],
         ),
-        ("configure", &trap, |p| matches!(p, Problem::ConfigureTrapped(_)), &["`configure`: wasm trap", "author"]),
+        ("configure", &trap, |p| matches!(p, LoadProblem::ConfigureTrapped(_)), &["`configure`: wasm trap", "author"]),
         (
             "payload",
             &early("(call $host-payload)"),
-            |p| matches!(p, Problem::ConfigureTrapped(_)),
+            |p| matches!(p, LoadProblem::ConfigureTrapped(_)),
             &["`payload` may only be called during `transform`"],
         ),
         (
             "labels",
             &early("(call $host-labels)"),
-            |p| matches!(p, Problem::ConfigureTrapped(_)),
+            |p| matches!(p, LoadProblem::ConfigureTrapped(_)),
             &["`labels` may only be called during `transform`"],
         ),
         (
             "read",
             &early("(call $host-read (i64.const 0) (i32.const 1))"),
-            |p| matches!(p, Problem::ConfigureTrapped(_)),
+            |p| matches!(p, LoadProblem::ConfigureTrapped(_)),
             &["`read` may only be called during `transform`"],
         ),
         (
             "memory",
             &Guest::new("(call $keep)").configure("(drop (memory.grow (i32.const 1000))) unreachable").build(),
-            |p| matches!(p, Problem::ConfigureTrapped(_)),
+            |p| matches!(p, LoadProblem::ConfigureTrapped(_)),
             &["memory limit"],
         ),
     ];
@@ -158,16 +158,16 @@ fn a_file_that_is_not_there_or_not_a_file_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let load = |path| runtime().load(&plugin("a", PluginSource::File(path))).unwrap_err();
     let missing = load(folder.path().join("gone.wasm"));
-    assert!(matches!(missing.problem, Problem::NotFound) && missing.to_string().contains("gone.wasm"), "{missing}");
+    assert!(matches!(missing.problem, LoadProblem::NotFound) && missing.to_string().contains("gone.wasm"), "{missing}");
     let directory = load(folder.path().to_owned());
-    assert!(matches!(directory.problem, Problem::Unreadable(_)), "{directory}");
+    assert!(matches!(directory.problem, LoadProblem::Unreadable(_)), "{directory}");
     assert!(directory.to_string().contains("not a regular file"), "{directory}");
 }
 
 #[test]
 fn a_start_that_never_ends_is_stopped() {
     let endless = Guest::new("(call $keep)").configure("(loop $ever (br $ever)) unreachable").build();
-    assert!(matches!(load_error(&endless).problem, Problem::StartTimedOut));
+    assert!(matches!(load_error(&endless).problem, LoadProblem::StartTimedOut));
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_component_that_needs_concurrency_support_loads_and_runs() {
 
 #[test]
 fn a_limit_below_what_a_plugin_starts_with_says_so() {
-    let bed = Bed::of(&[]).with("a", &guest("(call $keep)"), |plugin: &mut Plugin| plugin.memory_bytes = 65536);
+    let bed = Bed::of(&[]).with("a", &guest("(call $keep)"), |plugin: &mut PluginConfig| plugin.memory_bytes = 65536);
     let error = runtime().load(&bed.plugins[0]).unwrap_err();
     assert!(error.to_string().contains("memory limit"), "{error}");
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use reduct_sink::chain::{Chain, Outcome, SharedChain};
-use reduct_sink::config::{FailurePolicy, Plugin};
+use reduct_sink::config::{FailurePolicy, PluginConfig};
 use reduct_sink::plugin::Runtime;
 use reduct_sink::record::{Header, InputRecord};
 use reduct_sink_testbed::{figures, long};
@@ -63,7 +63,7 @@ fn records_go_through_every_language_and_memory_stays_flat() -> Result<()> {
 }
 
 /// The seconds until the plugin was ready for its first record, and a chain of it.
-fn load(runtime: &Arc<Runtime>, plugin: &Plugin) -> Result<(f64, Chain)> {
+fn load(runtime: &Arc<Runtime>, plugin: &PluginConfig) -> Result<(f64, Chain)> {
     let start = Instant::now();
     let chain = Chain::new(SharedChain::load(runtime.clone(), std::slice::from_ref(plugin))?)?;
     Ok((start.elapsed().as_secs_f64(), chain))

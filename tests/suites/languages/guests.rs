@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use reduct_sink::chain::{Chain, SharedChain};
-use reduct_sink::config::{Plugin, PluginSource};
+use reduct_sink::config::{PluginConfig, PluginSource};
 use reduct_sink::plugin::{Cache, Runtime};
 use reduct_sink::record::{Header, InputRecord, TopicPartition};
 
@@ -53,18 +53,18 @@ pub fn runtime_with_cache() -> Result<Arc<Runtime>> {
 }
 
 /// The component as plugin `name`, configured with JSON text.
-pub fn plugin(name: &str, component: &Path, config: &str) -> Plugin {
-    Plugin {
+pub fn plugin(name: &str, component: &Path, config: &str) -> PluginConfig {
+    PluginConfig {
         config: config.into(),
         timeout: TIMEOUT,
         memory_bytes: MEMORY_BYTES,
-        ..Plugin::new(name, PluginSource::File(component.to_owned()))
+        ..PluginConfig::new(name, PluginSource::File(component.to_owned()))
     }
 }
 
 /// A chain of the same component, once for each configuration.
 pub fn chain(component: &Path, configs: &[String]) -> Result<Chain> {
-    let plugins: Vec<Plugin> =
+    let plugins: Vec<PluginConfig> =
         ('a'..).zip(configs).map(|(name, config)| plugin(&name.to_string(), component, config)).collect();
     Chain::new(SharedChain::load(runtime(), &plugins)?)
 }

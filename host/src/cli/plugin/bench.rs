@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
-use reduct_sink::devkit::bench::{Comparison, Cost, Options, bench};
+use reduct_sink::devkit::bench::{BenchComparison, BenchOptions, Cost, bench};
 
-use super::{Failure, failed, print};
+use super::{CommandError, failed, print};
 
 #[derive(Debug, Args)]
 pub struct Bench {
@@ -42,7 +42,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub fn execute(self) -> Result<(), Failure> {
+    pub fn execute(self) -> Result<(), CommandError> {
         let default_sizes = || [100, 1_000, 10_000, 100_000, 1_000_000].map(ByteSize::b).to_vec();
         let default_headers = || {
             let headers = [("size", "1024"), ("type", "binary"), ("camera", "front-left"), ("line", "7")];
@@ -51,7 +51,7 @@ impl Bench {
         let has_records = !self.size.is_empty() || !self.payload.is_empty() || self.fixtures.is_some();
         let sizes = if has_records { self.size } else { default_sizes() };
         let components = if self.against.is_some() { 3 } else { 2 };
-        let options = Options {
+        let options = BenchOptions {
             config: self.config,
             sizes: sizes.iter().map(|size| usize::try_from(size.as_u64()).unwrap_or(usize::MAX)).collect(),
             payloads: self.payload,
@@ -61,7 +61,7 @@ impl Bench {
             // The components share it, in seven rounds each.
             round: Duration::from(self.time) / (7 * components),
         };
-        let comparison = bench(&self.file, &options).map_err(Failure::of)?;
+        let comparison = bench(&self.file, &options).map_err(CommandError::of)?;
         if self.json {
             print(serde_json::to_string_pretty(&comparison).map_err(failed)?)
         } else {
@@ -71,7 +71,7 @@ impl Bench {
     }
 }
 
-fn print_table(Comparison { plugin, against, passthrough, left_out }: &Comparison) {
+fn print_table(BenchComparison { plugin, against, passthrough, left_out }: &BenchComparison) {
     let columns: Vec<&Cost> = [plugin].into_iter().chain(against).chain([passthrough]).collect();
     let names: Vec<String> = plugin.records.iter().map(|cost| format!("µs a record: {}", cost.record)).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(26);

@@ -7,7 +7,7 @@ use clap::Args;
 use reduct_sink::devkit::build::build;
 use reduct_sink::devkit::project::Project;
 
-use super::{Exit, Failure, print};
+use super::{CommandError, Exit, print};
 
 #[derive(Debug, Args)]
 pub struct Build {
@@ -17,13 +17,13 @@ pub struct Build {
 }
 
 impl Build {
-    pub fn execute(self) -> Result<(), Failure> {
+    pub fn execute(self) -> Result<(), CommandError> {
         let folder = self.folder.as_deref().unwrap_or(Path::new("."));
-        let project = Project::open(folder).map_err(|error| Failure::new(Exit::Usage, error))?;
+        let project = Project::open(folder).map_err(|error| CommandError::new(Exit::Usage, error))?;
         let built = build(&project, &mut |command| {
             let _ = writeln!(std::io::stderr(), "{command}");
         });
-        let component = built.map_err(Failure::of)?;
+        let component = built.map_err(CommandError::of)?;
         print(component.display());
         Ok(())
     }

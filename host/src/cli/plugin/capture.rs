@@ -7,8 +7,8 @@ use reduct_sink::config::Flag;
 use reduct_sink::devkit::capture::capture;
 use reduct_sink::kafka::peek::From;
 
-use super::super::options::Options;
-use super::{Exit, Failure, print};
+use super::super::options::ConfigFlags;
+use super::{CommandError, Exit, print};
 
 #[derive(Debug, Args)]
 pub struct Capture {
@@ -36,18 +36,21 @@ pub struct Capture {
 }
 
 impl Capture {
-    pub fn execute(self) -> Result<(), Failure> {
+    pub fn execute(self) -> Result<(), CommandError> {
         let flags = vec![
             Flag { key: "kafka.brokers", values: self.brokers.into_iter().collect() },
             Flag { key: "kafka.topics", values: self.topic },
             Flag { key: "kafka.properties", values: self.property },
         ];
-        let options = Options::reading_only(self.config, flags);
+        let options = ConfigFlags::reading_only(self.config, flags);
         let kafka = options.load()?.with_warnings_logged().0.kafka;
         let captured = capture(&kafka, self.from, self.count, &self.output, &mut |path| print(path.display()));
-        let captured = captured.map_err(Failure::of)?;
+        let captured = captured.map_err(CommandError::of)?;
         if captured == 0 && self.count > 0 {
-            return Err(Failure::new(Exit::Failed, anyhow::anyhow!("{} has no record there", kafka.topics.join(", "))));
+            return Err(CommandError::new(
+                Exit::Failed,
+                anyhow::anyhow!("{} has no record there", kafka.topics.join(", ")),
+            ));
         }
         Ok(())
     }

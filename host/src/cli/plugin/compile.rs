@@ -8,7 +8,7 @@ use clap::Args;
 use reduct_sink::devkit::cache;
 use reduct_sink::plugin::{Cache, Runtime};
 
-use super::{Exit, Failure, failed, print};
+use super::{CommandError, Exit, failed, print};
 
 #[derive(Debug, Args)]
 pub struct Compile {
@@ -21,7 +21,7 @@ pub struct Compile {
 }
 
 impl Compile {
-    pub fn execute(self) -> Result<(), Failure> {
+    pub fn execute(self) -> Result<(), CommandError> {
         let folder = self.cache.or_else(Cache::default_folder);
         let folder =
             folder.context("the environment names no folder for a cache; name one by --cache").map_err(failed)?;
@@ -31,7 +31,7 @@ impl Compile {
         let started = Instant::now();
         let was_there = runtime
             .compile_ahead(&component)
-            .map_err(|problem| Failure::new(Exit::Plugin, anyhow!("{file} {problem}; {}", problem.remedy())))?;
+            .map_err(|problem| CommandError::new(Exit::Plugin, anyhow!("{file} {problem}; {}", problem.remedy())))?;
         let (ms, folder) = (started.elapsed().as_millis(), folder.display());
         print(match was_there {
             true => format!("{file} was there already, in {folder}"),

@@ -2,12 +2,12 @@
 
 use clap::Args;
 
-use super::super::Failure;
+use super::super::CommandError;
 use super::super::status::RunningHost;
 use super::write;
 
 #[derive(Debug, Args)]
-pub struct Named {
+pub struct NamedPlugin {
     /// The plugin's name in the chain
     #[arg(value_name = "PLUGIN")]
     name: String,
@@ -15,16 +15,16 @@ pub struct Named {
     host: RunningHost,
 }
 
-impl Named {
-    pub fn promote(&self) -> Result<(), Failure> {
+impl NamedPlugin {
+    pub fn promote(&self) -> Result<(), CommandError> {
         self.ask("promote")
     }
 
-    pub fn rollback(&self) -> Result<(), Failure> {
+    pub fn rollback(&self) -> Result<(), CommandError> {
         self.ask("rollback")
     }
 
-    fn ask(&self, action: &str) -> Result<(), Failure> {
+    fn ask(&self, action: &str) -> Result<(), CommandError> {
         let done = self.host.ask(reqwest::Method::POST, &format!("plugins/{}/{action}", self.name))?;
         write(None, format!("{done}\n").as_bytes())
     }

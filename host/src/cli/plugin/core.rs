@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use reduct_sink::plugin::{componentize, passthrough};
 
-use super::{Exit, Failure, failed, write};
+use super::{CommandError, Exit, failed, write};
 
 #[derive(Debug, Args)]
 pub struct Passthrough {
@@ -16,7 +16,7 @@ pub struct Passthrough {
 }
 
 impl Passthrough {
-    pub fn execute(self) -> Result<(), Failure> {
+    pub fn execute(self) -> Result<(), CommandError> {
         write(self.output.as_deref(), passthrough())
     }
 }
@@ -32,12 +32,12 @@ pub struct Componentize {
 }
 
 impl Componentize {
-    pub fn execute(self) -> Result<(), Failure> {
+    pub fn execute(self) -> Result<(), CommandError> {
         let core = self.core.display();
         let module = std::fs::read(&self.core).with_context(|| format!("cannot read {core}")).map_err(failed)?;
         let component = componentize::componentize(&module)
             .with_context(|| format!("cannot make a component of {core}"))
-            .map_err(|error| Failure::new(Exit::Plugin, error))?;
+            .map_err(|error| CommandError::new(Exit::Plugin, error))?;
         write(Some(&self.output), &component)
     }
 }

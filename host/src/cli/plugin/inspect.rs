@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use reduct_sink::devkit::inspect::{Inspection, inspect};
 
-use super::{Exit, Failure, failed, print};
+use super::{CommandError, Exit, failed, print};
 
 #[derive(Debug, Args)]
 pub struct Inspect {
@@ -18,14 +18,14 @@ pub struct Inspect {
 }
 
 impl Inspect {
-    pub fn execute(self) -> Result<(), Failure> {
+    pub fn execute(self) -> Result<(), CommandError> {
         let inspection = inspect(&self.file).map_err(failed)?;
         if self.json {
             print(serde_json::to_string_pretty(&inspection).map_err(failed)?);
         } else {
             tell(&inspection);
         }
-        if inspection.problem.is_none() { Ok(()) } else { Err(Failure::reported(Exit::Plugin)) }
+        if inspection.problem.is_none() { Ok(()) } else { Err(CommandError::reported(Exit::Plugin)) }
     }
 }
 

@@ -17,10 +17,10 @@ use std::path::Path;
 use anyhow::Context;
 use clap::Subcommand;
 
-use super::{Exit, Failure, print};
+use super::{CommandError, Exit, print};
 
 #[derive(Debug, Subcommand)]
-pub enum Plugin {
+pub enum PluginCommand {
     /// Make a folder for a new plugin: it builds as it is, and has a test
     New(new::New),
     /// Build a plugin's folder to a component, with the toolchain of its language
@@ -42,13 +42,13 @@ pub enum Plugin {
     /// Make a component of a core module that was built for the contract
     Componentize(core::Componentize),
     /// Make the candidate of a running host the active version, whatever its trial found so far
-    Promote(control::Named),
+    Promote(control::NamedPlugin),
     /// End the trial of a running host's candidate, or roll back to the previous version
-    Rollback(control::Named),
+    Rollback(control::NamedPlugin),
 }
 
-impl Plugin {
-    pub fn execute(self) -> Result<(), Failure> {
+impl PluginCommand {
+    pub fn execute(self) -> Result<(), CommandError> {
         match self {
             Self::New(new) => new.execute(),
             Self::Build(build) => build.execute(),
@@ -66,11 +66,11 @@ impl Plugin {
     }
 }
 
-fn failed(error: impl Into<anyhow::Error>) -> Failure {
-    Failure::new(Exit::Failed, error)
+fn failed(error: impl Into<anyhow::Error>) -> CommandError {
+    CommandError::new(Exit::Failed, error)
 }
 
-fn write(output: Option<&Path>, bytes: &[u8]) -> Result<(), Failure> {
+fn write(output: Option<&Path>, bytes: &[u8]) -> Result<(), CommandError> {
     let written = match output {
         Some(path) => std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display())),
         None => std::io::stdout().lock().write_all(bytes).context("cannot write to standard output"),

@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use reduct_sink::devkit::project::Language;
 use reduct_sink::devkit::scaffold::create;
 
-use super::{Exit, Failure, print};
+use super::{CommandError, Exit, print};
 
 #[derive(Debug, Args)]
 pub struct New {
@@ -20,9 +20,9 @@ pub struct New {
 }
 
 impl New {
-    pub fn execute(self) -> Result<(), Failure> {
+    pub fn execute(self) -> Result<(), CommandError> {
         let name = self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let files = create(&self.folder, &name, self.lang).map_err(|error| Failure::new(Exit::Usage, error))?;
+        let files = create(&self.folder, &name, self.lang).map_err(|error| CommandError::new(Exit::Usage, error))?;
         files.iter().for_each(|file| print(file.display()));
         let folder = self.folder.display();
         print(format_args!("\nnext, as {folder}/README.md has it:\n  cd {folder}"));

@@ -8,9 +8,9 @@ use clap::Args;
 use reduct_sink::devkit::fixtures::{self, Case};
 use reduct_sink::devkit::junit;
 use reduct_sink::devkit::project::Project;
-use reduct_sink::devkit::testing::{Report, Stored, TestResult, Tester, plugin_name};
+use reduct_sink::devkit::testing::{CaseReport, StoredView, TestResult, Tester, plugin_name};
 
-use super::{Exit, Failure, failed, print, write};
+use super::{CommandError, Exit, failed, print, write};
 
 #[derive(Debug, Args)]
 pub struct Test {
@@ -38,16 +38,16 @@ pub struct Test {
 }
 
 impl Test {
-    pub fn execute(self) -> Result<(), Failure> {
+    pub fn execute(self) -> Result<(), CommandError> {
         let (plugins, folder) = self.subject()?;
-        let cases = fixtures::read(&folder).map_err(|error| Failure::new(Exit::Usage, error))?;
+        let cases = fixtures::read(&folder).map_err(|error| CommandError::new(Exit::Usage, error))?;
         if let Some(missing) = plugins.iter().find(|plugin| !plugin.exists()) {
             let error = anyhow::anyhow!("there is no {}; build it first: reduct-sink plugin build", missing.display());
-            return Err(Failure::new(Exit::Plugin, error));
+            return Err(CommandError::new(Exit::Plugin, error));
         }
         let suite = plugins.iter().map(|plugin| plugin_name(plugin)).collect::<Vec<_>>().join("+");
         let mut tester = Tester::new(plugins, Duration::from(self.timeout), self.memory.as_u64()).map_err(failed)?;
-        let reports: Vec<Report> = cases.iter().map(|case| tester.run(case)).collect();
+        let reports: Vec<CaseReport> = cases.iter().map(|case| tester.run(case)).collect();
         let outcome = if self.update { update(&cases, &reports) } else { tell(&reports) };
         if let Some(path) = &self.junit {
             write(Some(path), junit::xml(&suite, &reports).as_bytes())?;
@@ -56,8 +56,8 @@ impl Test {
     }
 
     /// What to test, and the fixtures to test it with.
-    fn subject(&self) -> Result<(Vec<PathBuf>, PathBuf), Failure> {
-        let usage = |error| Failure::new(Exit::Usage, error);
+    fn subject(&self) -> Result<(Vec<PathBuf>, PathBuf), CommandError> {
+        let usage = |error| CommandError::new(Exit::Usage, error);
         match (&self.plugin[..], &self.folder, &self.fixtures) {
             ([], folder, fixtures) => {
                 let project = Project::open(folder.as_deref().unwrap_or(Path::new("."))).map_err(usage)?;
@@ -75,8 +75,8 @@ impl Test {
     }
 }
 
-fn tell(reports: &[Report]) -> Result<(), Failure> {
-    for Report { name, result, stored, .. } in reports {
+fn tell(reports: &[CaseReport]) -> Result<(), CommandError> {
+    for CaseReport { name, result, stored, .. } in reports {
         let more = match result {
             TestResult::Passed => {
                 print(format_args!("ok      {name}"));
@@ -95,11 +95,11 @@ fn tell(reports: &[Report]) -> Result<(), Failure> {
     }
     let failures = reports.iter().filter(|report| report.result != TestResult::Passed).count();
     print(format_args!("{} passed, {failures} failed", reports.len() - failures));
-    if failures == 0 { Ok(()) } else { Err(Failure::reported(Exit::Failed)) }
+    if failures == 0 { Ok(()) } else { Err(CommandError::reported(Exit::Failed)) }
 }
 
 /// What readers will see: the entry depends on the topic, and the host adds labels.
-fn print_stored(Stored { entry, entry_of_partition, labels }: &Stored) {
+fn print_stored(StoredView { entry, entry_of_partition, labels }: &StoredView) {
     let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
     print(format_args!(
         "        stored in {entry} ({entry_of_partition} if its topic has several partitions), labels {}",
@@ -108,7 +108,7 @@ fn print_stored(Stored { entry, entry_of_partition, labels }: &Stored) {
 }
 
 /// Leaves expectations alone that are met: their author may have written them in another way.
-fn update(cases: &[Case], reports: &[Report]) -> Result<(), Failure> {
+fn update(cases: &[Case], reports: &[CaseReport]) -> Result<(), CommandError> {
     let mut changed = Vec::new();
     let mut broken = 0;
     for (case, report) in cases.iter().zip(reports) {
@@ -131,5 +131,5 @@ fn update(cases: &[Case], reports: &[Report]) -> Result<(), Failure> {
         changed.len(),
         cases.len() - changed.len() - broken
     ));
-    if broken == 0 { Ok(()) } else { Err(Failure::reported(Exit::Failed)) }
+    if broken == 0 { Ok(()) } else { Err(CommandError::reported(Exit::Failed)) }
 }

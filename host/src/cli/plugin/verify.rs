@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use reduct_sink::plugin::{is_public_key, verify};
 
-use super::{Exit, Failure, failed, print};
+use super::{CommandError, Exit, failed, print};
 
 #[derive(Debug, Args)]
 pub struct Verify {
@@ -19,9 +19,9 @@ pub struct Verify {
 }
 
 impl Verify {
-    pub fn execute(self) -> Result<(), Failure> {
+    pub fn execute(self) -> Result<(), CommandError> {
         if let Some(wrong) = self.keys.iter().find(|key| !is_public_key(key)) {
-            return Err(Failure::new(Exit::Usage, anyhow::anyhow!("{wrong:?} isn't a public key of minisign")));
+            return Err(CommandError::new(Exit::Usage, anyhow::anyhow!("{wrong:?} isn't a public key of minisign")));
         }
         let file = self.file.display();
         let component = std::fs::read(&self.file).with_context(|| format!("cannot read {file}")).map_err(failed)?;
@@ -30,7 +30,7 @@ impl Verify {
                 print(format_args!("{file} is {signed}"));
                 Ok(())
             }
-            Err(error) => Err(Failure::new(Exit::Plugin, anyhow::anyhow!("{file} {error}"))),
+            Err(error) => Err(CommandError::new(Exit::Plugin, anyhow::anyhow!("{file} {error}"))),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Preset::{Absent, Derived, Required};
 use super::{GB, HOUR, KB, Key, MB, MIB, Preset, SECOND, Section, TB, Takes, same, words};
-use crate::config::{Control, OnUnreadable, QuotaType, StartPolicy};
+use crate::config::{ControlAccess, OnUnreadable, QuotaType, StartPolicy};
 use crate::record::labels::{DEFAULT_MAX_BYTES, DEFAULT_MAX_COUNT};
 
 pub(super) const SECTIONS: &[Section] = &[
@@ -391,7 +391,7 @@ pub(super) const KEYS: &[Key] = &[
     .restart(same!(status.listen)),
     Key::new(
         "status.control",
-        Takes::Choice(words::<Control>),
+        Takes::Choice(words::<ControlAccess>),
         Preset::Text("on"),
         "Whether plugins can be promoted and rolled back there: by nobody (`off`), or through the host's Unix socket, which \
          only its own user can open, and by callers who have the token of `token_file` (`on`).",

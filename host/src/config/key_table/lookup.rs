@@ -1,11 +1,11 @@
 //! Looks keys up by the paths that stand in a file, and says what would be right for a key that isn't known.
 
 use super::{COMMAND_LINE, Key, PREFIX, keys, row};
-use crate::config::problem::Place;
+use crate::config::problem::ConfigPlace;
 
 /// What a path of the file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum PathKind {
     Value(&'static Key),
     Table,
     /// `[kafka.properties]`, whose names librdkafka knows.
@@ -14,14 +14,14 @@ pub enum Kind {
     Plugins,
 }
 
-pub fn kind(path: &str) -> Option<Kind> {
+pub fn kind(path: &str) -> Option<PathKind> {
     match path {
-        "kafka.properties" => return Some(Kind::Properties),
-        "plugins" => return Some(Kind::Plugins),
+        "kafka.properties" => return Some(PathKind::Properties),
+        "plugins" => return Some(PathKind::Plugins),
         _ => (),
     }
-    let value = row(path).map(Kind::Value);
-    value.or_else(|| keys().any(|key| below(key.path, path).is_some()).then_some(Kind::Table))
+    let value = row(path).map(PathKind::Value);
+    value.or_else(|| keys().any(|key| below(key.path, path).is_some()).then_some(PathKind::Table))
 }
 
 /// The key of a table that a misspelt one resembles; `table` is empty at the top of the file.
@@ -75,7 +75,7 @@ pub fn ways_to_set(path: &str) -> String {
     let mut ways = format!("set `{name} = {example}` in [{table}] of the configuration file");
     if let Some(key) = row(path) {
         if let Some(env) = key.env {
-            ways.push_str(&format!(", or {}", Place::Environment(format!("{PREFIX}{env}"))));
+            ways.push_str(&format!(", or {}", ConfigPlace::Environment(format!("{PREFIX}{env}"))));
         }
         if let Some(flag) = key.flag {
             ways.push_str(&format!(", or {}", flag.name));

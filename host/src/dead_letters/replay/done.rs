@@ -1,6 +1,6 @@
 //! Which offsets of a partition are done with, where those before them may not be: a position, and ranges behind it.
 //!
-//! Guarantees: what [`Done::read`] makes of [`Done::position`] and [`Done::metadata`] is never more than what was done;
+//! Guarantees: what [`DoneOffsets::read`] makes of [`DoneOffsets::position`] and [`DoneOffsets::metadata`] is never more than what was done;
 //! it is the same unless there are more ranges than the metadata has room for, where the last ones are left out. A plain
 //! value, without I/O.
 
@@ -12,14 +12,14 @@ const MAX_METADATA: usize = 4096;
 const PREFIX: &str = "done=";
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Done {
+pub struct DoneOffsets {
     /// All before it are done with.
     position: u64,
     /// Begin and end of what is done with behind it: apart from each other and from the position.
     ranges: BTreeMap<u64, u64>,
 }
 
-impl Done {
+impl DoneOffsets {
     /// From what was committed. Metadata of someone else's says nothing.
     pub fn read(position: u64, metadata: &str) -> Self {
         let mut done = Self { position, ranges: BTreeMap::new() };
@@ -82,13 +82,13 @@ mod tests {
     fn it_contains_what_was_added_in_any_order_and_comes_back_from_its_metadata() {
         let mut rng = fastrand::Rng::with_seed(7);
         for _ in 0..2_000 {
-            let (mut done, mut model) = (Done::read(3, ""), (0..3).collect::<BTreeSet<u64>>());
+            let (mut done, mut model) = (DoneOffsets::read(3, ""), (0..3).collect::<BTreeSet<u64>>());
             for _ in 0..rng.usize(0..20) {
                 let start = rng.u64(0..40);
                 let end = start + rng.u64(0..6);
                 done.add(start..end);
                 model.extend(start..end);
-                let again = Done::read(done.position(), &done.metadata());
+                let again = DoneOffsets::read(done.position(), &done.metadata());
                 assert_eq!(again, done);
                 let first = (0..).find(|offset| !model.contains(offset)).unwrap();
                 assert_eq!(done.position(), first);
@@ -99,18 +99,22 @@ mod tests {
 
     #[test]
     fn what_has_no_room_counts_as_not_done() {
-        let mut done = Done::default();
+        let mut done = DoneOffsets::default();
         (1..5_000).for_each(|n| done.add(n * 2..n * 2 + 1));
         let metadata = done.metadata();
         assert!(metadata.len() <= MAX_METADATA, "{}", metadata.len());
-        let read = Done::read(done.position(), &metadata);
+        let read = DoneOffsets::read(done.position(), &metadata);
         assert!(read.contains(2) && !read.contains(3) && done.contains(9_998) && !read.contains(9_998));
     }
 
     #[test]
     fn metadata_of_someone_else_says_nothing() {
         for metadata in ["", "store=1 safe=2", "done=", "done=x-y,5", "done=9-3", "5-9"] {
-            assert_eq!(Done::read(4, metadata), Done { position: 4, ranges: BTreeMap::new() }, "{metadata:?}");
+            assert_eq!(
+                DoneOffsets::read(4, metadata),
+                DoneOffsets { position: 4, ranges: BTreeMap::new() },
+                "{metadata:?}"
+            );
         }
     }
 }

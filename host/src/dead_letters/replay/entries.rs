@@ -3,11 +3,11 @@
 use regex::Regex;
 use tokio::runtime::Handle;
 
-use super::{Found, Place, Replay, ReplayError, wrong};
+use super::{FoundLetter, LetterPlace, Replay, ReplayError, wrong};
 use crate::config::Config;
 use crate::dead_letters::format;
 use crate::record::entry_name::Template;
-use crate::sink::pages::Stored;
+use crate::sink::pages::EntryRecord;
 use crate::sink::store::Store;
 
 /// Dead letters that are read, handled and removed together.
@@ -32,18 +32,21 @@ pub fn replay(
             let Some(last) = page.last() else { break };
             from = last.timestamp_us.saturating_add(1);
             let mut found = Vec::new();
-            for Stored { timestamp_us, labels, payload } in page {
+            for EntryRecord { timestamp_us, labels, payload } in page {
                 match format::read(&labels, payload) {
                     Some(letter) => {
-                        found.push(Found { place: Place::Entry { entry: entry.clone(), timestamp_us }, letter });
+                        found.push(FoundLetter {
+                            place: LetterPlace::Entry { entry: entry.clone(), timestamp_us },
+                            letter,
+                        });
                     }
                     None => replay.summary.others += 1,
                 }
             }
             replay.page(found, |done| {
                 let times = done.into_iter().filter_map(|place| match place {
-                    Place::Entry { timestamp_us, .. } => Some(*timestamp_us),
-                    Place::Topic { .. } => None,
+                    LetterPlace::Entry { timestamp_us, .. } => Some(*timestamp_us),
+                    LetterPlace::Topic { .. } => None,
                 });
                 tokio.block_on(store.remove_all(entry, &times.collect::<Vec<_>>())).map_err(wrong)
             })?;

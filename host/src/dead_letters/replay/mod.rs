@@ -21,11 +21,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use thiserror::Error;
 use tracing::warn;
 
-pub use self::done::Done;
-use self::run::Run;
+pub use self::done::DoneOffsets;
+use self::run::ReplayRun;
 use crate::chain::{Chain, SharedChain};
 use crate::config::Config;
-use crate::dead_letters::format::{DeadLetter, Unreadable};
+use crate::dead_letters::format::{DeadLetter, UnreadableLetter};
 use crate::kafka::metadata as kafka;
 use crate::pipeline::stop_on_signal;
 use crate::plugin::{LoadError, Runtime};
@@ -48,12 +48,12 @@ pub enum Fate {
 
 /// Where a dead letter is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum LetterPlace {
     Entry { entry: EntryName, timestamp_us: u64 },
     Topic { partition: TopicPartition, offset: u64 },
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for LetterPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Entry { entry, timestamp_us } => write!(f, "{entry}@{timestamp_us}"),
@@ -63,28 +63,28 @@ impl fmt::Display for Place {
 }
 
 /// A dead letter as it was found.
-pub struct Found {
-    pub place: Place,
-    pub letter: Result<DeadLetter, Unreadable>,
+pub struct FoundLetter {
+    pub place: LetterPlace,
+    pub letter: Result<DeadLetter, UnreadableLetter>,
 }
 
 /// One dead letter's line in the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
-    pub place: Place,
+pub struct ReplayedLetter {
+    pub place: LetterPlace,
     /// `None` where it doesn't say who it is.
     pub identity: Option<Identity>,
     pub fate: Fate,
 }
 
-impl Told {
+impl ReplayedLetter {
     fn is_done(&self) -> bool {
         matches!(self.fate, Fate::Written(_) | Fate::Dropped)
     }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct ReplaySummary {
     pub letters: u64,
     pub written: u64,
     pub dropped: u64,
@@ -101,7 +101,7 @@ pub enum ReplayError {
     #[error(transparent)]
     Plugin(#[from] LoadError),
     #[error("kafka: {0}")]
-    Kafka(#[from] kafka::CheckError),
+    Kafka(#[from] kafka::KafkaCheckError),
     #[error(
         "consumer group {group:?} has live members ({members}), and a running sink and a replay must not write at once; stop \
          every reduct-sink of this group, then run this again (one that was killed leaves the group after \
@@ -122,8 +122,8 @@ pub fn replay(
     config: &Config,
     pattern: Option<&str>,
     write: bool,
-    tell: &mut dyn FnMut(&Told),
-) -> Result<Summary, ReplayError> {
+    tell: &mut dyn FnMut(&ReplayedLetter),
+) -> Result<ReplaySummary, ReplayError> {
     let failed = |what: &'static str| move |error: &dyn fmt::Display| ReplayError::Failed(format!("{what}: {error}"));
     if write && config.store.discard {
         return Err(ReplayError::Discard);
@@ -144,8 +144,8 @@ pub fn replay(
     tokio.block_on(async { stop_on_signal(&stop) }).map_err(|error| failed("can't listen to signals")(&error))?;
 
     let store = Store::new(&config.store).map_err(|error| wrong(config, error))?;
-    let run = Run::new(config, chain, store.clone(), write, tokio.handle().clone(), Arc::clone(&stop))?;
-    let mut replay = Replay { config, run, write, stop, tell, summary: Summary::default() };
+    let run = ReplayRun::new(config, chain, store.clone(), write, tokio.handle().clone(), Arc::clone(&stop))?;
+    let mut replay = Replay { config, run, write, stop, tell, summary: ReplaySummary::default() };
     match &config.dead_letters.topic {
         Some(topic) if pattern.is_none() => topic::replay(&mut replay, topic)?,
         _ => entries::replay(&mut replay, &store, tokio.handle(), pattern)?,
@@ -162,11 +162,11 @@ pub fn replay(
 /// A replay under way, wherever the letters come from.
 struct Replay<'a> {
     config: &'a Config,
-    run: Run<'a>,
+    run: ReplayRun<'a>,
     write: bool,
     stop: Arc<AtomicBool>,
-    tell: &'a mut dyn FnMut(&Told),
-    summary: Summary,
+    tell: &'a mut dyn FnMut(&ReplayedLetter),
+    summary: ReplaySummary,
 }
 
 impl Replay<'_> {
@@ -177,8 +177,8 @@ impl Replay<'_> {
     /// What becomes of a page. `finish` gets the letters that are done with, before anyone is told.
     fn page(
         &mut self,
-        page: Vec<Found>,
-        finish: impl FnOnce(Vec<&Place>) -> Result<(), ReplayError>,
+        page: Vec<FoundLetter>,
+        finish: impl FnOnce(Vec<&LetterPlace>) -> Result<(), ReplayError>,
     ) -> Result<(), ReplayError> {
         if self.write {
             // A sink may have been started in the meantime.
@@ -200,7 +200,7 @@ fn wrong(config: &Config, error: StoreError) -> ReplayError {
     ReplayError::Store { url: config.store.url.clone(), bucket: config.store.bucket.clone(), error }
 }
 
-impl Summary {
+impl ReplaySummary {
     fn count(&mut self, fate: &Fate) {
         self.letters += 1;
         match fate {

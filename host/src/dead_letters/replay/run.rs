@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::{Fate, Found, ReplayError, Told};
-use crate::chain::{Chain, Failure, Outcome};
+use super::{Fate, FoundLetter, ReplayError, ReplayedLetter};
+use crate::chain::{Chain, Outcome, PluginFailure};
 use crate::config::Config;
 use crate::dead_letters::format::DeadLetter;
 use crate::flow::backoff::Backoff;
@@ -26,7 +26,7 @@ use crate::sink::{DeadLetterTarget, Sink};
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(50);
 
-pub struct Run<'a> {
+pub struct ReplayRun<'a> {
     config: &'a Config,
     chain: Chain,
     sink: Sink,
@@ -43,14 +43,14 @@ pub struct Run<'a> {
 }
 
 /// A dead letter that was handed to the sink.
-struct Pending {
+struct PendingLetter {
     assignment: Arc<PartitionState>,
     entries: Vec<EntryName>,
 }
 
 enum Begun {
     Decided(Fate),
-    Pending(Pending),
+    Pending(PendingLetter),
 }
 
 /// What the sink would make dead letters of, kept from being written over the ones that are replayed.
@@ -76,7 +76,7 @@ impl DeadLetterTarget for Refusals {
     }
 }
 
-impl<'a> Run<'a> {
+impl<'a> ReplayRun<'a> {
     pub fn new(
         config: &'a Config,
         chain: Chain,
@@ -109,9 +109,9 @@ impl<'a> Run<'a> {
     }
 
     /// Sends a page through chain and sink, and waits until each one's fate is known.
-    pub fn page(&mut self, page: Vec<Found>) -> Result<Vec<Told>, ReplayError> {
+    pub fn page(&mut self, page: Vec<FoundLetter>) -> Result<Vec<ReplayedLetter>, ReplayError> {
         let mut begun = Vec::new();
-        for Found { place, letter } in page {
+        for FoundLetter { place, letter } in page {
             let identity = letter.as_ref().ok().map(DeadLetter::identity);
             let one = match letter {
                 _ if self.stopped() => Begun::Decided(Fate::Untouched),
@@ -125,7 +125,7 @@ impl<'a> Run<'a> {
                 Begun::Decided(fate) => fate,
                 Begun::Pending(pending) => self.finish(pending),
             };
-            Told { place, identity, fate }
+            ReplayedLetter { place, identity, fate }
         });
         Ok(told.collect())
     }
@@ -177,7 +177,7 @@ impl<'a> Run<'a> {
         };
         if self.write {
             hand_over(&self.sink, &assignment, outputs, ack);
-            return Ok(Begun::Pending(Pending { assignment, entries }));
+            return Ok(Begun::Pending(PendingLetter { assignment, entries }));
         }
         for (record, entry) in outputs.into_iter().zip(&entries) {
             let item = Item { record, entry: entry.clone(), ack: ack.share() };
@@ -190,7 +190,7 @@ impl<'a> Run<'a> {
     }
 
     /// Waits until the sink is done with it. A store that is away is waited for.
-    fn finish(&self, Pending { assignment, entries }: Pending) -> Fate {
+    fn finish(&self, PendingLetter { assignment, entries }: PendingLetter) -> Fate {
         while !assignment.wait_drained(TICK) {
             if assignment.is_record_lost() {
                 return Fate::Failing("it was lost on its way; the log says more".into());
@@ -250,6 +250,6 @@ impl<'a> Run<'a> {
     }
 }
 
-fn told(failure: &Failure) -> String {
+fn told(failure: &PluginFailure) -> String {
     format!("plugin {} ({}): {}", failure.plugin, failure.digest.short(), failure.reason)
 }

@@ -1,7 +1,7 @@
 //! Replays the dead letters of a Kafka topic, where nothing can be removed: a consumer group of its own, the sink's with
 //! `.replay` behind it, remembers which are done with.
 
-use super::{Found, Place, Replay, ReplayError};
+use super::{FoundLetter, LetterPlace, Replay, ReplayError};
 use crate::dead_letters::format;
 use crate::dead_letters::topic::reader::{Letters, Read};
 
@@ -16,9 +16,9 @@ pub fn replay(replay: &mut Replay<'_>, topic: &str) -> Result<(), ReplayError> {
         let Some(Read { partition, records }) = page else { return Ok(()) };
         let (mut found, mut others) = (Vec::new(), Vec::new());
         for record in records {
-            let place = Place::Topic { partition: record.source.clone(), offset: record.offset };
+            let place = LetterPlace::Topic { partition: record.source.clone(), offset: record.offset };
             match format::read_from_topic(record) {
-                Some(letter) => found.push(Found { place, letter }),
+                Some(letter) => found.push(FoundLetter { place, letter }),
                 None => others.extend(offset_of(&place)),
             }
         }
@@ -29,9 +29,9 @@ pub fn replay(replay: &mut Replay<'_>, topic: &str) -> Result<(), ReplayError> {
     Ok(())
 }
 
-fn offset_of(place: &Place) -> Option<u64> {
+fn offset_of(place: &LetterPlace) -> Option<u64> {
     match place {
-        Place::Topic { offset, .. } => Some(*offset),
-        Place::Entry { .. } => None,
+        LetterPlace::Topic { offset, .. } => Some(*offset),
+        LetterPlace::Entry { .. } => None,
     }
 }

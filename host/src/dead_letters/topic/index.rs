@@ -19,13 +19,13 @@ struct Reach {
     /// What the mark of the committed position named.
     carried: Option<u64>,
     /// What this assignment knows by itself.
-    known: Option<Known>,
+    known: Option<KnownLetters>,
     /// The position that was marked last.
     marked: u64,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownLetters {
     /// Where the newest letter of each offset stands that isn't committed.
     letters: BTreeMap<u64, u64>,
     /// Later letters come from here on.
@@ -58,7 +58,7 @@ impl Reaches {
 
     /// The partition of the topic was looked through up to its `end`, and these letters were found: by offset, where.
     pub fn looked(&self, source: &TopicPartition, letters: impl IntoIterator<Item = (u64, u64)>, end: u64) {
-        let mut known = Known { end, ..Known::default() };
+        let mut known = KnownLetters { end, ..KnownLetters::default() };
         letters.into_iter().for_each(|(offset, at)| known.keep(offset, at));
         self.all().entry(source.clone()).or_default().known = Some(known);
     }
@@ -92,7 +92,7 @@ impl Reach {
     }
 }
 
-impl Known {
+impl KnownLetters {
     /// Of several letters of one record, as a split has them, the first one counts.
     fn keep(&mut self, offset: u64, at: u64) {
         self.letters.entry(offset).and_modify(|first| *first = at.min(*first)).or_insert(at);

@@ -29,7 +29,7 @@ use crate::config;
 use crate::flow::backoff::Backoff;
 use crate::flow::membership::Membership;
 use crate::flow::{AckHandle, DeadLetterIndex};
-use crate::kafka::metadata::CheckError;
+use crate::kafka::metadata::KafkaCheckError;
 use crate::kafka::producer::Producer;
 use crate::record::{OutputRecord, TopicPartition};
 use crate::sink::DeadLetterTarget;
@@ -55,12 +55,12 @@ pub struct DeadLetterTopic {
 
 impl DeadLetterTopic {
     /// Nothing is asked of Kafka before the first letter comes.
-    pub fn start(config: &config::Kafka, topic: &str, membership: Arc<Membership>) -> Result<Self, CheckError> {
+    pub fn start(config: &config::Kafka, topic: &str, membership: Arc<Membership>) -> Result<Self, KafkaCheckError> {
         // For what is wrong with the properties to be told at once.
         Producer::transactional(config, topic, "reduct-sink")?;
         let (inbox, letters) = channel();
         let reaches = Arc::new(Reaches::default());
-        let worker = Worker {
+        let worker = TopicThread {
             config: config.clone(),
             topic: topic.to_owned(),
             membership,
@@ -75,7 +75,7 @@ impl DeadLetterTopic {
             complained: None,
         };
         let thread = thread::Builder::new().name("dead-letters".into()).spawn(move || worker.run());
-        thread.map_err(|error| CheckError::Property(format!("no thread for the dead letters: {error}")))?;
+        thread.map_err(|error| KafkaCheckError::Property(format!("no thread for the dead letters: {error}")))?;
         Ok(Self { inbox, topic: topic.to_owned(), reaches })
     }
 }
@@ -111,7 +111,7 @@ impl Letter {
     }
 }
 
-struct Worker {
+struct TopicThread {
     config: config::Kafka,
     topic: String,
     membership: Arc<Membership>,
@@ -128,7 +128,7 @@ struct Worker {
     complained: Option<Instant>,
 }
 
-impl Worker {
+impl TopicThread {
     fn run(mut self) {
         while self.gather() {
             self.forget_moot();

@@ -6,26 +6,26 @@
 //! it are noted beside it, as far as there is room.
 
 use crate::config;
-use crate::dead_letters::replay::Done;
-use crate::kafka::metadata::{self, CheckError};
-use crate::kafka::scan::{Reader, ScanError};
+use crate::dead_letters::replay::DoneOffsets;
+use crate::kafka::metadata::{self, KafkaCheckError};
+use crate::kafka::scan::{ScanError, ScanReader};
 use crate::record::{InputRecord, TopicPartition};
 
 /// Behind the sink's group.
 const GROUP: &str = ".replay";
 
 pub struct Letters {
-    reader: Reader,
+    reader: ScanReader,
     topic: String,
-    partitions: Vec<Partition>,
+    partitions: Vec<LetterPartition>,
     /// The one that is being read, and whether it was begun.
     at: usize,
     assigned: bool,
 }
 
-struct Partition {
+struct LetterPartition {
     source: TopicPartition,
-    done: Done,
+    done: DoneOffsets,
     /// The next offset to read, and where to stop.
     next: u64,
     end: u64,
@@ -38,10 +38,10 @@ pub struct Read {
 }
 
 impl Letters {
-    pub fn open(config: &config::Kafka, topic: &str) -> Result<Self, CheckError> {
-        let failed = |reason: String| CheckError::Letters { topic: topic.to_owned(), reason };
+    pub fn open(config: &config::Kafka, topic: &str) -> Result<Self, KafkaCheckError> {
+        let failed = |reason: String| KafkaCheckError::Letters { topic: topic.to_owned(), reason };
         let count = metadata::topic(config, topic)?.map_err(|error| failed(error.to_string()))?.partitions;
-        let reader = Reader::of_group(config, &format!("{}{GROUP}", config.group))?;
+        let reader = ScanReader::of_group(config, &format!("{}{GROUP}", config.group))?;
         let mut letters = Self { reader, topic: topic.to_owned(), partitions: Vec::new(), at: 0, assigned: false };
         letters.partitions = letters.find(u32::try_from(count).unwrap_or(u32::MAX)).map_err(|e| failed(e.reason))?;
         Ok(letters)
@@ -49,8 +49,8 @@ impl Letters {
 
     /// The next letters that aren't done with, all of one partition, as many as fit into both bounds, and at least one;
     /// `None`: there are no more.
-    pub fn page(&mut self, most: usize, most_bytes: usize) -> Result<Option<Read>, CheckError> {
-        let failed = |reason: String| CheckError::Letters { topic: self.topic.clone(), reason };
+    pub fn page(&mut self, most: usize, most_bytes: usize) -> Result<Option<Read>, KafkaCheckError> {
+        let failed = |reason: String| KafkaCheckError::Letters { topic: self.topic.clone(), reason };
         while let Some(partition) = self.partitions.get_mut(self.at) {
             if !self.assigned {
                 let range = partition.next..partition.end;
@@ -70,16 +70,16 @@ impl Letters {
     }
 
     /// These are done with, and won't be read by another replay.
-    pub fn done(&mut self, partition: u32, offsets: impl Iterator<Item = u64>) -> Result<(), CheckError> {
+    pub fn done(&mut self, partition: u32, offsets: impl Iterator<Item = u64>) -> Result<(), KafkaCheckError> {
         let found = self.partitions.iter_mut().find(|found| found.source.partition == partition);
-        let Some(Partition { source, done, .. }) = found else { return Ok(()) };
+        let Some(LetterPartition { source, done, .. }) = found else { return Ok(()) };
         offsets.for_each(|offset| done.add(offset..offset.saturating_add(1)));
         self.reader
             .commit(source, done.position(), &done.metadata())
-            .map_err(|error| CheckError::Letters { topic: self.topic.clone(), reason: error.reason })
+            .map_err(|error| KafkaCheckError::Letters { topic: self.topic.clone(), reason: error.reason })
     }
 
-    fn find(&self, count: u32) -> Result<Vec<Partition>, ScanError> {
+    fn find(&self, count: u32) -> Result<Vec<LetterPartition>, ScanError> {
         let topic: std::sync::Arc<str> = self.topic.as_str().into();
         let source = |partition| TopicPartition { topic: topic.clone(), partition };
         let sources: Vec<TopicPartition> = (0..count).map(source).collect();
@@ -88,13 +88,13 @@ impl Letters {
         let partitions = sources.into_iter().zip(committed).zip(bounds).map(|((source, committed), bounds)| {
             let done = match committed.position {
                 Some(position) => {
-                    let mut done = Done::read(position, &committed.metadata);
+                    let mut done = DoneOffsets::read(position, &committed.metadata);
                     done.add(0..bounds.start);
                     done
                 }
-                None => Done::read(bounds.start, ""),
+                None => DoneOffsets::read(bounds.start, ""),
             };
-            Partition { source, next: done.position(), done, end: bounds.end }
+            LetterPartition { source, next: done.position(), done, end: bounds.end }
         });
         Ok(partitions.collect())
     }
@@ -102,12 +102,12 @@ impl Letters {
 
 /// Reads on until a page is full, or to the end of the partition.
 fn read(
-    reader: &mut Reader,
-    partition: &mut Partition,
+    reader: &mut ScanReader,
+    partition: &mut LetterPartition,
     most: usize,
     most_bytes: usize,
 ) -> Result<Vec<InputRecord>, ScanError> {
-    let Partition { done, next, end, .. } = partition;
+    let LetterPartition { done, next, end, .. } = partition;
     let (mut records, mut bytes) = (Vec::new(), 0);
     while *next < *end && records.len() < most && bytes < most_bytes {
         let mut at = *end;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::config;
 use crate::dead_letters::format::identity_of_headers;
-use crate::kafka::metadata::CheckError;
-use crate::kafka::scan::{Reader, ScanError, Scanned};
+use crate::kafka::metadata::KafkaCheckError;
+use crate::kafka::scan::{ScanError, ScanReader, Scanned};
 use crate::record::{Identity, TopicPartition};
 
 /// How long another source's open transaction may hide what stands behind it before the look-up fails. It is tried again
@@ -32,7 +32,7 @@ pub fn look_up(
     from: Option<u64>,
     wanted: &Wanted<'_>,
 ) -> Result<(HashMap<Identity, u64>, u64), String> {
-    let mut reader = Reader::of_group(config, &config.group).map_err(|error: CheckError| error.to_string())?;
+    let mut reader = ScanReader::of_group(config, &config.group).map_err(|error: KafkaCheckError| error.to_string())?;
     let failed = |error: ScanError| error.to_string();
     let place = TopicPartition { topic: topic.into(), partition };
     let mut found = HashMap::new();

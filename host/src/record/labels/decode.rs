@@ -9,7 +9,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::encode::{decoded, is_reserved, label_name};
-use super::exact::{self, Part, Told};
+use super::exact::{self, ExactPart, ExactValue};
 use super::{HEADERS, INDEX, KEY, OFFSET, SOURCE, TOPIC_ID};
 use crate::record::{Header, Identity, TopicPartition};
 
@@ -55,7 +55,7 @@ pub fn read_original(found: &HashMap<String, String>) -> Result<Original, Malfor
     };
     let mut parts = exact::parse(text).ok_or(Malformed)?;
     let key = match parts.first() {
-        Some(Part { key: None, .. }) => Some(value(parts.remove(0).told, || found.get(KEY))?.ok_or(Malformed)?),
+        Some(ExactPart { key: None, .. }) => Some(value(parts.remove(0).told, || found.get(KEY))?.ok_or(Malformed)?),
         _ => plain_key(),
     };
     if parts.is_empty() {
@@ -71,7 +71,7 @@ pub fn read_text(text: &str) -> Result<Original, Malformed> {
     }
     let mut parts = exact::parse(text).ok_or(Malformed)?;
     let key = match parts.first() {
-        Some(Part { key: None, .. }) => Some(value(parts.remove(0).told, || None)?.ok_or(Malformed)?),
+        Some(ExactPart { key: None, .. }) => Some(value(parts.remove(0).told, || None)?.ok_or(Malformed)?),
         _ => None,
     };
     Ok(Original { key, headers: headers(parts, |_| None)? })
@@ -91,8 +91,8 @@ fn plain_headers(found: &HashMap<String, String>) -> Vec<Header> {
     headers
 }
 
-fn headers<'a>(parts: Vec<Part>, label: impl Fn(&[u8]) -> Option<&'a String>) -> Result<Vec<Header>, Malformed> {
-    let header = |Part { key, told }| {
+fn headers<'a>(parts: Vec<ExactPart>, label: impl Fn(&[u8]) -> Option<&'a String>) -> Result<Vec<Header>, Malformed> {
+    let header = |ExactPart { key, told }| {
         let key: Vec<u8> = key.ok_or(Malformed)?;
         let value = value(told, || label(&key))?;
         Ok(Header { key: key.into(), value })
@@ -100,12 +100,15 @@ fn headers<'a>(parts: Vec<Part>, label: impl Fn(&[u8]) -> Option<&'a String>) ->
     parts.into_iter().map(header).collect()
 }
 
-fn value<'a>(told: Told<Vec<u8>>, label: impl FnOnce() -> Option<&'a String>) -> Result<Option<Bytes>, Malformed> {
+fn value<'a>(
+    told: ExactValue<Vec<u8>>,
+    label: impl FnOnce() -> Option<&'a String>,
+) -> Result<Option<Bytes>, Malformed> {
     Ok(match told {
-        Told::Null => None,
-        Told::Bytes(bytes) => Some(bytes.into()),
-        Told::Label => Some(Bytes::copy_from_slice(label().ok_or(Malformed)?.as_bytes())),
-        Told::EncodedLabel => Some(decoded(label().ok_or(Malformed)?).ok_or(Malformed)?.into()),
+        ExactValue::Null => None,
+        ExactValue::Bytes(bytes) => Some(bytes.into()),
+        ExactValue::Label => Some(Bytes::copy_from_slice(label().ok_or(Malformed)?.as_bytes())),
+        ExactValue::EncodedLabel => Some(decoded(label().ok_or(Malformed)?).ok_or(Malformed)?.into()),
     })
 }
 

@@ -20,7 +20,7 @@ use super::encode::{decoded, push_encoded};
 
 /// How a part tells a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Told<B> {
+pub(super) enum ExactValue<B> {
     /// The label of that name is the value.
     Label,
     /// The label of that name is the value, percent-encoded.
@@ -31,12 +31,12 @@ pub(super) enum Told<B> {
 
 /// A part of the text: of which header (`None`: the record's key), and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
+pub(super) struct ExactPart {
     pub key: Option<Vec<u8>>,
-    pub told: Told<Vec<u8>>,
+    pub told: ExactValue<Vec<u8>>,
 }
 
-pub(super) fn push(text: &mut String, key: Option<&[u8]>, told: &Told<&[u8]>) {
+pub(super) fn push(text: &mut String, key: Option<&[u8]>, told: &ExactValue<&[u8]>) {
     if !text.is_empty() {
         text.push('&');
     }
@@ -47,10 +47,10 @@ pub(super) fn push(text: &mut String, key: Option<&[u8]>, told: &Told<&[u8]>) {
         None => text.push('@'),
     }
     match told {
-        Told::Label => {}
-        Told::EncodedLabel => text.push('*'),
-        Told::Null => text.push('!'),
-        Told::Bytes(value) => {
+        ExactValue::Label => {}
+        ExactValue::EncodedLabel => text.push('*'),
+        ExactValue::Null => text.push('!'),
+        ExactValue::Bytes(value) => {
             text.push('=');
             push_encoded(text, value, |_, byte| {
                 matches!(byte, b'!'..=b'~') && !matches!(byte, b'%' | b'&' | b'"' | b',')
@@ -60,25 +60,25 @@ pub(super) fn push(text: &mut String, key: Option<&[u8]>, told: &Told<&[u8]>) {
 }
 
 /// `None`: it isn't such a text.
-pub(super) fn parse(text: &str) -> Option<Vec<Part>> {
+pub(super) fn parse(text: &str) -> Option<Vec<ExactPart>> {
     text.split('&').map(part).collect()
 }
 
-fn part(text: &str) -> Option<Part> {
+fn part(text: &str) -> Option<ExactPart> {
     let (key, told) = match text.find(['=', '*', '!']) {
-        None => (text, Told::Label),
+        None => (text, ExactValue::Label),
         Some(at) => {
             let (key, rest) = text.split_at(at);
             let told = match rest {
-                "*" => Told::EncodedLabel,
-                "!" => Told::Null,
-                _ => Told::Bytes(decoded(rest.strip_prefix('=')?)?),
+                "*" => ExactValue::EncodedLabel,
+                "!" => ExactValue::Null,
+                _ => ExactValue::Bytes(decoded(rest.strip_prefix('=')?)?),
             };
             (key, told)
         }
     };
     let key = if key == "@" { None } else { Some(decoded(key)?) };
-    Some(Part { key, told })
+    Some(ExactPart { key, told })
 }
 
 #[cfg(test)]
@@ -88,22 +88,22 @@ mod tests {
     #[test]
     fn parts_come_back() {
         let mut text = String::new();
-        push(&mut text, None, &Told::EncodedLabel);
-        push(&mut text, Some(b"deviceId"), &Told::Label);
-        push(&mut text, Some(b"tag"), &Told::Bytes(b"a,b & 50 %"));
-        push(&mut text, Some(b"@"), &Told::Bytes(b""));
-        push(&mut text, Some(b""), &Told::Null);
+        push(&mut text, None, &ExactValue::EncodedLabel);
+        push(&mut text, Some(b"deviceId"), &ExactValue::Label);
+        push(&mut text, Some(b"tag"), &ExactValue::Bytes(b"a,b & 50 %"));
+        push(&mut text, Some(b"@"), &ExactValue::Bytes(b""));
+        push(&mut text, Some(b""), &ExactValue::Null);
         assert_eq!(text, "@*&deviceId&tag=a%2Cb%20%26%2050%20%25&%40=&!");
-        let of = |key: &[u8], told| Part { key: Some(key.to_vec()), told };
+        let of = |key: &[u8], told| ExactPart { key: Some(key.to_vec()), told };
         let parts = parse(&text).unwrap();
         assert_eq!(
             parts,
             [
-                Part { key: None, told: Told::EncodedLabel },
-                of(b"deviceId", Told::Label),
-                of(b"tag", Told::Bytes(b"a,b & 50 %".to_vec())),
-                of(b"@", Told::Bytes(Vec::new())),
-                of(b"", Told::Null),
+                ExactPart { key: None, told: ExactValue::EncodedLabel },
+                of(b"deviceId", ExactValue::Label),
+                of(b"tag", ExactValue::Bytes(b"a,b & 50 %".to_vec())),
+                of(b"@", ExactValue::Bytes(Vec::new())),
+                of(b"", ExactValue::Null),
             ]
         );
         for wrong in ["a%", "a%4", "a=%zz", "a*b", "a!!", "a=1&%"] {

@@ -30,7 +30,7 @@ use regex::Regex;
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use self::exact::Told;
+use self::exact::ExactValue;
 use super::{Header, InputRecord, OutputRecord};
 
 pub use self::decode::{Malformed, Original, read_identity, read_original, read_text};
@@ -152,7 +152,7 @@ impl PartialEq for LabelPattern {
 impl Eq for LabelPattern {}
 
 /// Headers and the label names that they get; `None`: the header becomes no label.
-type Named<'a> = SmallVec<[(&'a Header, Option<Cow<'a, str>>); 8]>;
+type NamedHeaders<'a> = SmallVec<[(&'a Header, Option<Cow<'a, str>>); 8]>;
 
 impl LabelRules {
     /// The labels made from the headers, with the plugins' changes applied: what a plugin sees, and what is written beside
@@ -216,15 +216,15 @@ impl LabelRules {
         let changed: SmallVec<[Cow<'_, str>; 8]> =
             output.labels.iter().map(|change| label_name(change.name.as_bytes(), self.lowercase)).collect();
         let is_whole = output.rejection.is_some();
-        let headers: Named<'_> = headers
+        let headers: NamedHeaders<'_> = headers
             .iter()
             .map(|header| (header, self.header_label(&header.key)))
             .filter(|(_, name)| name.as_ref().map_or(is_whole, |name| !changed.contains(name)))
             .collect();
         let key = match key.as_deref().map(label_value) {
             None | Some(Some(LabelValue::Plain(_))) => None,
-            Some(Some(LabelValue::Encoded(_))) => Some(Told::EncodedLabel),
-            Some(None) => Some(Told::Bytes(&b""[..])),
+            Some(Some(LabelValue::Encoded(_))) => Some(ExactValue::EncodedLabel),
+            Some(None) => Some(ExactValue::Bytes(&b""[..])),
         };
         let are_plain = are_plain(&headers);
         if key.is_none() && are_plain {
@@ -242,7 +242,7 @@ impl LabelRules {
 }
 
 /// Whether the labels of these headers tell all of them, in their order: labels are read back in the order of their names.
-fn are_plain(headers: &Named<'_>) -> bool {
+fn are_plain(headers: &NamedHeaders<'_>) -> bool {
     let is_plain = |(header, name): &(&Header, Option<Cow<'_, str>>)| {
         name.as_ref().is_some_and(|name| name.as_bytes() == &header.key[..])
             && matches!(header.value.as_deref().and_then(label_value), Some(LabelValue::Plain(_)))
@@ -251,19 +251,19 @@ fn are_plain(headers: &Named<'_>) -> bool {
         && headers.iter().zip(headers.iter().skip(1)).all(|((one, _), (next, _))| one.key < next.key)
 }
 
-fn push_all(text: &mut String, headers: &Named<'_>) {
+fn push_all(text: &mut String, headers: &NamedHeaders<'_>) {
     let names = || headers.iter().enumerate().filter_map(|(at, (_, name))| Some((name.as_deref()?, at)));
     // Of several headers of one name the last one has the label.
     let holders: HashMap<&str, usize> = names().collect();
     for (at, (Header { key, value }, name)) in headers.iter().enumerate() {
         let has_label = name.as_deref().is_some_and(|name| holders.get(name) == Some(&at));
         let told = match value.as_deref() {
-            None => Told::Null,
+            None => ExactValue::Null,
             Some(value) => match label_value(value) {
                 // Without anything behind it, an empty key couldn't be seen.
-                Some(LabelValue::Plain(_)) if has_label && !key.is_empty() => Told::Label,
-                Some(LabelValue::Encoded(_)) if has_label => Told::EncodedLabel,
-                _ => Told::Bytes(value),
+                Some(LabelValue::Plain(_)) if has_label && !key.is_empty() => ExactValue::Label,
+                Some(LabelValue::Encoded(_)) if has_label => ExactValue::EncodedLabel,
+                _ => ExactValue::Bytes(value),
             },
         };
         exact::push(text, Some(key), &told);
@@ -322,10 +322,10 @@ pub fn size(labels: &HashMap<String, String>) -> usize {
 pub fn whole_text(input: &InputRecord) -> String {
     let mut text = String::new();
     if let Some(key) = &input.key {
-        exact::push(&mut text, None, &Told::Bytes(key));
+        exact::push(&mut text, None, &ExactValue::Bytes(key));
     }
     for Header { key, value } in &input.headers {
-        exact::push(&mut text, Some(key), &value.as_deref().map_or(Told::Null, Told::Bytes));
+        exact::push(&mut text, Some(key), &value.as_deref().map_or(ExactValue::Null, ExactValue::Bytes));
     }
     text
 }

@@ -28,7 +28,7 @@ use self::verify::Verifier;
 use super::Shared;
 use super::item::{Item, Prepared};
 use super::occupied::OccupiedTimestamps;
-use super::problems::Subject;
+use super::problems::RefusedSubject;
 use super::recent::{Written, sketch};
 use super::store::{StoreError, Write};
 use crate::flow::PartitionState;
@@ -273,7 +273,7 @@ impl Writer {
         if self.complained.take().is_some() {
             info!(entry = %self.entry, "writing again");
         }
-        self.shared.problems.clear(&self.entry, Subject::Entry);
+        self.shared.problems.clear(&self.entry, RefusedSubject::Entry);
     }
 
     async fn wait_after(&mut self, error: &StoreError) {
@@ -281,7 +281,7 @@ impl Writer {
         if matches!(error, StoreError::Unavailable(_) | StoreError::Failed(_)) {
             self.shared.gate.report_failure();
         }
-        self.shared.problems.report(&self.entry, Subject::Entry, error);
+        self.shared.problems.report(&self.entry, RefusedSubject::Entry, error);
         if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
             let (waiting, remedy) = (self.pending.len() + self.unverified.len(), error.remedy());
             error!(entry = %self.entry, %error, remedy, waiting, "can't write to ReductStore; nothing is lost, trying again");

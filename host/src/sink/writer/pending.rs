@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::flow::PartitionState;
 use crate::sink::item::{Item, Prepared};
 use crate::sink::occupied::OccupiedTimestamps;
-use crate::sink::store::{Seen, Write};
+use crate::sink::store::{QueriedRecord, Write};
 
 /// How often the store may fail at one record while it writes others.
 const MOST_FAILURES: u32 = 8;
@@ -66,12 +66,12 @@ impl PendingWrite {
     }
 
     /// Whether what was seen was made from the same Kafka record.
-    pub fn is_of(&self, seen: &Seen) -> bool {
+    pub fn is_of(&self, seen: &QueriedRecord) -> bool {
         seen.identity.as_ref().is_some_and(|identity| identity.matches(&self.prepared.identity))
     }
 
     /// Whether this is the record, whole.
-    pub fn is(&self, seen: &Seen) -> bool {
+    pub fn is(&self, seen: &QueriedRecord) -> bool {
         self.is_of(seen) && seen.size == self.prepared.payload.len()
     }
 

@@ -11,7 +11,7 @@ use tracing::warn;
 use super::Writer;
 use super::pending::PendingWrite;
 use crate::record::{Identity, TopicPartition};
-use crate::sink::occupied::{Place, SEARCHED_US};
+use crate::sink::occupied::{RecordPlace, SEARCHED_US};
 use crate::sink::store::StoreError;
 
 /// Records whose times are at most this far apart are looked up with one query, in microseconds.
@@ -82,7 +82,7 @@ impl Writer {
         let mut waiting = std::mem::take(batch);
         while let Some(mut pending) = waiting.pop_front() {
             let answer = match self.occupied.place(&pending.prepared.identity, pending.prepared.base_us) {
-                Place::Free(time) => {
+                RecordPlace::Free(time) => {
                     self.occupied.occupy(time);
                     pending.time_us = Some(time);
                     pending.must_be_shown |= self.occupied.may_be_hidden(time) && self.count_late(&pending);
@@ -90,12 +90,12 @@ impl Writer {
                     continue;
                 }
                 // Another partition of the entry looked here and needed no bytes.
-                Place::Present(time) if self.compares_contents(&pending) && self.occupied.is_unread(time) => {
+                RecordPlace::Present(time) if self.compares_contents(&pending) && self.occupied.is_unread(time) => {
                     self.occupied.doubt(time);
                     waiting.push_front(pending);
                     continue;
                 }
-                Place::Present(time)
+                RecordPlace::Present(time)
                     if self.compares_contents(&pending)
                         && self.occupied.is_damaged(time, &pending.prepared.payload)
                         && self.rewritten.is_worth_it(&pending.prepared.identity) =>
@@ -113,12 +113,12 @@ impl Writer {
                     }
                     removed
                 }
-                Place::Present(time) => {
+                RecordPlace::Present(time) => {
                     pending.time_us = Some(time);
                     self.acknowledge(pending, true);
                     continue;
                 }
-                Place::Unknown(from) => self.look(from, &wanted, compares).await,
+                RecordPlace::Unknown(from) => self.look(from, &wanted, compares).await,
             };
             waiting.push_front(pending);
             if let Err(error) = answer {

@@ -12,7 +12,7 @@ use tracing::{error, warn};
 
 use super::Writer;
 use super::pending::PendingWrite;
-use crate::sink::problems::Subject;
+use crate::sink::problems::RefusedSubject;
 use crate::sink::store::StoreError;
 
 /// How often a dead letter that the store refuses is tried again.
@@ -101,7 +101,7 @@ impl Writer {
         }
         let record = &pending.prepared.identity;
         error!(entry = %self.entry, %record, reason, "a dead letter can't be stored: its partition commits nothing behind it");
-        self.shared.problems.report(&self.entry, Subject::DeadLetter, error);
+        self.shared.problems.report(&self.entry, RefusedSubject::DeadLetter, error);
         self.parked.since.get_or_insert_with(Instant::now);
         self.parked.records.push_back(pending);
     }
@@ -111,7 +111,7 @@ impl Writer {
         if self.parked.patience().is_some_and(|patience| patience.is_zero()) {
             self.parked.since = None;
             self.pending.append(&mut self.parked.records);
-            self.shared.problems.clear(&self.entry, Subject::DeadLetter);
+            self.shared.problems.clear(&self.entry, RefusedSubject::DeadLetter);
         }
     }
 

@@ -19,7 +19,7 @@ use super::Writer;
 use super::pending::PendingWrite;
 use super::place::{HEADS, NEAR_US};
 use crate::record::{Identity, TopicPartition};
-use crate::sink::store::{Claim, Occupant, Seen, StoreError};
+use crate::sink::store::{Claim, Occupant, QueriedRecord, StoreError};
 
 /// Acknowledged records that are read back at the latest when there are this many; where a query is costly, up to
 /// [`MOST_TIMES`] as many.
@@ -177,7 +177,7 @@ impl Writer {
     }
 
     /// What a query shows at the times of these records and between them, by time.
-    async fn heads_of(&mut self, records: &[PendingWrite]) -> Result<BTreeMap<u64, Seen>, StoreError> {
+    async fn heads_of(&mut self, records: &[PendingWrite]) -> Result<BTreeMap<u64, QueriedRecord>, StoreError> {
         let times: Vec<u64> = records.iter().filter_map(|record| record.time_us).collect();
         let mut shown = BTreeMap::new();
         for near in times.chunk_by(|one, next| next - one <= NEAR_US) {
@@ -195,7 +195,7 @@ impl Writer {
 }
 
 /// Whether the record is among what a query showed, whole.
-fn is_shown(record: &PendingWrite, seen: &BTreeMap<u64, Seen>) -> bool {
+fn is_shown(record: &PendingWrite, seen: &BTreeMap<u64, QueriedRecord>) -> bool {
     record.time_us.and_then(|time| seen.get(&time)).is_some_and(|seen| record.is(seen))
 }
 
