@@ -62,6 +62,8 @@
 //! - **stale**: belonging to an assignment that has ended; a stale record is not written any more.
 //! - **verdict**: a plugin's answer: keep, drop, change, split, reject or retry.
 
+#![warn(missing_docs)]
+
 pub mod chain;
 pub mod config;
 pub mod dead_letters;

@@ -21,9 +21,13 @@ const BUCKETS: usize = OCTAVES * STEPS;
 /// The latency of the calls that were measured, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Latency {
+    /// How many calls were measured.
     pub measured: u64,
+    /// Half of the calls took at most this, in microseconds.
     pub p50_us: f64,
+    /// 99 of 100 calls took at most this, in microseconds.
     pub p99_us: f64,
+    /// The longest call, in microseconds.
     pub max_us: f64,
 }
 

@@ -45,7 +45,9 @@ pub enum Outcome {
 /// Which version of which plugin failed, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginFailure {
+    /// The plugin's name in the configuration.
     pub plugin: Arc<str>,
+    /// The digest of its component.
     pub digest: Digest,
     /// Identifies the plugin's configuration; `None`: it has none.
     pub config: Option<ConfigVersion>,

@@ -16,6 +16,7 @@ use crate::plugin::{ConfigVersion, CounterSet, Counts, Digest, Instance, LoadErr
 /// How many replaced versions are remembered.
 const REMEMBERED: usize = 32;
 
+/// The chain as all workers see it: its stages, and a number that grows with each change of them.
 pub struct SharedChain {
     runtime: Arc<Runtime>,
     /// Counts the changes.
@@ -33,8 +34,11 @@ struct Stages {
 /// A plugin at its place in the chain: its configuration and the active version.
 #[derive(Clone)]
 pub struct StageSpec {
+    /// The plugin's row of the configuration.
     pub config: Arc<PluginConfig>,
+    /// The component and its counters.
     pub version: Version,
+    /// When this version became the active one.
     pub since: SystemTime,
     /// Sees some of its records.
     pub(super) observer: Option<Arc<dyn StageObserver>>,
@@ -43,6 +47,7 @@ pub struct StageSpec {
 /// A loaded plugin, what was measured of it, and instances that were started ahead of time for the workers.
 #[derive(Clone)]
 pub struct Version {
+    /// The compiled component, with its configuration and limits.
     pub plugin: LoadedPlugin,
     pub(super) meters: Arc<Meters>,
     pub(super) spares: Arc<Mutex<Vec<Instance>>>,
@@ -58,13 +63,17 @@ struct Retired {
 /// A plugin's version and what it did so far.
 #[derive(Debug, Clone)]
 pub struct PluginVersion {
+    /// The plugin's name in the configuration.
     pub name: Arc<str>,
+    /// The digest of its component.
     pub digest: Digest,
     /// Identifies its configuration; `None`: it has none.
     pub config: Option<ConfigVersion>,
     /// The file's size.
     pub bytes: usize,
+    /// When this version became the active one.
     pub since: SystemTime,
+    /// How many calls ended with which verdict since then.
     pub counts: Counts,
     /// Whether its circuit breaker is open: then it isn't asked.
     pub breaker_open: bool,
@@ -80,6 +89,7 @@ pub struct PluginVersion {
     pub taking_over: Duration,
 }
 
+/// An error: the chain has no plugin of this name.
 #[derive(Debug, thiserror::Error)]
 #[error("the chain has no plugin `{0}`")]
 pub struct NotInChain(pub String);
@@ -94,6 +104,7 @@ impl SharedChain {
         Ok(Arc::new(Self { runtime, generation: AtomicU64::new(0), workers: AtomicUsize::new(0), stages }))
     }
 
+    /// What compiles and starts plugins.
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
     }
@@ -103,6 +114,7 @@ impl SharedChain {
         self.lock().present.clone()
     }
 
+    /// The stage of this name, if the chain has one.
     pub fn stage(&self, name: &str) -> Option<StageSpec> {
         self.lock().present.iter().find(|stage| stage.config.name == name).cloned()
     }
@@ -210,6 +222,7 @@ impl Stages {
 }
 
 impl StageSpec {
+    /// A stage whose version becomes active now.
     pub fn new(config: Arc<PluginConfig>, version: Version) -> Self {
         Self { config, version, since: SystemTime::now(), observer: None }
     }
@@ -224,6 +237,7 @@ impl StageSpec {
         Self::new(Arc::clone(&self.config), Version::new(self.version.plugin.clone()))
     }
 
+    /// The stage as the status shows it.
     pub fn describe(&self) -> PluginVersion {
         let Version { plugin, meters, .. } = &self.version;
         PluginVersion {
@@ -244,6 +258,7 @@ impl StageSpec {
 }
 
 impl Version {
+    /// A version without a call so far.
     pub fn new(plugin: LoadedPlugin) -> Self {
         Self { plugin, meters: Arc::default(), spares: Arc::default() }
     }

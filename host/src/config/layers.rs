@@ -50,6 +50,7 @@ pub struct PluginTable {
 pub struct Flag {
     /// The key's path.
     pub key: &'static str,
+    /// The values in the order of the command line.
     pub values: Vec<String>,
 }
 

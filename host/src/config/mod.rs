@@ -124,11 +124,14 @@ pub struct CacheConfig {
     pub bytes: u64,
 }
 
+/// Where compiled plugins are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CacheFolder {
     /// Below the user's own cache folder.
     Default,
+    /// In this folder.
     At(PathBuf),
+    /// Nowhere: each start compiles all plugins.
     Nowhere,
 }
 
@@ -159,6 +162,7 @@ impl Word for ControlAccess {
     const REST: &'static [(&'static str, Self)] = &[("on", Self::On)];
 }
 
+/// The table `[kafka]`.
 #[derive(Clone, PartialEq)]
 pub struct Kafka {
     /// `host:port` pairs, comma-separated: librdkafka's `bootstrap.servers`.
@@ -237,7 +241,9 @@ impl Word for OnUnreadable {
 /// Where a partition begins that has no committed offset, or whose committed offset the broker no longer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartPolicy {
+    /// With the oldest record that the topic still has.
     Earliest,
+    /// Behind the newest record.
     Latest,
     /// Stop with an error rather than choose.
     Fail,
@@ -248,6 +254,7 @@ impl Word for StartPolicy {
     const REST: &'static [(&'static str, Self)] = &[("latest", Self::Latest), ("fail", Self::Fail)];
 }
 
+/// The table `[store]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoreConfig {
     /// `http://` or `https://`, host, port and path prefix.
@@ -294,6 +301,7 @@ pub struct BucketSettings {
     pub quota: Option<Quota>,
 }
 
+/// The limit of a bucket's size that the store keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quota {
     /// The oldest block goes when the bucket is full.
@@ -315,6 +323,7 @@ impl Word for QuotaType {
     const REST: &'static [(&'static str, Self)] = &[("hard", Self::Hard), ("none", Self::None)];
 }
 
+/// The table `[dead_letters]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetters {
     /// Entry template in the same bucket, from `{topic}` and `{partition}`.
@@ -323,6 +332,7 @@ pub struct DeadLetters {
     pub topic: Option<String>,
 }
 
+/// The table `[limits]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// Records read and not yet acknowledged, over all partitions.

@@ -42,6 +42,7 @@ pub struct PluginConfig {
     pub limits: PluginLimits,
     /// When an instance is replaced that works.
     pub recycle: Recycle,
+    /// Which topics share an instance.
     pub instances: InstancesFor,
     /// `None`: a plugin that fails on everything is still called for every record.
     pub breaker: Option<BreakerConfig>,
@@ -67,6 +68,7 @@ pub enum PluginSource {
 /// What becomes of a record on which a plugin failed (a trap, a timeout, a wrong answer, a `reject`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailurePolicy {
+    /// The record becomes a dead letter.
     DeadLetter,
     /// Settled without being written, and counted.
     Skip,
@@ -120,11 +122,16 @@ pub struct BreakerConfig {
     pub pause: Duration,
 }
 
+/// What happens to a plugin's records while its breaker is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhileOpen {
+    /// Each record becomes a dead letter.
     DeadLetter,
+    /// Records are dropped.
     Skip,
+    /// Records go on unchanged.
     Pass,
+    /// The partition waits.
     Stop,
     /// The records wait, and so do their partitions.
     Wait,
@@ -144,6 +151,7 @@ impl Word for WhileOpen {
 /// Which topics share an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstancesFor {
+    /// One instance in each worker serves all topics.
     AllTopics,
     /// One topic each: a plugin can't carry data of one topic into the records of another.
     EachTopic,
@@ -157,10 +165,13 @@ impl Word for InstancesFor {
 /// What a plugin may reach beside the contract's own functions. Nothing by default.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Grants {
+    /// Whether the plugin sees the real clocks.
     pub clocks: bool,
+    /// Whether the plugin gets real randomness.
     pub random: bool,
     /// `None`: the host's own value.
     pub environment: BTreeMap<String, Option<Secret>>,
+    /// The directories that the plugin sees.
     pub directories: Vec<GrantedDirectory>,
     /// `host:port` in small letters.
     pub http: Vec<String>,
@@ -170,11 +181,14 @@ pub struct Grants {
     pub own_secrets: Vec<PathBuf>,
 }
 
+/// A directory of the host that a plugin sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrantedDirectory {
+    /// The directory's path on the host.
     pub path: PathBuf,
     /// What it is called for the plugin.
     pub guest: String,
+    /// Whether the plugin may change it.
     pub writable: bool,
 }
 

@@ -59,6 +59,7 @@ impl When {
             })
     }
 
+    /// Whether records of this topic go to the plugin.
     pub fn takes_topic(&self, topic: &str) -> bool {
         self.topics.is_empty()
             || self.topics.iter().any(|is| match is {

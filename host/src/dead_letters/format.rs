@@ -51,12 +51,14 @@ pub fn identity_of_headers<'a>(headers: impl Iterator<Item = (&'a [u8], Option<&
 /// A dead letter as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
+    /// The record as it came from Kafka.
     pub input: InputRecord,
     /// The part of a split that couldn't be written, where it was only a part; the others were.
     pub index: Option<u32>,
 }
 
 impl DeadLetter {
+    /// Which Kafka record it is.
     pub fn identity(&self) -> Identity {
         let InputRecord { source, topic_id, offset, .. } = &self.input;
         Identity { source: source.clone(), topic_id: *topic_id, offset: *offset, index: self.index }
@@ -66,12 +68,16 @@ impl DeadLetter {
 /// Why no record can be made of it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum UnreadableLetter {
+    /// The record can't be identified.
     #[error("its kafka.source, kafka.offset and kafka.index don't tell which record it is")]
     Identity,
+    /// The record has no time.
     #[error("its kafka.timestamp is missing or no number")]
     Timestamp,
+    /// The record's headers can't be restored.
     #[error("its label kafka.headers is malformed, or names a label that isn't there")]
     Headers,
+    /// The record's key and headers can't be restored from its body.
     #[error("its label sink.headers-at points at no key and headers in its body")]
     Body,
 }

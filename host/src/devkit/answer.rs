@@ -16,20 +16,25 @@ use crate::record::OutputRecord;
 use crate::record::entry_name::topic_segment;
 use crate::record::labels::LabelRules;
 
+/// What a chain makes of a record, as fixtures and reports name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AnswerVerdict {
     /// To be written, changed or not, as one record or several.
     Write,
+    /// Nothing is written.
     Drop,
     /// A `reject`, a trap, an exceeded limit or a wrong answer: the record would get the plugin's failure policy.
     Fail,
+    /// The record is tried again.
     Retry,
 }
 
+/// An answer as fixtures expect it and reports show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PluginAnswer {
+    /// Which of the four it is.
     pub verdict: AnswerVerdict,
     /// Why it failed, or is to be tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,6 +47,7 @@ pub struct PluginAnswer {
     pub outputs: Vec<Output>,
 }
 
+/// A record that would be written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Output {
@@ -49,6 +55,7 @@ pub struct Output {
     pub entry: String,
     /// Microseconds since the Unix epoch.
     pub timestamp: Whole,
+    /// The content type, if one was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
     /// Only where a plugin replaced it.
@@ -60,6 +67,7 @@ pub struct Output {
 }
 
 impl PluginAnswer {
+    /// The answer that this outcome stands for.
     pub fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Outputs(outputs) => {

@@ -48,9 +48,12 @@ pub struct BenchOptions {
 /// The costs of all components, with the same kinds of records in the same order.
 #[derive(Debug, Serialize)]
 pub struct BenchComparison {
+    /// The component that was asked for.
     pub plugin: Cost,
+    /// The component to compare with, if one was named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub against: Option<Cost>,
+    /// The plugin that changes nothing, as the measure of the host's own part.
     pub passthrough: Cost,
     /// Fixtures that expect a failure.
     pub left_out: usize,
@@ -59,8 +62,11 @@ pub struct BenchComparison {
 /// What one component costs.
 #[derive(Debug, Serialize)]
 pub struct Cost {
+    /// The component's file name.
     pub name: String,
+    /// The component's digest.
     pub digest: String,
+    /// The component's size.
     pub bytes: usize,
     /// Reading, compiling, checking and starting.
     pub load_ms: f64,
@@ -70,7 +76,9 @@ pub struct Cost {
     pub start_ms: f64,
     /// The memory of one instance, after its start and after all records.
     pub memory_at_start: usize,
+    /// The instance's memory after the last call, in bytes.
     pub memory_at_end: usize,
+    /// The costs of each kind of record.
     pub records: Vec<RecordCost>,
 }
 
@@ -79,10 +87,13 @@ pub struct Cost {
 pub struct RecordCost {
     /// `1000 B`, a payload's file or a fixture's name.
     pub record: String,
+    /// The payload's size.
     pub payload_bytes: usize,
     /// The median of the rounds.
     pub us_a_record: f64,
+    /// The fastest of the rounds, in microseconds a call.
     pub fastest_us: f64,
+    /// The slowest of the rounds, in microseconds a call.
     pub slowest_us: f64,
     /// How many records were handed over.
     pub count: u64,

@@ -20,7 +20,9 @@ const WASM: &str = "wasm32-unknown-unknown";
 const WORLD: &str = "transform";
 const CONTRACT: &str = include_str!("../../../wit/v0.1.0/transform.wit");
 
+/// Why a plugin can't be built.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "each message says it")]
 pub enum BuildError {
     #[error("can't build a plugin in {language}: {what}; install it\n{remedy}")]
     Missing { language: Language, what: &'static str, remedy: String },

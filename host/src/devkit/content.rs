@@ -22,14 +22,21 @@ const SHOWN_BYTES: usize = 4096;
     untagged,
     expecting = "expected a text, or one of { base64 = … }, { file = … }, { repeat = …, times = … } and { sha256 = …, size = … }"
 )]
+/// Bytes as a fixture writes them.
 pub enum FixtureContent {
+    /// As text.
     Text(String),
+    /// As base64.
     Base64(Base64),
+    /// In a file beside the fixture.
     File(File),
+    /// A text many times.
     Repeat(Repeat),
+    /// Only as their digest.
     Digest(Sha256),
 }
 
+/// Bytes in base64.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Base64 {
@@ -43,6 +50,7 @@ pub struct File {
     file: String,
 }
 
+/// A text, and how many times it is repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Repeat {
@@ -75,6 +83,7 @@ impl FixtureContent {
         Self::Digest(Sha256 { sha256: Digest::of(bytes).to_string(), size: bytes.len() })
     }
 
+    /// The content of a file beside the fixture.
     pub fn file(name: impl Into<String>) -> Self {
         Self::File(File { file: name.into() })
     }

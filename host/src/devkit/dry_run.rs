@@ -17,7 +17,9 @@ use crate::plugin::{LoadError, Runtime};
 use crate::record::entry_name::{Naming, Template, topic_segment};
 use crate::record::{InputRecord, OutputRecord};
 
+/// Why a dry run ended early.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "each message says it")]
 pub enum DryRunError {
     #[error(transparent)]
     Plugin(#[from] LoadError),
@@ -30,10 +32,15 @@ pub enum DryRunError {
 /// What would become of one record.
 #[derive(Debug, Serialize)]
 pub struct DryRunRecord {
+    /// The record's topic.
     pub topic: String,
+    /// The record's partition.
     pub partition: u32,
+    /// The record's offset.
     pub offset: u64,
+    /// The payload's size.
     pub bytes: usize,
+    /// What the chain made of it.
     #[serde(flatten)]
     pub answer: PluginAnswer,
     /// The plugin that failed.
@@ -44,12 +51,17 @@ pub struct DryRunRecord {
 /// How many records would meet which fate.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct DryRunSummary {
+    /// How many records were read.
     pub records: u64,
+    /// How many records would be written.
     pub written: u64,
     /// More than `written` where records are split.
     pub outputs: u64,
+    /// How many records would be dropped.
     pub dropped: u64,
+    /// How many records would become dead letters.
     pub failed: u64,
+    /// How many records would be tried again.
     pub retried: u64,
 }
 

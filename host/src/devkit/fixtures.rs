@@ -36,7 +36,9 @@ const INLINE_BYTES: usize = 1024;
 /// One record and what is expected of it.
 #[derive(Debug)]
 pub struct Case {
+    /// The fixture's name.
     pub name: String,
+    /// The record that the chain gets.
     pub input: Arc<InputRecord>,
     /// JSON text for `configure`.
     pub config: String,

@@ -17,8 +17,10 @@ use super::testing::plugin_name;
 use crate::config::{PluginConfig, PluginSource};
 use crate::plugin::{Digest, LoadProblem, Runtime, claimed_signer};
 
+/// What can be said of a component's file.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
+    /// The file's path.
     pub file: String,
     /// The name inside the file, or else the file's.
     pub name: String,
@@ -26,6 +28,7 @@ pub struct Inspection {
     pub digest: String,
     /// Who the signature beside the file says made it. Not checked.
     pub signed_by: Option<String>,
+    /// The file's size.
     pub bytes: usize,
     /// Bytes of each core module inside.
     pub core_modules: Vec<usize>,
@@ -37,9 +40,11 @@ pub struct Inspection {
     pub world: Option<String>,
     /// The host functions that it uses, of the contract.
     pub host_functions: Vec<String>,
+    /// The interfaces of WASI that it imports.
     pub wasi: Vec<Wasi>,
     /// Further imports, which no host of this contract has.
     pub other_imports: Vec<String>,
+    /// What it exports.
     pub exports: Vec<String>,
     /// How long compiling, checking and starting took, in milliseconds; `None` if it doesn't load.
     pub load_ms: Option<f64>,
@@ -52,12 +57,15 @@ pub struct Inspection {
 /// One package of WASI that it imports.
 #[derive(Debug, Serialize)]
 pub struct Wasi {
+    /// The package's name and version.
     pub package: String,
+    /// The names of its interfaces.
     pub interfaces: Vec<String>,
     /// What granting it would mean.
     pub meaning: &'static str,
 }
 
+/// Reads, compiles and starts a component, and says what it found.
 pub fn inspect(file: &Path) -> anyhow::Result<Inspection> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut inspection = Inspection {

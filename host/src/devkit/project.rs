@@ -14,25 +14,37 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+/// The file that marks a plugin's folder.
 pub const MANIFEST: &str = "plugin.toml";
 
+/// A language that `plugin new` and `plugin build` know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Language {
+    /// Rust, by cargo.
     Rust,
+    /// Python, by componentize-py.
     Python,
+    /// JavaScript, by componentize-js.
     JavaScript,
+    /// TypeScript, by tsc and componentize-js.
     TypeScript,
+    /// Go, by its own compiler.
     Go,
+    /// C, by clang or zig.
     C,
+    /// C++, by clang or zig.
     Cpp,
+    /// Zig, by zig.
     Zig,
 }
 
 impl Language {
+    /// All languages, in the order in which they are listed.
     pub const ALL: [Self; 8] =
         [Self::Rust, Self::Python, Self::JavaScript, Self::TypeScript, Self::Go, Self::C, Self::Cpp, Self::Zig];
 
+    /// The name as users write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rust => "rust",
@@ -60,15 +72,19 @@ struct Manifest {
     language: Language,
 }
 
+/// A plugin's folder.
 #[derive(Debug)]
 pub struct Project {
     /// Absolute.
     pub folder: PathBuf,
+    /// The plugin's name.
     pub name: String,
+    /// The language it is written in.
     pub language: Language,
 }
 
 impl Project {
+    /// Reads the manifest of this folder.
     pub fn open(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(MANIFEST);
         if !path.exists() {
@@ -86,10 +102,12 @@ impl Project {
         Ok(Self { folder, name, language })
     }
 
+    /// Where the built component lies.
     pub fn component(&self) -> PathBuf {
         self.folder.join("build").join(format!("{}.wasm", self.name))
     }
 
+    /// Where the fixtures lie.
     pub fn fixtures(&self) -> PathBuf {
         self.folder.join("fixtures")
     }

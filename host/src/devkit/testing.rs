@@ -34,8 +34,11 @@ pub struct Tester {
 /// What came of a case.
 #[derive(Debug)]
 pub struct CaseReport {
+    /// The fixture's name.
     pub name: String,
+    /// Whether it passed.
     pub result: TestResult,
+    /// How long the chain took.
     pub took: Duration,
     /// `None`: no plugin was asked.
     pub answer: Option<PluginAnswer>,
@@ -54,8 +57,10 @@ pub struct StoredView {
     pub labels: Vec<(String, String)>,
 }
 
+/// Whether a fixture passed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum TestResult {
+    /// The answer was the expected one.
     Passed,
     /// What was expected and what came, as a diff.
     Differs(String),
@@ -66,6 +71,7 @@ pub enum TestResult {
 }
 
 impl Tester {
+    /// Loads these components as a chain.
     pub fn new(files: Vec<PathBuf>, timeout: Duration, memory_bytes: u64) -> anyhow::Result<Self> {
         Ok(Self { runtime: super::cached_runtime()?, files, timeout, memory_bytes, chains: HashMap::new() })
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// Waits longer after each failure in a row.
 #[derive(Debug, Default)]
 pub struct Backoff {
     attempts: u32,
@@ -20,6 +21,7 @@ impl Backoff {
         step.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
+    /// Starts from the shortest wait again.
     pub fn reset(&mut self) {
         self.attempts = 0;
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 const SHARDS: usize = 16;
 
+/// A counter that many threads increase without slowing each other.
 #[derive(Debug, Default)]
 pub struct Sharded([Shard; SHARDS]);
 
@@ -15,6 +16,7 @@ pub struct Sharded([Shard; SHARDS]);
 struct Shard(AtomicU64);
 
 impl Sharded {
+    /// Adds to the calling thread's share.
     pub fn add(&self, number: u64) {
         self.mine().fetch_add(number, Ordering::Relaxed);
     }
@@ -24,6 +26,7 @@ impl Sharded {
         self.mine().fetch_sub(number, Ordering::Relaxed);
     }
 
+    /// The sum of all shares.
     pub fn sum(&self) -> u64 {
         let sum = self.0.iter().fold(0u64, |sum, shard| sum.wrapping_add(shard.0.load(Ordering::Relaxed)));
         // Read between an addition and its subtraction on two shards, it may seem negative.

@@ -14,7 +14,9 @@ const CLOCKS: u64 = 300;
 /// A moment between two others, in milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Started {
+    /// The store started no earlier than this, in microseconds since 1970.
     pub from: u64,
+    /// The store started no later than this, in microseconds since 1970.
     pub to: u64,
 }
 
@@ -31,6 +33,7 @@ impl Started {
         (from <= to.saturating_add(CLOCKS)).then(|| Self { from: from.min(to), to: to.max(from) })
     }
 
+    /// How imprecise that is.
     pub fn width(self) -> Duration {
         Duration::from_millis(self.to - self.from)
     }

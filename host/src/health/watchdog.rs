@@ -11,6 +11,7 @@ use crate::record::TopicPartition;
 /// How a partition stands at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
+    /// The partition.
     pub source: TopicPartition,
     /// The first offset that isn't done with, from the assignment on.
     pub position: u64,
@@ -36,7 +37,9 @@ impl Standing {
 /// A partition that doesn't move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stuck {
+    /// The partition as the last look saw it.
     pub standing: Standing,
+    /// Since when it hasn't moved.
     pub since: Instant,
 }
 
@@ -48,6 +51,7 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
+    /// A watchdog that reports a partition after this long without progress.
     pub fn new(stuck_after: Duration) -> Self {
         Self { stuck_after, moved: HashMap::new() }
     }

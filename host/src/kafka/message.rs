@@ -45,6 +45,7 @@ pub fn input_record(message: &BorrowedMessage<'_>, source: &TopicPartition) -> (
 /// Most records have few headers; these need no allocation of their own.
 pub type RawHeaders<'a> = SmallVec<[(&'a [u8], Option<&'a [u8]>); 8]>;
 
+/// The headers of a message, with keys that need not be UTF-8 and values that may be null.
 #[expect(unsafe_code, reason = "the safe wrapper panics on keys that aren't UTF-8 and hides headers it can't parse")]
 pub fn raw_headers<'a>(message: &'a BorrowedMessage<'_>) -> Result<RawHeaders<'a>, String> {
     let mut list: *mut ffi::rd_kafka_headers_t = ptr::null_mut();

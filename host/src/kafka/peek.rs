@@ -20,6 +20,7 @@ use crate::record::{InputRecord, TopicPartition};
 pub enum From {
     /// Where a host of the configured group would: at the committed offset, or else by the policy.
     Group,
+    /// With the oldest record that the topic still has.
     Earliest,
     /// At the end: only what comes from now on.
     Latest,
@@ -36,7 +37,9 @@ pub enum Until {
     Stopped,
 }
 
+/// Why nothing could be read.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "each message says it")]
 pub enum PeekError {
     #[error(transparent)]
     Kafka(#[from] KafkaCheckError),
@@ -51,8 +54,11 @@ pub enum PeekError {
 /// One record, how many partitions its topic has, and what of it couldn't be read.
 #[derive(Debug)]
 pub struct PeekedRecord {
+    /// The record.
     pub record: InputRecord,
+    /// How many partitions its topic has.
     pub partitions: usize,
+    /// What of the record couldn't be read.
     pub problem: Option<String>,
 }
 

@@ -25,6 +25,7 @@ use crate::dead_letters::format;
 use crate::record::OutputRecord;
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A transactional producer.
 pub struct Producer {
     producer: BaseProducer<Deliveries>,
     topic: String,
@@ -33,7 +34,9 @@ pub struct Producer {
 
 /// Why a letter wasn't taken.
 pub enum Refused {
+    /// The client's queue is full; a later call may succeed.
     QueueFull,
+    /// Another reason, as the client tells it.
     Other(String),
 }
 
@@ -59,6 +62,7 @@ impl Producer {
         })
     }
 
+    /// Begins a transaction.
     pub fn begin(&self) -> Result<(), String> {
         self.producer.begin_transaction().map_err(|error| client::told(&error))
     }

@@ -41,7 +41,9 @@ use crate::source::{GroupHandler, Source, SourceError};
 /// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
+/// What ends a pipeline that wasn't told to stop.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "each message says it")]
 pub enum RunError {
     #[error(transparent)]
     Plugin(#[from] LoadError),

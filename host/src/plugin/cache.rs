@@ -27,6 +27,7 @@ const SUFFIX: &str = "cwasm";
 /// A temporary file this old was left by a crash.
 const LEFT_OVER: Duration = Duration::from_secs(3600);
 
+/// A folder of compiled components, each sealed with a key that only this user can read.
 pub struct Cache {
     folder: PathBuf,
     /// The folder itself, whatever its path means by now.
@@ -35,7 +36,9 @@ pub struct Cache {
     key: hmac::Key,
 }
 
+/// Why the cache can't be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says it")]
 pub enum CacheError {
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: io::Error },

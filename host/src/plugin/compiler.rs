@@ -32,6 +32,7 @@ const ERROR_BYTES: u64 = 16 * 1024;
 /// What compiling one component may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompileLimits {
+    /// The memory that the compiling process may use.
     pub memory_bytes: u64,
     /// Processor time, over all threads.
     pub time: Duration,

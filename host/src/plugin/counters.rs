@@ -11,9 +11,13 @@ use serde::Serialize;
 /// How many calls ended how. A record that an earlier plugin split is one call a part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
+    /// Calls whose record went on unchanged.
     pub kept: u64,
+    /// Calls whose record was dropped.
     pub dropped: u64,
+    /// Calls whose record was changed.
     pub changed: u64,
+    /// Calls whose record was split.
     pub split: u64,
     /// Traps, exceeded limits, wrong answers and `reject`s.
     pub failed: u64,

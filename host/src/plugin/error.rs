@@ -10,13 +10,17 @@ use super::signature::SignatureError;
 #[derive(Debug, thiserror::Error)]
 #[error("plugin `{plugin}` ({file}) {problem}; {}", problem.remedy())]
 pub struct LoadError {
+    /// The plugin's name in the configuration.
     pub plugin: String,
     /// As configured; `builtin` for the passthrough inside the binary.
     pub file: String,
+    /// Why it can't be loaded.
     pub problem: LoadProblem,
 }
 
+/// Why a plugin can't be loaded.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says it")]
 pub enum LoadProblem {
     #[error("isn't there")]
     NotFound,

@@ -18,9 +18,12 @@ use crate::record::InputRecord;
 use crate::record::entry_name::EntryPattern;
 use crate::record::labels::LabelRules;
 
+/// A compiled component with its configuration and limits, ready to be started in each worker. Cheap to clone.
 #[derive(Clone)]
 pub struct LoadedPlugin {
+    /// The plugin's name in the configuration.
     pub name: Arc<str>,
+    /// The digest of the component.
     pub digest: Digest,
     /// Identifies its configuration; `None`: it has none.
     pub config: Option<ConfigVersion>,
@@ -28,6 +31,7 @@ pub struct LoadedPlugin {
     pub bytes: usize,
     /// Whether it came from the cache and needed no compiling.
     pub from_cache: bool,
+    /// How long compiling took, or reading it from the cache.
     pub compiled_in: Duration,
     /// How long it took to start and configure a first instance.
     pub started_in: Duration,

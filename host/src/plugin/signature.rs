@@ -30,10 +30,13 @@ pub struct SignedBy {
 /// Why a signature doesn't count.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
+    /// There is no signature file.
     #[error("has no signature: {} isn't there", .0.display())]
     Missing(PathBuf),
+    /// The signature file isn't a minisign signature.
     #[error("has a signature that can't be read: {0}")]
     Unreadable(String),
+    /// No configured key signed these bytes.
     #[error("has a signature that none of the configured keys made for these bytes")]
     Wrong,
 }

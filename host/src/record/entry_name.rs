@@ -21,7 +21,9 @@ const MAX_SEGMENTS: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntryName(Arc<str>);
 
+/// Why a name can't be an entry's.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "each message says it")]
 pub enum NameError {
     #[error("entry name {0:?} is empty or has an empty segment")]
     EmptySegment(String),
@@ -72,6 +74,7 @@ impl fmt::Display for EntryPattern {
 }
 
 impl EntryName {
+    /// Checks a name against the store's rules.
     pub fn parse(name: &str) -> Result<Self, NameError> {
         if name.len() > MAX_NAME {
             return Err(NameError::Long { start: name.chars().take(60).collect(), bytes: name.len() });
@@ -92,6 +95,7 @@ impl EntryName {
         Ok(Self(name.into()))
     }
 
+    /// The name as the store gets it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -133,7 +137,9 @@ enum TemplatePart {
     Partition,
 }
 
+/// Why a text is no template.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "each message says it")]
 pub enum TemplateError {
     #[error("unknown placeholder {{{0}}}; known are {{name}}, {{topic}} and {{partition}}")]
     UnknownPlaceholder(String),
@@ -155,6 +161,7 @@ impl fmt::Display for Template {
 }
 
 impl Template {
+    /// Checks a template and the names that it can make.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
         let mut rest = text;

@@ -22,7 +22,9 @@ pub use self::topic_id::{NoTopicId, TopicId};
 /// A partition of a topic: the unit of order, of assignment and of commit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicPartition {
+    /// The topic's name.
     pub topic: Arc<str>,
+    /// The partition's number.
     pub partition: u32,
 }
 
@@ -35,20 +37,26 @@ impl fmt::Display for TopicPartition {
 /// A Kafka header as it was received. Keys are bytes: Kafka doesn't promise UTF-8, and they may repeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
+    /// The header's key; Kafka demands UTF-8, and some producers send other bytes.
     pub key: Bytes,
+    /// The header's value, which may be null.
     pub value: Option<Bytes>,
 }
 
 /// One record as Kafka delivered it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputRecord {
+    /// The partition that it comes from.
     pub source: TopicPartition,
     /// The topic's id; `None`: not known.
     pub topic_id: Option<TopicId>,
+    /// The offset in the partition.
     pub offset: u64,
     /// Milliseconds since the Unix epoch; `None` when the record carries no timestamp.
     pub timestamp_ms: Option<u64>,
+    /// The key, if the record has one.
     pub key: Option<Bytes>,
+    /// The headers in Kafka's order.
     pub headers: Vec<Header>,
     /// `None` is a tombstone (a null value), which is not the same as an empty payload.
     pub payload: Option<Bytes>,
@@ -79,7 +87,9 @@ impl InputRecord {
 /// A plugin's wish for one label: `Some` sets it, `None` removes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelChange {
+    /// The label's name.
     pub name: String,
+    /// The label's value; `None` removes it.
     pub value: Option<String>,
 }
 
@@ -93,6 +103,7 @@ impl LabelChange {
 /// One record on its way to ReductStore: its input, and what the chain changed.
 #[derive(Debug, Clone)]
 pub struct OutputRecord {
+    /// The Kafka record it was made of.
     pub input: Arc<InputRecord>,
     /// The output's place in a split; `None` for a record that wasn't split.
     pub index: Option<u32>,
@@ -102,6 +113,7 @@ pub struct OutputRecord {
     pub timestamp_us: Option<u64>,
     /// Label changes of the plugins in the order they were made, on top of the labels made from the headers.
     pub labels: Vec<LabelChange>,
+    /// The content type, if one was chosen.
     pub content_type: Option<String>,
     /// A payload that a plugin replaced; `None`: the input's.
     pub payload: Option<Bytes>,
@@ -114,12 +126,14 @@ pub struct OutputRecord {
 /// Why a record became a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
+    /// Why, in a sentence.
     pub reason: String,
     /// The plugin that failed on it and its digest; `None` where it was the sink.
     pub plugin: Option<(Arc<str>, String)>,
 }
 
 impl OutputRecord {
+    /// The record as it is without plugins.
     pub fn unchanged(input: Arc<InputRecord>) -> Self {
         Self {
             input,
@@ -144,6 +158,7 @@ impl OutputRecord {
         self.content_type.as_deref().or_else(|| content_type::of_headers(&self.input))
     }
 
+    /// Which Kafka record it was made of, and the position within a split.
     pub fn identity(&self) -> Identity {
         let InputRecord { source, topic_id, offset, .. } = &*self.input;
         Identity { source: source.clone(), topic_id: *topic_id, offset: *offset, index: self.index }

@@ -64,6 +64,7 @@ pub struct Lifecycle {
 #[derive(Clone)]
 pub struct Control {
     signals: Sender<Signal>,
+    /// What is known of past swaps.
     pub swaps: Swaps,
 }
 
@@ -80,6 +81,7 @@ pub fn start(shared: Arc<SharedChain>, source: Option<ChainSource>, pace: Pace) 
 }
 
 impl Lifecycle {
+    /// What asks this task for something.
     pub fn control(&self) -> Control {
         self.control.clone()
     }

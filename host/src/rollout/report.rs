@@ -16,38 +16,51 @@ const REMEMBERED: usize = 64;
 pub struct SwapReport {
     /// Counts up from 1.
     pub number: u64,
+    /// The plugin's name in the configuration.
     pub plugin: String,
     /// Milliseconds since the Unix epoch.
     pub at_ms: u64,
+    /// What began it.
     pub cause: Cause,
     /// Digests of the files.
     pub old: String,
+    /// The new version's digest.
     pub new: String,
     /// Identify the configurations; absent where the plugin has none.
     pub old_config: Option<String>,
+    /// The version of the new configuration, if the plugin has one.
     pub new_config: Option<String>,
+    /// How it stands or ended.
     pub outcome: RolloutOutcome,
     /// Why, where the outcome doesn't say it.
     pub reason: Option<String>,
+    /// How long each step took.
     pub steps: Steps,
+    /// What the trial found, if there was one.
     pub trial: Option<TrialComparison>,
+    /// What was seen in the bake window, if there was one.
     pub watch: Option<Watched>,
 }
 
+/// What began a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
+    /// The plugin's file changed.
     File,
+    /// The plugin's configuration changed.
     Configuration,
     /// A person asked for the previous version.
     Rollback,
 }
 
+/// How a rollout stands or ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RolloutOutcome {
     /// It doesn't load; the active one stays.
     Refused,
+    /// The new version runs as a shadow.
     OnTrial,
     /// The trial went past a bound; the active one stays.
     FailedTrial,
@@ -66,9 +79,11 @@ pub enum RolloutOutcome {
 /// How long each step took, in milliseconds; absent where there was none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Steps {
+    /// Compiling, in milliseconds.
     pub compile_ms: Option<f64>,
     /// Starting and configuring the first instance.
     pub start_ms: Option<f64>,
+    /// The shadow trial, in milliseconds.
     pub trial_ms: Option<f64>,
     /// Starting an instance for each worker, and telling the workers.
     pub take_over_ms: Option<f64>,
@@ -79,12 +94,17 @@ pub struct Steps {
 /// What a version did in its bake window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Watched {
+    /// Records that the new version decided about.
     pub records: u64,
+    /// Records on which it failed.
     pub failed: u64,
     /// Failures a record that the version before had.
     pub failed_before: f64,
+    /// Half of its calls took at most this, in microseconds.
     pub p50_us: f64,
+    /// The same of the version before, in microseconds.
     pub p50_us_before: f64,
+    /// How long it was watched.
     pub seconds: f64,
 }
 

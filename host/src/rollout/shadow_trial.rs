@@ -52,15 +52,23 @@ pub struct TrialComparison {
     pub same: u64,
     /// Records of which one made more outputs than the other: dropped, kept or split.
     pub outputs_differ: u64,
+    /// Records for which the two chose different entries.
     pub entries_differ: u64,
+    /// Records for which the two chose different timestamps.
     pub timestamps_differ: u64,
+    /// Records to which the two gave different labels.
     pub labels_differ: u64,
+    /// Records to which the two gave different content types.
     pub content_types_differ: u64,
+    /// Records of which the two made different payloads.
     pub payloads_differ: u64,
     /// Records on which the candidate failed, and on which the active version did.
     pub failed: u64,
+    /// Records on which the active version failed.
     pub failed_present: u64,
+    /// The candidate's latency.
     pub latency: Latency,
+    /// The active version's latency.
     pub latency_present: Latency,
     /// The first record of which the two made something different, and what.
     pub first_difference: Option<String>,

@@ -20,6 +20,7 @@ use crate::config;
 /// A store that the sink could write to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreInfo {
+    /// The server's version.
     pub version: String,
     /// The name of our token, as the store knows it.
     pub token: String,
@@ -27,7 +28,9 @@ pub struct StoreInfo {
     pub bucket_exists: bool,
 }
 
+/// Why the store can't be used.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "each message says it")]
 pub enum StoreCheckError {
     #[error("the client can't be set up: {0}; check store.tls and store.url")]
     Client(String),

@@ -78,10 +78,14 @@ pub struct Shared {
     this: Weak<Shared>,
 }
 
+/// The most that one request may hold.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchLimits {
+    /// In records.
     pub records: usize,
+    /// In bytes of payload.
     pub bytes: u64,
+    /// In bytes of labels.
     pub header_bytes: usize,
 }
 
@@ -111,6 +115,7 @@ impl SinkCounters {
         self.repaired.add(records);
     }
 
+    /// The counts at this moment.
     pub fn snapshot(&self) -> Snapshot {
         let get = |counter: &Sharded| counter.sum();
         Snapshot {
@@ -126,10 +131,15 @@ impl SinkCounters {
 /// [`SinkCounters`] at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Snapshot {
+    /// Records that were written and read back.
     pub written: u64,
+    /// The payload bytes of these.
     pub written_bytes: u64,
+    /// Records that the store already had.
     pub found: u64,
+    /// Records that were removed because they were unfinished, and written again.
     pub repaired: u64,
+    /// Records that became dead letters.
     pub dead_letters: u64,
 }
 
@@ -248,6 +258,7 @@ impl Sink {
         self.0.recent().lowest(Instant::now())
     }
 
+    /// What the sink did since it started.
     pub fn counters(&self) -> Snapshot {
         self.0.counters.snapshot()
     }

@@ -20,8 +20,11 @@ const QUERY_TTL: Duration = Duration::from_secs(600);
 /// A record as it is in an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryRecord {
+    /// Microseconds since 1970.
     pub timestamp_us: u64,
+    /// The labels.
     pub labels: HashMap<String, String>,
+    /// The payload.
     pub payload: Bytes,
 }
 

@@ -25,13 +25,17 @@ const PLACE: usize = 32;
 /// A record that the store acknowledged, or showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
+    /// The record's time, in microseconds since 1970.
     pub time_us: u64,
+    /// Which Kafka record it was made of.
     pub identity: Identity,
+    /// A short checksum of its payload.
     pub sketch: u64,
     /// It was in the entry already, written by this host or by an earlier owner of the partition.
     pub found: bool,
 }
 
+/// The records that were written a short while ago, by entry.
 #[derive(Debug, Default)]
 pub struct Recent {
     /// How many records of an entry are remembered.
@@ -62,6 +66,7 @@ impl Recent {
         Self { depth, ..Self::default() }
     }
 
+    /// Adds records that were written and acknowledged.
     pub fn wrote(&mut self, entry: &EntryName, records: impl IntoIterator<Item = Written>, now: Instant) {
         if !self.entries.contains_key(entry) {
             self.entries

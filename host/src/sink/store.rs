@@ -41,40 +41,53 @@ pub(super) const READ_BYTES: u64 = 16 << 20;
 /// One record as it is to be written.
 #[derive(Debug, Clone)]
 pub struct Write {
+    /// Microseconds since 1970.
     pub timestamp_us: u64,
+    /// The labels.
     pub labels: HashMap<String, String>,
+    /// The content type; the store's default if there is none.
     pub content_type: Option<String>,
+    /// The payload.
     pub payload: Bytes,
 }
 
 /// What stands at a microsecond.
 #[derive(Debug)]
 pub enum Occupant {
+    /// This record.
     Record(QueriedRecord),
     /// It can't be read, and can't be overwritten, or only by a record of its size.
     Unfinished,
+    /// No record.
     Nothing,
 }
 
 /// A finished record that a query showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueriedRecord {
+    /// Microseconds since 1970.
     pub timestamp_us: u64,
     /// `None`: it isn't one that a sink wrote.
     pub identity: Option<Identity>,
+    /// The payload's size in bytes.
     pub size: usize,
+    /// What is known of the payload.
     pub content: Content,
 }
 
 /// What is known of a record's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
+    /// The payload wasn't asked for.
     Unread,
     /// Their [`checksum`] and their [`sketch`].
     Read {
+        /// A CRC of all bytes.
         checksum: u64,
+        /// A short checksum of some of them.
         sketch: u64,
     },
+    /// The store can't give the payload.
     Unreadable,
 }
 
@@ -87,6 +100,7 @@ impl Content {
 /// The records of a range of time, in order, as far as they were asked for.
 #[derive(Debug)]
 pub struct Page {
+    /// The finished records.
     pub seen: Vec<QueriedRecord>,
     /// Up to here these are all that there are.
     pub until: u64,
@@ -95,10 +109,15 @@ pub struct Page {
 /// Records of one partition that are said to be in the entry.
 #[derive(Debug, Clone)]
 pub struct Claim {
+    /// The partition that the records come from.
     pub source: TopicPartition,
+    /// The topic's id, if the broker gives ids.
     pub topic_id: Option<TopicId>,
+    /// The records' offsets.
     pub offsets: RangeInclusive<u64>,
+    /// The times between which they lie, in microseconds since 1970.
     pub times: Range<u64>,
+    /// How many records there must be.
     pub records: usize,
 }
 

@@ -36,11 +36,13 @@ pub struct Key {
     pub path: &'static str,
     /// Type and range.
     pub takes: Takes,
+    /// The value if the configuration doesn't set the key.
     pub preset: Preset,
     /// The variable's name behind [`PREFIX`].
     pub env: Option<&'static str>,
     /// The flag that sets the key.
     pub flag: Option<KeyFlag>,
+    /// Whether a change takes effect in a running host.
     pub change: Change,
     /// The key that must not be set beside this one.
     pub excludes: Option<&'static str>,
@@ -124,6 +126,7 @@ pub struct KeyFlag {
     pub name: &'static str,
     /// What `--help` calls the value; empty for a flag without one, which sets the key to `true`.
     pub value: &'static str,
+    /// Whether the flag may be given more than once.
     pub is_repeatable: bool,
 }
 

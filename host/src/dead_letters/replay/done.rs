@@ -11,6 +11,7 @@ use std::ops::Range;
 const MAX_METADATA: usize = 4096;
 const PREFIX: &str = "done=";
 
+/// The offsets of a partition of dead letters that a replay has dealt with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DoneOffsets {
     /// All before it are done with.
@@ -38,6 +39,7 @@ impl DoneOffsets {
         self.position
     }
 
+    /// The ranges above the position, as text for the commit metadata.
     pub fn metadata(&self) -> String {
         let mut text = String::new();
         for (begin, end) in &self.ranges {
@@ -50,10 +52,12 @@ impl DoneOffsets {
         text
     }
 
+    /// Whether this offset was dealt with.
     pub fn contains(&self, offset: u64) -> bool {
         offset < self.position || self.ranges.range(..=offset).next_back().is_some_and(|(_, end)| offset < *end)
     }
 
+    /// Adds offsets that were dealt with.
     pub fn add(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;

@@ -49,8 +49,20 @@ pub enum Fate {
 /// Where a dead letter is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LetterPlace {
-    Entry { entry: EntryName, timestamp_us: u64 },
-    Topic { partition: TopicPartition, offset: u64 },
+    /// In an entry of the store, at this time in microseconds.
+    Entry {
+        /// The entry's name.
+        entry: EntryName,
+        /// Microseconds since 1970.
+        timestamp_us: u64,
+    },
+    /// In Kafka's topic of dead letters, at this offset.
+    Topic {
+        /// The partition of that topic.
+        partition: TopicPartition,
+        /// The offset in it.
+        offset: u64,
+    },
 }
 
 impl fmt::Display for LetterPlace {
@@ -64,16 +76,20 @@ impl fmt::Display for LetterPlace {
 
 /// A dead letter as it was found.
 pub struct FoundLetter {
+    /// Where it was found.
     pub place: LetterPlace,
+    /// The letter, or why it can't be read.
     pub letter: Result<DeadLetter, UnreadableLetter>,
 }
 
 /// One dead letter's line in the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplayedLetter {
+    /// Where it is kept.
     pub place: LetterPlace,
     /// `None` where it doesn't say who it is.
     pub identity: Option<Identity>,
+    /// What became of it.
     pub fate: Fate,
 }
 
@@ -83,12 +99,18 @@ impl ReplayedLetter {
     }
 }
 
+/// How many dead letters had which fate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReplaySummary {
+    /// All that were found.
     pub letters: u64,
+    /// Those whose record is in the store now.
     pub written: u64,
+    /// Those that the plugins drop now.
     pub dropped: u64,
+    /// Those that failed again; they are kept.
     pub failing: u64,
+    /// Those that were left alone.
     pub untouched: u64,
     /// Outputs that were in their entry already.
     pub found: u64,
@@ -96,7 +118,9 @@ pub struct ReplaySummary {
     pub others: u64,
 }
 
+/// Why a replay ended early.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "each message says it")]
 pub enum ReplayError {
     #[error(transparent)]
     Plugin(#[from] LoadError),

@@ -14,6 +14,7 @@ use crate::record::{InputRecord, TopicPartition};
 /// Behind the sink's group.
 const GROUP: &str = ".replay";
 
+/// Reads Kafka's topic of dead letters.
 pub struct Letters {
     reader: ScanReader,
     topic: String,
@@ -33,11 +34,14 @@ struct LetterPartition {
 
 /// A part of one partition.
 pub struct Read {
+    /// The partition they come from.
     pub partition: u32,
+    /// The dead letters as Kafka records.
     pub records: Vec<InputRecord>,
 }
 
 impl Letters {
+    /// Connects, with the offsets that earlier replays committed.
     pub fn open(config: &config::Kafka, topic: &str) -> Result<Self, KafkaCheckError> {
         let failed = |reason: String| KafkaCheckError::Letters { topic: topic.to_owned(), reason };
         let count = metadata::topic(config, topic)?.map_err(|error| failed(error.to_string()))?.partitions;
