@@ -15,6 +15,7 @@ use reduct_sink::kafka::metadata as kafka;
 use reduct_sink::plugin::Runtime;
 use reduct_sink::record::TopicPartition;
 use reduct_sink::record::entry_name::{Naming, Template, topic_segment};
+use reduct_sink::sink::Attachments;
 use reduct_sink::sink::check as store;
 use serde::Serialize;
 
@@ -41,6 +42,7 @@ impl Check {
         report.ok("configuration", summary(&config));
         warnings.iter().for_each(|warning| report.warning("configuration", warning));
         check_plugins(&config, &mut report);
+        check_attachments(&config, &mut report);
         if !self.offline {
             if let Some(warning) = config::warning_of_process() {
                 report.warning("process", warning);
@@ -113,6 +115,16 @@ fn summary(config: &Config) -> String {
     let chain = if names.is_empty() { "no plugin".into() } else { names.join(" → ") };
     let (topics, bucket) = (config.kafka.topics.join(", "), &config.store.bucket);
     format!("{topics} → {chain} → bucket {bucket}, consumer group {}", config.kafka.group)
+}
+
+fn check_attachments(config: &Config, report: &mut CheckReport) {
+    if config.attachments.is_empty() {
+        return;
+    }
+    match Attachments::load(&config.attachments) {
+        Ok(_) => report.ok("attachments", format_args!("{} can be read", config.attachments.len())),
+        Err(error) => report.failed("attachments", Exit::from(&error), error),
+    }
 }
 
 fn check_plugins(config: &Config, report: &mut CheckReport) {

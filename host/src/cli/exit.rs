@@ -10,6 +10,7 @@ use reduct_sink::kafka::metadata::KafkaCheckError as KafkaError;
 use reduct_sink::kafka::peek::PeekError;
 use reduct_sink::pipeline::RunError;
 use reduct_sink::plugin::LoadError;
+use reduct_sink::sink::AttachmentError;
 use reduct_sink::sink::check::StoreCheckError as StoreError;
 use reduct_sink::source::SourceError;
 
@@ -95,6 +96,12 @@ impl From<&StoreError> for Exit {
     }
 }
 
+impl From<&AttachmentError> for Exit {
+    fn from(_: &AttachmentError) -> Self {
+        Self::Usage
+    }
+}
+
 impl From<&SourceError> for Exit {
     fn from(error: &SourceError) -> Self {
         match error {
@@ -111,6 +118,7 @@ impl From<&RunError> for Exit {
             RunError::Plugin(error) => Self::from(error),
             RunError::Kafka(error) => Self::from(error),
             RunError::Store { .. } => Self::Unreachable,
+            RunError::Attachment(error) => Self::from(error),
             RunError::Failed(_) => Self::Failed,
         }
     }
@@ -141,6 +149,7 @@ impl From<&ReplayError> for Exit {
             ReplayError::Plugin(error) => Self::from(error),
             ReplayError::Kafka(error) => Self::from(error),
             ReplayError::Discard => Self::Usage,
+            ReplayError::Attachment(error) => Self::from(error),
             ReplayError::Store { .. } => Self::Unreachable,
             _ => Self::Failed,
         }

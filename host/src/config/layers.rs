@@ -26,7 +26,9 @@ pub struct Layers {
     /// librdkafka's properties, by their full names.
     pub properties: BTreeMap<String, ConfigValue>,
     /// `None`: nothing is said about plugins.
-    pub plugins: Option<Vec<PluginTable>>,
+    pub plugins: Option<Vec<TableOfList>>,
+    /// `[[attachments]]`.
+    pub attachments: Vec<TableOfList>,
     /// Of the configuration file: what its relative paths begin at.
     pub folder: PathBuf,
     /// The file can't be read or parsed, so it is unknown which keys are missing.
@@ -40,7 +42,7 @@ pub struct Layers {
 }
 
 #[derive(Debug)]
-pub struct PluginTable {
+pub struct TableOfList {
     pub values: LayerValues,
     pub place: ConfigPlace,
 }
@@ -126,13 +128,22 @@ impl Layers {
                 }
                 (Some(PathKind::Table), DeValue::Table(inner)) => self.read_table(&path, inner, values, place),
                 (Some(PathKind::Properties), DeValue::Table(inner)) => self.read_properties("", inner, place),
-                (Some(PathKind::Plugins), DeValue::Array(items)) => self.read_plugins(items.iter(), place),
+                (Some(PathKind::Plugins), DeValue::Array(items)) => {
+                    self.plugins = Some(self.read_list("plugins", items.iter(), place));
+                }
+                (Some(PathKind::Attachments), DeValue::Array(items)) => {
+                    self.attachments = self.read_list("attachments", items.iter(), place);
+                }
                 (Some(PathKind::Value(key)), _) => match ConfigValue::from_toml(value, place) {
                     Ok(found) => drop(values.insert(key.path, found)),
                     Err(problem) => self.problems.push(ConfigProblem { key: path, ..problem }),
                 },
                 (Some(kind), _) => {
-                    let expected = if kind == PathKind::Plugins { "[[plugins]] tables" } else { "a table" };
+                    let expected = match kind {
+                        PathKind::Plugins => "[[plugins]] tables",
+                        PathKind::Attachments => "[[attachments]] tables",
+                        _ => "a table",
+                    };
                     let found = ConfigValue::from_toml(value, place).map(|found| found.value.to_string());
                     let found = found.unwrap_or_else(|_| "something else".into());
                     self.misspelt.push(path.clone());
@@ -142,26 +153,27 @@ impl Layers {
         }
     }
 
-    fn read_plugins<'a>(
+    fn read_list<'a>(
         &mut self,
+        list: &str,
         items: impl Iterator<Item = &'a Spanned<DeValue<'a>>>,
         place: &impl Fn(usize) -> ConfigPlace,
-    ) {
-        let mut plugins = Vec::new();
+    ) -> Vec<TableOfList> {
+        let mut tables = Vec::new();
         for item in items {
             let here = place(item.span().start);
             if let DeValue::Table(entries) = item.get_ref() {
                 let mut values = LayerValues::new();
-                self.read_table("plugins", entries, &mut values, place);
-                plugins.push(PluginTable { values, place: here });
+                self.read_table(list, entries, &mut values, place);
+                tables.push(TableOfList { values, place: here });
             } else {
                 let found = ConfigValue::from_toml(item, place).map(|found| found.value.to_string());
                 let found = found.unwrap_or_else(|_| "something else".into());
-                let text = format!("found {found}, expected [[plugins]] tables, each with a `path`");
-                self.problems.push(ConfigProblem::at(&here, "plugins", text));
+                let text = format!("found {found}, expected [[{list}]] tables");
+                self.problems.push(ConfigProblem::at(&here, list, text));
             }
         }
-        self.plugins = Some(plugins);
+        tables
     }
 
     /// An unquoted `security.protocol = …` is a table in a table to TOML, and one name to librdkafka.
@@ -252,7 +264,7 @@ impl Layers {
                 }
             }
             Takes::Plugins => {
-                let plugin = |path: String| PluginTable {
+                let plugin = |path: String| TableOfList {
                     values: LayerValues::from([("plugins.path", ConfigValue::text(path.trim(), place.clone()))]),
                     place: place.clone(),
                 };

@@ -3,6 +3,7 @@
 //! Guarantees: reading and validating do no I/O beyond the configuration file and the files that it takes values from; a
 //! [`Config`] needs no further check; every error names the file, the key, what was found and what would be right.
 
+mod attachments;
 mod checks;
 mod key_table;
 mod layers;
@@ -27,6 +28,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use self::attachments::AttachmentRule;
 use self::key_table::Word;
 pub use self::key_table::{Key, KeyFlag, PREFIX, keys, nearest, needs_restart};
 pub use self::layers::Flag;
@@ -110,6 +112,8 @@ pub struct Config {
     pub status: StatusConfig,
     /// Where compiled plugins are kept.
     pub cache: CacheConfig,
+    /// Files that ReductStore keeps beside the records of an entry.
+    pub attachments: Vec<AttachmentRule>,
     /// Files beside the configuration file from which values came, such as the token's: a change of one changes the
     /// configuration.
     pub files: Vec<PathBuf>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Secret;
 use super::checks;
 use super::key_table::Word;
-use super::layers::{LayerValues, PluginTable};
+use super::layers::{LayerValues, TableOfList};
 use super::problem::{ConfigPlace, ConfigProblem};
 use super::reader::{KeyReader, defaults, plain_text};
 use super::swaps::{self, Trial, Watch};
@@ -203,7 +203,7 @@ const NAME: &str = "plugins.name";
 
 /// Nothing said about plugins is the builtin passthrough alone; an empty list is no plugin.
 pub(super) fn chain(
-    tables: Option<Vec<PluginTable>>,
+    tables: Option<Vec<TableOfList>>,
     folder: &Path,
     problems: &mut Vec<ConfigProblem>,
 ) -> Vec<PluginConfig> {
@@ -214,7 +214,7 @@ pub(super) fn chain(
     };
     let mut names = HashSet::new();
     let mut chain = Vec::new();
-    for PluginTable { values, place } in &tables {
+    for TableOfList { values, place } in &tables {
         let mut reader = KeyReader { values, folder, misspelt: &[], problems };
         let source = plugin_source(&mut reader, place);
         let name = plugin_name(&mut reader, place, source.as_ref());

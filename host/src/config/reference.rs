@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::key_table::{Change, Key, PREFIX, PROPERTY_PREFIX, Preset, Section, Takes, keys, sections, size_text};
+use super::key_table::{
+    Change, Key, PREFIX, PROPERTY_PREFIX, Preset, Section, Takes, heading, keys, sections, size_text,
+};
 use super::validate::OWNED;
 
 const REFERENCE_HEAD: &str = "\
@@ -34,8 +36,7 @@ pub fn reference() -> String {
 }
 
 fn section_of_reference(page: &mut String, section: &Section) {
-    let shown = if section.path == "plugins" { "[[plugins]]".into() } else { format!("[{}]", section.path) };
-    let _ = write!(page, "\n## `{shown}`\n\n{}\n\n", section.doc);
+    let _ = write!(page, "\n## `{}`\n\n{}\n\n", heading(section.path), section.doc);
     if section.path == "kafka.properties" {
         let properties = OWNED.iter().map(|(name, why)| format!("| `{name}` | {why} |\n")).collect::<String>();
         let _ = write!(
@@ -113,8 +114,7 @@ pub fn example() -> String {
         file.push('\n');
         comment(&mut file, section.doc);
         let mark = if section.is_optional { "#" } else { "" };
-        let brackets = if section.path == "plugins" { ("[[", "]]") } else { ("[", "]") };
-        let _ = writeln!(file, "{mark}{}{}{}", brackets.0, section.path, brackets.1);
+        let _ = writeln!(file, "{mark}{}", heading(section.path));
         file.push_str(section.example);
         for key in keys().filter(|key| key.section() == section.path && !is_table(key)) {
             key_of_example(&mut file, key, section.is_optional);

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::key_table::{Key, Preset, Takes, keys, sections, size_text};
+use super::key_table::{Key, Preset, Takes, is_list, keys, sections, size_text};
 
 /// The schema (draft 2020-12) of the file as TOML reads it.
 pub fn schema() -> Value {
@@ -14,7 +14,9 @@ pub fn schema() -> Value {
                 "type": "object", "description": section.doc,
                 "additionalProperties": { "type": ["string", "number", "boolean", "object"] },
             }),
-            "plugins" => json!({ "type": "array", "description": section.doc, "items": table("A plugin.") }),
+            path if is_list(path) => {
+                json!({ "type": "array", "description": section.doc, "items": table("One of them.") })
+            }
             _ => table(section.doc),
         };
         insert(&mut root, section.path, section_schema);

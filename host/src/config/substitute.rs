@@ -25,8 +25,9 @@ struct Substitution<'a> {
 pub fn substitute(layers: &mut Layers, environment: &BTreeMap<String, String>) {
     let folder = layers.folder.clone();
     let mut work = Substitution { folder: &folder, environment, problems: Vec::new(), files: Vec::new() };
-    let plugins = layers.plugins.iter_mut().flatten().flat_map(|plugin| &mut plugin.values);
-    for (path, found) in layers.values.iter_mut().chain(plugins) {
+    let tables = layers.plugins.iter_mut().flatten().chain(&mut layers.attachments);
+    let of_lists = tables.flat_map(|table| &mut table.values);
+    for (path, found) in layers.values.iter_mut().chain(of_lists) {
         let takes = key_table::row(path).map(|row| row.takes);
         let is_table = matches!(takes, Some(Takes::Table(_) | Takes::TableOrNames(_)));
         if is_table { work.inside(path, found) } else { work.replace(path, found) }

@@ -13,7 +13,7 @@ use super::reader::{KeyReader, in_full, plain_text};
 use super::value::{ConfigValue, Origin, Value};
 use super::{
     BucketSettings, CacheConfig, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, PluginConfig, PluginSource,
-    Quota, QuotaType, Secret, StatusConfig, StoreConfig, plugins,
+    Quota, QuotaType, Secret, StatusConfig, StoreConfig, attachments, plugins,
 };
 use crate::record::content_type::{ANY_TOPIC, ContentTypes};
 use crate::record::entry_name::{Template, TemplateError};
@@ -46,8 +46,18 @@ pub(super) const FILE_PROPERTIES: &[&str] = &[
 
 /// Everything that is wrong, or a configuration in which nothing is.
 pub fn validate(layers: Layers) -> Result<Config, ConfigProblems> {
-    let Layers { values, properties, plugins: tables, folder, unreadable, misspelt, files, mut problems, warnings: _ } =
-        layers;
+    let Layers {
+        values,
+        properties,
+        plugins: tables,
+        attachments,
+        folder,
+        unreadable,
+        misspelt,
+        files,
+        mut problems,
+        warnings: _,
+    } = layers;
     if unreadable {
         return Err(ConfigProblems::new(problems));
     }
@@ -74,6 +84,7 @@ pub fn validate(layers: Layers) -> Result<Config, ConfigProblems> {
         status: status(&mut reader),
         cache: cache(&mut reader),
         plugins: plugins::chain(tables, &folder, &mut problems),
+        attachments: attachments::attachments(attachments, &folder, &mut problems),
     };
     trust.apply(&mut config.plugins, &mut problems);
     keep_own_files(&mut config);

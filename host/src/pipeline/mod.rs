@@ -35,7 +35,7 @@ use crate::plugin::LoadError;
 use crate::recovery::Partitions;
 use crate::rollout::{self, Control, Pace};
 use crate::sink::store::StoreError;
-use crate::sink::{DeadLetterTarget, Sink};
+use crate::sink::{AttachmentError, DeadLetterTarget, Sink, attachments};
 use crate::source::{GroupHandler, Source, SourceError};
 
 /// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
@@ -51,6 +51,8 @@ pub enum RunError {
     Store { url: String, bucket: String, error: StoreError, remedy: &'static str },
     #[error(transparent)]
     Kafka(#[from] SourceError),
+    #[error(transparent)]
+    Attachment(#[from] AttachmentError),
     #[error("{0}")]
     Failed(String),
 }
@@ -67,6 +69,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     let stop = Arc::new(AtomicBool::new(false));
     tokio.block_on(async { stop_on_signal(&stop) }).map_err(failed("can't listen to signals"))?;
     info!(version = env!("CARGO_PKG_VERSION"), "starting");
+    let attachments = attachments::watched(&config.attachments, tokio.handle())?;
     let opened = open(config, &tokio, &stop);
     if stop.load(Ordering::SeqCst) {
         return stopped_early(tokio);
@@ -79,6 +82,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
         store.clone(),
         &config.store,
         &config.labels,
+        attachments,
         Arc::clone(&membership),
         dead_letters,
         tokio.handle().clone(),

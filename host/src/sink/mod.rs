@@ -4,6 +4,7 @@
 //! requests over all entries, and so about as many connections; handing a record in never blocks (what is in flight is
 //! bounded by [`crate::flow::Budget`] upstream).
 
+pub mod attachments;
 pub mod check;
 mod connections;
 pub mod dead_letter_target;
@@ -25,6 +26,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tracing::{debug, error, info, warn};
 
+pub use self::attachments::{AttachmentError, Attachments};
 pub use self::dead_letter_target::DeadLetterTarget;
 pub use self::item::Item;
 use self::item::Mapping;
@@ -63,6 +65,7 @@ pub struct Shared {
     body_limit: AtomicU64,
     pub(crate) problems: WriteProblems,
     pub(crate) mapping: Mapping,
+    pub(crate) attachments: Arc<Attachments>,
     pub(crate) verify: bool,
     pub(crate) counters: SinkCounters,
     pub(crate) membership: Arc<Membership>,
@@ -144,11 +147,12 @@ pub struct Snapshot {
 }
 
 impl Sink {
-    /// The writers run on `runtime`. `dead_letters`: where these go instead of an entry.
+    /// The writers run on `runtime`. `attachments`: what entries get beside their records. `dead_letters`: where these go instead of an entry.
     pub fn new(
         store: Store,
         config: &config::StoreConfig,
         labels: &config::Labels,
+        attachments: Arc<Attachments>,
         membership: Arc<Membership>,
         dead_letters: Option<Arc<dyn DeadLetterTarget>>,
         runtime: Handle,
@@ -164,6 +168,7 @@ impl Sink {
             body_limit: AtomicU64::new(u64::MAX),
             problems: WriteProblems::default(),
             mapping: Mapping { labels: labels.clone(), content_types: config.content_types.clone() },
+            attachments,
             verify: config.verify_writes,
             counters: SinkCounters::default(),
             membership,
@@ -196,7 +201,7 @@ impl Sink {
 
     /// What keeps records from being written at present.
     pub fn problems(&self) -> Vec<WriteProblem> {
-        self.0.problems.list()
+        self.0.problems.list().into_iter().chain(self.0.attachments.problem()).collect()
     }
 
     /// Closed while a failure of the store isn't explained.

@@ -18,6 +18,8 @@ pub enum RefusedSubject {
     Entry,
     /// Dead letters, which the store refuses.
     DeadLetter,
+    /// An entry's attachments, which the store refuses.
+    Attachments,
 }
 
 /// A cause for which records aren't written.
@@ -77,6 +79,9 @@ impl WriteProblems {
             .map(|((subject, _), (entries, entry, Reported { since, error }))| {
                 let what = match subject {
                     RefusedSubject::Entry => "records can't be written to ReductStore",
+                    RefusedSubject::Attachments => {
+                        "attachments are refused by ReductStore, so records are written without them"
+                    }
                     RefusedSubject::DeadLetter => {
                         "dead letters can't be written to ReductStore, so their partitions commit nothing"
                     }

@@ -16,6 +16,7 @@ use futures::StreamExt;
 use reduct_rs::{Bucket, BucketSettings, ErrorCode, QuotaType, Record, RecordBuilder, ReductError};
 use serde_json::json;
 
+use super::attachments::OfEntry;
 use super::connections::{Connection, Connections};
 pub use super::error::StoreError;
 use super::error::classify;
@@ -408,6 +409,23 @@ impl Store {
     /// How many records the bucket's blocks hold at most; `None`: it doesn't say.
     pub async fn block_records(&self) -> Result<Option<u64>, StoreError> {
         self.with_bucket(0, |bucket| async move { Ok(bucket.settings().await?.max_block_records) }).await
+    }
+
+    /// The attachments of an entry; none where it isn't there.
+    pub async fn attachments(&self, entry: &EntryName) -> Result<OfEntry, StoreError> {
+        let name = entry.to_string();
+        let read = self.with_bucket(0, move |bucket| async move { bucket.read_attachments(&name).await });
+        match read.await {
+            Err(StoreError::NotFound(_)) => Ok(OfEntry::new()),
+            answer => answer,
+        }
+    }
+
+    /// Writes attachments, each in place of the one of its key. What is refused of them isn't told.
+    pub async fn write_attachments(&self, entry: &EntryName, attachments: OfEntry) -> Result<(), StoreError> {
+        let name = entry.to_string();
+        let bytes = attachments.values().map(|value| value.to_string().len() as u64).sum();
+        self.with_bucket(bytes, move |bucket| async move { bucket.write_attachments(&name, attachments).await }).await
     }
 
     /// What stands at this timestamp, asked for by itself: a query passes over what was never finished, and over a

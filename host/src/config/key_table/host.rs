@@ -19,6 +19,13 @@ pub(super) const SECTIONS: &[Section] = &[
     section("store", "Where the records go."),
     section("store.tls", "Certificates of an `https://` address."),
     section("store.create", "The settings of a bucket that the host creates; an existing bucket is left as it is."),
+    Section {
+        path: "attachments",
+        doc: "Files that ReductStore keeps beside the records of an entry, such as the schema that its extensions need to select inside \
+              payloads. One table for each file.",
+        is_optional: true,
+        example: "",
+    },
     section("labels", "Which labels a record gets."),
     section("limits", "What the host may use."),
     section("trust", "Whose plugins are loaded."),
@@ -255,6 +262,31 @@ pub(super) const KEYS: &[Key] = &[
     .example("\"100GB\"")
     .env("QUOTA_SIZE")
     .restart(same!(store.create.quota)),
+    Key::new(
+        "attachments.entry",
+        Takes::Text("an entry's name, in which `*` stands for any characters"),
+        Required,
+        "The entries that get the attachment. Where two attachments of one key fit an entry, the later counts.",
+    )
+    .example("\"camera*\"")
+    .restart(same!(attachments)),
+    Key::new(
+        "attachments.key",
+        Takes::Text("up to 100 letters, digits, `$`, `_`, `.` and `-`"),
+        Required,
+        "The attachment's name, such as `$schema` or `$ros`, by which ReductStore's extensions find it.",
+    )
+    .example("\"$schema\"")
+    .restart(same!(attachments)),
+    Key::new(
+        "attachments.file",
+        Takes::Path("a file that holds JSON, of at most 8 MB"),
+        Required,
+        "The file that holds the attachment. It is written to an entry before the host's first record there, when the file changes, and again within \
+         seconds after the entry was removed.",
+    )
+    .example("\"frame.schema.json\"")
+    .restart(same!(attachments)),
     Key::new(
         "labels.plugins",
         Takes::Boolean,

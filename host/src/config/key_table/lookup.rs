@@ -12,12 +12,15 @@ pub enum PathKind {
     Properties,
     /// `[[plugins]]`.
     Plugins,
+    /// `[[attachments]]`.
+    Attachments,
 }
 
 pub fn kind(path: &str) -> Option<PathKind> {
     match path {
         "kafka.properties" => return Some(PathKind::Properties),
         "plugins" => return Some(PathKind::Plugins),
+        "attachments" => return Some(PathKind::Attachments),
         _ => (),
     }
     let value = row(path).map(PathKind::Value);
@@ -49,9 +52,18 @@ pub fn suggest(table: &str, name: &str) -> String {
 fn shown(table: &str) -> String {
     match table {
         "" => "a configuration".into(),
-        "plugins" => "[[plugins]]".into(),
-        table => format!("[{table}]"),
+        table => heading(table),
     }
+}
+
+/// What stands above a table's keys in a file.
+pub fn heading(table: &str) -> String {
+    if is_list(table) { format!("[[{table}]]") } else { format!("[{table}]") }
+}
+
+/// Whether the table is one of a list of tables.
+pub fn is_list(table: &str) -> bool {
+    matches!(table, "plugins" | "attachments")
 }
 
 /// The known name that a misspelt one resembles most, if it resembles one at all.

@@ -10,7 +10,7 @@ mod plugins;
 
 use std::time::Duration;
 
-pub use self::lookup::{PathKind, kind, misspelt, nearest, suggest, variables, ways_to_set};
+pub use self::lookup::{PathKind, heading, is_list, kind, misspelt, nearest, suggest, variables, ways_to_set};
 use super::Config;
 
 /// What every variable of the environment begins with.

@@ -31,6 +31,7 @@ use crate::pipeline::stop_on_signal;
 use crate::plugin::{LoadError, Runtime};
 use crate::record::entry_name::EntryName;
 use crate::record::{Identity, TopicPartition};
+use crate::sink::AttachmentError;
 use crate::sink::store::{Store, StoreError};
 
 /// What became of a dead letter, or would become of it.
@@ -136,6 +137,8 @@ pub enum ReplayError {
     Store { url: String, bucket: String, error: StoreError },
     #[error("store.discard is set, so nothing would be written and the dead letters would be lost; unset it")]
     Discard,
+    #[error(transparent)]
+    Attachment(#[from] AttachmentError),
     #[error("{0}")]
     Failed(String),
 }

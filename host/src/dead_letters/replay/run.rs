@@ -20,7 +20,7 @@ use crate::record::entry_name::{EntryName, Naming, Template};
 use crate::record::{InputRecord, OutputRecord, TopicPartition};
 use crate::sink::item::{Item, Mapping, Prepared};
 use crate::sink::store::Store;
-use crate::sink::{DeadLetterTarget, Sink};
+use crate::sink::{DeadLetterTarget, Sink, attachments};
 
 /// How long requests under way are waited for when the replay is told to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
@@ -93,7 +93,15 @@ impl<'a> ReplayRun<'a> {
         let membership = Arc::new(Membership::default());
         Ok(Self {
             chain,
-            sink: Sink::new(store, &config.store, &config.labels, membership, Some(target), runtime.clone()),
+            sink: Sink::new(
+                store,
+                &config.store,
+                &config.labels,
+                attachments::watched(&config.attachments, &runtime)?,
+                membership,
+                Some(target),
+                runtime.clone(),
+            ),
             refusals,
             write,
             // A page is what bounds this.

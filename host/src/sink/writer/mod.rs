@@ -7,6 +7,7 @@
 //! ([`place`]); a record that the store refuses harms no other of its batch ([`refuse`]); records of a partition that was
 //! taken away aren't written.
 
+mod attach;
 mod pending;
 mod place;
 mod refuse;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use self::attach::AttachmentState;
 use self::pending::PendingWrite;
 pub(super) use self::place::NEAR_US;
 use self::place::Rewritten;
@@ -65,6 +67,7 @@ pub struct Writer {
     states: HashMap<TopicPartition, Arc<PartitionState>>,
     rewritten: Rewritten,
     verifier: Verifier,
+    attachments: AttachmentState,
     /// What was acknowledged since it was noted last.
     acknowledged: Vec<Written>,
     backoff: Backoff,
@@ -87,6 +90,7 @@ impl Writer {
             states: HashMap::new(),
             rewritten: Rewritten::default(),
             verifier: Verifier::default(),
+            attachments: AttachmentState::default(),
             acknowledged: Vec::new(),
             backoff: Backoff::default(),
             complained: None,
@@ -116,9 +120,12 @@ impl Writer {
             if !self.pending.is_empty() || !self.unverified.is_empty() {
                 return true;
             }
-            match tokio::time::timeout(self.parked.patience().unwrap_or(IDLE), self.inbox.recv()).await {
+            let patience = self.parked.patience().unwrap_or(IDLE);
+            let look_in = self.attachments.due_in().filter(|due| *due <= patience);
+            match tokio::time::timeout(look_in.unwrap_or(patience), self.inbox.recv()).await {
                 Ok(Some(item)) => self.accept(item),
                 Ok(None) => return false,
+                Err(_) if look_in.is_some() => self.attach_again().await,
                 Err(_) if self.parked.is_empty() && self.shared.retire(&self.entry, &self.inbox) => return false,
                 Err(_) => {}
             }
@@ -163,6 +170,7 @@ impl Writer {
     }
 
     async fn write(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
+        self.attach().await?;
         self.begin_generation(batch).await?;
         self.occupied.make_room();
         self.place(batch).await?;
@@ -277,6 +285,7 @@ impl Writer {
     }
 
     async fn wait_after(&mut self, error: &StoreError) {
+        self.attachments.look_again();
         // A request without an answer may mean a crash of the store. What it refuses by an answer means none.
         if matches!(error, StoreError::Unavailable(_) | StoreError::Failed(_)) {
             self.shared.gate.report_failure();

@@ -1,0 +1,115 @@
+//! Writes an entry's attachments before its first record, and again where they are gone or have changed.
+//!
+//! Guarantees: what the entry has is asked for once by a writer and then every few seconds while it writes, and only what
+//! differs is written; while ReductStore can't be reached the records wait, as they would anyway; where it refuses the
+//! attachments alone, the records are written without them, and the problem is told until they could be.
+
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use super::Writer;
+use crate::sink::attachments::OfEntry;
+use crate::sink::problems::RefusedSubject;
+use crate::sink::store::StoreError;
+
+/// How often a writer looks whether its entry has its attachments.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long it goes on without those that were refused.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a writer knows of its entry's attachments.
+#[derive(Debug, Default)]
+pub(super) struct AttachmentState {
+    /// What the entry is to have, and the reading of the files that says so.
+    wanted: Option<(u64, OfEntry)>,
+    /// When to look again; `None`: at once.
+    next_look: Option<Instant>,
+    /// Whether something was written since: the entry may have been removed in between.
+    written_since: bool,
+}
+
+impl AttachmentState {
+    /// The entry may have been removed.
+    pub fn look_again(&mut self) {
+        self.next_look = None;
+    }
+
+    /// How long to wait until a last look at an entry that gets no more records; `None`: it has had one.
+    pub fn due_in(&self) -> Option<Duration> {
+        let at = self.next_look.filter(|_| self.written_since)?;
+        Some(at.saturating_duration_since(Instant::now()))
+    }
+}
+
+impl Writer {
+    /// Makes sure that the entry has its attachments. An error means that nothing can be written at present.
+    pub(super) async fn attach(&mut self) -> Result<(), StoreError> {
+        if self.shared.attachments.is_empty() {
+            return Ok(());
+        }
+        let version = self.shared.attachments.version();
+        if self.attachments.wanted.as_ref().is_none_or(|(known, _)| *known != version) {
+            self.attachments.wanted = Some(self.shared.attachments.of(&self.entry));
+            self.attachments.next_look = None;
+        }
+        let Some((_, wanted)) = self.attachments.wanted.as_ref().filter(|(_, wanted)| !wanted.is_empty()) else {
+            return Ok(());
+        };
+        if self.attachments.next_look.is_some_and(|at| Instant::now() < at) {
+            self.attachments.written_since = true;
+            return Ok(());
+        }
+        let pause = match self.write_missing(wanted).await {
+            Ok(()) => {
+                self.shared.problems.clear(&self.entry, RefusedSubject::Attachments);
+                LOOK_EVERY
+            }
+            Err(error) if error.concerns_only_the_record() => {
+                error!(entry = %self.entry, %error, "the attachments are refused; records are written without them");
+                self.shared.problems.report(&self.entry, RefusedSubject::Attachments, &error);
+                PATIENCE
+            }
+            Err(error) => return Err(error),
+        };
+        self.attachments.next_look = Some(Instant::now() + pause);
+        // What is written now may meet an entry that is removed a moment later.
+        self.attachments.written_since = true;
+        Ok(())
+    }
+
+    /// The last look at an entry that gets no more records.
+    pub(super) async fn attach_again(&mut self) {
+        let shared = std::sync::Arc::clone(&self.shared);
+        let _permit = shared.permit().await;
+        if let Err(error) = self.attach().await {
+            warn!(entry = %self.entry, %error, "can't look at the entry's attachments; trying again with the next record");
+            self.attachments.look_again();
+        }
+        self.attachments.written_since = false;
+    }
+
+    async fn write_missing(&self, wanted: &OfEntry) -> Result<(), StoreError> {
+        let store = &self.shared.store;
+        let differs = |held: &OfEntry| -> OfEntry {
+            let other = wanted.iter().filter(|(key, value)| held.get(*key) != Some(*value));
+            other.map(|(key, value)| (key.clone(), value.clone())).collect()
+        };
+        let missing = differs(&store.attachments(&self.entry).await?);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        // This process may have been paused, and the partition have moved to another host.
+        self.shared.membership.assured().await;
+        let keys = missing.keys().cloned().collect::<Vec<_>>().join(", ");
+        store.write_attachments(&self.entry, missing).await?;
+        // The client tells nothing of single attachments that were refused.
+        let missing = differs(&store.attachments(&self.entry).await?);
+        if !missing.is_empty() {
+            let keys = missing.keys().cloned().collect::<Vec<_>>().join(", ");
+            return Err(StoreError::Failed(format!("it took the attachments {keys} and doesn't show them")));
+        }
+        info!(entry = %self.entry, keys, "attachments written");
+        Ok(())
+    }
+}
