@@ -13,10 +13,13 @@ use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Deserializer, MapAccess, Visitor};
 
+use crate::avro_schema::AvroSchema;
 use crate::csv;
 use crate::extract::Tree;
 use crate::name::{Name, Path};
-use crate::payload::{Format, Payload, Prefix};
+use crate::payload::{Format, MessageTypes, Payload, Prefix};
+use crate::protobuf_schema::ProtobufSchema;
+use crate::schemas::{self, Schemas};
 use crate::time::{self, Unit};
 use crate::value::{Type, Value};
 use crate::view::View;
@@ -31,6 +34,10 @@ pub struct Config {
     #[serde(default)]
     prefix: Prefix,
     schema_id: Option<String>,
+    /// A file, an address, or for Avro the schema itself.
+    schema: Option<String>,
+    /// The full name of Protobuf payloads' message type.
+    message: Option<String>,
     filter: Option<Filter<Name>>,
     #[serde(default)]
     labels: BTreeMap<String, Short<LabelSource>>,
@@ -49,6 +56,8 @@ pub struct Config {
 enum FormatName {
     Json,
     Csv,
+    Avro,
+    Protobuf,
 }
 
 /// What to do where a value is missing: where the payload has no such field, or the field is null or of another type.
@@ -132,12 +141,20 @@ impl Config {
         if let Some(name) = &self.schema_id {
             check_label_name(name).map_err(|error| format!("schema_id: {error}"))?;
         }
+        let prefix = check_schema(self.format, self.schema.as_deref(), self.message.as_deref(), self.prefix)?;
+        let place = self.schema.as_deref().unwrap_or_default();
+        let of_schema = |error| format!("schema: {error}");
         let format = match self.format {
             FormatName::Json => Format::Json,
             FormatName::Csv => Format::Csv(self.csv),
+            FormatName::Avro => Format::Avro(Schemas::new(place, Box::new(AvroSchema::parse)).map_err(of_schema)?),
+            FormatName::Protobuf => {
+                let schemas = Schemas::new(place, Box::new(ProtobufSchema::parse)).map_err(of_schema)?;
+                Format::Protobuf(MessageTypes::new(schemas, self.message))
+            }
         };
         let mut settings = Settings {
-            payload: Payload { format, prefix: self.prefix, tree: Tree::default(), slots: 0 },
+            payload: Payload { format, prefix, tree: Tree::default(), slots: 0 },
             schema_id: self.schema_id,
             filter: self.filter,
             labels: labels.into_iter().map(|(name, Short(source))| (name, source)).collect(),
@@ -150,7 +167,43 @@ impl Config {
             place.get_or_insert(missing);
         }
         settings.assign_slots();
+        settings.payload.check_paths()?;
         Ok(settings)
+    }
+}
+
+/// Whether the keys about schemas fit together; answers with the prefix that counts.
+fn check_schema(
+    format: FormatName,
+    schema: Option<&str>,
+    message: Option<&str>,
+    prefix: Prefix,
+) -> Result<Prefix, String> {
+    let needs_schema = matches!(format, FormatName::Avro | FormatName::Protobuf);
+    match schema {
+        None if needs_schema => return Err("schema: missing; avro and protobuf can't be read without one".into()),
+        Some(_) if !needs_schema => return Err("schema: json and csv have none; remove it".into()),
+        _ => {}
+    }
+    let by_id = schema.is_some_and(schemas::is_by_id);
+    let prefix = match (by_id, prefix) {
+        (true, Prefix::Never) => {
+            return Err("prefix: \"never\", but schema needs the {id} that stands in the prefix".into());
+        }
+        (true, _) => Prefix::Always,
+        (false, prefix) => prefix,
+    };
+    match (format, message) {
+        (FormatName::Avro, None) if prefix == Prefix::Auto => {
+            Err("prefix: Avro payloads can begin with a zero, so it \
+            must be said whether they begin with a schema registry's prefix: \"always\" or \"never\""
+                .into())
+        }
+        (FormatName::Protobuf, None) if prefix != Prefix::Always => {
+            Err("message: missing; it is the full name of the payloads' message type, such as \"acme.Frame\"".into())
+        }
+        (FormatName::Protobuf, _) | (_, None) => Ok(prefix),
+        (_, Some(_)) => Err("message: only protobuf has one; remove it".into()),
     }
 }
 

@@ -56,6 +56,15 @@ impl Found {
         self.missing == 0
     }
 
+    /// Of a name that occurs twice the last value counts.
+    pub fn put(&mut self, slot: usize, value: Value) {
+        if let Some(place) = self.values.get_mut(slot)
+            && place.replace(value).is_none()
+        {
+            self.missing -= 1;
+        }
+    }
+
     /// Of a name that occurs twice the first value counts, because the second may not be read.
     pub fn set(&mut self, slot: usize, value: Value) {
         if let Some(place @ None) = self.values.get_mut(slot) {

@@ -3,13 +3,19 @@
 //! Guarantees: a payload is read only if a field of it is needed, and JSON and CSV only as far as the last of the needed
 //! fields; the payload itself is never changed; whatever bytes a field holds, the label holds them without loss.
 
+mod avro;
+mod avro_schema;
 mod config;
 mod csv;
 mod extract;
+mod fetch;
 mod json;
 mod name;
 mod payload;
+mod protobuf;
+mod protobuf_schema;
 mod scan;
+mod schemas;
 mod time;
 mod value;
 mod view;
@@ -17,6 +23,7 @@ mod view;
 use reduct_sink_plugin::{Change, Failure, Record, Transform, Verdict, plugin};
 
 use config::{Config, Settings};
+use payload::Problem;
 use view::View;
 
 /// The plugin: its settings, ready for use.
@@ -35,8 +42,10 @@ impl Transform for Fields {
         let verdict = decide(settings, &view);
         match view.problem() {
             None => verdict,
+            // Another attempt may find the schema; what nobody looked into must not pass for unreadable.
+            Some(Problem::Away(text)) => Err(Failure::Retry(text.clone())),
             Some(_) if settings.keeps_unreadable() => Ok(Verdict::Keep),
-            Some(problem) => Err(Failure::Reject(problem.into())),
+            Some(problem) => Err(Failure::Reject(problem.text().into())),
         }
     }
 }
@@ -71,5 +80,7 @@ fn decide(settings: &Settings, view: &View<'_>) -> Result<Verdict, Failure> {
 
 plugin!(Fields);
 
+#[cfg(test)]
+mod schema_tests;
 #[cfg(test)]
 mod tests;

@@ -2,18 +2,69 @@
 //!
 //! Guarantees: an empty payload (a tombstone, too) has no fields and is no error.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use reduct_sink_plugin::Record;
 use serde::Deserialize;
 
+use crate::avro_schema::AvroSchema;
 use crate::extract::{Found, Tree};
-use crate::{csv, json};
+use crate::protobuf_schema::{MessagePlan, ProtobufSchema, plan};
+use crate::schemas::Schemas;
+use crate::{avro, csv, json, protobuf};
 
 /// The format of the payloads.
 #[derive(Debug)]
 pub enum Format {
     Json,
     Csv(csv::Options),
+    Avro(Schemas<AvroSchema>),
+    Protobuf(MessageTypes),
 }
+
+/// The message types of Protobuf payloads.
+#[derive(Debug)]
+pub struct MessageTypes {
+    pub schemas: Schemas<ProtobufSchema>,
+    /// The full name; `None`: the one that the schema registry's prefix names.
+    pub message: Option<String>,
+    /// What is needed of a message, by the schema's id and the message's numbers.
+    plans: RefCell<HashMap<(Option<u32>, Vec<usize>), Rc<MessagePlan>>>,
+}
+
+impl MessageTypes {
+    pub fn new(schemas: Schemas<ProtobufSchema>, message: Option<String>) -> Self {
+        Self { schemas, message, plans: RefCell::default() }
+    }
+
+    fn plan(&self, id: Option<u32>, numbers: Vec<usize>, tree: &Tree) -> Result<Rc<MessagePlan>, Problem> {
+        // Which message it is the configuration says, or the numbers.
+        let key = if self.message.is_some() { (id, Vec::new()) } else { (id, numbers) };
+        if let Some(plan) = self.plans.borrow().get(&key) {
+            return Ok(Rc::clone(plan));
+        }
+        let schema = self.schemas.of(id)?;
+        let message = match &self.message {
+            Some(name) => schema.message(name).map_err(Problem::Schema)?,
+            None => schema.message_at(&key.1).ok_or_else(|| {
+                Problem::Payload(format!("the payload's prefix names the message {:?}, which the schema hasn't", key.1))
+            })?,
+        };
+        let (plan, _) = plan(&message, tree);
+        let plan = Rc::new(plan);
+        let mut plans = self.plans.borrow_mut();
+        if plans.len() >= MOST_PLANS {
+            plans.clear();
+        }
+        plans.insert(key, Rc::clone(&plan));
+        Ok(plan)
+    }
+}
+
+/// With more plans than these all are forgotten.
+const MOST_PLANS: usize = 1_000;
 
 /// Whether payloads begin with the five bytes that serializers of a schema registry write: a zero, and the schema's id as
 /// a big-endian number of four bytes.
@@ -49,12 +100,24 @@ const GROWTH: u32 = 8;
 const PREFIX_BYTES: usize = 5;
 
 impl Payload {
+    /// An error where the message type is known and hasn't the fields that are named.
+    pub fn check_paths(&self) -> Result<(), String> {
+        let Format::Protobuf(MessageTypes { schemas, message: Some(name), .. }) = &self.format else { return Ok(()) };
+        let Some(schema) = schemas.only() else { return Ok(()) };
+        let (_, unknown) = plan(&schema.message(name)?, &self.tree);
+        unknown.into_iter().next().map_or(Ok(()), |unknown| Err(format!("payload: the message {unknown}")))
+    }
+
     /// The error says what is wrong with the payload.
-    pub fn read(&self, record: &Record<'_>) -> Result<Content, String> {
+    pub fn read(&self, record: &Record<'_>) -> Result<Content, Problem> {
         if record.payload_size == 0 {
             return Ok(Content { found: Found::new(self.slots), schema_id: None });
         }
-        let mut length = FIRST_BYTES;
+        let mut length = match &self.format {
+            Format::Json | Format::Csv(_) => FIRST_BYTES,
+            // These can't be told to be whole before their end.
+            Format::Avro(_) | Format::Protobuf(_) => u32::MAX,
+        };
         loop {
             let is_whole = u64::from(length) >= record.payload_size;
             let bytes = if is_whole { record.payload() } else { record.read(0, length) };
@@ -62,43 +125,78 @@ impl Payload {
             let found = match &self.format {
                 Format::Json => json::read(body, &self.tree, self.slots),
                 Format::Csv(options) => csv::read(body, is_whole, options, self.slots),
+                Format::Avro(schemas) => {
+                    let schema = schemas.of(schema_id)?;
+                    avro::read(body, &schema, &self.tree, self.slots).map_err(Problem::Payload)
+                }
+                Format::Protobuf(types) => {
+                    // The registry's prefix of Protobuf goes on behind the id.
+                    let (numbers, body) = match schema_id {
+                        Some(_) => protobuf::message_numbers(body).ok_or_else(|| {
+                            Problem::Payload("the payload's prefix names no message behind the schema's id".into())
+                        })?,
+                        None => (Vec::new(), body),
+                    };
+                    let plan = types.plan(schema_id, numbers, &self.tree)?;
+                    protobuf::read(body, &plan, self.slots).map_err(Problem::Payload)
+                }
             };
             match found {
                 Ok(found) => return Ok(Content { found, schema_id }),
                 // The part may end in the middle of a value.
                 Err(_) if !is_whole => length = length.saturating_mul(GROWTH),
-                Err(problem) => return Err(problem.text(body)),
+                Err(problem) => return Err(problem.told(body)),
             }
         }
     }
 
     /// The id in the schema registry's prefix, where there is one, and what follows it.
-    fn without_prefix<'b>(&self, bytes: &'b [u8]) -> Result<(Option<u32>, &'b [u8]), String> {
+    fn without_prefix<'b>(&self, bytes: &'b [u8]) -> Result<(Option<u32>, &'b [u8]), Problem> {
         match (bytes.split_at_checked(PREFIX_BYTES), self.prefix) {
             (Some(([0, id @ ..], body)), Prefix::Auto | Prefix::Always) => {
                 Ok((Some(id.iter().fold(0, |id, byte| id << 8 | u32::from(*byte))), body))
             }
-            (_, Prefix::Always) => Err("the payload has no schema registry's prefix: its first byte isn't zero".into()),
+            (_, Prefix::Always) => {
+                let text = "the payload has no schema registry's prefix: its first byte isn't zero";
+                Err(Problem::Payload(text.into()))
+            }
             _ => Ok((None, bytes)),
         }
     }
 }
 
 /// Why the needed values couldn't be read.
+#[derive(Debug)]
 pub enum Problem {
     /// These bytes aren't JSON, or not all of it.
     Json,
     /// The bytes end in the needed row, perhaps.
     ShortCsv,
     Csv(String),
+    /// What is wrong with the payload.
+    Payload(String),
+    /// There is no schema to read it by.
+    Schema(String),
+    /// There may be one, and its place can't be asked at present.
+    Away(String),
 }
 
 impl Problem {
-    fn text(self, body: &[u8]) -> String {
-        match self {
+    /// With the text of what is wrong.
+    fn told(self, body: &[u8]) -> Self {
+        Problem::Payload(match self {
             Problem::Json => json::problem(body),
             Problem::ShortCsv => "the payload isn't CSV: its row doesn't end".into(),
             Problem::Csv(problem) => format!("the payload isn't CSV: {problem}"),
+            told => return told,
+        })
+    }
+
+    pub fn text(&self) -> &str {
+        match self {
+            Problem::Payload(text) | Problem::Schema(text) | Problem::Away(text) | Problem::Csv(text) => text,
+            Problem::Json => "the payload isn't JSON",
+            Problem::ShortCsv => "the payload isn't CSV: its row doesn't end",
         }
     }
 }

@@ -45,6 +45,24 @@ pub enum Type {
 }
 
 impl Value {
+    /// What a format says is a text.
+    pub fn of_text(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.into()),
+            Err(_) => Self::Bytes(bytes.into()),
+        }
+    }
+
+    /// In as few digits as tell it from its neighbours.
+    pub fn of_float<F: Copy + Into<f64> + std::fmt::Display + std::fmt::LowerExp>(float: F) -> Self {
+        let size = float.into().abs();
+        match () {
+            () if !size.is_finite() => Self::Other("a number that isn't finite"),
+            () if size != 0.0 && !(1e-7..1e21).contains(&size) => Self::Number(format!("{float:e}")),
+            () => Self::Number(float.to_string()),
+        }
+    }
+
     /// The value's bytes; `None` for null, an object or a list.
     pub fn bytes(&self) -> Option<Cow<'_, [u8]>> {
         let text = match self {

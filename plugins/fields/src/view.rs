@@ -9,14 +9,14 @@ use reduct_sink_plugin::Record;
 use reduct_sink_rules::{Facts, Field};
 
 use crate::name::{Name, Path};
-use crate::payload::{Content, Payload};
+use crate::payload::{Content, Payload, Problem};
 use crate::value::Value;
 
 /// A record, and what is read of its payload.
 pub struct View<'a> {
     record: &'a Record<'a>,
     payload: &'a Payload,
-    content: OnceCell<Result<Content, String>>,
+    content: OnceCell<Result<Content, Problem>>,
 }
 
 impl<'a> View<'a> {
@@ -40,11 +40,11 @@ impl<'a> View<'a> {
     }
 
     /// Why the payload couldn't be read; `None` also where nobody asked for a field of it.
-    pub fn problem(&self) -> Option<&str> {
-        self.content.get()?.as_ref().err().map(String::as_str)
+    pub fn problem(&self) -> Option<&Problem> {
+        self.content.get()?.as_ref().err()
     }
 
-    fn content(&self) -> Result<&Content, &String> {
+    fn content(&self) -> Result<&Content, &Problem> {
         self.content.get_or_init(|| self.payload.read(self.record)).as_ref()
     }
 }
