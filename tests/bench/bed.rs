@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures::StreamExt;
 use rdkafka::admin::AdminOptions;
-use reduct_rs::{ErrorCode, ReductClient};
+use reduct_rs::{BucketSettings, ErrorCode, ReductClient};
 use reduct_sink_testbed::process::wait_for;
 use reduct_sink_testbed::{Kafka, KafkaClient, Message, Store, unique};
 use tokio::runtime::Runtime;
@@ -86,6 +86,11 @@ impl Bench {
             .into_iter()
             .try_for_each(|topic| topic.map(drop))
             .map_err(|(topic, error)| anyhow::anyhow!("topic {topic} can't be removed: {error}"))
+    }
+
+    pub fn create_bucket(&self, name: &str, settings: &BucketSettings) -> Result<()> {
+        self.runtime.block_on(self.client.create_bucket(name).settings(settings.clone()).send())?;
+        Ok(())
     }
 
     /// How many records the bucket's entries hold; none while there is no bucket.

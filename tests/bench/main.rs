@@ -1,5 +1,5 @@
 //! `tests/run bench`: how fast the host is beside the fastest direct writer, beside itself without a plugin, and beside
-//! the tutorial's consumer, on real servers in one run.
+//! the tutorial's consumer and one written by hand, on real servers in one run.
 //!
 //! Guarantees: a rate counts what ReductStore holds, never what was sent; every rate is taken in the same way (see
 //! [`held`]); the runs are interleaved, and a ratio is taken within a round, so that a machine which others use as well
@@ -7,6 +7,7 @@
 //! there twice; not when a floor isn't reached.
 
 mod bed;
+mod by_hand;
 mod cores;
 mod direct;
 mod held;
@@ -28,7 +29,11 @@ use crate::plan::{SIZES, Size};
 use crate::report::{Report, Rounds};
 
 fn main() -> Result<()> {
-    let options = Options::from_args(std::env::args().skip(1))?;
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((by_hand::COMMAND, args)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return by_hand::consume(args);
+    }
+    let options = Options::from_args(args.into_iter())?;
     let apart = options.apart.then(Apart::of_this_machine).transpose()?;
     let bench = Bench::start(options.partitions, apart.as_ref())?;
     note("warming up, and looking at what the host writes");
@@ -74,10 +79,12 @@ pub enum Kind {
     Passthrough,
     RelabelRoute,
     Tutorial,
+    ByHand,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 5] = [Kind::Direct, Kind::NoPlugin, Kind::Passthrough, Kind::RelabelRoute, Kind::Tutorial];
+    pub const ALL: [Kind; 6] =
+        [Kind::Direct, Kind::NoPlugin, Kind::Passthrough, Kind::RelabelRoute, Kind::Tutorial, Kind::ByHand];
 
     pub fn letter(self) -> char {
         match self {
@@ -86,6 +93,7 @@ impl Kind {
             Kind::Passthrough => 'c',
             Kind::RelabelRoute => 'd',
             Kind::Tutorial => 'e',
+            Kind::ByHand => 'f',
         }
     }
 
@@ -96,18 +104,21 @@ impl Kind {
             Kind::Passthrough => "host, passthrough",
             Kind::RelabelRoute => "host, relabel and route",
             Kind::Tutorial => "the tutorial's consumer",
+            Kind::ByHand => "a consumer written by hand",
         }
     }
 }
 
 /// One round. The same forwards and backwards: a machine that gets slower or faster on the way is so for both sides of
 /// a ratio, and the direct writer against itself is the A/A control.
-const ORDER: [Kind; 8] = [
+const ORDER: [Kind; 10] = [
     Kind::Direct,
     Kind::NoPlugin,
     Kind::Passthrough,
     Kind::RelabelRoute,
+    Kind::ByHand,
     Kind::Tutorial,
+    Kind::ByHand,
     Kind::Passthrough,
     Kind::NoPlugin,
     Kind::Direct,
@@ -131,6 +142,10 @@ fn one_run(
         Kind::Tutorial => {
             let rate = tutorial::run(bench, size, &bucket, tutorial_topic)?;
             return bench.checked(&bucket, size.tutorial_records, size.bytes).map(|()| rate);
+        }
+        Kind::ByHand => {
+            let rate = by_hand::run(bench, size, &bucket, topic, style)?;
+            return bench.checked(&bucket, size.records, size.bytes).map(|()| rate);
         }
         Kind::NoPlugin => Plugins::None,
         Kind::Passthrough => Plugins::Passthrough,
