@@ -27,7 +27,7 @@ struct TrackedRecord {
 
 impl AckHandle {
     pub(super) fn new(partition: Arc<PartitionState>, offset: u64, bytes: usize) -> Self {
-        partition.budget().take(1, bytes);
+        partition.take_budget(1, bytes);
         let (records, bytes) = (AtomicUsize::new(1), AtomicUsize::new(bytes));
         Self(Arc::new(TrackedRecord { partition, offset, records, bytes, outputs: AtomicU32::new(1) }))
     }
@@ -48,7 +48,7 @@ impl AckHandle {
     pub fn grow(&self, records: usize, bytes: usize) {
         self.0.records.fetch_add(records, Ordering::Relaxed);
         self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.0.partition.budget().take(records, bytes);
+        self.0.partition.take_budget(records, bytes);
     }
 
     /// This output is written, or nothing has to be written for it.
@@ -62,7 +62,7 @@ impl AckHandle {
 impl Drop for TrackedRecord {
     fn drop(&mut self) {
         self.partition.released(*self.outputs.get_mut() == 0);
-        self.partition.budget().give_back(*self.records.get_mut(), *self.bytes.get_mut());
+        self.partition.give_budget_back(*self.records.get_mut(), *self.bytes.get_mut());
     }
 }
 

@@ -1,12 +1,17 @@
 //! Bounds what is in flight in this process: records that were read and aren't acknowledged.
 //!
-//! Guarantees: what was taken is given back by its taker; a worker that waits for room is woken when there is some.
+//! Guarantees: what was taken is given back by its taker; a worker that waits for room is woken when there is some; a
+//! partition that cannot move leaves room for the others, see [`Budget::has_share`].
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::Thread;
 
 use super::sharded::Sharded;
+
+/// How many times what nobody uses a partition may have. One partition alone may take four fifths of the budget, and of
+/// the rest the others can always take something.
+const SHARE: usize = 4;
 
 /// Records and bytes in flight over all partitions, including what plugins made of the records.
 #[derive(Debug)]
@@ -40,6 +45,14 @@ impl Budget {
         records < self.max_records && bytes < self.max_bytes
     }
 
+    /// Whether a partition that has this many records and bytes of the budget may read more. The more partitions cannot
+    /// move, the less each of them may have: what is left over is never zero.
+    pub fn has_share(&self, (records, bytes): (usize, usize)) -> bool {
+        let (all_records, all_bytes) = self.used();
+        let share = |most: usize, used: usize| most.saturating_sub(used).saturating_mul(SHARE);
+        records < share(self.max_records, all_records) && bytes < share(self.max_bytes, all_bytes)
+    }
+
     /// Asks for the calling thread to be unparked when there is room again. Check [`Self::has_room`] once more after it.
     pub fn wake_when_free(&self) {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner).push(std::thread::current());
@@ -67,9 +80,52 @@ impl Budget {
     }
 }
 
+/// What one partition has of the budget.
+#[derive(Debug, Default)]
+pub(super) struct Usage {
+    records: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Usage {
+    pub fn take(&self, records: usize, bytes: usize) {
+        self.records.fetch_add(records, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn give_back(&self, records: usize, bytes: usize) {
+        self.records.fetch_sub(records, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub fn now(&self) -> (usize, usize) {
+        (self.records.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn partitions_that_cannot_move_leave_room_for_another() {
+        for stuck in [1, 2, 10, 50] {
+            let budget = Budget::new(usize::MAX, 64 << 20);
+            let mut used = vec![0; stuck];
+            while used.iter_mut().any(|used| {
+                let may_take = budget.has_share((1, *used));
+                if may_take {
+                    budget.take(1, 100_000);
+                    *used += 100_000;
+                }
+                may_take
+            }) {}
+            assert!(budget.has_room() && budget.has_share((0, 0)), "{stuck} have taken everything");
+        }
+        let budget = Budget::new(1, 100);
+        assert!(budget.has_share((0, 0)), "the smallest budget");
+        assert!(Budget::new(usize::MAX, usize::MAX).has_share((1 << 40, 1 << 40)), "no budget at all");
+    }
 
     #[test]
     fn a_waiting_worker_is_woken_by_room() {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::ack_handle::{AckHandle, UnderWay};
-use super::budget::Budget;
+use super::budget::{Budget, Usage};
 use super::checkpoint::Checkpoint;
 use super::commit_gate::CommitGate;
 use super::commit_metadata::CommitMetadata;
@@ -39,6 +39,8 @@ pub struct PartitionState {
     pub dead_letter_entry: EntryName,
     generation: u64,
     budget: Arc<Budget>,
+    /// What the records of this partition have of the budget.
+    usage: Usage,
     gate: Arc<CommitGate>,
     /// How many offsets the blocks that the store has open may reach back.
     block_offsets: u64,
@@ -178,6 +180,7 @@ impl PartitionState {
             template: naming.chosen,
             generation: GENERATIONS.fetch_add(1, Ordering::SeqCst),
             budget,
+            usage: Usage::default(),
             gate,
             block_offsets,
             end,
@@ -273,8 +276,20 @@ impl PartitionState {
         self.notify(&inner);
     }
 
-    pub(super) fn budget(&self) -> &Budget {
-        &self.budget
+    /// Whether the records of this partition that are in flight leave enough of the budget to the others.
+    pub fn has_share(&self) -> bool {
+        let used = self.usage.now();
+        used == (0, 0) || self.budget.has_share(used)
+    }
+
+    pub(super) fn take_budget(&self, records: usize, bytes: usize) {
+        self.usage.take(records, bytes);
+        self.budget.take(records, bytes);
+    }
+
+    pub(super) fn give_budget_back(&self, records: usize, bytes: usize) {
+        self.usage.give_back(records, bytes);
+        self.budget.give_back(records, bytes);
     }
 
     /// The oldest offset that isn't acknowledged.

@@ -2,7 +2,7 @@
 //! through the chain to the sink.
 //!
 //! Guarantees: the records of a partition go through the chain in order, one after the other; nothing is read while the
-//! budget is used up; every record that was read ends in exactly one of: handed to the sink, acknowledged because of a
+//! budget is used up, nor from a partition that has its share of it; every record that was read ends in exactly one of: handed to the sink, acknowledged because of a
 //! verdict, or left unacknowledged because its partition isn't read any more or the host is stopping; the worker looks at
 //! its commands and at the state of the partition before each record; no plugin instance is started before the worker has
 //! a partition.
@@ -126,6 +126,7 @@ impl Running {
         self.partitions.rotate_left(next_first);
         self.partitions.retain(|partition| !partition.is_finished());
         'partitions: for partition in &mut self.partitions {
+            let mut has_share = partition.state.has_share();
             for _ in 0..TURN {
                 // A plugin may take long for each record, and a command shall not wait for a whole turn.
                 if let Ok(command) = self.worker.commands.try_recv() {
@@ -135,13 +136,14 @@ impl Running {
                     if !self.worker.budget.has_room() {
                         break 'partitions;
                     }
+                    has_share = partition.state.has_share();
                     (records, bytes) = (0, 0);
                 }
                 if partition.stopped {
                     break;
                 }
                 self.chain.refresh();
-                match partition.next(&mut self.chain, &self.worker.sink) {
+                match partition.next(&mut self.chain, &self.worker.sink, has_share) {
                     Step::Idle => break,
                     Step::Done(more, size) => {
                         busy = true;
@@ -182,7 +184,8 @@ impl WorkerPartition {
         }
     }
 
-    fn next(&mut self, chain: &mut Chain, sink: &Sink) -> Step {
+    /// `may_read`: whether another record may be read, as far as the budget goes.
+    fn next(&mut self, chain: &mut Chain, sink: &Sink, may_read: bool) -> Step {
         if self.is_finished() {
             self.held = None;
             return Step::Idle;
@@ -194,7 +197,7 @@ impl WorkerPartition {
             }
             return self.transform(chain, sink, held);
         }
-        if !self.state.may_read() {
+        if !may_read || !self.state.may_read() {
             return Step::Idle;
         }
         match self.reader.poll() {

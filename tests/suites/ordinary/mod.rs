@@ -5,6 +5,7 @@ mod disk;
 mod proxies;
 mod refusals;
 mod scale;
+mod stuck;
 mod surroundings;
 mod times;
 
@@ -12,3 +13,5 @@ use std::time::Duration;
 
 /// How long the sink may take to reach the end of what was produced; a bound, not an expectation.
 const CATCH_UP: Duration = Duration::from_secs(600);
+/// The resident memory that a host may have at any time.
+const MEMORY: u64 = 300 << 20;
