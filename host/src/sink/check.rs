@@ -14,6 +14,7 @@ use tokio::runtime;
 use url::Url;
 
 use super::connections::Connection;
+use super::route;
 use super::store::{OLDEST, Store, is_supported};
 use crate::config;
 
@@ -55,6 +56,9 @@ pub enum StoreCheckError {
     MayNotCreate { token: String, bucket: String },
     #[error("this is ReductStore {version}, and {OLDEST} or newer is needed; update the server")]
     TooOld { version: String },
+    /// Another address answers for it.
+    #[error("{0}")]
+    Redirected(String),
     #[error("the store answers: {0}")]
     Store(String),
 }
@@ -72,6 +76,9 @@ async fn ask(config: &config::StoreConfig) -> Result<StoreInfo, StoreCheckError>
     let store = Store::new(config).map_err(|error| StoreCheckError::Client(error.to_string()))?;
     let to = store.connection().map_err(|error| StoreCheckError::Client(error.to_string()))?;
 
+    if let Some(redirected) = route::redirect(config).await {
+        return Err(StoreCheckError::Redirected(redirected));
+    }
     request(&to, config, |to| async move { to.client.alive().await }).await?;
     let me = request(&to, config, |to| async move { to.client.me().await }).await?;
     let info = request(&to, config, |to| async move { to.client.server_info().await }).await;
@@ -141,6 +148,9 @@ fn explain(error: &ReductError, config: &config::StoreConfig) -> StoreCheckError
 
 /// The client keeps the cause of a failed connection to itself: find it by connecting once more.
 fn connection_error(config: &config::StoreConfig, text: String) -> String {
+    if let Some(proxy) = route::proxy(&config.url) {
+        return format!("{text}; {proxy}");
+    }
     let address = Url::parse(&config.url).ok().and_then(|url| url.socket_addrs(|| None).ok());
     let Some(addresses) = address else {
         let host = Url::parse(&config.url).ok().and_then(|url| url.host_str().map(String::from));

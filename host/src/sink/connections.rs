@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
 use super::error::{StoreError, classify};
+use super::route;
 use crate::config;
 
 /// The slowest line that a request gets time for, in bytes per second: half a megabit.
@@ -125,6 +126,10 @@ impl Connections {
                 StoreError::Unauthorized(text) if self.read_token_again() => {
                     Err(StoreError::Unavailable(format!("{text}; store.token_file holds another token now")))
                 }
+                StoreError::Unavailable(text) => Err(StoreError::Unavailable(match route::proxy(&self.config.url) {
+                    Some(proxy) => format!("{text}; {proxy}"),
+                    None => text,
+                })),
                 error => Err(error),
             },
             Err(error) => Err(StoreError::Unavailable(format!("the client failed: {error}"))),

@@ -14,6 +14,7 @@ mod occupied;
 pub mod pages;
 pub mod problems;
 pub mod recent;
+mod route;
 pub mod store;
 mod writer;
 

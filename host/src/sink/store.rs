@@ -22,6 +22,7 @@ pub use super::error::StoreError;
 use super::error::classify;
 use super::item::MAX_TIMESTAMP_US;
 use super::recent::sketch;
+use super::route;
 use crate::config::{self, Quota};
 use crate::flow::store_start::{Started, now_ms};
 use crate::record::entry_name::EntryName;
@@ -152,8 +153,11 @@ impl Store {
         self.connections.connection(0)
     }
 
-    /// An error unless the server is new enough.
+    /// An error unless the server is new enough, and answers itself.
     pub async fn require_supported(&self) -> Result<(), StoreError> {
+        if let Some(redirected) = route::redirect(&self.config).await {
+            return Err(StoreError::Unsupported(redirected));
+        }
         let version = self.run(|to| async move { Ok(to.client.server_info().await?.version) }).await?;
         if is_supported(&version) {
             return Ok(());

@@ -4,6 +4,7 @@
 mod disk;
 mod proxies;
 mod refusals;
+mod routes;
 mod scale;
 mod stuck;
 mod surroundings;
