@@ -139,6 +139,18 @@ impl Store {
         Ok(torn)
     }
 
+    /// A copy of the data of a store that was stopped.
+    pub fn back_up(&self) -> Result<TempDir> {
+        let backup = process::data_folder("backup")?;
+        copy_folder(self.data.path(), backup.path())?;
+        Ok(backup)
+    }
+
+    /// Gives a store that was stopped the data of a backup, and nothing else.
+    pub fn restore(&self, backup: &TempDir) -> Result<()> {
+        copy_folder(backup.path(), self.data.path())
+    }
+
     /// Stops the store if it runs, and starts it again on the same port and data.
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;
@@ -174,6 +186,17 @@ impl Store {
             Ok(ready.then_some(()))
         })
     }
+}
+
+/// Makes `to` hold what `from` holds.
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    for old in std::fs::read_dir(to)? {
+        let old = old?.path();
+        if old.is_dir() { std::fs::remove_dir_all(old)? } else { std::fs::remove_file(old)? }
+    }
+    let status = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status()?;
+    ensure!(status.success(), "cp ended with {status}");
+    Ok(())
 }
 
 /// A mounted tmpfs.

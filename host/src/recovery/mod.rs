@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::flow::store_start::{Started, now_ms};
 use crate::flow::{CommitPoint, PartitionState, Reread};
@@ -133,6 +133,14 @@ impl Recovery {
         let crashed = harmed.into_iter().map(|state| (state.crash_window(), state)).collect();
         reread(sink, crashed, Some(start), false).await?;
         reread(sink, removed, None, true).await?;
+        if has_restarted && let Some((entry, record)) = sink.lost_without_a_crash().await? {
+            error!(
+                %entry, %record,
+                "ReductStore restarted without a record that it had acknowledged, and that no crash takes: it was restored from a \
+                 backup, or another store was put in its place, or the bucket's quota is small. What Kafka still has comes back \
+                 if a new kafka.group reads the topics from their begin; records that are there are not written twice"
+            );
+        }
         let at_risk = sink.lowest_at_risk();
         for (position, state) in states {
             // One whose re-read is still to be announced keeps the start before.

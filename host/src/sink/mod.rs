@@ -50,6 +50,8 @@ const MAX_TURNS: usize = 32;
 const LEAST_LIMIT: usize = 1024;
 /// Records that are compared with the store at once, bytes included.
 const COMPARED_AT_ONCE: usize = 200;
+/// Entries in which an old record is looked for after the store has restarted.
+const SETTLED_ASKED: usize = 8;
 /// Header bytes of one batch. Source: the server takes 512,000 B of metadata by default, its HTTP library about 400 KB.
 pub const BATCH_HEADER_BYTES: usize = 256 * 1024;
 
@@ -257,6 +259,20 @@ impl Sink {
             }
         }
         Ok(harmed)
+    }
+
+    /// A record that this host wrote, that no crash of the store can take, and that the store doesn't have; `None`: none of
+    /// those that are looked for. A store that lost one isn't the one that acknowledged it.
+    pub async fn lost_without_a_crash(&self) -> Result<Option<(EntryName, Identity)>, StoreError> {
+        let settled = self.0.recent().settled(SETTLED_ASKED);
+        for (entry, Written { time_us, identity, .. }) in settled {
+            let page = self.0.store.heads(&entry, time_us..time_us.saturating_add(1), 1).await?;
+            let is_there = |seen: &QueriedRecord| seen.identity.as_ref().is_some_and(|seen| seen.matches(&identity));
+            if !page.seen.iter().any(is_there) {
+                return Ok(Some((entry, identity)));
+            }
+        }
+        Ok(None)
     }
 
     /// The lowest offset of each partition that a crash of the store may harm at present.

@@ -51,6 +51,8 @@ struct Entry {
     /// thousands of newer ones already present. In one list those would push out the rewritten ones, which are at risk: the
     /// old block isn't saved yet, and finding records doesn't make the server save it.
     found: VecDeque<(Instant, Written)>,
+    /// The record that was written last of those that stand in closed blocks.
+    settled: Option<Written>,
     touched: Instant,
 }
 
@@ -69,8 +71,8 @@ impl Recent {
     /// Adds records that were written and acknowledged.
     pub fn wrote(&mut self, entry: &EntryName, records: impl IntoIterator<Item = Written>, now: Instant) {
         if !self.entries.contains_key(entry) {
-            self.entries
-                .insert(entry.clone(), Entry { written: VecDeque::new(), found: VecDeque::new(), touched: now });
+            let (written, found) = (VecDeque::new(), VecDeque::new());
+            self.entries.insert(entry.clone(), Entry { written, found, settled: None, touched: now });
         }
         let Some(known) = self.entries.get_mut(entry) else { return };
         known.touched = now;
@@ -78,7 +80,8 @@ impl Recent {
         let (found, written): (Vec<Written>, Vec<Written>) = records.into_iter().partition(|record| record.found);
         for (remembered, records) in [(&mut known.written, written), (&mut known.found, found)] {
             remembered.extend(records.into_iter().map(|record| (now, record)));
-            remembered.drain(..remembered.len().saturating_sub(self.depth));
+            let forgotten = remembered.drain(..remembered.len().saturating_sub(self.depth));
+            known.settled = forgotten.last().map(|(_, record)| record).or(known.settled.take());
         }
         self.total = (self.total + known.len()).saturating_sub(before);
         if self.total > MEMORY {
@@ -96,6 +99,14 @@ impl Recent {
             (name.clone(), records.cloned().collect())
         });
         picked.filter(|(_, records): &(EntryName, Vec<Written>)| !records.is_empty()).collect()
+    }
+
+    /// One record of each entry that no crash takes, of at most `most` entries: those that were written to last.
+    pub fn settled(&self, most: usize) -> Vec<(EntryName, Written)> {
+        let mut entries: Vec<(&EntryName, &Entry)> = self.entries.iter().collect();
+        entries.sort_unstable_by_key(|(_, entry)| std::cmp::Reverse(entry.touched));
+        let settled = entries.into_iter().filter_map(|(name, entry)| Some((name.clone(), entry.settled.clone()?)));
+        settled.take(most).collect()
     }
 
     /// The lowest offset of each partition that was written or found within [`TOUCHED`] and is remembered.

@@ -4,6 +4,7 @@
 mod disk;
 mod proxies;
 mod refusals;
+mod replaced;
 mod routes;
 mod scale;
 mod stuck;
