@@ -1,4 +1,4 @@
-//! Apache Kafka as a child process: one node in KRaft mode, broker and controller in one.
+//! Apache Kafka as a child process: one node in KRaft mode, broker and controller in one, and further brokers of its cluster.
 //!
 //! Guarantees: a started Kafka answers and can create a topic; `restart` keeps its data and its address;
 //! it accepts payloads of 16 MiB.
@@ -21,6 +21,8 @@ pub struct Kafka {
     home: TempDir,
     log: PathBuf,
     port: u16,
+    /// Where the cluster's controller listens.
+    controller: u16,
     process: Process,
 }
 
@@ -40,12 +42,36 @@ impl Kafka {
     pub fn start_unready(properties: &[(&str, &str)]) -> Result<Self> {
         let home = process::data_folder("kafka")?;
         let log = process::new_log("kafka")?;
+        let (port, controller) = (process::free_port()?, process::free_port()?);
+        let settings = server_properties(home.path(), port, controller, properties);
+        let process = start_new(home.path(), &log, &settings, &["--standalone"])?;
+        Ok(Self { home, log, port, controller, process })
+    }
+
+    /// Starts another broker of this cluster, and waits until it is registered. It has no part in the controller.
+    pub fn start_broker(&self, node: i32, properties: &[(&str, &str)]) -> Result<Self> {
+        let home = process::data_folder("kafka")?;
+        let log = process::new_log("kafka")?;
         let port = process::free_port()?;
-        std::fs::write(home.path().join("server.properties"), server_properties(home.path(), port, properties)?)?;
-        std::fs::write(home.path().join("log4j2.properties"), LOG_SETTINGS)?;
-        format_storage(home.path())?;
-        let process = Process::spawn("Kafka", server(home.path())?, &log)?;
-        Ok(Self { home, log, port, process })
+        let (id, listeners) = (node.to_string(), format!("PLAINTEXT://127.0.0.1:{port}"));
+        let own = [("process.roles", "broker"), ("node.id", &id), ("listeners", &listeners)];
+        let properties: Vec<_> = own.into_iter().chain(properties.iter().copied()).collect();
+        let settings = server_properties(home.path(), port, self.controller, &properties);
+        let process = start_new(home.path(), &log, &settings, &[])?;
+        let mut broker = Self { home, log, port, controller: self.controller, process };
+        broker.wait_registered(node)?;
+        Ok(broker)
+    }
+
+    /// Waits until the cluster counts this broker in.
+    pub fn wait_registered(&mut self, node: i32) -> Result<()> {
+        let client = self.client();
+        process::wait_for("the broker to be registered", READY_WITHIN, || {
+            self.process.expect_running()?;
+            let admin = client.admin()?;
+            let Ok(metadata) = admin.inner().fetch_metadata(None, Duration::from_secs(2)) else { return Ok(None) };
+            Ok(metadata.brokers().iter().any(|broker| broker.id() == node).then_some(()))
+        })
     }
 
     /// `bootstrap.servers`.
@@ -114,9 +140,17 @@ pub fn version() -> Result<&'static str> {
     start.split('<').next().context("kafka/pom.xml names no kafka.version")
 }
 
-fn format_storage(home: &Path) -> Result<()> {
+fn start_new(home: &Path, log: &Path, settings: &str, format: &[&str]) -> Result<Process> {
+    std::fs::write(home.join("server.properties"), settings)?;
+    std::fs::write(home.join("log4j2.properties"), LOG_SETTINGS)?;
+    format_storage(home, format)?;
+    Process::spawn("Kafka", server(home)?, log)
+}
+
+fn format_storage(home: &Path, args: &[&str]) -> Result<()> {
     let output = java(home, 128)?
-        .args(["kafka.tools.StorageTool", "format", "--standalone", "--cluster-id", "cmVkdWN0LXNpbmstdGVzdA"])
+        .args(["kafka.tools.StorageTool", "format", "--cluster-id", "cmVkdWN0LXNpbmstdGVzdA"])
+        .args(args)
         .arg("--config")
         .arg(home.join("server.properties"))
         .output()
@@ -149,8 +183,7 @@ fn java(home: &Path, heap_mb: u32) -> Result<Command> {
 
 /// The broker's session is shorter than by default: after a kill the controller lets the broker back in only when the
 /// killed one's session is over.
-fn server_properties(home: &Path, port: u16, more: &[(&str, &str)]) -> Result<String> {
-    let controller = process::free_port()?;
+fn server_properties(home: &Path, port: u16, controller: u16, more: &[(&str, &str)]) -> String {
     let data = home.join("data");
     let mut text = format!(
         "process.roles=broker,controller\n\
@@ -184,7 +217,7 @@ fn server_properties(home: &Path, port: u16, more: &[(&str, &str)]) -> Result<St
     for (key, value) in more {
         text.push_str(&format!("{key}={value}\n"));
     }
-    Ok(text)
+    text
 }
 
 /// The largest message Kafka takes, in bytes.

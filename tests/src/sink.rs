@@ -61,6 +61,13 @@ impl SinkConfig {
         self
     }
 
+    /// Takes a librdkafka property out again.
+    pub fn without_property(mut self, name: &str) -> Self {
+        let properties = self.table.get_mut("kafka").and_then(|kafka| kafka.get_mut("properties"));
+        properties.and_then(Value::as_table_mut).and_then(|properties| properties.remove(name));
+        self
+    }
+
     /// No plugin at all, not even the passthrough.
     pub fn without_plugins(self) -> Self {
         self.set("plugins", Vec::<Value>::new())

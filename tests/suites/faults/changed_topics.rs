@@ -9,24 +9,28 @@ use reduct_sink_testbed::process::wait_for;
 use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Message, Produced, Sink, Store, figures, payload};
 
-use super::{CATCH_UP, STEP, Trial, kafka, size, wait_progress};
+use super::{CATCH_UP, STEP, Trial, kafka, size, wait_progress, with_each_assignor};
 
 /// How often each of these records is stored, by its content: the records of two topics of one name share their offsets.
-async fn counts(trial: &Trial, store: &Store, produced: &[Produced]) -> Result<BTreeMap<[u8; 32], usize>> {
+pub(super) async fn counts(trial: &Trial, store: &Store, produced: &[Produced]) -> Result<BTreeMap<[u8; 32], usize>> {
     let mut counts: BTreeMap<[u8; 32], usize> = produced.iter().map(|record| (record.sha256, 0)).collect();
     for stored in reduct_sink_testbed::read_back(&store.client()?, trial.config.bucket(), "*").await? {
         *counts.entry(stored.sha256).or_default() += 1;
     }
-    figures::add("ordinary_rows", produced.len() as f64)?;
     Ok(counts)
 }
 
 /// The host is held meanwhile, so that it sees nothing of it but the new topic's offsets, which begin at 0 again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_created_again_is_read_from_its_begin() -> Result<()> {
+    with_each_assignor(created_again)
+}
+
+async fn created_again(assignor: &str) -> Result<()> {
     let store = Store::start()?;
-    let trial = Trial::new(kafka()?.client(), &store, "created-again", 1)?
-        .configure(|config| config.property("session.timeout.ms", "30000"));
+    let trial = Trial::new(kafka()?.client(), &store, &format!("created-again-{assignor}"), 1)?.configure(|config| {
+        config.property("session.timeout.ms", "30000").property("partition.assignment.strategy", assignor)
+    });
     let group = trial.group()?;
     let send = |from: u64, to: u64| {
         trial.kafka.produce(&trial.topic, (from..to).map(|n| Message::new(payload(n, 1000)).partition(0)))
@@ -53,6 +57,7 @@ async fn a_topic_that_is_created_again_is_read_from_its_begin() -> Result<()> {
     produced.extend(send(1500, 2100)?);
     sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
     sink.stop_cleanly()?;
+    figures::add("ordinary_rows", produced.len() as f64)?;
     let counts = counts(&trial, &store, &produced).await?;
     let missing = counts.values().filter(|count| **count == 0).count();
     figures::add("recreated_missing", missing as f64)?;
@@ -65,11 +70,18 @@ async fn a_topic_that_is_created_again_is_read_from_its_begin() -> Result<()> {
 /// The entry of partition 0 keeps its name, so that what was written and not committed is found there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_grows_keeps_the_names_of_its_entries() -> Result<()> {
+    with_each_assignor(grown)
+}
+
+async fn grown(assignor: &str) -> Result<()> {
     let store = Store::start()?;
-    let mut trial = Trial::new(kafka()?.client(), &store, "grown", 1)?
-        .configure(|config| config.property("topic.metadata.refresh.interval.ms", "1000"));
+    let mut trial = Trial::new(kafka()?.client(), &store, &format!("grown-{assignor}"), 1)?.configure(|config| {
+        config
+            .property("topic.metadata.refresh.interval.ms", "1000")
+            .property("partition.assignment.strategy", assignor)
+    });
     let group = trial.group()?;
-    let load = trial.load(500)?;
+    let load = trial.load(200)?;
     let mut sink = Sink::start(&trial.config)?;
     wait_progress(&mut sink, &trial, &group, 100)?;
     let (admin, grown) = (trial.kafka.admin()?, [NewPartitions::new(&trial.topic, 2)]);
@@ -91,6 +103,7 @@ async fn a_topic_that_grows_keeps_the_names_of_its_entries() -> Result<()> {
     sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
     trial.weigh(&mut sink);
     sink.stop_cleanly()?;
+    figures::add("ordinary_rows", produced.len() as f64)?;
     let twice = counts(&trial, &store, &produced).await?.values().filter(|count| **count > 1).count();
     figures::add("grown_twice", twice as f64)?;
     let entries = reduct_sink_testbed::read_back(&store.client()?, trial.config.bucket(), "*").await?;

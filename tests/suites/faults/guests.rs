@@ -1,6 +1,6 @@
 //! Plugins that the fault tests need, made from text.
 
-use crate::guest::guest;
+use crate::guest::{Guest, guest};
 
 /// Splits each record into three: the first third of its bytes, the second, and the rest.
 pub fn split() -> Vec<u8> {
@@ -60,4 +60,30 @@ pub fn seldom() -> Vec<u8> {
             (then (call $entry $"seldom") (return (call $change))))
         (call $keep)"#,
     )
+}
+
+/// Takes this long for each record. It needs the grant `clocks`.
+pub fn slow(millis: u32) -> Vec<u8> {
+    let nanos = u64::from(millis) * 1_000_000;
+    let body = "(call $block (local.get $i)) (call $drop-pollable (local.get $i)) (call $keep)";
+    Guest::new(&format!("(local.set $i (call $sleep (i64.const {nanos}))) {body}"))
+        .importing(
+            r#"(import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $sleep (param i64) (result i32)))
+               (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))
+               (import "wasi:io/poll@0.2.0" "[resource-drop]pollable" (func $drop-pollable (param i32)))"#,
+            "package test:slow;
+             package wasi:io@0.2.0 { interface poll { resource pollable { block: func(); } } }
+             package wasi:clocks@0.2.0 {
+               interface monotonic-clock {
+                 use wasi:io/poll@0.2.0.{pollable};
+                 subscribe-duration: func(when: u64) -> pollable;
+               }
+             }
+             world slow {
+               include reduct-sink:transform/transform@0.1.0;
+               import wasi:io/poll@0.2.0; import wasi:clocks/monotonic-clock@0.2.0;
+             }",
+            "slow",
+        )
+        .build()
 }

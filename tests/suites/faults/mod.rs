@@ -5,6 +5,7 @@
 //! form, `--all` all tests in a short form, `--long` all tests at full size.
 
 mod changed_topics;
+mod clusters;
 mod guests;
 mod kills;
 mod members;
@@ -47,7 +48,29 @@ fn kafka() -> Result<&'static Kafka> {
 }
 
 fn start_kafka() -> Result<Kafka> {
-    Kafka::start_with(&[("group.min.session.timeout.ms", "1000"), ("log.cleaner.backoff.ms", "200")])
+    Kafka::start_with(&[
+        ("group.min.session.timeout.ms", "1000"),
+        ("log.cleaner.backoff.ms", "200"),
+        // Of the newer protocol, where the brokers decide and not the members.
+        ("group.consumer.min.session.timeout.ms", "1000"),
+        ("group.consumer.session.timeout.ms", "3000"),
+        ("group.consumer.min.heartbeat.interval.ms", "100"),
+        ("group.consumer.heartbeat.interval.ms", "300"),
+    ])
+}
+
+const ASSIGNORS: [&str; 3] = ["range", "roundrobin", "cooperative-sticky"];
+
+/// Runs a test once with each assignor, side by side.
+fn with_each_assignor<F: Future<Output = Result<()>>>(
+    test: impl Fn(&'static str) -> F + Copy + Send + 'static,
+) -> Result<()> {
+    let runtime = tokio::runtime::Handle::current();
+    let running = ASSIGNORS.map(|assignor| {
+        let runtime = runtime.clone();
+        thread::spawn(move || runtime.block_on(test(assignor)).with_context(|| format!("with {assignor}")))
+    });
+    running.into_iter().try_for_each(|test| test.join().map_err(|_| anyhow!("the test panicked"))?)
 }
 
 /// A topic, the configuration that reads it into a bucket, and the most memory that a host took.
@@ -73,12 +96,17 @@ impl Trial {
     ) -> Result<Self> {
         let topic = unique(name);
         kafka.create_topic_with(&topic, partitions, settings)?;
+        Ok(Self::of_topic(kafka, store, name, topic))
+    }
+
+    /// Of a topic that is there.
+    fn of_topic(kafka: KafkaClient, store: &Store, name: &str, topic: String) -> Self {
         let config = SinkConfig::new(kafka.brokers(), &store.url(), name)
             .topics(&[&topic])
             .set("status.listen", "")
             .property("session.timeout.ms", "2000")
             .property("heartbeat.interval.ms", "200");
-        Ok(Self { kafka, topic, config, peak: 0 })
+        Self { kafka, topic, config, peak: 0 }
     }
 
     fn configure(mut self, change: impl FnOnce(SinkConfig) -> SinkConfig) -> Self {

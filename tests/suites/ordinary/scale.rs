@@ -1,32 +1,101 @@
-//! Thousands of entries.
+//! Many entries and many partitions.
 
-use anyhow::Result;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use reduct_sink_testbed::process::{Process, wait_for};
 use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Message, Sink, bed, figures, guest, long, payload, unique};
 
-use super::CATCH_UP;
+use super::{CATCH_UP, MEMORY};
 
-/// Connections don't grow with the entries.
+/// What a run cost the host.
+struct Cost {
+    /// CPU seconds a record, user and system, without the start.
+    cpu: f64,
+    open_files: usize,
+    peak: u64,
+}
+
+/// Neither connections nor the host's work for a record grow much with the entries. The limit of open files is a shell's.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_entries_need_few_open_files() -> Result<()> {
+    let (entries, records) = if long() { (10_000, 40_000) } else { (2_000, 8_000) };
+    let few = spread_over(100, records).await?;
+    let many = spread_over(entries, records).await?;
+    figures::record("open_files", many.open_files as f64)?;
+    figures::record("entries_cpu_ratio", many.cpu / few.cpu)?;
+    eprintln!(
+        "{entries} entries: {:.0} µs of CPU a record instead of {:.0} with 100; {} open files, {} MB",
+        many.cpu * 1e6,
+        few.cpu * 1e6,
+        many.open_files,
+        many.peak / 1_000_000
+    );
+    ensure!(many.open_files <= 200, "{} files were open", many.open_files);
+    ensure!(many.peak < MEMORY, "{} MB were resident", many.peak / 1_000_000);
+    Ok(())
+}
+
+async fn spread_over(entries: u64, records: u64) -> Result<Cost> {
     let bed = bed()?;
     let kafka = bed.kafka.client();
-    let (entries, records) = if long() { (10_000, 40_000) } else { (2_000, 6_000) };
     let topic = unique("entries");
     kafka.create_topic(&topic, 1)?;
-    let message = |n: u64| Message::new(payload(n, 200)).key(format!("e{}", n % entries));
-    let produced = kafka.produce(&topic, (0..records).map(message))?;
     let config = bed.sink_config(&topic).plugin("route", &guest::plugin("route")?, "default = \"by-key/{key}\"")?;
     let mut sink = Sink::start(&config)?;
-    let files = format!("/proc/{}/fd", sink.process().pid());
-    let (group, mut most) = (kafka.group(config.group())?, 0);
-    reduct_sink_testbed::process::wait_for("the end", CATCH_UP, || {
+    let pid = sink.process().pid();
+    limit_open_files(pid, 1024)?;
+    sink.wait_log("assigned partitions=[\"", Duration::from_secs(60))?;
+    let before = cpu_seconds(sink.process())?;
+    let message = |n: u64| Message::new(payload(n, 200)).key(format!("e{}", n % entries));
+    let produced = kafka.produce(&topic, (0..records).map(message))?;
+    let (group, mut open_files) = (kafka.group(config.group())?, 0);
+    wait_for("the end", CATCH_UP, || {
         sink.process().expect_running()?;
-        most = std::fs::read_dir(&files)?.count().max(most);
+        open_files = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count().max(open_files);
+        std::thread::sleep(Duration::from_millis(50));
         Ok((group.lag(&topic).ok() == Some(0)).then_some(()))
     })?;
+    let cpu = (cpu_seconds(sink.process())? - before) / records as f64;
+    let peak = sink.process().peak_memory()?;
     sink.stop_cleanly()?;
-    figures::record("open_files", most as f64)?;
-    assert!(most <= 200, "{most} files were open");
+    Ledger::of(&produced).audit(&bed.store.client()?, config.bucket()).await?.exact()?;
+    Ok(Cost { cpu, open_files, peak })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_partitions_are_read() -> Result<()> {
+    let bed = bed()?;
+    let kafka = bed.kafka.client();
+    let topic = unique("partitions");
+    kafka.create_topic(&topic, 200)?;
+    let records = if long() { 400_000 } else { 6_000 };
+    let message = |n: u64| Message::new(payload(n, 1_000)).partition((n % 200) as i32);
+    let produced = kafka.produce(&topic, (0..records).map(message))?;
+    let config = bed.sink_config(&topic);
+    let mut sink = Sink::start(&config)?;
+    sink.wait_caught_up(&kafka, config.group(), &[&topic], CATCH_UP)?;
+    let peak = sink.process().peak_memory()?;
+    sink.stop_cleanly()?;
+    figures::record("partitions_200_mb", peak as f64 / 1e6)?;
+    ensure!(peak < MEMORY, "{} MB were resident", peak / 1_000_000);
     Ledger::of(&produced).audit(&bed.store.client()?, config.bucket()).await?.exact()
+}
+
+fn limit_open_files(pid: u32, files: u64) -> Result<()> {
+    let status = Command::new("prlimit").args([format!("--pid={pid}"), format!("--nofile={files}")]).status();
+    ensure!(status.context("can't start prlimit")?.success(), "prlimit failed");
+    Ok(())
+}
+
+/// User and system, all threads.
+fn cpu_seconds(process: &Process) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{}/stat", process.pid()))?;
+    // The name in parentheses may hold anything; the 14th and 15th fields are the 12th and 13th behind it.
+    let (_, fields) = text.rsplit_once(") ").context("/proc/PID/stat has a name in parentheses")?;
+    let ticks: Vec<f64> = fields.split(' ').skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    // SAFETY: plain system call.
+    Ok(ticks.iter().sum::<f64>() / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64)
 }

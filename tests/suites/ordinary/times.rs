@@ -6,9 +6,9 @@ use anyhow::{Result, ensure};
 use futures::StreamExt;
 use reduct_rs::Bucket;
 use reduct_sink_testbed::verify::Ledger;
-use reduct_sink_testbed::{KafkaClient, Message, Sink, SinkConfig, bed, figures, long, payload, unique};
+use reduct_sink_testbed::{KafkaClient, Message, Sink, SinkConfig, bed, figures, long, payload, process, unique};
 
-use super::CATCH_UP;
+use super::{CATCH_UP, MEMORY};
 
 const BASE_MS: i64 = 1_700_000_000_000;
 
@@ -49,14 +49,45 @@ async fn late_records_are_not_lost() -> Result<()> {
             times.map(|n| BASE_MS + 10 * n).collect::<Vec<_>>().into_iter(),
         )
     };
-    let before = write(0..40_000)?;
-    write(0..2_000)?;
-    let after = write(40_000..60_000)?;
+    // Rates of equally many records, because each waits for the last commit.
+    let (first, late, each) = if long() { (1_000_000, 1_000, 60_000) } else { (20_000, 2_000, 20_000) };
+    write(0..first)?;
+    let before = write(first..first + each)?;
+    write(0..late)?;
+    let after = write(first + each..first + 2 * each)?;
+    let peak = sink.process().peak_memory()?;
     sink.stop_cleanly()?;
     let diff = ledger.audit(&bed.store.client()?, config.bucket()).await?;
-    eprintln!("{diff}; {before:.0} records/s before, {after:.0} after");
-    figures::record("late_missing", diff.missing.len() as f64)?;
+    eprintln!("{diff}; {before:.0} records/s before, {after:.0} after; {} MB at most", peak / 1_000_000);
+    figures::add("late_missing", diff.missing.len() as f64)?;
     figures::record("late_throughput", after / before)?;
+    ensure!(peak < MEMORY, "{} MB were resident", peak / 1_000_000);
+    diff.exact()
+}
+
+/// Many records want one microsecond, and late ones want those of seconds long ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_rounds_times_to_seconds() -> Result<()> {
+    let bed = bed()?;
+    let kafka = bed.kafka.client();
+    let topic = unique("rounded");
+    kafka.create_topic(&topic, 1)?;
+    let folder = process::data_folder("rounds")?;
+    let file = folder.path().join("rounds.wasm");
+    let round = "(call $time (i64.sub (local.get $timestamp) (i64.rem_u (local.get $timestamp) (i64.const 1000000))))";
+    std::fs::write(&file, crate::guest::guest(&format!("{round} (call $change)")))?;
+    let config = bed.sink_config(&topic).plugin("rounds", &file, "")?;
+    let mut sink = Sink::start(&config)?;
+    let mut ledger = Ledger::default();
+    let (first, late) = if long() { (100_000, 5_000) } else { (6_000, 500) };
+    for times in [0..first, 0..late, first..first + late] {
+        // 250 a second.
+        let times: Vec<i64> = times.map(|n| BASE_MS + 4 * n).collect();
+        write(&kafka, &mut sink, &config, &mut ledger, &topic, times.into_iter())?;
+    }
+    sink.stop_cleanly()?;
+    let diff = ledger.audit(&bed.store.client()?, config.bucket()).await?;
+    figures::add("late_missing", diff.missing.len() as f64)?;
     diff.exact()
 }
 

@@ -1,0 +1,219 @@
+//! Topics whose records Kafka itself lost or moved: a log that an unclean leader election truncated, and a mirror on another
+//! cluster. Records are compared by their content, because an offset may stand for two of them.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
+use reduct_sink_testbed::process::wait_for;
+use reduct_sink_testbed::{Kafka, KafkaClient, Message, Produced, Sink, Store, figures, payload, unique};
+
+use super::changed_topics::counts;
+use super::{ASSIGNORS, CATCH_UP, STEP, Trial, kafka, size, start_kafka, with_each_assignor};
+
+/// The brokers that hold the topics; the first node has the controller and the groups, and stays.
+const LEADER: i32 = 2;
+const FOLLOWER: i32 = 3;
+
+struct Cluster {
+    first: Kafka,
+    leader: Kafka,
+    follower: Kafka,
+}
+
+impl Cluster {
+    fn start() -> Result<Self> {
+        let properties = [
+            ("group.min.session.timeout.ms", "1000"),
+            ("broker.session.timeout.ms", "3000"),
+            ("replica.lag.time.max.ms", "1000"),
+        ];
+        let first = Kafka::start_with(&properties)?;
+        // Makes Kafka create its topic of the groups while there is no other broker for it.
+        let group = first.client().group("first")?;
+        first.client().create_topic("first", 1)?;
+        group.committed("first")?;
+        let start = |node| first.start_broker(node, &properties);
+        let (leader, follower) = thread::scope(|scope| {
+            let leader = scope.spawn(|| start(LEADER));
+            let follower = start(FOLLOWER);
+            (leader.join().map_err(|_| anyhow!("a thread panicked")), follower)
+        });
+        Ok(Self { leader: leader??, follower: follower?, first })
+    }
+
+    fn create_topic(&self, name: &str) -> Result<()> {
+        let replicas: &[&[i32]] = &[&[LEADER, FOLLOWER], &[LEADER, FOLLOWER]];
+        let topic = NewTopic::new(name, 2, TopicReplication::Variable(replicas))
+            .set("unclean.leader.election.enable", "true")
+            .set("min.insync.replicas", "1");
+        let admin = self.first.client().admin()?;
+        for created in futures::executor::block_on(admin.create_topics([&topic], &AdminOptions::new()))? {
+            created.map_err(|(topic, code)| anyhow!("{topic} can't be created: {code}"))?;
+        }
+        self.wait_led(name, LEADER)
+    }
+
+    fn wait_led(&self, topic: &str, by: i32) -> Result<()> {
+        let admin = self.first.client().admin()?;
+        wait_for(&format!("{topic} to be led by broker {by}"), STEP, || {
+            let metadata = admin.inner().fetch_metadata(Some(topic), STEP)?;
+            let topic = metadata.topics().first().context("no topic")?;
+            let is_led = topic.partitions().len() == 2 && topic.partitions().iter().all(|p| p.leader() == by);
+            Ok(is_led.then_some(()))
+        })
+    }
+}
+
+/// A host with its topic, and what became of the topic's records.
+struct Reader {
+    trial: Trial,
+    sink: Sink,
+    kept: Vec<Produced>,
+    truncated: Vec<Produced>,
+}
+
+impl Reader {
+    fn send(&self, partition: i32, numbers: std::ops::Range<u64>) -> Result<Vec<Produced>> {
+        // Different readers share no content.
+        let message = |n| {
+            let text = format!("{} {partition} {n} ", self.trial.topic);
+            Message::new([text.into_bytes(), payload(n, 500)].concat()).partition(partition)
+        };
+        self.trial.kafka.produce(&self.trial.topic, numbers.map(message))
+    }
+
+    fn wait_committed(&mut self, offset: u64) -> Result<()> {
+        let group = self.trial.group()?;
+        wait_for("the commit", CATCH_UP, || {
+            self.sink.process().expect_running()?;
+            Ok((self.trial.committed(&group)? >= offset).then_some(()))
+        })
+    }
+}
+
+/// Partition 0 stays shorter than the host has read; partition 1 grows past that before the host looks again, so that its
+/// next offset is there, and others before it are not those that it has read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_an_unclean_election_truncated_is_read_again() -> Result<()> {
+    let mut cluster = Cluster::start()?;
+    let store = Store::start()?;
+    let client = cluster.first.client();
+    let mut readers = Vec::new();
+    for assignor in ASSIGNORS {
+        let name = format!("truncated-{assignor}");
+        let topic = unique(&name);
+        cluster.create_topic(&topic)?;
+        let trial = Trial::of_topic(client.clone(), &store, &name, topic).configure(|config| {
+            config.property("partition.assignment.strategy", assignor).property("session.timeout.ms", "20000")
+        });
+        let sink = Sink::start(&trial.config)?;
+        readers.push(Reader { trial, sink, kept: Vec::new(), truncated: Vec::new() });
+    }
+    let before = size(300, 5_000);
+    for reader in &mut readers {
+        for partition in 0..2 {
+            reader.kept.extend(reader.send(partition, 0..before)?);
+        }
+        reader.wait_committed(2 * before)?;
+    }
+    // From here on only the leader has the records.
+    cluster.follower.kill9()?;
+    for reader in &mut readers {
+        for partition in 0..2 {
+            reader.truncated.extend(reader.send(partition, before..before + 200)?);
+        }
+        reader.wait_committed(2 * before + 400)?;
+        reader.sink.process().signal(libc::SIGSTOP)?;
+    }
+    cluster.leader.kill9()?;
+    cluster.follower.start_again()?;
+    for reader in &mut readers {
+        cluster.wait_led(&reader.trial.topic, FOLLOWER)?;
+        let ends = client.end_offsets(&reader.trial.topic)?;
+        ensure!(ends.iter().all(|(_, end)| *end == before), "the log wasn't truncated: {ends:?}");
+        reader.kept.extend(reader.send(0, before + 200..before + 300)?);
+        reader.kept.extend(reader.send(1, before + 200..before + 600)?);
+        reader.sink.process().signal(libc::SIGCONT)?;
+    }
+    for Reader { trial, sink, kept, truncated } in &mut readers {
+        let mut counted = BTreeMap::new();
+        for _ in 0..60 {
+            sink.process().expect_running()?;
+            counted = counts(trial, &store, kept).await?;
+            if counted.values().all(|count| *count > 0) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        sink.stop_cleanly()?;
+        let missing = counted.values().filter(|count| **count == 0).count();
+        figures::add("truncated_missing", missing as f64)?;
+        ensure!(missing == 0, "{missing} of {} records are missing:\n{}", kept.len(), sink.log()?);
+        // Both are kept: what Kafka has now, and what it had acknowledged and lost.
+        let all: Vec<Produced> = kept.iter().chain(&*truncated).cloned().collect();
+        let twice = counts(trial, &store, &all).await?.values().filter(|count| **count > 1).count();
+        ensure!(twice == 0, "{twice} records are there twice");
+        figures::add("ordinary_rows", all.len() as f64)?;
+    }
+    Ok(())
+}
+
+/// A mirror has the records of the other cluster with their times at other offsets. The group's offsets come over as
+/// MirrorMaker translates them, and the sink goes on there into the same bucket.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_goes_on_with_a_mirror_of_its_topic() -> Result<()> {
+    static MIRROR: std::sync::OnceLock<Result<Kafka>> = std::sync::OnceLock::new();
+    with_each_assignor(|assignor| async move {
+        let mirror = MIRROR.get_or_init(start_kafka).as_ref().map_err(|error| anyhow!("{error:#}"))?;
+        goes_on_with(&mirror.client(), assignor).await
+    })
+}
+
+async fn goes_on_with(mirror: &KafkaClient, assignor: &str) -> Result<()> {
+    let store = Store::start()?;
+    let name = format!("mirrored-{assignor}");
+    let mut trial = Trial::new(kafka()?.client(), &store, &name, 2)?
+        .configure(|config| config.property("partition.assignment.strategy", assignor));
+    let count = size(600, 20_000);
+    // Few times: only the offsets tell the records apart.
+    let message =
+        |n: u64| Message::new(payload(n, 300)).timestamp_ms(1_700_000_000_000 + n as i64 / 200).partition(n as i32 % 2);
+    let mut produced = trial.kafka.produce(&trial.topic, (0..count).map(message))?;
+    let mut sink = Sink::start(&trial.config)?;
+    sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
+    sink.stop_cleanly()?;
+
+    // Its first records had gone when the mirror was begun: the offsets are shifted.
+    let gone = count / 8;
+    mirror.create_topic(&trial.topic, 2)?;
+    let left = trial.kafka.read_all(&trial.topic)?.into_iter().filter(|(_, offset, _)| *offset >= gone);
+    mirror.produce(&trial.topic, left.map(|(_, _, message)| message))?;
+    let consumer: BaseConsumer = mirror.config().set("group.id", trial.config.group()).create()?;
+    let mut translated = TopicPartitionList::new();
+    for (partition, end) in mirror.end_offsets(&trial.topic)? {
+        ensure!(end == count / 2 - gone, "partition {partition} of the mirror ends at {end}");
+        translated.add_partition_offset(&trial.topic, partition as i32, Offset::Offset(end as i64))?;
+    }
+    consumer.commit(&translated, CommitMode::Sync)?;
+    drop(consumer);
+    // The producers have moved over as well, and send the same times on.
+    produced.extend(mirror.produce(&trial.topic, (count..count + count / 2).map(message))?);
+
+    trial.kafka = mirror.clone();
+    trial.config = trial.config.clone().set("kafka.brokers", mirror.brokers());
+    let mut sink = Sink::start(&trial.config)?;
+    sink.wait_caught_up(mirror, trial.config.group(), &[&trial.topic], CATCH_UP)?;
+    sink.stop_cleanly()?;
+    let counted = counts(&trial, &store, &produced).await?;
+    let missing = counted.values().filter(|count| **count == 0).count();
+    figures::add("mirrored_missing", missing as f64)?;
+    figures::add("ordinary_rows", produced.len() as f64)?;
+    ensure!(missing == 0, "{missing} of {} records are missing", produced.len());
+    ensure!(counted.values().all(|count| *count == 1), "records are there twice");
+    Ok(())
+}
