@@ -13,8 +13,7 @@
 //!
 //! Imports point down: `cli` → `pipeline` → `source`, `sink`, `dead_letters`, `recovery`, `health`, `rollout`, `devkit` → `chain`, `kafka` →
 //! `plugin`, `flow` → `config`, `record`. `wasmtime` is known only to [`plugin`], `rdkafka` only to [`kafka`] and [`source`], `reduct_rs`
-//! only to [`sink`]; [`flow`] and [`record`] are plain values without I/O. `host/tests/structure.rs`
-//! checks the imports, and lists two that still point up.
+//! only to [`sink`]; [`flow`] and [`record`] are plain values without I/O. `host/tests/structure.rs` checks the imports.
 //!
 //! # Threads and tasks
 //!

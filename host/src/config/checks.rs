@@ -31,13 +31,23 @@ fn is_broker(broker: &str) -> bool {
     !host.is_empty() && host.chars().all(legal) && port_is_right
 }
 
+/// A name that Kafka's brokers take for a member of a group.
+pub fn member(name: &str) -> Option<String> {
+    (!name.is_empty() && is_name(name, 200)).then(|| name.to_owned())
+}
+
+/// Whether Kafka takes this for the name of a topic or a member.
+fn is_name(name: &str, most: usize) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    name.len() <= most && name.chars().all(legal) && name != "." && name != ".."
+}
+
 /// A topic's name, or a pattern that librdkafka understands as we do. `Err` says what would be right.
 pub fn topic(topic: &str) -> Result<(), String> {
     if topic.starts_with('^') {
         return pattern(topic);
     }
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if topic.len() <= 249 && topic.chars().all(legal) && topic != "." && topic != ".." {
+    if is_name(topic, 249) {
         Ok(())
     } else if topic.contains(',') {
         Err("one topic's name; write several as a list in the file, as `--topic A --topic B`, or with commas in \

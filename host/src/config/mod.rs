@@ -175,6 +175,8 @@ pub struct Kafka {
     pub topics: Vec<String>,
     /// The consumer group.
     pub group: String,
+    /// What this host is called in its group.
+    pub member: MemberName,
     /// Where a partition begins without a committed offset.
     pub start: StartPolicy,
     /// What happens at a batch that can't be read.
@@ -197,10 +199,24 @@ impl fmt::Debug for Kafka {
             .field("brokers", &self.brokers)
             .field("topics", &self.topics)
             .field("group", &self.group)
+            .field("member", &self.member)
             .field("start", &self.start)
             .field("properties", &self.properties.keys())
             .finish()
     }
+}
+
+/// What a host is called in its group. A host that is killed and started again under the same name gets its partitions
+/// back at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum MemberName {
+    /// A name that the machine gives: the first one that no other process of it has.
+    #[default]
+    OfMachine,
+    /// No name.
+    Nameless,
+    /// This one. The operator sees to it that no two hosts of the group have it.
+    Chosen(String),
 }
 
 /// A text that no log shows by accident.

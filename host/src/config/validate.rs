@@ -12,8 +12,8 @@ use super::problem::{ConfigPlace, ConfigProblem, ConfigProblems};
 use super::reader::{KeyReader, in_full, plain_text};
 use super::value::{ConfigValue, Origin, Value};
 use super::{
-    BucketSettings, CacheConfig, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, PluginConfig, PluginSource,
-    Quota, QuotaType, Secret, StatusConfig, StoreConfig, attachments, plugins,
+    BucketSettings, CacheConfig, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, MemberName, PluginConfig,
+    PluginSource, Quota, QuotaType, Secret, StatusConfig, StoreConfig, attachments, plugins,
 };
 use crate::record::content_type::{ANY_TOPIC, ContentTypes};
 use crate::record::entry_name::{Template, TemplateError};
@@ -26,6 +26,7 @@ pub(super) const OWNED: &[(&str, &str)] = &[
     ("enable.auto.offset.store", "it commits an offset once its record is acknowledged"),
     ("auto.offset.reset", "set kafka.start instead"),
     ("group.id", "set kafka.group instead"),
+    ("group.instance.id", "set kafka.member instead"),
     ("bootstrap.servers", "set kafka.brokers instead"),
     ("metadata.broker.list", "set kafka.brokers instead"),
     ("enable.partition.eof", "it doesn't stop at the end of a partition"),
@@ -66,6 +67,7 @@ pub fn validate(layers: Layers) -> Result<Config, ConfigProblems> {
         brokers: brokers(&mut reader),
         topics: topics(&mut reader),
         group: String::new(),
+        member: member(&mut reader),
         start: reader.choice("kafka.start"),
         on_unreadable: reader.choice("kafka.on_unreadable"),
         properties: checked_properties(&properties, &folder, reader.problems),
@@ -174,6 +176,15 @@ fn topics(reader: &mut KeyReader<'_>) -> Vec<String> {
         topics.push(topic.to_owned());
     }
     topics
+}
+
+fn member(reader: &mut KeyReader<'_>) -> MemberName {
+    const EXPECTED: &str = "a name of up to 200 letters, digits, `.`, `_` and `-`, or \"none\"";
+    let named = reader.parsed("kafka.member", EXPECTED, |found| match plain_text(found)? {
+        "none" => Some(MemberName::Nameless),
+        name => checks::member(name).map(MemberName::Chosen),
+    });
+    named.unwrap_or_default()
 }
 
 fn labels(reader: &mut KeyReader<'_>) -> Labels {

@@ -26,9 +26,13 @@ pub struct CommitMetadata {
     /// All records below this offset had been acknowledged when the store was last known to run with that start. After a
     /// crash of the store, its open blocks may have lost records from a little below this offset on.
     pub durable: Option<u64>,
-    /// The next owner compares the records below this offset with what the store has, bytes included, because the
-    /// present owner was re-reading them.
+    /// The present owner re-reads what was read before, up to this offset, and the next owner goes on with it.
+    pub reread_until: Option<u64>,
+    /// Records below this offset are compared with what the store has, bytes included: they may have been written, and
+    /// harmed. An owner that was killed may have written further than anybody read since, up to where the topic ended.
     pub compare_below: Option<u64>,
+    /// Requests of an owner that was killed may still arrive at the store.
+    pub late: Option<LateRequests>,
     /// Where the dead letters of records that aren't committed begin.
     pub dead_letters: Option<DeadLetterIndex>,
     /// Offsets behind the committed one that a replay has finished.
@@ -39,6 +43,16 @@ pub struct CommitMetadata {
     pub naming: Option<EntryNaming>,
     /// Parts that this version doesn't know.
     pub unknown: Vec<String>,
+}
+
+/// An owner of the partition was killed, and another one took its place at once. What the first one sent may be on its
+/// way, and harm what the second one writes. When no more of it can come, the partition is re-read and compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LateRequests {
+    /// Everything below this offset was written before.
+    pub from: u64,
+    /// After this moment no more of them come, in milliseconds since the Unix epoch.
+    pub until_ms: u64,
 }
 
 /// An offset in the dead-letter topic below which no dead letter of an uncommitted record stands.
@@ -71,7 +85,9 @@ impl fmt::Display for CommitMetadata {
         let mut parts = Vec::new();
         parts.extend(self.store_start.map(|start| format!("store={start}")));
         parts.extend(self.durable.map(|offset| format!("durable={offset}")));
+        parts.extend(self.reread_until.map(|offset| format!("reread={offset}")));
         parts.extend(self.compare_below.map(|offset| format!("compare={offset}")));
+        parts.extend(self.late.map(|late| format!("late={}@{}", late.from, late.until_ms)));
         parts.extend(self.dead_letters.as_ref().map(|index| format!("letters={}@{}", index.offset, index.topic)));
         parts.extend(self.topic_id.map(|id| format!("topic={id}")));
         parts.extend(self.naming.map(|naming| {
@@ -130,7 +146,12 @@ impl CommitMetadata {
         match name {
             "store" => self.store_start = Some(value.parse().ok()?),
             "durable" => self.durable = Some(value.parse().ok()?),
+            "reread" => self.reread_until = Some(value.parse().ok()?),
             "compare" => self.compare_below = Some(value.parse().ok()?),
+            "late" => {
+                let (from, until) = value.split_once('@')?;
+                self.late = Some(LateRequests { from: from.parse().ok()?, until_ms: until.parse().ok()? });
+            }
             "letters" => {
                 let (offset, topic) = value.split_once('@')?;
                 self.dead_letters = Some(DeadLetterIndex { topic: topic.to_owned(), offset: offset.parse().ok()? });
@@ -171,7 +192,9 @@ mod tests {
         CommitMetadata {
             store_start: Some(Started { from: 1000, to: 1050 }),
             durable: Some(4990),
+            reread_until: Some(5500),
             compare_below: Some(6000),
+            late: Some(LateRequests { from: 4000, until_ms: 1700 }),
             dead_letters: Some(DeadLetterIndex { topic: "dead".into(), offset: 30 }),
             replayed,
             topic_id: TopicId::from_halves(0, 1),
@@ -182,8 +205,8 @@ mod tests {
 
     #[test]
     fn it_is_read_as_it_was_written() {
-        let text = "store=1000-1050 durable=4990 compare=6000 letters=30@dead topic=AAAAAAAAAAAAAAAAAAAAAQ \
-                    naming=topic later=1 done=7-8,20-20";
+        let text = "store=1000-1050 durable=4990 reread=5500 compare=6000 late=4000@1700 letters=30@dead \
+                    topic=AAAAAAAAAAAAAAAAAAAAAQ naming=topic later=1 done=7-8,20-20";
         assert_eq!(full().to_string(), text);
         assert_eq!(CommitMetadata::read(text), full());
         assert_eq!(CommitMetadata::default().to_string(), "");
@@ -191,7 +214,9 @@ mod tests {
 
     #[test]
     fn what_somebody_else_committed_means_nothing_and_is_kept() {
-        for text in ["store=x", "hello world", "done=9", "naming=other", "topic=a", "letters=1", "=", "durable=-1"] {
+        for text in
+            ["store=x", "hello world", "done=9", "naming=other", "topic=a", "letters=1", "late=4", "=", "durable=-1"]
+        {
             let metadata = CommitMetadata::read(text);
             let expected =
                 CommitMetadata { unknown: text.split(' ').map(String::from).collect(), ..CommitMetadata::default() };

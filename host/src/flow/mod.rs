@@ -18,6 +18,6 @@ pub use self::ack_handle::{AckHandle, UnderWay};
 pub use self::budget::Budget;
 pub use self::checkpoint::Checkpoint;
 pub use self::commit_gate::CommitGate;
-pub use self::commit_metadata::{CommitMetadata, DeadLetterIndex, EntryNaming};
+pub use self::commit_metadata::{CommitMetadata, DeadLetterIndex, EntryNaming, LateRequests};
 pub use self::partition_state::{Begin, CommitPoint, MAX_AHEAD, PartitionState, Phase, Reread, RereadCause};
 pub use self::range_set::RangeSet;

@@ -8,7 +8,6 @@
 //! point that is followed by another owner makes that owner re-read whatever this one still owes; after
 //! [`PartitionState::end`] nothing is received, written or committed. No I/O.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +16,7 @@ use super::ack_handle::{AckHandle, UnderWay};
 use super::budget::{Budget, Usage};
 use super::checkpoint::Checkpoint;
 use super::commit_gate::CommitGate;
-use super::commit_metadata::CommitMetadata;
+use super::commit_metadata::{CommitMetadata, LateRequests};
 use super::store_start::Started;
 use crate::record::entry_name::{EntryName, NameError, Naming, Template, topic_segment};
 use crate::record::{TopicId, TopicPartition};
@@ -44,8 +43,8 @@ pub struct PartitionState {
     gate: Arc<CommitGate>,
     /// How many offsets the blocks that the store has open may reach back.
     block_offsets: u64,
-    /// Where the partition ended when this value began: earlier owners wrote nothing behind it.
-    end: u64,
+    /// Earlier owners wrote nothing at or behind this offset.
+    written_before: u64,
     /// What is committed with every offset.
     metadata: CommitMetadata,
     inner: Mutex<Inner>,
@@ -68,10 +67,14 @@ struct Inner {
     reread_until: u64,
     /// Records below this offset are compared with what the store has.
     compare_below: u64,
+    /// When the re-read that is awaited was announced.
+    awaits_since: Option<Instant>,
     /// The broker refused the next offset. A re-read that is announced later doesn't undo that.
     out_of_range: bool,
-    /// A re-read that is still to come: from its first offset on, comparing up to its end.
-    owed: Option<Range<u64>>,
+    /// A re-read that is still to come.
+    owed: Option<OwedReread>,
+    /// See [`CommitMetadata::late`].
+    late: Option<LateRequests>,
     store_start: Option<Started>,
     /// See [`CommitMetadata::durable`].
     durable: u64,
@@ -121,6 +124,16 @@ pub struct Reread {
     pub store_start: Option<Started>,
 }
 
+/// A re-read that is still to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct OwedReread {
+    from: u64,
+    /// It is complete when everything below this offset was read again: nothing at or behind it was read before.
+    until: u64,
+    /// Everything below this offset may have been written, and is compared whenever it is read.
+    compare_below: u64,
+}
+
 /// What may be committed for a partition, and where its next owner begins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommitPoint {
@@ -130,15 +143,22 @@ pub struct CommitPoint {
     pub metadata: CommitMetadata,
 }
 
+impl CommitPoint {
+    /// From this offset on, an owner that was killed may have requests on their way until this moment.
+    pub fn expect_late_requests(&mut self, until_ms: u64) {
+        let known = self.metadata.late.unwrap_or(LateRequests { from: self.offset, until_ms });
+        let (from, until_ms) = (known.from.min(self.offset), known.until_ms.max(until_ms));
+        self.metadata.late = Some(LateRequests { from, until_ms });
+    }
+}
+
 /// Where a partition begins to be read.
 #[derive(Debug, Clone, Default)]
 pub struct Begin {
     /// The first offset to read, with what was committed beside it.
     pub point: CommitPoint,
-    /// Where the partition ends: earlier owners wrote nothing behind it.
-    pub end: u64,
-    /// The re-read is complete when the position has reached this offset; 0: none is under way.
-    pub reread_until: u64,
+    /// Earlier owners wrote nothing at or behind this offset.
+    pub written_before: u64,
     /// Nothing is committed while it is closed.
     pub gate: Arc<CommitGate>,
     /// How many offsets the blocks that the store has open may reach back.
@@ -157,7 +177,7 @@ impl PartitionState {
         begin: Begin,
     ) -> Result<Self, NameError> {
         let name = topic_segment(&source.topic);
-        let Begin { point: CommitPoint { offset, metadata }, end, reread_until, gate, block_offsets } = begin;
+        let Begin { point: CommitPoint { offset, metadata }, written_before, gate, block_offsets } = begin;
         let inner = Inner {
             phase: Phase::Reading,
             checkpoint: Checkpoint::starting_at(offset),
@@ -165,10 +185,12 @@ impl PartitionState {
             requests: 0,
             waiting: 0,
             record_lost: false,
-            reread_until,
+            reread_until: metadata.reread_until.unwrap_or_default(),
             compare_below: metadata.compare_below.unwrap_or_default(),
+            awaits_since: None,
             out_of_range: false,
             owed: None,
+            late: metadata.late,
             store_start: metadata.store_start,
             durable: metadata.durable.unwrap_or(offset),
             at_risk: None,
@@ -183,7 +205,7 @@ impl PartitionState {
             usage: Usage::default(),
             gate,
             block_offsets,
-            end,
+            written_before,
             metadata,
             inner: Mutex::new(inner),
             changed: Condvar::new(),
@@ -329,16 +351,19 @@ impl PartitionState {
 
     fn point(&self, inner: &Inner) -> CommitPoint {
         let position = inner.checkpoint.position();
-        let owed = inner.owed.clone().unwrap_or(position..0);
-        let offset = owed.start.min(position);
-        let compare_below = inner.compare_below.max(owed.end);
+        let owed = inner.owed.unwrap_or(OwedReread { from: position, until: 0, compare_below: 0 });
+        let offset = owed.from.min(position);
+        let (reread_until, compare_below) =
+            (inner.reread_until.max(owed.until), inner.compare_below.max(owed.compare_below));
         // The next owner goes back by `block_offsets` from what is durable.
         let at_risk = inner.at_risk.map(|lowest| lowest.saturating_add(self.block_offsets));
         let durable = at_risk.into_iter().fold(inner.durable, u64::min);
         let metadata = CommitMetadata {
             store_start: inner.store_start,
             durable: inner.store_start.map(|_| durable),
+            reread_until: Some(reread_until).filter(|until| offset < *until),
             compare_below: Some(compare_below).filter(|below| offset < *below),
+            late: inner.late,
             ..self.metadata.clone()
         };
         CommitPoint { offset, metadata }
@@ -348,10 +373,9 @@ impl PartitionState {
     /// that is under way is completed first: it may have more to remove.
     pub fn require_reread(&self, RereadCause::Removal: RereadCause) {
         let mut inner = self.lock();
-        let until = self.written_end(&inner);
         // The block may reach back further than this value's own begin: an earlier owner may have begun the re-read.
         let window = self.window(&inner);
-        inner.owe(window..until);
+        self.owe(&mut inner, window);
         if !inner.is_rereading() && matches!(inner.phase, Phase::Reading | Phase::OutOfRange) {
             inner.phase = Phase::RereadRequired;
         }
@@ -360,19 +384,27 @@ impl PartitionState {
     /// The first offset of the re-read that is owed: a removal demanded it.
     pub fn required_reread(&self) -> Option<u64> {
         let inner = self.lock();
-        inner.owed.as_ref().filter(|_| inner.phase == Phase::RereadRequired).map(|owed| owed.start)
+        inner.owed.filter(|_| inner.phase == Phase::RereadRequired).map(|owed| owed.from)
     }
 
     /// From where records may be harmed when the store crashes now.
     pub fn crash_window(&self) -> u64 {
         let inner = self.lock();
-        let owed = inner.owed.as_ref().map_or(u64::MAX, |owed| owed.start);
+        let owed = inner.owed.map_or(u64::MAX, |owed| owed.from);
         self.window(&inner).min(owed)
     }
 
     /// Nothing at or behind this offset was ever written.
     fn written_end(&self, inner: &Inner) -> u64 {
-        inner.checkpoint.next_offset().max(inner.compare_below).max(self.end)
+        inner.checkpoint.next_offset().max(inner.compare_below).max(self.written_before)
+    }
+
+    /// From this offset on everything that was read before is to be read again.
+    fn owe(&self, inner: &mut Inner, from: u64) {
+        let until = inner.checkpoint.next_offset().max(inner.reread_until);
+        let compare_below = self.written_end(inner);
+        let from = inner.owed.map_or(from, |owed| owed.from.min(from));
+        inner.owed = Some(OwedReread { from, until, compare_below });
     }
 
     fn window(&self, inner: &Inner) -> u64 {
@@ -382,8 +414,7 @@ impl PartitionState {
     /// The partition is going to be re-read, by [`Self::try_end`] and a newer value.
     pub fn announce_reread(&self, reread: Reread) {
         let mut inner = self.lock();
-        let until = self.written_end(&inner);
-        inner.owe(reread.from..until);
+        self.owe(&mut inner, reread.from);
         inner.durable = inner.durable.min(reread.from.saturating_add(self.block_offsets));
         inner.store_start = reread.store_start.or(inner.store_start);
         inner.phase = match inner.phase {
@@ -395,6 +426,39 @@ impl PartitionState {
             }
             phase @ (Phase::Revoked | Phase::Ended) => phase,
         };
+        inner.awaits_since.get_or_insert_with(Instant::now);
+    }
+
+    /// For how long a re-read has been waiting for records in flight that are still written; `None`: none waits for such.
+    pub fn awaits_reread_for(&self) -> Option<Duration> {
+        let inner = self.lock();
+        let since = inner.awaits_since.filter(|_| inner.phase == Phase::AwaitingReread { discard_unsent: false });
+        since.map(|since| since.elapsed())
+    }
+
+    /// Records that the awaited re-read waits for and that weren't sent are dropped: they are read again, too.
+    pub fn discard_unsent(&self) {
+        let mut inner = self.lock();
+        if let Phase::AwaitingReread { discard_unsent } = &mut inner.phase {
+            *discard_unsent = true;
+        }
+    }
+
+    /// Announces the re-read of what requests of an earlier owner may have harmed, once no more of them can come. `false`:
+    /// nothing has to be re-read, or not yet.
+    pub fn reread_after_late_requests(&self, now_ms: u64) -> bool {
+        let mut inner = self.lock();
+        let Some(late) = inner.late.filter(|late| late.until_ms <= now_ms) else { return false };
+        if inner.is_rereading() || !matches!(inner.phase, Phase::Reading | Phase::OutOfRange) {
+            // It will be announced after whatever happens now, or by the next owner.
+            return false;
+        }
+        // The block that they are written to holds records that were written before.
+        self.owe(&mut inner, late.from.saturating_sub(self.block_offsets));
+        inner.late = None;
+        inner.phase = Phase::AwaitingReread { discard_unsent: false };
+        inner.awaits_since = Some(Instant::now());
+        true
     }
 
     /// The store ran with this start when it was looked at, and everything below `position` had been acknowledged
@@ -500,11 +564,6 @@ impl PartitionState {
 impl Inner {
     fn is_rereading(&self) -> bool {
         self.checkpoint.position() < self.reread_until
-    }
-
-    fn owe(&mut self, reread: Range<u64>) {
-        let Range { start, end } = self.owed.take().unwrap_or(reread.clone());
-        self.owed = Some(start.min(reread.start)..end.max(reread.end));
     }
 
     /// A re-read that removed something is followed by another one.

@@ -304,6 +304,7 @@ mod tests {
                 brokers: "127.0.0.1:1".into(),
                 topics: topics.iter().map(ToString::to_string).collect(),
                 group: "group".into(),
+                member: crate::config::MemberName::Nameless,
                 start: StartPolicy::Earliest,
                 on_unreadable: crate::config::OnUnreadable::Wait,
                 properties: properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),

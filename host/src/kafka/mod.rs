@@ -9,6 +9,6 @@ pub mod observer;
 pub mod peek;
 pub mod producer;
 pub mod scan;
-pub mod start_offset;
+pub mod start;
 
 pub use self::admin::topic_ids;

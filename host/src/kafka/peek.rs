@@ -10,8 +10,8 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::metadata::{self, KafkaCheckError, TopicError};
-use super::scan::{ScanError, ScanReader, Scanned};
-use super::start_offset;
+use super::scan::{Committed, ScanError, ScanReader, Scanned};
+use super::start::{self, Facts};
 use crate::config::Kafka;
 use crate::record::{InputRecord, TopicPartition};
 
@@ -111,13 +111,17 @@ fn ranges(
         let name: Arc<str> = topic.as_str().into();
         let sources: Vec<_> =
             (0..*count).map(|partition| TopicPartition { topic: Arc::clone(&name), partition }).collect();
-        let committed = if from == From::Group { reader.committed(topic, *count)? } else { Vec::new() };
-        let mut positions = committed.into_iter().map(|committed| committed.position);
+        let is_group = from == From::Group;
+        let committed = if is_group { reader.committed(topic, *count)? } else { Vec::new() };
+        let topic_id = if is_group { reader.topic_id(topic)? } else { None };
+        let partitions = usize::try_from(*count).unwrap_or(usize::MAX);
+        let mut points = committed.into_iter().map(Committed::point);
         for (source, Range { start: low, end: high }) in sources.iter().zip(reader.bounds_of(&sources)?) {
-            let position = positions.next().flatten();
+            let known = points.next().flatten();
             let begin = match from {
                 From::Group => {
-                    start_offset::start(source, position, (low, high), config.start).map_err(PeekError::Start)?
+                    let facts = Facts { topic_id, partitions, low, high };
+                    start::begin(source, known, &facts, config.start, false).map_err(PeekError::Start)?.offset
                 }
                 From::Earliest => low,
                 From::Latest => high,

@@ -21,7 +21,6 @@ use tracing::debug;
 use super::client::{self, Reports, TRANSACTION};
 use super::metadata::KafkaCheckError;
 use crate::config;
-use crate::dead_letters::format;
 use crate::record::OutputRecord;
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -110,15 +109,20 @@ impl Producer {
         }
     }
 
-    /// Hands a copy over; [`Self::commit`] answers for it under the record's `offset`.
+    /// Hands a copy over, with further headers; [`Self::commit`] answers for it under the record's `offset`.
     #[expect(unsafe_code, reason = "the safe wrapper takes header keys as text only")]
-    pub fn send(&self, letter: &OutputRecord, partition: u32, offset: u64) -> Result<(), Refused> {
+    pub fn send(
+        &self,
+        letter: &OutputRecord,
+        further: &[(&str, String)],
+        partition: u32,
+        offset: u64,
+    ) -> Result<(), Refused> {
         let parts = |bytes: Option<&[u8]>| bytes.map_or((ptr::null(), 0), |bytes| (bytes.as_ptr(), bytes.len()));
-        let ours = format::headers(letter);
         let own = letter.input.headers.iter().map(|header| (&header.key[..], header.value.as_deref()));
-        let headers = own.chain(ours.iter().map(|(key, value)| (key.as_bytes(), Some(value.as_bytes()))));
+        let headers = own.chain(further.iter().map(|(key, value)| (key.as_bytes(), Some(value.as_bytes()))));
         // SAFETY: makes a list that is either handed over with the message or destroyed below.
-        let list = unsafe { ffi::rd_kafka_headers_new(letter.input.headers.len() + ours.len()) };
+        let list = unsafe { ffi::rd_kafka_headers_new(letter.input.headers.len() + further.len()) };
         for (key, value) in headers {
             let (value, size) = parts(value);
             // SAFETY: the list is ours; key and value are valid for their lengths, and are copied.

@@ -20,9 +20,9 @@ use super::admin::{self, Edge};
 use super::client::{self, ANSWER, Reports, SILENCE, ask, told};
 use super::message::input_record;
 use super::metadata::KafkaCheckError;
-use super::start_offset;
 use crate::config;
-use crate::record::{InputRecord, TopicPartition};
+use crate::flow::{CommitMetadata, CommitPoint};
+use crate::record::{InputRecord, TopicId, TopicPartition};
 
 /// How long one poll waits for something to come.
 const POLL: Duration = Duration::from_millis(20);
@@ -55,6 +55,14 @@ pub struct Committed {
     pub position: Option<u64>,
     /// What was committed beside it.
     pub metadata: String,
+}
+
+impl Committed {
+    /// As a host of the group reads it; `None`: nothing was committed.
+    pub fn point(self) -> Option<CommitPoint> {
+        let metadata = CommitMetadata::read(&self.metadata);
+        self.position.map(|offset| CommitPoint { offset, metadata })
+    }
 }
 
 /// A client that reads.
@@ -173,9 +181,22 @@ impl ScanReader {
                 return Ok(Committed { position: None, metadata: String::new() });
             };
             found.error().map_err(|error| failed(&error))?;
-            Ok(Committed { position: start_offset::committed(found.offset()), metadata: found.metadata().to_owned() })
+            let position = match found.offset() {
+                Offset::Offset(offset) => u64::try_from(offset).ok(),
+                _ => None,
+            };
+            Ok(Committed { position, metadata: found.metadata().to_owned() })
         };
         (0..partitions).map(element).collect()
+    }
+
+    /// The topic's id; `None`: the brokers know no ids.
+    pub fn topic_id(&self, topic: &str) -> Result<Option<TopicId>, ScanError> {
+        match admin::topic_ids(&self.consumer, &[topic], ANSWER) {
+            Ok(mut ids) => Ok(ids.remove(topic)),
+            Err(error) if error.code == RDKafkaErrorCode::UnsupportedFeature => Ok(None),
+            Err(error) => Err(ScanError::new(&topic, error.reason, Some(error.code))),
+        }
     }
 
     /// Commits a position of the reader's group.
@@ -325,6 +346,7 @@ mod tests {
             brokers: cluster.bootstrap_servers(),
             topics: vec!["camera".into()],
             group: "group".into(),
+            member: crate::config::MemberName::Nameless,
             start: StartPolicy::Earliest,
             on_unreadable: crate::config::OnUnreadable::Wait,
             properties: Default::default(),
@@ -363,6 +385,7 @@ mod tests {
             brokers: cluster.bootstrap_servers(),
             topics: vec!["camera".into()],
             group: "group".into(),
+            member: crate::config::MemberName::Nameless,
             start: StartPolicy::Earliest,
             on_unreadable: crate::config::OnUnreadable::Wait,
             properties: Default::default(),

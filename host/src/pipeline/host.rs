@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::heartbeat::Heartbeat;
+use super::stop_time::{StopTime, stop_begins};
 use super::workers::Workers;
 use super::{HostFailure, RunError, failed, lock};
 use crate::chain::SharedChain;
 use crate::config::Config;
 use crate::flow::membership::Membership;
+use crate::flow::store_start::now_ms;
 use crate::flow::{Begin, Budget, CommitPoint, EntryNaming, PartitionState};
 use crate::health::progress::Look;
 use crate::pipeline::worker::WorkerCommand;
@@ -26,10 +28,6 @@ use crate::rollout::Control;
 use crate::sink::Sink;
 use crate::source::{Beginning, GroupHandler, PartitionReader};
 
-/// What of `limits.shutdown` is left for the answers to requests that are under way when nothing more may be sent.
-const ANSWERS: Duration = Duration::from_secs(3);
-/// What of `limits.shutdown` is left for committing, leaving the group and the last requests.
-const LEAVING: Duration = Duration::from_secs(6);
 /// How long the host waits at its end for calls to plugins that are running.
 const LAST_CALLS: Duration = Duration::from_secs(3);
 
@@ -50,12 +48,15 @@ pub(super) struct Host {
     /// When the thread that polls Kafka moved last.
     pub polled: Heartbeat,
     pub ended: AtomicBool,
+    pub stop_time: StopTime,
     pub workers: Workers,
     assignments: Mutex<HashMap<TopicPartition, Owned>>,
     /// Partitions that aren't read yet, and why.
     pub waiting: Mutex<HashMap<TopicPartition, String>>,
     /// Partitions with a batch that can't be read: its offset, and why.
     pub unreadable: Mutex<HashMap<TopicPartition, (u64, String)>>,
+    /// What this host was called in its group until another host took the name.
+    pub lost_name: Mutex<Option<String>>,
     /// Why the group doesn't take the commits.
     pub commits_refused: Mutex<Option<String>>,
     /// Idle partitions whose tails are to be looked at.
@@ -97,9 +98,11 @@ impl Host {
             look: Arc::default(),
             polled: Heartbeat::default(),
             ended: AtomicBool::new(false),
+            stop_time: StopTime { total: config.limits.shutdown },
             assignments: Mutex::default(),
             waiting: Mutex::default(),
             unreadable: Mutex::default(),
+            lost_name: Mutex::default(),
             commits_refused: Mutex::default(),
             probes: Mutex::default(),
             stop,
@@ -133,9 +136,20 @@ impl Host {
         self.failure.get().is_some()
     }
 
+    /// Another host has taken this one's name in the group.
+    pub fn lose_name(&self, name: &str) {
+        error!(
+            name,
+            "another host of the group has the same name and took its partitions; going on without a name. Give each host a \
+             kafka.member of its own, and restart this one"
+        );
+        *lock(&self.commits_refused) = None;
+        *lock(&self.lost_name) = Some(name.to_owned());
+    }
+
     pub fn join_workers(&self) {
         self.ended.store(true, Ordering::SeqCst);
-        if !self.workers.join(LAST_CALLS) {
+        if !self.workers.join(self.stop_time.within(LAST_CALLS)) {
             self.failure.set("a worker panicked".into());
         }
     }
@@ -151,9 +165,9 @@ impl GroupHandler for Host {
     }
 
     fn begin(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String> {
-        let Beginning { mut point, facts } = beginning;
+        let Beginning { mut point, facts, is_reread } = beginning;
         let committed = point.offset;
-        let reread_until = self.recovery.begin(source, &mut point, facts.low, facts.high);
+        self.recovery.begin(source, &mut point, facts.low, facts.high, now_ms());
         // It speaks of records from the committed offset on.
         let dead_letters = point.metadata.dead_letters.take().filter(|_| point.offset == committed);
         if let Some(target) = self.sink.dead_letter_target() {
@@ -168,7 +182,9 @@ impl GroupHandler for Host {
             ),
         };
         let (gate, block_offsets) = (Arc::clone(self.sink.gate()), self.recovery.block_offsets);
-        let begin = Begin { point, end: facts.high, reread_until, gate, block_offsets };
+        // In a re-read it is known what was written; otherwise it ends where the topic does.
+        let written_before = point.metadata.compare_below.filter(|_| is_reread).unwrap_or(facts.high);
+        let begin = Begin { point, written_before, gate, block_offsets };
         let budget = Arc::clone(&self.budget);
         let state = PartitionState::new(source.clone(), naming, &self.dead_letter_entry, budget, begin)
             .map_err(|error| format!("{source} can't be written: {error}"))?;
@@ -206,9 +222,8 @@ impl GroupHandler for Host {
         if lost {
             return Vec::new();
         }
-        let drained_by =
-            Instant::now() + self.config.limits.shutdown.saturating_sub(LEAVING + ANSWERS).max(Duration::from_secs(1));
-        let answered_by = drained_by + ANSWERS;
+        let stopped_at = self.is_told_to_stop().then(stop_begins);
+        let (drained_by, answered_by) = self.stop_time.giving_up(Instant::now(), stopped_at);
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
         let mut points = Vec::new();
         for state in states {
@@ -263,7 +278,15 @@ impl GroupHandler for Host {
 
     fn is_stopping(&self) -> bool {
         self.polled.beat();
-        self.stop.load(Ordering::SeqCst) || self.find_failure()
+        let is_stopping = self.stop.load(Ordering::SeqCst) || self.find_failure();
+        if is_stopping {
+            stop_begins();
+        }
+        is_stopping
+    }
+
+    fn time_to_leave(&self) -> Duration {
+        self.stop_time.for_leaving()
     }
 
     fn take_probes(&self) -> Vec<(TopicPartition, u64)> {

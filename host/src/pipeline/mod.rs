@@ -9,8 +9,9 @@ mod failure;
 mod heartbeat;
 mod host;
 mod startup;
+mod stop_time;
 mod views;
-pub(crate) mod worker;
+mod worker;
 mod workers;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,7 @@ use tracing::{info, warn};
 use self::failure::HostFailure;
 use self::host::Host;
 use self::startup::{Opened, known_start, open};
+use self::stop_time::stop_begins;
 use crate::chain::{PluginVersion, SharedChain};
 use crate::config::{self, Config, LoadOutcome, Sources};
 use crate::dead_letters::topic::DeadLetterTopic;
@@ -36,7 +38,7 @@ use crate::recovery::Partitions;
 use crate::rollout::{self, Control, Pace};
 use crate::sink::store::StoreError;
 use crate::sink::{AttachmentError, DeadLetterTarget, Sink, attachments};
-use crate::source::{GroupHandler, Source, SourceError};
+use crate::source::{GroupHandler, Member, Source, SourceEnd, SourceError};
 
 /// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
@@ -67,7 +69,9 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
         .build()
         .map_err(failed("can't start the sink's threads"))?;
     let stop = Arc::new(AtomicBool::new(false));
-    tokio.block_on(async { stop_on_signal(&stop) }).map_err(failed("can't listen to signals"))?;
+    tokio
+        .block_on(async { service::stop_on_signal(&stop, || _ = stop_begins()) })
+        .map_err(failed("can't listen to signals"))?;
     info!(version = env!("CARGO_PKG_VERSION"), "starting");
     let attachments = attachments::watched(&config.attachments, tokio.handle())?;
     let opened = open(config, &tokio, &stop);
@@ -102,7 +106,12 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     say_configuration(config, &chain);
     service::ready();
 
-    let source = Source::new(&config.kafka, partitions, Arc::clone(&host) as Arc<dyn GroupHandler>)?;
+    let consume = |member: &Member| -> Result<Source, SourceError> {
+        Source::new(&config.kafka, member, partitions, Arc::clone(&host) as Arc<dyn GroupHandler>)
+    };
+    // Held until the end: a host that is started again shall not find the name taken by this one, which still works.
+    let member = Member::new(&config.kafka);
+    let mut source = consume(&member)?;
     let look = Arc::clone(&host.look);
     let supervisor = {
         let host = Arc::clone(&host) as Arc<dyn Supervised>;
@@ -110,13 +119,17 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
         let (stuck_after, look) = (config.limits.stuck_after, Arc::clone(&look));
         std::thread::spawn(move || supervise(host, Some(observer), stuck_after, look))
     };
-    source.run();
+    while source.run() == SourceEnd::NameTaken {
+        // Two that take the name from each other by turns would never get on; so this one does without.
+        host.lose_name(member.name().unwrap_or_default());
+        source = consume(&Member::default())?;
+    }
 
     drop(lifecycle);
     host.join_workers();
     chain.stages().iter().for_each(|stage| stage.version.plugin.end_log());
     // While the brokers are away its last look may take a while, and nobody needs it.
-    let deadline = Instant::now() + LAST_REQUESTS;
+    let deadline = Instant::now() + host.stop_time.within(LAST_REQUESTS);
     while !supervisor.is_finished() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -124,7 +137,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
         warn!("the supervisor panicked");
     }
     tokio.block_on(async {
-        if tokio::time::timeout(LAST_REQUESTS, sink.idle()).await.is_err() {
+        if tokio::time::timeout(host.stop_time.within(LAST_REQUESTS), sink.idle()).await.is_err() {
             warn!(
                 "requests to ReductStore are still under way; what they leave unfinished is mended at the next start"
             );
@@ -158,22 +171,6 @@ fn dead_letter_topic(
     let Some(topic) = &config.dead_letters.topic else { return Ok(None) };
     let topic = DeadLetterTopic::start(&config.kafka, topic, Arc::clone(membership)).map_err(SourceError::from)?;
     Ok(Some(Arc::new(topic)))
-}
-
-pub(crate) fn stop_on_signal(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let (mut signals, stop) = (signal(kind)?, Arc::clone(stop));
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                // First of all: nothing that happens to the log may keep the host from stopping.
-                stop.store(true, Ordering::SeqCst);
-                info!("stopping");
-                service::stopping();
-            }
-        });
-    }
-    Ok(())
 }
 
 fn configured_by(config: &Config, sources: Sources) -> rollout::ChainSource {

@@ -53,6 +53,13 @@ impl Supervised for Host {
         if let Some(reason) = &*lock(&self.commits_refused) {
             findings.push(finding("kafka.commit-refused", format!("the group doesn't take the commits: {reason}")));
         }
+        if let Some(name) = &*lock(&self.lost_name) {
+            let message = format!(
+                "another host of the group is called {name:?}, too, and this one goes on without a name; give each host a \
+                 kafka.member of its own, and restart this one"
+            );
+            findings.push(finding("kafka.name-taken", message));
+        }
         let mut unreadable = lock(&self.unreadable);
         // A partition that has moved on has read the batch, and one that was given up is another host's.
         let positions = self.standings();
@@ -95,6 +102,11 @@ impl Supervised for Host {
 impl Partitions for Host {
     fn states(&self) -> Vec<Arc<PartitionState>> {
         self.assignments().values().map(|owned| Arc::clone(&owned.state)).collect()
+    }
+
+    fn first_offset(&self, source: &TopicPartition) -> Option<u64> {
+        let look = lock(&self.look);
+        look.partitions.iter().find(|seen| seen.standing.source == *source)?.standing.begin
     }
 
     fn has_ended(&self) -> bool {

@@ -16,9 +16,8 @@ use tracing::{debug, warn};
 use crate::chain::{Chain, Outcome, PluginFailure, SharedChain};
 use crate::flow::backoff::Backoff;
 use crate::flow::{AckHandle, Budget, PartitionState, Phase};
-use crate::record::entry_name::{EntryName, NameError};
 use crate::record::{InputRecord, OutputRecord, Rejection};
-use crate::sink::{Item, Sink};
+use crate::sink::{Item, Sink, hand_over};
 use crate::source::{PartitionReader, Polled};
 
 /// Records of one partition in a row, so that others get their turn.
@@ -271,41 +270,6 @@ impl WorkerPartition {
             }
         }
         Step::Done(records, size)
-    }
-}
-
-/// Hands a record's outputs to the sink; its offset is acknowledged with the last of them.
-pub(crate) fn hand_over(sink: &Sink, state: &Arc<PartitionState>, outputs: Vec<OutputRecord>, ack: AckHandle) {
-    let own = outputs.iter().map(OutputRecord::changed_bytes).sum();
-    let more = outputs.len().saturating_sub(1);
-    if more > 0 || own > 0 {
-        ack.grow(more, own);
-    }
-    let mut outputs = outputs.into_iter().peekable();
-    let mut ack = Some(ack);
-    while let Some(record) = outputs.next() {
-        let Some(own) = (if outputs.peek().is_some() { ack.as_ref().map(AckHandle::share) } else { ack.take() }) else {
-            return;
-        };
-        match entry_of(state, &record) {
-            Ok(entry) => sink.submit(Item { record, entry, ack: own }),
-            Err(error) => {
-                let item = Item { record, entry: state.dead_letter_entry.clone(), ack: own };
-                sink.dead_letter(item, Rejection { reason: error.to_string(), plugin: None });
-            }
-        }
-    }
-    // No outputs at all: nothing is left to be written.
-    if let Some(ack) = ack {
-        ack.acknowledge();
-    }
-}
-
-/// The entry that a plugin chose for the record, or else the partition's own.
-pub(crate) fn entry_of(state: &PartitionState, record: &OutputRecord) -> Result<EntryName, NameError> {
-    match &record.entry {
-        None => Ok(state.entry.clone()),
-        Some(name) => state.template.render(name, &state.source),
     }
 }
 

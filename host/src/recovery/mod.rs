@@ -11,6 +11,9 @@
 //! store has, bytes included, and written again where it must be. What is committed carries the store's start, so that
 //! the next owner of a partition notices a restart, too.
 //!
+//! A host that took the place of one that was killed, without waiting for its session, re-reads the same way what late
+//! requests of the other one may have harmed, once no more of them can come.
+//!
 //! Guarantees: a partition is given the store's new start only together with its re-read; between a failure of the store
 //! and the next look at it nothing is committed.
 
@@ -18,10 +21,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::flow::store_start::{Started, now_ms};
-use crate::flow::{CommitPoint, PartitionState, Reread};
+use crate::flow::{CommitPoint, PartitionState, Reread, RereadCause};
 use crate::record::TopicPartition;
 use crate::sink::Sink;
 use crate::sink::store::StoreError;
@@ -29,10 +32,16 @@ use crate::sink::store::StoreError;
 /// How often the store is asked for its uptime.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// For how long records in flight may hold up a re-read. Where Kafka doesn't have them any more, they hold it up for as long
+/// as it takes: they are the last copies.
+const LONGEST_HOLD_UP: Duration = Duration::from_secs(30);
+
 /// Has the partitions that are re-read.
 pub trait Partitions: Send + Sync + 'static {
     /// The partitions that this host reads now.
     fn states(&self) -> Vec<Arc<PartitionState>>;
+    /// The first offset that Kafka has of a partition, as it was looked at a few seconds ago.
+    fn first_offset(&self, source: &TopicPartition) -> Option<u64>;
     /// Whether the host has ended.
     fn has_ended(&self) -> bool;
 }
@@ -59,25 +68,34 @@ impl Recovery {
         Self { known: Mutex::new(KnownEntry { start, looked: None }), block_offsets }
     }
 
-    /// Sets the begin of a partition back if the store has restarted since the offset was committed. Answers with the
-    /// offset up to which the partition is re-read; 0: it isn't. `low` and `high` are the partition's ends.
+    /// Sets the begin of a partition back if the store has restarted since the offset was committed. `low` and `high` are
+    /// the partition's ends.
+    ///
+    /// `now_ms` is the time of day in milliseconds.
     ///
     /// An offset that was committed without the store's start tells nothing of what was written before.
-    pub fn begin(&self, source: &TopicPartition, point: &mut CommitPoint, low: u64, high: u64) -> u64 {
+    pub fn begin(&self, source: &TopicPartition, point: &mut CommitPoint, low: u64, high: u64, now_ms: u64) {
         let now = self.known().start;
         let CommitPoint { offset, metadata } = point;
-        let durable = metadata.durable.unwrap_or(*offset);
-        // Further records are new, also where a truncated log once held some.
-        let mut reread_until = metadata.compare_below.unwrap_or_default().min(high);
+        let (committed, durable) = (*offset, metadata.durable.unwrap_or(*offset));
+        // Further records are new, also where a truncated log once held some. Earlier versions of the host told only how far
+        // to compare.
+        let mut reread_until = metadata.reread_until.or(metadata.compare_below).unwrap_or_default().min(high);
+        if let Some(late) = metadata.late.take_if(|late| late.until_ms <= now_ms) {
+            reread_until = reread_until.max(committed);
+            metadata.compare_below = metadata.compare_below.max(Some(high));
+            *offset = late.from.saturating_sub(self.block_offsets).max(low).min(committed);
+            info!(partition = %source, committed, from = *offset, "re-reading what requests of an earlier host may have harmed");
+        }
         if let (Some(before), Some(now)) = (metadata.store_start, now)
             && before.narrow(now).is_none()
         {
             let from = durable.saturating_sub(self.block_offsets).max(low).min(*offset);
             warn!(
-                partition = %source, committed = *offset, from,
+                partition = %source, committed, from,
                 "ReductStore restarted since this offset was committed; re-reading"
             );
-            reread_until = reread_until.max(*offset);
+            reread_until = reread_until.max(committed);
             // The owner before this one may have written further than it committed.
             metadata.compare_below = metadata.compare_below.max(Some(high));
             metadata.durable = Some(from.saturating_add(self.block_offsets).min(durable));
@@ -88,13 +106,22 @@ impl Recovery {
             // A store that didn't tell its start yet is compared with the start that was committed, when it does.
             metadata.store_start = metadata.store_start.or(now);
         }
-        reread_until
+        metadata.reread_until = Some(reread_until).filter(|until| *offset < *until);
     }
 
     /// Watches the store until the host has ended.
     pub async fn watch(self: Arc<Self>, host: Arc<dyn Partitions>, sink: Sink) {
         while !host.has_ended() {
             tokio::time::sleep(EVERY).await;
+            for state in host.states() {
+                discard_what_holds_up(&*host, &state);
+                if state.reread_after_late_requests(now_ms()) {
+                    info!(
+                        partition = %state.source,
+                        "no more requests of an earlier host can come; re-reading what they may have harmed"
+                    );
+                }
+            }
             // Asked before the store: what it then says holds for these positions.
             let states: Vec<_> = host.states().into_iter().map(|state| (state.position(), state)).collect();
             let (asked, failures) = (now_ms(), sink.gate().failures());
@@ -125,6 +152,10 @@ impl Recovery {
             start = sink.store_started_exactly().await?;
         }
         let start = self.learn(start, asked);
+        let neighbours = sink.take_neighbours();
+        for state in host.states().iter().filter(|state| neighbours.contains(&state.source)) {
+            state.require_reread(RereadCause::Removal);
+        }
         // Partitions that came meanwhile may have been given the start before, too.
         let (harmed, unharmed): (Vec<_>, Vec<_>) = host.states().into_iter().partition(|state| {
             has_restarted || state.store_start().is_some_and(|before| before.narrow(start).is_none())
@@ -176,6 +207,19 @@ impl Recovery {
     }
 }
 
+/// A record that waits for its dead letter, a circuit breaker or a retry would hold up the re-read of its partition for as
+/// long. Where Kafka still has it, it needn't: it is read again, too.
+fn discard_what_holds_up(host: &dyn Partitions, state: &PartitionState) {
+    let is_in_kafka = || host.first_offset(&state.source).is_some_and(|first| first <= state.position());
+    if state.awaits_reread_for() >= Some(LONGEST_HOLD_UP) && is_in_kafka() {
+        warn!(
+            partition = %state.source, in_flight = state.in_flight(),
+            "records in flight hold up a re-read; giving them up, they are read again"
+        );
+        state.discard_unsent();
+    }
+}
+
 /// Announces re-reads from the given offsets, or from further back where the store doesn't have a remembered record.
 async fn reread(
     sink: &Sink,
@@ -221,7 +265,8 @@ mod tests {
     fn begin(start: Option<Started>, metadata: &str) -> (CommitPoint, u64) {
         let source = TopicPartition { topic: "t".into(), partition: 0 };
         let mut point = CommitPoint { offset: 5000, metadata: CommitMetadata::read(metadata) };
-        let until = Recovery::new(start, 100).begin(&source, &mut point, 20, 9000);
+        Recovery::new(start, 100).begin(&source, &mut point, 20, 9000, 1700);
+        let until = point.metadata.reread_until.unwrap_or_default();
         (point, until)
     }
 
@@ -231,15 +276,29 @@ mod tests {
         assert_eq!((point.offset, until), (5000, 0), "the same start, by another clock");
         let (point, until) = begin(Some(started(1400)), "store=1000-1050 durable=4990");
         assert_eq!((point.offset, until), (4890, 5000));
-        assert_eq!(point.metadata.to_string(), "store=1400-1450 durable=4990 compare=9000");
+        assert_eq!(point.metadata.to_string(), "store=1400-1450 durable=4990 reread=5000 compare=9000");
         let (point, _) = begin(Some(started(9000)), "store=1000-1050 durable=30 letters=1@t");
         assert_eq!((point.offset, point.metadata.durable), (20, Some(30)), "the partition begins there now");
+    }
+
+    #[test]
+    fn late_requests_set_a_partition_back_when_none_can_come_any_more() {
+        let (point, until) = begin(Some(started(1000)), "store=1000-1050 durable=4990 late=4000@1701");
+        assert_eq!((point.offset, until), (5000, 0));
+        assert_eq!(point.metadata.to_string(), "store=1000-1050 durable=4990 late=4000@1701");
+        let (point, until) = begin(Some(started(1000)), "store=1000-1050 durable=4990 late=4000@1700");
+        assert_eq!((point.offset, until), (3900, 5000));
+        assert_eq!(point.metadata.to_string(), "store=1000-1050 durable=4990 reread=5000 compare=9000");
+        let (point, until) = begin(Some(started(9000)), "store=1000-1050 durable=3000 late=4000@1700");
+        assert_eq!((point.offset, until), (2900, 5000), "and the store has restarted");
     }
 
     #[test]
     fn a_reread_that_another_host_began_goes_on() {
         let (point, until) = begin(Some(started(1000)), "store=1000-1050 durable=4990 compare=5500");
         assert_eq!((point.offset, until, point.metadata.compare_below), (5000, 5500, Some(5500)));
+        let (point, until) = begin(Some(started(1000)), "store=1000-1050 durable=4990 reread=5200 compare=8000");
+        assert_eq!((point.offset, until, point.metadata.compare_below), (5000, 5200, Some(8000)));
     }
 
     #[test]

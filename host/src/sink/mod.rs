@@ -9,6 +9,7 @@ pub mod check;
 mod connections;
 pub mod dead_letter_target;
 mod error;
+mod hand_over;
 pub mod item;
 mod occupied;
 pub mod pages;
@@ -18,7 +19,7 @@ mod route;
 pub mod store;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
@@ -29,6 +30,7 @@ use tracing::{debug, error, info, warn};
 
 pub use self::attachments::{AttachmentError, Attachments};
 pub use self::dead_letter_target::DeadLetterTarget;
+pub use self::hand_over::{entry_of, hand_over};
 pub use self::item::Item;
 use self::item::Mapping;
 pub use self::problems::WriteProblem;
@@ -81,6 +83,8 @@ pub struct Shared {
     failed: OnceLock<String>,
     pub(crate) gate: Arc<CommitGate>,
     recent: Mutex<Recent>,
+    /// Partitions that share an entry from which a record of another one was removed.
+    neighbours: Mutex<HashSet<TopicPartition>>,
     this: Weak<Shared>,
 }
 
@@ -183,6 +187,7 @@ impl Sink {
             failed: OnceLock::new(),
             gate: Arc::default(),
             recent: Mutex::default(),
+            neighbours: Mutex::default(),
             this: this.clone(),
         }))
     }
@@ -275,6 +280,12 @@ impl Sink {
         Ok(None)
     }
 
+    /// The partitions, since the last call, that share an entry from which a record of another one was removed: the store
+    /// rewrote a block that may hold records of theirs. Until they are re-read the gate is closed by a failure.
+    pub fn take_neighbours(&self) -> HashSet<TopicPartition> {
+        std::mem::take(&mut self.0.neighbours())
+    }
+
     /// The lowest offset of each partition that a crash of the store may harm at present.
     pub fn lowest_at_risk(&self) -> HashMap<TopicPartition, u64> {
         self.0.recent().lowest(Instant::now())
@@ -358,6 +369,21 @@ impl Shared {
 
     pub(crate) fn remember(&self, entry: &EntryName, written: &mut Vec<Written>) {
         self.recent().wrote(entry, written.drain(..), Instant::now());
+    }
+
+    /// A record was removed from an entry; its own partitions, which the writer knows, are `known`.
+    pub(crate) fn removed_beside_others(&self, entry: &EntryName, known: impl Fn(&TopicPartition) -> bool) {
+        let mut others = self.recent().sources(entry);
+        others.retain(|source| !known(source));
+        if !others.is_empty() {
+            self.neighbours().extend(others);
+            // Nothing is committed before the recovery has looked.
+            self.gate.report_failure();
+        }
+    }
+
+    fn neighbours(&self) -> MutexGuard<'_, HashSet<TopicPartition>> {
+        self.neighbours.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {

@@ -5,7 +5,7 @@
 //! two blocks hold, and the same number of those that were found there last, each with the moment it was written or found.
 //! If there are more than [`MEMORY`] in all, the entries written to longest ago are forgotten. Plain values without I/O.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 use std::time::{Duration, Instant};
 
@@ -107,6 +107,12 @@ impl Recent {
         entries.sort_unstable_by_key(|(_, entry)| std::cmp::Reverse(entry.touched));
         let settled = entries.into_iter().filter_map(|(name, entry)| Some((name.clone(), entry.settled.clone()?)));
         settled.take(most).collect()
+    }
+
+    /// The partitions whose records are remembered of this entry.
+    pub fn sources(&self, entry: &EntryName) -> HashSet<TopicPartition> {
+        let records = self.entries.get(entry).into_iter().flat_map(|entry| entry.written.iter().chain(&entry.found));
+        records.map(|(_, record)| record.identity.source.clone()).collect()
     }
 
     /// The lowest offset of each partition that was written or found within [`TOUCHED`] and is remembered.

@@ -79,6 +79,22 @@ impl Drop for CommitQueue {
     }
 }
 
+/// Whether librdkafka takes itself for a member of the group: it forgets its id when it tells the group that it leaves.
+#[expect(unsafe_code, reason = "rdkafka's safe wrapper doesn't tell the member's id")]
+pub(super) fn is_member(consumer: &BaseConsumer<GroupContext>) -> bool {
+    let client = consumer.client().native_ptr();
+    // SAFETY: the client is alive; the text is a copy, which is freed once, after it was read.
+    unsafe {
+        let id = ffi::rd_kafka_memberid(client);
+        if id.is_null() {
+            return false;
+        }
+        let is_member = !CStr::from_ptr(id).is_empty();
+        ffi::rd_kafka_mem_free(client, id.cast());
+        is_member
+    }
+}
+
 /// SAFETY: `event` is valid during the call.
 #[expect(unsafe_code, reason = "reads what librdkafka gives")]
 unsafe fn answer(event: *mut ffi::rd_kafka_event_t) -> CommitAnswer {

@@ -4,6 +4,7 @@
 //! holds up the others or a stop; a partition that the group takes back isn't read any more when its callback ends.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
@@ -36,6 +37,8 @@ pub struct GroupContext {
     pub(super) consumer: OnceLock<Weak<BaseConsumer<GroupContext>>>,
     pub(super) places: Mutex<HashMap<TopicPartition, AssignedPartition>>,
     pub(super) commits: Mutex<Commits>,
+    /// All partitions were given up for good: what the group says now concerns nobody.
+    pub(super) has_left: AtomicBool,
 }
 
 /// A partition that the group gave to this host.
@@ -60,7 +63,13 @@ pub(super) struct Waiting {
 
 impl GroupContext {
     pub fn new(handler: Arc<dyn GroupHandler>) -> Self {
-        Self { handler, consumer: OnceLock::new(), places: Mutex::default(), commits: Mutex::default() }
+        Self {
+            handler,
+            consumer: OnceLock::new(),
+            places: Mutex::default(),
+            commits: Mutex::default(),
+            has_left: AtomicBool::new(false),
+        }
     }
 
     pub fn places(&self) -> MutexGuard<'_, HashMap<TopicPartition, AssignedPartition>> {
@@ -139,17 +148,23 @@ impl ConsumerContext for GroupContext {
         let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         let done = if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             info!(partitions = ?names, "assigned");
-            if let Err(reason) = self.take(&partitions, list) {
+            if !self.has_left.load(Ordering::SeqCst)
+                && let Err(reason) = self.take(&partitions, list)
+            {
                 self.handler.failed(reason);
             }
             if cooperative { consumer.incremental_assign(list) } else { consumer.assign(list) }
         } else {
             let lost = consumer.assignment_lost();
             info!(partitions = ?names, lost, "revoked");
-            self.give_up(consumer, &partitions, lost);
+            if !self.has_left.load(Ordering::SeqCst) {
+                self.give_up(consumer, &partitions, lost);
+            }
             if cooperative { consumer.incremental_unassign(list) } else { consumer.unassign() }
         };
-        if let Err(error) = done {
+        if let Err(error) = done
+            && !self.has_left.load(Ordering::SeqCst)
+        {
             self.handler.failed(format!("the group's new assignment can't be taken over: {error}"));
         }
     }

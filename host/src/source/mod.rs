@@ -10,15 +10,16 @@
 mod commit_queue;
 mod commits;
 mod group;
+mod member;
 mod partition_reader;
 mod questions;
-pub mod start;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -32,15 +33,17 @@ use tracing::{debug, error, info, warn};
 
 use self::commit_queue::CommitQueue;
 use self::group::{AssignedPartition, GroupContext, UNDECIDED, Waiting, partitions};
+pub use self::member::Member;
 use self::partition_reader::UnreadableBatch;
 pub use self::partition_reader::{PartitionReader, Polled};
 use self::questions::{BeginAnswer, BrokerNews, FoundBegin, Question, Questions};
-use self::start::Facts;
 use crate::config::{self, OnUnreadable, StartPolicy};
+use crate::flow::store_start::now_ms;
 use crate::flow::{CommitPoint, PartitionState};
 
 use crate::kafka::client::{QUEUE, client_config, told};
 use crate::kafka::metadata::KafkaCheckError;
+use crate::kafka::start::{self, Facts};
 use crate::record::{TopicId, TopicPartition};
 
 /// How long one poll of the main queue waits, and how long while partitions wait to be begun.
@@ -61,6 +64,9 @@ const QUEUE_KBYTES: RangeInclusive<usize> = 1 << 10..=16 << 10;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often it is tried whether nobody else uses the consumer any more.
 const LET_GO_EVERY: Duration = Duration::from_millis(10);
+/// Another host that lost its name to this one learns of it with its next heartbeat, 3 s apart by default; until then it may
+/// be writing.
+const NAMESAKE_NOTICES: Duration = Duration::from_secs(5);
 
 /// Where a partition begins, with what the brokers say of it.
 #[derive(Debug, Clone)]
@@ -69,6 +75,8 @@ pub struct Beginning {
     pub point: CommitPoint,
     /// What the brokers say of the partition.
     pub facts: Facts,
+    /// This host goes on with the partition, to re-read it: nobody else has written since.
+    pub is_reread: bool,
 }
 
 /// Has the partitions that the group gives to this host. Called by the thread that runs [`Source::run`], where nothing
@@ -102,6 +110,8 @@ pub trait GroupHandler: Send + Sync {
     fn failed(&self, reason: String);
     /// Whether to stop.
     fn is_stopping(&self) -> bool;
+    /// How long leaving the group may take at a stop.
+    fn time_to_leave(&self) -> Duration;
     /// Idle partitions whose tails may hold no records, with the ends that Kafka named.
     fn take_probes(&self) -> Vec<(TopicPartition, u64)>;
     /// Whether the group should be asked if this host is still a member.
@@ -132,6 +142,15 @@ pub enum SourceError {
     Thread(std::io::Error),
 }
 
+/// Why a source has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceEnd {
+    /// The host stops.
+    Stopped,
+    /// Another host has taken this one's name in the group. Nothing of what this one had is its own any more.
+    NameTaken,
+}
+
 /// A member of the consumer group.
 pub struct Source {
     consumer: Arc<BaseConsumer<GroupContext>>,
@@ -143,12 +162,26 @@ pub struct Source {
     commit_queue: CommitQueue,
     /// The number of the commit that asks whether this host is still a member.
     confirming: Option<usize>,
+    /// Whether this host has a name in its group.
+    is_named: bool,
+    /// Until this moment, in milliseconds since the Unix epoch, requests of a host that had the name before may come.
+    late_until_ms: Option<u64>,
+    /// Partitions begin after this moment.
+    begin_after: Instant,
 }
 
 impl Source {
     /// Joins nothing yet; [`Self::run`] does. `partitions`: how many there are to share the queues' memory.
-    pub fn new(config: &config::Kafka, partitions: usize, handler: Arc<dyn GroupHandler>) -> Result<Self, SourceError> {
+    pub fn new(
+        config: &config::Kafka,
+        member: &Member,
+        partitions: usize,
+        handler: Arc<dyn GroupHandler>,
+    ) -> Result<Self, SourceError> {
         let mut client = client_config(config);
+        if let Some(name) = member.name() {
+            client.set("group.instance.id", name);
+        }
         if !config.properties.contains_key(QUEUE) {
             client.set(QUEUE, queue_kbytes(partitions).to_string());
         }
@@ -158,6 +191,9 @@ impl Source {
         let consumer = Arc::new(consumer);
         let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
         let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
+        // A host of this name that didn't leave was killed, or lives and loses the name now.
+        let succeeds = member.name().is_some_and(|name| member::finds(&consumer, &config.group, name));
+        let session = u64::try_from(member::session(config).as_millis()).unwrap_or(u64::MAX);
         consumer.subscribe(&topics).map_err(|error| SourceError::Subscribe { topics: config.topics.clone(), error })?;
         let questions = Questions::start(Arc::downgrade(&consumer), Arc::clone(&handler), config.group.clone())
             .map_err(SourceError::Thread)?;
@@ -173,13 +209,21 @@ impl Source {
             next_question: 0,
             commit_queue,
             confirming: None,
+            is_named: member.name().is_some(),
+            late_until_ms: succeeds.then(|| now_ms().saturating_add(session)),
+            begin_after: Instant::now()
+                + if succeeds && member.may_be_shared() { NAMESAKE_NOTICES } else { Duration::ZERO },
         })
     }
 
     /// Serves the group until [`GroupHandler::is_stopping`], then gives all partitions back, commits and leaves.
-    pub fn run(mut self) {
+    pub fn run(mut self) -> SourceEnd {
         let mut committed_at = Instant::now();
         while !self.handler.is_stopping() {
+            if self.has_lost_its_name() {
+                self.leave(true);
+                return SourceEnd::NameTaken;
+            }
             let is_waiting =
                 self.context().places().values().any(|place| matches!(place, AssignedPartition::Waiting(_)));
             self.poll(if is_waiting { POLL_WAITING } else { POLL });
@@ -196,7 +240,14 @@ impl Source {
                 self.watch_topics();
             }
         }
-        self.leave();
+        let lost = self.consumer.assignment_lost();
+        self.leave(lost);
+        SourceEnd::Stopped
+    }
+
+    fn has_lost_its_name(&self) -> bool {
+        let fatal = || self.consumer.client().fatal_error();
+        self.is_named && matches!(fatal(), Some((RDKafkaErrorCode::FencedInstanceId, _)))
     }
 
     fn context(&self) -> &Arc<GroupContext> {
@@ -211,6 +262,8 @@ impl Source {
                 message.topic(),
                 message.partition()
             )),
+            // The caller looks for it.
+            Some(Err(_)) if self.has_lost_its_name() => {}
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
                 self.handler.failed(format!("Kafka refuses to go on: {code}"));
             }
@@ -237,6 +290,9 @@ impl Source {
     }
 
     fn ask(&mut self) {
+        if Instant::now() < self.begin_after {
+            return;
+        }
         let mut places = self.consumer.context().places();
         for (source, place) in places.iter_mut() {
             if let AssignedPartition::Waiting(waiting) = place
@@ -290,16 +346,21 @@ impl Source {
         let known = waiting.known.clone().or(committed);
         // The group has no offset for a topic that was created again.
         let is_first = known.as_ref().is_none_or(|point| point.metadata.topic_id != facts.topic_id);
-        let point = start::begin(&source, known, &facts, self.policy, waiting.was_out_of_range);
-        let begun = point.and_then(|point| self.handler.begin(&source, Beginning { point, facts }));
+        let is_reread = waiting.known.is_some() && !waiting.was_out_of_range;
+        let mut point = start::begin(&source, known, &facts, self.policy, waiting.was_out_of_range);
+        let late_until_ms = self.late_until_ms.filter(|until_ms| now_ms() < *until_ms);
+        if let (Ok(point), Some(until_ms)) = (&mut point, late_until_ms) {
+            point.expect_late_requests(until_ms);
+        }
+        let begun = point.and_then(|point| self.handler.begin(&source, Beginning { point, facts, is_reread }));
         let state = match begun {
             Ok(state) => state,
             Err(reason) => return self.handler.failed(reason),
         };
         match self.move_to(&source, &waiting, state.next_offset()) {
             Ok(()) => {
-                if is_first {
-                    // So that `latest` holds from now on, also for the next reader of the partition.
+                if is_first || late_until_ms.is_some() {
+                    // For the next reader, too, `latest` holds from now on, and late requests are expected.
                     let first = vec![(source.clone(), state.first_commit())];
                     self.context().commits().send_changed(&self.commit_queue, first);
                 }
@@ -466,10 +527,11 @@ impl Source {
         }
     }
 
-    fn leave(self) {
+    /// Gives all partitions back, commits and leaves the group. `lost`: they belong to others already.
+    fn leave(self, lost: bool) {
         let (done, closed) = channel();
         let (consumer, assigned) = (Arc::clone(&self.consumer), self.consumer.assignment());
-        let (lost, context) = (self.consumer.assignment_lost(), Arc::clone(self.consumer.context()));
+        let (is_named, context) = (self.is_named && !lost, Arc::clone(self.consumer.context()));
         let assigned = match assigned {
             Ok(assigned) => partitions(&assigned),
             Err(error) => {
@@ -478,12 +540,18 @@ impl Source {
             }
         };
         let points = context.take_back(&assigned, lost);
+        // A host that lost its name goes on; its stop hasn't begun.
+        let within = if lost { CLOSE_TIMEOUT } else { CLOSE_TIMEOUT.min(self.handler.time_to_leave()) };
+        context.has_left.store(true, Ordering::SeqCst);
         drop(self);
         std::thread::spawn(move || {
             if !lost {
                 context.commits().commit_last(&consumer, points);
             }
             drop(context);
+            if is_named {
+                member::say_farewell(&consumer);
+            }
             // Only the last one to let go of the consumer leaves the group; a question to the brokers may be under way.
             let mut consumer = consumer;
             while let Err(shared) = Arc::try_unwrap(consumer).map(drop) {
@@ -492,7 +560,7 @@ impl Source {
             }
             let _ = done.send(());
         });
-        if closed.recv_timeout(CLOSE_TIMEOUT).is_err() {
+        if closed.recv_timeout(within).is_err() {
             warn!("leaving the group takes too long; the broker will notice by the session's timeout");
         }
     }

@@ -16,11 +16,11 @@ use tracing::{debug, warn};
 
 use super::GroupHandler;
 use super::group::GroupContext;
-use super::start::Facts;
 use crate::flow::backoff::Backoff;
 use crate::flow::{CommitMetadata, CommitPoint};
 use crate::kafka::admin::{self, Edge};
 use crate::kafka::client::told;
+use crate::kafka::start::Facts;
 use crate::record::{TopicId, TopicPartition};
 
 /// How long one question may take, and how long the leaders of partitions may take to tell where these begin and end: the

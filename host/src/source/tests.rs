@@ -12,7 +12,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use super::{Beginning, GroupHandler, PartitionReader, Source};
+use super::{Beginning, GroupHandler, Member, PartitionReader, Source};
 use crate::config::{Kafka, StartPolicy};
 use crate::flow::{Begin, Budget, CommitPoint, PartitionState};
 use crate::kafka::client::client_config;
@@ -70,6 +70,9 @@ impl GroupHandler for Acknowledged {
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
+    fn time_to_leave(&self) -> Duration {
+        Duration::from_secs(10)
+    }
     fn take_probes(&self) -> Vec<(TopicPartition, u64)> {
         Vec::new()
     }
@@ -85,6 +88,7 @@ fn config(cluster: &MockCluster<'_, DefaultProducerContext>) -> Kafka {
         brokers: cluster.bootstrap_servers(),
         topics: vec!["t".into()],
         group: "group".into(),
+        member: crate::config::MemberName::Nameless,
         start: StartPolicy::Earliest,
         on_unreadable: crate::config::OnUnreadable::Wait,
         properties: Default::default(),
@@ -126,7 +130,7 @@ fn a_commit_that_was_refused_is_sent_again_though_nothing_was_settled_since() {
     cluster
         .request_errors(RDKafkaApiKey::OffsetCommit, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_COMMIT_OFFSET_SIZE]);
     let handler = Arc::new(Acknowledged::default());
-    let source = Source::new(&config, 1, Arc::clone(&handler) as Arc<dyn GroupHandler>).unwrap();
+    let source = Source::new(&config, &Member::default(), 1, Arc::clone(&handler) as Arc<dyn GroupHandler>).unwrap();
     let running = std::thread::spawn(move || source.run());
     let view: BaseConsumer = client_config(&config).create().unwrap();
     wait_for("it was never committed", || committed(&view, 0) == Offset::Offset(5));
@@ -148,7 +152,7 @@ fn a_broker_that_is_away_holds_up_neither_the_partitions_of_others_nor_a_stop() 
     produce(&config, 2);
     cluster.broker_down(2).unwrap();
     let handler = Arc::new(Acknowledged::default());
-    let source = Source::new(&config, 2, Arc::clone(&handler) as Arc<dyn GroupHandler>).unwrap();
+    let source = Source::new(&config, &Member::default(), 2, Arc::clone(&handler) as Arc<dyn GroupHandler>).unwrap();
     let running = std::thread::spawn(move || source.run());
     let view: BaseConsumer = client_config(&config).create().unwrap();
     wait_for("the healthy partition was never committed", || committed(&view, 0) == Offset::Offset(5));

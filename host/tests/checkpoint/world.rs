@@ -1,5 +1,7 @@
 //! Kafka, the store and a host around one partition, as plain values.
 
+mod audit;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -10,10 +12,10 @@ use reduct_sink::flow::{
     AckHandle, Begin, Budget, CommitGate, CommitMetadata, CommitPoint, EntryNaming, PartitionState, Phase, Reread,
     RereadCause,
 };
+use reduct_sink::kafka::start::{Facts, begin};
 use reduct_sink::record::entry_name::Naming;
 use reduct_sink::record::{TopicId, TopicPartition};
 use reduct_sink::recovery::Recovery;
-use reduct_sink::source::start::{Facts, begin};
 
 /// Records that the store's open blocks hold: a crash may lose or damage them.
 const OPEN: usize = 6;
@@ -40,10 +42,12 @@ pub enum Rule {
     MembershipCommitsThePosition,
     /// A host began although the store hadn't told when it was started.
     StartUnknown,
+    /// A host that took the place of a killed one at once didn't expect requests of that one.
+    LateRequestsUnexpected,
 }
 
 impl Rule {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::StateOutlivesTheTopic,
         Self::OthersRereadMovesTheReader,
         Self::OldReaderPolls,
@@ -52,6 +56,7 @@ impl Rule {
         Self::RereadForgotten,
         Self::MembershipCommitsThePosition,
         Self::StartUnknown,
+        Self::LateRequestsUnexpected,
     ];
 }
 
@@ -98,6 +103,11 @@ pub struct World {
     open: Vec<Key>,
     store_start: u64,
     committed: Option<CommitPoint>,
+    /// What a host that was killed had sent and the store hasn't got yet, and until when it may come.
+    late: Vec<(Key, u64)>,
+    late_until: u64,
+    /// The time, in milliseconds.
+    now: u64,
     /// The group has begun to read this topic, so that `latest` holds from then on.
     begun_at: Option<u64>,
     host: Option<Host>,
@@ -128,6 +138,9 @@ impl World {
             open: Vec::new(),
             store_start: 1,
             committed: None,
+            late: Vec::new(),
+            late_until: 0,
+            now: 1,
             begun_at: None,
             host: None,
             has_finished: false,
@@ -140,6 +153,10 @@ impl World {
 
     /// Something happens.
     pub fn step(&mut self) -> &'static str {
+        self.now += 1;
+        if !self.late.is_empty() && (self.now >= self.late_until || self.rng.u8(..6) == 0) {
+            return self.late_request();
+        }
         if self.host.is_none() {
             self.start();
             return "start";
@@ -220,8 +237,13 @@ impl World {
         let knows = !self.follows(Rule::StartUnknown) || self.rng.bool();
         let recovery = Recovery::new(knows.then(|| started(self.store_start)), OPEN_OFFSETS);
         let (known, gate) = (self.committed.clone(), Arc::default());
-        let state = self.begin(&recovery, &gate, known, false);
+        let until =
+            Some(self.late_until).filter(|until| self.now < *until && !self.follows(Rule::LateRequestsUnexpected));
+        let state = self.begin_expecting(&recovery, &gate, known, false, until, false);
         self.commit_first(&state);
+        if until.is_some() {
+            self.committed = Some(state.first_commit());
+        }
         let reader = state.next_offset();
         self.host =
             Some(Host { recovery, gate, state, reader, queue: Vec::new(), received: false, remembered: Vec::new() });
@@ -244,23 +266,40 @@ impl World {
         known: Option<CommitPoint>,
         was_out_of_range: bool,
     ) -> Arc<PartitionState> {
+        self.begin_expecting(recovery, gate, known, was_out_of_range, None, false)
+    }
+
+    /// The same, where requests of a host that was killed may come until a moment.
+    fn begin_expecting(
+        &mut self,
+        recovery: &Recovery,
+        gate: &Arc<CommitGate>,
+        known: Option<CommitPoint>,
+        was_out_of_range: bool,
+        late_until: Option<u64>,
+        is_reread: bool,
+    ) -> Arc<PartitionState> {
         let facts = self.facts();
         // Then `kafka.start` decides, and `latest` leaves out what is there.
         let passed_by_retention = known.as_ref().is_some_and(|CommitPoint { offset, metadata }| {
-            metadata.topic_id == facts.topic_id && metadata.compare_below.unwrap_or(0).max(*offset) < facts.low
+            metadata.topic_id == facts.topic_id && metadata.reread_until.unwrap_or(0).max(*offset) < facts.low
         });
         let mut point = begin(&source(), known, &facts, self.policy, was_out_of_range).expect("the policy decides");
         if passed_by_retention && self.policy == StartPolicy::Latest {
             self.begun_at = Some(point.offset);
         }
         self.begun_at.get_or_insert(point.offset);
-        let reread_until = recovery.begin(&source(), &mut point, facts.low, facts.high);
+        if let Some(until) = late_until {
+            point.expect_late_requests(until);
+        }
+        recovery.begin(&source(), &mut point, facts.low, facts.high, self.now);
         let by_count = EntryNaming::for_topic_with(facts.partitions);
         let naming = *point.metadata.naming.get_or_insert(by_count);
         let naming = if self.follows(Rule::NamedByTheCount) { by_count } else { naming };
         let naming = Naming::default_for(if naming == EntryNaming::Topic { 1 } else { 2 }, false);
         let dead_letters = naming.derived.clone();
-        let begin = Begin { point, end: facts.high, reread_until, gate: Arc::clone(gate), block_offsets: OPEN_OFFSETS };
+        let written_before = point.metadata.compare_below.filter(|_| is_reread).unwrap_or(facts.high);
+        let begin = Begin { point, written_before, gate: Arc::clone(gate), block_offsets: OPEN_OFFSETS };
         let budget = Arc::new(Budget::new(1000, 1_000_000));
         Arc::new(PartitionState::new(source(), naming, &dead_letters, budget, begin).expect("the names are legal"))
     }
@@ -364,7 +403,7 @@ impl World {
         }
         let Some(mut point) = host.state.commit_point() else { return "withheld" };
         if self.rule == Some(Rule::RereadForgotten) {
-            point.metadata.compare_below = None;
+            (point.metadata.reread_until, point.metadata.compare_below) = (None, None);
         }
         self.committed = Some(point);
         "commit"
@@ -373,8 +412,11 @@ impl World {
     fn confirm_membership(&mut self) -> &'static str {
         let Some(host) = &self.host else { return "" };
         if self.rule == Some(Rule::MembershipCommitsThePosition) {
-            let metadata =
-                CommitMetadata { compare_below: None, ..host.state.commit_point().unwrap_or_default().metadata };
+            let metadata = CommitMetadata {
+                reread_until: None,
+                compare_below: None,
+                ..host.state.commit_point().unwrap_or_default().metadata
+            };
             self.committed = Some(CommitPoint { offset: host.state.position(), metadata });
         }
         "confirm"
@@ -383,6 +425,7 @@ impl World {
     /// The recovery's look at the store.
     fn look(&mut self) -> &'static str {
         let Some(host) = &self.host else { return "" };
+        host.state.reread_after_late_requests(self.now);
         let (position, failures, start) = (host.state.position(), host.gate.failures(), started(self.store_start));
         let start = host.recovery.learn(start, 0);
         let of_topic = |key: &&Key| TopicId::from_halves(0, key.1) == host.state.topic_id();
@@ -414,7 +457,9 @@ impl World {
         let ended = host.state.try_end();
         if let Some(point) = ended {
             let is_new_topic = point.metadata.topic_id != self.facts().topic_id;
-            host.state = self.begin(&host.recovery, &host.gate, Some(point), was_out_of_range);
+            let known = Some(point);
+            host.state =
+                self.begin_expecting(&host.recovery, &host.gate, known, was_out_of_range, None, !was_out_of_range);
             if is_new_topic {
                 self.commit_first(&host.state);
             }
@@ -468,8 +513,33 @@ impl World {
     }
 
     fn kill(&mut self) -> &'static str {
-        self.host = None;
+        if let Some(host) = self.host.take()
+            && self.rng.bool()
+        {
+            let id = host.state.topic_id();
+            let id = (1..=self.topic.id).find(|n| TopicId::from_halves(0, *n) == id).unwrap_or_default();
+            let sent = host.queue.iter().take(self.rng.usize(..4));
+            self.late =
+                sent.map(|(offset, content, _)| ((host.state.entry.to_string(), id, *offset), *content)).collect();
+            self.late_until = self.now + self.rng.u64(2..20);
+            // The next one takes its name, and its place.
+            self.start();
+        }
         "kill"
+    }
+
+    /// A request of a host that was killed arrives while another one writes, which may harm what that one has just written.
+    fn late_request(&mut self) -> &'static str {
+        for (key, content) in std::mem::take(&mut self.late) {
+            // 409 for those that are there.
+            if self.store.get(&key).is_none_or(Vec::is_empty) {
+                self.keep(key, content);
+            }
+        }
+        if self.now < self.late_until {
+            self.harm(true);
+        }
+        "late request"
     }
 
     /// The group takes the partition back and gives it to the same host.
@@ -507,57 +577,5 @@ impl World {
         drop(host);
         self.start();
         "lose"
-    }
-
-    // ---- The end ----
-
-    /// The faults stop; in the end each record that the topic holds must be in the store once.
-    pub fn finish(mut self) -> Result<(), String> {
-        self.has_finished = true;
-        if self.host.is_none() {
-            self.start();
-        }
-        for _ in 0..400 {
-            self.look();
-            self.take_again();
-            for _ in 0..20 {
-                self.receive();
-                self.write();
-            }
-            self.commit();
-            let end = self.topic.high;
-            if self.committed.as_ref().is_some_and(|point| {
-                point.offset == end && point.metadata.compare_below.is_none_or(|below| below > end)
-            }) && self.host.as_ref().is_some_and(|host| {
-                host.queue.is_empty()
-                    && host.state.position() == end
-                    && host.state.phase() == Phase::Reading
-                    && host.state.topic_id() == TopicId::from_halves(0, self.topic.id)
-            }) {
-                return self.audit();
-            }
-        }
-        let (end, state) = (self.topic.high, self.host.as_ref().map(|host| &host.state));
-        Err(format!("it never got to the end {end}: committed {:?}, {state:?}", self.committed))
-    }
-
-    fn audit(&self) -> Result<(), String> {
-        let begun_at = self.begun_at.unwrap_or_default();
-        for (offset, content) in self.topic.records.range(begun_at..) {
-            let of_record = |(key, _): &(&Key, &Vec<Stored>)| key.1 == self.topic.id && key.2 == *offset;
-            let found: Vec<&Stored> = self.store.iter().filter(of_record).flat_map(|(_, stored)| stored).collect();
-            match found[..] {
-                [] => return Err(format!("{offset} is missing")),
-                [Stored { content: found, whole: true }] if found == content => {}
-                [stored] => {
-                    return Err(format!(
-                        "{offset} is wrong: {} instead of {content}, whole: {}",
-                        stored.content, stored.whole
-                    ));
-                }
-                _ => return Err(format!("{offset} is there {} times", found.len())),
-            }
-        }
-        Ok(())
     }
 }

@@ -67,6 +67,19 @@ pub(super) const KEYS: &[Key] = &[
     .flag("--group", "NAME")
     .restart(same!(kafka.group)),
     Key::new(
+        "kafka.member",
+        Takes::Text("a name, or `none`"),
+        Derived("a name that is this host's alone: its machine, the machine's boot, and a number"),
+        "What the host is called in its group. A host that is killed and started again under the same name gets its partitions \
+         back at once; under another name the group waits for `session.timeout.ms` first. By default each host of a machine has \
+         the first name that no other process of that machine has. Set it where a host comes back on another machine under a name of \
+         its own, as in a StatefulSet. No two hosts of a group may have one name: the one that was there first loses it, says so, \
+         and goes on without a name. `none`: no name.",
+    )
+    .example("\"sink-0\"")
+    .env("MEMBER")
+    .restart(same!(kafka.member)),
+    Key::new(
         "kafka.start",
         Takes::Choice(words::<StartPolicy>),
         Preset::Text("earliest"),

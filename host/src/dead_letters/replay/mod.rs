@@ -26,8 +26,8 @@ use self::run::ReplayRun;
 use crate::chain::{Chain, SharedChain};
 use crate::config::Config;
 use crate::dead_letters::format::{DeadLetter, UnreadableLetter};
+use crate::health::service::stop_on_signal;
 use crate::kafka::metadata as kafka;
-use crate::pipeline::stop_on_signal;
 use crate::plugin::{LoadError, Runtime};
 use crate::record::entry_name::EntryName;
 use crate::record::{Identity, TopicPartition};
@@ -168,7 +168,9 @@ pub fn replay(
         .build()
         .map_err(|error| failed("can't start the sink's threads")(&error))?;
     let stop = Arc::new(AtomicBool::new(false));
-    tokio.block_on(async { stop_on_signal(&stop) }).map_err(|error| failed("can't listen to signals")(&error))?;
+    tokio
+        .block_on(async { stop_on_signal(&stop, || ()) })
+        .map_err(|error| failed("can't listen to signals")(&error))?;
 
     let store = Store::new(&config.store).map_err(|error| wrong(config, error))?;
     let run = ReplayRun::new(config, chain, store.clone(), write, tokio.handle().clone(), Arc::clone(&stop))?;

@@ -15,12 +15,11 @@ use crate::flow::backoff::Backoff;
 use crate::flow::membership::Membership;
 use crate::flow::{AckHandle, Begin, Budget, PartitionState};
 use crate::kafka::metadata as kafka;
-use crate::pipeline::worker::{entry_of, hand_over};
 use crate::record::entry_name::{EntryName, Naming, Template};
 use crate::record::{InputRecord, OutputRecord, TopicPartition};
 use crate::sink::item::{Item, Mapping, Prepared};
 use crate::sink::store::Store;
-use crate::sink::{DeadLetterTarget, Sink, attachments};
+use crate::sink::{DeadLetterTarget, Sink, attachments, entry_of, hand_over};
 
 /// How long requests under way are waited for when the replay is told to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);

@@ -13,6 +13,7 @@ use super::Letter;
 use super::index::Reaches;
 use super::scan::{Wanted, look_up};
 use crate::config;
+use crate::dead_letters::format::headers;
 use crate::flow::{PartitionState, Phase};
 use crate::kafka::producer::{Producer, Refused};
 use crate::record::{IdentityMap, TopicPartition};
@@ -84,7 +85,7 @@ impl Lane {
     fn send(&self, letter: &Letter) -> Result<(), String> {
         let offset = letter.record.input.offset;
         loop {
-            match self.producer.send(&letter.record, self.partition, offset) {
+            match self.producer.send(&letter.record, &headers(&letter.record), self.partition, offset) {
                 Ok(()) => return Ok(()),
                 Err(Refused::QueueFull) => self.producer.flush()?,
                 Err(Refused::Other(reason)) => return Err(reason),

@@ -7,7 +7,9 @@ fn state(budget: &Arc<Budget>, point: CommitPoint, reread_until: u64) -> Arc<Par
     let source = TopicPartition { topic: "t".into(), partition: 0 };
     let naming = Naming::default_for(1, false);
     let dead_letters = naming.derived.clone();
-    let begin = Begin { point, reread_until, block_offsets: BLOCKS, ..Begin::default() };
+    let mut point = point;
+    point.metadata.reread_until = Some(reread_until).filter(|until| *until > 0);
+    let begin = Begin { point, block_offsets: BLOCKS, ..Begin::default() };
     Arc::new(PartitionState::new(source, naming, &dead_letters, Arc::clone(budget), begin).unwrap())
 }
 
@@ -146,7 +148,7 @@ fn a_reread_without_removals_ends_by_itself() {
     let metadata = CommitMetadata { compare_below: Some(902), durable: Some(950), ..CommitMetadata::default() };
     let state = state(&Arc::new(Budget::new(9, 100)), CommitPoint { offset: 900, metadata }, 902);
     state.looked(started(1), 900, None);
-    assert_eq!(state.commit_point().unwrap().metadata.to_string(), "store=1-51 durable=950 compare=902");
+    assert_eq!(state.commit_point().unwrap().metadata.to_string(), "store=1-51 durable=950 reread=902 compare=902");
     (900..902).for_each(|offset| state.receive(offset, 1).unwrap().acknowledge());
     state.looked(started(1), 902, Some(700));
     let point = state.commit_point().unwrap();
@@ -196,4 +198,77 @@ fn a_refused_offset_is_not_forgotten_for_a_reread() {
     second.report_out_of_range();
     assert!(second.try_end().is_some() && second.was_out_of_range());
     assert!(!at(5).was_out_of_range());
+}
+
+#[test]
+fn what_late_requests_may_have_harmed_is_reread_once_and_not_before_they_are_over() {
+    let metadata = CommitMetadata { naming: Some(EntryNaming::Topic), ..CommitMetadata::default() };
+    let mut point = CommitPoint { offset: 10, metadata };
+    point.expect_late_requests(500);
+    point.expect_late_requests(400);
+    let state = state(&Arc::new(Budget::new(9, 100)), point, 0);
+    let ack = state.receive(10, 1).unwrap();
+    assert!(!state.reread_after_late_requests(499));
+    assert_eq!(offset(&state), Some(10));
+    ack.acknowledge();
+    assert_eq!(
+        state.commit_point().unwrap().metadata.to_string(),
+        "late=10@500 naming=topic",
+        "and goes on committing"
+    );
+    assert_eq!(offset(&state), Some(11));
+    assert!(state.reread_after_late_requests(500) && !state.reread_after_late_requests(501));
+    assert!(!state.may_read());
+    let ended = state.try_end().unwrap();
+    assert_eq!(
+        (ended.offset, ended.metadata.to_string().as_str()),
+        (0, "reread=11 compare=11 naming=topic"),
+        "and what is in one block with it"
+    );
+}
+
+/// The topic had 10,000 records when this value began: an earlier owner may have written up to there.
+#[test]
+fn a_reread_is_complete_where_reading_stood_however_much_may_have_been_written() {
+    let begin = |point, written_before| {
+        let source = TopicPartition { topic: "t".into(), partition: 0 };
+        let naming = Naming::default_for(1, false);
+        let dead_letters = naming.derived.clone();
+        let begin = Begin { point, written_before, block_offsets: BLOCKS, ..Begin::default() };
+        let budget = Arc::new(Budget::new(9, 100));
+        Arc::new(PartitionState::new(source, naming, &dead_letters, budget, begin).unwrap())
+    };
+    let state = begin(CommitPoint { offset: 1000, ..CommitPoint::default() }, 10_000);
+    for offset in 1000..1005 {
+        state.receive(offset, 1).unwrap().acknowledge();
+    }
+    state.require_reread(RereadCause::Removal);
+    state.announce_reread(Reread { from: 900, discard_unsent: true, store_start: None });
+    let point = state.try_end().unwrap();
+    assert_eq!((point.offset, point.metadata.to_string().as_str()), (900, "reread=1005 compare=10000"));
+    let again = begin(point, 10_000);
+    for offset in 900..1005 {
+        assert!(again.compare_contents());
+        again.receive(offset, 1).unwrap().acknowledge();
+    }
+    assert_eq!(again.commit_point().unwrap().metadata.to_string(), "compare=10000", "complete, and comparing goes on");
+    again.require_reread(RereadCause::Removal);
+    assert_eq!(again.phase(), Phase::RereadRequired, "it waits for nothing");
+    again.announce_reread(Reread { from: 905, discard_unsent: true, store_start: None });
+    let point = again.try_end().unwrap();
+    assert_eq!((point.offset, point.metadata.to_string().as_str()), (800, "reread=1005 compare=10000"));
+}
+
+#[test]
+fn a_record_that_holds_up_a_reread_can_be_given_up() {
+    let state = at(7);
+    let ack = state.receive(7, 1).unwrap();
+    assert_eq!(state.awaits_reread_for(), None);
+    state.announce_reread(Reread { from: 5, discard_unsent: false, store_start: None });
+    assert!(state.awaits_reread_for().is_some() && state.may_write() && state.try_end().is_none());
+    state.discard_unsent();
+    assert!(!state.may_write() && state.awaits_reread_for().is_none());
+    drop(ack);
+    assert!(!state.is_record_lost());
+    assert_eq!(state.try_end().unwrap().offset, 5, "it is read again");
 }

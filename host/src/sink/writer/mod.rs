@@ -274,6 +274,11 @@ impl Writer {
         for state in self.states.values() {
             state.require_reread(crate::flow::RereadCause::Removal);
         }
+        // A writer that was idle has retired, and what it knew of others that share the entry is forgotten.
+        let is_known = |source: &TopicPartition| {
+            self.states.get(source).is_some_and(|state| state.phase() != crate::flow::Phase::Ended)
+        };
+        self.shared.removed_beside_others(&self.entry, is_known);
     }
 
     fn recovered(&mut self) {

@@ -1,5 +1,5 @@
-//! Where a partition begins to be read: after an assignment, for a re-read, and when the broker doesn't have the next
-//! offset.
+//! Where a partition begins to be read: after an assignment, for a re-read, when the broker doesn't have the next offset,
+//! and where a command only looks at what a host would read.
 //!
 //! Guarantees: an offset that the broker has is where the partition begins, unless the topic was created again or its log
 //! was truncated; a topic that was created again is read from its first record; any other case is decided by
@@ -51,7 +51,7 @@ pub fn begin(
         info!(partition = %source, offset, low, high, "no committed offset; beginning by kafka.start");
         return Ok(CommitPoint { offset, metadata: CommitMetadata { topic_id, ..CommitMetadata::default() } });
     };
-    let read_to = metadata.compare_below.unwrap_or_default().max(offset);
+    let read_to = metadata.reread_until.or(metadata.compare_below).unwrap_or_default().max(offset);
     let known_id = metadata.topic_id;
     if let (Some(before), Some(now)) = (known_id, topic_id)
         && before != now
@@ -69,7 +69,8 @@ pub fn begin(
             "Kafka's log was truncated, as by an unclean leader election; re-reading the end of what is left"
         );
         let durable = metadata.durable.map(|durable| durable.min(from));
-        let metadata = CommitMetadata { compare_below: Some(read_to), durable, topic_id, ..metadata };
+        let compare_below = metadata.compare_below.max(Some(read_to));
+        let metadata = CommitMetadata { reread_until: Some(read_to), compare_below, durable, topic_id, ..metadata };
         return Ok(CommitPoint { offset: from, metadata });
     }
     if (low..=high).contains(&offset) {
@@ -165,7 +166,8 @@ mod tests {
             known.metadata.compare_below = Some(12);
             let begun = begin(&source(), Some(known.clone()), &facts(id(1)), policy, false).unwrap();
             assert_eq!((begun.offset, begun.metadata.compare_below), (10, Some(12)));
-            known.metadata.compare_below = Some(8);
+            // What may have been written wasn't all read.
+            known.metadata.reread_until = Some(8);
             let lost = begin(&source(), Some(known), &facts(id(1)), policy, false);
             assert_eq!(lost.is_err(), policy == StartPolicy::Fail, "8 and 9 were never read");
         }

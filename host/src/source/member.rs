@@ -1,0 +1,171 @@
+//! What this host is called in its group (Kafka's static membership): a host that is killed and started again under the
+//! same name gets its partitions back at once, because the brokers give a name's partitions to the member that has it.
+//!
+//! Guarantees: two hosts of one machine never have the same name, unless the configuration chose it: a name of the machine
+//! is held with a lock that ends with the process, however it ends. Two machines never have the same name, even if one is
+//! a copy of the other: the name holds what identifies the machine's boot.
+
+use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::groups::GroupInfo;
+use tracing::{debug, info, warn};
+
+use super::commit_queue::is_member;
+use super::group::GroupContext;
+
+use crate::config::{self, MemberName};
+
+/// How many hosts of one group one machine may have with names of their own.
+const MOST_ON_A_MACHINE: usize = 100;
+/// What of the group's name is in the lock's: the kernel takes 107 bytes.
+const GROUP_IN_LOCK: usize = 80;
+/// What of the host name is in the member's: the brokers take 249 bytes.
+const HOST_NAME: usize = 100;
+const BOOT_ID: usize = 8;
+/// How often the group is asked for its members, and how long each answer may take.
+const ATTEMPTS: usize = 2;
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
+/// How long telling the group that this host leaves may take.
+const FAREWELL: Duration = Duration::from_millis(1500);
+const POLL: Duration = Duration::from_millis(10);
+const SESSION_TIMEOUT: &str = "session.timeout.ms";
+/// librdkafka's default.
+const DEFAULT_SESSION: Duration = Duration::from_secs(45);
+
+/// The name of this host, for as long as the process runs.
+#[derive(Debug, Default)]
+pub struct Member {
+    name: Option<String>,
+    is_chosen: bool,
+    /// Held until the process ends.
+    _lock: Option<UnixListener>,
+}
+
+impl Member {
+    /// The name that the configuration wants.
+    pub fn new(config: &config::Kafka) -> Self {
+        if is_newer_protocol(config) {
+            // With it the brokers refuse a name until the session of the host that was killed is over, and librdkafka gives up.
+            if let MemberName::Chosen(name) = &config.member {
+                warn!(name, "kafka.member isn't used with group.protocol = \"consumer\"");
+            }
+            return Self::default();
+        }
+        match &config.member {
+            MemberName::Nameless => Self::default(),
+            MemberName::Chosen(name) => Self { name: Some(name.clone()), is_chosen: true, _lock: None },
+            MemberName::OfMachine => Self::of_machine(&config.group),
+        }
+    }
+
+    fn of_machine(group: &str) -> Self {
+        let Some(machine) = machine() else {
+            info!("this machine tells no host name or boot: the host has no name in its group");
+            return Self::default();
+        };
+        for number in 0..MOST_ON_A_MACHINE {
+            if let Some(lock) = lock(group, number) {
+                return Self { name: Some(format!("{machine}-{number}")), is_chosen: false, _lock: Some(lock) };
+            }
+        }
+        Self::default()
+    }
+
+    /// The name; `None`: this host has none.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Whether another host, on another machine, may have the same name.
+    pub fn may_be_shared(&self) -> bool {
+        self.is_chosen
+    }
+}
+
+/// Whether the group has a member of this name. If it doesn't tell, it may have one.
+pub(super) fn finds(consumer: &BaseConsumer<GroupContext>, group: &str, name: &str) -> bool {
+    // The brokers make a member's id of its name and a random part.
+    let prefix = format!("{name}-");
+    for _ in 0..ATTEMPTS {
+        match consumer.fetch_group_list(Some(group), TOLD_WITHIN) {
+            Ok(groups) => {
+                return groups
+                    .groups()
+                    .iter()
+                    .flat_map(GroupInfo::members)
+                    .any(|member| member.id().starts_with(&prefix));
+            }
+            Err(error) => debug!(%error, "the group doesn't tell its members"),
+        }
+    }
+    true
+}
+
+/// Closing doesn't leave the group where the member has a name: its partitions would wait for it until its session is
+/// over. Ending the subscription first does.
+pub(super) fn say_farewell(consumer: &BaseConsumer<GroupContext>) {
+    let begin = Instant::now();
+    consumer.unsubscribe();
+    while is_member(consumer) && begin.elapsed() < FAREWELL {
+        drop(consumer.poll(POLL));
+    }
+}
+
+/// How long the group waits for a member that says nothing.
+pub(super) fn session(config: &config::Kafka) -> Duration {
+    let set = config.properties.get(SESSION_TIMEOUT).and_then(|millis| millis.parse().ok());
+    set.map_or(DEFAULT_SESSION, Duration::from_millis)
+}
+
+fn is_newer_protocol(config: &config::Kafka) -> bool {
+    config.properties.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"))
+}
+
+/// Host name and boot of this machine, in letters that Kafka takes.
+fn machine() -> Option<String> {
+    let read = |path, most| -> Option<String> {
+        let text = fs::read_to_string(path).ok()?;
+        let legal = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
+        let name: String =
+            text.trim().chars().map(|letter| if legal(letter) { letter } else { '_' }).take(most).collect();
+        (!name.is_empty()).then_some(name)
+    };
+    let host = read("/proc/sys/kernel/hostname", HOST_NAME)?;
+    let boot = read("/proc/sys/kernel/random/boot_id", BOOT_ID)?;
+    Some(format!("{host}-{boot}"))
+}
+
+/// A name in the kernel that one process of this machine can have, and that is free when that process ends.
+fn lock(group: &str, number: usize) -> Option<UnixListener> {
+    let group = &group.as_bytes()[..group.len().min(GROUP_IN_LOCK)];
+    let name = [b"reduct-sink/", group, format!("/{number}").as_bytes()].concat();
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_of_a_machine_have_names_of_their_own_and_the_next_one_gets_a_free_one() {
+        let group = format!("member-{}", std::process::id());
+        let [first, second] = [(); 2].map(|()| Member::of_machine(&group));
+        assert!(first.name().is_some() && first.name() != second.name());
+        let other_group = Member::of_machine(&format!("other-{group}"));
+        assert_eq!(other_group.name(), first.name());
+        let name = first.name.clone();
+        drop(first);
+        assert_eq!(Member::of_machine(&group).name, name, "as after a kill");
+        assert!(second.name().unwrap().len() < 249);
+    }
+
+    #[test]
+    fn a_long_group_has_locks_too() {
+        let group = "g".repeat(249);
+        assert!(lock(&group, 0).is_some_and(|_held| lock(&group, 1).is_some()));
+    }
+}
