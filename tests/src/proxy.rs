@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 use crate::dice::Dice;
 
@@ -57,13 +58,17 @@ pub struct Proxy {
 }
 
 struct Shared {
-    target: SocketAddr,
+    target: Mutex<SocketAddr>,
     weather: AtomicU8,
     dice: Mutex<Dice>,
     stall: Duration,
     counts: Counts,
     open: AtomicU64,
     most_open: AtomicU64,
+    connections: AtomicU64,
+    /// What clients send on connections with a lower number is held back.
+    held_below: watch::Sender<u64>,
+    held_bytes: AtomicU64,
 }
 
 impl Proxy {
@@ -78,13 +83,16 @@ impl Proxy {
             TcpListener::from_std(listener)?
         };
         let shared = Arc::new(Shared {
-            target,
+            target: Mutex::new(target),
             weather: AtomicU8::new(Weather::Fair as u8),
             dice: Mutex::new(dice),
             stall,
             counts: Counts::default(),
             open: AtomicU64::new(0),
             most_open: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            held_below: watch::Sender::new(0),
+            held_bytes: AtomicU64::new(0),
         });
         runtime.spawn(accept(listener, shared.clone()));
         Ok(Self { address, shared, runtime: Some(runtime) })
@@ -96,6 +104,27 @@ impl Proxy {
 
     pub fn set(&self, weather: Weather) {
         self.shared.weather.store(weather as u8, Ordering::SeqCst);
+    }
+
+    /// Sends what comes on new connections to another server, as if that one had taken the place of the first.
+    pub fn redirect(&self, target: SocketAddr) {
+        *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
+    }
+
+    /// Holds back what comes on the connections that there are now, also when their clients are gone. Others pass.
+    pub fn hold(&self) {
+        self.shared.held_bytes.store(0, Ordering::SeqCst);
+        self.shared.held_below.send_replace(self.shared.connections.load(Ordering::SeqCst));
+    }
+
+    /// Passes on what was held back.
+    pub fn release(&self) {
+        self.shared.held_below.send_replace(0);
+    }
+
+    /// How many bytes were held back since [`Self::hold`].
+    pub fn held_bytes(&self) -> u64 {
+        self.shared.held_bytes.load(Ordering::SeqCst)
     }
 
     /// Resets, stalls, delays and dropped answers so far.
@@ -140,7 +169,8 @@ struct Plan {
 }
 
 async fn carry(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
-    let Ok(mut server) = TcpStream::connect(shared.target).await else {
+    let target = *shared.target.lock().unwrap_or_else(PoisonError::into_inner);
+    let Ok(mut server) = TcpStream::connect(target).await else {
         reset(client);
         return Ok(());
     };
@@ -151,10 +181,16 @@ async fn carry(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut sent = 0;
     let mut answering = false;
     let mut _under_way = None;
+    let number = shared.connections.fetch_add(1, Ordering::SeqCst);
     loop {
         tokio::select! {
             read = client.read(&mut asked) => {
                 let count = read?;
+                if *shared.held_below.borrow() > number {
+                    let held = shared.hold_back(number, &mut client, asked[..count].to_vec()).await?;
+                    server.write_all(&held).await?;
+                    continue;
+                }
                 if count == 0 {
                     return drain(server, client).await;
                 }
@@ -259,6 +295,27 @@ impl Shared {
         let bits = dice.within(1..17);
         let at = dice.within(1..2 << bits);
         Plan { fault: Some(fault), at }
+    }
+
+    /// Gathers what the client of a connection sends until it is released.
+    async fn hold_back(&self, number: u64, client: &mut TcpStream, mut held: Vec<u8>) -> io::Result<Vec<u8>> {
+        let mut held_below = self.held_below.subscribe();
+        let mut more = vec![0; 64 << 10];
+        let mut is_gone = held.is_empty();
+        self.held_bytes.fetch_add(held.len() as u64, Ordering::SeqCst);
+        while *held_below.borrow_and_update() > number {
+            tokio::select! {
+                changed = held_below.changed() => changed.map_err(io::Error::other)?,
+                read = client.read(&mut more), if !is_gone => match read {
+                    Ok(count @ 1..) => {
+                        held.extend_from_slice(&more[..count]);
+                        self.held_bytes.fetch_add(count as u64, Ordering::SeqCst);
+                    }
+                    Ok(0) | Err(_) => is_gone = true,
+                },
+            }
+        }
+        Ok(held)
     }
 
     fn stall_time(&self) -> Duration {

@@ -158,6 +158,12 @@ impl Store {
         self.wait_ready()
     }
 
+    /// Sets a variable that the store is given when it is started the next time.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts the store again and doesn't wait until it is ready.
     pub fn start_again(&mut self) -> Result<()> {
         let command = command(&self.data, self.port, self.token.as_deref(), &self.environment)?;

@@ -1,6 +1,8 @@
 //! A running host as its operator sees it: health with reasons while Kafka, the store or the rights are not as they should
 //! be, probes, metrics as Prometheus reads them, the log of an outage, and who may do what over HTTP.
 
+mod stores;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;

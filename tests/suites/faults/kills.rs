@@ -14,8 +14,8 @@ use super::{CATCH_UP, Trial, guests, kafka, pause, size, start_kafka, wait_progr
 #[tokio::test(flavor = "multi_thread")]
 async fn the_host_is_killed_and_comes_back_as_the_same_member() -> Result<()> {
     let store = Store::start()?;
-    let trial = Trial::new(kafka()?.client(), &store, "kill-static", 8)?
-        .configure(|config| config.property("group.instance.id", "one"));
+    let trial =
+        Trial::new(kafka()?.client(), &store, "kill-static", 8)?.configure(|config| config.set("kafka.member", "one"));
     kill_hosts(trial, &store, size(6, 25), false).await
 }
 

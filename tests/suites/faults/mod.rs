@@ -12,6 +12,7 @@ mod members;
 mod network;
 mod outages;
 mod replays;
+mod restarts;
 mod topics;
 
 use std::io::Write;
