@@ -10,13 +10,15 @@ use wit_bindgen_core::wit_parser::Resolve;
 use wit_bindgen_core::{Files, WorldGenerator};
 
 /// What `wit-bindgen go` names after the contract, and what it's called here. Its runtime is `examples/go/abi`.
-const GO_NAMES: [(&str, &str); 7] = [
+const GO_NAMES: [(&str, &str); 8] = [
     ("\"go.bytecodealliance.org/pkg/wit/runtime\"", "\"plugin/abi\""),
     ("\"go.bytecodealliance.org/pkg/wit/types\"", "\"plugin/abi\""),
     ("\"wit_component/export_reduct_sink_transform_transformer\"", "\"plugin/transformer\""),
     ("\"wit_component/", "\"plugin/bindings/"),
     ("export_reduct_sink_transform_transformer", "transformer"),
     ("reduct_sink_transform_types", "types"),
+    // So that tests without WebAssembly are compiled with `native.go` instead.
+    ("reduct_sink_transform_host/wit_bindings.go", "host/wit_bindings_wasm.go"),
     ("reduct_sink_transform_host", "host"),
 ];
 

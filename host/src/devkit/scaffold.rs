@@ -46,29 +46,32 @@ const PYTHON: &[TemplateFile] = &[
 
 const JAVASCRIPT: &[TemplateFile] = &[
     ("plugin.js", include_str!("templates/javascript/plugin.js")),
-    ("test/plugin.test.js", include_str!("templates/javascript/test/plugin.test.js")),
-    ("test/host.js", include_str!("templates/javascript/test/host.js")),
     ("package.json", include_str!("templates/javascript/package.json")),
-    (".gitignore", "/build/\n/node_modules/\n"),
 ];
 
 const TYPESCRIPT: &[TemplateFile] = &[
     ("plugin.ts", include_str!("templates/typescript/plugin.ts")),
     ("contract.d.ts", include_str!("../../../examples/typescript/contract.d.ts")),
-    ("test/plugin.test.js", include_str!("templates/javascript/test/plugin.test.js")),
-    ("test/host.js", include_str!("templates/javascript/test/host.js")),
     ("tsconfig.json", include_str!("templates/typescript/tsconfig.json")),
     ("package.json", include_str!("templates/typescript/package.json")),
+];
+
+/// What JavaScript and TypeScript have in common.
+const QUICKJS: &[TemplateFile] = &[
+    ("test/plugin.test.js", include_str!("templates/javascript/test/plugin.test.js")),
+    ("test/host.js", include_str!("templates/javascript/test/host.js")),
     (".gitignore", "/build/\n/node_modules/\n"),
 ];
 
 const GO: &[TemplateFile] = &[
     ("transformer/plugin.go", include_str!("templates/go/plugin.go")),
+    ("transformer/plugin_test.go", include_str!("templates/go/plugin_test.go")),
     ("go.mod", include_str!("../../../examples/go/go.mod")),
     ("abi/abi.go", include_str!("../../../examples/go/abi/abi.go")),
     ("abi/empty.s", include_str!("../../../examples/go/abi/empty.s")),
     ("bindings/wit_exports.go", include_str!("../../../examples/go/bindings/wit_exports.go")),
-    ("bindings/host/wit_bindings.go", include_str!("../../../examples/go/bindings/host/wit_bindings.go")),
+    ("bindings/host/wit_bindings_wasm.go", include_str!("../../../examples/go/bindings/host/wit_bindings_wasm.go")),
+    ("bindings/host/native.go", include_str!("../../../examples/go/bindings/host/native.go")),
     ("bindings/host/empty.s", include_str!("../../../examples/go/bindings/host/empty.s")),
     ("bindings/types/empty.s", include_str!("../../../examples/go/bindings/types/empty.s")),
     ("bindings/types/wit_bindings.go", include_str!("../../../examples/go/bindings/types/wit_bindings.go")),
@@ -79,25 +82,30 @@ const C: &[TemplateFile] = &[
     ("plugin.c", include_str!("templates/c/plugin.c")),
     ("json.c", include_str!("../../../examples/c/json.c")),
     ("json.h", include_str!("../../../examples/c/json.h")),
-    ("bindings/transform.c", include_str!("../../../examples/c/bindings/transform.c")),
-    ("bindings/transform.h", include_str!("../../../examples/c/bindings/transform.h")),
-    (".gitignore", "/build/\n/.venv/\n"),
+    ("test/plugin_test.c", include_str!("templates/c/test/plugin_test.c")),
+    ("test/run", include_str!("templates/c/test/run")),
 ];
 
 const CPP: &[TemplateFile] = &[
     ("plugin.cpp", include_str!("templates/cpp/plugin.cpp")),
     ("json.hpp", include_str!("templates/cpp/json.hpp")),
+    ("test/plugin_test.cpp", include_str!("templates/cpp/test/plugin_test.cpp")),
+    ("test/run", include_str!("templates/cpp/test/run")),
     ("requirements.txt", ZIG_PIN),
-    ("bindings/transform.c", include_str!("../../../examples/c/bindings/transform.c")),
-    ("bindings/transform.h", include_str!("../../../examples/c/bindings/transform.h")),
-    (".gitignore", "/build/\n/.venv/\n"),
 ];
 
 const ZIG: &[TemplateFile] = &[
     ("plugin.zig", include_str!("templates/zig/plugin.zig")),
+    ("test/run", include_str!("templates/zig/test/run")),
     ("requirements.txt", ZIG_PIN),
+];
+
+/// What the languages on the bindings for C have in common.
+const C_BINDINGS: &[TemplateFile] = &[
     ("bindings/transform.c", include_str!("../../../examples/c/bindings/transform.c")),
     ("bindings/transform.h", include_str!("../../../examples/c/bindings/transform.h")),
+    ("test/host.c", include_str!("templates/c/test/host.c")),
+    ("test/host.h", include_str!("templates/c/test/host.h")),
     (".gitignore", "/build/\n/.venv/\n"),
 ];
 
@@ -137,17 +145,17 @@ pub fn create(folder: &Path, name: &str, language: Language) -> anyhow::Result<V
 }
 
 fn files(language: Language) -> impl Iterator<Item = &'static TemplateFile> {
-    let own = match language {
-        Language::Rust => RUST,
-        Language::Python => PYTHON,
-        Language::JavaScript => JAVASCRIPT,
-        Language::TypeScript => TYPESCRIPT,
-        Language::Go => GO,
-        Language::C => C,
-        Language::Cpp => CPP,
-        Language::Zig => ZIG,
+    let (own, shared): (&[TemplateFile], &[TemplateFile]) = match language {
+        Language::Rust => (RUST, &[]),
+        Language::Python => (PYTHON, &[]),
+        Language::JavaScript => (JAVASCRIPT, QUICKJS),
+        Language::TypeScript => (TYPESCRIPT, QUICKJS),
+        Language::Go => (GO, &[]),
+        Language::C => (C, C_BINDINGS),
+        Language::Cpp => (CPP, C_BINDINGS),
+        Language::Zig => (ZIG, C_BINDINGS),
     };
-    COMMON.iter().chain(own)
+    COMMON.iter().chain(own).chain(shared)
 }
 
 fn binary_files(language: Language) -> &'static [(&'static str, &'static [u8])] {
@@ -225,8 +233,8 @@ fn words(language: Language) -> Words {
         },
         Language::Go => Words {
             title: "Go",
-            prepare: "",
-            files: "| `transformer/plugin.go` | the transform |\n\
+            prepare: "go test ./transformer               # the unit tests, on this machine, without WebAssembly\n",
+            files: "| `transformer/plugin.go` | the transform |\n| `transformer/plugin_test.go` | its unit tests |\n\
                     | `abi/`, `bindings/` | the contract in Go, generated, and what it needs: leave them as they are |",
             notes: "- Go 1.26 or later builds it; it needs no module from elsewhere.\n\
                     - A panic rejects the record, with its text, file and line as the reason: see `defer abi.Recover`.\n\
@@ -236,8 +244,9 @@ fn words(language: Language) -> Words {
         },
         Language::C => Words {
             title: "C",
-            prepare: "",
-            files: "| `plugin.c` | the transform |\n| `json.c`, `json.h` | a small reader of JSON, for the configuration |\n\
+            prepare: C_UNIT_TESTS,
+            files: "| `plugin.c` | the transform |\n| `test/` | its unit tests, and what stands for the host in them |\n\
+                    | `json.c`, `json.h` | a small reader of JSON, for the configuration |\n\
                     | `bindings/` | the contract in C, generated: leave it as it is |",
             notes: "- Free what the host hands over; give what you answer from `malloc`, and the bindings free it.\n\
                     - `assert` and what is printed to `stderr` before a trap become the reason of the dead letter. A null \
@@ -246,8 +255,9 @@ fn words(language: Language) -> Words {
         },
         Language::Cpp => Words {
             title: "C++",
-            prepare: "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt\n",
-            files: "| `plugin.cpp` | the transform |\n| `json.hpp` | a small reader of JSON, for the configuration |\n\
+            prepare: ZIG_AND_UNIT_TESTS,
+            files: "| `plugin.cpp` | the transform |\n| `test/` | its unit tests, and what stands for the host in them |\n\
+                    | `json.hpp` | a small reader of JSON, for the configuration |\n\
                     | `bindings/` | the contract in C, generated: leave it as it is |",
             notes: "- Free what the host hands over; give what you answer from `malloc`, and the bindings free it.\n\
                     - There are no exceptions in WebAssembly: what would throw one ends the instance. `assert` and what is \
@@ -256,8 +266,9 @@ fn words(language: Language) -> Words {
         },
         Language::Zig => Words {
             title: "Zig",
-            prepare: "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt\n",
-            files: "| `plugin.zig` | the transform |\n\
+            prepare: ZIG_AND_UNIT_TESTS,
+            files: "| `plugin.zig` | the transform, and its unit tests |\n\
+                    | `test/` | what runs them, and what stands for the host in them |\n\
                     | `bindings/` | the contract in C, generated: leave it as it is |\n\
                     | `requirements.txt` | pins Zig's compiler |",
             notes: "- Free what the host hands over; give what you answer from `heap`, and the bindings free it.\n\
@@ -267,6 +278,12 @@ fn words(language: Language) -> Words {
         },
     }
 }
+
+const C_UNIT_TESTS: &str =
+    "sh test/run                         # the unit tests, on this machine, without WebAssembly\n";
+
+const ZIG_AND_UNIT_TESTS: &str = "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt\n\
+    sh test/run                         # the unit tests, on this machine, without WebAssembly\n";
 
 const JAVASCRIPT_NOTES: &str = "- `throw { tag: \"reject\", val: \"why\" }` in `transform` rejects the record. Any exception does so \
     too, with its type, message, file and line as the reason; so does a verdict of a wrong shape, with what was expected.\n\

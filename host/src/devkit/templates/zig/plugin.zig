@@ -87,3 +87,48 @@ fn owned(text: []const u8) error{OutOfMemory}!wit.transform_string_t {
     const copy = try heap.dupe(u8, text);
     return .{ .ptr = copy.ptr, .len = copy.len };
 }
+
+// Tests without WebAssembly: sh test/run
+
+const host = @cImport(@cInclude("test/host.h"));
+
+/// What becomes of a record with this payload, and with a header `type` if one is given.
+fn decideOn(config: []const u8, kind: ?[]const u8, payload: []const u8) !Verdict {
+    var text = try owned(config);
+    var err: wit.transform_string_t = undefined;
+    if (!exports_reduct_sink_transform_transformer_configure(&text, &err)) return error.Refused;
+    var message = std.mem.zeroes(Message);
+    message.topic = try owned("topic");
+    message.payload_size = payload.len;
+    if (kind) |value| {
+        const headers = try heap.alloc(wit.reduct_sink_transform_types_header_t, 1);
+        const copy = try owned(value);
+        headers[0] = .{ .key = try owned("type"), .value = .{ .is_some = true, .val = .{ .ptr = copy.ptr, .len = copy.len } } };
+        message.headers = .{ .ptr = headers.ptr, .len = headers.len };
+    }
+    host.host_record.payload = payload.ptr;
+    host.host_record.payload_size = payload.len;
+    var verdict: Verdict = undefined;
+    var failure: Failure = undefined;
+    if (!exports_reduct_sink_transform_transformer_transform(&message, &verdict, &failure)) return error.Rejected;
+    return verdict;
+}
+
+test "heartbeats are dropped" {
+    const verdict = try decideOn("{}", "heartbeat", "");
+    try std.testing.expectEqual(wit.REDUCT_SINK_TRANSFORM_TYPES_VERDICT_DROP, verdict.tag);
+}
+
+test "sizes become labels" {
+    inline for (.{ .{ "1234", "small" }, .{ "12345", "large" } }) |case| {
+        var verdict = try decideOn("{\"large_bytes\": 5}", null, case[0]);
+        defer wit.exports_reduct_sink_transform_transformer_verdict_free(&verdict);
+        const label = verdict.val.change.labels.ptr[0];
+        try std.testing.expectEqualStrings("size_class", bytes(label.name));
+        try std.testing.expectEqualStrings(case[1], bytes(label.value.val));
+    }
+}
+
+test "an unknown key is refused" {
+    try std.testing.expectError(error.Refused, decideOn("{\"large\": 5}", null, ""));
+}
