@@ -9,7 +9,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use reduct_sink_testbed::sink::run_to_end;
+use reduct_sink_testbed::process::Process;
+use reduct_sink_testbed::sink::{binary, run_to_end};
 use reduct_sink_testbed::{KafkaClient, Message, Sink, bed, figures, process, read_back, unique};
 
 /// For one step: on a busy machine Rust's first build takes minutes where the standard library is built too.
@@ -45,6 +46,106 @@ async fn c() -> Result<()> {
     first_plugin("c", "plugin.c").await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn cpp() -> Result<()> {
+    first_plugin("cpp", "plugin.cpp").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zig() -> Result<()> {
+    first_plugin("zig", "plugin.zig").await
+}
+
+/// `plugin dev` beside a running host: a version whose fixtures fail isn't handed over, one whose fixtures pass is, and what
+/// the host finds of it is printed.
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_hands_what_passed_to_a_running_host() -> Result<()> {
+    let bed = bed()?;
+    let empty = tempfile::tempdir()?;
+    let folder = empty.path().join("first");
+    let path = folder.display().to_string();
+    command(&["plugin", "new", "--lang", "c", &path])?;
+    command(&["plugin", "build", &path])?;
+    // The host has a copy in another place, as it would for an operator.
+    let installed = empty.path().join("installed.wasm");
+    fs::copy(folder.join("build/first.wasm"), &installed)?;
+
+    let topic = unique("newcomer-dev");
+    let kafka = bed.kafka.client();
+    kafka.create_topic(&topic, 1)?;
+    let status = format!("127.0.0.1:{}", process::free_port()?);
+    let config = bed.sink_config(&topic).set("status.listen", &*status).plugin("first", &installed, "")?;
+    let mut sink = Sink::start(&config)?;
+    sink.wait_log("running", BOUND)?;
+
+    let log = process::new_log("plugin-dev")?;
+    let mut dev = Command::new(binary()?);
+    dev.args(["plugin", "dev", &path, "--into", &status]);
+    let mut dev = Process::spawn("plugin dev", dev, &log)?;
+    // Waits until it has said this behind that many bytes; gives what it has said there, and the length of all.
+    let mut said = |text: &str, after: usize| {
+        process::wait_for(&format!("plugin dev to say {text:?}"), BOUND, || {
+            let all = fs::read_to_string(&log)?;
+            dev.expect_running()?;
+            let new = all.get(after..).unwrap_or_default();
+            Ok(new.contains(text).then(|| (new.to_owned(), all.len())))
+        })
+        .with_context(|| format!("it says:\n{}", process::tail(&log, 40)))
+    };
+    let (text, mut seen) = said("watching", 0)?;
+    ensure!(text.contains("is at work in"), "the first version is the host's: {text}");
+
+    let source = folder.join("plugin.c");
+    let change = |from: &str, to: &str| -> Result<()> {
+        let text = fs::read_to_string(&source)?;
+        ensure!(text.contains(from), "{} has no {from}", source.display());
+        Ok(fs::write(&source, text.replace(from, to))?)
+    };
+    // The fixtures expect another label.
+    change("size_class", "size_group")?;
+    let (text, end) = said("watching", seen)?;
+    seen = end;
+    ensure!(
+        text.contains("changed: plugin.c") && text.contains("-size_class") && text.contains("+size_group"),
+        "{text}"
+    );
+    ensure!(text.contains(&format!("{status} keeps the version that it has")), "{text}");
+    // One that doesn't compile.
+    change("static uint64_t", "static no_type")?;
+    let (text, end) = said("watching", seen)?;
+    seen = end;
+    ensure!(text.contains("FAILED") && !sink.log()?.contains("swapped"), "{text}");
+
+    // Put right, and expected.
+    change("static no_type", "static uint64_t")?;
+    seen = said("watching", seen)?.1;
+    let fresh = folder.join("build/new/first.wasm").display().to_string();
+    let started = Instant::now();
+    // Its differences make the exit code 0 once they are accepted.
+    command(&["plugin", "test", &path, "--plugin", &fresh, "--update"])?;
+    let (text, _) = said("watching", seen)?;
+    figures::record("newcomer_s_dev_hand_over", started.elapsed().as_secs_f64())?;
+    ensure!(text.contains("handed  version") && text.contains("at work"), "{text}");
+    kafka.produce(&topic, [Message::new("frame").header("type", "frame")])?;
+    sink.wait_caught_up(&kafka, config.group(), &[&topic], BOUND)?;
+    let stored = read_back(&bed.store.client()?, config.bucket(), "*").await?;
+    assert_eq!(stored.iter().filter(|record| record.label("size_group") == Some("small")).count(), 1);
+    dev.stop(BOUND)?;
+    sink.stop_cleanly()
+}
+
+#[test]
+fn dev_says_at_once_what_is_wrong_with_the_host() -> Result<()> {
+    let empty = tempfile::tempdir()?;
+    let path = empty.path().join("first").display().to_string();
+    command(&["plugin", "new", "--lang", "c", &path])?;
+    let nobody = format!("127.0.0.1:{}", process::free_port()?);
+    let ended = run_to_end(&["plugin", "dev", &path, "--into", &nobody], &[], BOUND)?;
+    let errors = String::from_utf8_lossy(&ended.stderr).into_owned();
+    ensure!(ended.status.code() == Some(4) && errors.contains(&format!("no host answers at {nobody}")), "{errors}");
+    Ok(())
+}
+
 async fn first_plugin(language: &'static str, source: &str) -> Result<()> {
     let bed = bed()?;
     let empty = tempfile::tempdir()?;
@@ -55,6 +156,8 @@ async fn first_plugin(language: &'static str, source: &str) -> Result<()> {
     steps.took("new")?;
     use_what_is_installed(language, &folder)?;
     steps.since = Instant::now();
+    unit_tests(language, &folder)?;
+    steps.took("unit_tests")?;
     command(&["plugin", "build", &path])?;
     steps.took("build")?;
     command(&["plugin", "test", &path])?;
@@ -113,10 +216,20 @@ fn command(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Runs the command of the new folder's README that tests without WebAssembly.
+fn unit_tests(language: &str, folder: &Path) -> Result<()> {
+    let readme = fs::read_to_string(folder.join("README.md"))?;
+    let line = readme.lines().find(|line| line.contains("# the unit tests")).context("the README has no unit tests")?;
+    let said = Command::new("sh").args(["-ec", line]).current_dir(folder).output()?;
+    let text = [said.stdout, said.stderr].concat();
+    ensure!(said.status.success(), "{language}: {line}\n{}", String::from_utf8_lossy(&text));
+    Ok(())
+}
+
 /// In place of `pip install` and `npm install`, which the new folder's README asks for.
 fn use_what_is_installed(language: &str, folder: &Path) -> Result<()> {
     let (part, link) = match language {
-        "python" => ("", folder.join(".venv")),
+        "python" | "zig" | "cpp" => ("", folder.join(".venv")),
         "javascript" | "typescript" => ("node_modules", folder.join("node_modules")),
         _ => return Ok(()),
     };
@@ -126,7 +239,11 @@ fn use_what_is_installed(language: &str, folder: &Path) -> Result<()> {
 
 /// Where `tests/setup languages` put what the example pins.
 fn installed(language: &str) -> Result<PathBuf> {
-    let pins = if language == "python" { "requirements.txt" } else { "package.json" };
+    let (language, pins) = match language {
+        "cpp" => ("zig", "requirements.txt"),
+        "python" | "zig" => (language, "requirements.txt"),
+        _ => (language, "package.json"),
+    };
     let pins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(language).join(pins);
     let sum = Command::new("sha256sum").arg(pins).output()?.stdout;
     let sum = String::from_utf8(sum)?;

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use super::meter::{Histogram, Latency, Meters};
 use super::stage::StageObserver;
-use crate::config::PluginConfig;
+use crate::config::{PluginConfig, PluginSource};
 use crate::plugin::{ConfigVersion, CounterSet, Counts, Digest, Instance, LoadError, LoadedPlugin, Runtime};
 
 /// How many replaced versions are remembered.
@@ -69,6 +69,8 @@ pub struct PluginVersion {
     pub digest: Digest,
     /// Identifies its configuration; `None`: it has none.
     pub config: Option<ConfigVersion>,
+    /// Where it was loaded from.
+    pub source: PluginSource,
     /// The file's size.
     pub bytes: usize,
     /// When this version became the active one.
@@ -244,6 +246,7 @@ impl StageSpec {
             name: plugin.name.clone(),
             digest: plugin.digest,
             config: plugin.config,
+            source: self.config.source.clone(),
             bytes: plugin.bytes,
             since: self.since,
             counts: plugin.counts(),

@@ -80,6 +80,10 @@ fn write(text: &str) -> Result<(), CommandError> {
 }
 
 impl RunningHost {
+    pub fn at(address: String, token_file: Option<PathBuf>) -> Self {
+        Self { status: address, token_file }
+    }
+
     /// Whether a reduct-sink serves its status there.
     pub fn answers_at(address: &str) -> bool {
         let asked = Self { status: address.into(), token_file: None }.ask(reqwest::Method::GET, "status");
@@ -172,7 +176,8 @@ fn table(report: &Value) -> String {
     rows(&mut text, &head, partitions.collect());
     let counts = ["kept", "changed", "split", "dropped", "failed", "retried", "passed_over"];
     let plugins = list(report, "plugins").iter().map(|plugin| {
-        let first = vec![word(&plugin["name"]), short(&plugin["digest"]), ago(plugin["since_s"].as_u64())];
+        let first =
+            vec![word(&plugin["name"]), version(&plugin["digest"], &plugin["config"]), ago(plugin["since_s"].as_u64())];
         let latency = ["p50_us", "p99_us", "max_us"].map(|key| decimal(field(&plugin["latency"], key)));
         let memory = size(plugin["memory_bytes"].as_u64().unwrap_or(0));
         let breaker = if plugin["breaker_open"] == true { "breaker open" } else { "" };
@@ -202,7 +207,7 @@ fn table(report: &Value) -> String {
             word(&swap["number"]),
             ago(swap["at_ms"].as_u64().map(|ms| ms / 1000)),
             word(&swap["plugin"]),
-            format!("{} to {}", short(&swap["old"]), short(&swap["new"])),
+            format!("{} to {}", version(&swap["old"], &swap["old_config"]), version(&swap["new"], &swap["new_config"])),
             word(&swap["cause"]),
             word(&swap["outcome"]),
         ];
@@ -266,8 +271,10 @@ fn word(value: &Value) -> String {
     }
 }
 
-fn short(digest: &Value) -> String {
-    digest.as_str().unwrap_or("-").chars().take(12).collect()
+/// `DIGEST:CONFIG`, as in the label `sink.plugins`.
+fn version(digest: &Value, config: &Value) -> String {
+    let digest: String = digest.as_str().unwrap_or("-").chars().take(12).collect();
+    config.as_str().map_or_else(|| digest.clone(), |config| format!("{digest}:{config}"))
 }
 
 fn decimal(value: &Value) -> String {

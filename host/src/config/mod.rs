@@ -38,6 +38,7 @@ pub use self::plugins::{
     Recycle, WhileOpen, plugin_name_of,
 };
 pub use self::problem::{ConfigPlace, ConfigProblem, ConfigProblems};
+pub use self::reader::in_full;
 pub use self::reference::{example, reference};
 pub use self::schema::schema;
 pub use self::swaps::{Mode, Share, Trial, Watch};

@@ -34,10 +34,22 @@ pub enum BuildError {
 
 /// Builds the component, telling each command before it runs. What the commands say goes to standard error.
 pub fn build(project: &Project, tell: &mut dyn FnMut(&str)) -> Result<PathBuf, BuildError> {
+    let fresh = build_aside(project, tell)?;
+    Ok(take_over(project, &fresh)?)
+}
+
+/// Puts a component that [`build_aside`] made where the plugin's component belongs.
+pub fn take_over(project: &Project, fresh: &Path) -> anyhow::Result<PathBuf> {
     let component = project.component();
-    let folder = project.folder.join("build");
+    fs::rename(fresh, &component).with_context(|| format!("can't put the component to {}", component.display()))?;
+    Ok(component)
+}
+
+/// Builds the component, and leaves the previous one where it is. The new one has the same file name, in another folder.
+pub fn build_aside(project: &Project, tell: &mut dyn FnMut(&str)) -> Result<PathBuf, BuildError> {
+    let folder = project.folder.join("build").join("new");
     fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
-    let fresh = folder.join(format!("{}.new.wasm", project.name));
+    let fresh = folder.join(format!("{}.wasm", project.name));
     let mut builder = Builder { project, fresh: fresh.clone(), tell };
     match project.language {
         Language::Rust => builder.rust()?,
@@ -49,8 +61,7 @@ pub fn build(project: &Project, tell: &mut dyn FnMut(&str)) -> Result<PathBuf, B
         Language::Cpp => builder.cpp()?,
         Language::Zig => builder.zig()?,
     }
-    fs::rename(&fresh, &component).with_context(|| format!("can't put the component to {}", component.display()))?;
-    Ok(component)
+    Ok(fresh)
 }
 
 struct Builder<'a> {
@@ -204,6 +215,8 @@ impl Builder<'_> {
             return Err(self.missing_compiler("there is no compiler of C and C++ for WebAssembly", packages));
         };
         command.args([zig, "-target", "wasm32-wasi", "-mexec-model=reactor"]);
+        // Optimized, Zig leaves `assert` out, which would be a failure's cause.
+        command.arg("-UNDEBUG");
         // Its stack would take 16 MB otherwise.
         command.args(["-Wl,-z,stack-size=65536", "-s"]);
         Ok(command)

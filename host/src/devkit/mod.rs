@@ -13,6 +13,7 @@ pub mod bench;
 pub mod build;
 pub mod capture;
 pub mod content;
+pub mod dev;
 pub mod dry_run;
 pub mod fixtures;
 mod guard;

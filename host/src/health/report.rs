@@ -86,6 +86,10 @@ pub struct PluginReport {
     pub name: String,
     /// Of its file.
     pub digest: String,
+    /// Identifies its configuration; absent where it has none.
+    pub config: Option<String>,
+    /// The file's absolute path; absent for the builtin plugin, and for callers who may not act.
+    pub file: Option<String>,
     /// Its circuit breaker is open: it isn't asked.
     pub breaker_open: bool,
     /// When it was put to work: seconds since the Unix epoch.
@@ -105,8 +109,10 @@ pub struct PluginReport {
 }
 
 impl HostReport {
-    /// Takes out what may show parts of records: how two versions of a plugin differed on one, and why one failed.
+    /// Takes out what may show parts of records (how two versions of a plugin differed on one, and why one failed), and
+    /// where the plugins' files are.
     pub fn redact(&mut self) {
+        self.plugins.iter_mut().for_each(|plugin| plugin.file = None);
         for trial in self.swaps.iter_mut().filter_map(|swap| swap.trial.as_mut()) {
             trial.first_difference = trial.first_difference.take().map(|_| HIDDEN.to_owned());
             trial.first_failure = trial.first_failure.take().map(|_| HIDDEN.to_owned());

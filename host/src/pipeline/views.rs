@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::host::Host;
 use super::lock;
 use crate::chain::PluginVersion;
+use crate::config::{PluginSource, in_full};
 use crate::flow::PartitionState;
 use crate::health::progress::{PartitionView, Supervised};
 use crate::health::rates::Totals;
@@ -180,6 +181,11 @@ fn plugin(version: PluginVersion) -> report::PluginReport {
     report::PluginReport {
         name: version.name.to_string(),
         digest: version.digest.to_string(),
+        config: version.config.map(|config| config.to_string()),
+        file: match &version.source {
+            PluginSource::File(path) => Some(in_full(path)),
+            PluginSource::Builtin => None,
+        },
         since_s: version.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         breaker_open: version.breaker_open,
         counts: version.counts,

@@ -6,6 +6,7 @@ mod capture;
 mod compile;
 mod control;
 mod core;
+mod dev;
 mod inspect;
 mod new;
 mod test;
@@ -25,6 +26,8 @@ pub enum PluginCommand {
     New(new::New),
     /// Build a plugin's folder to a component, with the toolchain of its language
     Build(build::Build),
+    /// Watch a plugin's folder: build it after each change, run its fixtures, and hand what passed to a running host
+    Dev(dev::Dev),
     /// Run fixtures through plugins and compare the results with the expected ones; no server is needed
     Test(test::Test),
     /// Write records of a live topic as fixtures, without joining a group or committing
@@ -52,6 +55,7 @@ impl PluginCommand {
         match self {
             Self::New(new) => new.execute(),
             Self::Build(build) => build.execute(),
+            Self::Dev(dev) => dev.execute(),
             Self::Test(test) => test.execute(),
             Self::Capture(capture) => capture.execute(),
             Self::Bench(bench) => bench.execute(),

@@ -75,7 +75,8 @@ impl Test {
     }
 }
 
-fn tell(reports: &[CaseReport]) -> Result<(), CommandError> {
+/// Prints what came of each case. Fails if one failed.
+pub(super) fn tell(reports: &[CaseReport]) -> Result<(), CommandError> {
     for CaseReport { name, result, stored, .. } in reports {
         let more = match result {
             TestResult::Passed => {
