@@ -94,6 +94,76 @@ fn kafka_that_refuses_or_lacks_a_topic_is_told_so_and_the_store_is_asked_all_the
     Ok(())
 }
 
+/// The mistakes that only a server answers: each with its exit code, its place and what to do.
+#[test]
+fn each_mistake_that_a_server_answers_has_its_remedy() -> Result<()> {
+    let bed = bed()?;
+    let topic = unique("mistakes");
+    bed.kafka.client().create_topic(&topic, 1)?;
+    let (brokers, url) = (bed.kafka.brokers(), bed.store.url());
+    let nobody = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let taken = taken.local_addr()?.to_string();
+    let flags = |brokers: &str, url: &str, more: &[&str]| -> Result<(Option<i32>, String)> {
+        let common = ["check", "--brokers", brokers, "--url", url, "--bucket", "kafka", "--topic", &topic];
+        run(&[&common[..], more].concat())
+    };
+    let (closed, is_kafka) = (format!("http://{nobody}"), format!("http://{brokers}"));
+    for ((code, told), expected, parts) in [
+        (flags(&nobody, &url, &[])?, 4, &["FAILED  kafka: ", &nobody, "check"] as &[&str]),
+        (flags(&brokers, &closed, &[])?, 4, &["FAILED  store: ", &nobody, "check"]),
+        (flags(&brokers, &is_kafka, &[])?, 4, &["FAILED  store: ", "check"]),
+        (
+            run_with(
+                &["check", "--brokers", &brokers, "--url", &url, "--bucket", "kafka", "--topic", &topic],
+                &[("REDUCT_SINK_DEAD_LETTERS_TOPIC", "no-such-letters")],
+            )?,
+            4,
+            &[
+                "FAILED  dead-letter topic no-such-letters: there is no such topic; create it, or correct dead_letters.topic",
+            ],
+        ),
+        (
+            flags(&brokers, &url, &["--status", &taken])?,
+            2,
+            &["FAILED  status: cannot listen on ", "set status.listen to"],
+        ),
+    ] {
+        assert_eq!(code, Some(expected), "{told}");
+        for part in parts {
+            assert!(told.contains(part), "expected {part:?} in:\n{told}");
+        }
+    }
+    Ok(())
+}
+
+/// Before the first record is written: the whole entry names, the labels as a query names them, and templates by which a
+/// second host of the group would be refused.
+#[test]
+fn entries_and_labels_are_shown_as_they_will_be_stored() -> Result<()> {
+    let bed = bed()?;
+    let topic = unique("shown.as");
+    bed.kafka.client().create_topic(&topic, 3)?;
+    let entry = topic.replace('.', "_2E");
+    let (brokers, url) = (bed.kafka.brokers(), bed.store.url());
+    let flags = ["check", "--brokers", &brokers, "--url", &url, "--bucket", "kafka", "--topic", &topic];
+    let (code, told) = run(&flags)?;
+    let shown = format!(
+        "entries of {topic}: {entry}/0 to {entry}/2; an entry ENTRY that a plugin chooses becomes ENTRY/0 to ENTRY/2"
+    );
+    assert!(code == Some(0) && told.contains(&shown), "expected {shown:?} in:\n{told}");
+    let labels = "labels: deviceid=d1 kafka.headers=";
+    assert!(told.contains(labels) && told.contains(" kafka.source=TOPIC/0 traceparent=00-1 "), "{told}");
+    assert!(!told.contains("a second host"), "{told}");
+    for entry in ["fixed", "{name}"] {
+        let (code, told) = run(&[&flags[..], &["--entry", entry]].concat())?;
+        assert!(code == Some(0) && told.contains("a second host of this group will refuse"), "{entry}: {told}");
+    }
+    let (code, told) = run(&[&flags[..], &["--entry", "all/{topic}/{partition}"]].concat())?;
+    assert!(code == Some(0) && !told.contains("a second host"), "{told}");
+    Ok(())
+}
+
 /// `run` tells at its start what `check` would: brokers that refuse end it, brokers that are away are waited for.
 #[test]
 fn run_says_at_its_start_what_is_wrong_with_kafka() -> Result<()> {
@@ -129,7 +199,11 @@ fn check_store(bed: &Bed, url: &str, bucket: &str, token: Option<&str>) -> Resul
 
 /// Its exit code and all that it says.
 fn run(args: &[&str]) -> Result<(Option<i32>, String)> {
-    let output = run_to_end(args, &[], BOUND)?;
+    run_with(args, &[])
+}
+
+fn run_with(args: &[&str], environment: &[(&str, &str)]) -> Result<(Option<i32>, String)> {
+    let output = run_to_end(args, environment, BOUND)?;
     let (report, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     Ok((output.status.code(), format!("{report}{errors}")))
 }

@@ -72,7 +72,8 @@ impl Trial {
         let folder = process::data_folder("dead-letters")?;
         let file = folder.path().join("plugin.wasm");
         std::fs::write(&file, guest::guest(plugin))?;
-        let config = bed.sink_config(&topic).plugin("picky", &file, "")?.property("session.timeout.ms", "6000");
+        let config =
+            bed.sink_config(&topic).plugin("picky", &file, "lens = 'left'")?.property("session.timeout.ms", "6000");
         Ok(Self { bed, topic, plugin: file, config, _folder: folder })
     }
 
@@ -133,7 +134,12 @@ async fn poison_is_kept_replayed_once_and_gone() -> Result<()> {
         let is_twice = letter.label("kafka.headers").is_some_and(|headers| headers == "Twice=1&Twice!");
         let expected = if is_twice { "unreachable" } else { "no such camera" };
         assert!(reason.contains(expected), "{reason}");
-        assert_eq!((letter.label("sink.plugin"), letter.label("sink.digest").map(str::len)), (Some("picky"), Some(64)));
+        // The file's sha256, and eight digits that identify the configuration, as the written records have them.
+        let version = letter.label("sink.digest").context("a version")?;
+        let (digest, config) = version.split_once(':').context("a configuration")?;
+        assert_eq!((letter.label("sink.plugin"), digest.len(), config.len()), (Some("picky"), 64, 8));
+        let mark = format!("picky@{}:{config}", &digest[..12]);
+        assert!(before.iter().any(|record| record.label("sink.plugins") == Some(&mark)), "no record has {mark}");
         assert!(letter.label("kafka.key").is_some_and(|key| key.starts_with("key ")));
     }
     let count = poison.len();
@@ -287,7 +293,7 @@ async fn a_topic_gets_the_original_records() -> Result<()> {
             ours.iter().map(|(key, value)| (&key[..], value.as_deref().unwrap_or_default())).collect();
         let reason = String::from_utf8_lossy(ours[&b"sink.reason"[..]]);
         assert!(reason.contains(if sent.headers.len() == 1 { "no such camera" } else { "unreachable" }), "{reason}");
-        assert_eq!((ours[&b"sink.plugin"[..]], ours[&b"sink.digest"[..]].len()), (&b"picky"[..], 64));
+        assert_eq!((ours[&b"sink.plugin"[..]], ours[&b"sink.digest"[..]].len()), (&b"picky"[..], 64 + 1 + 8));
         assert_eq!(ours[&b"kafka.timestamp"[..]], sent.timestamp_ms.unwrap().to_string().as_bytes());
     }
     let stored = trial.stored().await?;

@@ -55,6 +55,13 @@ pub struct PluginFailure {
     pub reason: String,
 }
 
+impl PluginFailure {
+    /// `DIGEST:CONFIG`, both in hexadecimal; the digest alone where the plugin isn't configured.
+    pub fn version(&self) -> String {
+        self.config.map_or_else(|| self.digest.to_string(), |config| format!("{}:{config}", self.digest))
+    }
+}
+
 /// One worker's chain: an instance of each plugin. Used by one thread at a time, which must not be one of tokio's: what
 /// plugins ask of WASI blocks.
 pub struct Chain {

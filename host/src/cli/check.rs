@@ -13,8 +13,8 @@ use clap::Args;
 use reduct_sink::config::{self, Config, PluginSource, StoreConfig};
 use reduct_sink::kafka::metadata as kafka;
 use reduct_sink::plugin::Runtime;
-use reduct_sink::record::TopicPartition;
 use reduct_sink::record::entry_name::{Naming, Template, topic_segment};
+use reduct_sink::record::{Header, InputRecord, OutputRecord, TopicPartition};
 use reduct_sink::sink::Attachments;
 use reduct_sink::sink::check as store;
 use serde::Serialize;
@@ -200,6 +200,7 @@ fn check_kafka(config: &Config, report: &mut CheckReport) {
             Err(error) => report.failed(&subject, Exit::Unreachable, error),
         }
     }
+    check_labels(config, report);
     let group = format!("group {}", config.kafka.group);
     match kafka::check_group(&config.kafka) {
         Ok(Ok(())) => report.ok(&group, "its coordinator answers"),
@@ -209,6 +210,27 @@ fn check_kafka(config: &Config, report: &mut CheckReport) {
     if let Some(topic) = &config.dead_letters.topic {
         check_dead_letter_topic(config, topic, report);
     }
+}
+
+/// Says what labels a record gets, by the names that queries need.
+fn check_labels(config: &Config, report: &mut CheckReport) {
+    let header = |key: &'static str, value: &'static str| Header { key: key.into(), value: Some(value.into()) };
+    let input = InputRecord {
+        source: TopicPartition { topic: "TOPIC".into(), partition: 0 },
+        topic_id: None,
+        offset: 7,
+        timestamp_ms: Some(0),
+        key: Some("KEY".into()),
+        headers: vec![header("deviceId", "d1"), header("traceparent", "00-1")],
+        payload: None,
+    };
+    let labels =
+        config.labels.all_labels(&OutputRecord { payload: Some("x".into()), ..OutputRecord::unchanged(input.into()) });
+    let mut labels: Vec<String> = labels.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    labels.sort();
+    let sample =
+        "of a record with the key KEY and the headers deviceId=d1 and traceparent=00-1, without those of plugins";
+    report.ok("labels", format_args!("{} ({sample})", labels.join(" ")));
 }
 
 /// Says what the topic's entries will be called, and warns where two hosts would write one entry.

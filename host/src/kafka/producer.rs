@@ -105,7 +105,7 @@ impl Producer {
             Some((Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE), _)) => {
                 Err("it has no leader yet".into())
             }
-            _ => Err("there is no such topic; create it, or mend dead_letters.topic".into()),
+            _ => Err("there is no such topic; create it, or correct dead_letters.topic".into()),
         }
     }
 

@@ -279,5 +279,6 @@ fn reject(sink: &Sink, state: &Arc<PartitionState>, input: Arc<InputRecord>, ack
 }
 
 fn rejection(failure: PluginFailure) -> Rejection {
-    Rejection { reason: failure.reason, plugin: Some((failure.plugin, failure.digest.to_string())) }
+    let version = failure.version();
+    Rejection { reason: failure.reason, plugin: Some((failure.plugin, version)) }
 }

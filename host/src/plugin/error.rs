@@ -104,7 +104,7 @@ impl LoadProblem {
             Self::ConfigureRefused(_) => "change the plugin's `config`",
             Self::StartTimedOut => "make `configure` faster",
             Self::Host(_) => {
-                "raise the plugin's `memory` if that is too little, or the limits on memory and threads of the host"
+                "raise `plugins.memory` if that is too little, or the limits on memory and threads of the host's process"
             }
         }
     }

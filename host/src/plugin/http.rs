@@ -49,7 +49,7 @@ impl WasiHttpHooks for Gate {
     ) -> Box<dyn Future<Output = HttpAnswer> + Send> {
         let Some(target) = target(request.uri()) else { return Box::new(async { Err(Error::HttpRequestUriInvalid) }) };
         if !self.grants.http.contains(&target) {
-            self.log.denied(Denied::Http(&target), "the request was refused");
+            self.log.denied(Denied::Http(&target), "the request was refused", false);
             return Box::new(async { Err(Error::HttpRequestDenied) });
         }
         let time_limit = self.time_limit;

@@ -96,11 +96,13 @@ impl LoadedPlugin {
 
     /// `name@digest`, as records are marked; `name@digest:configuration` for a plugin that is configured.
     pub(crate) fn mark(&self) -> String {
-        let (name, digest) = (&self.name, self.digest.short());
-        match self.config {
-            Some(config) => format!("{name}@{digest}:{config}"),
-            None => format!("{name}@{digest}"),
-        }
+        format!("{}@{}", self.name, self.version())
+    }
+
+    /// The same without the name.
+    pub(crate) fn version(&self) -> String {
+        let digest = self.digest.short();
+        self.config.map_or_else(|| digest.clone(), |config| format!("{digest}:{config}"))
     }
 
     /// Whether the two are one and the same load, not just the same bytes.

@@ -35,8 +35,6 @@ pub(super) struct PluginLog {
     window: Mutex<Window>,
     /// The kinds of [`Denied`] that were reported, a bit each.
     reported: AtomicU8,
-    /// Set once a first instance has started.
-    started: AtomicBool,
 }
 
 /// What a plugin asked for without having the grant.
@@ -71,13 +69,7 @@ impl PluginLog {
             lines_per_second,
             window: Mutex::new(window),
             reported: AtomicU8::new(0),
-            started: AtomicBool::new(false),
         }
-    }
-
-    /// A first instance has started: what is asked for from now on, the plugin itself asks for.
-    pub fn started(&self) {
-        self.started.store(true, Ordering::Relaxed);
     }
 
     /// Writes a line, unless the plugin has had its lines for this second.
@@ -93,11 +85,11 @@ impl PluginLog {
 
     /// Reports what the plugin asked for in vain, what it got instead, and which grant would allow it; once for each kind.
     ///
-    /// The runtimes of some languages ask for the environment, directories and randomness while they start, whether the
-    /// plugin needs them or not: that is reported at debug level only.
-    pub fn denied(&self, what: Denied<'_>, instead: &str) {
+    /// The runtimes of some languages ask for the environment, directories, randomness and the time while an instance starts,
+    /// whether the plugin needs them or not: that is reported at debug level only.
+    pub fn denied(&self, what: Denied<'_>, instead: &str, while_starting: bool) {
         let (plugin, version, asked, grant) = (&self.plugin, &self.version, what.asked(), what.grant());
-        if what.is_asked_at_start() && !self.started.load(Ordering::Relaxed) {
+        if while_starting && what.is_asked_at_start() {
             tracing::debug!(%plugin, version, %grant, "while it starts, the plugin asks for {asked}: {instead}");
             return;
         }
@@ -152,7 +144,7 @@ impl PluginLog {
 
 impl Denied<'_> {
     fn is_asked_at_start(self) -> bool {
-        matches!(self, Self::Environment | Self::Directories | Self::Random)
+        matches!(self, Self::Environment | Self::Directories | Self::Random | Self::Clocks)
     }
 
     fn bit(self) -> u8 {

@@ -30,6 +30,8 @@ pub(super) struct Sandbox {
     pub elapsed: Duration,
     /// Started again with each record.
     pub random: Option<fastrand::Rng>,
+    /// The instance isn't configured yet.
+    is_starting: bool,
     wasi: WasiCtx,
     resources: ResourceTable,
     http: WasiHttpCtx,
@@ -47,7 +49,7 @@ impl Sandbox {
         let denied = log.clone();
         // Names aren't looked up either: that is WASI's own default.
         wasi.socket_addr_check(move |_, _| {
-            denied.denied(Denied::Sockets, "it can't connect, bind or listen");
+            denied.denied(Denied::Sockets, "it can't connect, bind or listen", false);
             Box::pin(async { false })
         });
         for (name, value) in &grants.environment {
@@ -73,6 +75,7 @@ impl Sandbox {
             printout,
             elapsed: Duration::ZERO,
             random: None,
+            is_starting: true,
             wasi: wasi.build(),
             resources,
             http,
@@ -84,7 +87,12 @@ impl Sandbox {
     pub fn started(&mut self, timeout: Duration) {
         self.time_limit = timeout;
         self.gate.time_limit = timeout;
-        self.log.started();
+        self.is_starting = false;
+    }
+
+    /// Reports what the plugin asked for in vain.
+    pub fn denied(&self, what: Denied<'_>, instead: &str) {
+        self.log.denied(what, instead, self.is_starting);
     }
 
     /// The next call is about another record.

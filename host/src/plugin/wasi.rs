@@ -70,7 +70,7 @@ pub(super) fn link_http(linker: &mut Linker<State>, granted: bool) -> wasmtime::
     for (interface, functions) in [(HTTP_TYPES, &HTTP_CONSTRUCTORS[..]), (HTTP_HANDLER, &["handle"])] {
         for function in functions {
             linker.instance(interface)?.func_new(function, |store, _, _, _| {
-                store.data().sandbox.log.denied(Denied::Http("a host"), "the call failed");
+                store.data().sandbox.denied(Denied::Http("a host"), "the call failed");
                 Err(wasmtime::Error::msg(NO_HTTP))
             })?;
         }
@@ -115,7 +115,7 @@ impl WasiHttpView for State {
 impl environment::Host for State {
     fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
         if self.sandbox.grants.environment.is_empty() {
-            self.sandbox.log.denied(Denied::Environment, "it found an empty one");
+            self.sandbox.denied(Denied::Environment, "it found an empty one");
         }
         environment::Host::get_environment(&mut self.cli())
     }
@@ -132,7 +132,7 @@ impl environment::Host for State {
 impl preopens::Host for State {
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
         if self.sandbox.grants.directories.is_empty() {
-            self.sandbox.log.denied(Denied::Directories, "it found none");
+            self.sandbox.denied(Denied::Directories, "it found none");
         }
         preopens::Host::get_directories(&mut self.filesystem())
     }
@@ -145,7 +145,7 @@ impl monotonic_clock::Host for State {
         if self.sandbox.grants.clocks {
             return monotonic_clock::Host::now(&mut self.clocks());
         }
-        self.sandbox.log.denied(Denied::Clocks, "it found a clock that moves a microsecond with each reading");
+        self.sandbox.denied(Denied::Clocks, "it found a clock that moves a microsecond with each reading");
         self.sandbox.elapsed += READING;
         Ok(nanoseconds(self.sandbox.elapsed))
     }
@@ -181,7 +181,7 @@ impl wall_clock::Host for State {
         if self.sandbox.grants.clocks {
             return wall_clock::Host::now(&mut self.clocks());
         }
-        self.sandbox.log.denied(Denied::Clocks, "it found the record's own time, and 1970 outside of `transform`");
+        self.sandbox.denied(Denied::Clocks, "it found the record's own time, and 1970 outside of `transform`");
         let time = self.present().map_or(0, |output| output.input.default_timestamp_us());
         let nanoseconds = u32::try_from(time % 1_000_000).unwrap_or(0) * 1000;
         Ok(wall_clock::Datetime { seconds: time / 1_000_000, nanoseconds })
@@ -195,7 +195,7 @@ impl wall_clock::Host for State {
 impl State {
     /// Randomness for a plugin that has no other.
     fn dice(&mut self) -> &mut fastrand::Rng {
-        self.sandbox.log.denied(Denied::Random, "it found numbers that follow from the record");
+        self.sandbox.denied(Denied::Random, "it found numbers that follow from the record");
         let seed = self.present().map_or(SEED, seed);
         self.sandbox.random.get_or_insert_with(|| fastrand::Rng::with_seed(seed))
     }

@@ -63,8 +63,8 @@ impl State {
         if matches!(error.downcast_ref(), Some(ErrorCode::NotPermitted)) {
             let reads_only = self.sandbox.grants.directories.iter().any(|directory| !directory.writable);
             match changes && reads_only {
-                true => self.sandbox.log.denied(Denied::Writing, "it may only read there"),
-                false => self.sandbox.log.denied(Denied::Outside, "it may not leave its directories"),
+                true => self.sandbox.denied(Denied::Writing, "it may only read there"),
+                false => self.sandbox.denied(Denied::Outside, "it may not leave its directories"),
             }
         }
         Ok((Err(self.filesystem().convert_error_code(error)?),))

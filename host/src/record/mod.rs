@@ -128,7 +128,7 @@ pub struct OutputRecord {
 pub struct Rejection {
     /// Why, in a sentence.
     pub reason: String,
-    /// The plugin that failed on it and its digest; `None` where it was the sink.
+    /// The plugin that failed on it and its version, `DIGEST:CONFIG`; `None` where it was the sink.
     pub plugin: Option<(Arc<str>, String)>,
 }
 

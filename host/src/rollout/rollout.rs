@@ -260,14 +260,14 @@ impl Rollout {
         if let Some(watch) = self.watch.take() {
             swaps.update(watch.report, |report| report.outcome = RolloutOutcome::Active);
         }
-        let (before, plugin) = (old.version.plugin.digest, &new.version.plugin);
+        let (before, plugin) = (&old.version.plugin, &new.version.plugin);
         let is_watched = new.config.watch.mode != Mode::Off;
         swaps.update(report, |report| {
             report.outcome = if is_watched { RolloutOutcome::Watched } else { RolloutOutcome::Active };
             report.steps.take_over_ms = Some(ms(took));
         });
         tracing::info!(
-            plugin = new.config.name, old = before.short(), new = plugin.digest.short(), bytes = plugin.bytes, ?cause,
+            plugin = new.config.name, old = before.version(), new = plugin.version(), bytes = plugin.bytes, ?cause,
             compiled_in = ?plugin.compiled_in, started_in = ?plugin.started_in, took_over_in = ?took,
             "swapped: the plugin's new version is active from the next record on",
         );

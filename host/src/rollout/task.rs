@@ -316,7 +316,11 @@ impl Task {
 
     fn nothing_of(&self, name: &str, what: &str) -> String {
         let known = self.shared.stage(name).is_some();
-        if known { format!("plugin {name} has {what}") } else { format!("the chain has no plugin {name}") }
+        if known {
+            return format!("plugin {name} has {what}");
+        }
+        let names: Vec<String> = self.shared.stages().iter().map(|stage| stage.config.name.clone()).collect();
+        format!("the chain has no plugin {name}; it has: {}", names.join(", "))
     }
 
     /// Reads the configuration again if its file changed or a person asked for it.

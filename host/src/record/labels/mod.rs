@@ -50,8 +50,8 @@ pub const KEY: &str = "kafka.key";
 pub const HEADERS: &str = "kafka.headers";
 /// `true` on a record whose Kafka value was null.
 pub const TOMBSTONE: &str = "kafka.tombstone";
-/// The plugins that handled the record, `name@digest` joined by `+`. The built-in passthrough is left out: it decides
-/// nothing, and each label costs the store time.
+/// The plugins that handled the record, `name@digest:config` joined by `+`, without `:config` where there is none. The
+/// built-in passthrough is left out: it decides nothing, and each label costs the store time.
 pub const PLUGINS: &str = "sink.plugins";
 /// On dead letters: the record's time in milliseconds, [`NO_TIMESTAMP`] where it has none. A replay computes its outputs'
 /// timestamps from it; a dead letter's own timestamp may have been moved to a free microsecond.
@@ -62,7 +62,7 @@ pub const NO_TIMESTAMP: &str = "none";
 pub const REASON: &str = "sink.reason";
 /// On dead letters: the plugin that failed, where one did.
 pub const PLUGIN: &str = "sink.plugin";
-/// On dead letters: the digest of the plugin that failed.
+/// On dead letters: the digest of the plugin that failed, and what identifies its configuration behind a `:` if it has one.
 pub const DIGEST: &str = "sink.digest";
 /// On dead letters whose key and headers are too large for labels: where in the body they begin, in bytes.
 pub const HEADERS_AT: &str = "sink.headers-at";
