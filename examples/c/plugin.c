@@ -53,6 +53,7 @@ static bool equal(const void *a, size_t a_length, bytes_t b) {
 }
 
 static bool drop(message_t *message, verdict_t *verdict, failure_t *failure) {
+  (void)failure;
   for (size_t i = 0; i < message->headers.len; i++) {
     reduct_sink_transform_types_header_t *header = &message->headers.ptr[i];
     if (equal(header->key.ptr, header->key.len, wanted_header) && header->value.is_some &&
@@ -99,6 +100,7 @@ static bool label_fields(json_t *json, change_t *change, uint8_t *text, failure_
 }
 
 static bool label(message_t *message, verdict_t *verdict, failure_t *failure) {
+  (void)message;
   bytes_t payload;
   reduct_sink_transform_host_payload(&payload);
   change_t *change = &verdict->val.change;
@@ -117,6 +119,7 @@ static bool label(message_t *message, verdict_t *verdict, failure_t *failure) {
 // Makes a record of each line of JSON in the payload.
 
 static bool split(message_t *message, verdict_t *verdict, failure_t *failure) {
+  (void)message;
   bytes_t payload;
   reduct_sink_transform_host_payload(&payload);
   reduct_sink_transform_types_list_change_t parts = {0};

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a command that fails is named with its document; a block of commands without the mark is an error, and so is a
 //! command that is neither run here nor listed in [`RUN_ELSEWHERE`]. The pages of the languages are run by the suite
-//! `languages`.
+//! `newcomer`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -66,10 +66,16 @@ fn every_command_can_be_run() -> Result<()> {
 
 /// The documents with commands, by their paths from the repository's root.
 fn documents() -> Result<Vec<String>> {
-    let mut documents: Vec<String> =
-        ["README.md", "tests/README.md", "plugins/README.md", "plugins/TOOLS.md", "wit/README.md"]
-            .map(str::to_owned)
-            .into();
+    let mut documents: Vec<String> = [
+        "README.md",
+        "tests/README.md",
+        "plugins/README.md",
+        "plugins/TOOLS.md",
+        "wit/README.md",
+        "examples/README.md",
+    ]
+    .map(str::to_owned)
+    .into();
     for folder in [".github", "host/docs", "plugins", "examples/quickstart", "examples/packaging"] {
         let Ok(entries) = fs::read_dir(root().join(folder)) else { continue };
         for entry in entries {

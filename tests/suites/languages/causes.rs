@@ -11,8 +11,9 @@ use reduct_sink_testbed::figures;
 use super::guests::{chain, component, header, record};
 
 /// Each language with the file that makes the mistakes, and the name that the reason has for it.
-const LANGUAGES: [(&str, &str, &str); 7] = [
+const LANGUAGES: [(&str, &str, &str); 8] = [
     ("c", "plugin.c", "plugin.c"),
+    ("cpp", "plugin.cpp", "plugin.cpp"),
     ("go", "transformer/plugin.go", "plugin.go"),
     ("javascript", "plugin.js", "plugin.js"),
     ("python", "app.py", "app.py"),
