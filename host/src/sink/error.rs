@@ -69,6 +69,12 @@ impl StoreError {
         }
     }
 
+    /// Whether the store may have crashed at the request, so that nothing is committed before somebody has looked. What it
+    /// refuses by an answer means no crash.
+    pub(super) fn may_mean_a_crash(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Failed(_))
+    }
+
     /// Whether the answer says nothing about the store's condition, only about this request.
     pub(super) fn concerns_only_the_record(&self) -> bool {
         matches!(self, Self::Conflict(_) | Self::Invalid(_) | Self::TooLarge(_) | Self::Doubtful(_) | Self::Failed(_))
@@ -144,6 +150,26 @@ mod tests {
         assert!(matches!(of(Code::InternalServerError, "File name too long"), StoreError::Failed(_)));
         assert!(matches!(of(Code::BadGateway, "Unknown"), StoreError::Unavailable(_)));
         assert_eq!(of(Code::ConnectionError, "x").to_string(), "x (no connection)");
+    }
+
+    /// Each of these goes on for as long as its cause does; with the gate closed no partition would commit anything.
+    #[test]
+    fn refusals_close_no_commit_gate() {
+        let refusals = [
+            (ErrorCode::BadRequest, "Quota of 'b' exceeded"),
+            (ErrorCode::Unauthorized, "x"),
+            (ErrorCode::Forbidden, "Cannot do this in read-only mode"),
+            (ErrorCode::UnprocessableEntity, "x"),
+            (ErrorCode::NotFound, "x"),
+            (ErrorCode::Conflict, "A record with timestamp 1 already exists"),
+        ];
+        for (code, text) in refusals {
+            assert!(!classify(&ReductError::new(code, text)).may_mean_a_crash(), "{code:?} {text}");
+        }
+        for code in [ErrorCode::ConnectionError, ErrorCode::Timeout, ErrorCode::Unknown, ErrorCode::InternalServerError]
+        {
+            assert!(classify(&ReductError::new(code, "x")).may_mean_a_crash(), "{code:?}");
+        }
     }
 
     /// A proxy before the store answers without ReductStore's text.

@@ -318,6 +318,21 @@ mod tests {
         assert!(entry.found.len() >= 500, "the latest page is known");
     }
 
+    /// In a shared entry a partition that compares nothing may have looked first, and only at the heads.
+    #[test]
+    fn a_head_that_was_read_does_not_stand_for_the_bytes() {
+        let mut entry = entry(100);
+        entry.learn(0..101, vec![seen(50, 5)]);
+        assert_eq!(entry.place(&id(5), 50), RecordPlace::Present(50));
+        assert!(entry.is_unread(50) && !entry.is_damaged(50, b"other bytes"));
+        entry.doubt(50);
+        assert_eq!(entry.place(&id(5), 50), RecordPlace::Unknown(50), "the writer reads it again, with its bytes");
+        let damaged = QueriedRecord { content: Content::Unreadable, ..seen(50, 5) };
+        entry.learn(50..51, vec![damaged]);
+        assert_eq!(entry.place(&id(5), 50), RecordPlace::Present(50));
+        assert!(!entry.is_unread(50) && entry.is_damaged(50, b"other bytes"));
+    }
+
     #[test]
     fn damage_shows_where_the_bytes_were_read() {
         let mut entry = entry(100);

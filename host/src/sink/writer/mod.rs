@@ -291,8 +291,7 @@ impl Writer {
 
     async fn wait_after(&mut self, error: &StoreError) {
         self.attachments.look_again();
-        // A request without an answer may mean a crash of the store. What it refuses by an answer means none.
-        if matches!(error, StoreError::Unavailable(_) | StoreError::Failed(_)) {
+        if error.may_mean_a_crash() {
             self.shared.gate.report_failure();
         }
         self.shared.problems.report(&self.entry, RefusedSubject::Entry, error);
