@@ -43,6 +43,19 @@ pub struct Histogram {
     pub sum_s: f64,
 }
 
+impl std::ops::AddAssign<&Histogram> for Histogram {
+    fn add_assign(&mut self, other: &Self) {
+        if self.buckets.is_empty() {
+            self.buckets.clone_from(&other.buckets);
+        } else {
+            for ((_, sum), (_, count)) in self.buckets.iter_mut().zip(&other.buckets) {
+                *sum += count;
+            }
+        }
+        self.sum_s += other.sum_s;
+    }
+}
+
 /// A version's meters, one a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Meters(Mutex<Vec<Arc<Meter>>>);

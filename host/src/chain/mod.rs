@@ -20,7 +20,8 @@ use crate::record::{InputRecord, OutputRecord};
 use marks::Marks;
 pub(crate) use meter::Meters;
 pub use meter::{Histogram, Latency};
-pub use shared::{NotInChain, PluginVersion, SharedChain, StageSpec, Version};
+pub use shared::{NotInChain, PluginTotals, PluginVersion, SharedChain, StageSpec, Version};
+pub use stage::StageSeen;
 pub(crate) use stage::{Stage, StageObserver};
 
 /// What became of an input record.
@@ -70,6 +71,8 @@ pub struct Chain {
     generation: u64,
     stages: Vec<Stage>,
     marks: Marks,
+    /// What the stages make of the next record, where somebody watches.
+    seen: Option<Vec<StageSeen>>,
 }
 
 impl Chain {
@@ -78,7 +81,7 @@ impl Chain {
         let (generation, present) = shared.present();
         let stages = present.iter().map(Stage::new).collect::<anyhow::Result<Vec<_>>>()?;
         shared.worker_comes();
-        Ok(Self { shared, generation, marks: Marks::of(&stages), stages })
+        Ok(Self { shared, generation, marks: Marks::of(&stages), stages, seen: None })
     }
 
     /// Takes over a change of the chain, if there is one: to be called between two records. Costs one atomic load if there
@@ -106,6 +109,16 @@ impl Chain {
         self.marks = Marks::of(&self.stages);
     }
 
+    /// Has the next attempt be watched.
+    pub fn watch_next(&mut self) {
+        self.seen = Some(Vec::new());
+    }
+
+    /// What each plugin that was asked made of the record that was watched.
+    pub fn take_seen(&mut self) -> Vec<StageSeen> {
+        self.seen.take().unwrap_or_default()
+    }
+
     /// The memory of this chain's instances, in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.stages.iter().map(Stage::memory_bytes).sum()
@@ -130,7 +143,12 @@ impl Chain {
                 passed.push(at);
                 continue;
             }
-            let (reason, policy) = match stage.transform(&record, &mut outputs) {
+            let begun = self.seen.is_some().then(Instant::now);
+            let answer = stage.transform(&record, &mut outputs);
+            if let (Some(seen), Some(begun)) = (&mut self.seen, begun) {
+                seen.push(stage.seen(&answer, begun.elapsed()));
+            }
+            let (reason, policy) = match answer {
                 Ok(split) => {
                     was_split |= split;
                     (None, stage.policy())

@@ -3,7 +3,7 @@
 //! Guarantees: a change is complete in itself (a worker sees the chain before it or after it); workers learn of it by
 //! one atomic load a record; nothing here blocks a worker for longer than a few clones.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,9 @@ use std::time::{Duration, SystemTime};
 use super::meter::{Histogram, Latency, Meters};
 use super::stage::StageObserver;
 use crate::config::{PluginConfig, PluginSource};
-use crate::plugin::{ConfigVersion, CounterSet, Counts, Digest, Instance, LoadError, LoadedPlugin, Runtime};
+use crate::plugin::{
+    ConfigVersion, CounterSet, Counts, Digest, Instance, LoadError, LoadedPlugin, RecentFailure, Runtime,
+};
 
 /// How many replaced versions are remembered.
 const REMEMBERED: usize = 32;
@@ -29,6 +31,8 @@ pub struct SharedChain {
 struct Stages {
     present: Vec<StageSpec>,
     retired: VecDeque<Retired>,
+    /// What versions did that aren't remembered any more, by the plugin's name.
+    forgotten: HashMap<Arc<str>, PluginTotals>,
 }
 
 /// A plugin at its place in the chain: its configuration and the active version.
@@ -51,6 +55,17 @@ pub struct Version {
     pub plugin: LoadedPlugin,
     pub(super) meters: Arc<Meters>,
     pub(super) spares: Arc<Mutex<Vec<Instance>>>,
+}
+
+/// What all versions of a plugin did together since the host started: it only grows, whatever is swapped or rolled back.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PluginTotals {
+    /// Calls by verdict.
+    pub counts: Counts,
+    /// Records that its `when` left out.
+    pub passed_over: u64,
+    /// How long the measured calls took.
+    pub histogram: Histogram,
 }
 
 /// What is kept of a replaced version. Its compiled code is not.
@@ -77,6 +92,8 @@ pub struct PluginVersion {
     pub since: SystemTime,
     /// How many calls ended with which verdict since then.
     pub counts: Counts,
+    /// The kinds of failures that it had, the latest first.
+    pub failures: Vec<RecentFailure>,
     /// Whether its circuit breaker is open: then it isn't asked.
     pub breaker_open: bool,
     /// Records that its `when` left out.
@@ -102,7 +119,7 @@ impl SharedChain {
         let load =
             |plugin: &PluginConfig| Ok(StageSpec::new(Arc::new(plugin.clone()), Version::new(runtime.load(plugin)?)));
         let present = plugins.iter().map(load).collect::<Result<Vec<_>, LoadError>>()?;
-        let stages = Mutex::new(Stages { present, retired: VecDeque::new() });
+        let stages = Mutex::new(Stages { present, retired: VecDeque::new(), forgotten: HashMap::new() });
         Ok(Arc::new(Self { runtime, generation: AtomicU64::new(0), workers: AtomicUsize::new(0), stages }))
     }
 
@@ -124,6 +141,11 @@ impl SharedChain {
     /// The present version of each plugin, in the chain's order.
     pub fn versions(&self) -> Vec<PluginVersion> {
         self.lock().present.iter().map(StageSpec::describe).collect()
+    }
+
+    /// What all versions of a plugin did together.
+    pub fn totals(&self, name: &str) -> PluginTotals {
+        self.lock().totals(name)
     }
 
     /// The versions that were replaced, the latest last. A worker that hasn't come to its next record may still add to
@@ -217,9 +239,49 @@ impl Stages {
             counters,
             meters: Arc::clone(&stage.version.meters),
         });
-        if self.retired.len() > REMEMBERED {
-            self.retired.pop_front();
+        if self.retired.len() > REMEMBERED
+            && let Some(gone) = self.retired.pop_front()
+        {
+            self.forget(&gone);
         }
+    }
+
+    /// What only the forgotten version counted is added up; what it shares with another is still there.
+    fn forget(&mut self, gone: &Retired) {
+        let counted = self.counted(&gone.version.name);
+        let totals = self.forgotten.entry(gone.version.name.clone()).or_default();
+        if !counted.iter().any(|(counters, _)| Arc::ptr_eq(counters, &gone.counters)) {
+            totals.counts += gone.counters.sum();
+        }
+        if !counted.iter().any(|(_, meters)| Arc::ptr_eq(meters, &gone.meters)) {
+            totals.passed_over += gone.meters.passed_over();
+            totals.histogram += &gone.meters.histogram();
+        }
+    }
+
+    /// What counts for this plugin, of all versions that are remembered.
+    fn counted(&self, name: &str) -> Vec<(Arc<CounterSet>, Arc<Meters>)> {
+        let present = self.present.iter().filter(|stage| stage.config.name == name);
+        let present = present.map(|stage| (stage.version.plugin.counter_set(), Arc::clone(&stage.version.meters)));
+        let retired = self.retired.iter().filter(|retired| *retired.version.name == *name);
+        present.chain(retired.map(|retired| (retired.counters.clone(), Arc::clone(&retired.meters)))).collect()
+    }
+
+    /// A version that returned shares its counters with what is remembered of it: each counts once.
+    fn totals(&self, name: &str) -> PluginTotals {
+        let mut totals = self.forgotten.get(name).cloned().unwrap_or_default();
+        let counted = self.counted(name);
+        for (at, (counters, meters)) in counted.iter().enumerate() {
+            let before = counted.get(..at).unwrap_or_default();
+            if !before.iter().any(|(other, _)| Arc::ptr_eq(other, counters)) {
+                totals.counts += counters.sum();
+            }
+            if !before.iter().any(|(_, other)| Arc::ptr_eq(other, meters)) {
+                totals.passed_over += meters.passed_over();
+                totals.histogram += &meters.histogram();
+            }
+        }
+        totals
     }
 }
 
@@ -250,6 +312,7 @@ impl StageSpec {
             bytes: plugin.bytes,
             since: self.since,
             counts: plugin.counts(),
+            failures: plugin.recent_failures(),
             breaker_open: plugin.breaker_is_open(),
             passed_over: meters.passed_over(),
             latency: meters.latency(),

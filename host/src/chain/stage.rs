@@ -26,6 +26,20 @@ pub(crate) trait StageObserver: Send + Sync {
     fn observe(&self, given: Vec<OutputRecord>, made: Result<&[OutputRecord], &Trouble>, took: Duration);
 }
 
+/// What one stage made of a record, for somebody who watches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageSeen {
+    /// The plugin's name.
+    pub plugin: String,
+    /// Its answers, joined by `+` where it was asked about several parts of a split.
+    pub verdict: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// The names of the verdicts' bits in [`Stage::answered`].
+const ANSWERS: [(u8, &str); 4] = [(1, "keep"), (2, "change"), (4, "split"), (8, "drop")];
+
 pub(crate) struct Stage {
     config: Arc<config::PluginConfig>,
     version: Version,
@@ -42,6 +56,8 @@ pub(crate) struct Stage {
     instances: Instances,
     /// Kept from record to record for its memory; empty between them.
     verdicts: Vec<Verdict>,
+    /// What it answered about the last record: bits of [`ANSWERS`].
+    answered: u8,
 }
 
 impl Stage {
@@ -82,6 +98,7 @@ impl Stage {
             is_shadow: false,
             instances: Instances::new(spec.config.instances, None),
             verdicts: Vec::new(),
+            answered: 0,
         }
     }
 
@@ -258,15 +275,43 @@ impl Stage {
         Ok(())
     }
 
-    /// Counts the verdicts that came, and the trouble that ended them.
-    fn count(&self, answer: &Result<(), Trouble>) {
-        for verdict in &self.verdicts {
-            match verdict {
-                Verdict::Keep => self.counters.kept(),
-                Verdict::Drop => self.counters.dropped(),
-                Verdict::Change(_) => self.counters.changed(),
-                Verdict::Split(_) => self.counters.split(),
+    /// What it made of the last record.
+    pub fn seen(&self, answer: &Result<bool, Trouble>, took: Duration) -> StageSeen {
+        let verdict = match answer {
+            Ok(_) => {
+                let given = ANSWERS.iter().filter(|(bit, _)| self.answered & bit != 0);
+                given.map(|(_, name)| *name).collect::<Vec<_>>().join("+")
             }
+            Err(Trouble::Retry(_)) => "retry".into(),
+            Err(Trouble::Failed(_) | Trouble::Broken(_)) => "failure".into(),
+            Err(Trouble::NotAsked(_)) => "not-asked".into(),
+        };
+        StageSeen { plugin: self.name().to_owned(), verdict, took }
+    }
+
+    /// Counts the verdicts that came, and the trouble that ended them.
+    fn count(&mut self, answer: &Result<(), Trouble>) {
+        self.answered = 0;
+        for verdict in &self.verdicts {
+            let bit = match verdict {
+                Verdict::Keep => {
+                    self.counters.kept();
+                    1
+                }
+                Verdict::Change(_) => {
+                    self.counters.changed();
+                    2
+                }
+                Verdict::Split(_) => {
+                    self.counters.split();
+                    4
+                }
+                Verdict::Drop => {
+                    self.counters.dropped();
+                    8
+                }
+            };
+            self.answered |= bit;
         }
         match answer {
             Ok(()) => {}

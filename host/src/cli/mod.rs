@@ -6,6 +6,7 @@
 mod check;
 mod compile_child;
 mod configuration;
+mod control;
 mod dry_run;
 mod exit;
 mod generate;
@@ -49,6 +50,15 @@ enum CliCommand {
     /// Send dead letters through the present chain again; a dry run without --write
     #[command(after_help = EXIT_CODES)]
     Replay(replay::ReplayCommand),
+    /// Have a running host read nothing more, of all topics or of one, until it is resumed or started again
+    #[command(after_help = EXIT_CODES)]
+    Pause(control::PauseCommand),
+    /// End a pause
+    #[command(after_help = EXIT_CODES)]
+    Resume(control::PauseCommand),
+    /// Show records on their way through a running host, and what each plugin makes of them
+    #[command(after_help = EXIT_CODES)]
+    Tap(control::TapCommand),
     /// Show the state of a running host: partitions, plugins and their versions, the last swaps
     #[command(after_help = EXIT_CODES)]
     Status(status::StatusCommand),
@@ -70,6 +80,9 @@ impl CliCommand {
             Self::Run(run) => run.execute(),
             Self::Check(check) => check.execute(),
             Self::Replay(replay) => replay.execute(),
+            Self::Pause(pause) => pause.pause(),
+            Self::Resume(resume) => resume.resume(),
+            Self::Tap(tap) => tap.execute(),
             Self::Status(status) => status.execute(),
             Self::Configuration(configuration) => configuration.execute(),
             Self::Completions(completions) => completions.execute(),

@@ -1,9 +1,14 @@
-//! `reduct-sink replay`: one line a dead letter on standard output, and a summary.
+//! `reduct-sink replay`: one line a dead letter on standard output, and a summary; or what a running host says of its replay.
+
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use reduct_sink::dead_letters::replay::{self, Fate, ReplaySummary, ReplayedLetter};
 
+use serde_json::{Value, json};
+
 use super::options::ConfigFlags;
+use super::status::{RunningHost, replay_line};
 use super::{CommandError, Exit, print};
 
 #[derive(Debug, Args)]
@@ -17,18 +22,102 @@ pub struct ReplayCommand {
     /// Write the outputs, and remove the dead letters that are done with; without this nothing is changed
     #[arg(long)]
     write: bool,
+    /// Have the running host do it, which goes on meanwhile: for the partitions that it reads
+    #[arg(long, conflicts_with = "dead_letters")]
+    running: bool,
+    #[command(flatten)]
+    host: RunningHost,
+    /// Print one JSON object for each dead letter, and one with the sums
+    #[arg(long)]
+    json: bool,
 }
+
+/// How often a running host is asked how far it is.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+/// How often it is said how far a replay is, on standard error.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 impl ReplayCommand {
     pub fn execute(self) -> Result<(), CommandError> {
+        if self.running {
+            return self.by_the_running_host();
+        }
         let (config, _) = self.options.load()?.with_warnings_logged();
-        let write = self.write;
-        let summary = replay::replay(&config, self.dead_letters.as_deref(), write, &mut |told| tell(told, write));
+        let (write, json) = (self.write, self.json);
+        let (mut seen, mut said) = (0_u64, Instant::now());
+        let summary = replay::replay(&config, self.dead_letters.as_deref(), write, &mut |told| {
+            if json {
+                tell_json(told)
+            } else {
+                tell(told, write)
+            }
+            seen += 1;
+            if said.elapsed() >= SAY_EVERY {
+                said = Instant::now();
+                tracing::info!(dead_letters = seen, "replaying");
+            }
+        });
         let summary = summary.map_err(CommandError::of)?;
-        print(conclusion(&summary, write));
+        if json {
+            print(sums(&summary, write));
+        } else {
+            print(conclusion(&summary, write));
+        }
         let left = write && summary.failing + summary.untouched > 0;
         if left { Err(CommandError::reported(Exit::Failed)) } else { Ok(()) }
     }
+
+    fn by_the_running_host(&self) -> Result<(), CommandError> {
+        self.host.ask(reqwest::Method::POST, &format!("replay?write={}", self.write))?;
+        let mut said = Instant::now();
+        let replay = loop {
+            std::thread::sleep(ASK_EVERY);
+            let text = self.host.ask(reqwest::Method::GET, "status")?;
+            let report: Value = serde_json::from_str(&text).map_err(|error| CommandError::new(Exit::Failed, error))?;
+            let replay = report["replay"].clone();
+            if replay["running"] != true {
+                break replay;
+            }
+            if said.elapsed() >= SAY_EVERY {
+                said = Instant::now();
+                tracing::info!("{}", replay_line(&replay));
+            }
+        };
+        print(if self.json { replay.to_string() } else { replay_line(&replay) });
+        let is_left = self.write && ["failing", "untouched"].iter().any(|key| replay[key].as_u64() > Some(0));
+        if is_left || !replay["error"].is_null() { Err(CommandError::reported(Exit::Failed)) } else { Ok(()) }
+    }
+}
+
+fn tell_json(ReplayedLetter { place, identity, fate }: &ReplayedLetter) {
+    let (outcome, entries, reason) = match fate {
+        Fate::Written(entries) => {
+            ("written", entries.iter().map(|entry| entry.as_str().to_owned()).collect::<Vec<_>>(), None)
+        }
+        Fate::Dropped => ("dropped", Vec::new(), None),
+        Fate::Failing(reason) => ("failing", Vec::new(), Some(reason)),
+        Fate::Untouched | Fate::Elsewhere => ("left", Vec::new(), None),
+    };
+    print(json!({
+        "place": place.to_string(),
+        "record": identity.as_ref().map(ToString::to_string),
+        "outcome": outcome,
+        "entries": entries,
+        "reason": reason,
+    }));
+}
+
+fn sums(summary: &ReplaySummary, write: bool) -> Value {
+    json!({
+        "write": write,
+        "letters": summary.letters,
+        "written": summary.written,
+        "dropped": summary.dropped,
+        "failing": summary.failing,
+        "untouched": summary.untouched,
+        "found": summary.found,
+        "others": summary.others,
+    })
 }
 
 fn tell(ReplayedLetter { place, identity, fate }: &ReplayedLetter, write: bool) {
@@ -41,13 +130,13 @@ fn tell(ReplayedLetter { place, identity, fate }: &ReplayedLetter, write: bool) 
         }
         Fate::Dropped => (if write { "dropped" } else { "drop" }, String::new()),
         Fate::Failing(reason) => ("failing", format!(": {}", reason.replace(['\n', '\r'], " "))),
-        Fate::Untouched => ("left", String::new()),
+        Fate::Untouched | Fate::Elsewhere => ("left", String::new()),
     };
     print(format!("{outcome:<8}{who}{more}"));
 }
 
 fn conclusion(summary: &ReplaySummary, write: bool) -> String {
-    let ReplaySummary { letters, written, dropped, failing, untouched, found, others } = *summary;
+    let ReplaySummary { letters, written, dropped, failing, untouched, found, others, .. } = *summary;
     let letters = if letters == 1 { "1 dead letter".into() } else { format!("{letters} dead letters") };
     let mut text = if write {
         format!("{letters}: {written} written, {dropped} dropped, {failing} still failing")

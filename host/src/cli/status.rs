@@ -73,7 +73,7 @@ impl StatusCommand {
 }
 
 /// Fails where nobody reads the output any more.
-fn write(text: &str) -> Result<(), CommandError> {
+pub(super) fn write(text: &str) -> Result<(), CommandError> {
     let mut output = std::io::stdout().lock();
     let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
     written.map_err(|error| CommandError::new(Exit::Failed, anyhow!("cannot write to standard output: {error}")))
@@ -151,7 +151,11 @@ fn table(report: &Value) -> String {
         word(&report["bucket"]),
     );
     for problem in list(report, "problems") {
-        let _ = writeln!(text, "problem for {} s: {}", word(&problem["for_s"]), word(&problem["message"]));
+        let (code, for_s) = (word(&problem["code"]), word(&problem["for_s"]));
+        let _ = writeln!(text, "problem {code} for {for_s} s: {}", word(&problem["message"]));
+    }
+    if report["replay"].is_object() {
+        let _ = writeln!(text, "{}", replay_line(&report["replay"]));
     }
     let _ = writeln!(
         text,
@@ -236,6 +240,29 @@ fn table(report: &Value) -> String {
     text
 }
 
+/// How far a replay by the running host is, or how it ended.
+pub(super) fn replay_line(replay: &Value) -> String {
+    let count = |key: &str| replay[key].as_u64().unwrap_or(0);
+    let what = if replay["write"] == true { "replay" } else { "trial of a replay" };
+    let state = if replay["running"] == true { "running" } else { "ended" };
+    let mut text = format!(
+        "{what} {state}: {} dead letters looked at, {} {}, {} dropped, {} failing, {} left, {} of other hosts' partitions",
+        count("letters"),
+        count("written"),
+        if replay["write"] == true { "written" } else { "would be written" },
+        count("dropped"),
+        count("failing"),
+        count("untouched"),
+        count("elsewhere"),
+    );
+    for (key, words) in [("first_failing", "the first that fails"), ("error", "it failed")] {
+        if let Some(reason) = replay[key].as_str() {
+            text += &format!("; {words}: {reason}");
+        }
+    }
+    text
+}
+
 fn list<'a>(report: &'a Value, key: &str) -> &'a [Value] {
     report[key].as_array().map_or(&[], Vec::as_slice)
 }
@@ -263,7 +290,7 @@ fn field<'a>(value: &'a Value, key: &str) -> &'a Value {
     value.get(key).unwrap_or(&Value::Null)
 }
 
-fn word(value: &Value) -> String {
+pub(super) fn word(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
         Value::String(text) => text.clone(),

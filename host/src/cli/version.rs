@@ -2,20 +2,16 @@
 
 use std::sync::LazyLock;
 
-use reduct_sink::{kafka, plugin};
-
-/// The commit that this was built from; the build of a package sets the variable.
-const COMMIT: Option<&str> = option_env!("REDUCT_SINK_COMMIT");
+use reduct_sink::health::build;
 
 static LONG: LazyLock<String> = LazyLock::new(|| {
-    format!(
-        "{}\ncommit: {}\nlibrdkafka: {}\nwasmtime: {}\nplugin contract: {}",
-        env!("CARGO_PKG_VERSION"),
-        COMMIT.unwrap_or("unknown (set REDUCT_SINK_COMMIT when building)"),
-        kafka::client::library_version(),
-        option_env!("WASMTIME_VERSION").unwrap_or("unknown"),
-        plugin::CONTRACT,
-    )
+    let text = |(name, value): (&str, &str)| match (name, value) {
+        ("version", version) => version.to_owned(),
+        ("commit", "unknown") => "commit: unknown (set REDUCT_SINK_COMMIT when building)".to_owned(),
+        ("contract", contract) => format!("plugin contract: {contract}"),
+        (name, value) => format!("{name}: {value}"),
+    };
+    build::facts().map(text).join("\n")
 });
 
 pub fn long() -> &'static str {

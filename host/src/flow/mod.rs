@@ -10,6 +10,7 @@ mod commit_gate;
 mod commit_metadata;
 pub mod membership;
 mod partition_state;
+pub mod pauses;
 mod range_set;
 pub mod sharded;
 pub mod store_start;

@@ -8,10 +8,13 @@
 //! point that is followed by another owner makes that owner re-read whatever this one still owes; after
 //! [`PartitionState::end`] nothing is received, written or committed. No I/O.
 
+mod replay;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::replay::Replayed;
 use super::ack_handle::{AckHandle, UnderWay};
 use super::budget::{Budget, Usage};
 use super::checkpoint::Checkpoint;
@@ -47,6 +50,8 @@ pub struct PartitionState {
     written_before: u64,
     /// What is committed with every offset.
     metadata: CommitMetadata,
+    /// Set where this value stands for a dead letter that is sent again.
+    replay: Option<Replayed>,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -179,21 +184,12 @@ impl PartitionState {
         let name = topic_segment(&source.topic);
         let Begin { point: CommitPoint { offset, metadata }, written_before, gate, block_offsets } = begin;
         let inner = Inner {
-            phase: Phase::Reading,
-            checkpoint: Checkpoint::starting_at(offset),
-            held: 0,
-            requests: 0,
-            waiting: 0,
-            record_lost: false,
             reread_until: metadata.reread_until.unwrap_or_default(),
             compare_below: metadata.compare_below.unwrap_or_default(),
-            awaits_since: None,
-            out_of_range: false,
-            owed: None,
             late: metadata.late,
             store_start: metadata.store_start,
             durable: metadata.durable.unwrap_or(offset),
-            at_risk: None,
+            ..Inner::starting_at(offset)
         };
         Ok(Self {
             entry: naming.derived.render(&name, &source)?,
@@ -207,6 +203,7 @@ impl PartitionState {
             block_offsets,
             written_before,
             metadata,
+            replay: None,
             inner: Mutex::new(inner),
             changed: Condvar::new(),
         })
@@ -235,6 +232,9 @@ impl PartitionState {
 
     /// Whether records of this partition may be written now.
     pub fn may_write(&self) -> bool {
+        if self.replay.as_ref().is_some_and(|replay| !replay.may_write()) {
+            return false;
+        }
         match self.lock().phase {
             Phase::Reading | Phase::OutOfRange | Phase::Revoked => true,
             Phase::AwaitingReread { discard_unsent } => !discard_unsent,
@@ -288,8 +288,10 @@ impl PartitionState {
     /// A request with records of this partition is under way until the answer is dropped.
     #[must_use]
     pub fn request(self: &Arc<Self>) -> UnderWay {
-        self.lock().requests += 1;
-        UnderWay::new(Arc::clone(self))
+        // A revocation of the partition waits for the requests of its replays too.
+        let owner = self.owner();
+        owner.lock().requests += 1;
+        UnderWay::new(Arc::clone(owner))
     }
 
     pub(super) fn answered(&self) {
@@ -562,6 +564,26 @@ impl PartitionState {
 }
 
 impl Inner {
+    fn starting_at(offset: u64) -> Self {
+        Self {
+            phase: Phase::Reading,
+            checkpoint: Checkpoint::starting_at(offset),
+            held: 0,
+            requests: 0,
+            waiting: 0,
+            record_lost: false,
+            reread_until: 0,
+            compare_below: 0,
+            awaits_since: None,
+            out_of_range: false,
+            owed: None,
+            late: None,
+            store_start: None,
+            durable: offset,
+            at_risk: None,
+        }
+    }
+
     fn is_rereading(&self) -> bool {
         self.checkpoint.position() < self.reread_until
     }

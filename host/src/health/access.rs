@@ -1,8 +1,9 @@
 //! Who may see what and who may act, over HTTP.
 //!
 //! Guarantees: whatever changes something is allowed only through the Unix socket, which only the host's own user can
-//! open, or with the token of `status.token_file`; requests of web pages are refused, and so is every request whose `Host`
-//! is not an address or a name of this host, so that a page that has its own name resolve to this machine reads nothing.
+//! open, or with the token of `status.token_file`; requests of web pages are refused unless the page is this host's own, and
+//! so is every request whose `Host` is not an address or a name of this host, so that a page that has its own name resolve to
+//! this machine reads nothing.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -38,10 +39,16 @@ impl Access {
             return None;
         }
         let text = |name| headers.get(name).map(|value: &header::HeaderValue| value.to_str().unwrap_or_default());
-        if text(header::ORIGIN).is_some() {
-            return Some("requests of web pages are refused");
+        let host = text(header::HOST);
+        // A page that this host served has the host's own address for its origin; a proxy may have added TLS.
+        let is_own_page = |origin: &str| {
+            let place = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+            place.is_some() && place == host
+        };
+        if text(header::ORIGIN).is_some_and(|origin| !is_own_page(origin)) {
+            return Some("requests of other web pages than this host's own are refused");
         }
-        match text(header::HOST) {
+        match host {
             Some(host) if self.is_own(host) => None,
             Some(_) => Some("the Host header names another machine; ask by an IP address, localhost or status.listen"),
             None => Some("a Host header is needed"),
@@ -142,7 +149,13 @@ mod tests {
             assert!(refused(Some(other), &[]), "{other}");
         }
         assert!(refused(None, &[]));
-        assert!(refused(Some("127.0.0.1"), &[(header::ORIGIN, "http://127.0.0.1:9640")]));
+        let from = |origin| refused(Some("127.0.0.1:9640"), &[(header::ORIGIN, origin)]);
+        assert!(!from("http://127.0.0.1:9640") && !from("https://127.0.0.1:9640"), "its own page");
+        for other in ["http://127.0.0.1:9641", "http://127.0.0.1", "http://evil.example", "null", "", "127.0.0.1:9640"]
+        {
+            assert!(from(other), "{other}");
+        }
+        assert!(refused(Some("evil.example"), &[(header::ORIGIN, "http://evil.example")]), "its Host isn't ours");
         assert_eq!(access.refuse(Way::Socket, &headers(None, &[])), None);
     }
 

@@ -39,13 +39,35 @@ impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let report = &*self.0;
         let mut write = FamilyWriter(&mut encoder);
-        write.gauges("build_info", "The host's version; always 1", [(vec![("version", report.version)], 1.0)])?;
+        write.gauges(
+            "build_info",
+            "The host's version, and what it was built with; always 1",
+            [(report.build.to_vec(), 1.0)],
+        )?;
         write.gauge("uptime_seconds", "Since the host started", report.uptime_s as f64)?;
         write.counter("records_written", "Records written to ReductStore", report.written)?;
         write.counter("written_bytes", "Bytes of the records written to ReductStore", report.written_bytes)?;
         write.counter("records_found", "Records that were found in ReductStore and not written again", report.found)?;
         write.counter("records_repaired", "Unfinished records that were removed and written again", report.repaired)?;
-        write.counter("dead_letters", "Records that became dead letters", report.dead_letters)?;
+        write.counters(
+            "dead_letters",
+            "Records that became dead letters, by why",
+            report.dead_letters_by_class.iter().map(|(class, count)| (vec![("class", *class)], *count)),
+        )?;
+        write.counters(
+            "commits",
+            "Commits of offsets, by whether the group took them",
+            [("taken", report.commits_taken), ("refused", report.commits_refused)]
+                .map(|(outcome, count)| (vec![("outcome", outcome)], count)),
+        )?;
+        write.counters(
+            "store_retries",
+            "Writes that were tried again, by the class of the store's answer",
+            report.store_retries.iter().map(|(class, count)| (vec![("class", *class)], *count)),
+        )?;
+        self.store_requests(&mut write)?;
+        let paused = report.paused.all || !report.paused.topics.is_empty();
+        write.gauge("paused", "1 while somebody has paused the host or a topic", f64::from(u8::from(paused)))?;
         write.gauge("in_flight_records", "Records read and not done with", report.in_flight_records as f64)?;
         write.gauge("in_flight_bytes", "Bytes of the records in flight", report.in_flight_bytes as f64)?;
         write.gauges(
@@ -81,6 +103,19 @@ impl Figures {
         each("partition_stuck", "1 where there is work and no progress", &|p| Some(f64::from(u8::from(p.stuck))))
     }
 
+    fn store_requests(&self, write: &mut FamilyWriter<'_, '_>) -> fmt::Result {
+        let all = &self.0.store_requests;
+        write.counters(
+            "store_request_failures",
+            "Requests to ReductStore that failed, by what they do",
+            all.iter().map(|requests| (vec![("operation", requests.operation)], requests.failed)),
+        )?;
+        let histograms = all
+            .iter()
+            .map(|requests| (vec![("operation", requests.operation)], (requests.sum_s, requests.buckets.as_slice())));
+        write.histograms("store_request_duration_seconds", "How long requests to ReductStore take", histograms)
+    }
+
     fn plugins(&self, write: &mut FamilyWriter<'_, '_>) -> fmt::Result {
         let all = &self.0.plugins;
         write.gauges(
@@ -89,7 +124,7 @@ impl Figures {
             all.iter().map(|plugin| (vec![("plugin", plugin.name.as_str()), ("digest", plugin.digest.as_str())], 1.0)),
         )?;
         let verdicts = |plugin: &PluginReport| {
-            let counts = plugin.counts;
+            let counts = plugin.totals.counts;
             [
                 ("keep", counts.kept),
                 ("change", counts.changed),
@@ -101,7 +136,7 @@ impl Figures {
         };
         write.counters(
             "plugin_calls",
-            "Calls of the version at work, by what it answered",
+            "Calls of all versions since the host started, by what they answered",
             all.iter().flat_map(|plugin| {
                 verdicts(plugin)
                     .map(|(verdict, count)| (vec![("plugin", plugin.name.as_str()), ("verdict", verdict)], count))
@@ -110,7 +145,7 @@ impl Figures {
         write.counters(
             "plugin_passed_over_records",
             "Records that the plugin's `when` leaves out",
-            all.iter().map(|plugin| (vec![("plugin", plugin.name.as_str())], plugin.passed_over)),
+            all.iter().map(|plugin| (vec![("plugin", plugin.name.as_str())], plugin.totals.passed_over)),
         )?;
         write.gauges(
             "plugin_memory_bytes",
@@ -122,33 +157,25 @@ impl Figures {
             "1 while the plugin's circuit breaker is open",
             all.iter().map(|plugin| (vec![("plugin", plugin.name.as_str())], f64::from(u8::from(plugin.breaker_open)))),
         )?;
-        let help = "How long calls take; of one record in 64";
-        let mut family =
-            write.0.encode_descriptor("plugin_call_duration_seconds", help, None, MetricType::Histogram)?;
-        for plugin in all {
-            let histogram = &plugin.histogram;
-            let labels = [("plugin", plugin.name.as_str())];
-            let mut encoder = family.encode_family(&labels)?;
-            let count = histogram.buckets.iter().map(|(_, count)| count).sum();
-            encoder.encode_histogram::<NoLabelSet>(histogram.sum_s, count, &histogram.buckets, None)?;
-        }
-        Ok(())
+        let histograms = all.iter().map(|plugin| {
+            let histogram = &plugin.totals.histogram;
+            (vec![("plugin", plugin.name.as_str())], (histogram.sum_s, histogram.buckets.as_slice()))
+        });
+        write.histograms("plugin_call_duration_seconds", "How long calls take; of one record in 64", histograms)
     }
 
     fn swaps(&self, write: &mut FamilyWriter<'_, '_>) -> fmt::Result {
-        use crate::rollout::RolloutOutcome;
-        let outcomes = [
-            ("refused", RolloutOutcome::Refused),
-            ("failed-trial", RolloutOutcome::FailedTrial),
-            ("superseded", RolloutOutcome::Superseded),
-            ("active", RolloutOutcome::Active),
-            ("rolled-back", RolloutOutcome::RolledBack),
-        ];
-        let count = |outcome: RolloutOutcome| self.0.swaps.iter().filter(|swap| swap.outcome == outcome).count();
+        write.counters(
+            "plugin_swaps",
+            "Swaps of plugins, by what became of them",
+            self.0.swaps_ended.iter().map(|(outcome, count)| (vec![("outcome", *outcome)], *count)),
+        )?;
+        let running = ["on-trial", "awaits-promotion", "watched"];
+        let count = |name: &str| self.0.swaps.iter().filter(|swap| swap.outcome.name() == name).count();
         write.gauges(
-            "recent_swaps",
-            "The last swaps of plugins (at most 64), by what became of them",
-            outcomes.map(|(name, outcome)| (vec![("outcome", name)], count(outcome) as f64)),
+            "plugin_swaps_under_way",
+            "Swaps of plugins that aren't decided yet, by how far they are",
+            running.map(|stage| (vec![("stage", stage)], count(stage) as f64)),
         )
     }
 }
@@ -176,6 +203,21 @@ impl FamilyWriter<'_, '_> {
         let mut family: MetricEncoder<'_> = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in values {
             ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    /// Each with its labels, the sum of its seconds and its buckets.
+    fn histograms<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels<'a>, (f64, &'a [(f64, u64)]))>,
+    ) -> fmt::Result {
+        let mut family: MetricEncoder<'_> = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (labels, (sum_s, buckets)) in values {
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum_s, count, buckets, None)?;
         }
         Ok(())
     }
@@ -212,7 +254,9 @@ mod tests {
         };
         HostReport {
             version: "1.2.3",
+            build: [("version", "1.2.3"), ("commit", "abc"), ("librdkafka", "2"), ("wasmtime", "3"), ("contract", "0")],
             written: 7,
+            dead_letters_by_class: vec![("plugin", 3)],
             partitions: (0..partitions).map(partition).collect(),
             ..HostReport::default()
         }
@@ -222,6 +266,8 @@ mod tests {
     fn what_is_assigned_has_figures_and_what_was_given_up_has_none() {
         let told = text(report(2)).unwrap();
         assert!(told.contains("reduct_sink_records_written_total 7"), "{told}");
+        assert!(told.contains(r#"reduct_sink_dead_letters_total{class="plugin"} 3"#), "{told}");
+        assert!(told.contains(r#"reduct_sink_build_info{version="1.2.3",commit="abc""#), "{told}");
         assert!(told.contains(r#"reduct_sink_partition_lag_records{topic="camera",partition="1"} 4"#), "{told}");
         assert!(told.contains(r#"reduct_sink_partition_lag_seconds{topic="camera",partition="0"} 1.5"#), "{told}");
         assert!(told.ends_with("# EOF\n"), "{told}");

@@ -1,11 +1,15 @@
 //! What the host tells about itself: how far its partitions are, what is wrong, and all of it over HTTP.
 
 pub mod access;
+pub mod build;
+pub mod history;
 pub mod metrics;
+pub mod page;
 pub mod problems;
 pub mod progress;
 pub mod rates;
 pub mod report;
 pub mod server;
 pub mod service;
+pub mod tap;
 pub mod watchdog;

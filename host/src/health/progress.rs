@@ -36,6 +36,10 @@ pub trait Supervised: Send + Sync + 'static {
     fn totals(&self) -> Totals;
     /// Records and bytes in flight.
     fn in_flight(&self) -> (usize, usize);
+    /// Whether nothing is read of it for now, because somebody wants so.
+    fn is_paused(&self, source: &TopicPartition) -> bool;
+    /// Takes the look into the lines of the last minutes.
+    fn remember(&self, standings: &[Standing], totals: Totals);
     /// What the host itself knows to be wrong.
     fn findings(&self) -> Vec<Finding>;
 }
@@ -115,10 +119,15 @@ impl Supervisor {
             })
             .collect();
         let now = Instant::now();
-        let stuck = self.watchdog.look(now, &standings);
+        let totals = host.totals();
+        host.remember(&standings, totals);
+        // What is paused is neither stuck, nor is its tail looked at.
+        let awake: Vec<Standing> =
+            standings.iter().filter(|standing| !host.is_paused(&standing.source)).cloned().collect();
+        let stuck = self.watchdog.look(now, &awake);
         let behind = self.time_lag.look(now, &standings);
-        let done = self.last_minute.look(now, host.totals());
-        for standing in standings.iter().filter(|standing| standing.in_flight == 0) {
+        let done = self.last_minute.look(now, totals);
+        for standing in awake.iter().filter(|standing| standing.in_flight == 0) {
             if let Some(end) = standing.end.filter(|end| *end > standing.position)
                 && self.watchdog.still_for(now, &standing.source) >= PROBE_AFTER
             {
@@ -180,13 +189,13 @@ impl Supervisor {
         let lags = look.partitions.iter().map(|seen| seen.standing.lag());
         let lag: Option<u64> = lags.sum();
         let behind_s = look.partitions.iter().filter_map(|seen| seen.behind).max().unwrap_or_default().as_secs();
-        let lag = lag.map_or_else(|| "unknown".to_owned(), |lag| lag.to_string());
         info!(
             seconds = seconds.round() as u64,
             records = totals.records,
             bytes = totals.bytes,
             records_per_s = look.last_minute.per_second(totals.records).round() as u64,
             dead_letters = totals.dead_letters,
+            // Absent while Kafka doesn't say where the partitions end.
             lag,
             behind_s,
             in_flight,
@@ -224,6 +233,10 @@ mod tests {
         fn in_flight(&self) -> (usize, usize) {
             (0, 0)
         }
+        fn is_paused(&self, _: &TopicPartition) -> bool {
+            false
+        }
+        fn remember(&self, _: &[Standing], _: Totals) {}
         fn findings(&self) -> Vec<Finding> {
             Vec::new()
         }

@@ -5,15 +5,20 @@
 use serde::Serialize;
 
 use super::problems::HealthProblem;
-use crate::chain::{Histogram, Latency};
-use crate::plugin::Counts;
+use crate::chain::{Latency, PluginTotals};
+use crate::flow::pauses::Paused;
+use crate::plugin::{Counts, RecentFailure};
 use crate::rollout::SwapReport;
+use crate::sink::request_times::RequestHistogram;
 
 /// One moment of the host.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct HostReport {
     /// Of the host.
     pub version: &'static str,
+    /// Names and values of what it was built with, its version included.
+    #[serde(skip)]
+    pub build: [(&'static str, &'static str); 5],
     /// The process's id.
     pub pid: u32,
     /// The consumer group.
@@ -38,14 +43,34 @@ pub struct HostReport {
     pub found: u64,
     /// Unfinished records that were removed and written again.
     pub repaired: u64,
-    /// Records that became dead letters.
+    /// Records that became dead letters since the host started.
     pub dead_letters: u64,
+    /// The same by class.
+    pub dead_letters_by_class: Vec<(&'static str, u64)>,
+    /// How often a write was tried again, by the class of the store's answer.
+    pub store_retries: Vec<(&'static str, u64)>,
+    /// How long requests to the store took.
+    #[serde(skip)]
+    pub store_requests: Vec<RequestHistogram>,
+    /// Commits that the group took, and that it refused.
+    pub commits_taken: u64,
+    /// See there.
+    pub commits_refused: u64,
+    /// How many swaps ended how, since the host started.
+    #[serde(skip)]
+    pub swaps_ended: Vec<(&'static str, u64)>,
+    /// What isn't read because somebody paused it.
+    pub paused: Paused,
+    /// The replay of dead letters that runs, or the last one.
+    pub replay: Option<ReplayProgress>,
     /// Records that were read and aren't done with.
     pub in_flight_records: usize,
     /// Their bytes.
     pub in_flight_bytes: usize,
     /// Records a second over the last minute.
     pub records_per_s: f64,
+    /// Records a second over the last five seconds.
+    pub records_per_s_now: f64,
     /// Bytes a second over the last minute.
     pub bytes_per_s: f64,
     /// Each assigned partition, sorted.
@@ -101,11 +126,38 @@ pub struct PluginReport {
     pub passed_over: u64,
     /// Of one record in 64.
     pub latency: Latency,
-    /// The same as buckets, for the metrics.
-    #[serde(skip)]
-    pub histogram: Histogram,
     /// What its instances have together.
     pub memory_bytes: u64,
+    /// The kinds of failures of this version, the latest first.
+    pub failures: Vec<RecentFailure>,
+    /// What all its versions did, for the metrics.
+    #[serde(skip)]
+    pub totals: PluginTotals,
+}
+
+/// How far a replay of dead letters by the running host is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ReplayProgress {
+    /// It hasn't ended yet.
+    pub running: bool,
+    /// It writes; otherwise it only tells what it would write.
+    pub write: bool,
+    /// Dead letters that it has looked at.
+    pub letters: u64,
+    /// Those whose outputs were written.
+    pub written: u64,
+    /// Those that a plugin dropped.
+    pub dropped: u64,
+    /// Those that failed again and stay.
+    pub failing: u64,
+    /// Those that were left because it was stopped or the partition was taken away.
+    pub untouched: u64,
+    /// Those of partitions that this host doesn't read.
+    pub elsewhere: u64,
+    /// The first one that failed again, and why.
+    pub first_failing: Option<String>,
+    /// Why it ended before its end.
+    pub error: Option<String>,
 }
 
 impl HostReport {
@@ -116,6 +168,12 @@ impl HostReport {
         for trial in self.swaps.iter_mut().filter_map(|swap| swap.trial.as_mut()) {
             trial.first_difference = trial.first_difference.take().map(|_| HIDDEN.to_owned());
             trial.first_failure = trial.first_failure.take().map(|_| HIDDEN.to_owned());
+        }
+        for failure in self.plugins.iter_mut().flat_map(|plugin| &mut plugin.failures) {
+            HIDDEN.clone_into(&mut failure.reason);
+        }
+        if let Some(replay) = &mut self.replay {
+            replay.first_failing = replay.first_failing.take().map(|_| HIDDEN.to_owned());
         }
     }
 

@@ -7,7 +7,12 @@
 //! | `GET /health` | 200, or 503 with everything that is wrong |
 //! | `GET /metrics` | the figures for Prometheus |
 //! | `GET /status` | everything, as JSON |
+//! | `GET /` | the page for people, see [`super::page`] |
+//! | `GET /history` | rates and lag over the last minutes, as JSON |
+//! | `GET /dead-letters`, `GET /tap` | parts of records, only for callers who may act |
 //! | `POST /plugins/NAME/promote`, `/rollback` | does it; see [`super::access`] for who may |
+//! | `POST /pause`, `/resume`, `/topics/NAME/pause`, `/topics/NAME/resume` | the same |
+//! | `POST /replay?write=true` | the same; without `write` it tells what it would do |
 //!
 //! Guarantees: a caller can neither use up the host's sockets ([`CONNECTIONS`], [`HEAD_WITHIN`], no bodies) nor hold up
 //! its writers: the server has a thread and a runtime of its own; an address that is taken is reported in the log and
@@ -21,7 +26,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -36,10 +41,14 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
 use super::access::{Access, Way, socket_path, user_id, without_port};
+use super::history::HistoryShown;
 use super::metrics;
+use super::page;
 use super::problems::HealthProblem;
 use super::report::HostReport;
+use super::tap::{TapAnswer, TapQuestion};
 use crate::config;
+use crate::sink::DeadLetterNote;
 
 /// Connections at once, over all addresses.
 const CONNECTIONS: usize = 64;
@@ -58,6 +67,18 @@ pub trait Reporter: Send + Sync + 'static {
     fn is_dead(&self) -> Option<String>;
     /// Does to a plugin what somebody asks for. Answers with what was done, or why not. May take a while.
     fn act(&self, plugin: &str, action: Action) -> Result<String, String>;
+    /// Reads nothing more of a topic, or of any.
+    fn pause(&self, topic: Option<&str>) -> Result<String, String>;
+    /// Ends that.
+    fn resume(&self, topic: Option<&str>) -> Result<String, String>;
+    /// Begins to send dead letters through the chain again. `write`: and writes what it makes of them.
+    fn start_replay(&self, write: bool) -> Result<String, String>;
+    /// The last dead letters, the newest first.
+    fn dead_letters(&self) -> Vec<DeadLetterNote>;
+    /// Rates and lag over the last minutes.
+    fn history(&self) -> HistoryShown;
+    /// Records on their way.
+    fn tap(&self, question: TapQuestion) -> Result<TapAnswer, String>;
 }
 
 /// What may be asked.
@@ -229,6 +250,15 @@ fn all_routes(served: Served) -> Router {
         .route("/health", get(health))
         .route("/metrics", get(figures))
         .route("/status", get(status))
+        .route("/", get(show_page))
+        .route("/history", get(history))
+        .route("/dead-letters", get(dead_letters))
+        .route("/tap", get(tap))
+        .route("/pause", post(pause))
+        .route("/resume", post(resume))
+        .route("/topics/{topic}/pause", post(pause_topic))
+        .route("/topics/{topic}/resume", post(resume_topic))
+        .route("/replay", post(replay))
         .route("/plugins/{name}/{action}", post(act));
     guarded(routes, served)
 }
@@ -273,12 +303,90 @@ async fn figures(State(served): State<Served>) -> Response {
     }
 }
 
-async fn status(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Json<HostReport> {
+/// The report with what the caller may do.
+#[derive(Serialize)]
+struct StatusShown {
+    #[serde(flatten)]
+    report: HostReport,
+    may_act: bool,
+    /// What a caller needs who may not act.
+    lacks: &'static str,
+}
+
+async fn status(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Response {
     let mut report = served.reporter.report();
-    if !served.access.may_act(way, &headers) {
+    let may_act = served.access.may_act(way, &headers);
+    if !may_act {
         report.redact();
     }
-    Json(report)
+    Json(StatusShown { report, may_act, lacks: served.access.lacks() }).into_response()
+}
+
+async fn show_page() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, page::POLICY.as_str()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, page::PAGE).into_response()
+}
+
+async fn history(State(served): State<Served>) -> Response {
+    Json(served.reporter.history()).into_response()
+}
+
+async fn dead_letters(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Response {
+    if !served.access.may_act(way, &headers) {
+        return (StatusCode::FORBIDDEN, served.access.lacks()).into_response();
+    }
+    Json(served.reporter.dead_letters()).into_response()
+}
+
+async fn tap(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap, uri: Uri) -> Response {
+    if !served.access.may_act(way, &headers) {
+        return (StatusCode::FORBIDDEN, served.access.lacks()).into_response();
+    }
+    let question = match TapQuestion::read(parameters(&uri)) {
+        Ok(question) => question,
+        Err(reason) => return (StatusCode::BAD_REQUEST, reason).into_response(),
+    };
+    match served.reporter.tap(question) {
+        Ok(answer) => Json(answer).into_response(),
+        Err(reason) => (StatusCode::CONFLICT, reason).into_response(),
+    }
+}
+
+async fn pause(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Done {
+    served.change(way, &headers, "pause", |reporter| reporter.pause(None)).await
+}
+
+async fn resume(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Done {
+    served.change(way, &headers, "resume", |reporter| reporter.resume(None)).await
+}
+
+async fn pause_topic(
+    State(served): State<Served>,
+    Extension(way): Extension<Way>,
+    Path(topic): Path<String>,
+    headers: HeaderMap,
+) -> Done {
+    served.change(way, &headers, "pause a topic", move |reporter| reporter.pause(Some(&topic))).await
+}
+
+async fn resume_topic(
+    State(served): State<Served>,
+    Extension(way): Extension<Way>,
+    Path(topic): Path<String>,
+    headers: HeaderMap,
+) -> Done {
+    served.change(way, &headers, "resume a topic", move |reporter| reporter.resume(Some(&topic))).await
+}
+
+async fn replay(State(served): State<Served>, Extension(way): Extension<Way>, uri: Uri, headers: HeaderMap) -> Done {
+    let write = parameters(&uri).any(|(name, value)| name == "write" && value == "true");
+    served.change(way, &headers, "replay", move |reporter| reporter.start_replay(write)).await
 }
 
 async fn act(
@@ -286,17 +394,43 @@ async fn act(
     Extension(way): Extension<Way>,
     Path((plugin, action)): Path<(String, Action)>,
     headers: HeaderMap,
-) -> (StatusCode, String) {
-    if !served.access.may_act(way, &headers) {
-        let lacks = served.access.lacks();
-        warn!(plugin, ?action, lacks, "refused over HTTP");
-        return (StatusCode::FORBIDDEN, lacks.into());
-    }
-    info!(plugin, ?action, "asked over HTTP");
-    let asked = tokio::task::spawn_blocking(move || served.reporter.act(&plugin, action)).await;
-    match asked {
-        Ok(Ok(done)) => (StatusCode::OK, done),
-        Ok(Err(reason)) => (StatusCode::CONFLICT, reason),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+) -> Done {
+    let what = match action {
+        Action::Promote => "promote a plugin",
+        Action::Rollback => "roll back a plugin",
+    };
+    served.change(way, &headers, what, move |reporter| reporter.act(&plugin, action)).await
+}
+
+/// What stands behind the question mark.
+fn parameters(uri: &Uri) -> impl Iterator<Item = (String, String)> {
+    let query = uri.query().unwrap_or_default();
+    url::form_urlencoded::parse(query.as_bytes()).into_owned()
+}
+
+/// What was done, or why not.
+type Done = (StatusCode, String);
+
+impl Served {
+    /// Does what somebody asks for who may ask for it, and says so in the log.
+    async fn change(
+        self,
+        way: Way,
+        headers: &HeaderMap,
+        what: &'static str,
+        work: impl FnOnce(&dyn Reporter) -> Result<String, String> + Send + 'static,
+    ) -> Done {
+        if !self.access.may_act(way, headers) {
+            let lacks = self.access.lacks();
+            warn!(what, lacks, "refused over HTTP");
+            return (StatusCode::FORBIDDEN, lacks.into());
+        }
+        info!(what, "asked over HTTP");
+        let reporter = self.reporter;
+        match tokio::task::spawn_blocking(move || work(&*reporter)).await {
+            Ok(Ok(done)) => (StatusCode::OK, done),
+            Ok(Err(reason)) => (StatusCode::CONFLICT, reason),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
     }
 }

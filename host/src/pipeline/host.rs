@@ -4,22 +4,26 @@
 //! within `limits.shutdown`, before it is given up.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
 use super::heartbeat::Heartbeat;
+use super::replaying::Replaying;
 use super::stop_time::{StopTime, stop_begins};
 use super::workers::Workers;
 use super::{HostFailure, RunError, failed, lock};
 use crate::chain::SharedChain;
 use crate::config::Config;
 use crate::flow::membership::Membership;
+use crate::flow::pauses::Pauses;
 use crate::flow::store_start::now_ms;
 use crate::flow::{Begin, Budget, CommitPoint, EntryNaming, PartitionState};
+use crate::health::history::History;
 use crate::health::progress::Look;
+use crate::health::tap::Taps;
 use crate::pipeline::worker::WorkerCommand;
 use crate::record::TopicPartition;
 use crate::record::entry_name::{Naming, Template};
@@ -45,6 +49,14 @@ pub(super) struct Host {
     pub control: Control,
     pub started: Instant,
     pub look: Arc<Mutex<Look>>,
+    pub history: Mutex<History>,
+    pub pauses: Arc<Pauses>,
+    pub taps: Arc<Taps>,
+    pub replay: Replaying,
+    /// Commits that the group took, and that it refused.
+    pub commits: [AtomicU64; 2],
+    /// Set once the host is shared.
+    pub this: OnceLock<Weak<Host>>,
     /// When the thread that polls Kafka moved last.
     pub polled: Heartbeat,
     pub ended: AtomicBool,
@@ -82,8 +94,9 @@ impl Host {
     ) -> Result<Self, RunError> {
         let budget = Arc::new(Budget::new(config.limits.in_flight_records, config.limits.in_flight_bytes));
         let failure = HostFailure::default();
+        let (pauses, taps) = (Arc::default(), Arc::default());
         Ok(Self {
-            workers: Workers::start(config.limits.workers, &chain, &sink, &budget, &failure)?,
+            workers: Workers::start(config.limits.workers, &chain, &sink, &budget, &pauses, &taps, &failure)?,
             config: config.clone(),
             entry: config.store.entry.as_deref().map(Template::parse).transpose().map_err(failed("store.entry"))?,
             dead_letter_entry: Template::parse(&config.dead_letters.entry).map_err(failed("dead_letters.entry"))?,
@@ -96,6 +109,12 @@ impl Host {
             control,
             started: Instant::now(),
             look: Arc::default(),
+            history: Mutex::default(),
+            pauses,
+            taps,
+            replay: Replaying::default(),
+            commits: Default::default(),
+            this: OnceLock::new(),
             polled: Heartbeat::default(),
             ended: AtomicBool::new(false),
             stop_time: StopTime { total: config.limits.shutdown },
@@ -108,6 +127,11 @@ impl Host {
             stop,
             failure,
         })
+    }
+
+    /// The signal to stop, for those who work beside the host.
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
     }
 
     pub fn is_told_to_stop(&self) -> bool {
@@ -251,6 +275,8 @@ impl GroupHandler for Host {
     }
 
     fn committed(&self, outcome: Result<(), String>) {
+        let [taken, refused] = &self.commits;
+        (if outcome.is_ok() { taken } else { refused }).fetch_add(1, Ordering::Relaxed);
         // The supervisor says when that begins and when it ends.
         *lock(&self.commits_refused) = outcome.err();
     }

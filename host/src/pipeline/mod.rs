@@ -8,8 +8,10 @@
 mod failure;
 mod heartbeat;
 mod host;
+mod replaying;
 mod startup;
 mod stop_time;
+mod tapping;
 mod views;
 mod worker;
 mod workers;
@@ -99,6 +101,8 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     tokio.block_on(async { reload_on_signal(lifecycle.control()) }).map_err(failed("can't listen to signals"))?;
     let host = Host::start(config, Arc::clone(&chain), control, sink.clone(), membership, Arc::clone(&recovery), stop)?;
     let host = Arc::new(host);
+    // Nobody has set it before.
+    let _ = host.this.set(Arc::downgrade(&host));
     if !config.store.discard {
         tokio.spawn(recovery.watch(Arc::clone(&host) as Arc<dyn Partitions>, sink.clone()));
     }
@@ -147,7 +151,15 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     match host.failure() {
         Some(reason) => Err(RunError::Failed(reason)),
         None => {
-            info!(counters = ?sink.counters(), "stopped; everything settled is committed");
+            let done = sink.counters();
+            info!(
+                written = done.written,
+                bytes = done.written_bytes,
+                found = done.found,
+                repaired = done.repaired,
+                dead_letters = done.dead_letters,
+                "stopped; everything settled is committed"
+            );
             Ok(())
         }
     }
@@ -204,12 +216,12 @@ fn say_configuration(config: &Config, chain: &SharedChain) {
     let plugins: Vec<String> = chain.versions().into_iter().map(name).collect();
     info!(
         brokers = config.kafka.brokers,
-        topics = config.kafka.topics.join(", "),
+        topics = ?config.kafka.topics,
         group = config.kafka.group,
         store = config.store.url,
         bucket = config.store.bucket,
         entry = config.store.entry.as_deref().unwrap_or("default"),
-        plugins = plugins.join(", "),
+        ?plugins,
         "running"
     );
 }

@@ -1,22 +1,29 @@
 //! What others look at in the host, and the little they may ask of it: the supervisor, the watch over the store's restarts,
 //! and the status over HTTP.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, UNIX_EPOCH};
+
+use tracing::info;
 
 use super::host::Host;
 use super::lock;
-use crate::chain::PluginVersion;
+use crate::chain::{PluginVersion, SharedChain};
 use crate::config::{PluginSource, in_full};
 use crate::flow::PartitionState;
+use crate::health::build;
+use crate::health::history::HistoryShown;
 use crate::health::progress::{PartitionView, Supervised};
 use crate::health::rates::Totals;
 use crate::health::report::{self, HostReport};
 use crate::health::server::{Action, Reporter};
+use crate::health::tap::{TapAnswer, TapQuestion};
+use crate::health::watchdog::Standing;
 use crate::kafka::observer::Finding;
 use crate::record::TopicPartition;
 use crate::recovery::Partitions;
+use crate::sink::DeadLetterNote;
 
 /// A polling thread that hasn't moved for this long won't: Kafka gives its partitions away after five minutes, too.
 const DEAD_AFTER: Duration = Duration::from_secs(300);
@@ -36,6 +43,14 @@ impl Supervised for Host {
             bytes: counters.written_bytes,
             dead_letters: counters.dead_letters,
         }
+    }
+
+    fn is_paused(&self, source: &TopicPartition) -> bool {
+        self.pauses.is_paused(&source.topic)
+    }
+
+    fn remember(&self, standings: &[Standing], totals: Totals) {
+        lock(&self.history).look(standings, totals);
     }
 
     fn in_flight(&self) -> (usize, usize) {
@@ -61,6 +76,17 @@ impl Supervised for Host {
             );
             findings.push(finding("kafka.name-taken", message));
         }
+        let paused = self.pauses.now();
+        if !paused.is_nothing() {
+            let topics: Vec<&str> = paused.topics.iter().map(String::as_str).collect();
+            let what = if paused.all { "all topics".to_owned() } else { format!("topic {}", topics.join(", ")) };
+            let message = format!(
+                "{what} paused because somebody asked for it: nothing is read until `reduct-sink resume`, and records wait in \
+                 Kafka as long as its retention keeps them"
+            );
+            findings.push(finding("paused", message));
+        }
+        findings.extend(self.control.next_start.reasons().into_iter().map(|reason| finding("next-start", reason)));
         let mut unreadable = lock(&self.unreadable);
         // A partition that has moved on has read the batch, and one that was given up is another host's.
         let positions = self.standings();
@@ -123,6 +149,7 @@ impl Reporter for Host {
         let done = look.last_minute;
         HostReport {
             version: env!("CARGO_PKG_VERSION"),
+            build: build::facts(),
             pid: std::process::id(),
             group: self.config.kafka.group.clone(),
             topics: self.config.kafka.topics.clone(),
@@ -136,12 +163,21 @@ impl Reporter for Host {
             found: counters.found,
             repaired: counters.repaired,
             dead_letters: counters.dead_letters,
+            dead_letters_by_class: counters.dead_letters_by_class.to_vec(),
+            store_retries: counters.retries,
+            store_requests: self.sink.request_times(),
+            commits_taken: self.commits.first().map_or(0, |taken| taken.load(Ordering::Relaxed)),
+            commits_refused: self.commits.last().map_or(0, |refused| refused.load(Ordering::Relaxed)),
+            swaps_ended: self.control.swaps.ended().to_vec(),
+            paused: self.pauses.now(),
+            replay: self.replay.progress(),
             in_flight_records,
             in_flight_bytes,
             records_per_s: done.per_second(done.totals.records),
+            records_per_s_now: lock(&self.history).records_per_s(),
             bytes_per_s: done.per_second(done.totals.bytes),
             partitions: look.partitions.iter().map(partition).collect(),
-            plugins: self.chain.versions().into_iter().map(plugin).collect(),
+            plugins: self.chain.versions().into_iter().map(|version| plugin(version, &self.chain)).collect(),
             swaps: self.control.swaps.last(),
         }
     }
@@ -160,6 +196,49 @@ impl Reporter for Host {
             Action::Rollback => self.control.rollback(plugin),
         }
     }
+
+    fn pause(&self, topic: Option<&str>) -> Result<String, String> {
+        self.know(topic)?;
+        self.pauses.pause(topic);
+        let what = topic.map_or_else(|| "all topics are".to_owned(), |topic| format!("topic {topic} is"));
+        info!(topic, "paused: nothing more is read of it");
+        Ok(format!("{what} paused until somebody resumes or this host is started again"))
+    }
+
+    fn resume(&self, topic: Option<&str>) -> Result<String, String> {
+        self.pauses.resume(topic)?;
+        info!(topic, "resumed");
+        Ok(topic.map_or_else(|| "everything is read again".to_owned(), |topic| format!("topic {topic} is read again")))
+    }
+
+    fn start_replay(&self, write: bool) -> Result<String, String> {
+        let host = self.this.get().and_then(Weak::upgrade).ok_or("the host isn't ready yet")?;
+        self.replay.start(host, write)
+    }
+
+    fn dead_letters(&self) -> Vec<DeadLetterNote> {
+        self.sink.last_dead_letters()
+    }
+
+    fn history(&self) -> HistoryShown {
+        lock(&self.history).shown()
+    }
+
+    fn tap(&self, question: TapQuestion) -> Result<TapAnswer, String> {
+        self.taps.ask(question)
+    }
+}
+
+impl Host {
+    /// Refuses a topic of which this host has no partition: it may be misspelt.
+    fn know(&self, topic: Option<&str>) -> Result<(), String> {
+        let Some(topic) = topic else { return Ok(()) };
+        let is_named = self.config.kafka.topics.iter().any(|named| named == topic);
+        if is_named || self.assignments().keys().any(|source| *source.topic == *topic) {
+            return Ok(());
+        }
+        Err(format!("this host reads no topic {topic}; it reads {}", self.config.kafka.topics.join(", ")))
+    }
 }
 
 fn partition(seen: &PartitionView) -> report::PartitionReport {
@@ -177,7 +256,8 @@ fn partition(seen: &PartitionView) -> report::PartitionReport {
     }
 }
 
-fn plugin(version: PluginVersion) -> report::PluginReport {
+fn plugin(version: PluginVersion, chain: &SharedChain) -> report::PluginReport {
+    let totals = chain.totals(&version.name);
     report::PluginReport {
         name: version.name.to_string(),
         digest: version.digest.to_string(),
@@ -191,7 +271,8 @@ fn plugin(version: PluginVersion) -> report::PluginReport {
         counts: version.counts,
         passed_over: version.passed_over,
         latency: version.latency,
-        histogram: version.histogram,
         memory_bytes: version.memory_bytes,
+        failures: version.failures,
+        totals,
     }
 }

@@ -13,11 +13,14 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
+use super::tapping::tapped;
 use crate::chain::{Chain, Outcome, PluginFailure, SharedChain};
 use crate::flow::backoff::Backoff;
+use crate::flow::pauses::Pauses;
 use crate::flow::{AckHandle, Budget, PartitionState, Phase};
+use crate::health::tap::Taps;
 use crate::record::{InputRecord, OutputRecord, Rejection};
-use crate::sink::{Item, Sink, hand_over};
+use crate::sink::{DeadLetterClass, Item, Sink, hand_over};
 use crate::source::{PartitionReader, Polled};
 
 /// Records of one partition in a row, so that others get their turn.
@@ -45,6 +48,10 @@ pub struct Worker {
     pub shared: Arc<SharedChain>,
     pub sink: Sink,
     pub budget: Arc<Budget>,
+    /// What isn't read for now.
+    pub pauses: Arc<Pauses>,
+    /// Who wants to see records.
+    pub taps: Arc<Taps>,
     /// Tells the host that it can't go on.
     pub fail: Arc<dyn Fn(String) + Send + Sync>,
 }
@@ -142,7 +149,7 @@ impl Running {
                     break;
                 }
                 self.chain.refresh();
-                match partition.next(&mut self.chain, &self.worker.sink, has_share) {
+                match partition.next(&mut self.chain, &self.worker, has_share) {
                     Step::Idle => break,
                     Step::Done(more, size) => {
                         busy = true;
@@ -184,7 +191,7 @@ impl WorkerPartition {
     }
 
     /// `may_read`: whether another record may be read, as far as the budget goes.
-    fn next(&mut self, chain: &mut Chain, sink: &Sink, may_read: bool) -> Step {
+    fn next(&mut self, chain: &mut Chain, worker: &Worker, may_read: bool) -> Step {
         if self.is_finished() {
             self.held = None;
             return Step::Idle;
@@ -194,9 +201,9 @@ impl WorkerPartition {
                 self.held = Some(held);
                 return Step::Idle;
             }
-            return self.transform(chain, sink, held);
+            return self.transform(chain, worker, held);
         }
-        if !may_read || !self.state.may_read() {
+        if !may_read || worker.pauses.is_paused(&self.state.source.topic) || !self.state.may_read() {
             return Step::Idle;
         }
         match self.reader.poll() {
@@ -213,14 +220,15 @@ impl WorkerPartition {
             Polled::Unreadable(record, reason) => {
                 let size = record.size();
                 if let Some(ack) = self.receive(&record) {
-                    reject(sink, &self.state, Arc::new(record), ack, Rejection { reason, plugin: None });
+                    let why = Rejection { reason, plugin: None };
+                    reject(&worker.sink, &self.state, Arc::new(record), ack, why, DeadLetterClass::Record);
                 }
                 Step::Done(1, size)
             }
             Polled::Record(record) => {
                 let Some(ack) = self.receive(&record) else { return Step::Done(1, 0) };
                 let now = Held { input: Arc::new(record), ack, attempts: 0, backoff: Backoff::default(), next: None };
-                self.transform(chain, sink, now)
+                self.transform(chain, worker, now)
             }
         }
     }
@@ -234,16 +242,25 @@ impl WorkerPartition {
         ack
     }
 
-    fn transform(&mut self, chain: &mut Chain, sink: &Sink, held: Held) -> Step {
+    fn transform(&mut self, chain: &mut Chain, worker: &Worker, held: Held) -> Step {
         let (mut records, size) = (1, held.input.size());
-        match chain.attempt(&held.input, held.attempts + 1) {
+        let sink = &worker.sink;
+        let is_tapped = worker.taps.wants(&held.input.source.topic);
+        if is_tapped {
+            chain.watch_next();
+        }
+        let outcome = chain.attempt(&held.input, held.attempts + 1);
+        if is_tapped {
+            worker.taps.take(&tapped(sink, &held.input, chain.take_seen(), &outcome));
+        }
+        match outcome {
             Outcome::Outputs(outputs) => {
                 records = outputs.len().max(1);
                 hand_over(sink, &self.state, outputs, held.ack);
             }
             Outcome::Dropped | Outcome::Skipped(_) => held.ack.acknowledge(),
             Outcome::DeadLetter(failure) => {
-                reject(sink, &self.state, held.input, held.ack, rejection(failure));
+                reject(sink, &self.state, held.input, held.ack, rejection(failure), DeadLetterClass::Plugin);
             }
             Outcome::Retry(failure) => {
                 let mut held = held;
@@ -273,9 +290,16 @@ impl WorkerPartition {
     }
 }
 
-fn reject(sink: &Sink, state: &Arc<PartitionState>, input: Arc<InputRecord>, ack: AckHandle, why: Rejection) {
+fn reject(
+    sink: &Sink,
+    state: &Arc<PartitionState>,
+    input: Arc<InputRecord>,
+    ack: AckHandle,
+    why: Rejection,
+    class: DeadLetterClass,
+) {
     let item = Item { record: OutputRecord::unchanged(input), entry: state.dead_letter_entry.clone(), ack };
-    sink.dead_letter(item, why);
+    sink.dead_letter(item, why, class);
 }
 
 fn rejection(failure: PluginFailure) -> Rejection {

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use super::{HostFailure, RunError, failed, lock};
 use crate::chain::SharedChain;
 use crate::flow::Budget;
+use crate::flow::pauses::Pauses;
+use crate::health::tap::Taps;
 use crate::pipeline::worker::{Worker, WorkerCommand};
 use crate::sink::Sink;
 
@@ -24,6 +26,8 @@ impl Workers {
         chain: &Arc<SharedChain>,
         sink: &Sink,
         budget: &Arc<Budget>,
+        pauses: &Arc<Pauses>,
+        taps: &Arc<Taps>,
         failure: &HostFailure,
     ) -> Result<Self, RunError> {
         let mut workers = Vec::new();
@@ -35,6 +39,8 @@ impl Workers {
                 shared: Arc::clone(chain),
                 sink: sink.clone(),
                 budget: Arc::clone(budget),
+                pauses: Arc::clone(pauses),
+                taps: Arc::clone(taps),
                 fail: Arc::new(move |reason: String| failure.set(reason)),
             };
             let thread = std::thread::Builder::new()

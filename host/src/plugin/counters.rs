@@ -25,6 +25,17 @@ pub struct Counts {
     pub retried: u64,
 }
 
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.kept += other.kept;
+        self.dropped += other.dropped;
+        self.changed += other.changed;
+        self.split += other.split;
+        self.failed += other.failed;
+        self.retried += other.retried;
+    }
+}
+
 /// One worker's counters of one version. Only that worker writes them.
 #[derive(Debug, Default)]
 #[repr(align(64))]

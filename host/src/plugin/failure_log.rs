@@ -4,7 +4,9 @@
 //! number is logged every few seconds. So a plugin that fails on every record costs the log some lines a minute.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
 
 use crate::config::FailurePolicy;
 use crate::record::InputRecord;
@@ -14,6 +16,17 @@ const KINDS: usize = 16;
 /// Two reasons are of one kind if their first characters, this many, are alike, digits aside.
 const KIND_CHARACTERS: usize = 80;
 const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// One kind of failures of a plugin's version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RecentFailure {
+    /// The last reason of this kind.
+    pub reason: String,
+    /// How often it failed so.
+    pub count: u64,
+    /// When it did so last: milliseconds since the Unix epoch.
+    pub last_at_ms: u64,
+}
 
 /// Of one version of a plugin, shared by the workers.
 pub(super) struct FailureLog {
@@ -32,6 +45,9 @@ struct FailureKind {
     /// Failures that weren't logged yet.
     count: u64,
     last: String,
+    /// All of them, and when the last one was.
+    total: u64,
+    last_at: SystemTime,
 }
 
 impl FailureLog {
@@ -53,6 +69,22 @@ impl FailureLog {
             self.report_counts(&mut seen);
             seen.reported = now;
         }
+    }
+
+    /// The kinds of failures so far, the latest first.
+    pub fn recent(&self) -> Vec<RecentFailure> {
+        let at_ms = |at: SystemTime| {
+            let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        };
+        let mut recent: Vec<RecentFailure> = self
+            .lock()
+            .kinds
+            .iter()
+            .map(|kind| RecentFailure { reason: kind.last.clone(), count: kind.total, last_at_ms: at_ms(kind.last_at) })
+            .collect();
+        recent.sort_by_key(|failure| std::cmp::Reverse(failure.last_at_ms));
+        recent
     }
 
     /// Logs the failures that were only counted: the host is about to end, or the version to leave.
@@ -82,7 +114,7 @@ impl SeenFailures {
     fn count(&mut self, reason: &str) -> bool {
         let name: String = reason.chars().filter(|c| !c.is_ascii_digit()).take(KIND_CHARACTERS).collect();
         if self.is_new_kind(&name) {
-            self.kinds.push(FailureKind { name, count: 0, last: String::new() });
+            self.kinds.push(FailureKind { name, count: 0, last: reason.into(), total: 1, last_at: SystemTime::now() });
             return true;
         }
         let known = self.kinds.iter().position(|kind| kind.name == name);
@@ -90,6 +122,8 @@ impl SeenFailures {
         let at = known.unwrap_or(KINDS.saturating_sub(1));
         if let Some(kind) = self.kinds.get_mut(at) {
             kind.count += 1;
+            kind.total += 1;
+            kind.last_at = SystemTime::now();
             kind.last.clear();
             kind.last.push_str(reason);
         }

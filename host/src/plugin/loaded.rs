@@ -9,7 +9,7 @@ use super::breaker::Breaker;
 use super::config_version::ConfigVersion;
 use super::counters::{CounterSet, Counts, PluginCounters};
 use super::digest::Digest;
-use super::failure_log::FailureLog;
+use super::failure_log::{FailureLog, RecentFailure};
 use super::host_calls::HostCalls;
 use super::log::PluginLog;
 use super::state::State;
@@ -62,6 +62,11 @@ impl LoadedPlugin {
     /// What this version has decided so far, over all workers.
     pub fn counts(&self) -> Counts {
         self.code.counters.sum()
+    }
+
+    /// The kinds of failures that it had, the latest first.
+    pub fn recent_failures(&self) -> Vec<RecentFailure> {
+        self.code.failures.recent()
     }
 
     /// Whether its circuit breaker is open: then it isn't asked.

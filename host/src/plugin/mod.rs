@@ -44,6 +44,7 @@ pub use contract::CONTRACT;
 pub use counters::Counts;
 pub use digest::Digest;
 pub use error::{LoadError, LoadProblem};
+pub use failure_log::RecentFailure;
 pub use loaded::LoadedPlugin;
 pub use loader::Runtime;
 pub use signature::{SignatureError, SignedBy, claimed_signer, is_public_key, signature_file, verify};

@@ -6,6 +6,7 @@
 //! log says why, once; the previous version is kept, ready to return, until there is a newer one.
 
 mod bake_window;
+mod next_start;
 mod reload;
 mod report;
 #[expect(clippy::module_inception, reason = "the rollout of one plugin, beside what serves all of them")]
@@ -23,6 +24,7 @@ use std::time::Duration;
 use crate::chain::SharedChain;
 use crate::config::{Config, ConfigProblems};
 
+pub use self::next_start::NextStart;
 pub use self::report::{Cause, RolloutOutcome, Steps, SwapReport, Swaps, Watched};
 pub use self::shadow_trial::TrialComparison;
 use self::task::{Signal, Task};
@@ -66,12 +68,14 @@ pub struct Control {
     signals: Sender<Signal>,
     /// What is known of past swaps.
     pub swaps: Swaps,
+    /// What would keep the host from starting again.
+    pub next_start: NextStart,
 }
 
 /// Starts to watch the files of `shared`: from now on no change of them is missed.
 pub fn start(shared: Arc<SharedChain>, source: Option<ChainSource>, pace: Pace) -> Lifecycle {
     let (signals, inbox) = channel();
-    let control = Control { signals, swaps: Swaps::default() };
+    let control = Control { signals, swaps: Swaps::default(), next_start: NextStart::default() };
     let task = Task::new(shared, source, pace, &control);
     let thread = thread::Builder::new().name("plugin-life".into()).spawn(move || task.run(&inbox));
     if let Err(error) = &thread {

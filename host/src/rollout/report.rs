@@ -76,6 +76,22 @@ pub enum RolloutOutcome {
     RolledBack,
 }
 
+impl RolloutOutcome {
+    /// As it is in JSON and in the metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::OnTrial => "on-trial",
+            Self::FailedTrial => "failed-trial",
+            Self::AwaitsPromotion => "awaits-promotion",
+            Self::Superseded => "superseded",
+            Self::Watched => "watched",
+            Self::Active => "active",
+            Self::RolledBack => "rolled-back",
+        }
+    }
+}
+
 /// How long each step took, in milliseconds; absent where there was none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Steps {
@@ -116,6 +132,26 @@ pub struct Swaps(Arc<Mutex<Kept>>);
 struct Kept {
     reports: VecDeque<SwapReport>,
     number: u64,
+    /// How many swaps ended how, since the host started.
+    ended: [u64; ENDS.len()],
+}
+
+/// How a swap can end.
+const ENDS: [RolloutOutcome; 5] = [
+    RolloutOutcome::Refused,
+    RolloutOutcome::FailedTrial,
+    RolloutOutcome::Superseded,
+    RolloutOutcome::Active,
+    RolloutOutcome::RolledBack,
+];
+
+impl Kept {
+    fn count(&mut self, outcome: RolloutOutcome) {
+        let at = ENDS.iter().position(|end| *end == outcome);
+        if let Some(count) = at.and_then(|at| self.ended.get_mut(at)) {
+            *count += 1;
+        }
+    }
 }
 
 impl Swaps {
@@ -124,10 +160,20 @@ impl Swaps {
         self.lock().reports.iter().cloned().collect()
     }
 
+    /// How many swaps ended how, since the host started.
+    pub fn ended(&self) -> [(&'static str, u64); ENDS.len()] {
+        let mut counts = ENDS.map(|end| (end.name(), 0));
+        for ((_, count), ended) in counts.iter_mut().zip(self.lock().ended) {
+            *count = ended;
+        }
+        counts
+    }
+
     pub(super) fn begin(&self, plugin: &str, cause: Cause, old: String, new: String, outcome: RolloutOutcome) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut kept = self.lock();
         kept.number += 1;
+        kept.count(outcome);
         let number = kept.number;
         kept.reports.push_back(SwapReport {
             number,
@@ -152,8 +198,13 @@ impl Swaps {
 
     /// Changes a report that is still remembered.
     pub(super) fn update(&self, number: u64, change: impl FnOnce(&mut SwapReport)) {
-        if let Some(report) = self.lock().reports.iter_mut().find(|report| report.number == number) {
-            change(report);
+        let mut kept = self.lock();
+        let Some(report) = kept.reports.iter_mut().find(|report| report.number == number) else { return };
+        let before = report.outcome;
+        change(report);
+        let now = report.outcome;
+        if now != before {
+            kept.count(now);
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::next_start::NextStart;
 use super::reload::Plan;
 use super::report::{Cause, RolloutOutcome, Swaps};
 use super::rollout::Rollout;
@@ -67,6 +68,7 @@ pub(super) struct Task {
     pace: Pace,
     signals: Sender<Signal>,
     swaps: Swaps,
+    next_start: NextStart,
     /// Of the plugins that come from files, by name.
     files: BTreeMap<String, WatchedFile>,
     folders: Folders,
@@ -103,6 +105,7 @@ impl Task {
             pace,
             signals,
             swaps: control.swaps.clone(),
+            next_start: control.next_start.clone(),
             files: BTreeMap::new(),
             folders,
             source,
@@ -161,12 +164,18 @@ impl Task {
     /// Watches the files of the chain as it is configured now. What is known of files that stay is kept.
     fn follow_chain(&mut self) {
         let mut before = std::mem::take(&mut self.files);
+        let names: Vec<String> = before.keys().cloned().collect();
         for stage in self.shared.stages() {
             let PluginSource::File(path) = &stage.config.source else { continue };
             let known = before.remove(&stage.config.name).filter(|file| file.path == *path);
             let file = known.unwrap_or_else(|| WatchedFile::new(path.clone()));
             self.files.insert(stage.config.name.clone(), file);
         }
+        // What left the chain isn't needed for a start.
+        names
+            .iter()
+            .filter(|name| !self.files.contains_key(*name))
+            .for_each(|name| self.next_start.right(&plugin_file(name)));
         self.follow_folders();
     }
 
@@ -183,14 +192,18 @@ impl Task {
     fn look(&mut self) {
         self.stirred = None;
         self.follow_folders();
-        for file in self.files.values_mut() {
+        for (name, file) in &mut self.files {
             if file.poll() {
+                self.next_start.wrong(&plugin_file(name), format!("there is no file {}", file.path.display()));
                 tracing::warn!(file = %file.path.display(), "the plugin's file is gone; its active version stays");
             }
         }
         if let Some(file) = &mut self.source_file
             && file.poll()
         {
+            self.next_start.wrong(CONFIGURATION, format!("there is no file {}", file.path.display()));
+            // When it is back it is read in any case.
+            file.last_seen = LastSeen::Nothing;
             tracing::warn!(file = %file.path.display(), "the configuration file is gone; the present configuration stays");
         }
         if let Some(pending) = &mut self.pending {
@@ -231,10 +244,17 @@ impl Task {
         let digest = match read(plugin) {
             Ok(bytes) => Digest::of(&bytes),
             // Its stamp will change when it can be read: permissions are part of it.
-            Err(problem) => return log_refused(name, &file.path, stage.version.plugin.digest, &problem),
+            Err(problem) => {
+                self.next_start.wrong(&plugin_file(name), &problem);
+                return log_refused(name, &file.path, stage.version.plugin.digest, &problem);
+            }
         };
         let candidate = self.rollouts.get(name).and_then(Rollout::candidate).map(|stage| stage.version.plugin.digest);
-        if file.last_seen == LastSeen::Done(digest) || digest == candidate.unwrap_or(stage.version.plugin.digest) {
+        if digest == candidate.unwrap_or(stage.version.plugin.digest) {
+            self.next_start.right(&plugin_file(name));
+            return;
+        }
+        if file.last_seen == LastSeen::Done(digest) {
             return;
         }
         let plugin = Arc::clone(plugin);
@@ -265,6 +285,7 @@ impl Task {
         match result {
             Ok(loaded) => {
                 file.last_seen = LastSeen::Nothing;
+                self.next_start.right(&plugin_file(name));
                 for loaded in loaded {
                     let candidate = StageSpec::new(Arc::clone(&plugin), Version::new(loaded));
                     self.introduce(candidate, Cause::File);
@@ -276,6 +297,7 @@ impl Task {
                 let (old, new) = (present.to_string(), digest.to_string());
                 let number = self.swaps.begin(name, Cause::File, old, new, RolloutOutcome::Refused);
                 let reason = format!("{}; {}", error.problem, error.problem.remedy());
+                self.next_start.wrong(&plugin_file(name), &reason);
                 self.swaps.update(number, |report| report.reason = Some(reason));
                 log_refused(name, &file.path, present, &error.problem);
             }
@@ -351,6 +373,7 @@ impl Task {
                     return;
                 }
                 tracing::error!("the configuration isn't right; the present one stays: {problems}");
+                self.next_start.wrong(CONFIGURATION, problems);
                 return;
             }
         };
@@ -360,6 +383,7 @@ impl Task {
             tracing::warn!(keys = ?stays, "these keys can't change without a restart; the host runs on with the old");
         }
         self.pending = None;
+        self.next_start.right(CONFIGURATION);
         let plan = Plan::new(&self.shared.stages(), &source.present.plugins, new.plugins);
         match plan {
             None if asked => tracing::info!("the configuration was read again; nothing changed in the chain"),
@@ -381,7 +405,10 @@ impl Task {
         let plan = Plan::new(&self.shared.stages(), &source.present.plugins, pending.plugins.clone());
         match plan {
             Some(plan) => self.load(Job::Reload(plan)),
-            None => self.pending = None,
+            None => {
+                self.pending = None;
+                self.next_start.right(CONFIGURATION);
+            }
         }
     }
 
@@ -393,12 +420,14 @@ impl Task {
                     "the changed configuration isn't applied and the present chain stays; it is tried again when a file of \
                      its plugins changes: {error}"
                 );
+                self.next_start.wrong(CONFIGURATION, &error);
                 self.pending = Some(PendingConfig::new(plan));
                 self.follow_folders();
                 return;
             }
         };
         self.pending = None;
+        self.next_start.right(CONFIGURATION);
         if let Some(source) = &mut self.source {
             source.present.plugins.clone_from(&plan.plugins);
         }
@@ -435,6 +464,13 @@ fn value_files(paths: &[PathBuf], mut before: Vec<WatchedFile>) -> Vec<WatchedFi
         None => WatchedFile::new(path.clone()),
     };
     paths.iter().map(file).collect()
+}
+
+/// What [`NextStart`] calls the configuration, and a plugin's file.
+const CONFIGURATION: &str = "the configuration";
+
+fn plugin_file(name: &str) -> String {
+    format!("the file of plugin {name}")
 }
 
 fn log_refused(plugin: &str, file: &Path, kept: Digest, problem: &LoadProblem) {

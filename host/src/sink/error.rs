@@ -48,6 +48,24 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The name of its class in the metrics.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Conflict(_) => "conflict",
+            Self::Invalid(_) => "invalid",
+            Self::TooLarge(_) => "too-large",
+            Self::Doubtful(_) => "doubtful",
+            Self::NotFound(_) => "not-found",
+            Self::Unauthorized(_) => "unauthorized",
+            Self::Denied(_) => "denied",
+            Self::ReadOnly(_) => "read-only",
+            Self::Full(_) => "full",
+            Self::Unsupported(_) => "unsupported",
+            Self::Failed(_) => "failed",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+
     /// What can be done about it.
     pub fn remedy(&self) -> &'static str {
         match self {

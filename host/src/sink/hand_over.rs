@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Item, Sink};
+use super::{DeadLetterClass, Item, Sink};
 use crate::flow::{AckHandle, PartitionState};
 use crate::record::entry_name::{EntryName, NameError};
 use crate::record::{OutputRecord, Rejection};
@@ -27,7 +27,8 @@ pub fn hand_over(sink: &Sink, state: &Arc<PartitionState>, outputs: Vec<OutputRe
             Ok(entry) => sink.submit(Item { record, entry, ack: own }),
             Err(error) => {
                 let item = Item { record, entry: state.dead_letter_entry.clone(), ack: own };
-                sink.dead_letter(item, Rejection { reason: error.to_string(), plugin: None });
+                let why = Rejection { reason: error.to_string(), plugin: None };
+                sink.dead_letter(item, why, DeadLetterClass::Entry);
             }
         }
     }

@@ -7,6 +7,7 @@
 pub mod attachments;
 pub mod check;
 mod connections;
+pub mod counters;
 pub mod dead_letter_target;
 mod error;
 mod hand_over;
@@ -15,6 +16,7 @@ mod occupied;
 pub mod pages;
 pub mod problems;
 pub mod recent;
+pub mod request_times;
 mod route;
 pub mod store;
 mod writer;
@@ -29,6 +31,8 @@ use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tracing::{debug, error, info, warn};
 
 pub use self::attachments::{AttachmentError, Attachments};
+use self::counters::SinkCounters;
+pub use self::counters::{CountersNow, DeadLetterClass, DeadLetterNote};
 pub use self::dead_letter_target::DeadLetterTarget;
 pub use self::hand_over::{entry_of, hand_over};
 pub use self::item::Item;
@@ -36,15 +40,15 @@ use self::item::Mapping;
 pub use self::problems::WriteProblem;
 use self::problems::WriteProblems;
 use self::recent::{Recent, Written};
+use self::request_times::RequestHistogram;
 use self::store::{Content, QueriedRecord, Store, StoreError};
 use self::writer::Writer;
 use crate::config;
 use crate::flow::CommitGate;
 use crate::flow::membership::Membership;
-use crate::flow::sharded::Sharded;
 use crate::flow::store_start::Started;
 use crate::record::entry_name::EntryName;
-use crate::record::{Identity, Rejection, TopicPartition};
+use crate::record::{Identity, OutputRecord, Rejection, TopicPartition};
 
 /// Writers that talk to the store at once; the others wait, and gather larger batches meanwhile.
 const MAX_TURNS: usize = 32;
@@ -99,60 +103,6 @@ pub struct BatchLimits {
     pub header_bytes: usize,
 }
 
-/// What the sink did since it started.
-#[derive(Debug, Default)]
-pub struct SinkCounters {
-    written: Sharded,
-    written_bytes: Sharded,
-    found: Sharded,
-    repaired: Sharded,
-    dead_letters: Sharded,
-}
-
-impl SinkCounters {
-    pub(crate) fn written(&self, records: u64, bytes: u64) {
-        self.written.add(records);
-        self.written_bytes.add(bytes);
-    }
-
-    /// Records that were in the store already.
-    pub(crate) fn found(&self, records: u64) {
-        self.found.add(records);
-    }
-
-    /// Unfinished records that were removed and written again.
-    pub(crate) fn repaired(&self, records: u64) {
-        self.repaired.add(records);
-    }
-
-    /// The counts at this moment.
-    pub fn snapshot(&self) -> Snapshot {
-        let get = |counter: &Sharded| counter.sum();
-        Snapshot {
-            written: get(&self.written),
-            written_bytes: get(&self.written_bytes),
-            found: get(&self.found),
-            repaired: get(&self.repaired),
-            dead_letters: get(&self.dead_letters),
-        }
-    }
-}
-
-/// [`SinkCounters`] at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Records that were written and read back.
-    pub written: u64,
-    /// The payload bytes of these.
-    pub written_bytes: u64,
-    /// Records that the store already had.
-    pub found: u64,
-    /// Records that were removed because they were unfinished, and written again.
-    pub repaired: u64,
-    /// Records that became dead letters.
-    pub dead_letters: u64,
-}
-
 impl Sink {
     /// The writers run on `runtime`. `attachments`: what entries get beside their records. `dead_letters`: where these go instead of an entry.
     pub fn new(
@@ -198,8 +148,8 @@ impl Sink {
     }
 
     /// Takes charge of a record that can't be handled.
-    pub fn dead_letter(&self, item: Item, rejection: Rejection) {
-        self.0.submit_dead_letter(item, rejection);
+    pub fn dead_letter(&self, item: Item, rejection: Rejection, class: DeadLetterClass) {
+        self.0.submit_dead_letter(item, rejection, class);
     }
 
     /// Where dead letters go, if not to an entry.
@@ -291,15 +241,48 @@ impl Sink {
         self.0.recent().lowest(Instant::now())
     }
 
-    /// What the sink did since it started.
-    pub fn counters(&self) -> Snapshot {
+    /// What was done since the start.
+    pub fn counters(&self) -> CountersNow {
         self.0.counters.snapshot()
+    }
+
+    /// The labels that the record would be written with.
+    pub fn labels_of(&self, record: &OutputRecord) -> HashMap<String, String> {
+        self.0.mapping.labels.all_labels(record)
+    }
+
+    /// What the writers run on.
+    pub fn runtime(&self) -> &Handle {
+        &self.0.runtime
+    }
+
+    /// The store that is written to.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// The last dead letters, the newest first.
+    pub fn last_dead_letters(&self) -> Vec<DeadLetterNote> {
+        self.0.counters.last_dead_letters()
+    }
+
+    /// How long requests to the store took.
+    pub fn request_times(&self) -> Vec<RequestHistogram> {
+        self.0.store.request_times().histograms()
     }
 
     /// Waits until no request is under way.
     pub async fn idle(&self) {
         let all = u32::try_from(MAX_TURNS).unwrap_or(u32::MAX);
         drop(self.0.turns.acquire_many(all).await);
+    }
+
+    /// Waits until no request is under way, and holds up all writers as long as the answer is kept: for what must not meet a
+    /// write in the same block.
+    pub async fn quiet(&self) -> Option<SemaphorePermit<'_>> {
+        let all = u32::try_from(MAX_TURNS).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        self.0.turns.acquire_many(all).await.ok()
     }
 
     /// Why the sink can't go on, if it can't.
@@ -333,12 +316,17 @@ impl Shared {
         writers.insert(entry, sender);
     }
 
-    pub(crate) fn dead_letter(&self, item: Item, reason: &str) {
-        self.submit_dead_letter(item, Rejection { reason: reason.to_owned(), plugin: None });
+    pub(crate) fn dead_letter(&self, item: Item, reason: &str, class: DeadLetterClass) {
+        self.submit_dead_letter(item, Rejection { reason: reason.to_owned(), plugin: None }, class);
     }
 
-    fn submit_dead_letter(&self, item: Item, rejection: Rejection) {
+    fn submit_dead_letter(&self, item: Item, rejection: Rejection, class: DeadLetterClass) {
         let Item { record, ack, .. } = item;
+        if ack.partition().refuse_replay(&rejection.reason) {
+            // It is a dead letter already, and stays where it is.
+            ack.acknowledge();
+            return;
+        }
         if let Some(first) = &record.rejection {
             // Where not even the dead letter can be written, going on would lose the record.
             let failure = format!(
@@ -356,7 +344,7 @@ impl Shared {
             Some(_) => debug!(record = %record.identity(), reason = rejection.reason, "to the dead letters"),
             None => warn!(record = %record.identity(), reason = rejection.reason, "to the dead letters"),
         }
-        self.counters.dead_letters.add(1);
+        self.counters.dead_letter(&record, &rejection, class);
         let dead_letter = record.rejected(rejection);
         match &self.dead_letters {
             Some(target) if !self.discard => target.take(dead_letter, ack),

@@ -22,6 +22,7 @@ pub use super::error::StoreError;
 use super::error::classify;
 use super::item::MAX_TIMESTAMP_US;
 use super::recent::sketch;
+use super::request_times::{RequestTimes, StoreOperation};
 use super::route;
 use crate::config::{self, Quota};
 use crate::flow::store_start::{Started, now_ms};
@@ -139,13 +140,30 @@ pub struct Store {
     connections: Arc<Connections>,
     config: Arc<config::StoreConfig>,
     quota: Arc<tokio::sync::Mutex<Option<AskedQuota>>>,
+    times: Arc<RequestTimes>,
 }
 
 impl Store {
     /// Prepares a client; nothing is sent yet. The address must have been validated.
     pub fn new(config: &config::StoreConfig) -> Result<Self, StoreError> {
         let connections = Arc::new(Connections::new(config)?);
-        Ok(Self { connections, config: Arc::new(config.clone()), quota: Arc::default() })
+        Ok(Self { connections, config: Arc::new(config.clone()), quota: Arc::default(), times: Arc::default() })
+    }
+
+    /// How long requests took, of all clones together.
+    pub fn request_times(&self) -> &RequestTimes {
+        &self.times
+    }
+
+    async fn timed<T>(
+        &self,
+        operation: StoreOperation,
+        request: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let begun = Instant::now();
+        let answer = request.await;
+        self.times.took(operation, begun.elapsed(), answer.is_ok());
+        answer
     }
 
     /// For questions about the server itself; a request must run in a task of its own.
@@ -263,7 +281,7 @@ impl Store {
     ) -> Result<BTreeMap<u64, StoreError>, StoreError> {
         let entry = entry.to_string();
         let bytes = batch.values().map(|write| write.payload.len() as u64).sum();
-        self.with_bucket(bytes, move |bucket| async move {
+        let written = self.with_bucket(bytes, move |bucket| async move {
             let mut request = bucket.write_batch(&entry);
             for (timestamp, write) in batch {
                 let record = RecordBuilder::new().timestamp_us(timestamp).labels(write.labels);
@@ -272,8 +290,8 @@ impl Store {
             }
             let failed = request.send().await?;
             Ok(failed.into_iter().map(|(time, error)| (time, classify(&error))).collect())
-        })
-        .await
+        });
+        self.timed(StoreOperation::Write, written).await
     }
 
     /// The finished records of a range of time, `most` of them at most, without their bytes.
@@ -324,7 +342,7 @@ impl Store {
                 Ok(seen)
             }
         });
-        let seen = match answer.await {
+        let seen = match self.timed(StoreOperation::Query, answer).await {
             Err(StoreError::NotFound(text)) => {
                 return Err(StoreError::Unavailable(format!("the store forgot a query: {text}")));
             }
@@ -366,7 +384,7 @@ impl Store {
                 Ok(shown)
             }
         });
-        match answer.await {
+        match self.timed(StoreOperation::Query, answer).await {
             Err(StoreError::NotFound(_) | StoreError::Invalid(_)) => Ok(None),
             answer => answer,
         }
@@ -379,7 +397,7 @@ impl Store {
             let request = bucket.read_record(&name).timestamp_us(time);
             async move { Ok(Content::read(&request.send().await?.bytes().await?)) }
         });
-        match read.await {
+        match self.timed(StoreOperation::Read, read).await {
             Err(StoreError::Unavailable(_)) => self.started().await.map(|_| Content::Unreadable),
             // The second: it was removed since.
             Err(StoreError::Failed(_) | StoreError::NotFound(_)) => Ok(Content::Unreadable),
@@ -436,7 +454,7 @@ impl Store {
     /// record of the same timestamp in a block behind it.
     pub async fn occupant(&self, entry: &EntryName, time: u64) -> Result<Occupant, StoreError> {
         let name = entry.to_string();
-        self.with_bucket(0, move |bucket| {
+        let read = self.with_bucket(0, move |bucket| {
             let request = bucket.read_record(&name).timestamp_us(time).head_only(true);
             async move {
                 match request.send().await {
@@ -446,8 +464,8 @@ impl Store {
                     Err(error) => Err(error),
                 }
             }
-        })
-        .await
+        });
+        self.timed(StoreOperation::Read, read).await
     }
 
     /// Removes the records at exactly these timestamps, unfinished ones included.
@@ -472,15 +490,15 @@ impl Store {
     ) -> Result<(), StoreError> {
         for times in times.chunks(REMOVED_AT_ONCE) {
             let (name, times) = (entry.to_string(), times.to_vec());
-            self.with_bucket(0, move |bucket| {
+            let removed = self.with_bucket(0, move |bucket| {
                 let mut request = bucket.remove_batch(&name);
                 request.append_timestamps_us(times.clone());
                 async move {
                     let failed = request.send().await?;
                     judge(failed)
                 }
-            })
-            .await?;
+            });
+            self.timed(StoreOperation::Remove, removed).await?;
         }
         Ok(())
     }

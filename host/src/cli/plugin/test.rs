@@ -29,6 +29,9 @@ pub struct Test {
     /// Write the results as JUnit's XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    /// Print one JSON object for each fixture, and one with the sums
+    #[arg(long, conflicts_with = "update")]
+    json: bool,
     /// How long a call may take
     #[arg(long, value_name = "DURATION", default_value = "1s")]
     timeout: humantime::Duration,
@@ -48,7 +51,11 @@ impl Test {
         let suite = plugins.iter().map(|plugin| plugin_name(plugin)).collect::<Vec<_>>().join("+");
         let mut tester = Tester::new(plugins, Duration::from(self.timeout), self.memory.as_u64()).map_err(failed)?;
         let reports: Vec<CaseReport> = cases.iter().map(|case| tester.run(case)).collect();
-        let outcome = if self.update { update(&cases, &reports) } else { tell(&reports) };
+        let outcome = match (self.update, self.json) {
+            (true, _) => update(&cases, &reports),
+            (false, true) => tell_json(&reports),
+            (false, false) => tell(&reports),
+        };
         if let Some(path) = &self.junit {
             write(Some(path), junit::xml(&suite, &reports).as_bytes())?;
         }
@@ -73,6 +80,21 @@ impl Test {
             }
         }
     }
+}
+
+fn tell_json(reports: &[CaseReport]) -> Result<(), CommandError> {
+    for CaseReport { name, result, .. } in reports {
+        let (outcome, text) = match result {
+            TestResult::Passed => ("passed", None),
+            TestResult::Differs(diff) => ("differs", Some(diff)),
+            TestResult::Unexpected(answer) => ("unexpected", Some(answer)),
+            TestResult::Broken(reason) => ("broken", Some(reason)),
+        };
+        print(serde_json::json!({ "name": name, "outcome": outcome, "text": text }));
+    }
+    let failures = reports.iter().filter(|report| report.result != TestResult::Passed).count();
+    print(serde_json::json!({ "passed": reports.len() - failures, "failed": failures }));
+    if failures == 0 { Ok(()) } else { Err(CommandError::reported(Exit::Failed)) }
 }
 
 /// Prints what came of each case. Fails if one failed.

@@ -6,8 +6,9 @@
 //! stays where it is, as it is.
 //!
 //! Guarantees: nothing is lost: a dead letter goes only after its outputs are safe; nothing is written twice, also when a
-//! replay is interrupted and run again, as long as the chain makes the same of a record as before; nothing is written
-//! while the consumer group has members, because two writers of one entry lose records.
+//! replay is interrupted and run again, as long as the chain makes the same of a record as before; two writers of one entry
+//! would lose records, so [`replay`] writes nothing while the consumer group has members, and [`replay_beside`] only what
+//! belongs to partitions of its own host, through that host's writers.
 
 mod done;
 mod entries;
@@ -26,13 +27,14 @@ use self::run::ReplayRun;
 use crate::chain::{Chain, SharedChain};
 use crate::config::Config;
 use crate::dead_letters::format::{DeadLetter, UnreadableLetter};
+use crate::flow::PartitionState;
 use crate::health::service::stop_on_signal;
 use crate::kafka::metadata as kafka;
 use crate::plugin::{LoadError, Runtime};
 use crate::record::entry_name::EntryName;
 use crate::record::{Identity, TopicPartition};
-use crate::sink::AttachmentError;
 use crate::sink::store::{Store, StoreError};
+use crate::sink::{AttachmentError, Sink};
 
 /// What became of a dead letter, or would become of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +45,10 @@ pub enum Fate {
     Dropped,
     /// It stays in the dead letters, for this reason.
     Failing(String),
-    /// The replay was told to stop first.
+    /// The replay was told to stop first, or its partition was taken away.
     Untouched,
+    /// Its partition isn't read by the host that replays: it stays for the one that reads it.
+    Elsewhere,
 }
 
 /// Where a dead letter is kept.
@@ -113,6 +117,8 @@ pub struct ReplaySummary {
     pub failing: u64,
     /// Those that were left alone.
     pub untouched: u64,
+    /// Of partitions that the replaying host doesn't read.
+    pub elsewhere: u64,
     /// Outputs that were in their entry already.
     pub found: u64,
     /// Records beside them that are no dead letters.
@@ -173,19 +179,50 @@ pub fn replay(
         .map_err(|error| failed("can't listen to signals")(&error))?;
 
     let store = Store::new(&config.store).map_err(|error| wrong(config, error))?;
-    let run = ReplayRun::new(config, chain, store.clone(), write, tokio.handle().clone(), Arc::clone(&stop))?;
-    let mut replay = Replay { config, run, write, stop, tell, summary: ReplaySummary::default() };
-    match &config.dead_letters.topic {
-        Some(topic) if pattern.is_none() => topic::replay(&mut replay, topic)?,
-        _ => entries::replay(&mut replay, &store, tokio.handle(), pattern)?,
-    }
-    let Replay { run, stop, mut summary, .. } = replay;
-    summary.found = run.end();
+    let run = ReplayRun::alone(config, chain, store.clone(), write, tokio.handle().clone(), Arc::clone(&stop))?;
+    let replay = Replay { config, run, write, stop, is_alone: true, tell, summary: ReplaySummary::default() };
+    let summary = replay.all(&store, tokio.handle(), pattern);
     tokio.shutdown_background();
-    if stop.load(Ordering::SeqCst) {
-        warn!("stopped before the end; run it again for the rest");
+    summary
+}
+
+/// Has the partitions of a running host.
+pub trait PartitionOwner: Send + Sync {
+    /// The partition, if this host reads it now.
+    fn owned(&self, source: &TopicPartition) -> Option<Arc<PartitionState>>;
+}
+
+/// What a running host gives for a replay beside its own work.
+pub struct Beside<'a> {
+    /// The host's.
+    pub config: &'a Config,
+    /// Of the replay's own, of the host's plugins.
+    pub chain: Chain,
+    /// The host's own: it has one writer an entry.
+    pub sink: Sink,
+    /// The host.
+    pub owner: &'a dyn PartitionOwner,
+    /// What requests run on.
+    pub runtime: tokio::runtime::Handle,
+    /// Ends the replay when it is set.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// The same by a running host, which goes on meanwhile: of the partitions that it reads. Another host of the group can't
+/// write to their entries, and this one has one writer for each, so that nothing is written twice.
+pub fn replay_beside(
+    beside: Beside<'_>,
+    write: bool,
+    tell: &mut dyn FnMut(&ReplayedLetter),
+) -> Result<ReplaySummary, ReplayError> {
+    let Beside { config, chain, sink, owner, runtime, stop } = beside;
+    if write && config.store.discard {
+        return Err(ReplayError::Discard);
     }
-    Ok(summary)
+    let store = sink.store().clone();
+    let run = ReplayRun::beside(config, chain, sink, owner, write, runtime.clone(), Arc::clone(&stop))?;
+    let replay = Replay { config, run, write, stop, is_alone: false, tell, summary: ReplaySummary::default() };
+    replay.all(&store, &runtime, None)
 }
 
 /// A replay under way, wherever the letters come from.
@@ -194,11 +231,32 @@ struct Replay<'a> {
     run: ReplayRun<'a>,
     write: bool,
     stop: Arc<AtomicBool>,
+    /// No host of the group may run meanwhile.
+    is_alone: bool,
     tell: &'a mut dyn FnMut(&ReplayedLetter),
     summary: ReplaySummary,
 }
 
 impl Replay<'_> {
+    /// Goes through all dead letters.
+    fn all(
+        mut self,
+        store: &Store,
+        runtime: &tokio::runtime::Handle,
+        pattern: Option<&str>,
+    ) -> Result<ReplaySummary, ReplayError> {
+        match &self.config.dead_letters.topic {
+            Some(topic) if pattern.is_none() => topic::replay(&mut self, topic)?,
+            _ => entries::replay(&mut self, store, runtime, pattern)?,
+        }
+        let Replay { run, stop, mut summary, .. } = self;
+        summary.found = run.end();
+        if stop.load(Ordering::SeqCst) {
+            warn!("stopped before the end; run it again for the rest");
+        }
+        Ok(summary)
+    }
+
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
@@ -209,12 +267,13 @@ impl Replay<'_> {
         page: Vec<FoundLetter>,
         finish: impl FnOnce(Vec<&LetterPlace>) -> Result<(), ReplayError>,
     ) -> Result<(), ReplayError> {
-        if self.write {
+        if self.write && self.is_alone {
             // A sink may have been started in the meantime.
             refuse_company(self.config)?;
         }
-        let told = self.run.page(page)?;
+        let mut told = self.run.page(page)?;
         if self.write {
+            let _held = self.run.hold(&mut told);
             finish(told.iter().filter(|told| told.is_done()).map(|told| &told.place).collect())?;
         }
         for told in &told {
@@ -230,13 +289,15 @@ fn wrong(config: &Config, error: StoreError) -> ReplayError {
 }
 
 impl ReplaySummary {
-    fn count(&mut self, fate: &Fate) {
+    /// Adds one dead letter.
+    pub fn count(&mut self, fate: &Fate) {
         self.letters += 1;
         match fate {
             Fate::Written(_) => self.written += 1,
             Fate::Dropped => self.dropped += 1,
             Fate::Failing(_) => self.failing += 1,
             Fate::Untouched => self.untouched += 1,
+            Fate::Elsewhere => self.elsewhere += 1,
         }
     }
 }

@@ -1,25 +1,25 @@
 //! One replay under way: a page of dead letters at a time, from the entry through the chain to the sink.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::{Fate, FoundLetter, ReplayError, ReplayedLetter};
+use super::{Fate, FoundLetter, PartitionOwner, ReplayError, ReplayedLetter};
 use crate::chain::{Chain, Outcome, PluginFailure};
 use crate::config::Config;
 use crate::dead_letters::format::DeadLetter;
 use crate::flow::backoff::Backoff;
 use crate::flow::membership::Membership;
-use crate::flow::{AckHandle, Begin, Budget, PartitionState};
+use crate::flow::{Begin, Budget, PartitionState, UnderWay};
 use crate::kafka::metadata as kafka;
 use crate::record::entry_name::{EntryName, Naming, Template};
-use crate::record::{InputRecord, OutputRecord, TopicPartition};
+use crate::record::{InputRecord, TopicPartition};
 use crate::sink::item::{Item, Mapping, Prepared};
 use crate::sink::store::Store;
-use crate::sink::{DeadLetterTarget, Sink, attachments, entry_of, hand_over};
+use crate::sink::{Sink, attachments, entry_of, hand_over};
 
 /// How long requests under way are waited for when the replay is told to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
@@ -29,7 +29,8 @@ pub struct ReplayRun<'a> {
     config: &'a Config,
     chain: Chain,
     sink: Sink,
-    refusals: Arc<Refusals>,
+    /// The running host that replays; `None`: no host runs.
+    owner: Option<&'a dyn PartitionOwner>,
     write: bool,
     budget: Arc<Budget>,
     mapping: Mapping,
@@ -52,31 +53,9 @@ enum Begun {
     Pending(PendingLetter),
 }
 
-/// What the sink would make dead letters of, kept from being written over the ones that are replayed.
-#[derive(Default)]
-struct Refusals(Mutex<HashMap<usize, String>>);
-
-impl Refusals {
-    fn remove(&self, assignment: &Arc<PartitionState>) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(assignment))
-    }
-}
-
-/// Each dead letter has an assignment of its own.
-fn key(assignment: &Arc<PartitionState>) -> usize {
-    Arc::as_ptr(assignment).addr()
-}
-
-impl DeadLetterTarget for Refusals {
-    fn take(&self, letter: OutputRecord, ack: AckHandle) {
-        let reason = letter.rejection.map_or_else(String::new, |rejection| rejection.reason.clone());
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key(ack.partition()), reason);
-        ack.acknowledge();
-    }
-}
-
 impl<'a> ReplayRun<'a> {
-    pub fn new(
+    /// While no host of the group runs.
+    pub fn alone(
         config: &'a Config,
         chain: Chain,
         store: Store,
@@ -84,24 +63,41 @@ impl<'a> ReplayRun<'a> {
         runtime: Handle,
         stop: Arc<AtomicBool>,
     ) -> Result<Self, ReplayError> {
+        let membership = Arc::new(Membership::default());
+        let attachments = attachments::watched(&config.attachments, &runtime)?;
+        let sink = Sink::new(store, &config.store, &config.labels, attachments, membership, None, runtime.clone());
+        Self::new(config, chain, sink, None, write, runtime, stop)
+    }
+
+    /// By a running host.
+    pub fn beside(
+        config: &'a Config,
+        chain: Chain,
+        sink: Sink,
+        owner: &'a dyn PartitionOwner,
+        write: bool,
+        runtime: Handle,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self, ReplayError> {
+        Self::new(config, chain, sink, Some(owner), write, runtime, stop)
+    }
+
+    fn new(
+        config: &'a Config,
+        chain: Chain,
+        sink: Sink,
+        owner: Option<&'a dyn PartitionOwner>,
+        write: bool,
+        runtime: Handle,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self, ReplayError> {
         let template = |key: &str, text: &str| {
             Template::parse(text).map_err(|error| ReplayError::Failed(format!("{key}: {error}")))
         };
-        let refusals = Arc::new(Refusals::default());
-        let target = Arc::clone(&refusals) as Arc<dyn DeadLetterTarget>;
-        let membership = Arc::new(Membership::default());
         Ok(Self {
             chain,
-            sink: Sink::new(
-                store,
-                &config.store,
-                &config.labels,
-                attachments::watched(&config.attachments, &runtime)?,
-                membership,
-                Some(target),
-                runtime.clone(),
-            ),
-            refusals,
+            sink,
+            owner,
             write,
             // A page is what bounds this.
             budget: Arc::new(Budget::new(usize::MAX, usize::MAX)),
@@ -137,8 +133,38 @@ impl<'a> ReplayRun<'a> {
         Ok(told.collect())
     }
 
+    /// The running host's sink, which goes on meanwhile.
+    pub fn sink_beside(&self) -> Option<Sink> {
+        self.owner.map(|_| self.sink.clone())
+    }
+
+    /// Keeps partitions of these letters from being given to another host while the answer is kept, and leaves alone what
+    /// belongs to another host by now, or while the store may have lost what was written.
+    pub fn hold(&self, told: &mut [ReplayedLetter]) -> Vec<UnderWay> {
+        let Some(owner) = self.owner else { return Vec::new() };
+        let mut held: Vec<(TopicPartition, UnderWay)> = Vec::new();
+        for letter in told.iter_mut().filter(|letter| letter.is_done()) {
+            let Some(source) = letter.identity.as_ref().map(|identity| &identity.source) else { continue };
+            if held.iter().any(|(of, _)| of == source) {
+                continue;
+            }
+            let state = owner.owned(source).filter(|_| self.sink.gate().is_open());
+            // Held first: from then on a revocation waits.
+            let under_way = state.map(|state| (state.request(), state)).filter(|(_, state)| state.may_write());
+            match under_way {
+                Some((request, _)) => held.push((source.clone(), request)),
+                None => letter.fate = Fate::Untouched,
+            }
+        }
+        held.into_iter().map(|(_, request)| request).collect()
+    }
+
     /// Waits for the last requests, and tells how many outputs were in their entry already.
     pub fn end(self) -> u64 {
+        if self.owner.is_some() {
+            // The host's sink goes on, and found records of its own.
+            return 0;
+        }
         self.runtime.block_on(async {
             // What they leave unfinished is mended by the next writer.
             let _ = tokio::time::timeout(LAST_REQUESTS, self.sink.idle()).await;
@@ -154,9 +180,11 @@ impl<'a> ReplayRun<'a> {
         let failing = |reason: String| Ok(Begun::Decided(Fate::Failing(reason)));
         let DeadLetter { input, index } = letter;
         let assignment = match self.assignment(&input.source)? {
-            Ok(assignment) => assignment,
+            Ok(Some(assignment)) => assignment,
+            Ok(None) => return Ok(Begun::Decided(Fate::Elsewhere)),
             Err(reason) => return failing(reason),
         };
+        self.chain.refresh();
         let input = Arc::new(input);
         let mut outputs = match self.transform(&input) {
             Outcome::Outputs(outputs) => outputs,
@@ -199,16 +227,21 @@ impl<'a> ReplayRun<'a> {
     /// Waits until the sink is done with it. A store that is away is waited for.
     fn finish(&self, PendingLetter { assignment, entries }: PendingLetter) -> Fate {
         while !assignment.wait_drained(TICK) {
-            if assignment.is_record_lost() {
+            if assignment.is_record_lost() && assignment.may_write() {
                 return Fate::Failing("it was lost on its way; the log says more".into());
+            }
+            if !assignment.may_write() {
+                // The group gave the partition to another host, or it is read again.
+                assignment.end();
+                return Fate::Untouched;
             }
             if self.stopped() {
                 assignment.end();
                 return Fate::Untouched;
             }
         }
-        match self.refusals.remove(&assignment) {
-            Some(reason) => Fate::Failing(reason),
+        match assignment.replay_refusal() {
+            Some(reason) => Fate::Failing(reason.to_owned()),
             None => Fate::Written(entries),
         }
     }
@@ -226,8 +259,15 @@ impl<'a> ReplayRun<'a> {
         }
     }
 
-    /// The partition as if it were assigned, for one record.
-    fn assignment(&mut self, source: &TopicPartition) -> Result<Result<Arc<PartitionState>, String>, ReplayError> {
+    /// The partition as if it were assigned, for one record; `None`: another host may have it.
+    fn assignment(
+        &mut self,
+        source: &TopicPartition,
+    ) -> Result<Result<Option<Arc<PartitionState>>, String>, ReplayError> {
+        if let Some(owner) = self.owner {
+            let beside = |state: Arc<PartitionState>| Arc::new(state.replay_beside(Arc::clone(&self.budget)));
+            return Ok(Ok(owner.owned(source).map(beside)));
+        }
         let naming = match &self.entry {
             Some(template) => Naming::configured(template),
             None => match self.partitions_of(&source.topic)? {
@@ -237,7 +277,7 @@ impl<'a> ReplayRun<'a> {
         };
         let budget = Arc::clone(&self.budget);
         let assignment = PartitionState::new(source.clone(), naming, &self.dead_letter_entry, budget, Begin::default());
-        Ok(assignment.map(Arc::new).map_err(|error| error.to_string()))
+        Ok(assignment.map(|state| Some(Arc::new(state.for_replay()))).map_err(|error| error.to_string()))
     }
 
     /// On this the default entry's name depends.

@@ -28,6 +28,7 @@ use self::place::Rewritten;
 use self::refuse::Parked;
 use self::verify::Verifier;
 use super::Shared;
+use super::counters::DeadLetterClass;
 use super::item::{Item, Prepared};
 use super::occupied::OccupiedTimestamps;
 use super::problems::RefusedSubject;
@@ -137,7 +138,7 @@ impl Writer {
             Ok(prepared) => self.pending.push_back(PendingWrite::new(prepared)),
             Err(refused) => {
                 let (item, reason) = *refused;
-                self.shared.dead_letter(item, &reason);
+                self.shared.dead_letter(item, &reason, DeadLetterClass::Record);
             }
         }
     }
@@ -295,6 +296,7 @@ impl Writer {
             self.shared.gate.report_failure();
         }
         self.shared.problems.report(&self.entry, RefusedSubject::Entry, error);
+        self.shared.counters.retried(error);
         if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
             let (waiting, remedy) = (self.pending.len() + self.unverified.len(), error.remedy());
             error!(entry = %self.entry, %error, remedy, waiting, "can't write to ReductStore; nothing is lost, trying again");

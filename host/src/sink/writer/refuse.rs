@@ -12,6 +12,7 @@ use tracing::{error, warn};
 
 use super::Writer;
 use super::pending::PendingWrite;
+use crate::sink::counters::DeadLetterClass;
 use crate::sink::problems::RefusedSubject;
 use crate::sink::store::StoreError;
 
@@ -96,7 +97,7 @@ impl Writer {
 
     fn refuse(&mut self, pending: PendingWrite, reason: &str, error: &StoreError) {
         if !pending.prepared.is_dead_letter() {
-            self.shared.dead_letter(pending.into_item(), reason);
+            self.shared.dead_letter(pending.into_item(), reason, DeadLetterClass::Store);
             return;
         }
         let record = &pending.prepared.identity;
