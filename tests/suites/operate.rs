@@ -1,11 +1,13 @@
 //! A running host as its operator sees it: health with reasons while Kafka, the store or the rights are not as they should
 //! be, probes, metrics as Prometheus reads them, the log of an outage, and who may do what over HTTP.
 
+mod acting;
+mod figures_read;
+mod page;
 mod stores;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -388,77 +390,6 @@ fn a_store_that_is_away_is_shown_with_its_reason() -> Result<()> {
 }
 
 #[test]
-fn a_real_prometheus_reads_the_metrics_and_loads_the_rules() -> Result<()> {
-    let bed = bed()?;
-    let kafka = bed.kafka.client();
-    let topic = unique("measured");
-    kafka.create_topic(&topic, 2)?;
-    let address = address()?;
-    let config = bed.sink_config(&topic).set("status.listen", address.as_str());
-    let mut sink = Sink::start(&config)?;
-    kafka.produce(&topic, (0..200).map(|n| Message::new(payload(n, 100)).partition((n % 2) as i32)))?;
-    sink.wait_caught_up(&kafka, config.group(), &[&topic], BOUND)?;
-    process::wait_for("figures of both partitions", SHOWN_WITHIN, || {
-        let text = get(&address, "/metrics")?.1;
-        let lag =
-            |partition| format!("reduct_sink_partition_lag_records{{topic=\"{topic}\",partition=\"{partition}\"}} 0");
-        Ok((text.contains(&lag(0)) && text.contains(&lag(1))).then_some(()))
-    })?;
-    let text = get(&address, "/metrics")?.1;
-    let families = text.lines().filter(|line| line.starts_with("# TYPE ")).count();
-    figures::record("metrics", families as f64)?;
-    ensure!(families >= 20, "{families} metrics only:\n{text}");
-    ensure!(text.contains("reduct_sink_records_written_total 200"), "{text}");
-
-    let monitoring = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/monitoring");
-    let rules = format!("{monitoring}/alerts.yaml");
-    run(tool("promtool")?.args(["check", "rules", &rules]))?;
-    run(tool("promtool")?.args(["test", "rules", &format!("{monitoring}/alerts-test.yaml")]))?;
-    let folder = process::data_folder("prometheus")?;
-    let file = folder.path().join("prometheus.yml");
-    std::fs::write(
-        &file,
-        format!(
-            "global: {{ scrape_interval: 1s }}\nrule_files: [\"{rules}\"]\nscrape_configs:\n- job_name: reduct-sink\n  \
-             static_configs: [{{ targets: [\"{address}\"] }}]\n"
-        ),
-    )?;
-    let port = process::free_port()?;
-    let prometheus = format!("127.0.0.1:{port}");
-    let mut command = tool("prometheus")?;
-    command
-        .arg(format!("--config.file={}", file.display()))
-        .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-        .arg(format!("--web.listen-address={prometheus}"));
-    let log = process::new_log("prometheus")?;
-    let mut server = process::Process::spawn("Prometheus", command, &log)?;
-    let query = "/api/v1/query?query=sum(reduct_sink_records_written_total)%2Bsum(reduct_sink_partition_lag_records)";
-    let answer = process::wait_for("Prometheus to know the figures", BOUND, || {
-        server.expect_running()?;
-        let Ok((_, body)) = get(&prometheus, query) else { return Ok(None) };
-        Ok(body.contains("\"200\"").then_some(body))
-    });
-    let stopped = server.stop(Duration::from_secs(30));
-    answer.with_context(|| process::tail(&log, 20))?;
-    stopped?;
-    sink.stop_cleanly()
-}
-
-/// One of Prometheus's programs.
-fn tool(name: &str) -> Result<Command> {
-    let path = process::cache()?.join("prometheus/usr/bin").join(name);
-    ensure!(path.is_file(), "{} isn't there: run tests/setup prometheus", path.display());
-    Ok(Command::new(path))
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.output()?;
-    let told = [output.stdout, output.stderr].concat();
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&told));
-    Ok(())
-}
-
-#[test]
 fn strangers_see_little_and_change_nothing() -> Result<()> {
     let bed = bed()?;
     let topic = unique("guarded");
@@ -485,7 +416,11 @@ fn strangers_see_little_and_change_nothing() -> Result<()> {
     refuse(&address, "GET /status HTTP/1.1\r\nHost: evil.example", 403)?;
     refuse(&address, "GET /health HTTP/1.1\r\nHost: 127.0.0.1.evil.example", 403)?;
     refuse(&address, "GET /metrics HTTP/1.1\r\nX-Nothing: 1", 403)?;
-    refuse(&address, &format!("GET /status HTTP/1.1\r\n{own}\r\nOrigin: http://{address}"), 403)?;
+    refuse(&address, &format!("GET /status HTTP/1.1\r\n{own}\r\nOrigin: http://evil.example"), 403)?;
+    refuse(&address, &format!("POST /pause HTTP/1.1\r\n{own}\r\nOrigin: http://{address}\r\nContent-Length: 0"), 403)?;
+    refuse(&address, &format!("GET /tap?id=1 HTTP/1.1\r\n{own}"), 403)?;
+    refuse(&address, &format!("GET /dead-letters HTTP/1.1\r\n{own}"), 403)?;
+    refuse(&probes, &format!("GET / HTTP/1.1\r\nHost: {probes}"), 404)?;
     let promote = "POST /plugins/passthrough/promote HTTP/1.1";
     refuse(&address, &format!("{promote}\r\n{own}\r\nContent-Length: 0"), 403)?;
     refuse(&address, &format!("{promote}\r\n{own}\r\nAuthorization: Bearer wrong\r\nContent-Length: 0"), 403)?;

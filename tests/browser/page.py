@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""Opens the host's page in a real Chromium and checks what a person finds there, by keyboard and by the accessibility tree.
+
+    page.py ADDRESS TOKEN FOLDER     writes screenshots into FOLDER, prints one JSON object: {"checks": [{"name", "ok", "seen"}]}
+
+It speaks Chromium's debugging protocol over two pipes, so it needs nothing but Python's own library.
+"""
+import base64
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+
+class Browser:
+    def __init__(self, folder):
+        ours_in, theirs_out = os.pipe()
+        theirs_in, ours_out = os.pipe()
+
+        def pipes():
+            # Chromium reads from 3 and writes to 4; they are moved away first, in case one of them is 3 or 4 already.
+            source, sink = os.dup2(theirs_in, 20), os.dup2(theirs_out, 21)
+            os.dup2(source, 3)
+            os.dup2(sink, 4)
+
+        self.process = subprocess.Popen(
+            ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+             "--disable-background-networking", "--hide-scrollbars", f"--user-data-dir={folder}", "--remote-debugging-pipe"],
+            preexec_fn=pipes, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self.out, self.inp = os.fdopen(ours_out, "wb", 0), ours_in
+        self.rest, self.number, self.events, self.session = b"", 0, [], None
+
+    def message(self, deadline):
+        import select
+        while b"\0" not in self.rest:
+            ready, _, _ = select.select([self.inp], [], [], max(0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError("Chromium doesn't answer")
+            more = os.read(self.inp, 1 << 20)
+            if not more:
+                raise EOFError("Chromium has ended")
+            self.rest += more
+        one, self.rest = self.rest.split(b"\0", 1)
+        return json.loads(one)
+
+    def ask(self, method, **params):
+        self.number += 1
+        request = {"id": self.number, "method": method, "params": params}
+        if self.session:
+            request["sessionId"] = self.session
+        self.out.write(json.dumps(request).encode() + b"\0")
+        deadline = time.monotonic() + 60
+        while True:
+            message = self.message(deadline)
+            if message.get("id") == self.number:
+                if "error" in message:
+                    raise RuntimeError(f"{method}: {message['error']}")
+                return message["result"]
+            self.events.append(message)
+
+    def js(self, expression):
+        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
+        return answer["result"].get("value")
+
+    def wait(self, expression, seconds=30):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if self.js(expression):
+                    return True
+            except RuntimeError:
+                # The page isn't there yet.
+                pass
+            time.sleep(0.2)
+        return False
+
+    def key(self, name, code):
+        extra = {"text": "\r"} if name == "Enter" else {}
+        self.ask("Input.dispatchKeyEvent", type="keyDown", key=name, code=name, windowsVirtualKeyCode=code, **extra)
+        self.ask("Input.dispatchKeyEvent", type="keyUp", key=name, code=name, windowsVirtualKeyCode=code)
+
+    def tab_to(self, wanted, most=80):
+        """Goes on with the Tab key until the element with this id has the focus."""
+        for _ in range(most):
+            if self.js("document.activeElement.id") == wanted:
+                return True
+            self.key("Tab", 9)
+        return False
+
+    def picture(self, path, width, height):
+        shot = self.ask("Page.captureScreenshot", format="png", clip={"x": 0, "y": 0, "width": width, "height": height, "scale": 1},
+                        captureBeyondViewport=True)
+        with open(path, "wb") as file:
+            file.write(base64.b64decode(shot["data"]))
+
+
+CONTRAST = """(() => {
+  const parse = c => c.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => { const f = v => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; }; return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b); };
+  const behind = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0.9) return c; } return [255, 255, 255]; };
+  let worst = 99, where = "";
+  for (const e of document.querySelectorAll("h1, h2, p, .dim, .state, th, td, button, dt, dd, li, summary, label")) {
+    if (!e.offsetParent || !e.textContent.trim() || e.disabled) continue;
+    const a = light(parse(getComputedStyle(e).color)), b = light(behind(e));
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < worst) { worst = ratio; where = e.tagName + " " + e.textContent.slice(0, 30); }
+  }
+  return [Math.round(worst * 100) / 100, where];
+})()"""
+
+
+def main(address, token, folder):
+    checks = []
+
+    def check(name, ok, seen=""):
+        checks.append({"name": name, "ok": bool(ok), "seen": str(seen)[:400]})
+
+    profile = tempfile.mkdtemp()
+    browser = Browser(profile)
+    try:
+        target = browser.ask("Target.createTarget", url="about:blank")["targetId"]
+        browser.session = browser.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ["Page", "Runtime", "Log", "Network", "Accessibility"]:
+            browser.ask(f"{domain}.enable")
+        browser.ask("Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False)
+        browser.ask("Page.navigate", url=f"http://{address}/")
+        browser.wait("document.readyState === 'complete' && !!document.getElementById('state')")
+        text = lambda name: browser.js(f"document.getElementById('{name}').textContent")
+        visible = lambda name: browser.js(f"!!document.getElementById('{name}').offsetParent")
+
+        check("the state is told", browser.wait("document.getElementById('state').textContent === 'keeping up'"), text("state"))
+        check("the tab's title tells it too", browser.js("document.title").startswith("keeping up"), browser.js("document.title"))
+        where = text("where")
+        check("group, topic, store and bucket are named", all(word in where for word in ["group ", " → http", "bucket "]), where)
+        check("nothing is wrong", text("well") == "Nothing is wrong.", text("well"))
+        browser.wait("document.querySelectorAll('#lag-legend span').length >= 2")
+        check("each partition has a line and a name", browser.js("document.querySelectorAll('#lag polyline').length") == 2, text("lag-legend"))
+        check("the rate has a line", browser.js("(document.querySelector('#rate polyline').getAttribute('points') || '').split(' ').length") >= 2)
+        check("the lines say in words what they show", "now" in browser.js("document.getElementById('rate').getAttribute('aria-label')"),
+              browser.js("document.getElementById('lag').getAttribute('aria-label')"))
+        plugin = browser.js("document.querySelector('#plugins tr').textContent")
+        check("the plugin's version, verdicts and latency are told", plugin.startswith("picky") and "µs" in plugin or "ms" in plugin, plugin)
+
+        check("a stranger sees no way to act", not any(visible(name) for name in ["pause", "resume", "replay", "replay-dry"]))
+        check("a stranger sees no dead letters", not visible("dead-table"))
+        failures = text("failure-list")
+        check("a stranger sees no reasons of failures", "shown to callers who may act" in failures and "no such camera" not in failures, failures)
+
+        check("the token's field is reached by the keyboard", browser.tab_to("token"))
+        browser.ask("Input.insertText", text=token)
+        browser.key("Enter", 13)
+        check("with the token one may act", browser.wait("document.getElementById('may').textContent === 'You may act.'"), text("may"))
+        browser.wait("document.querySelectorAll('#dead tr').length > 0")
+        letters = text("dead")
+        check("dead letters have a reason and the beginning of their payload", "no such camera" in letters and "<img src=x" in letters, letters)
+        check("what a record says is no markup", browser.js("document.images.length") == 0)
+        check("failures have their reasons now", browser.wait("document.getElementById('failure-list').textContent.includes('no such camera')"),
+              text("failure-list"))
+
+        browser.js("window.scrollTo(0, 0)")
+        browser.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
+        browser.js("document.getElementById('partitions-more').open = true")
+        time.sleep(5)
+        height = browser.js("document.documentElement.scrollHeight")
+        browser.picture(os.path.join(folder, "page-light.png"), 1200, min(height, 1600))
+        light = browser.js(CONTRAST)
+        check("light: every text stands out", light[0] >= 4.5, light)
+
+        check("pausing is reached by the keyboard", browser.js("document.body.focus(), document.getElementById('main').focus(), true") and browser.tab_to("pause"))
+        browser.key("Enter", 13)
+        check("it asks first, with the focus on the answer", browser.js("document.getElementById('sure').open") and browser.js("document.activeElement.id") == "sure-yes")
+        browser.key("Enter", 13)
+        check("paused, and said as a problem with its remedy", browser.wait("document.getElementById('problems').textContent.includes('reduct-sink resume')"), text("problems"))
+        check("the focus stays through later looks", browser.js("document.activeElement.tagName") != "BODY", browser.js("document.activeElement.outerHTML"))
+        browser.js("document.getElementById('resume').focus()")
+        browser.key("Enter", 13)
+        check("resumed", browser.wait("document.getElementById('state').textContent === 'keeping up'"), text("state"))
+        browser.js("document.getElementById('replay-dry').focus()")
+        browser.key("Enter", 13)
+        check("a replay is tried", browser.wait("document.getElementById('dead-said').textContent.includes('would be written')"), text("dead-said"))
+
+        browser.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        dark = browser.js(CONTRAST)
+        check("dark: every text stands out", dark[0] >= 4.5, dark)
+        back = browser.js("getComputedStyle(document.body).backgroundColor")
+        check("dark is dark", sum(int(part) for part in back[4:-1].split(",")[:3]) < 200, back)
+        browser.ask("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=True)
+        time.sleep(1)
+        check("a phone needs no sideways scrolling", browser.js("document.documentElement.scrollWidth") <= 360, browser.js("document.documentElement.scrollWidth"))
+        browser.js("window.scrollTo(0, 0)")
+        browser.picture(os.path.join(folder, "page-phone-dark.png"), 360, 1100)
+        small = browser.js("[...document.querySelectorAll('button, input')].filter(e => e.offsetParent && e.getBoundingClientRect().height < 32).map(e => e.textContent || e.id).join()")
+        check("buttons are large enough for a finger", small == "", small)
+
+        nodes = browser.ask("Accessibility.getFullAXTree")["nodes"]
+        role = lambda node: node.get("role", {}).get("value")
+        name = lambda node: node.get("name", {}).get("value", "")
+        nameless = [role(node) for node in nodes if role(node) in ("button", "textbox", "image", "img", "region", "link", "table") and not node.get("ignored")
+                    and not name(node) and role(node) != "table"]
+        check("a screen reader finds a name for everything", not nameless, nameless)
+        headings = [name(node) for node in nodes if role(node) == "heading"]
+        check("a screen reader finds the parts by their headings", {"What is wrong", "Is it keeping up?", "Plugins", "Dead letters", "Past swaps", "Act"} <= set(headings), headings)
+
+        browser.ask("Network.setBlockedURLs", urls=["*/status*"])
+        check("a host that is gone is told", browser.wait("document.getElementById('state').textContent === 'no answer'"), text("well"))
+        browser.ask("Network.setBlockedURLs", urls=[])
+        check("and when it is back", browser.wait("document.getElementById('state').textContent === 'keeping up'"), text("state"))
+
+        asked = {event["params"]["request"]["url"] for event in browser.events if event.get("method") == "Network.requestWillBeSent"}
+        foreign = [url for url in asked if not url.startswith((f"http://{address}/", "data:", "about:"))]
+        check("nothing is asked of another place", not foreign, foreign)
+        headers = [event["params"]["response"]["headers"] for event in browser.events if event.get("method") == "Network.responseReceived"
+                   and event["params"]["response"]["url"] == f"http://{address}/"]
+        policy = headers[0].get("content-security-policy", headers[0].get("Content-Security-Policy", "")) if headers else ""
+        check("a policy keeps other scripts out", "default-src 'none'" in policy and "unsafe" not in policy, policy)
+        thrown = [event["params"] for event in browser.events if event.get("method") == "Runtime.exceptionThrown"]
+        logged = [event["params"]["entry"]["text"] for event in browser.events if event.get("method") == "Log.entryAdded"
+                  and event["params"]["entry"]["level"] == "error" and "BLOCKED" not in event["params"]["entry"]["text"].upper()
+                  and "/status" not in event["params"]["entry"].get("url", "")]
+        check("no script fails", not thrown and not logged, (thrown, logged))
+    finally:
+        print(json.dumps({"checks": checks}))
+        browser.process.terminate()
+        browser.process.wait()
+        subprocess.run(["rm", "-rf", profile], check=False)
+
+
+main(*sys.argv[1:])
