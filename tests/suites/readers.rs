@@ -4,6 +4,13 @@
 //! answer, by conditions on a text and on a number, and as a single record; the shape and its neighbours must come back
 //! as they were written. What must come back is told by the records that were produced, not by the host.
 
+mod attachments;
+mod choice;
+mod cli;
+mod handled;
+mod producers;
+mod schemas;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
@@ -156,6 +163,7 @@ fn shapes() -> Vec<Message> {
     ] {
         shapes.push(text(key, value));
     }
+    shapes.extend(producers::as_others_produce());
     shapes
 }
 
@@ -192,6 +200,8 @@ fn check(stored: &Stored, source: &str, offset: u64, sent: &Message) -> Result<(
 struct Bench {
     bed: &'static Bed,
     topic: String,
+    /// Which entry is asked about.
+    entry: String,
     config: SinkConfig,
     sent: Vec<Message>,
     stored: Vec<Stored>,
@@ -208,7 +218,7 @@ impl Bench {
         )?;
         let config = bed.sink_config(&topic);
         bed.kafka.client().produce(&topic, sent.clone())?;
-        let mut this = Self { bed, topic, config, sent, stored: Vec::new() };
+        let mut this = Self { bed, entry: topic.clone(), topic, config, sent, stored: Vec::new() };
         this.run().await?;
         Ok(this)
     }
@@ -229,7 +239,7 @@ impl Bench {
             json!({ "id": format!("{at} first"), "range": range(at, at + 1) }),
             json!({ "id": format!("{at} middle"), "range": range(at - 1, at + 1) }),
             json!({ "id": format!("{at} last"), "range": range(at - 1, at) }),
-            json!({ "id": format!("{at} number"), "when": { "&kafka.offset": { "$eq": at } } }),
+            json!({ "id": format!("{at} number"), "when": { "&kafka.offset": { "$eq": offset_of(&self.stored[at]) } } }),
             json!({ "id": format!("{at} single"), "single": time(at) }),
         ];
         // The text that tells the record: a label with a value that ReductStore doesn't take for a number or a duration.
@@ -243,9 +253,15 @@ impl Bench {
         let (at, way) = id.split_once(' ').context("an id")?;
         let at: usize = at.parse()?;
         let range = match way {
+            "wildcard" => 0..self.stored.len(),
             "first" => at..at + 2,
             "middle" => at - 1..at + 2,
             "last" => at - 1..at + 1,
+            "number" => {
+                let offset = offset_of(&self.stored[at]);
+                let same = self.stored.iter().filter(|stored| offset_of(stored) == offset);
+                return Ok(same.map(Read::from).collect());
+            }
             "text" => {
                 let (name, value) = text_label(&self.stored[at]).context("a text")?;
                 let same = self.stored.iter().filter(|stored| stored.label(name) == Some(value));
@@ -258,17 +274,32 @@ impl Bench {
 
     /// Asks a client everything about the shapes; answers with how many came back as written, each way.
     fn ask(&self, client: &Client) -> Result<usize> {
-        let shapes: Vec<usize> = (1..self.stored.len()).step_by(2).collect();
-        let questions: Vec<Value> = shapes.iter().flat_map(|at| self.questions(*at)).collect();
-        let answers = client.ask(&self.bed.store.url(), self.config.bucket(), &self.topic, &questions)?;
+        self.ask_about(client, &(1..self.stored.len()).step_by(2).collect::<Vec<_>>())
+    }
+
+    /// The same for the records at some places, none of which is the first or the last.
+    fn ask_about(&self, client: &Client, shapes: &[usize]) -> Result<usize> {
+        let mut questions: Vec<Value> = shapes.iter().flat_map(|at| self.questions(*at)).collect();
+        questions.push(json!({ "id": "0 wildcard", "wildcard": format!("{}*", self.entry) }));
+        let answers = client.ask(&self.bed.store.url(), self.config.bucket(), &self.entry, &questions)?;
         ensure!(answers.len() == questions.len(), "{} answers to {} questions", answers.len(), questions.len());
-        for Answer { id, mut records } in answers {
-            // A single record that is read alone names no entry in some clients.
-            records.iter_mut().for_each(|read| read.entry = self.topic.clone());
-            ensure!(records == self.expected(&id)?, "{id}: found {records:#?}, wanted {:#?}", self.expected(&id)?);
+        for answer in answers {
+            self.compare(answer)?;
         }
         Ok(shapes.len())
     }
+
+    /// An error where the answer differs from what is stored.
+    fn compare(&self, Answer { id, mut records }: Answer) -> Result<()> {
+        // A single record that is read alone names no entry in some clients.
+        records.iter_mut().for_each(|read| read.entry = self.entry.clone());
+        ensure!(records == self.expected(&id)?, "{id}: found {records:#?}, wanted {:#?}", self.expected(&id)?);
+        Ok(())
+    }
+}
+
+fn offset_of(stored: &Stored) -> u64 {
+    stored.label("kafka.offset").and_then(|offset| offset.parse().ok()).unwrap_or(u64::MAX)
 }
 
 fn text_label(stored: &Stored) -> Option<(&str, &str)> {
@@ -338,7 +369,7 @@ async fn every_client_reads_every_shape() -> Result<()> {
     figures::record("shapes_rs", by_rust(&bench).await? as f64)?;
     figures::record("shapes_py", bench.ask(&Client::python()?)? as f64)?;
     figures::record("shapes_js", bench.ask(&Client::javascript()?)? as f64)?;
-    figures::record("shapes_cli", by_cli(&bench)? as f64)?;
+    figures::record("shapes_cli", cli::read_by_cli(&bench)? as f64)?;
     // Each difference would have failed above.
     figures::record("forged", 0.0)?;
     figures::record("neighbours_damaged", 0.0)
@@ -349,16 +380,16 @@ async fn by_rust(bench: &Bench) -> Result<usize> {
     let client = bench.bed.store.client()?;
     let bucket = client.get_bucket(bench.config.bucket()).await?;
     let mut read = Vec::new();
-    let query = bucket.query(several(&format!("{}*", bench.topic))).start_us(0).stop_us(i64::MAX as u64).send().await?;
+    let query = bucket.query(several(&format!("{}*", bench.entry))).start_us(0).stop_us(i64::MAX as u64).send().await?;
     futures::pin_mut!(query);
     while let Some(record) = query.next().await {
-        read.push(read_of(record?, &bench.topic).await?);
+        read.push(read_of(record?, &bench.entry).await?);
     }
     let expected: Vec<Read> = bench.stored.iter().map(Read::from).collect();
     ensure!(read == expected, "the multi-entry query differs from what is stored");
     for stored in &bench.stored {
-        let record = bucket.read_record(&bench.topic).timestamp_us(stored.timestamp_us).send().await?;
-        let read = read_of(record, &bench.topic).await?;
+        let record = bucket.read_record(&bench.entry).timestamp_us(stored.timestamp_us).send().await?;
+        let read = read_of(record, &bench.entry).await?;
         ensure!(read == Read::from(stored), "alone: {read:?}, wanted {stored:?}");
     }
     Ok(bench.stored.len() / 2)
@@ -381,35 +412,6 @@ async fn read_of(record: reduct_rs::Record, entry: &str) -> Result<Read> {
 /// With more than one pattern reduct-rs asks by the protocol for several entries.
 fn several(pattern: &str) -> Vec<String> {
     vec![pattern.to_owned(), "nothing-has-this-name*".to_owned()]
-}
-
-/// reduct-cli exports every record with its labels.
-fn by_cli(bench: &Bench) -> Result<usize> {
-    let folder = process::data_folder("readers-cli")?;
-    let config = folder.path().join("cli.toml");
-    let cli = |arguments: &[&str]| -> Result<()> {
-        let mut command = Command::new(installed()?.join("bin/python"));
-        let output = command.args(["-m", "reduct_cli", "--config"]).arg(&config).args(arguments).output()?;
-        let told = || String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned();
-        ensure!(output.status.success(), "reduct-cli {arguments:?}: {}", told());
-        Ok(())
-    };
-    cli(&["alias", "add", "store", "--url", &bench.bed.store.url(), "--token", ""])?;
-    let to = folder.path().join("export").display().to_string();
-    let from = format!("store/{}", bench.config.bucket());
-    let stop = (bench.stored.last().context("a record")?.timestamp_us + 1).to_string();
-    let entries = ["--entries", &bench.topic, "--stop", &stop, "--ext", "bin", "--with-metadata"];
-    cli(&[&["export", "folder", &from, &to][..], &entries].concat())?;
-    for stored in &bench.stored {
-        let file = PathBuf::from(&to).join(&bench.topic).join(stored.timestamp_us.to_string());
-        let payload = std::fs::read(file.with_extension("bin"))?;
-        let told: Value = serde_json::from_slice(&std::fs::read(file.with_extension("json"))?)?;
-        let labels: BTreeMap<String, String> = serde_json::from_value(told["labels"].clone())?;
-        ensure!(labels == stored.labels, "{labels:?}, wanted {:?}", stored.labels);
-        ensure!(told["content_type"] == stored.content_type.as_str(), "{told}, wanted {stored:?}");
-        ensure!(Sha256::digest(&payload)[..] == stored.sha256, "other bytes of {stored:?}");
-    }
-    Ok(bench.stored.len() / 2)
 }
 
 /// The dead letter of every shape holds key and headers as they were, and a replay writes the record as if it had been

@@ -60,7 +60,7 @@ impl Supervised for Host {
     fn findings(&self) -> Vec<Finding> {
         let finding = |code, message| Finding { code, message };
         let mut findings: Vec<Finding> =
-            self.sink.problems().into_iter().map(|problem| finding("store", problem.message)).collect();
+            self.sink.problems().into_iter().map(|problem| finding(problem.code, problem.message)).collect();
         findings.extend(self.failure().map(|reason| finding("host.failed", reason)));
         if self.membership.look_for_pause() {
             let message = "the group hasn't confirmed the membership since this process was stopped or suspended";

@@ -14,7 +14,7 @@ use serde_json::Value;
 use thiserror::Error;
 use tracing::{info, warn};
 
-use super::problems::WriteProblem;
+use super::problems::{ATTACHMENTS, WriteProblem};
 use crate::config::AttachmentRule;
 use crate::record::entry_name::EntryName;
 
@@ -139,6 +139,7 @@ impl Attachments {
             files.rules = now;
         }
         files.problem = first_error.map(|error| WriteProblem {
+            code: ATTACHMENTS,
             since: files.problem.as_ref().map_or_else(Instant::now, |known| known.since),
             entries: 0,
             message: format!("{error}; entries get what it held before"),
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_get_what_fits_them_and_a_changed_file_counts_anew() {
+    fn entries_get_what_fits_them_and_a_changed_file_counts() {
         let folder = std::env::temp_dir().join(format!("reduct-sink-attachments-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let (one, other) = (folder.join("one.json"), folder.join("other.json"));

@@ -11,6 +11,9 @@ use std::time::Instant;
 use super::store::StoreError;
 use crate::record::entry_name::EntryName;
 
+/// The code of problems with attachments, which hold no record up.
+pub const ATTACHMENTS: &str = "attachments";
+
 /// What can't be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RefusedSubject {
@@ -25,6 +28,8 @@ pub enum RefusedSubject {
 /// A cause for which records aren't written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WriteProblem {
+    /// The stable name of its kind: `store` where records wait for it, or `attachments`.
+    pub code: &'static str,
     /// Since when.
     pub since: Instant,
     /// How many entries wait for it.
@@ -88,7 +93,8 @@ impl WriteProblems {
                 };
                 let remedy = error.remedy();
                 let message = format!("{what}: {error}; {remedy} (entry {entry}, {entries} in all)");
-                WriteProblem { since: *since, entries, message }
+                let code = if subject == RefusedSubject::Attachments { ATTACHMENTS } else { "store" };
+                WriteProblem { code, since: *since, entries, message }
             })
             .collect();
         problems.sort_by(|one, other| (one.since, &one.message).cmp(&(other.since, &other.message)));
