@@ -11,4 +11,4 @@ from reduct_cli.cli import cli
 with open(sys.argv[1], encoding="utf-8") as file:
     plan = json.load(file)
 for call in plan["calls"]:
-    cli(["--config", plan["config"], *call], standalone_mode=False)
+    cli(["--config", plan["config"], *call], obj={}, standalone_mode=False)
