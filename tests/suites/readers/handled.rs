@@ -1,30 +1,10 @@
-//! What plugins make of the shapes, dead letters, and records of a content type that a client stumbles over, by every client.
+//! Dead letters, and records of a content type that a client stumbles over, by reduct-rs, reduct-py and reduct-js.
 
 use anyhow::{Context, Result, ensure};
-use reduct_sink_testbed::original::original;
-use reduct_sink_testbed::{Message, bed, figures, guest as components, process, read_back, unique};
+use reduct_sink_testbed::{Message, bed, figures, process, read_back, unique};
 
-use super::{Bench, Client, by_rust, cli, records, shapes};
+use super::{Bench, Client, by_rust, records, shapes};
 use crate::guest::guest;
-
-/// Three parts of each record, with the number of their bytes.
-const SPLIT: &str = r#"
-    (call $host-payload)
-    (local.set $n (i32.div_u (global.get $got-length) (i32.const 3)))
-    (call $part)
-    (call $payload (global.get $got) (local.get $n))
-    (call $part)
-    (call $payload (i32.add (global.get $got) (local.get $n)) (local.get $n))
-    (call $part)
-    (local.set $i (i32.shl (local.get $n) (i32.const 1)))
-    (call $payload
-        (i32.add (global.get $got) (local.get $i))
-        (i32.sub (global.get $got-length) (local.get $i)))
-    (call $split)"#;
-const PARTS: usize = 3;
-/// What the plugin relabel sets: a text with everything that ReductStore takes, and one that it doesn't take as it is.
-const RELABEL: &str = "[set]\nsite = \"Hall 3, left; a=b\"\nplace = \"Z\u{fc}rich, \\\"north\\\"\"\n";
-const SITE: &str = "Hall 3, left; a=b";
 
 fn small_shapes() -> Vec<Message> {
     let is_small = |message: &Message| message.payload.as_ref().is_none_or(|payload| payload.len() < 100_000);
@@ -49,45 +29,16 @@ async fn written(plugins: &[(&str, std::path::PathBuf, &str)], entries: &str) ->
     Ok(bench)
 }
 
-/// Asks every client about the records at these places.
+/// Asks these clients about the records at these places.
 async fn ask_all(bench: &Bench, places: &[usize]) -> Result<()> {
     by_rust(bench).await?;
     bench.ask_about(&Client::python()?, places)?;
     bench.ask_about(&Client::javascript()?, places)?;
-    cli::read_around(bench, places)?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn splits_and_the_labels_of_plugins_are_read_by_every_client() -> Result<()> {
-    let folder = process::data_folder("handled")?;
-    let split = folder.path().join("split.wasm");
-    std::fs::write(&split, guest(SPLIT))?;
-    let relabel = components::plugin("relabel")?;
-    let bench = written(&[("relabel", relabel, RELABEL), ("split", split, "")], "*").await?;
-    ensure!(bench.stored.len() == PARTS * bench.sent.len(), "{} stored of {}", bench.stored.len(), bench.sent.len());
-    for (at, stored) in bench.stored.iter().enumerate() {
-        let (sent, index) = (&bench.sent[at / PARTS], at % PARTS);
-        ensure!(stored.label("kafka.offset") == Some(&(at / PARTS).to_string()), "{stored:?}");
-        ensure!(stored.label("kafka.index") == Some(&index.to_string()), "{stored:?}");
-        ensure!(stored.label("site") == Some(SITE), "{stored:?}");
-        ensure!(stored.label("place") == Some("Z%C3%BCrich, %22north%22"), "{stored:?}");
-        let mark = stored.label("sink.plugins").unwrap_or_default();
-        ensure!(mark.starts_with("relabel@") && mark.contains("+split@"), "{stored:?}");
-        let mut labels = stored.labels.clone();
-        for of_plugins in ["site", "place", "sink.plugins", "kafka.index"] {
-            labels.remove(of_plugins);
-        }
-        ensure!(original(&labels)? == (sent.key.clone(), sent.headers.clone()), "{stored:?}");
-    }
-    // The second part of each shape.
-    let places: Vec<usize> = (1..bench.sent.len()).step_by(2).map(|shape| PARTS * shape + 1).collect();
-    ask_all(&bench, &places).await?;
-    figures::record("shapes_split", places.len() as f64)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_are_read_by_every_client() -> Result<()> {
+async fn dead_letters_are_read_by_three_clients() -> Result<()> {
     let folder = process::data_folder("handled")?;
     let picky = folder.path().join("picky.wasm");
     std::fs::write(&picky, guest(r#"(call $reject $"not yet; a=b, c")"#))?;
