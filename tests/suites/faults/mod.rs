@@ -4,6 +4,7 @@
 //! Each test prints the seed of its random choices; `TESTBED_SEED` repeats them. `tests/run faults` runs some tests in a short
 //! form, `--all` all tests in a short form, `--long` all tests at full size.
 
+mod attacks;
 mod changed_topics;
 mod clusters;
 mod guests;
