@@ -222,10 +222,9 @@ fn check_labels(config: &Config, report: &mut CheckReport) {
         timestamp_ms: Some(0),
         key: Some("KEY".into()),
         headers: vec![header("deviceId", "d1"), header("traceparent", "00-1")],
-        payload: None,
+        payload: Some("x".into()),
     };
-    let labels =
-        config.labels.all_labels(&OutputRecord { payload: Some("x".into()), ..OutputRecord::unchanged(input.into()) });
+    let labels = config.labels.all_labels(&OutputRecord::unchanged(input.into()));
     let mut labels: Vec<String> = labels.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     labels.sort();
     let sample =

@@ -169,7 +169,8 @@ impl Layers {
             } else {
                 let found = ConfigValue::from_toml(item, place).map(|found| found.value.to_string());
                 let found = found.unwrap_or_else(|_| "something else".into());
-                let text = format!("found {found}, expected [[{list}]] tables");
+                let each = if list == "plugins" { ", each with a `path`" } else { "" };
+                let text = format!("found {found}, expected [[{list}]] tables{each}");
                 self.problems.push(ConfigProblem::at(&here, list, text));
             }
         }
