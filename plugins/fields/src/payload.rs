@@ -24,6 +24,9 @@ pub enum Format {
     Protobuf(MessageTypes),
 }
 
+/// A schema's id and a message's numbers.
+type MessageKey = (Option<u32>, Vec<usize>);
+
 /// The message types of Protobuf payloads.
 #[derive(Debug)]
 pub struct MessageTypes {
@@ -31,7 +34,7 @@ pub struct MessageTypes {
     /// The full name; `None`: the one that the schema registry's prefix names.
     pub message: Option<String>,
     /// What is needed of a message, by the schema's id and the message's numbers.
-    plans: RefCell<HashMap<(Option<u32>, Vec<usize>), Rc<MessagePlan>>>,
+    plans: RefCell<HashMap<MessageKey, Rc<MessagePlan>>>,
 }
 
 impl MessageTypes {
