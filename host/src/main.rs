@@ -10,7 +10,22 @@ fn main() -> ExitCode {
         return done;
     }
     keep_large_buffers();
+    leave_no_core();
     cli::main()
+}
+
+/// Passwords and tokens are in this process's memory, and a core dump would put them on the disk. Who needs one raises the
+/// limit of the running process with `prlimit --core`.
+#[expect(unsafe_code, reason = "the standard library sets no limits")]
+fn leave_no_core() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for reading and writing.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit) == 0 {
+            limit.rlim_cur = 0;
+            libc::setrlimit(libc::RLIMIT_CORE, &raw const limit);
+        }
+    }
 }
 
 /// Keeps the memory of large payloads for the next ones: given back and asked for again, each page of it costs a fault,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{FailurePolicy, WhileOpen};
-use crate::plugin::{ConfigVersion, Digest, RecordView, Trouble, header_keys};
+use crate::plugin::{ConfigVersion, Digest, RecordView, Trouble, calls_stage, header_keys};
 use crate::record::{InputRecord, OutputRecord};
 
 use marks::Marks;
@@ -143,6 +143,7 @@ impl Chain {
                 passed.push(at);
                 continue;
             }
+            calls_stage(at);
             let begun = self.seen.is_some().then(Instant::now);
             let answer = stage.transform(&record, &mut outputs);
             if let (Some(seen), Some(begun)) = (&mut self.seen, begun) {

@@ -13,7 +13,7 @@ use clap::Args;
 use reduct_sink::config::{self, Config, PluginSource, StoreConfig};
 use reduct_sink::kafka::metadata as kafka;
 use reduct_sink::plugin::Runtime;
-use reduct_sink::record::entry_name::{Naming, Template, topic_segment};
+use reduct_sink::record::entry_name::{EntriesAllowed, Naming, Template, topic_segment};
 use reduct_sink::record::{Header, InputRecord, OutputRecord, TopicPartition};
 use reduct_sink::sink::Attachments;
 use reduct_sink::sink::check as store;
@@ -149,7 +149,12 @@ fn check_plugins(config: &Config, report: &mut CheckReport) {
                 };
                 let (name, bytes, digest) = (&plugin.name, loaded.bytes, loaded.digest.short());
                 let ms = started.elapsed().as_millis();
-                let text = format!("plugin `{name}` ({from}): {bytes} bytes, sha256 {digest}…, ready in {ms} ms");
+                let entries = match &plugin.entries {
+                    EntriesAllowed::Any => String::new(),
+                    allowed => format!(", may choose entries: {allowed}"),
+                };
+                let text =
+                    format!("plugin `{name}` ({from}): {bytes} bytes, sha256 {digest}…, ready in {ms} ms{entries}");
                 report.ok("plugin", text);
             }
             Err(error) => report.failed("plugin", Exit::from(&error), error),

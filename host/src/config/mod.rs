@@ -7,6 +7,7 @@ mod attachments;
 mod checks;
 mod key_table;
 mod layers;
+mod network;
 mod plugins;
 mod problem;
 mod reader;
@@ -33,6 +34,8 @@ use self::key_table::Word;
 pub use self::key_table::{Key, KeyFlag, PREFIX, keys, nearest, needs_restart};
 pub use self::layers::Flag;
 use self::layers::Layers;
+pub(crate) use self::network::why_not_public;
+pub use self::network::{Network, NoNetwork};
 pub use self::plugins::{
     BreakerConfig, FailurePolicy, GrantedDirectory, Grants, InstancesFor, PluginConfig, PluginLimits, PluginSource,
     Recycle, WhileOpen, plugin_name_of,

@@ -8,12 +8,13 @@ use super::Secret;
 use super::checks;
 use super::key_table::Word;
 use super::layers::{LayerValues, TableOfList};
+use super::network::Network;
 use super::problem::{ConfigPlace, ConfigProblem};
 use super::reader::{KeyReader, defaults, plain_text};
 use super::swaps::{self, Trial, Watch};
 use super::value::{ConfigValue, Value};
 use super::when::{self, When};
-use crate::record::entry_name::EntryPattern;
+use crate::record::entry_name::{EntriesAllowed, EntryPattern};
 
 /// One plugin of the chain.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +27,8 @@ pub struct PluginConfig {
     pub sha256: Option<String>,
     /// Public keys of minisign, one of which must have signed the file. Empty: the file needs no signature.
     pub signed_by: Vec<String>,
-    /// The entries that it may choose, as patterns; `None`: any.
-    pub entries: Option<Vec<EntryPattern>>,
+    /// The entries that it may choose.
+    pub entries: EntriesAllowed,
     /// JSON text handed to the plugin's `configure`.
     pub config: String,
     /// What becomes of a record on which it failed.
@@ -92,6 +93,10 @@ pub struct PluginLimits {
     pub log_lines: u64,
     /// Lines a second, over all calls, that are written. Further lines are left out, which is no failure.
     pub log_rate: u32,
+    /// HTTP connections at a time, over all instances.
+    pub http_connections: usize,
+    /// Bytes that one HTTP request may send, and receive.
+    pub http_bytes: u64,
     /// The size of the component's file, and so a bound on what it costs to compile.
     pub file_bytes: u64,
 }
@@ -173,8 +178,12 @@ pub struct Grants {
     pub environment: BTreeMap<String, Option<Secret>>,
     /// The directories that the plugin sees.
     pub directories: Vec<GrantedDirectory>,
-    /// `host:port` in small letters.
+    /// `host:port` in small letters, perhaps with `https://` or `http://` in front.
     pub http: Vec<String>,
+    /// Networks that aren't public, in which the granted names may lie.
+    pub http_networks: Vec<Network>,
+    /// Certificate authorities beside the public ones, in PEM form.
+    pub http_ca: Option<PathBuf>,
     /// The host's own files and folders, none of which a granted directory may let it write.
     pub own_files: Vec<PathBuf>,
     /// Those of them that it may not read either.
@@ -315,12 +324,13 @@ fn sha256(reader: &mut KeyReader<'_>) -> Option<String> {
     sha256
 }
 
-fn entries(reader: &mut KeyReader<'_>) -> Option<Vec<EntryPattern>> {
+fn entries(reader: &mut KeyReader<'_>) -> EntriesAllowed {
     let expected = "a list of entry names, in which `*` stands for anything and `{topic}` for the topic's own name";
-    reader.parsed("plugins.limits.entries", expected, |found| match &found.value {
+    let listed = reader.parsed("plugins.limits.entries", expected, |found| match &found.value {
         Value::List(items) => items.iter().map(|item| EntryPattern::parse(plain_text(item)?)).collect(),
         _ => None,
-    })
+    });
+    listed.map_or_else(EntriesAllowed::default, EntriesAllowed::Listed)
 }
 
 fn limits(reader: &mut KeyReader<'_>) -> PluginLimits {
@@ -330,6 +340,8 @@ fn limits(reader: &mut KeyReader<'_>) -> PluginLimits {
         verdict_bytes: reader.size("plugins.limits.verdict"),
         log_lines: reader.number("plugins.limits.log_lines"),
         log_rate: reader.number("plugins.limits.log_rate"),
+        http_connections: reader.number("plugins.limits.http_connections"),
+        http_bytes: reader.size("plugins.limits.http_size"),
         file_bytes: reader.size("plugins.limits.file_size"),
     }
 }
@@ -363,6 +375,8 @@ fn grants(reader: &mut KeyReader<'_>) -> Grants {
         environment: environment(reader).unwrap_or_default(),
         directories: directories(reader),
         http: http(reader),
+        http_networks: http_networks(reader),
+        http_ca: reader.path("plugins.grants.http_ca"),
         own_files: Vec::new(),
         own_secrets: Vec::new(),
     }
@@ -421,16 +435,29 @@ fn directory(item: &ConfigValue, folder: &Path) -> Option<GrantedDirectory> {
 fn http(reader: &mut KeyReader<'_>) -> Vec<String> {
     let expected = "a list of hosts with their ports, such as [\"example.com:443\"]";
     let target = |found: &ConfigValue| {
-        let text = plain_text(found)?;
+        let text = plain_text(found)?.to_ascii_lowercase();
+        let (scheme, text) = ["https://", "http://"]
+            .iter()
+            .find_map(|scheme| Some((*scheme, text.strip_prefix(scheme)?)))
+            .unwrap_or(("", &text));
         let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         let is_one = has_port && !text.contains([',', '/', '@']) && checks::brokers(text).is_some();
-        is_one.then(|| text.to_ascii_lowercase())
+        is_one.then(|| format!("{scheme}{text}"))
     };
     let targets = reader.parsed("plugins.grants.http", expected, |found| match &found.value {
         Value::List(items) => items.iter().map(target).collect::<Option<Vec<_>>>(),
         _ => None,
     });
     targets.unwrap_or_default()
+}
+
+fn http_networks(reader: &mut KeyReader<'_>) -> Vec<Network> {
+    let expected = "a list of networks or addresses, such as [\"10.0.0.0/8\", \"fd00::/8\"]";
+    let networks = reader.parsed("plugins.grants.http_networks", expected, |found| match &found.value {
+        Value::List(items) => items.iter().map(|item| plain_text(item)?.parse().ok()).collect::<Option<Vec<_>>>(),
+        _ => None,
+    });
+    networks.unwrap_or_default()
 }
 
 /// The plugin's own table as JSON text.

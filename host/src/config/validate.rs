@@ -16,7 +16,7 @@ use super::{
     PluginSource, Quota, QuotaType, Secret, StatusConfig, StoreConfig, attachments, plugins,
 };
 use crate::record::content_type::{ANY_TOPIC, ContentTypes};
-use crate::record::entry_name::{Template, TemplateError};
+use crate::record::entry_name::{EntriesAllowed, Template, TemplateError};
 use crate::record::labels::LabelPattern;
 
 /// librdkafka's properties that the host must own, and why.
@@ -89,6 +89,7 @@ pub fn validate(layers: Layers) -> Result<Config, ConfigProblems> {
         attachments: attachments::attachments(attachments, &folder, &mut problems),
     };
     trust.apply(&mut config.plugins, &mut problems);
+    limit_entries(&mut config);
     keep_own_files(&mut config);
     if problems.is_empty() { Ok(config) } else { Err(ConfigProblems::new(problems)) }
 }
@@ -122,14 +123,27 @@ fn signed_by(reader: &mut KeyReader<'_>) -> Vec<String> {
     keys.unwrap_or_default()
 }
 
+/// Gives the plugins that list no entries the default.
+fn limit_entries(config: &mut Config) {
+    let default = EntriesAllowed::by_default(config.store.entry.as_deref());
+    let from_files = config.plugins.iter_mut().filter(|plugin| plugin.source != PluginSource::Builtin);
+    for plugin in from_files.filter(|plugin| plugin.entries == EntriesAllowed::Any) {
+        plugin.entries = default.clone();
+    }
+}
+
 /// Tells each plugin with a directory which files are the host's own.
 fn keep_own_files(config: &mut Config) {
     let cache = match &config.cache.folder {
         CacheFolder::At(folder) => Some(folder.clone()),
         CacheFolder::Default | CacheFolder::Nowhere => None,
     };
-    let mut own: Vec<PathBuf> = config.files.iter().cloned().chain(cache).collect();
+    let property_files = FILE_PROPERTIES.iter().filter_map(|name| config.kafka.properties.get(*name));
+    let named = property_files.map(PathBuf::from).chain(config.status.token_file.clone());
+    let mut own: Vec<PathBuf> = config.files.iter().cloned().chain(cache).chain(named).collect();
     let secrets = own.clone();
+    own.extend(config.store.ca.clone());
+    own.extend(config.plugins.iter().filter_map(|plugin| plugin.grants.http_ca.clone()));
     let files = config.plugins.iter().filter_map(|plugin| match &plugin.source {
         PluginSource::File(path) => Some(path.clone()),
         PluginSource::Builtin => None,

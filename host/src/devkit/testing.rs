@@ -18,7 +18,7 @@ use crate::chain::{Chain, Outcome, SharedChain};
 use crate::config::{PluginConfig, PluginSource, plugin_name_of};
 use crate::plugin::Runtime;
 use crate::record::OutputRecord;
-use crate::record::entry_name::{Naming, topic_segment};
+use crate::record::entry_name::{EntriesAllowed, Naming, topic_segment};
 use crate::record::labels::LabelRules;
 
 /// A chain under test.
@@ -53,6 +53,8 @@ pub struct StoredView {
     pub entry: String,
     /// Its entry in a topic of several partitions.
     pub entry_of_partition: String,
+    /// The entry that the plugin chose, where a host allows it only by `limits.entries`.
+    pub needs_entry: Option<String>,
     /// All labels, those of the host included.
     pub labels: Vec<(String, String)>,
 }
@@ -126,7 +128,9 @@ fn stored(case: &Case, output: &OutputRecord) -> StoredView {
     };
     let mut labels: Vec<(String, String)> = LabelRules::default().all_labels(output).into_iter().collect();
     labels.sort();
-    StoredView { entry: entry(1), entry_of_partition: entry(2), labels }
+    let chosen = output.entry.clone();
+    let needs_entry = chosen.filter(|chosen| !EntriesAllowed::OfTopic.allows(chosen, &source.topic));
+    StoredView { entry: entry(1), entry_of_partition: entry(2), needs_entry, labels }
 }
 
 /// A plugin is called after its file, as in a configuration without a `name`.

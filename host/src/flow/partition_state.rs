@@ -66,6 +66,8 @@ struct Inner {
     requests: usize,
     /// Threads that wait for `changed`: waking nobody would cost a system call for each record.
     waiting: usize,
+    /// The worker that has the partition's reader doesn't come back, and with it the handle of one record at most.
+    abandoned: bool,
     /// A record's handle was dropped without an acknowledgement. Only reading the record again can acknowledge it.
     record_lost: bool,
     /// The present re-read is complete when the position has reached this offset.
@@ -463,6 +465,18 @@ impl PartitionState {
         true
     }
 
+    /// The worker that reads the partition doesn't come back from a plugin. The partition is read on from its position by
+    /// a newer value and another worker; what the lost worker still does with this value is stale.
+    pub fn abandon(&self) {
+        let mut inner = self.lock();
+        inner.abandoned = true;
+        if matches!(inner.phase, Phase::Reading | Phase::RereadRequired | Phase::OutOfRange) {
+            inner.phase = Phase::AwaitingReread { discard_unsent: false };
+            inner.awaits_since = Some(Instant::now());
+        }
+        self.notify(&inner);
+    }
+
     /// The store ran with this start when it was looked at, and everything below `position` had been acknowledged
     /// before.
     pub fn looked(&self, store_start: Started, position: u64, at_risk: Option<u64>) {
@@ -499,7 +513,7 @@ impl PartitionState {
     pub fn try_end(&self) -> Option<CommitPoint> {
         let mut inner = self.lock();
         let is_waiting = matches!(inner.phase, Phase::AwaitingReread { .. } | Phase::OutOfRange);
-        if !is_waiting || inner.held > 0 || inner.requests > 0 {
+        if !is_waiting || inner.is_held() || inner.requests > 0 {
             return None;
         }
         let point = self.point(&inner);
@@ -526,7 +540,7 @@ impl PartitionState {
     pub fn wait_drained(&self, bound: Duration) -> bool {
         self.wait(bound, |inner| match inner.checkpoint.in_flight() {
             0 => Some(true),
-            _ => (inner.held == 0).then_some(false),
+            _ => (!inner.is_held()).then_some(false),
         })
     }
 
@@ -571,6 +585,7 @@ impl Inner {
             held: 0,
             requests: 0,
             waiting: 0,
+            abandoned: false,
             record_lost: false,
             reread_until: 0,
             compare_below: 0,
@@ -586,6 +601,11 @@ impl Inner {
 
     fn is_rereading(&self) -> bool {
         self.checkpoint.position() < self.reread_until
+    }
+
+    /// Whether somebody has a record's handle who will do something with it.
+    fn is_held(&self) -> bool {
+        self.held > usize::from(self.abandoned)
     }
 
     /// A re-read that removed something is followed by another one.

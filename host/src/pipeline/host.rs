@@ -171,6 +171,14 @@ impl Host {
         *lock(&self.lost_name) = Some(name.to_owned());
     }
 
+    /// Gives the partitions of a worker that hangs in a plugin to a fresh one.
+    fn replace_hung_workers(&self) {
+        for index in self.workers.replace_hung() {
+            let assignments = self.assignments();
+            assignments.values().filter(|owned| owned.worker == index).for_each(|owned| owned.state.abandon());
+        }
+    }
+
     pub fn join_workers(&self) {
         self.ended.store(true, Ordering::SeqCst);
         if !self.workers.join(self.stop_time.within(LAST_CALLS)) {
@@ -304,6 +312,7 @@ impl GroupHandler for Host {
 
     fn is_stopping(&self) -> bool {
         self.polled.beat();
+        self.replace_hung_workers();
         let is_stopping = self.stop.load(Ordering::SeqCst) || self.find_failure();
         if is_stopping {
             stop_begins();

@@ -8,6 +8,7 @@
 mod failure;
 mod heartbeat;
 mod host;
+mod hung;
 mod replaying;
 mod startup;
 mod stop_time;

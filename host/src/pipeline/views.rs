@@ -87,6 +87,10 @@ impl Supervised for Host {
             findings.push(finding("paused", message));
         }
         findings.extend(self.control.next_start.reasons().into_iter().map(|reason| finding("next-start", reason)));
+        findings.extend(self.workers.hung().into_iter().map(|what| {
+            let message = format!("{what}; its thread was replaced; restart the host to free what it holds");
+            finding("plugin.hung", message)
+        }));
         let mut unreadable = lock(&self.unreadable);
         // A partition that has moved on has read the batch, and one that was given up is another host's.
         let positions = self.standings();

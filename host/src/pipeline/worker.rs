@@ -7,19 +7,23 @@
 //! its commands and at the state of the partition before each record; no plugin instance is started before the worker has
 //! a partition.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
+use super::hung::{HungCall, HungRecords};
+use super::lock;
 use super::tapping::tapped;
 use crate::chain::{Chain, Outcome, PluginFailure, SharedChain};
+use crate::config::FailurePolicy;
 use crate::flow::backoff::Backoff;
 use crate::flow::pauses::Pauses;
 use crate::flow::{AckHandle, Budget, PartitionState, Phase};
 use crate::health::tap::Taps;
-use crate::record::{InputRecord, OutputRecord, Rejection};
+use crate::plugin::CallSlot;
+use crate::record::{InputRecord, OutputRecord, Rejection, TopicPartition};
 use crate::sink::{DeadLetterClass, Item, Sink, hand_over};
 use crate::source::{PartitionReader, Polled};
 
@@ -42,8 +46,19 @@ pub enum WorkerCommand {
     Stop,
 }
 
+/// Where a worker is, for others to see.
+#[derive(Debug, Default)]
+pub(super) struct WorkerPlace {
+    /// The plugin call that it is in.
+    pub calls: Arc<CallSlot>,
+    /// The record that it asks the plugins about, or asked them about last.
+    pub record: Mutex<Option<(TopicPartition, u64)>>,
+}
+
 /// See the module.
-pub struct Worker {
+pub(super) struct Worker {
+    pub place: Arc<WorkerPlace>,
+    pub hung: Arc<HungRecords>,
     pub commands: Receiver<WorkerCommand>,
     pub shared: Arc<SharedChain>,
     pub sink: Sink,
@@ -78,10 +93,12 @@ impl Worker {
     pub fn run(self) {
         // Before the first partition there is nothing to do, and no instance is started.
         let Ok(WorkerCommand::Add(reader, state)) = self.commands.recv() else { return };
+        self.place.calls.watch_this_thread();
         let chain = match Chain::new(Arc::clone(&self.shared)) {
             Ok(chain) => chain,
             Err(error) => return (self.fail)(format!("can't start the plugins: {error:#}")),
         };
+        self.place.calls.rest();
         let mut running = Running { worker: self, chain, partitions: Vec::new() };
         let mut command = Some(WorkerCommand::Add(reader, state));
         loop {
@@ -96,6 +113,21 @@ impl Worker {
                 Err(TryRecvError::Empty) => running.turn(),
             };
         }
+    }
+
+    /// Asks the plugins about the record, and shows what they answered to those who listen.
+    fn ask(&self, chain: &mut Chain, state: &PartitionState, held: &Held) -> Outcome {
+        let is_tapped = self.taps.wants(&held.input.source.topic);
+        if is_tapped {
+            chain.watch_next();
+        }
+        *lock(&self.place.record) = Some((state.source.clone(), held.input.offset));
+        let outcome = chain.attempt(&held.input, held.attempts + 1);
+        self.place.calls.rest();
+        if is_tapped {
+            self.taps.take(&tapped(&self.sink, &held.input, chain.take_seen(), &outcome));
+        }
+        outcome
     }
 }
 
@@ -149,6 +181,7 @@ impl Running {
                     break;
                 }
                 self.chain.refresh();
+                self.worker.place.calls.rest();
                 match partition.next(&mut self.chain, &self.worker, has_share) {
                     Step::Idle => break,
                     Step::Done(more, size) => {
@@ -245,14 +278,14 @@ impl WorkerPartition {
     fn transform(&mut self, chain: &mut Chain, worker: &Worker, held: Held) -> Step {
         let (mut records, size) = (1, held.input.size());
         let sink = &worker.sink;
-        let is_tapped = worker.taps.wants(&held.input.source.topic);
-        if is_tapped {
-            chain.watch_next();
-        }
-        let outcome = chain.attempt(&held.input, held.attempts + 1);
-        if is_tapped {
-            worker.taps.take(&tapped(sink, &held.input, chain.take_seen(), &outcome));
-        }
+        let outcome = match worker.hung.of(&self.state.source, held.input.offset) {
+            Some(HungCall { failure, policy: FailurePolicy::Stop }) => Outcome::Stop(failure),
+            Some(HungCall { failure, policy: FailurePolicy::Skip }) => Outcome::Skipped(failure),
+            Some(HungCall { failure, policy: FailurePolicy::DeadLetter | FailurePolicy::Pass }) => {
+                Outcome::DeadLetter(failure)
+            }
+            None => worker.ask(chain, &self.state, &held),
+        };
         match outcome {
             Outcome::Outputs(outputs) => {
                 records = outputs.len().max(1);

@@ -1,23 +1,55 @@
-//! The worker threads: started, spoken to, and joined at the end.
+//! The worker threads: started, spoken to, replaced where one hangs in a plugin, and joined at the end.
+//!
+//! Guarantees: a worker that doesn't come back from a plugin is noticed, reported and replaced; the end waits for none.
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::hung::{HungCall, HungRecords};
 use super::{HostFailure, RunError, failed, lock};
-use crate::chain::SharedChain;
+use crate::chain::{PluginFailure, SharedChain};
 use crate::flow::Budget;
 use crate::flow::pauses::Pauses;
 use crate::health::tap::Taps;
-use crate::pipeline::worker::{Worker, WorkerCommand};
+use crate::pipeline::worker::{Worker, WorkerCommand, WorkerPlace};
+use crate::plugin::{CallWatch, Overdue};
 use crate::sink::Sink;
 
-pub(super) struct Workers(Vec<Handle>);
+/// When this many threads hang in plugins at a time the host ends: each holds what its plugins hold.
+const MOST_HUNG: usize = 16;
 
-struct Handle {
+pub(super) struct Workers {
+    parts: WorkerParts,
+    handles: Vec<Mutex<WorkerHandle>>,
+    abandoned: Mutex<Vec<Abandoned>>,
+}
+
+/// What each worker is made with.
+struct WorkerParts {
+    chain: Arc<SharedChain>,
+    sink: Sink,
+    budget: Arc<Budget>,
+    pauses: Arc<Pauses>,
+    taps: Arc<Taps>,
+    failure: HostFailure,
+    hung: Arc<HungRecords>,
+}
+
+struct WorkerHandle {
     commands: Sender<WorkerCommand>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    place: Arc<WorkerPlace>,
+    watch: CallWatch,
+    /// `None`: joined.
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A thread that did not come back from a plugin.
+struct Abandoned {
+    thread: JoinHandle<()>,
+    /// What it was doing.
+    what: String,
 }
 
 impl Workers {
@@ -30,58 +62,88 @@ impl Workers {
         taps: &Arc<Taps>,
         failure: &HostFailure,
     ) -> Result<Self, RunError> {
-        let mut workers = Vec::new();
-        for index in 0..number.max(1) {
-            let (commands, inbox) = channel();
-            let failure = failure.clone();
-            let worker = Worker {
-                commands: inbox,
-                shared: Arc::clone(chain),
-                sink: sink.clone(),
-                budget: Arc::clone(budget),
-                pauses: Arc::clone(pauses),
-                taps: Arc::clone(taps),
-                fail: Arc::new(move |reason: String| failure.set(reason)),
-            };
-            let thread = std::thread::Builder::new()
-                .name(format!("worker-{index}"))
-                .spawn(move || worker.run())
-                .map_err(failed("can't start a worker"))?;
-            workers.push(Handle { commands, thread: Mutex::new(Some(thread)) });
-        }
-        Ok(Self(workers))
+        let parts = WorkerParts {
+            chain: Arc::clone(chain),
+            sink: sink.clone(),
+            budget: Arc::clone(budget),
+            pauses: Arc::clone(pauses),
+            taps: Arc::clone(taps),
+            failure: failure.clone(),
+            hung: Arc::default(),
+        };
+        let handles = (0..number.max(1)).map(|index| parts.spawn(index).map(Mutex::new));
+        let handles = handles.collect::<Result<_, _>>().map_err(failed("can't start a worker"))?;
+        Ok(Self { parts, handles, abandoned: Mutex::default() })
     }
 
     /// `false`: there is no such worker, or it is gone.
     pub fn send(&self, worker: usize, command: WorkerCommand) -> bool {
-        self.0.get(worker).is_some_and(|handle| handle.send(command))
+        self.handles.get(worker).is_some_and(|handle| lock(handle).send(command))
     }
 
     /// Makes a worker look at its partitions again.
     pub fn wake(&self, worker: usize) {
-        if let Some(handle) = self.0.get(worker) {
-            handle.wake();
+        if let Some(handle) = self.handles.get(worker) {
+            lock(handle).wake();
         }
+    }
+
+    /// Puts a fresh worker in the place of each that doesn't come back from a plugin, and tells which places. Their
+    /// partitions have to be given to the fresh ones.
+    pub fn replace_hung(&self) -> Vec<usize> {
+        let now = Instant::now();
+        let mut replaced = Vec::new();
+        for (index, handle) in self.handles.iter().enumerate() {
+            let mut handle = lock(handle);
+            let place = Arc::clone(&handle.place);
+            let Some(overdue) = handle.watch.look(&place.calls, now) else { continue };
+            let fresh = match self.parts.spawn(index) {
+                Ok(fresh) => fresh,
+                Err(error) => {
+                    self.parts.failure.set(format!("a worker hangs in a plugin, and none can take its place: {error}"));
+                    continue;
+                }
+            };
+            let hung = std::mem::replace(&mut *handle, fresh);
+            drop(handle);
+            let what = self.parts.note(overdue, &hung.place);
+            tracing::error!(worker = index, "a worker is lost: {what}; a fresh one takes its place");
+            if let Some(thread) = hung.thread {
+                lock(&self.abandoned).push(Abandoned { thread, what });
+            }
+            replaced.push(index);
+        }
+        if self.hung().len() > MOST_HUNG {
+            self.parts.failure.set(format!("more than {MOST_HUNG} threads hang in plugins"));
+        }
+        replaced
+    }
+
+    /// What each thread is doing that still hangs in a plugin.
+    pub fn hung(&self) -> Vec<String> {
+        let mut abandoned = lock(&self.abandoned);
+        abandoned.retain(|one| !one.thread.is_finished());
+        abandoned.iter().map(|one| one.what.clone()).collect()
     }
 
     /// The one with the least load.
     pub fn least_loaded(&self, load: impl Fn(usize) -> usize) -> usize {
-        (0..self.0.len()).min_by_key(|index| load(*index)).unwrap_or_default()
+        (0..self.handles.len()).min_by_key(|index| load(*index)).unwrap_or_default()
     }
 
     pub fn any_gone(&self) -> bool {
-        self.0.iter().any(|handle| lock(&handle.thread).as_ref().is_some_and(JoinHandle::is_finished))
+        self.handles.iter().any(|handle| lock(handle).thread.as_ref().is_some_and(JoinHandle::is_finished))
     }
 
     /// Ends them all. `false`: one had panicked.
     pub fn join(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
-        for handle in &self.0 {
-            handle.send(WorkerCommand::Stop);
+        for handle in &self.handles {
+            lock(handle).send(WorkerCommand::Stop);
         }
         let mut well = true;
-        for (index, handle) in self.0.iter().enumerate() {
-            let Some(thread) = lock(&handle.thread).take() else { continue };
+        for (index, handle) in self.handles.iter().enumerate() {
+            let Some(thread) = lock(handle).thread.take() else { continue };
             while !thread.is_finished() && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -96,7 +158,45 @@ impl Workers {
     }
 }
 
-impl Handle {
+impl WorkerParts {
+    fn spawn(&self, index: usize) -> std::io::Result<WorkerHandle> {
+        let (commands, inbox) = channel();
+        let (failure, place) = (self.failure.clone(), Arc::new(WorkerPlace::default()));
+        let worker = Worker {
+            commands: inbox,
+            place: Arc::clone(&place),
+            hung: Arc::clone(&self.hung),
+            shared: Arc::clone(&self.chain),
+            sink: self.sink.clone(),
+            budget: Arc::clone(&self.budget),
+            pauses: Arc::clone(&self.pauses),
+            taps: Arc::clone(&self.taps),
+            fail: Arc::new(move |reason: String| failure.set(reason)),
+        };
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run())?;
+        Ok(WorkerHandle { commands, place, watch: CallWatch::default(), thread: Some(thread) })
+    }
+
+    /// Notes the record on which a worker hangs, and says what it was doing.
+    fn note(&self, overdue: Overdue, place: &WorkerPlace) -> String {
+        let stage = match overdue {
+            Overdue::Record(stage) => self.chain.stages().into_iter().nth(stage),
+            Overdue::Start => None,
+        };
+        let (Some(stage), Some((source, offset))) = (stage, lock(&place.record).clone()) else {
+            return "it doesn't come back from starting an instance of a plugin".into();
+        };
+        let (plugin, policy) = (&stage.version.plugin, stage.config.on_failure);
+        let reason = "its call did not come back long after its time limit, and the thread that made it was abandoned";
+        let what = format!("plugin {} hangs on {source}@{offset}", plugin.name);
+        let (name, digest, config) = (plugin.name.clone(), plugin.digest, plugin.config);
+        let failure = PluginFailure { plugin: name, digest, config, reason: reason.into() };
+        self.hung.add(source, offset, HungCall { failure, policy });
+        what
+    }
+}
+
+impl WorkerHandle {
     fn send(&self, command: WorkerCommand) -> bool {
         let sent = self.commands.send(command).is_ok();
         self.wake();
@@ -104,7 +204,7 @@ impl Handle {
     }
 
     fn wake(&self) {
-        if let Some(thread) = lock(&self.thread).as_ref() {
+        if let Some(thread) = &self.thread {
             thread.thread().unpark();
         }
     }

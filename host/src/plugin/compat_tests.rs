@@ -60,6 +60,8 @@ fn state() -> State {
         log_lines: 100,
         grants: &code.grants,
         log: &code.log,
+        http: None,
+        seed: 0,
         labels: &code.labels,
         time_limit: Duration::from_secs(5),
     };

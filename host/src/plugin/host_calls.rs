@@ -9,6 +9,8 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use super::call_slot;
+
 use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Threads for file operations. One that hangs (on a dead network file system, for example) keeps its thread for ever;
@@ -33,6 +35,7 @@ impl HostCalls {
     ///
     /// Must not be called from a thread of an asynchronous runtime: it blocks.
     pub fn run<T>(&self, deadline: Instant, call: impl Future<Output = T>) -> Option<T> {
+        call_slot::begins(deadline);
         let _entered = self.handle.enter();
         let mut call = pin!(call);
         // Nearly every call ends without waiting for the host, and then needs neither a timer nor a wake-up.

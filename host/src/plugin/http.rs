@@ -1,30 +1,39 @@
 //! Outgoing HTTP, to granted hosts only.
 //!
-//! Guarantees: a request to another host or port is refused before anything is sent, and told once; connecting (TLS
-//! included), waiting for the answer's beginning and waiting for its next bytes each end within the call's time limit.
-//! Redirects aren't followed: the plugin sees them, and where they lead needs a grant of its own.
+//! Guarantees: a request to another host, port or scheme is refused before anything is sent, and reported once for each
+//! target; what is granted is sent by [`HttpClient`], which bounds it. Redirects aren't followed: the plugin sees them, and
+//! where they lead needs a grant of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::BodyExt;
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, default_send_request};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use super::http_client::{HttpAnswer, HttpClient, HttpIo, Target, Waits};
 use super::log::{Denied, PluginLog};
 use crate::config::Grants;
-
-type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
-type HttpAnswer = Result<(http::Response<WasiBody>, Io), Error>;
 
 pub(super) struct Gate {
     grants: Arc<Grants>,
     log: Arc<PluginLog>,
+    /// `None`: there is no grant for HTTP.
+    client: Option<Arc<HttpClient>>,
     pub time_limit: Duration,
 }
 
 impl Gate {
-    pub fn new(grants: Arc<Grants>, log: Arc<PluginLog>, time_limit: Duration) -> Self {
-        Self { grants, log, time_limit }
+    pub fn new(
+        grants: Arc<Grants>,
+        log: Arc<PluginLog>,
+        client: Option<Arc<HttpClient>>,
+        time_limit: Duration,
+    ) -> Self {
+        Self { grants, log, client, time_limit }
+    }
+
+    fn is_granted(&self, target: &Target) -> bool {
+        let granted = |grant: &String| *grant == target.to_string() || *grant == target.with_scheme();
+        self.grants.http.iter().any(granted)
     }
 }
 
@@ -45,54 +54,27 @@ impl WasiHttpHooks for Gate {
         &mut self,
         request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
-        _sent: Io,
+        _sent: HttpIo,
     ) -> Box<dyn Future<Output = HttpAnswer> + Send> {
-        let Some(target) = target(request.uri()) else { return Box::new(async { Err(Error::HttpRequestUriInvalid) }) };
-        if !self.grants.http.contains(&target) {
-            self.log.denied(Denied::Http(&target), "the request was refused", false);
-            return Box::new(async { Err(Error::HttpRequestDenied) });
-        }
-        let time_limit = self.time_limit;
-        let wait = |chosen: Option<Duration>| Some(chosen.unwrap_or(time_limit).min(time_limit));
-        let chosen = options.unwrap_or_default();
-        let options = RequestOptions {
-            connect_timeout: wait(chosen.connect_timeout),
-            first_byte_timeout: wait(chosen.first_byte_timeout),
-            between_bytes_timeout: wait(chosen.between_bytes_timeout),
+        let Some(target) = Target::of(request.uri()) else {
+            return Box::new(async { Err(Error::HttpRequestUriInvalid) });
         };
-        Box::new(async move {
-            let sending = tokio::time::timeout(time_limit, default_send_request(request, Some(options)));
-            let (response, io) = sending.await.map_err(|_| Error::ConnectionTimeout)??;
-            Ok((response.map(BodyExt::boxed_unsync), Box::new(io) as Io))
-        })
-    }
-}
-
-/// `host:port` in small letters, as grants are written.
-fn target(uri: &http::Uri) -> Option<String> {
-    let authority = uri.authority()?;
-    let port = match (authority.port_u16(), uri.scheme_str()) {
-        (Some(port), _) => port,
-        (None, Some("https")) => 443,
-        (None, _) => 80,
-    };
-    Some(format!("{}:{port}", authority.host().to_ascii_lowercase()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_target_is_host_and_port() {
-        for (uri, expected) in [
-            ("https://Example.com/a?b", "example.com:443"),
-            ("http://example.com", "example.com:80"),
-            ("http://user:secret@example.com:8080/", "example.com:8080"),
-            ("https://[::1]:9/", "[::1]:9"),
-        ] {
-            assert_eq!(target(&uri.parse().unwrap()).as_deref(), Some(expected), "{uri}");
-        }
-        assert_eq!(target(&"/only/a/path".parse().unwrap()), None);
+        let client = match &self.client {
+            Some(client) if self.is_granted(&target) => Arc::clone(client),
+            _ => {
+                self.log.denied(Denied::Http(&target.to_string()), "the request was refused", false);
+                return Box::new(async { Err(Error::HttpRequestDenied) });
+            }
+        };
+        let time_limit = self.time_limit;
+        let wait = |chosen: Option<Duration>| chosen.unwrap_or(time_limit).min(time_limit);
+        let chosen = options.unwrap_or_default();
+        let waits = Waits {
+            whole: time_limit,
+            connect: wait(chosen.connect_timeout),
+            first_byte: wait(chosen.first_byte_timeout),
+            between_bytes: wait(chosen.between_bytes_timeout),
+        };
+        Box::new(client.send(request, target, waits))
     }
 }

@@ -69,6 +69,8 @@ impl Instance {
             log_lines: code.limits.log_lines,
             grants: &code.grants,
             log: &code.log,
+            http: code.http.as_ref(),
+            seed: code.seed,
             labels: &code.labels,
             time_limit: START_TIMEOUT,
         };
@@ -158,7 +160,7 @@ impl Instance {
                 }
             };
             let Some(output) = self.store.data().present() else { break };
-            check(&verdict, &limits, self.code.entries.as_deref(), output).map_err(|violation| match violation {
+            check(&verdict, &limits, &self.code.entries, output).map_err(|violation| match violation {
                 Violation::Rule(rule) => Trouble::Failed(one_line(&rule, REASON_BYTES)),
                 Violation::Limit(limit) => Trouble::Broken(limit),
             })?;

@@ -11,11 +11,12 @@ use super::counters::{CounterSet, Counts, PluginCounters};
 use super::digest::Digest;
 use super::failure_log::{FailureLog, RecentFailure};
 use super::host_calls::HostCalls;
+use super::http_client::HttpClient;
 use super::log::PluginLog;
 use super::state::State;
 use crate::config::{FailurePolicy, Grants, PluginLimits, Recycle};
 use crate::record::InputRecord;
-use crate::record::entry_name::EntryPattern;
+use crate::record::entry_name::EntriesAllowed;
 use crate::record::labels::LabelRules;
 
 /// A compiled component with its configuration and limits, ready to be started in each worker. Cheap to clone.
@@ -45,12 +46,16 @@ pub(super) struct Code {
     pub timeout: Duration,
     pub memory_bytes: u64,
     pub limits: PluginLimits,
-    /// The entries that it may choose; `None`: any.
-    pub entries: Option<Vec<EntryPattern>>,
+    /// The entries that it may choose.
+    pub entries: EntriesAllowed,
     pub recycle: Recycle,
     pub grants: Arc<Grants>,
+    /// What the hash tables of its instances are seeded with.
+    pub seed: u64,
     pub labels: Arc<LabelRules>,
     pub log: Arc<PluginLog>,
+    /// `None`: no host is granted.
+    pub http: Option<Arc<HttpClient>>,
     pub failures: FailureLog,
     pub breaker: Breaker,
     /// Outlives the code: what a version did is still reported after it was replaced.

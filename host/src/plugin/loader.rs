@@ -5,17 +5,20 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 
 use super::bindings::TransformPre;
 use super::breaker::Breaker;
 use super::builtin::passthrough;
 use super::cache::Cache;
+use super::call_slot::{CallSlot, CallWatch};
 use super::compiler::{CompileLimits, Compiled, Compiler};
 use super::config_version::ConfigVersion;
 use super::counters::CounterSet;
@@ -24,6 +27,7 @@ use super::engine::{EngineKind, Platforms};
 use super::error::{LoadError, LoadProblem};
 use super::failure_log::FailureLog;
 use super::host_calls::HostCalls;
+use super::http_client::HttpClient;
 use super::instance::Instance;
 use super::loaded::{Code, LoadedPlugin};
 use super::log::PluginLog;
@@ -33,12 +37,19 @@ use super::state::State;
 use crate::config::{CacheFolder, Config, PluginConfig, PluginSource};
 use crate::record::labels::LabelRules;
 
+/// How often the thread that loads a plugin is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 /// Compiles and runs plugins. One serves the whole process.
 pub struct Runtime {
+    /// For the threads that load.
+    own: Weak<Self>,
     platforms: Platforms,
     compiler: Compiler,
     cache: Option<Cache>,
     host_calls: Arc<HostCalls>,
+    /// What plugins seed their hash tables with: the same in each process of this configuration.
+    seed: u64,
     /// Which labels plugins see.
     labels: Arc<LabelRules>,
 }
@@ -52,7 +63,7 @@ impl Runtime {
     /// With this cache. What isn't in it is compiled in this process.
     pub fn with_cache(cache: Option<Cache>) -> anyhow::Result<Arc<Self>> {
         let compiler = Compiler::here().context("couldn't start the threads that compile plugins")?;
-        Self::with(cache, compiler, LabelRules::default())
+        Self::with(cache, compiler, LabelRules::default(), 0)
     }
 
     /// For a host that runs: with the cache that the configuration names, and a process of its own for compiling. If the
@@ -71,17 +82,18 @@ impl Runtime {
             }
         });
         let limits = CompileLimits { memory_bytes: config.limits.compile_memory, time: config.limits.compile_time };
-        Self::with(cache, Compiler::Child(limits), config.labels.clone())
+        Self::with(cache, Compiler::Child(limits), config.labels.clone(), seed(config))
     }
 
-    fn with(cache: Option<Cache>, compiler: Compiler, labels: LabelRules) -> anyhow::Result<Arc<Self>> {
+    fn with(cache: Option<Cache>, compiler: Compiler, labels: LabelRules, seed: u64) -> anyhow::Result<Arc<Self>> {
         // Two cryptography providers are compiled in, by different dependencies, and then rustls chooses none by itself.
         // Fails if the process has chosen already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let platforms = Platforms::new().map_err(|error| anyhow!("the WebAssembly engine doesn't start: {error:#}"))?;
         let host_calls = HostCalls::start().context("couldn't start the threads on which plugins' calls wait")?;
         let (host_calls, labels) = (Arc::new(host_calls), Arc::new(labels));
-        Ok(Arc::new(Self { platforms, compiler, cache, host_calls, labels }))
+        let own = |own: &Weak<Self>| Self { own: own.clone(), platforms, compiler, cache, host_calls, seed, labels };
+        Ok(Arc::new_cyclic(own))
     }
 
     /// Reads, compiles and checks the plugin, then starts and configures a first instance of it. May take seconds.
@@ -89,16 +101,38 @@ impl Runtime {
     /// It may be called from any thread: the instance is started on one of its own, because starting blocks, which the
     /// threads of an asynchronous runtime must not.
     pub fn load(&self, plugin: &PluginConfig) -> Result<LoadedPlugin, LoadError> {
-        thread::scope(|scope| {
-            let loading =
-                thread::Builder::new().name("plugin-load".into()).spawn_scoped(scope, || self.prepare(plugin));
-            match loading.map(thread::ScopedJoinHandle::join) {
-                Ok(Ok(loaded)) => loaded,
-                Ok(Err(_)) => Err(LoadProblem::Host("the thread that loaded it panicked".into())),
-                Err(error) => Err(LoadProblem::Host(format!("no thread to load it: {error}"))),
-            }
+        self.load_aside(plugin).map_err(|problem| LoadError {
+            plugin: plugin.name.clone(),
+            file: file_name(plugin),
+            problem,
         })
-        .map_err(|problem| LoadError { plugin: plugin.name.clone(), file: file_name(plugin), problem })
+    }
+
+    /// On a thread of its own, which is left behind if it doesn't come back from the plugin.
+    fn load_aside(&self, plugin: &PluginConfig) -> Result<LoadedPlugin, LoadProblem> {
+        let failed = |text: String| LoadProblem::Host(text);
+        let runtime = self.own.upgrade().ok_or_else(|| failed("the engine has ended".into()))?;
+        let (calls, plugin) = (Arc::new(CallSlot::default()), plugin.clone());
+        let (watched, mut watch) = (Arc::clone(&calls), CallWatch::default());
+        let (done, loaded) = mpsc::channel();
+        let load = move || {
+            watched.watch_this_thread();
+            // Refused where nobody waits any more.
+            let _ = done.send(runtime.prepare(&plugin));
+        };
+        let thread = thread::Builder::new().name("plugin-load".into()).spawn(load);
+        thread.map_err(|error| failed(format!("no thread to load it: {error}")))?;
+        loop {
+            match loaded.recv_timeout(LOOK_EVERY) {
+                Ok(loaded) => return loaded,
+                Err(RecvTimeoutError::Disconnected) => return Err(failed("the thread that loaded it panicked".into())),
+                Err(RecvTimeoutError::Timeout) if watch.look(&calls, Instant::now()).is_some() => {
+                    let text = "it did not come back from starting long after its time limit; the thread was abandoned";
+                    return Err(failed(text.into()));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
     }
 
     /// Compiles a component and puts it into the cache, unless it is there. Returns whether it was.
@@ -123,6 +157,8 @@ impl Runtime {
         let started = Instant::now();
         let (pre, from_cache) = self.compile(&bytes, digest, !plugin.grants.http.is_empty())?;
         let compiled_in = started.elapsed();
+        let log = Arc::new(PluginLog::new(name.clone(), digest, plugin.limits.log_rate));
+        let http = HttpClient::new(&plugin.grants, &plugin.limits, &log).map_err(LoadProblem::Grant)?;
         let code = Code {
             pre,
             config: plugin.config.clone(),
@@ -132,11 +168,13 @@ impl Runtime {
             entries: plugin.entries.clone(),
             recycle: plugin.recycle,
             grants: Arc::new(plugin.grants.clone()),
-            log: Arc::new(PluginLog::new(name.clone(), digest, plugin.limits.log_rate)),
+            log,
+            http,
             failures: FailureLog::new(name.clone(), digest.short()),
             breaker: Breaker::new(plugin.breaker, format!("{name}@{}", digest.short())),
             counters: Arc::new(CounterSet::default()),
             host_calls: self.host_calls.clone(),
+            seed: self.seed,
             labels: self.labels.clone(),
         };
         let (bytes, code) = (bytes.len(), Arc::new(code));
@@ -198,6 +236,21 @@ impl Runtime {
             tracing::warn!(path = %cache.path(&name).display(), %error, "the compiled component isn't cached");
         }
     }
+}
+
+/// A number that nobody knows who doesn't know the configuration with its secrets, and that all hosts of this configuration
+/// have in common, so that a plugin's verdict doesn't depend on which of them asks it.
+fn seed(config: &Config) -> u64 {
+    let secrets = config.kafka.properties.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
+    let token = config.store.token.as_deref().unwrap_or_default();
+    let texts =
+        [config.kafka.group.as_str(), &config.store.url, &config.store.bucket, token].into_iter().chain(secrets);
+    let mut hash = Sha256::new();
+    for text in texts {
+        hash.update(text.len().to_le_bytes());
+        hash.update(text);
+    }
+    hash.finalize().iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
 }
 
 fn file_name(plugin: &PluginConfig) -> String {

@@ -4,7 +4,7 @@
 //! [`LINE_BYTES`] bytes, whatever it does; lines that are left out are counted and reported. A line is one line: control
 //! characters are escaped. What a plugin printed before it failed is part of the failure's reason.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,6 +26,8 @@ const WAITING_LINES: usize = 64;
 /// Of what a plugin printed before it failed, its last lines are the failure's cause.
 const CAUSE_LINES: usize = 12;
 const CAUSE_LINE_BYTES: usize = 500;
+/// Different hosts, for example, that a version's warnings name at most.
+const MATTERS: usize = 64;
 
 /// The log of one version of a plugin, shared by its instances.
 pub(super) struct PluginLog {
@@ -35,6 +37,8 @@ pub(super) struct PluginLog {
     window: Mutex<Window>,
     /// The kinds of [`Denied`] that were reported, a bit each.
     reported: AtomicU8,
+    /// What [`Self::warn_once`] said.
+    said: Mutex<BTreeSet<String>>,
 }
 
 /// What a plugin asked for without having the grant.
@@ -69,6 +73,7 @@ impl PluginLog {
             lines_per_second,
             window: Mutex::new(window),
             reported: AtomicU8::new(0),
+            said: Mutex::default(),
         }
     }
 
@@ -93,10 +98,19 @@ impl PluginLog {
             tracing::debug!(%plugin, version, %grant, "while it starts, the plugin asks for {asked}: {instead}");
             return;
         }
-        let bit = what.bit();
-        if self.reported.load(Ordering::Relaxed) & bit != 0 || self.reported.fetch_or(bit, Ordering::Relaxed) & bit != 0
-        {
-            return;
+        if let Denied::Http(target) = what {
+            if !self.comes_first(format!("http {target}")) {
+                return;
+            }
+        } else {
+            let bit = what.bit();
+            let mut before = self.reported.load(Ordering::Relaxed);
+            if before & bit == 0 {
+                before = self.reported.fetch_or(bit, Ordering::Relaxed);
+            }
+            if before & bit != 0 {
+                return;
+            }
         }
         match what {
             Denied::Http(_) | Denied::Sockets => {
@@ -106,6 +120,21 @@ impl PluginLog {
                 tracing::info!(%plugin, version, %grant, "the plugin asked for {asked}, which isn't granted: {instead}")
             }
         }
+    }
+
+    /// Writes a warning about the plugin, the first time that it is about `matter`.
+    pub fn warn_once(&self, matter: &str, text: &str) {
+        if self.comes_first(matter.to_owned()) {
+            let (plugin, version) = (&self.plugin, &self.version);
+            tracing::warn!(%plugin, version, "{}", one_line(text, LINE_BYTES));
+        }
+    }
+
+    /// Whether this matter comes up for the first time. After [`MATTERS`] of them none does: a plugin may make up as many
+    /// as it likes.
+    fn comes_first(&self, matter: String) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.len() < MATTERS && said.insert(matter)
     }
 
     fn write(&self, level: Level, text: &str, record: Option<&InputRecord>) {
@@ -166,7 +195,7 @@ impl Denied<'_> {
             Self::Random => "randomness".into(),
             Self::Environment => "the environment".into(),
             Self::Directories => "directories".into(),
-            Self::Http(target) => format!("{target} by HTTP"),
+            Self::Http(target) => format!("{} by HTTP", one_line(target, CAUSE_LINE_BYTES)),
             Self::Sockets => "a socket".into(),
             Self::Writing => "writing into a directory".into(),
             Self::Outside => "a path outside of its directories".into(),
@@ -181,7 +210,7 @@ impl Denied<'_> {
             Self::Environment => "grants.environment = { NAME = \"value\" }".into(),
             Self::Directories | Self::Outside => "grants.directories = [{ path = \"…\", guest = \"/…\" }]".into(),
             Self::Writing => "grants.directories = [{ …, writable = true }]".into(),
-            Self::Http(target) => format!("grants.http = [{target:?}]"),
+            Self::Http(target) => format!("grants.http = [{:?}]", one_line(target, CAUSE_LINE_BYTES)),
             Self::Sockets => "none: sockets can't be granted, only grants.http".into(),
         }
     }

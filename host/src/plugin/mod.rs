@@ -8,6 +8,7 @@ mod bindings;
 mod breaker;
 mod builtin;
 mod cache;
+mod call_slot;
 #[cfg(test)]
 mod compat_tests;
 mod compiler;
@@ -22,6 +23,9 @@ mod failure_log;
 mod host_calls;
 mod host_functions;
 mod http;
+mod http_client;
+#[cfg(test)]
+mod http_client_tests;
 mod instance;
 mod loaded;
 mod loader;
@@ -50,6 +54,7 @@ pub use loader::Runtime;
 pub use signature::{SignatureError, SignedBy, claimed_signer, is_public_key, signature_file, verify};
 
 pub(crate) use breaker::{Admission, Breaker};
+pub(crate) use call_slot::{CallSlot, CallWatch, Overdue, calls_stage};
 pub(crate) use counters::{CounterSet, PluginCounters, increment};
 pub(crate) use instance::{Instance, Trouble};
 pub(crate) use loader::read;

@@ -10,6 +10,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView};
 
 use super::http::Gate;
+use super::http_client::HttpClient;
 use super::log::{Denied, LogStream, PluginLog, Printer, Printout};
 use super::memory::MAX_HANDLES;
 use crate::config::Grants;
@@ -40,7 +41,12 @@ pub(super) struct Sandbox {
 
 impl Sandbox {
     /// Fails if something that is granted doesn't exist.
-    pub fn new(grants: &Arc<Grants>, log: &Arc<PluginLog>, time_limit: Duration) -> Result<Self, String> {
+    pub fn new(
+        grants: &Arc<Grants>,
+        log: &Arc<PluginLog>,
+        http_client: Option<&Arc<HttpClient>>,
+        time_limit: Duration,
+    ) -> Result<Self, String> {
         let printout = Arc::new(Printout::new(log.clone()));
         let mut wasi = WasiCtx::builder();
         wasi.stdout(LogStream::new(printout.clone(), Printer::Output))
@@ -79,7 +85,7 @@ impl Sandbox {
             wasi: wasi.build(),
             resources,
             http,
-            gate: Gate::new(grants.clone(), log.clone(), time_limit),
+            gate: Gate::new(grants.clone(), log.clone(), http_client.cloned(), time_limit),
         })
     }
 

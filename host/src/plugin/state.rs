@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::http_client::HttpClient;
 use super::log::{Level, PluginLog};
 use super::memory::Memory;
 use super::sandbox::Sandbox;
@@ -17,6 +18,9 @@ pub(super) struct Setting<'a> {
     pub log_lines: u64,
     pub grants: &'a Arc<Grants>,
     pub log: &'a Arc<PluginLog>,
+    pub http: Option<&'a Arc<HttpClient>>,
+    /// What its hash tables are seeded with.
+    pub seed: u64,
     /// Which labels the plugin sees.
     pub labels: &'a Arc<LabelRules>,
     /// Of starting and configuring it.
@@ -30,6 +34,7 @@ pub(super) struct State {
     pub at: usize,
     pub memory: Memory,
     pub sandbox: Sandbox,
+    pub seed: u64,
     /// Which labels the plugin sees.
     pub labels: Arc<LabelRules>,
     /// How many lines the present call may still log.
@@ -43,7 +48,8 @@ impl State {
             outputs: Vec::new(),
             at: 0,
             memory: Memory::new(setting.memory_bytes),
-            sandbox: Sandbox::new(setting.grants, setting.log, setting.time_limit)?,
+            sandbox: Sandbox::new(setting.grants, setting.log, setting.http, setting.time_limit)?,
+            seed: setting.seed,
             labels: Arc::clone(setting.labels),
             log_lines: setting.log_lines,
         })

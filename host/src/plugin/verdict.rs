@@ -9,7 +9,7 @@ pub(crate) use super::bindings::reduct_sink::transform::types::Verdict;
 use super::bindings::reduct_sink::transform::types::{self, Change};
 use crate::config::PluginLimits;
 use crate::record::content_type::ContentType;
-use crate::record::entry_name::{EntryName, EntryPattern};
+use crate::record::entry_name::{EntriesAllowed, EntryName};
 use crate::record::{LabelChange, OutputRecord};
 
 /// The most outputs that one input record may become, over all plugins of the chain.
@@ -32,7 +32,7 @@ pub(super) enum Violation {
 pub(super) fn check(
     verdict: &Verdict,
     limits: &PluginLimits,
-    entries: Option<&[EntryPattern]>,
+    entries: &EntriesAllowed,
     output: &OutputRecord,
 ) -> Result<(), Violation> {
     match verdict {
@@ -66,14 +66,14 @@ fn changed(mut output: OutputRecord, change: Change) -> OutputRecord {
     output.content_type = change.content_type.or(output.content_type);
     output.payload = change.payload.map(Bytes::from).or(output.payload);
     let labels = change.labels.into_iter();
-    output.labels.extend(labels.map(|label| LabelChange { name: label.name, value: label.value }));
+    output.labels.add(labels.map(|label| LabelChange { name: label.name, value: label.value }).collect());
     output
 }
 
 fn check_changes(
     changes: &[Change],
     limits: &PluginLimits,
-    entries: Option<&[EntryPattern]>,
+    entries: &EntriesAllowed,
     output: &OutputRecord,
 ) -> Result<(), Violation> {
     let before: usize = output.labels.iter().map(LabelChange::size).sum();
@@ -103,14 +103,16 @@ fn check_changes(
     Ok(())
 }
 
-fn check_entry(change: &Change, allowed: Option<&[EntryPattern]>, output: &OutputRecord) -> Result<(), String> {
-    let (Some(entry), Some(allowed)) = (&change.entry, allowed) else { return Ok(()) };
-    let topic = &output.input.source.topic;
-    if allowed.iter().any(|pattern| pattern.allows(entry, topic)) {
+fn check_entry(change: &Change, allowed: &EntriesAllowed, output: &OutputRecord) -> Result<(), String> {
+    let Some(entry) = &change.entry else { return Ok(()) };
+    if allowed.allows(entry, &output.input.source.topic) {
         return Ok(());
     }
-    let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
-    Err(format!("it chose the entry {entry}; its `limits.entries` allow {}", allowed.join(", ")))
+    let default = if *allowed == EntriesAllowed::OfTopic { ", which is the default" } else { "" };
+    Err(format!(
+        "it chose the entry {entry}, and its `limits.entries` allow {allowed}{default}; to allow this one, set \
+         limits.entries = [{entry:?}] for the plugin, in which `*` stands for anything"
+    ))
 }
 
 fn check_names(change: &Change) -> Result<(), String> {

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use wasmtime::component::{HasData, Linker, Resource};
+use wasmtime::component::{HasData, Linker, Resource, Val};
 use wasmtime_wasi::cli::WasiCliView;
 use wasmtime_wasi::clocks::WasiClocksView;
 use wasmtime_wasi::filesystem::WasiFilesystemView;
@@ -37,6 +37,11 @@ const HTTP_CONSTRUCTORS: [&str; 5] = [
     "[constructor]outgoing-response",
     "[constructor]request-options",
 ];
+/// The functions that make sockets.
+const SOCKETS: [(&str, &str); 2] = [
+    ("wasi:sockets/tcp-create-socket@0.2.12", "create-tcp-socket"),
+    ("wasi:sockets/udp-create-socket@0.2.12", "create-udp-socket"),
+];
 const NO_HTTP: &str = "it used wasi:http without a grant: add the host that it asks to the plugin's `grants.http`";
 /// How far the clock of a plugin without a real one moves with each reading: so that waiting for a time ends.
 const READING: Duration = Duration::from_micros(1);
@@ -55,7 +60,22 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     insecure::add_to_linker::<_, Guarded>(linker, |state| state)?;
     insecure_seed::add_to_linker::<_, Guarded>(linker, |state| state)?;
     wasi_files::link(linker)?;
+    link_no_sockets(linker)?;
     linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// Sockets aren't even created: each is an open file of the host, whatever may be done with it.
+fn link_no_sockets(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    for (interface, function) in SOCKETS {
+        linker.instance(interface)?.func_new(function, |store, _, _, results| {
+            store.data().sandbox.denied(Denied::Sockets, "it got none");
+            if let Some(result) = results.first_mut() {
+                *result = Val::Result(Err(Some(Box::new(Val::Enum("access-denied".into())))));
+            }
+            Ok(())
+        })?;
+    }
     Ok(())
 }
 
@@ -196,7 +216,7 @@ impl State {
     /// Randomness for a plugin that has no other.
     fn dice(&mut self) -> &mut fastrand::Rng {
         self.sandbox.denied(Denied::Random, "it found numbers that follow from the record");
-        let seed = self.present().map_or(SEED, seed);
+        let seed = self.present().map_or(SEED, seed) ^ self.seed;
         self.sandbox.random.get_or_insert_with(|| fastrand::Rng::with_seed(seed))
     }
 
@@ -244,12 +264,13 @@ impl insecure::Host for State {
     }
 }
 
-/// What runtimes seed their hash tables with. All of them ask for it at their start, so it isn't reported as denied.
+/// What runtimes seed their hash tables with. It depends on what the configuration keeps secret, so that a producer can't
+/// choose keys that collide. All of them ask for it at their start, so it isn't reported as denied.
 impl insecure_seed::Host for State {
     fn insecure_seed(&mut self) -> wasmtime::Result<(u64, u64)> {
         match self.sandbox.grants.random {
             true => insecure_seed::Host::insecure_seed(self.random()),
-            false => Ok((SEED, SEED.rotate_left(32))),
+            false => Ok((SEED ^ self.seed, SEED.rotate_left(32) ^ self.seed.rotate_left(17))),
         }
     }
 }

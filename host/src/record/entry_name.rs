@@ -67,6 +67,56 @@ impl EntryPattern {
     }
 }
 
+/// The entries that a plugin may choose.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum EntriesAllowed {
+    /// All of them: what the template makes of a choice lies where the operator wrote.
+    #[default]
+    Any,
+    /// The topic's own name, and names below it.
+    OfTopic,
+    /// Those that fit one of these.
+    Listed(Vec<EntryPattern>),
+}
+
+impl EntriesAllowed {
+    /// Where the configuration lists none: with nothing in front of a plugin's choice, another choice than one below the
+    /// topic could be another sink's entry.
+    pub fn by_default(template: Option<&str>) -> Self {
+        match template {
+            Some(text) if !text.starts_with("{name}") => Self::Any,
+            _ => Self::OfTopic,
+        }
+    }
+
+    /// Whether the entry may be chosen for a record of this topic.
+    pub fn allows(&self, entry: &str, topic: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::OfTopic => {
+                let below = entry.strip_prefix(topic_segment(topic).as_str());
+                below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+            }
+            Self::Listed(patterns) => patterns.iter().any(|pattern| pattern.allows(entry, topic)),
+        }
+    }
+}
+
+/// As it is said where a choice is refused.
+impl fmt::Display for EntriesAllowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any entry"),
+            Self::OfTopic => f.write_str("{topic} and {topic}/*"),
+            Self::Listed(patterns) if patterns.is_empty() => f.write_str("none"),
+            Self::Listed(patterns) => {
+                let texts: Vec<String> = patterns.iter().map(ToString::to_string).collect();
+                f.write_str(&texts.join(", "))
+            }
+        }
+    }
+}
+
 impl fmt::Display for EntryPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -269,6 +319,33 @@ mod tests {
         }
         for good in ["a", "a/b-c_D9/0", &"x".repeat(255)] {
             EntryName::parse(good).unwrap();
+        }
+    }
+
+    #[test]
+    fn by_default_a_plugin_chooses_below_its_topic_or_below_what_the_operator_wrote() {
+        let of_topic = EntriesAllowed::by_default(None);
+        for (entry, topic, allowed) in [
+            ("camera", "camera", true),
+            ("camera/left", "camera", true),
+            ("line_2E7/a/b", "line.7", true),
+            ("camera2", "camera", false),
+            ("camera2/left", "camera", false),
+            ("lidar/camera", "camera", false),
+            ("line.7", "line.7", false),
+            ("Camera", "camera", false),
+        ] {
+            assert_eq!(of_topic.allows(entry, topic), allowed, "{entry} of {topic}");
+        }
+        for (template, any) in [
+            ("{name}", false),
+            ("{name}/{partition}", false),
+            ("{name}-{topic}", false),
+            ("{topic}/{name}", true),
+            ("plant/{name}/{partition}", true),
+            ("{topic}/{partition}", true),
+        ] {
+            assert_eq!(EntriesAllowed::by_default(Some(template)) == EntriesAllowed::Any, any, "{template}");
         }
     }
 

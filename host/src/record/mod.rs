@@ -100,6 +100,64 @@ impl LabelChange {
     }
 }
 
+/// Label changes in the order they were made. What one plugin made is shared by all parts of a later split.
+#[derive(Debug, Clone, Default)]
+pub struct LabelChanges(Vec<Arc<[LabelChange]>>);
+
+impl LabelChanges {
+    /// Puts one plugin's changes behind those that are there.
+    pub fn add(&mut self, changes: Vec<LabelChange>) {
+        if !changes.is_empty() {
+            self.0.push(changes.into());
+        }
+    }
+
+    /// Each change, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &LabelChange> {
+        self.0.iter().flat_map(|changes| changes.iter())
+    }
+
+    /// How many changes there are.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|changes| changes.len()).sum()
+    }
+
+    /// Whether no label was changed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The bytes that these changes take in memory beside those that are `known`, which are noted there.
+    fn bytes_beside(&self, known: &mut Vec<*const LabelChange>) -> usize {
+        let mut bytes = 0;
+        for changes in &self.0 {
+            // Parts of one split follow each other, so what they share was noted last.
+            if !known.iter().rev().take(SHARED_BY_PARTS).any(|one| *one == changes.as_ptr()) {
+                known.push(changes.as_ptr());
+                bytes += changes.iter().map(|change| size_of::<LabelChange>() + change.size()).sum::<usize>();
+            }
+        }
+        bytes
+    }
+}
+
+/// How many label changes of earlier plugins are looked for among those of the parts before.
+const SHARED_BY_PARTS: usize = 16;
+
+impl PartialEq<Vec<LabelChange>> for LabelChanges {
+    fn eq(&self, other: &Vec<LabelChange>) -> bool {
+        self.iter().eq(other)
+    }
+}
+
+impl From<Vec<LabelChange>> for LabelChanges {
+    fn from(changes: Vec<LabelChange>) -> Self {
+        let mut all = Self::default();
+        all.add(changes);
+        all
+    }
+}
+
 /// One record on its way to ReductStore: its input, and what the chain changed.
 #[derive(Debug, Clone)]
 pub struct OutputRecord {
@@ -112,7 +170,7 @@ pub struct OutputRecord {
     /// Microseconds since the Unix epoch as a plugin chose them; `None`: derived from the input.
     pub timestamp_us: Option<u64>,
     /// Label changes of the plugins in the order they were made, on top of the labels made from the headers.
-    pub labels: Vec<LabelChange>,
+    pub labels: LabelChanges,
     /// The content type, if one was chosen.
     pub content_type: Option<String>,
     /// A payload that a plugin replaced; `None`: the input's.
@@ -140,7 +198,7 @@ impl OutputRecord {
             index: None,
             entry: None,
             timestamp_us: None,
-            labels: Vec::new(),
+            labels: LabelChanges::default(),
             content_type: None,
             payload: None,
             handled_by: None,
@@ -164,11 +222,17 @@ impl OutputRecord {
         Identity { source: source.clone(), topic_id: *topic_id, offset: *offset, index: self.index }
     }
 
-    /// What the plugins' changes occupy in memory, in bytes, for the in-flight budget.
-    pub fn changed_bytes(&self) -> usize {
-        let texts = [&self.entry, &self.content_type].into_iter().flatten().map(String::len).sum::<usize>();
-        let labels: usize = self.labels.iter().map(|label| size_of::<LabelChange>() + label.size()).sum();
-        self.payload.as_ref().map_or(0, Bytes::len) + texts + labels
+    /// What the plugins' changes of one record's outputs occupy in memory, in bytes, for the in-flight budget. What the
+    /// parts of a split share counts once.
+    pub fn changed_bytes(outputs: &[Self]) -> usize {
+        let mut known = Vec::new();
+        let mut bytes = 0;
+        for output in outputs {
+            let texts = [&output.entry, &output.content_type].into_iter().flatten().map(String::len).sum::<usize>();
+            let labels = output.labels.bytes_beside(&mut known);
+            bytes += output.payload.as_ref().map_or(0, Bytes::len) + texts + labels;
+        }
+        bytes
     }
 
     /// The bytes to write: a tombstone has none.

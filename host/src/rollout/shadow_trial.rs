@@ -100,7 +100,8 @@ impl StageObserver for ShadowTrial {
     fn observe(&self, given: Vec<OutputRecord>, made: Result<&[OutputRecord], &Trouble>, took: Duration) {
         let active = VersionAnswer::of(made, took);
         let outputs = given.iter().chain(made.unwrap_or_default());
-        let bytes = outputs.map(|output| output.input.size() + output.changed_bytes()).sum();
+        let bytes =
+            outputs.map(|output| output.input.size() + OutputRecord::changed_bytes(std::slice::from_ref(output))).sum();
         self.waiting.fetch_add(bytes, Ordering::Relaxed);
         if self.samples.try_send(Sample { given, active, bytes }).is_err() {
             self.waiting.fetch_sub(bytes, Ordering::Relaxed);

@@ -12,7 +12,7 @@ use crate::record::{OutputRecord, Rejection};
 
 /// Hands a record's outputs to the sink; its offset is acknowledged with the last of them.
 pub fn hand_over(sink: &Sink, state: &Arc<PartitionState>, outputs: Vec<OutputRecord>, ack: AckHandle) {
-    let own = outputs.iter().map(OutputRecord::changed_bytes).sum();
+    let own = OutputRecord::changed_bytes(&outputs);
     let more = outputs.len().saturating_sub(1);
     if more > 0 || own > 0 {
         ack.grow(more, own);

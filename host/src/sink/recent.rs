@@ -6,7 +6,8 @@
 //! If there are more than [`MEMORY`] in all, the entries written to longest ago are forgotten. Plain values without I/O.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crate::record::entry_name::EntryName;
@@ -146,9 +147,15 @@ impl Recent {
     }
 }
 
+/// A hasher with this process's own seed: a producer can't make two payloads that it takes for one.
+pub fn hasher() -> DefaultHasher {
+    static SEEDED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    SEEDED.build_hasher()
+}
+
 /// Tells a payload from one that is cut, moved or overwritten, at a cost that doesn't grow with it.
 pub fn sketch(payload: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
+    let mut hasher = hasher();
     hasher.write_usize(payload.len());
     let step = (payload.len() / PLACES).max(PLACE);
     for chunk in payload.chunks(step) {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::Hasher;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -126,7 +126,7 @@ pub struct Claim {
 
 /// Tells damaged bytes from whole ones; never leaves this process.
 pub fn checksum(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
+    let mut hasher = super::recent::hasher();
     hasher.write(bytes);
     hasher.finish()
 }

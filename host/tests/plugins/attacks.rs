@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reduct_sink::config::{FailurePolicy, GrantedDirectory, InstancesFor, PluginConfig};
 use reduct_sink::plugin::LoadProblem;
-use reduct_sink::record::entry_name::EntryPattern;
+use reduct_sink::record::entry_name::{EntriesAllowed, EntryPattern};
 use reduct_sink::record::{InputRecord, TopicPartition};
 
 use crate::bed::{Bed, dead_letter, input, keep_log, load_error, logged, output, outputs, record, runtime};
@@ -298,7 +298,8 @@ fn a_plugin_chooses_only_the_entries_that_it_may() {
     let choose = |entry: &str, allowed: &[&str]| {
         let bed =
             Bed::of(&[]).with("chooser", &guest(&format!(r#"(call $entry $"{entry}") (call $change)"#)), |plugin| {
-                plugin.entries = Some(allowed.iter().map(|pattern| EntryPattern::parse(pattern).unwrap()).collect());
+                let listed = allowed.iter().map(|pattern| EntryPattern::parse(pattern).unwrap()).collect();
+                plugin.entries = EntriesAllowed::Listed(listed);
             });
         bed.chain().transform(&input(1))
     };

@@ -378,7 +378,8 @@ fn a_wrong_configuration_leaves_the_old_one_at_work_and_says_where() {
 
 #[test]
 fn a_changed_configuration_of_a_plugin_takes_over_or_is_refused() {
-    let table = |name: &str| format!("{HEAD}[[plugins]]\npath = \"entry.wasm\"\nconfig = {{ n = \"{name}\" }}\n");
+    let keys = "path = \"entry.wasm\"\nlimits.entries = [\"*\"]";
+    let table = |name: &str| format!("{HEAD}[[plugins]]\n{keys}\nconfig = {{ n = \"{name}\" }}\n");
     let mut configured = Configured::new(&table("one").replace(HEAD, ""));
     let entry = |configured: &mut Configured| {
         configured.chain.refresh();
@@ -398,8 +399,9 @@ fn a_changed_configuration_of_a_plugin_takes_over_or_is_refused() {
 
 #[test]
 fn a_file_that_a_value_comes_from_is_watched() {
-    let mut configured =
-        Configured::new("[[plugins]]\npath = \"entry.wasm\"\nconfig = { n = { file = \"secret\" } }\n");
+    let mut configured = Configured::new(
+        "[[plugins]]\npath = \"entry.wasm\"\nlimits.entries = [\"*\"]\nconfig = { n = { file = \"secret\" } }\n",
+    );
     let entry = |configured: &mut Configured| {
         configured.chain.refresh();
         output(configured.chain.transform(&input(1))).entry.unwrap()

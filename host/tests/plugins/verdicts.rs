@@ -59,7 +59,7 @@ fn change_sets_what_it_names_and_leaves_the_rest() {
     assert_eq!(changed.payload, Some(Bytes::from_static(b"pixels")));
     let expected = [("line", Some("7")), ("size", None)];
     let expected = expected.map(|(name, value)| LabelChange { name: name.into(), value: value.map(Into::into) });
-    assert_eq!(changed.labels, expected);
+    assert_eq!(changed.labels, expected.to_vec());
     assert_eq!(changed.index, None);
 }
 

@@ -122,12 +122,18 @@ pub(super) fn tell(reports: &[CaseReport]) -> Result<(), CommandError> {
 }
 
 /// What readers will see: the entry depends on the topic, and the host adds labels.
-fn print_stored(StoredView { entry, entry_of_partition, labels }: &StoredView) {
+fn print_stored(StoredView { entry, entry_of_partition, needs_entry, labels }: &StoredView) {
     let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
     print(format_args!(
         "        stored in {entry} ({entry_of_partition} if its topic has several partitions), labels {}",
         labels.join(" ")
     ));
+    if let Some(chosen) = needs_entry {
+        print(format_args!(
+            "        the host allows the entry {chosen:?} only if the plugin's limits.entries have it: by default a plugin \
+             chooses the topic's own name or one below it"
+        ));
+    }
 }
 
 /// Leaves expectations alone that are met: their author may have written them in another way.

@@ -136,10 +136,24 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "plugins.limits.entries",
         Takes::Texts("entry names with `*` for anything and `{topic}` for the topic's own name"),
-        Derived("any"),
-        "The entries that the plugin may choose, before the template of `store.entry` is applied. Another choice is a failure.",
+        Derived("`[\"{topic}\", \"{topic}/*\"]`; any where `store.entry` puts something in front of `{name}`"),
+        "The entries that the plugin may choose, before the template of `store.entry` is applied. Another choice is a failure. \
+         `[\"*\"]` allows any, also those that another sink writes in the same bucket.",
     )
     .example("[\"images/*\", \"{topic}/*\"]"),
+    Key::new(
+        "plugins.limits.http_connections",
+        Takes::Number { min: 1, max: 1000 },
+        Preset::Number(16),
+        "How many HTTP connections the plugin may have at a time, over all workers. A request above it gets the error \
+         `connection-limit-reached`.",
+    ),
+    Key::new(
+        "plugins.limits.http_size",
+        Takes::Size { min: KB, max: GB },
+        Preset::Size(16 * MB),
+        "How many bytes one HTTP request may send, and how many its answer may have. A connection that exceeds it is closed.",
+    ),
     Key::new(
         "plugins.limits.file_size",
         Takes::Size { min: KB, max: GB },
@@ -204,11 +218,28 @@ pub(super) const KEYS: &[Key] = &[
     .example("[{ path = \"models\", guest = \"/models\", writable = false }]"),
     Key::new(
         "plugins.grants.http",
-        Takes::Texts("`host:port`"),
+        Takes::Texts("`host:port` or `https://host:port`"),
         Absent,
-        "Hosts with their ports to which the plugin may send HTTP requests.",
+        "Hosts with their ports to which the plugin may send HTTP requests; with `https://` in front, by HTTPS only. A name \
+         that leads to an address that isn't public is refused, unless `http_networks` has it. An address that stands here \
+         itself is allowed, and so is `localhost`. A request ends within the call's `timeout`.",
     )
-    .example("[\"example.com:443\"]"),
+    .example("[\"https://example.com:443\"]"),
+    Key::new(
+        "plugins.grants.http_networks",
+        Takes::Texts("networks or addresses"),
+        Absent,
+        "Networks that aren't public (private, loopback, link-local, where clouds keep their metadata) in which the names of \
+         `http` may lie.",
+    )
+    .example("[\"10.0.0.0/8\"]"),
+    Key::new(
+        "plugins.grants.http_ca",
+        Takes::Path("a PEM file"),
+        Absent,
+        "Certificate authorities that HTTPS trusts beside the public ones.",
+    )
+    .example("\"registry-ca.pem\""),
     Key::new(
         "plugins.when.topics",
         Takes::Texts("names of topics, or patterns that begin with `^`"),

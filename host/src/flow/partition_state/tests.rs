@@ -59,6 +59,25 @@ fn a_lost_handle_holds_the_offset_and_frees_the_budget() {
 }
 
 #[test]
+fn an_abandoned_partition_goes_on_without_the_record_that_its_worker_has() {
+    let state = at(4);
+    let lost = state.receive(4, 1).unwrap();
+    let written = state.receive(5, 1).unwrap();
+    let request = state.request();
+    state.abandon();
+    assert!(state.may_write() && state.receive(6, 1).is_none(), "what is queued is still written");
+    assert_eq!(state.try_end(), None, "a request is under way");
+    drop(request);
+    assert_eq!(state.try_end(), None, "one record is with a writer");
+    written.acknowledge();
+    assert!(!state.wait_drained(Duration::from_secs(3600)), "nobody waits for the lost one");
+    assert_eq!(state.try_end().unwrap().offset, 4, "the record is read again");
+    // The thread comes back after all: too late.
+    lost.acknowledge();
+    assert!(!state.is_record_lost() && !state.may_write() && state.commit_point().is_none());
+}
+
+#[test]
 fn reading_stops_far_ahead_of_a_stuck_record() {
     let state = state(&Arc::new(Budget::new(usize::MAX, usize::MAX)), CommitPoint::default(), 0);
     let stuck = state.receive(0, 1).unwrap();

@@ -168,7 +168,7 @@ impl LabelRules {
                 set(name, header.value.as_deref());
             }
         }
-        for change in &output.labels {
+        for change in output.labels.iter() {
             set(label_name(change.name.as_bytes(), self.lowercase), change.value.as_deref().map(str::as_bytes));
         }
         labels

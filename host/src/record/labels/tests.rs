@@ -91,7 +91,8 @@ fn plugins_change_labels_in_order_and_what_they_removed_is_nowhere() {
         change("kafka.offset", Some("9")),
         change("e", Some("x")),
         change("e", Some("")),
-    ];
+    ]
+    .into();
     let (plain, exact) = labels(&record);
     assert_eq!(plain, "deviceid=a kafka_offset=9 name=n%C3%A4h%0A");
     assert_eq!(exact.as_deref(), Some("deviceId"));
