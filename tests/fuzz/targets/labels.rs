@@ -26,7 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
     // What plugins set on top, and what a dead letter says of it.
     while !input.0.is_empty() {
         let change = LabelChange { name: input.text(), value: (input.byte() & 1 == 1).then(|| input.text()) };
-        output.labels.push(change);
+        output.labels.add(vec![change]);
     }
     let changed = rules.record_labels(&output);
     assert!(changed.keys().all(|name| !name.starts_with("kafka.") && !name.starts_with("sink.")), "{changed:?}");
