@@ -99,7 +99,7 @@ async fn a_dry_run_tells_what_a_run_then_does_and_leaves_no_trace() -> Result<()
     let folder = tempfile::tempdir()?;
     let (component, file) = (folder.path().join("dry.wasm"), folder.path().join("sink.toml"));
     fs::write(&component, plugin)?;
-    let config = bed.sink_config(&topic).plugin("dry", &component, "")?;
+    let config = bed.sink_config(&topic).plugin_with("dry", &component, "limits.entries = ['dry']")?;
     fs::write(&file, config.text())?;
     let file = file.display().to_string();
     let dry_run = |more: &[&str]| {

@@ -19,7 +19,7 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(30);
 const BOUND: Duration = Duration::from_secs(120);
 
 /// One request without a client's help; gives the code and the body.
-fn request(address: &str, head: &str) -> Result<(u16, String)> {
+pub fn request(address: &str, head: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.write_all(head.as_bytes())?;
@@ -31,7 +31,7 @@ fn request(address: &str, head: &str) -> Result<(u16, String)> {
     Ok((code, body))
 }
 
-fn get(address: &str, path: &str) -> Result<(u16, String)> {
+pub fn get(address: &str, path: &str) -> Result<(u16, String)> {
     request(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
 }
 
@@ -70,7 +70,7 @@ fn status(address: &str) -> Result<Value> {
     Ok(serde_json::from_str(&get(address, "/status")?.1)?)
 }
 
-fn address() -> Result<String> {
+pub fn address() -> Result<String> {
     Ok(format!("127.0.0.1:{}", process::free_port()?))
 }
 

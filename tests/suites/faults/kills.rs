@@ -99,7 +99,7 @@ fn torn_log_with_a_seldom_entry(name: &str) -> Result<(Store, Trial, TempDir)> {
     let folder = process::data_folder("seldom")?;
     let file = folder.path().join("seldom.wasm");
     std::fs::write(&file, guests::seldom())?;
-    trial.config = trial.config.plugin("seldom", &file, "")?;
+    trial.config = trial.config.plugin_with("seldom", &file, "limits.entries = ['seldom']")?;
     Ok((store, trial, folder))
 }
 

@@ -6,66 +6,16 @@ use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::verify::{Expected, compare};
 use reduct_sink_testbed::{Message, Produced, Sink, Stored, bed, long, payload, process, read_back, unique};
 
-use super::{CATCH_UP, has_died, note};
-use crate::guest::Guest;
+use super::misdeeds::{Fate, Misdeed, forever, misdeed, times};
+use super::{CATCH_UP, by_answers, by_wasi, has_died, note};
 
 /// The first record that somebody misbehaves on; before it all instances have had something to do.
 const FIRST: u64 = 20;
 const PARTITIONS: i32 = 2;
 
-/// What becomes of the record that a plugin misbehaves on.
-enum Fate {
-    /// A dead letter whose reason says this.
-    Letter(&'static str),
-    /// It is written as it was: nothing that matters has happened.
-    Written,
-    /// One or the other, once: the host may be able to store it or not.
-    Either,
-}
-
-struct Misdeed {
-    name: &'static str,
-    fate: Fate,
-    body: String,
-    /// Imports, and further fields, of the core module; and the WIT of what they import.
-    more: (&'static str, &'static str),
-}
-
-fn misdeed(name: &'static str, fate: Fate, body: impl Into<String>) -> Misdeed {
-    Misdeed { name, fate, body: body.into(), more: ("", "") }
-}
-
-impl Misdeed {
-    fn with(mut self, fields: &'static str) -> Self {
-        self.more.0 = fields;
-        self
-    }
-
-    fn importing(mut self, imports: &'static str, wit: &'static str) -> Self {
-        self.more = (imports, wit);
-        self
-    }
-
-    /// Keeps all records but the one at `offset`.
-    fn component(&self, offset: u64) -> Vec<u8> {
-        let guard = format!("(if (i64.ne (local.get $offset) (i64.const {offset})) (then (return (call $keep))))");
-        let guest = Guest::new(&format!("{guard} {}", self.body));
-        let (imports, wit) = self.more;
-        guest.importing(imports, wit, if wit.is_empty() { "transform" } else { "hostile" }).build()
-    }
-}
-
-/// `body` over and over.
-fn forever(body: &str) -> String {
-    format!("(loop $ever {body} (br $ever)) unreachable")
-}
-
-/// `body`, `count` times.
-fn times(count: u32, body: &str) -> String {
-    format!(
-        "(loop $more {body} (local.set $n (i32.add (local.get $n) (i32.const 1)))
-           (br_if $more (i32.lt_u (local.get $n) (i32.const {count}))))"
-    )
+/// Traps, loops, wrong answers and nuisances.
+pub fn all() -> Vec<Misdeed> {
+    [traps(), wrong_answers(), nuisances()].into_iter().flatten().collect()
 }
 
 fn traps() -> Vec<Misdeed> {
@@ -96,19 +46,6 @@ fn traps() -> Vec<Misdeed> {
             Letter("memory limit"),
             forever("(if (i32.eq (i32.const -1) (memory.grow (i32.const 64))) (then unreachable))"),
         ),
-        misdeed("sleeping", Letter("time limit"), forever("(call $block (call $sleep (i64.const 3600000000000)))"))
-            .importing(CLOCK, CLOCK_WIT),
-        misdeed("handles", Letter("resource table"), forever("(drop (call $sleep (i64.const 1)))"))
-            .importing(CLOCK, CLOCK_WIT),
-        misdeed(
-            "randomness",
-            Letter("random bytes"),
-            "(call $random (i64.const 0x10000000000) (i32.const 2048)) unreachable",
-        )
-        .importing(RANDOM, RANDOM_WIT),
-        misdeed("exit", Letter("exit"), "(call $exit (i32.const 1)) unreachable").importing(EXIT, EXIT_WIT),
-        misdeed("foreign-handle", Letter("unknown handle index"), "(call $block (i32.const 77)) unreachable")
-            .importing(CLOCK, CLOCK_WIT),
     ]
 }
 
@@ -181,14 +118,14 @@ async fn plugins_that_misbehave_spoil_their_own_records_only() -> Result<()> {
     let kafka = bed.kafka.client();
     let topic = unique("hostile");
     kafka.create_topic(&topic, PARTITIONS)?;
-    let misdeeds: Vec<Misdeed> = traps().into_iter().chain(wrong_answers()).chain(nuisances()).collect();
+    let misdeeds: Vec<Misdeed> = [all(), by_wasi::all(), by_answers::all()].into_iter().flatten().collect();
     let folder = process::data_folder("hostile")?;
     let mut config = bed.sink_config(&topic).set("cache.path", "");
     for (offset, misdeed) in (FIRST..).zip(&misdeeds) {
         let path = folder.path().join(format!("{}.wasm", misdeed.name));
         std::fs::write(&path, misdeed.component(offset))?;
-        let keys = "timeout = '200ms'\nmemory = '8MB'\nattempts = 2\nlimits.verdict = '1MB'";
-        config = config.plugin_with(misdeed.name, &path, keys)?;
+        let keys = format!("timeout = '200ms'\nmemory = '8MB'\nattempts = 2\nlimits.verdict = '1MB'\n{}", misdeed.keys);
+        config = config.plugin_with(misdeed.name, &path, &keys)?;
     }
     let after = if long() { 20_000 } else { 30 };
     let records = (FIRST + misdeeds.len() as u64 + after) * PARTITIONS as u64;
@@ -247,23 +184,3 @@ fn by_place(letters: &[Stored]) -> Result<BTreeMap<(u32, u64), (String, String)>
     }
     Ok(by_place)
 }
-
-const CLOCK: &str = r#"(import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $sleep (param i64) (result i32)))
-           (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))"#;
-const CLOCK_WIT: &str = "package test:hostile;
-  package wasi:io@0.2.0 { interface poll { resource pollable { block: func(); } } }
-  package wasi:clocks@0.2.0 {
-    interface monotonic-clock { use wasi:io/poll@0.2.0.{pollable}; subscribe-duration: func(when: u64) -> pollable; }
-  }
-  world hostile {
-    include reduct-sink:transform/transform@0.1.0;
-    import wasi:io/poll@0.2.0; import wasi:clocks/monotonic-clock@0.2.0;
-  }";
-const RANDOM: &str = r#"(import "wasi:random/random@0.2.0" "get-random-bytes" (func $random (param i64 i32)))"#;
-const RANDOM_WIT: &str = "package test:hostile;
-  package wasi:random@0.2.0 { interface random { get-random-bytes: func(len: u64) -> list<u8>; } }
-  world hostile { include reduct-sink:transform/transform@0.1.0; import wasi:random/random@0.2.0; }";
-const EXIT: &str = r#"(import "wasi:cli/exit@0.2.0" "exit" (func $exit (param i32)))"#;
-const EXIT_WIT: &str = "package test:hostile;
-  package wasi:cli@0.2.0 { interface exit { exit: func(status: result); } }
-  world hostile { include reduct-sink:transform/transform@0.1.0; import wasi:cli/exit@0.2.0; }";

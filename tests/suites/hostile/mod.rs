@@ -1,8 +1,16 @@
 //! Hostile plugins on the real servers: the host lives, every record that a plugin doesn't spoil itself is exact, and
 //! each misdeed is told with its reason, in the dead letter or in the log.
 
+mod alone;
 mod at_work;
+mod by_answers;
+mod by_wasi;
+mod callers;
+mod hung;
 mod loading;
+mod misdeeds;
+mod producers;
+mod secrets;
 
 use std::time::Duration;
 

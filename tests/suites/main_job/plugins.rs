@@ -53,8 +53,9 @@ async fn each_plugin_sees_what_the_ones_before_it_changed() -> Result<()> {
         ]
     "#;
     let route = r#"
-        rules = [{ when = [{ field = "label:side", exists = true }], entry = "cameras/{label:side}" }]
-        default = "other"
+        limits.entries = ["cameras/*", "other"]
+        config.rules = [{ when = [{ field = "label:side", exists = true }], entry = "cameras/{label:side}" }]
+        config.default = "other"
     "#;
     let filter = r#"
         on_match = "drop"
@@ -63,7 +64,7 @@ async fn each_plugin_sees_what_the_ones_before_it_changed() -> Result<()> {
     let config = bed
         .sink_config(&topic)
         .plugin("relabel", &guest::plugin("relabel")?, relabel)?
-        .plugin("route", &guest::plugin("route")?, route)?
+        .plugin_with("route", &guest::plugin("route")?, route)?
         .plugin("filter", &guest::plugin("filter")?, filter)?;
     let stored = run_through(bed, &config, &[&topic]).await?;
     assert_exact(&produced[..2], &stored)?;

@@ -43,7 +43,12 @@ async fn spread_over(entries: u64, records: u64) -> Result<Cost> {
     let kafka = bed.kafka.client();
     let topic = unique("entries");
     kafka.create_topic(&topic, 1)?;
-    let config = bed.sink_config(&topic).plugin("route", &guest::plugin("route")?, "default = \"by-key/{key}\"")?;
+    let config = bed.sink_config(&topic).plugin_with(
+        "route",
+        &guest::plugin("route")?,
+        "limits.entries = ['by-key/*']
+config.default = 'by-key/{key}'",
+    )?;
     let mut sink = Sink::start(&config)?;
     let pid = sink.process().pid();
     limit_open_files(pid, 1024)?;
