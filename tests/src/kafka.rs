@@ -23,7 +23,22 @@ pub struct Kafka {
     port: u16,
     /// Where the cluster's controller listens.
     controller: u16,
+    listeners: Vec<(&'static str, u16)>,
+    /// Options of the JVM that runs it.
+    options: Vec<String>,
     process: Process,
+}
+
+/// What a Kafka has beside its plain listener.
+#[derive(Default)]
+pub struct Security<'a> {
+    /// Names and protocols, such as `MTLS` and `SSL`.
+    pub listeners: &'a [(&'static str, &'a str)],
+    pub properties: &'a [(&'a str, &'a str)],
+    /// User names and passwords for SCRAM-SHA-512.
+    pub scram_users: &'a [(&'a str, &'a str)],
+    /// Options of the JVM that runs it.
+    pub options: Vec<String>,
 }
 
 impl Kafka {
@@ -40,12 +55,26 @@ impl Kafka {
 
     /// The same without waiting: for a Kafka that the tests' own client can't reach, or may not use.
     pub fn start_unready(properties: &[(&str, &str)]) -> Result<Self> {
+        Self::start_secured(&Security { properties, ..Security::default() })
+    }
+
+    /// Starts a Kafka with further listeners, and doesn't wait until it is ready.
+    pub fn start_secured(security: &Security<'_>) -> Result<Self> {
         let home = process::data_folder("kafka")?;
         let log = process::new_log("kafka")?;
         let (port, controller) = (process::free_port()?, process::free_port()?);
-        let settings = server_properties(home.path(), port, controller, properties);
-        let process = start_new(home.path(), &log, &settings, &["--standalone"])?;
-        Ok(Self { home, log, port, controller, process })
+        let mut listeners = Vec::new();
+        for (name, _) in security.listeners {
+            listeners.push((*name, process::free_port()?));
+        }
+        let settings = server_properties(home.path(), port, controller, &listeners, security);
+        let mut format = vec!["--standalone".to_owned()];
+        for (user, password) in security.scram_users {
+            format.extend(["--add-scram".into(), format!("SCRAM-SHA-512=[name={user},password={password}]")]);
+        }
+        let options = security.options.clone();
+        let process = start_new(home.path(), &log, &settings, &format, &options)?;
+        Ok(Self { home, log, port, controller, listeners, options, process })
     }
 
     /// Starts another broker of this cluster, and waits until it is registered. It has no part in the controller.
@@ -53,12 +82,14 @@ impl Kafka {
         let home = process::data_folder("kafka")?;
         let log = process::new_log("kafka")?;
         let port = process::free_port()?;
-        let (id, listeners) = (node.to_string(), format!("PLAINTEXT://127.0.0.1:{port}"));
-        let own = [("process.roles", "broker"), ("node.id", &id), ("listeners", &listeners)];
+        let (id, address) = (node.to_string(), format!("PLAINTEXT://127.0.0.1:{port}"));
+        let own = [("process.roles", "broker"), ("node.id", &id), ("listeners", &address)];
         let properties: Vec<_> = own.into_iter().chain(properties.iter().copied()).collect();
-        let settings = server_properties(home.path(), port, self.controller, &properties);
-        let process = start_new(home.path(), &log, &settings, &[])?;
-        let mut broker = Self { home, log, port, controller: self.controller, process };
+        let security = Security { properties: &properties, ..Security::default() };
+        let settings = server_properties(home.path(), port, self.controller, &[], &security);
+        let process = start_new(home.path(), &log, &settings, &[], &[])?;
+        let (listeners, options) = (Vec::new(), Vec::new());
+        let mut broker = Self { home, log, port, controller: self.controller, listeners, options, process };
         broker.wait_registered(node)?;
         Ok(broker)
     }
@@ -77,6 +108,13 @@ impl Kafka {
     /// `bootstrap.servers`.
     pub fn brokers(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `bootstrap.servers` of one of the further listeners.
+    pub fn brokers_at(&self, listener: &str) -> Result<String> {
+        let found = self.listeners.iter().find(|(name, _)| *name == listener);
+        let (_, port) = found.with_context(|| format!("this Kafka has no listener {listener}"))?;
+        Ok(format!("127.0.0.1:{port}"))
     }
 
     /// The folder of its topics' logs.
@@ -111,7 +149,7 @@ impl Kafka {
 
     /// Starts Kafka again and doesn't wait until it is ready.
     pub fn start_again(&mut self) -> Result<()> {
-        self.process = Process::spawn("Kafka", server(self.home.path())?, &self.log)?;
+        self.process = Process::spawn("Kafka", server(self.home.path(), &self.options)?, &self.log)?;
         Ok(())
     }
 
@@ -140,14 +178,14 @@ pub fn version() -> Result<&'static str> {
     start.split('<').next().context("kafka/pom.xml names no kafka.version")
 }
 
-fn start_new(home: &Path, log: &Path, settings: &str, format: &[&str]) -> Result<Process> {
+fn start_new(home: &Path, log: &Path, settings: &str, format: &[String], options: &[String]) -> Result<Process> {
     std::fs::write(home.join("server.properties"), settings)?;
     std::fs::write(home.join("log4j2.properties"), LOG_SETTINGS)?;
     format_storage(home, format)?;
-    Process::spawn("Kafka", server(home)?, log)
+    Process::spawn("Kafka", server(home, options)?, log)
 }
 
-fn format_storage(home: &Path, args: &[&str]) -> Result<()> {
+fn format_storage(home: &Path, args: &[String]) -> Result<()> {
     let output = java(home, 128)?
         .args(["kafka.tools.StorageTool", "format", "--cluster-id", "cmVkdWN0LXNpbmstdGVzdA"])
         .args(args)
@@ -161,9 +199,9 @@ fn format_storage(home: &Path, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn server(home: &Path) -> Result<Command> {
+fn server(home: &Path, options: &[String]) -> Result<Command> {
     let mut command = java(home, 512)?;
-    command.arg("kafka.Kafka").arg(home.join("server.properties"));
+    command.args(options).arg("kafka.Kafka").arg(home.join("server.properties"));
     Ok(command)
 }
 
@@ -183,15 +221,23 @@ fn java(home: &Path, heap_mb: u32) -> Result<Command> {
 
 /// The broker's session is shorter than by default: after a kill the controller lets the broker back in only when the
 /// killed one's session is over.
-fn server_properties(home: &Path, port: u16, controller: u16, more: &[(&str, &str)]) -> String {
+fn server_properties(
+    home: &Path,
+    port: u16,
+    controller: u16,
+    listeners: &[(&str, u16)],
+    security: &Security<'_>,
+) -> String {
     let data = home.join("data");
+    let addresses: String = listeners.iter().map(|(name, port)| format!(",{name}://127.0.0.1:{port}")).collect();
+    let protocols: String = security.listeners.iter().map(|(name, protocol)| format!(",{name}:{protocol}")).collect();
     let mut text = format!(
         "process.roles=broker,controller\n\
          node.id=1\n\
          controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
-         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{addresses}\n\
          controller.listener.names=CONTROLLER\n\
-         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}\n\
          log.dirs={data}\n\
          message.max.bytes={LARGEST}\n\
          replica.fetch.max.bytes={LARGEST}\n\
@@ -214,7 +260,7 @@ fn server_properties(home: &Path, port: u16, controller: u16, more: &[(&str, &st
          log.retention.ms=-1\n",
         data = data.display(),
     );
-    for (key, value) in more {
+    for (key, value) in security.properties {
         text.push_str(&format!("{key}={value}\n"));
     }
     text

@@ -4,6 +4,8 @@
 //! Guarantees: a started server answers requests; every child process ends with the process that started it, even if that
 //! process is killed; data is temporary, and the logs are kept if a test failed.
 
+pub mod acls;
+pub mod certificates;
 pub mod client;
 pub mod dice;
 pub mod figures;

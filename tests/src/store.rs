@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
+use crate::certificates::Authority;
 use crate::process::{self, Process};
 
 /// The version that `tests/setup` installs.
@@ -27,8 +28,8 @@ pub struct Store {
     port: u16,
     token: Option<String>,
     environment: Vec<(String, String)>,
-    /// The folder of the certificates, where the store speaks TLS.
-    tls: Option<TempDir>,
+    /// Who signed its certificate, where the store speaks TLS.
+    tls: Option<Authority>,
     process: Process,
 }
 
@@ -46,11 +47,12 @@ impl Store {
 
     /// Starts a store that speaks TLS, with a certificate for 127.0.0.1 by an authority of its own.
     pub fn start_tls() -> Result<Self> {
-        let tls = process::data_folder("tls")?;
-        make_certificates(tls.path())?;
-        let file = |name: &str| tls.path().join(name).display().to_string();
-        let environment =
-            vec![("RS_CERT_PATH".into(), file("server.pem")), ("RS_CERT_KEY_PATH".into(), file("server.key"))];
+        let tls = Authority::new()?;
+        let own = tls.issue("store")?;
+        let environment = vec![
+            ("RS_CERT_PATH".into(), own.certificate.display().to_string()),
+            ("RS_CERT_KEY_PATH".into(), own.key.display().to_string()),
+        ];
         Self::start_in(process::data_folder("store")?, None, environment, Some(tls))
     }
 
@@ -74,7 +76,7 @@ impl Store {
         data: TempDir,
         token: Option<&str>,
         environment: Vec<(String, String)>,
-        tls: Option<TempDir>,
+        tls: Option<Authority>,
     ) -> Result<Self> {
         let log = process::new_log("store")?;
         let port = process::free_port()?;
@@ -91,7 +93,7 @@ impl Store {
 
     /// The authority's certificate, where the store speaks TLS.
     pub fn ca(&self) -> Option<PathBuf> {
-        self.tls.as_ref().map(|folder| folder.path().join("ca.pem"))
+        self.tls.as_ref().map(Authority::ca)
     }
 
     pub fn token(&self) -> Option<&str> {
@@ -253,22 +255,6 @@ fn command(data: &TempDir, port: u16, token: Option<&str>, environment: &[(Strin
     };
     command.envs(environment.iter().map(|(k, v)| (k, v)));
     Ok(command)
-}
-
-/// An authority, and a certificate for 127.0.0.1 that it signed.
-fn make_certificates(folder: &Path) -> Result<()> {
-    std::fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1\n")?;
-    let steps = [
-        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=testbed-authority -keyout ca.key -out ca.pem",
-        "req -newkey rsa:2048 -nodes -subj /CN=testbed -keyout server.key -out server.csr",
-        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
-    ];
-    for step in steps {
-        let output = Command::new("openssl").args(step.split(' ')).current_dir(folder).output();
-        let output = output.context("can't start openssl: run tests/setup store")?;
-        ensure!(output.status.success(), "openssl {step}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(())
 }
 
 fn http_status(address: SocketAddr, path: &str) -> Result<u16> {

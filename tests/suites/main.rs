@@ -1,5 +1,6 @@
 //! The suites, one module each: `tests/run NAME` runs the tests of module NAME.
 
+mod brokers;
 mod check;
 mod dead_letters;
 mod devkit;
