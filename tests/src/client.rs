@@ -254,7 +254,16 @@ impl Group {
     /// The offset that the next record of each partition will get.
     pub fn end_offsets(&self, topic: &str) -> Result<Vec<(u32, u64)>> {
         let ends = self.partitions(topic)?.into_iter().map(|partition| {
-            let (_, end) = self.consumer.fetch_watermarks(topic, partition, BOUND)?;
+            // While another broker begins to lead, the answer is an error.
+            let end = wait_for("the end of a partition", BOUND, || {
+                match self.consumer.fetch_watermarks(topic, partition, BOUND) {
+                    Ok((_, end)) => Ok(Some(end)),
+                    Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::NotLeaderForPartition) => {
+                        Ok(None)
+                    }
+                    Err(error) => Err(error.into()),
+                }
+            })?;
             Ok((partition as u32, end as u64))
         });
         ends.collect()

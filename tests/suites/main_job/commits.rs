@@ -118,7 +118,8 @@ async fn commits_never_run_ahead_of_the_store() -> Result<()> {
     let mut sink = Sink::start(&config)?;
     let mut looks = 0;
     let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(8) {
+    // On a busy machine the first commit comes late.
+    while begin.elapsed() < Duration::from_secs(8) || looks < 3 && begin.elapsed() < CATCH_UP {
         // First the commit, then the store: what is committed by then must be there.
         let committed = group.committed(&topic)?;
         if sum(&committed) > 0 {
