@@ -22,6 +22,13 @@ impl FetchError {
     }
 }
 
+/// Whether an answer of this status says that there is no such schema. Others may be answered otherwise the next time: a
+/// right is granted, a registry has less to do.
+#[cfg(any(target_arch = "wasm32", test))]
+fn is_missing(status: u16) -> bool {
+    matches!(status, 400..=499) && !matches!(status, 401 | 403 | 408 | 425 | 429)
+}
+
 /// The bytes at a path, or at an address of `http://` or `https://`.
 pub fn fetch(place: &str) -> Result<Vec<u8>, FetchError> {
     let bytes = match place.split_once("://") {
@@ -58,7 +65,7 @@ mod io {
     use wasip2::http::types::{Fields, IncomingBody, OutgoingRequest, Scheme};
     use wasip2::io::streams::StreamError;
 
-    use super::{FetchError, MOST_BYTES};
+    use super::{FetchError, MOST_BYTES, is_missing};
 
     const CHUNK: u64 = 64 * 1024;
 
@@ -120,7 +127,7 @@ mod io {
         };
         match response.status() {
             200 => {}
-            404 => return Err(FetchError::Missing(format!("{} answers 404", place()))),
+            status if is_missing(status) => return Err(FetchError::Missing(format!("{} answers {status}", place()))),
             status => return Err(away(&format!("it answers {status}"))),
         }
         let body = response.consume().map_err(|()| away("the answer has no body"))?;
@@ -139,5 +146,20 @@ mod io {
             }
         }
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_that_may_pass_is_no_missing_schema() {
+        for missing in [400, 404, 405, 410, 422, 499] {
+            assert!(is_missing(missing), "{missing}");
+        }
+        for away in [301, 302, 401, 403, 408, 425, 429, 500, 502, 503, 504] {
+            assert!(!is_missing(away), "{away}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The schemas that payloads are read by: one for all, or one for each id of a schema registry.
 //!
-//! Guarantees: a schema is fetched once and kept, as long as there aren't too many; one that couldn't be had is asked for
-//! again by the next record.
+//! Guarantees: a schema is fetched once and kept, as long as there aren't too many; one that couldn't be asked for is asked
+//! for again by the next record, and one that isn't there more and more rarely, see [`MissingSchemas`].
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,6 +14,12 @@ use crate::payload::Problem;
 const ID: &str = "{id}";
 /// With more schemas than these all are forgotten.
 const MOST_KNOWN: usize = 1_000;
+/// With more missing ids than these all are forgotten.
+const MOST_MISSING: usize = 1_000;
+/// As many payloads at most are answered in a row without asking again for the schema that they miss.
+const MOST_UNASKED: u32 = 127;
+/// Bytes that are kept of what is said of a missing schema.
+const MOST_SAID: usize = 500;
 
 /// How the bytes of a schema become one.
 type Parse<S> = Box<dyn Fn(&[u8]) -> Result<S, String>>;
@@ -26,7 +32,44 @@ pub struct Schemas<S> {
 
 enum From<S> {
     One(Rc<S>),
-    ById { place: String, known: RefCell<BTreeMap<u32, Rc<S>>> },
+    ById { place: String, known: RefCell<BTreeMap<u32, Rc<S>>>, missing: RefCell<MissingSchemas> },
+}
+
+/// The ids whose schema isn't there or can't be read, so that a producer of such payloads doesn't cost a question each. A
+/// plugin has no clock unless it is granted one, so this counts: after the first question the next payload is answered
+/// without one, after the second the next three, and so on up to [`MOST_UNASKED`]. So when the schema comes, about as many
+/// payloads at most are still refused as were before.
+#[derive(Default)]
+struct MissingSchemas(BTreeMap<u32, MissingSchema>);
+
+struct MissingSchema {
+    said: String,
+    /// Payloads that were answered without a question since the last one.
+    unasked: u32,
+    /// As many of them there may be.
+    most: u32,
+}
+
+impl MissingSchemas {
+    /// What was said of the schema, where it isn't to be asked for now.
+    fn said(&mut self, id: u32) -> Option<String> {
+        let missing = self.0.get_mut(&id)?;
+        if missing.unasked >= missing.most {
+            return None;
+        }
+        missing.unasked += 1;
+        Some(missing.said.clone())
+    }
+
+    fn remember(&mut self, id: u32, said: &str) {
+        let most = self.0.get(&id).map_or(1, |missing| (missing.most * 2 + 1).min(MOST_UNASKED));
+        if self.0.len() >= MOST_MISSING && !self.0.contains_key(&id) {
+            self.0.clear();
+        }
+        let end = said.floor_char_boundary(MOST_SAID);
+        let said = said.get(..end).unwrap_or_default().to_owned();
+        self.0.insert(id, MissingSchema { said, unasked: 0, most });
+    }
 }
 
 /// Whether a schema is chosen by the payload's id.
@@ -38,7 +81,7 @@ impl<S> Schemas<S> {
     /// Reads the schema, unless it depends on the payload's id.
     pub fn new(place: &str, parse: Parse<S>) -> Result<Self, String> {
         let from = if is_by_id(place) {
-            From::ById { place: place.into(), known: RefCell::default() }
+            From::ById { place: place.into(), known: RefCell::default(), missing: RefCell::default() }
         } else {
             let bytes = match place.trim_start().starts_with(['{', '[', '"']) {
                 true => place.as_bytes().to_vec(),
@@ -59,20 +102,28 @@ impl<S> Schemas<S> {
 
     /// The schema of a payload with this id.
     pub fn of(&self, id: Option<u32>) -> Result<Rc<S>, Problem> {
-        let (place, known) = match &self.from {
+        let (place, known, missing) = match &self.from {
             From::One(schema) => return Ok(Rc::clone(schema)),
-            From::ById { place, known } => (place, known),
+            From::ById { place, known, missing } => (place, known, missing),
         };
         let id = id.ok_or_else(|| Problem::Schema("the payload has no schema id".into()))?;
         if let Some(schema) = known.borrow().get(&id) {
             return Ok(Rc::clone(schema));
         }
+        if let Some(said) = missing.borrow_mut().said(id) {
+            return Err(Problem::Schema(said));
+        }
         let place = place.replace(ID, &id.to_string());
+        let is_missing = |said: String| {
+            missing.borrow_mut().remember(id, &said);
+            Problem::Schema(said)
+        };
         let bytes = fetch(&place).map_err(|error| match error {
-            FetchError::Missing(text) => Problem::Schema(format!("schema {id}: {text}")),
+            FetchError::Missing(text) => is_missing(format!("schema {id}: {text}")),
             FetchError::Away(text) => Problem::Away(format!("schema {id}: {text}")),
         })?;
-        let schema = (self.parse)(&bytes).map_err(|text| Problem::Schema(format!("schema {id}: {text} ({place})")))?;
+        let schema = (self.parse)(&bytes).map_err(|text| is_missing(format!("schema {id}: {text} ({place})")))?;
+        missing.borrow_mut().0.remove(&id);
         let schema = Rc::new(schema);
         let mut known = known.borrow_mut();
         if known.len() >= MOST_KNOWN {
@@ -91,5 +142,56 @@ fn shortened(place: &str) -> String {
 impl<S> std::fmt::Debug for Schemas<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Schemas")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_missing_schema_is_asked_for_more_and_more_rarely_and_found_when_it_comes() {
+        let folder = std::env::temp_dir().join(format!("fields-missing-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let asked = Rc::new(Cell::new(0));
+        let count = Rc::clone(&asked);
+        let parse = move |bytes: &[u8]| {
+            count.set(count.get() + 1);
+            if bytes == b"good" { Ok(()) } else { Err("no schema".to_owned()) }
+        };
+        let schemas = Schemas::new(&format!("{}/{{id}}", folder.display()), Box::new(parse)).unwrap();
+        std::fs::write(folder.join("7"), "bad").unwrap();
+        let refused = |id| match schemas.of(Some(id)) {
+            Err(Problem::Schema(said)) => said,
+            other => panic!("{other:?}"),
+        };
+        let first = refused(7);
+        assert!((0..1_000).all(|_| refused(7) == first));
+        assert!((7..=16).contains(&asked.get()), "{} questions", asked.get());
+        std::fs::write(folder.join("7"), "good").unwrap();
+        let still = (0..1_000).take_while(|_| schemas.of(Some(7)).is_err()).count();
+        assert!(still <= MOST_UNASKED as usize, "{still}");
+        // Another id isn't touched by that, and a short absence is short.
+        refused(8);
+        std::fs::write(folder.join("8"), "good").unwrap();
+        refused(8);
+        assert!(schemas.of(Some(8)).is_ok());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_is_remembered_of_missing_schemas_is_bounded() {
+        let mut missing = MissingSchemas::default();
+        for id in 0..5_000 {
+            missing.remember(id, &"é".repeat(10_000));
+        }
+        assert!(missing.0.len() <= MOST_MISSING);
+        assert!(missing.0.values().all(|missing| missing.said.len() <= MOST_SAID));
+        for _ in 0..50 {
+            missing.remember(1, "gone");
+        }
+        assert_eq!((0..1_000).take_while(|_| missing.said(1).is_some()).count(), MOST_UNASKED as usize);
     }
 }
