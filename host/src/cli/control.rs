@@ -79,7 +79,7 @@ impl TapCommand {
         loop {
             let text = self.host.ask(reqwest::Method::GET, &format!("tap?{query}&after={after}"))?;
             let answer: Value = serde_json::from_str(&text).map_err(|error| CommandError::new(Exit::Failed, error))?;
-            for record in answer["records"].as_array().into_iter().flatten() {
+            for record in answer.get("records").and_then(serde_json::Value::as_array).into_iter().flatten() {
                 after = record["number"].as_u64().unwrap_or(after);
                 write(&if self.json { format!("{record}\n") } else { lines(record) })?;
                 shown += 1;
@@ -87,7 +87,7 @@ impl TapCommand {
                     return Ok(());
                 }
             }
-            let missed = answer["left_out"].as_u64().unwrap_or(0);
+            let missed = answer.get("left_out").and_then(serde_json::Value::as_u64).unwrap_or(0);
             if missed > left_out && !self.json {
                 write(&format!("… {} more, which are too many to show\n", missed - left_out))?;
             }

@@ -26,12 +26,14 @@ fn tls(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(file)
 }
 
+type Resolve = fn(&str, u16) -> std::io::Result<Vec<SocketAddr>>;
+
 /// A client with these limits, for which every name leads to `addresses`.
 struct TestClient {
     grants: Grants,
     connections: usize,
     bytes: u64,
-    resolve: Option<fn(&str, u16) -> std::io::Result<Vec<SocketAddr>>>,
+    resolve: Option<Resolve>,
 }
 
 impl Default for TestClient {

@@ -81,8 +81,8 @@ impl Recent {
         let (found, written): (Vec<Written>, Vec<Written>) = records.into_iter().partition(|record| record.found);
         for (remembered, records) in [(&mut known.written, written), (&mut known.found, found)] {
             remembered.extend(records.into_iter().map(|record| (now, record)));
-            let forgotten = remembered.drain(..remembered.len().saturating_sub(self.depth));
-            known.settled = forgotten.last().map(|(_, record)| record).or(known.settled.take());
+            let mut forgotten = remembered.drain(..remembered.len().saturating_sub(self.depth));
+            known.settled = forgotten.next_back().map(|(_, record)| record).or(known.settled.take());
         }
         self.total = (self.total + known.len()).saturating_sub(before);
         if self.total > MEMORY {

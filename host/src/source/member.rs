@@ -141,7 +141,7 @@ fn machine() -> Option<String> {
 
 /// A name in the kernel that one process of this machine can have, and that is free when that process ends.
 fn lock(group: &str, number: usize) -> Option<UnixListener> {
-    let group = &group.as_bytes()[..group.len().min(GROUP_IN_LOCK)];
+    let group = group.as_bytes().get(..GROUP_IN_LOCK).unwrap_or(group.as_bytes());
     let name = [b"reduct-sink/", group, format!("/{number}").as_bytes()].concat();
     UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).ok()?).ok()
 }

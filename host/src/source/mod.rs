@@ -310,7 +310,7 @@ impl Source {
     fn hear(&mut self) {
         for told in self.questions.told() {
             match told {
-                BrokerNews::Answer(answer) => self.answered(answer),
+                BrokerNews::Answer(answer) => self.answered(*answer),
                 BrokerNews::Ids(ids) => self.compare_ids(&ids),
             }
         }

@@ -59,7 +59,7 @@ pub(super) struct FoundBegin {
 /// What the thread tells.
 #[derive(Debug)]
 pub(super) enum BrokerNews {
-    Answer(BeginAnswer),
+    Answer(Box<BeginAnswer>),
     /// The ids of topics as they are now.
     Ids(HashMap<String, TopicId>),
 }
@@ -228,7 +228,7 @@ impl Asker {
                 self.complain(&source, reason);
                 self.open.push(Question { source: source.clone(), number, wants_committed });
             }
-            let _ = self.outbox.send(BrokerNews::Answer(BeginAnswer { source, number, found }));
+            let _ = self.outbox.send(BrokerNews::Answer(Box::new(BeginAnswer { source, number, found })));
         }
     }
 
