@@ -80,11 +80,15 @@ pub enum EntriesAllowed {
 }
 
 impl EntriesAllowed {
-    /// Where the configuration lists none: with nothing in front of a plugin's choice, another choice than one below the
-    /// topic could be another sink's entry.
+    /// Where the configuration lists none: unless a folder of the topic's or of the operator's own is in front of a plugin's
+    /// choice, another choice than one below the topic could be another sink's entry.
     pub fn by_default(template: Option<&str>) -> Self {
-        match template {
-            Some(text) if !text.starts_with("{name}") => Self::Any,
+        let Some(template) = template else { return Self::OfTopic };
+        // Without a choice in it, a choice changes nothing.
+        let Some((before, _)) = template.split_once("{name}") else { return Self::Any };
+        let is_own = |segment: &str| segment == "{topic}" || !(segment.is_empty() || segment.contains('{'));
+        match before.rsplit_once('/') {
+            Some((folders, "")) if folders.split('/').any(is_own) => Self::Any,
             _ => Self::OfTopic,
         }
     }
@@ -341,6 +345,12 @@ mod tests {
             ("{name}", false),
             ("{name}/{partition}", false),
             ("{name}-{topic}", false),
+            ("{topic}-{name}", false),
+            ("{topic}-all/{name}", false),
+            ("{topic}/x-{name}", false),
+            ("{partition}/{name}", false),
+            ("{partition}/{topic}/{name}", true),
+            ("plant/{name}", true),
             ("{topic}/{name}", true),
             ("plant/{name}/{partition}", true),
             ("{topic}/{partition}", true),
