@@ -1,7 +1,8 @@
 //! Records on which a plugin's call didn't come back, with the worker that asked.
 //!
 //! Guarantees: such a record is given to no plugin again while this process runs, because the next worker would be lost to
-//! it as well; it becomes a dead letter, or what the plugin's `on_failure` says. Costs a worker one load a record.
+//! it as well; it becomes a dead letter, or what the plugin's `on_failure` says. A record of a topic that was made again under the same name
+//! is another one. Costs a worker one load a record.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::lock;
 use crate::chain::PluginFailure;
 use crate::config::FailurePolicy;
-use crate::record::TopicPartition;
+use crate::record::{InputRecord, TopicId, TopicPartition};
 
 /// What becomes of such a record.
 #[derive(Debug, Clone)]
@@ -22,20 +23,68 @@ pub struct HungCall {
 #[derive(Debug, Default)]
 pub struct HungRecords {
     any: AtomicBool,
-    records: Mutex<HashMap<(TopicPartition, u64), HungCall>>,
+    records: Mutex<HashMap<(TopicPartition, u64), (Option<TopicId>, HungCall)>>,
+}
+
+/// Which record it is.
+#[derive(Debug, Clone)]
+pub struct RecordAsked {
+    pub source: TopicPartition,
+    pub topic_id: Option<TopicId>,
+    pub offset: u64,
+}
+
+impl RecordAsked {
+    pub fn of(record: &InputRecord) -> Self {
+        Self { source: record.source.clone(), topic_id: record.topic_id, offset: record.offset }
+    }
 }
 
 impl HungRecords {
-    pub fn add(&self, source: TopicPartition, offset: u64, call: HungCall) {
-        lock(&self.records).insert((source, offset), call);
+    pub fn add(&self, record: RecordAsked, call: HungCall) {
+        let RecordAsked { source, topic_id, offset } = record;
+        lock(&self.records).insert((source, offset), (topic_id, call));
         self.any.store(true, Ordering::SeqCst);
     }
 
     /// What happened on this record.
-    pub fn of(&self, source: &TopicPartition, offset: u64) -> Option<HungCall> {
+    pub fn of(&self, record: &InputRecord) -> Option<HungCall> {
         if !self.any.load(Ordering::Relaxed) {
             return None;
         }
-        lock(&self.records).get(&(source.clone(), offset)).cloned()
+        let records = lock(&self.records);
+        let (topic_id, call) = records.get(&(record.source.clone(), record.offset))?;
+        // Where one of the ids isn't known, it may be the same topic.
+        let is_other_topic = topic_id.zip(record.topic_id).is_some_and(|(before, now)| before != now);
+        (!is_other_topic).then(|| call.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::plugin::Digest;
+
+    #[test]
+    fn a_record_of_a_topic_that_was_made_again_is_another_one() {
+        let record = |topic_id, offset| InputRecord {
+            source: TopicPartition { topic: "camera".into(), partition: 0 },
+            topic_id,
+            offset,
+            timestamp_ms: None,
+            key: None,
+            headers: Vec::new(),
+            payload: None,
+        };
+        let [before, now] = [1, 2].map(|id| TopicId::from_halves(0, id));
+        let plugin: Arc<str> = "hanging".into();
+        let failure = PluginFailure { plugin, digest: Digest::of(b""), config: None, reason: String::new() };
+        let hung = HungRecords::default();
+        assert!(hung.of(&record(before, 7)).is_none());
+        hung.add(RecordAsked::of(&record(before, 7)), HungCall { failure, policy: FailurePolicy::DeadLetter });
+        assert!(hung.of(&record(before, 7)).is_some() && hung.of(&record(None, 7)).is_some());
+        assert!(hung.of(&record(now, 7)).is_none() && hung.of(&record(before, 8)).is_none());
     }
 }

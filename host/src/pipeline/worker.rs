@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use super::hung::{HungCall, HungRecords};
+use super::hung::{HungCall, HungRecords, RecordAsked};
 use super::lock;
 use super::tapping::tapped;
 use crate::chain::{Chain, Outcome, PluginFailure, SharedChain};
@@ -23,7 +23,7 @@ use crate::flow::pauses::Pauses;
 use crate::flow::{AckHandle, Budget, PartitionState, Phase};
 use crate::health::tap::Taps;
 use crate::plugin::CallSlot;
-use crate::record::{InputRecord, OutputRecord, Rejection, TopicPartition};
+use crate::record::{InputRecord, OutputRecord, Rejection};
 use crate::sink::{DeadLetterClass, Item, Sink, hand_over};
 use crate::source::{PartitionReader, Polled};
 
@@ -52,7 +52,7 @@ pub(super) struct WorkerPlace {
     /// The plugin call that it is in.
     pub calls: Arc<CallSlot>,
     /// The record that it asks the plugins about, or asked them about last.
-    pub record: Mutex<Option<(TopicPartition, u64)>>,
+    pub record: Mutex<Option<RecordAsked>>,
 }
 
 /// See the module.
@@ -116,12 +116,12 @@ impl Worker {
     }
 
     /// Asks the plugins about the record, and shows what they answered to those who listen.
-    fn ask(&self, chain: &mut Chain, state: &PartitionState, held: &Held) -> Outcome {
+    fn ask(&self, chain: &mut Chain, held: &Held) -> Outcome {
         let is_tapped = self.taps.wants(&held.input.source.topic);
         if is_tapped {
             chain.watch_next();
         }
-        *lock(&self.place.record) = Some((state.source.clone(), held.input.offset));
+        *lock(&self.place.record) = Some(RecordAsked::of(&held.input));
         let outcome = chain.attempt(&held.input, held.attempts + 1);
         self.place.calls.rest();
         if is_tapped {
@@ -278,13 +278,13 @@ impl WorkerPartition {
     fn transform(&mut self, chain: &mut Chain, worker: &Worker, held: Held) -> Step {
         let (mut records, size) = (1, held.input.size());
         let sink = &worker.sink;
-        let outcome = match worker.hung.of(&self.state.source, held.input.offset) {
+        let outcome = match worker.hung.of(&held.input) {
             Some(HungCall { failure, policy: FailurePolicy::Stop }) => Outcome::Stop(failure),
             Some(HungCall { failure, policy: FailurePolicy::Skip }) => Outcome::Skipped(failure),
             Some(HungCall { failure, policy: FailurePolicy::DeadLetter | FailurePolicy::Pass }) => {
                 Outcome::DeadLetter(failure)
             }
-            None => worker.ask(chain, &self.state, &held),
+            None => worker.ask(chain, &held),
         };
         match outcome {
             Outcome::Outputs(outputs) => {

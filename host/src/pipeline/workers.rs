@@ -183,15 +183,15 @@ impl WorkerParts {
             Overdue::Record(stage) => self.chain.stages().into_iter().nth(stage),
             Overdue::Start => None,
         };
-        let (Some(stage), Some((source, offset))) = (stage, lock(&place.record).clone()) else {
+        let (Some(stage), Some(record)) = (stage, lock(&place.record).clone()) else {
             return "it doesn't come back from starting an instance of a plugin".into();
         };
         let (plugin, policy) = (&stage.version.plugin, stage.config.on_failure);
         let reason = "its call did not come back long after its time limit, and the thread that made it was abandoned";
-        let what = format!("plugin {} hangs on {source}@{offset}", plugin.name);
+        let what = format!("plugin {} hangs on {}@{}", plugin.name, record.source, record.offset);
         let (name, digest, config) = (plugin.name.clone(), plugin.digest, plugin.config);
         let failure = PluginFailure { plugin: name, digest, config, reason: reason.into() };
-        self.hung.add(source, offset, HungCall { failure, policy });
+        self.hung.add(record, HungCall { failure, policy });
         what
     }
 }
