@@ -16,13 +16,16 @@ fn main() -> ExitCode {
 
 /// Passwords and tokens are in this process's memory, and a core dump would put them on the disk. Who needs one raises the
 /// limit of the running process with `prlimit --core`.
+///
+/// The limit is one byte: the kernel hands a dump to a program that collects them even where the limit is 0, but not where
+/// it is 1, and a file of one byte holds nothing.
 #[expect(unsafe_code, reason = "the standard library sets no limits")]
 fn leave_no_core() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid for reading and writing.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit) == 0 {
-            limit.rlim_cur = 0;
+            limit.rlim_cur = limit.rlim_max.min(1);
             libc::setrlimit(libc::RLIMIT_CORE, &raw const limit);
         }
     }
