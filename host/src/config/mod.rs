@@ -88,11 +88,11 @@ fn finish(mut layers: Layers, environment: &BTreeMap<String, String>, file: Opti
     let token = layers.values.get("store.token");
     let mut warnings = std::mem::take(&mut layers.warnings);
     warnings.extend(warnings::of_texts(&layers.properties, token));
-    let file = file.filter(|_| warnings::holds_secret(&layers.properties, token)).map(Path::to_owned);
-    let config = validate::validate(layers);
+    let with_secret = file.filter(|_| warnings::holds_secret(&layers.properties, token)).map(Path::to_owned);
+    let config = validate::validate(layers, file);
     if let Ok(config) = &config {
         warnings.extend(warnings::of_config(config));
-        warnings.extend(warnings::of_files(file.iter().chain(&config.files).map(PathBuf::as_path)));
+        warnings.extend(warnings::of_files(with_secret.iter().chain(&config.files).map(PathBuf::as_path)));
     }
     LoadOutcome { warnings, config }
 }

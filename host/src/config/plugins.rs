@@ -188,6 +188,8 @@ pub struct Grants {
     pub own_files: Vec<PathBuf>,
     /// Those of them that it may not read either.
     pub own_secrets: Vec<PathBuf>,
+    /// The directories that plugins may write, this one or another.
+    pub written_by_plugins: Vec<PathBuf>,
 }
 
 /// A directory of the host that a plugin sees.
@@ -379,6 +381,7 @@ fn grants(reader: &mut KeyReader<'_>) -> Grants {
         http_ca: reader.path("plugins.grants.http_ca"),
         own_files: Vec::new(),
         own_secrets: Vec::new(),
+        written_by_plugins: Vec::new(),
     }
 }
 

@@ -140,7 +140,7 @@ fn of_token_and_token_file_the_upper_layer_counts() {
     std::fs::write(folder.join("token"), "from-file\n").unwrap();
     let mut layers = Layers { folder: folder.clone(), ..Layers::default() };
     layers.read_toml("sink.toml", format!("{REQUIRED}token_file = \"token\"\n").as_bytes());
-    let config = validate::validate(layers).unwrap();
+    let config = validate::validate(layers, None).unwrap();
     std::fs::remove_dir_all(folder).unwrap();
     assert_eq!(config.store.token.as_deref(), Some("from-file"));
 }
@@ -176,7 +176,7 @@ fn any_bytes_end_in_problems_at_worst() {
     for bytes in [&b"\xff\xfe"[..], b"[kafka", b"a = {", b"\0", b"[[[", b"\"", b"kafka = [[[[[[[[[[[[[[[["] {
         let mut layers = Layers::default();
         layers.read_toml("sink.toml", bytes);
-        assert!(validate::validate(layers).is_err());
+        assert!(validate::validate(layers, None).is_err());
     }
 }
 
@@ -372,5 +372,27 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
             (Some(toml::Value::Table(into)), toml::Value::Table(from)) => merge(into, from),
             (_, value) => drop(into.insert(key, value)),
         }
+    }
+}
+
+#[test]
+fn no_plugin_gets_at_the_configuration_file_through_a_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sink.toml");
+    let text = format!(
+        "{REQUIRED}[[plugins]]\npath = \"/p.wasm\"\ngrants.directories = [{{ path = \".\", guest = \"/c\", writable = true }}]\n\
+         [[plugins]]\nname = \"other\"\npath = \"/p.wasm\"\ngrants.directories = [{{ path = \"models\", guest = \"/m\" }}]\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let named_by = ConfigPlace::Flag("--config");
+    let load = |file: &Path| {
+        super::load(Sources { file: Some((file.into(), named_by.clone())), ..Sources::default() }).config.unwrap()
+    };
+    let config = load(&file);
+    assert!(config.files.is_empty(), "it isn't one of the files from which values came: {:?}", config.files);
+    for plugin in &config.plugins {
+        let grants = &plugin.grants;
+        assert!(grants.own_files.contains(&file) && grants.own_secrets.contains(&file), "{grants:?}");
+        assert_eq!(grants.written_by_plugins, [folder.path().join(".")]);
     }
 }

@@ -45,8 +45,8 @@ pub(super) const FILE_PROPERTIES: &[&str] = &[
     "sasl.oauthbearer.assertion.jwt.template.file",
 ];
 
-/// Everything that is wrong, or a configuration in which nothing is.
-pub fn validate(layers: Layers) -> Result<Config, ConfigProblems> {
+/// Everything that is wrong, or a configuration in which nothing is. `file`: the configuration file, if there is one.
+pub fn validate(layers: Layers, file: Option<&Path>) -> Result<Config, ConfigProblems> {
     let Layers {
         values,
         properties,
@@ -90,7 +90,7 @@ pub fn validate(layers: Layers) -> Result<Config, ConfigProblems> {
     };
     trust.apply(&mut config.plugins, &mut problems);
     limit_entries(&mut config);
-    keep_own_files(&mut config);
+    keep_own_files(&mut config, file);
     if problems.is_empty() { Ok(config) } else { Err(ConfigProblems::new(problems)) }
 }
 
@@ -132,15 +132,17 @@ fn limit_entries(config: &mut Config) {
     }
 }
 
-/// Tells each plugin with a directory which files are the host's own.
-fn keep_own_files(config: &mut Config) {
+/// Tells each plugin with a directory which files are the host's own, and what plugins may write.
+fn keep_own_files(config: &mut Config, file: Option<&Path>) {
+    // Relative to the present folder, which may be another one when a plugin is loaded.
+    let file = file.map(|file| std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
     let cache = match &config.cache.folder {
         CacheFolder::At(folder) => Some(folder.clone()),
         CacheFolder::Default | CacheFolder::Nowhere => None,
     };
     let property_files = FILE_PROPERTIES.iter().filter_map(|name| config.kafka.properties.get(*name));
     let named = property_files.map(PathBuf::from).chain(config.status.token_file.clone());
-    let mut own: Vec<PathBuf> = config.files.iter().cloned().chain(cache).chain(named).collect();
+    let mut own: Vec<PathBuf> = config.files.iter().cloned().chain(file).chain(cache).chain(named).collect();
     let secrets = own.clone();
     own.extend(config.store.ca.clone());
     own.extend(config.plugins.iter().filter_map(|plugin| plugin.grants.http_ca.clone()));
@@ -149,9 +151,12 @@ fn keep_own_files(config: &mut Config) {
         PluginSource::Builtin => None,
     });
     own.extend(files);
+    let directories = config.plugins.iter().flat_map(|plugin| &plugin.grants.directories);
+    let writable: Vec<PathBuf> = directories.filter(|one| one.writable).map(|one| one.path.clone()).collect();
     for plugin in config.plugins.iter_mut().filter(|plugin| !plugin.grants.directories.is_empty()) {
         plugin.grants.own_files.clone_from(&own);
         plugin.grants.own_secrets.clone_from(&secrets);
+        plugin.grants.written_by_plugins.clone_from(&writable);
     }
 }
 

@@ -1,10 +1,14 @@
 //! Sends one granted HTTP request over a connection of its own.
 //!
 //! Guarantees: a name is resolved once, each of its addresses is checked, and the connection goes to an address that was
-//! checked, so that a name server can't lead the plugin to this machine or into its networks unless the configuration
-//! allows it; the connections of a plugin are limited over all its instances; all that a request does, from
-//! looking the name up to the last byte of the answer, ends within the call's time limit, and each direction of its
-//! connection carries at most `limits.http_size` bytes.
+//! checked, so that a name server can't lead the plugin to loopback, private or link-local addresses unless the configuration
+//! allows it; the connections of one version of a plugin are limited over all its instances; all that a request does, from
+//! looking the name up to the last byte of the answer, ends within the plugin's time limit, counted from the request's start,
+//! and each direction of its connection carries at most `limits.http_size` bytes.
+//!
+//! Not promised: a public address of this machine or of its neighbours is an address like any other; a request that was begun
+//! late in a call may go on after the call's end, for less than one time limit; a version in its trial or bake window has
+//! connections of its own beside the active one's.
 
 use std::fmt;
 use std::io;

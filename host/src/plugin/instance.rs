@@ -138,6 +138,7 @@ impl Instance {
     fn ask_each(&mut self, record: &RecordView<'_>, verdicts: &mut Vec<Verdict>) -> Result<(), Trouble> {
         let (limits, timeout) = (self.code.limits, self.code.timeout);
         let ticks = ticks(timeout);
+        let mut bytes = 0_usize;
         for at in 0..self.store.data().outputs.len() {
             let state = self.store.data_mut();
             state.write_printout();
@@ -160,10 +161,18 @@ impl Instance {
                 }
             };
             let Some(output) = self.store.data().present() else { break };
-            check(&verdict, &limits, &self.code.entries, output).map_err(|violation| match violation {
+            let size = check(&verdict, &limits, &self.code.entries, output).map_err(|violation| match violation {
                 Violation::Rule(rule) => Trouble::Failed(one_line(&rule, REASON_BYTES)),
                 Violation::Limit(limit) => Trouble::Broken(limit),
             })?;
+            // All of them are held at once.
+            bytes = bytes.saturating_add(size);
+            if bytes > limits.verdict_bytes {
+                return Err(Trouble::Broken(format!(
+                    "its verdicts on the parts of one record have {bytes} bytes so far; the most are {}",
+                    limits.verdict_bytes
+                )));
+            }
             verdicts.push(verdict);
         }
         Ok(())

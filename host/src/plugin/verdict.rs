@@ -28,15 +28,15 @@ pub(super) enum Violation {
     Limit(String),
 }
 
-/// Whether the verdict keeps the contract's rules and the plugin's limits.
+/// Whether the verdict keeps the contract's rules and the plugin's limits. Returns its size in bytes.
 pub(super) fn check(
     verdict: &Verdict,
     limits: &PluginLimits,
     entries: &EntriesAllowed,
     output: &OutputRecord,
-) -> Result<(), Violation> {
+) -> Result<usize, Violation> {
     match verdict {
-        Verdict::Keep | Verdict::Drop => Ok(()),
+        Verdict::Keep | Verdict::Drop => Ok(0),
         Verdict::Change(change) => check_changes(std::slice::from_ref(change), limits, entries, output),
         Verdict::Split(parts) if parts.is_empty() => {
             Err(Violation::Rule("it split the record into no parts; `drop` writes none".into()))
@@ -75,7 +75,7 @@ fn check_changes(
     limits: &PluginLimits,
     entries: &EntriesAllowed,
     output: &OutputRecord,
-) -> Result<(), Violation> {
+) -> Result<usize, Violation> {
     let before: usize = output.labels.iter().map(LabelChange::size).sum();
     let mut bytes = 0_usize;
     for change in changes {
@@ -100,7 +100,7 @@ fn check_changes(
         let most = limits.verdict_bytes;
         return Err(Violation::Limit(format!("its verdict has {bytes} bytes; the most are {most}")));
     }
-    Ok(())
+    Ok(bytes)
 }
 
 fn check_entry(change: &Change, allowed: &EntriesAllowed, output: &OutputRecord) -> Result<(), String> {

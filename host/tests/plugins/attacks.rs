@@ -173,6 +173,20 @@ fn labels_are_bounded_over_the_whole_chain() {
 }
 
 #[test]
+fn the_verdicts_on_the_parts_of_one_record_are_bounded_together() {
+    let splits = guest("(call $part) (call $part) (call $part) (call $split)");
+    let grows = guest("(call $payload (i32.const 0) (i32.const 40000)) (call $change)");
+    let transform = |bytes| {
+        let bed = Bed::of(&[&splits]).with("grower", &grows, |plugin| plugin.limits.verdict_bytes = bytes);
+        bed.chain().transform(&input(1))
+    };
+    assert_eq!(outputs(transform(120_000)).len(), 3);
+    let failure = dead_letter(transform(100_000));
+    assert_eq!(&*failure.plugin, "grower");
+    assert!(failure.reason.contains("120000 bytes so far; the most are 100000"), "{}", failure.reason);
+}
+
+#[test]
 fn what_a_plugin_says_is_one_line_everywhere() {
     keep_log();
     let evil = "x\n2026-11-25T00:00:00Z  INFO reduct_sink::pipeline: stopped\u{1b}]0;owned\u{7}\u{202e}\u{2028}";
@@ -290,6 +304,40 @@ fn a_directory_that_holds_the_hosts_own_files_is_not_granted() {
     }
     for (directory, writable) in [("etc/models", true), ("etc", false), ("data", false)] {
         load(directory, writable).expect(directory);
+    }
+}
+
+#[test]
+fn no_plugin_can_put_a_link_in_the_way_to_a_granted_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for name in ["data", "data/models", "models", "other"] {
+        std::fs::create_dir(at(name)).unwrap();
+    }
+    for (target, link) in
+        [("../models", "data/way"), ("data/way", "hidden"), ("data/models", "into"), ("models", "fine")]
+    {
+        std::os::unix::fs::symlink(target, at(link)).unwrap();
+    }
+    let load = |directory: &str, own: &[&str], others: &[&str]| {
+        let bed = Bed::of(&[]).with("granted", &guest("(call $keep)"), |plugin| {
+            let granted = |name: &str, writable| GrantedDirectory { path: at(name), guest: "/g".into(), writable };
+            plugin.grants.directories = own.iter().map(|name| granted(name, true)).collect();
+            plugin.grants.directories.push(granted(directory, false));
+            plugin.grants.written_by_plugins = others.iter().map(|name| at(name)).collect();
+        });
+        runtime().load(&bed.plugins[0]).map(|_| ()).map_err(|error| error.to_string())
+    };
+    for directory in ["data/models", "data/way", "hidden", "into"] {
+        for (own, others) in [(&["data"][..], &[][..]), (&[], &["data"])] {
+            let error = load(directory, own, others).expect_err(directory);
+            assert!(error.contains("it could put a link"), "{directory}: {error}");
+        }
+    }
+    for (directory, others) in
+        [("data", "data"), ("models", "data"), ("fine", "data"), ("hidden", "other"), ("data", "data/models")]
+    {
+        load(directory, &[], &[others]).expect(directory);
     }
 }
 

@@ -119,7 +119,8 @@ pub(super) const KEYS: &[Key] = &[
         "plugins.limits.verdict",
         Takes::Size { min: KB, max: 64 * MIB },
         Preset::Size(64 * MIB),
-        "How many bytes one verdict may have, payloads included.",
+        "How many bytes one verdict may have, payloads included. Where a plugin before it split a record, its verdicts on all \
+         parts count together.",
     ),
     Key::new(
         "plugins.limits.log_lines",
@@ -136,7 +137,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "plugins.limits.entries",
         Takes::Texts("entry names with `*` for anything and `{topic}` for the topic's own name"),
-        Derived("`[\"{topic}\", \"{topic}/*\"]`; any where `store.entry` puts something in front of `{name}`"),
+        Derived("`[\"{topic}\", \"{topic}/*\"]`; any where `store.entry` puts a folder in front of `{name}`: `{topic}/` or one of yours, such as `plant/`"),
         "The entries that the plugin may choose, before the template of `store.entry` is applied. Another choice is a failure. \
          `[\"*\"]` allows any, also those that another sink writes in the same bucket.",
     )
@@ -145,8 +146,8 @@ pub(super) const KEYS: &[Key] = &[
         "plugins.limits.http_connections",
         Takes::Number { min: 1, max: 1000 },
         Preset::Number(16),
-        "How many HTTP connections the plugin may have at a time, over all workers. A request above it gets the error \
-         `connection-limit-reached`.",
+        "How many HTTP connections the plugin may have at a time, over all workers; a version in its trial or bake \
+         window has as many of its own. A request above it gets the error `connection-limit-reached`.",
     ),
     Key::new(
         "plugins.limits.http_size",
@@ -213,7 +214,8 @@ pub(super) const KEYS: &[Key] = &[
         Takes::Tables("`{ path, guest, writable }`"),
         Absent,
         "Folders that the plugin may read, and with `writable = true` also write. `path` is relative to the configuration \
-         file's folder, `guest` is what the plugin calls it.",
+         file's folder, `guest` is what the plugin calls it. A folder in which the configuration file, a file of secrets or the \
+         cache lies is refused, and so is one that is reached through a folder that a plugin may write.",
     )
     .example("[{ path = \"models\", guest = \"/models\", writable = false }]"),
     Key::new(
@@ -222,7 +224,7 @@ pub(super) const KEYS: &[Key] = &[
         Absent,
         "Hosts with their ports to which the plugin may send HTTP requests; with `https://` in front, by HTTPS only. A name \
          that leads to an address that isn't public is refused, unless `http_networks` has it. An address that stands here \
-         itself is allowed, and so is `localhost`. A request ends within the call's `timeout`.",
+         itself is allowed, and so is `localhost`. A request ends within the plugin's `timeout`, counted from its start.",
     )
     .example("[\"https://example.com:443\"]"),
     Key::new(
