@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use reduct_sink::health::access::{socket_path, without_port};
+use reduct_sink::health::access::{check_own_folder, socket_path, without_port};
 use serde_json::Value;
 
 use super::{CommandError, Exit};
@@ -99,7 +99,7 @@ impl RunningHost {
             let plain = || reqwest::Client::builder().no_proxy().timeout(PATIENCE);
             // The socket of a host on this machine lets its own user do everything.
             if token.is_none()
-                && let Some(socket) = socket_path(&self.status).filter(|socket| self.is_here() && socket.exists())
+                && let Some(socket) = self.socket()
                 && let Ok(answer) = plain().unix_socket(socket).build()?.request(method.clone(), &url).send().await
             {
                 return Ok((answer.status(), answer.text().await?));
@@ -127,6 +127,23 @@ impl RunningHost {
         let Some(path) = &self.token_file else { return Ok(None) };
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
         text.map(|text| Some(text.trim().to_owned())).map_err(|error| CommandError::new(Exit::Usage, error))
+    }
+
+    /// The host's Unix socket, unless another user can have put it there.
+    fn socket(&self) -> Option<PathBuf> {
+        let socket = socket_path(&self.status).filter(|_| self.is_here())?;
+        match check_own_folder(socket.parent()?) {
+            Ok(()) => socket.exists().then_some(socket),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => {
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "the Unix socket {} isn't used: {error}; whoever can enter it can answer in the host's place",
+                    socket.display()
+                );
+                None
+            }
+        }
     }
 
     fn is_here(&self) -> bool {

@@ -1,14 +1,17 @@
 //! What `plugin dev` goes by: what changed in a plugin's folder, and how a component gets into the place of another one.
 //!
-//! Guarantees: what a build writes by itself counts as no change; a component is renamed into place when it is whole, because
-//! a running host may be watching the file.
+//! Guarantees: what a build writes by itself counts as no change; a component is renamed into place when it is whole and on the
+//! disk, because a running host may be watching the file; nothing but a component of the expected digest is replaced, and no
+//! link is followed.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use super::project::Project;
 use crate::plugin::Digest;
@@ -58,14 +61,47 @@ impl FolderStamp {
     }
 }
 
-/// Puts a copy of `component` in the place of `file`.
+/// Puts a copy of `component` in the place of `file`, which another user may be looking at: under a name that nobody can
+/// have put a link at beforehand, and with the rights of the file that it replaces.
 pub fn put_in_place(component: &Path, file: &Path) -> anyhow::Result<()> {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     // Hidden, and without the extension by which a plugin is known.
-    let fresh = file.with_file_name(format!(".{name}.new"));
-    fs::copy(component, &fresh)
-        .with_context(|| format!("can't copy {} to {}", component.display(), fresh.display()))?;
-    fs::rename(&fresh, file).with_context(|| format!("can't replace {}", file.display()))
+    let fresh = file.with_file_name(format!(".{name}.{:016x}.new", RandomState::new().build_hasher().finish()));
+    let bytes = fs::read(component).with_context(|| format!("can't read {}", component.display()))?;
+    let rights = fs::metadata(file).with_context(|| format!("can't look at {}", file.display()))?.permissions();
+    let mut made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&fresh)
+        .with_context(|| format!("can't make {}", fresh.display()))?;
+    let written = made.write_all(&bytes).and_then(|()| made.set_permissions(rights)).and_then(|()| made.sync_all());
+    let replaced = written.and_then(|()| fs::rename(&fresh, file));
+    if replaced.is_err() {
+        let _ = fs::remove_file(&fresh);
+    }
+    replaced.with_context(|| format!("can't replace {}", file.display()))
+}
+
+/// The digest of a component that may be replaced. Refuses whatever isn't one: links, devices, files of another content.
+pub fn component_digest(file: &Path) -> anyhow::Result<String> {
+    let is_file = fs::symlink_metadata(file).with_context(|| format!("can't look at {}", file.display()))?.is_file();
+    ensure!(is_file, "{} is no regular file; `--into` replaces no links and no devices", file.display());
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(file);
+    let mut opened = opened.with_context(|| format!("can't read {}", file.display()))?;
+    let is_component = is_component(&mut opened).with_context(|| format!("can't read {}", file.display()))?;
+    ensure!(is_component, "{} is no component: it doesn't begin with \\0asm", file.display());
+    let mut bytes = MAGIC.to_vec();
+    opened.read_to_end(&mut bytes).with_context(|| format!("can't read {}", file.display()))?;
+    Ok(Digest::of(&bytes).to_string())
+}
+
+/// How each component begins.
+const MAGIC: &[u8; 4] = b"\0asm";
+
+fn is_component(file: &mut File) -> std::io::Result<bool> {
+    let mut head = Vec::new();
+    Read::by_ref(file).take(MAGIC.len() as u64).read_to_end(&mut head)?;
+    Ok(head == MAGIC && file.metadata()?.is_file())
 }
 
 /// The sha256 of a file, as a host shows it.
@@ -76,6 +112,8 @@ pub fn digest_of(file: &Path) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::super::project::Language;
     use super::super::scaffold::create;
     use super::*;
@@ -106,11 +144,32 @@ mod tests {
     fn a_component_is_replaced_whole() {
         let folder = tempfile::tempdir().unwrap();
         let (component, file) = (folder.path().join("new.wasm"), folder.path().join("at-work.wasm"));
-        fs::write(&component, "new").unwrap();
-        fs::write(&file, "old").unwrap();
+        let victim = folder.path().join("victim");
+        for (path, text) in [(&component, "new"), (&file, "old"), (&victim, "mine")] {
+            fs::write(path, text).unwrap();
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        symlink(&victim, folder.path().join(".at-work.wasm.new")).unwrap();
         put_in_place(&component, &file).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o640, "the host may be another user");
         assert_eq!(digest_of(&file).unwrap(), digest_of(&component).unwrap());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left beside it");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "mine", "no link that somebody planted is followed");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "nothing is left beside it");
+    }
+
+    #[test]
+    fn only_components_are_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("good.wasm"), b"\0asm and more").unwrap();
+        assert_eq!(component_digest(&path("good.wasm")).unwrap(), digest_of(&path("good.wasm")).unwrap());
+        fs::write(path("id_ed25519"), "a key").unwrap();
+        fs::write(path("short"), "\0as").unwrap();
+        symlink(path("good.wasm"), path("link.wasm")).unwrap();
+        let endless = Path::new("/dev/zero").to_owned();
+        for other in [path("id_ed25519"), path("short"), path("link.wasm"), path("none"), path("."), endless] {
+            assert!(component_digest(&other).is_err(), "{}", other.display());
+        }
     }
 }

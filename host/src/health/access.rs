@@ -5,7 +5,9 @@
 //! so is every request whose `Host` is not an address or a name of this host, so that a page that has its own name resolve to
 //! this machine reads nothing.
 
+use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use axum::http::{HeaderMap, header};
@@ -121,6 +123,16 @@ pub fn socket_path(address: &str) -> Option<PathBuf> {
     Some(folder.join(format!("{port}.sock")))
 }
 
+/// Refuses a folder that another user made or can enter: that user may have put the socket there.
+pub fn check_own_folder(folder: &Path) -> io::Result<()> {
+    let found = std::fs::symlink_metadata(folder)?;
+    if found.is_dir() && found.uid() == user_id() && found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let reason = format!("{} isn't a folder of our own that others can't enter", folder.display());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
+}
+
 /// The user that this process runs as.
 #[expect(unsafe_code, reason = "the standard library doesn't tell the user")]
 pub fn user_id() -> u32 {
@@ -130,6 +142,8 @@ pub fn user_id() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+
     use super::*;
 
     fn headers(host: Option<&str>, more: &[(header::HeaderName, &str)]) -> HeaderMap {
@@ -157,6 +171,22 @@ mod tests {
         }
         assert!(refused(Some("evil.example"), &[(header::ORIGIN, "http://evil.example")]), "its Host isn't ours");
         assert_eq!(access.refuse(Way::Socket, &headers(None, &[])), None);
+    }
+
+    #[test]
+    fn a_folder_that_others_can_enter_is_not_our_own() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("reduct-sink");
+        assert_eq!(check_own_folder(&folder).unwrap_err().kind(), io::ErrorKind::NotFound);
+        std::fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
+        check_own_folder(&folder).unwrap();
+        let link = parent.path().join("link");
+        std::os::unix::fs::symlink(&folder, &link).unwrap();
+        assert!(check_own_folder(&link).is_err(), "a link may lead elsewhere tomorrow");
+        for mode in [0o701, 0o770, 0o755] {
+            std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert!(check_own_folder(&folder).is_err(), "{mode:o}");
+        }
     }
 
     #[test]

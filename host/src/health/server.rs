@@ -14,12 +14,12 @@
 //! | `POST /pause`, `/resume`, `/topics/NAME/pause`, `/topics/NAME/resume` | the same |
 //! | `POST /replay?write=true` | the same; without `write` it tells what it would do |
 //!
-//! Guarantees: a caller can neither use up the host's sockets ([`CONNECTIONS`], [`HEAD_WITHIN`], no bodies) nor hold up
+//! Guarantees: a caller can neither use up the host's sockets ([`CONNECTIONS`], [`PROBES`], [`AT_SOCKET`], [`HEAD_WITHIN`], no bodies) nor hold up
 //! its writers: the server has a thread and a runtime of its own; an address that is taken is reported in the log and
 //! keeps nothing else from running.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -40,7 +40,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
-use super::access::{Access, Way, socket_path, user_id, without_port};
+use super::access::{Access, Way, check_own_folder, socket_path, without_port};
 use super::history::HistoryShown;
 use super::metrics;
 use super::page;
@@ -50,8 +50,13 @@ use super::tap::{TapAnswer, TapQuestion};
 use crate::config;
 use crate::sink::DeadLetterNote;
 
-/// Connections at once, over all addresses.
+/// Connections at once to the status address. The others have places of their own, so that callers who read slowly here
+/// can't make a probe fail, nor keep the host's own user out.
 const CONNECTIONS: usize = 64;
+/// Connections at once to `status.probes_listen`.
+const PROBES: usize = 16;
+/// Connections at once to the Unix socket.
+const AT_SOCKET: usize = 16;
 /// How long a request's head may take to arrive.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
 /// How long the start waits for the addresses to be listened on.
@@ -63,7 +68,7 @@ const CONNECTION_WITHIN: Duration = Duration::from_secs(60);
 pub trait Reporter: Send + Sync + 'static {
     /// The host as it is now.
     fn report(&self) -> HostReport;
-    /// Why only a restart can help; `None`: it can't.
+    /// Why only a restart can help, in words for anybody; `None`: it can't.
     fn is_dead(&self) -> Option<String>;
     /// Does to a plugin what somebody asks for. Answers with what was done, or why not. May take a while.
     fn act(&self, plugin: &str, action: Action) -> Result<String, String>;
@@ -127,18 +132,17 @@ async fn serve(config: config::StatusConfig, reporter: Arc<dyn Reporter>, listen
         warn!(%error, "nobody can act by status.token_file until it can be read");
     }
     let served = Served { reporter, access: Arc::new(access) };
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     if let Some(probes) = &config.probes_listen {
-        listen_on(probes, "probes", probe_routes(served.clone()), &places).await;
+        listen_on(probes, "probes", probe_routes(served.clone()), PROBES).await;
     }
-    listen_on(&listen, "status", all_routes(served.clone()), &places).await;
+    listen_on(&listen, "status", all_routes(served.clone()), CONNECTIONS).await;
     if !served.access.actions_off
         && let Some(path) = socket_path(&listen)
     {
         match open_socket(&path) {
             Ok(socket) => {
                 debug!(path = %path.display(), "actions through a Unix socket");
-                tokio::spawn(accept(all_routes(served), places, Listener::Socket(socket)));
+                tokio::spawn(accept(all_routes(served), AT_SOCKET, Listener::Socket(socket)));
             }
             Err(error) => warn!(
                 path = %path.display(), %error,
@@ -151,12 +155,12 @@ async fn serve(config: config::StatusConfig, reporter: Arc<dyn Reporter>, listen
     std::future::pending::<()>().await;
 }
 
-async fn listen_on(address: &str, what: &str, routes: Router, places: &Arc<Semaphore>) {
+async fn listen_on(address: &str, what: &str, routes: Router, places: usize) {
     match TcpListener::bind(address).await {
         Ok(listener) => {
             let address = listener.local_addr().map_or_else(|_| address.to_owned(), |bound| bound.to_string());
             info!(address, "{what} over HTTP");
-            tokio::spawn(accept(routes, Arc::clone(places), Listener::Port(listener)));
+            tokio::spawn(accept(routes, places, Listener::Port(listener)));
         }
         Err(error) => warn!(address, %error, "no {what} over HTTP; set the key to a free address, or to \"\" for none"),
     }
@@ -166,11 +170,7 @@ async fn listen_on(address: &str, what: &str, routes: Router, places: &Arc<Semap
 fn open_socket(path: &FilePath) -> io::Result<UnixListener> {
     let Some(folder) = path.parent() else { return Err(io::ErrorKind::InvalidInput.into()) };
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let found = std::fs::symlink_metadata(folder)?;
-    if !found.is_dir() || found.uid() != user_id() || found.mode() & 0o077 != 0 {
-        let reason = format!("{} isn't a folder of our own that others can't enter", folder.display());
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
-    }
+    check_own_folder(folder)?;
     // What a host left that was killed. One that runs listens on the port, and this one doesn't then.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -208,7 +208,8 @@ impl Listener {
 }
 
 /// Takes connections, as many as there is place for.
-async fn accept(routes: Router, places: Arc<Semaphore>, listener: Listener) {
+async fn accept(routes: Router, places: usize, listener: Listener) {
+    let places = Arc::new(Semaphore::new(places));
     let routes = routes.layer(Extension(listener.way()));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -285,15 +286,15 @@ async fn livez(State(served): State<Served>) -> Response {
     verdict(dead.map(|message| HealthProblem { code: "host.dead", message, for_s: 0 }).into_iter().collect())
 }
 
-async fn readyz(State(served): State<Served>) -> Response {
-    let report = served.reporter.report();
+async fn readyz(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Response {
+    let report = served.report_for(way, &headers);
     let stopping =
         report.stopping.then(|| HealthProblem { code: "host.stopping", message: "stopping".into(), for_s: 0 });
     verdict(report.not_ready().into_iter().cloned().chain(stopping).collect())
 }
 
-async fn health(State(served): State<Served>) -> Response {
-    verdict(served.reporter.report().problems)
+async fn health(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Response {
+    verdict(served.report_for(way, &headers).problems)
 }
 
 async fn figures(State(served): State<Served>) -> Response {
@@ -314,11 +315,8 @@ struct StatusShown {
 }
 
 async fn status(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Response {
-    let mut report = served.reporter.report();
+    let report = served.report_for(way, &headers);
     let may_act = served.access.may_act(way, &headers);
-    if !may_act {
-        report.redact();
-    }
     Json(StatusShown { report, may_act, lacks: served.access.lacks() }).into_response()
 }
 
@@ -412,6 +410,15 @@ fn parameters(uri: &Uri) -> impl Iterator<Item = (String, String)> {
 type Done = (StatusCode, String);
 
 impl Served {
+    /// As much of the report as the caller may see.
+    fn report_for(&self, way: Way, headers: &HeaderMap) -> HostReport {
+        let mut report = self.reporter.report();
+        if !self.access.may_act(way, headers) {
+            report.redact();
+        }
+        report
+    }
+
     /// Does what somebody asks for who may ask for it, and says so in the log.
     async fn change(
         self,

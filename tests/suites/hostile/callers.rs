@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::{Sink, bed, figures, process, unique};
@@ -71,6 +72,10 @@ fn strangers_see_little_and_change_nothing() -> Result<()> {
 
     // Callers that say nothing are sent away, and others are served in the meantime.
     let silent: Vec<TcpStream> = (0..200).filter_map(|_| TcpStream::connect(&address).ok()).collect();
+    let begun = Instant::now();
+    ensure!(get(&probes, "/livez")?.0 == 200);
+    // Silent callers keep their places at the other address for five seconds.
+    ensure!(begun.elapsed() < Duration::from_secs(3), "a probe waited {:?} for a place", begun.elapsed());
     process::wait_for("an answer beside silent callers", CATCH_UP, || {
         Ok(get(&address, "/livez").ok().filter(|(code, _)| *code == 200))
     })?;
@@ -79,7 +84,7 @@ fn strangers_see_little_and_change_nothing() -> Result<()> {
     let mut slow: Vec<TcpStream> = (0..100).filter_map(|_| TcpStream::connect(&address).ok()).collect();
     for byte in b"GET / HTTP/1.1" {
         slow.iter_mut().for_each(|caller| drop(caller.write_all(&[*byte])));
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
     process::wait_for("an answer beside slow callers", CATCH_UP, || {
         Ok(get(&address, "/livez").ok().filter(|(code, _)| *code == 200))

@@ -1,7 +1,8 @@
 //! `reduct-sink plugin dev`.
 //!
 //! Guarantees: a version that doesn't build, or whose fixtures fail, reaches neither the plugin's component nor a running
-//! host; what a host made of a version that it was handed is printed, a roll-back later on included.
+//! host; what a host made of a version that it was handed is printed, a roll-back later on included; only a component that
+//! the host says it has loaded is replaced.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use reduct_sink::devkit::build::{build_aside, take_over};
-use reduct_sink::devkit::dev::{FolderStamp, digest_of, put_in_place};
+use reduct_sink::devkit::dev::{FolderStamp, component_digest, digest_of, put_in_place};
 use reduct_sink::devkit::fixtures;
 use reduct_sink::devkit::project::Project;
 use reduct_sink::devkit::testing::Tester;
@@ -152,6 +153,8 @@ struct PluginAtWork {
     /// Of the version at work.
     digest: String,
     file: PathBuf,
+    /// The digest of what the file holds.
+    held: String,
     /// The number of the host's last swap.
     last_swap: u64,
 }
@@ -193,9 +196,19 @@ impl HandOverTarget {
                 file.display()
             );
         }
+        let held = component_digest(&file)?;
         let swaps = status["swaps"].as_array().map_or(&[][..], Vec::as_slice);
+        let is_loaded = plugin["digest"] == held.as_str();
+        if !is_loaded && !swaps.iter().any(|swap| swap["plugin"] == name.as_str() && swap["new"] == held.as_str()) {
+            bail!(
+                "{} holds version {}, which the host at {address} has neither at work nor tried, so it may be somebody \
+                 else's file; let the host load it, or restart the host",
+                file.display(),
+                held.get(..12).unwrap_or(&held)
+            );
+        }
         let last_swap = swaps.iter().filter_map(|swap| swap["number"].as_u64()).max().unwrap_or(0);
-        Ok(PluginAtWork { digest: plugin["digest"].as_str().unwrap_or_default().into(), file, last_swap })
+        Ok(PluginAtWork { digest: plugin["digest"].as_str().unwrap_or_default().into(), file, held, last_swap })
     }
 
     /// Puts the component in the place of the host's file, and waits until the host has dealt with it.
@@ -203,8 +216,7 @@ impl HandOverTarget {
         let failed = |error| CommandError::new(Exit::Failed, error);
         let digest = digest_of(fresh).map_err(failed)?;
         let short = digest.get(..12).unwrap_or(&digest);
-        let PluginAtWork { digest: at_work, file, last_swap } = self.find()?;
-        let had = digest_of(&file).map_err(failed)?;
+        let PluginAtWork { digest: at_work, file, held: had, last_swap } = self.find()?;
         let component = take_over(project, fresh).map_err(failed)?;
         if had == digest {
             let of_host = if at_work == digest { "is at work" } else { "was handed over before, and isn't at work" };
