@@ -70,6 +70,8 @@ pub struct Chain {
     /// The generation of `shared` that `stages` has taken over.
     generation: u64,
     stages: Vec<Stage>,
+    /// See [`Chain::for_replay`].
+    is_replay: bool,
     marks: Marks,
     /// What the stages make of the next record, where somebody watches.
     seen: Option<Vec<StageSeen>>,
@@ -78,10 +80,21 @@ pub struct Chain {
 impl Chain {
     /// Starts an instance of each plugin's present version.
     pub fn new(shared: Arc<SharedChain>) -> anyhow::Result<Self> {
+        Self::start(shared, false)
+    }
+
+    /// The same for dead letters that a running host tries: its calls are neither counted nor timed with those of the
+    /// workers, and circuit breakers neither learn of its failures nor refuse its records.
+    pub fn for_replay(shared: Arc<SharedChain>) -> anyhow::Result<Self> {
+        Self::start(shared, true)
+    }
+
+    fn start(shared: Arc<SharedChain>, is_replay: bool) -> anyhow::Result<Self> {
         let (generation, present) = shared.present();
-        let stages = present.iter().map(Stage::new).collect::<anyhow::Result<Vec<_>>>()?;
+        let start = if is_replay { Stage::for_replay } else { Stage::new };
+        let stages = present.iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
         shared.worker_comes();
-        Ok(Self { shared, generation, marks: Marks::of(&stages), stages, seen: None })
+        Ok(Self { shared, generation, marks: Marks::of(&stages), stages, is_replay, seen: None })
     }
 
     /// Takes over a change of the chain, if there is one: to be called between two records. Costs one atomic load if there
@@ -103,7 +116,7 @@ impl Chain {
                     stage.take_over(spec, started);
                     stage
                 }
-                None => Stage::added(spec, started),
+                None => Stage::added(spec, started, self.is_replay),
             });
         }
         self.marks = Marks::of(&self.stages);

@@ -53,6 +53,9 @@ pub(crate) struct Stage {
     /// It runs a candidate in a shadow trial: its output is discarded and its calls aren't counted. If the candidate is
     /// promoted, its circuit breaker starts closed.
     is_shadow: bool,
+    /// It is asked about dead letters that a running host tries: its calls aren't counted with those of the workers, and it
+    /// has nothing to do with the circuit breaker and the observer.
+    is_replay: bool,
     instances: Instances,
     /// Kept from record to record for its memory; empty between them.
     verdicts: Vec<Verdict>,
@@ -62,18 +65,27 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub fn new(spec: &StageSpec) -> anyhow::Result<Self> {
-        let mut stage = Self::empty(spec, spec.version.plugin.counters());
+        Self::empty(spec, spec.version.plugin.counters()).started(spec)
+    }
+
+    /// For dead letters that a running host tries.
+    pub fn for_replay(spec: &StageSpec) -> anyhow::Result<Self> {
+        Self::empty_for_replay(spec).started(spec)
+    }
+
+    fn started(mut self, spec: &StageSpec) -> anyhow::Result<Self> {
         let start = Instance::start(&spec.version.plugin);
         let name = &spec.config.name;
         let fresh = start.map_err(|problem| anyhow!("plugin `{name}` {problem}; {}", problem.remedy()))?;
-        stage.instances = Instances::new(spec.config.instances, Some(fresh));
-        Ok(stage)
+        self.instances = Instances::new(spec.config.instances, Some(fresh));
+        Ok(self)
     }
 
     /// For a plugin that joins the chain. If no instance starts, the next record tries again.
-    pub fn added(spec: &StageSpec, since: Instant) -> Self {
-        let mut stage = Self::empty(spec, spec.version.plugin.counters());
-        let fresh = spec.version.spare().or_else(|| Instance::start(&spec.version.plugin).ok());
+    pub fn added(spec: &StageSpec, since: Instant, is_replay: bool) -> Self {
+        let mut stage =
+            if is_replay { Self::empty_for_replay(spec) } else { Self::empty(spec, spec.version.plugin.counters()) };
+        let fresh = stage.spare(&spec.version).or_else(|| Instance::start(&spec.version.plugin).ok());
         stage.instances = Instances::new(spec.config.instances, fresh);
         stage.meter.took_over_in(since.elapsed());
         stage
@@ -86,6 +98,19 @@ impl Stage {
         stage
     }
 
+    fn empty_for_replay(spec: &StageSpec) -> Self {
+        let mut stage = Self::empty(spec, Arc::default());
+        stage.meter = Arc::default();
+        stage.observer = None;
+        stage.is_replay = true;
+        stage
+    }
+
+    /// An instance that was started for the workers, unless this is none of theirs.
+    fn spare(&self, version: &Version) -> Option<Instance> {
+        if self.is_replay { None } else { version.spare() }
+    }
+
     fn empty(spec: &StageSpec, counters: Arc<PluginCounters>) -> Self {
         Self {
             config: Arc::clone(&spec.config),
@@ -96,6 +121,7 @@ impl Stage {
             meter: spec.version.meters.join(),
             observer: spec.observer.clone(),
             is_shadow: false,
+            is_replay: false,
             instances: Instances::new(spec.config.instances, None),
             verdicts: Vec::new(),
             answered: 0,
@@ -148,7 +174,9 @@ impl Stage {
 
     /// Logs that the plugin failed on this record.
     pub fn report_failure(&self, input: &InputRecord, policy: FailurePolicy, reason: &str) {
-        self.version.plugin.report_failure(input, policy, reason);
+        if !self.is_replay {
+            self.version.plugin.report_failure(input, policy, reason);
+        }
     }
 
     pub fn failure(&self, reason: String) -> PluginFailure {
@@ -160,16 +188,20 @@ impl Stage {
     pub fn take_over(&mut self, spec: &StageSpec, since: Instant) {
         self.config = Arc::clone(&spec.config);
         self.last_topic = None;
-        self.observer.clone_from(&spec.observer);
+        if !self.is_replay {
+            self.observer.clone_from(&spec.observer);
+        }
         let (new, old) = (&spec.version, &self.version);
         if new.plugin.is(&old.plugin) {
             return;
         }
-        match new.spare().map_or_else(|| Instance::start(&new.plugin), Ok) {
+        match self.spare(new).map_or_else(|| Instance::start(&new.plugin), Ok) {
             Ok(instance) => {
                 self.meter.record_memory(0);
-                self.counters = new.plugin.counters();
-                self.meter = new.meters.join();
+                if !self.is_replay {
+                    self.counters = new.plugin.counters();
+                    self.meter = new.meters.join();
+                }
                 self.version = new.clone();
                 self.instances = Instances::new(spec.config.instances, Some(instance));
                 self.meter.took_over_in(since.elapsed());
@@ -244,7 +276,7 @@ impl Stage {
     }
 
     fn breaker(&self) -> Option<&Breaker> {
-        (!self.is_shadow).then(|| self.version.plugin.breaker())
+        (!self.is_shadow && !self.is_replay).then(|| self.version.plugin.breaker())
     }
 
     fn ask(&mut self, record: &RecordView<'_>, outputs: &mut Vec<OutputRecord>) -> Result<(), Trouble> {

@@ -1,4 +1,4 @@
-//! `reduct-sink replay`: one line a dead letter on standard output, and a summary; or what a running host says of its replay.
+//! `reduct-sink replay`: one line a dead letter on standard output, and a summary; or what a running host says of its trial.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ pub struct ReplayCommand {
     /// Write the outputs, and remove the dead letters that are done with; without this nothing is changed
     #[arg(long)]
     write: bool,
-    /// Have the running host do it, which goes on meanwhile: for the partitions that it reads
+    /// Have the running host try it with the plugins that it has now; it goes on meanwhile, and never writes
     #[arg(long, conflicts_with = "dead_letters")]
     running: bool,
     #[command(flatten)]
@@ -68,7 +68,12 @@ impl ReplayCommand {
     }
 
     fn by_the_running_host(&self) -> Result<(), CommandError> {
-        self.host.ask(reqwest::Method::POST, &format!("replay?write={}", self.write))?;
+        if self.write {
+            let problem = "a running host only tries what a replay would do; to write, stop every reduct-sink of the group and \
+                           run `reduct-sink replay --write` without --running";
+            return Err(CommandError::new(Exit::Usage, anyhow::Error::msg(problem)));
+        }
+        self.host.ask(reqwest::Method::POST, "replay")?;
         let mut said = Instant::now();
         let replay = loop {
             std::thread::sleep(ASK_EVERY);
@@ -84,8 +89,7 @@ impl ReplayCommand {
             }
         };
         print(if self.json { replay.to_string() } else { replay_line(&replay) });
-        let is_left = self.write && ["failing", "untouched"].iter().any(|key| replay[key].as_u64() > Some(0));
-        if is_left || !replay["error"].is_null() { Err(CommandError::reported(Exit::Failed)) } else { Ok(()) }
+        if !replay["error"].is_null() { Err(CommandError::reported(Exit::Failed)) } else { Ok(()) }
     }
 }
 
@@ -96,7 +100,7 @@ fn tell_json(ReplayedLetter { place, identity, fate }: &ReplayedLetter) {
         }
         Fate::Dropped => ("dropped", Vec::new(), None),
         Fate::Failing(reason) => ("failing", Vec::new(), Some(reason)),
-        Fate::Untouched | Fate::Elsewhere => ("left", Vec::new(), None),
+        Fate::Untouched => ("left", Vec::new(), None),
     };
     print(json!({
         "place": place.to_string(),
@@ -130,7 +134,7 @@ fn tell(ReplayedLetter { place, identity, fate }: &ReplayedLetter, write: bool) 
         }
         Fate::Dropped => (if write { "dropped" } else { "drop" }, String::new()),
         Fate::Failing(reason) => ("failing", format!(": {}", reason.replace(['\n', '\r'], " "))),
-        Fate::Untouched | Fate::Elsewhere => ("left", String::new()),
+        Fate::Untouched => ("left", String::new()),
     };
     print(format!("{outcome:<8}{who}{more}"));
 }

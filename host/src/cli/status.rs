@@ -257,20 +257,17 @@ fn table(report: &Value) -> String {
     text
 }
 
-/// How far a replay by the running host is, or how it ended.
+/// How far a trial of a replay by the running host is, or how it ended.
 pub(super) fn replay_line(replay: &Value) -> String {
     let count = |key: &str| replay[key].as_u64().unwrap_or(0);
-    let what = if replay["write"] == true { "replay" } else { "trial of a replay" };
     let state = if replay["running"] == true { "running" } else { "ended" };
     let mut text = format!(
-        "{what} {state}: {} dead letters looked at, {} {}, {} dropped, {} failing, {} left, {} of other hosts' partitions",
+        "trial of a replay {state}: {} dead letters looked at, {} would be written, {} dropped, {} failing, {} left",
         count("letters"),
         count("written"),
-        if replay["write"] == true { "written" } else { "would be written" },
         count("dropped"),
         count("failing"),
         count("untouched"),
-        count("elsewhere"),
     );
     for (key, words) in [("first_failing", "the first that fails"), ("error", "it failed")] {
         if let Some(reason) = replay[key].as_str() {

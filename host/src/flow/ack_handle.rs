@@ -77,7 +77,7 @@ impl UnderWay {
 
     /// Whether the request has records of this partition.
     pub fn is_of(&self, partition: &Arc<PartitionState>) -> bool {
-        Arc::ptr_eq(&self.0, partition.owner())
+        Arc::ptr_eq(&self.0, partition)
     }
 }
 

@@ -55,7 +55,13 @@ impl Budget {
 
     /// Asks for the calling thread to be unparked when there is room again. Check [`Self::has_room`] once more after it.
     pub fn wake_when_free(&self) {
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner).push(std::thread::current());
+        let this = std::thread::current();
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        // It asks again after each nap.
+        if !waiters.iter().any(|waiter| waiter.id() == this.id()) {
+            waiters.push(this);
+        }
+        drop(waiters);
         self.wanted.store(true, Ordering::SeqCst);
     }
 
@@ -126,6 +132,14 @@ mod tests {
         let budget = Budget::new(1, 100);
         assert!(budget.has_share((0, 0)), "the smallest budget");
         assert!(Budget::new(usize::MAX, usize::MAX).has_share((1 << 40, 1 << 40)), "no budget at all");
+    }
+
+    #[test]
+    fn a_worker_that_asks_again_and_again_waits_once() {
+        let budget = Budget::new(1, 100);
+        budget.take(1, 1);
+        (0..10).for_each(|_| budget.wake_when_free());
+        assert_eq!(budget.waiters.lock().unwrap().len(), 1);
     }
 
     #[test]

@@ -234,9 +234,6 @@ impl PartitionState {
 
     /// Whether records of this partition may be written now.
     pub fn may_write(&self) -> bool {
-        if self.replay.as_ref().is_some_and(|replay| !replay.may_write()) {
-            return false;
-        }
         match self.lock().phase {
             Phase::Reading | Phase::OutOfRange | Phase::Revoked => true,
             Phase::AwaitingReread { discard_unsent } => !discard_unsent,
@@ -290,10 +287,8 @@ impl PartitionState {
     /// A request with records of this partition is under way until the answer is dropped.
     #[must_use]
     pub fn request(self: &Arc<Self>) -> UnderWay {
-        // A revocation of the partition waits for the requests of its replays too.
-        let owner = self.owner();
-        owner.lock().requests += 1;
-        UnderWay::new(Arc::clone(owner))
+        self.lock().requests += 1;
+        UnderWay::new(Arc::clone(self))
     }
 
     pub(super) fn answered(&self) {

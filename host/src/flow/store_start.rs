@@ -14,9 +14,9 @@ const CLOCKS: u64 = 300;
 /// A moment between two others, in milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Started {
-    /// The store started no earlier than this, in microseconds since 1970.
+    /// The store started no earlier than this, in milliseconds since 1970.
     pub from: u64,
-    /// The store started no later than this, in microseconds since 1970.
+    /// The store started no later than this, in milliseconds since 1970.
     pub to: u64,
 }
 

@@ -61,7 +61,7 @@ pub struct HostReport {
     pub swaps_ended: Vec<(&'static str, u64)>,
     /// What isn't read because somebody paused it.
     pub paused: Paused,
-    /// The replay of dead letters that runs, or the last one.
+    /// The trial of a replay of dead letters that runs, or the last one.
     pub replay: Option<ReplayProgress>,
     /// Records that were read and aren't done with.
     pub in_flight_records: usize,
@@ -135,25 +135,21 @@ pub struct PluginReport {
     pub totals: PluginTotals,
 }
 
-/// How far a replay of dead letters by the running host is.
+/// How far the running host is with a trial of a replay: what would become of each dead letter. Nothing is changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ReplayProgress {
     /// It hasn't ended yet.
     pub running: bool,
-    /// It writes; otherwise it only tells what it would write.
-    pub write: bool,
     /// Dead letters that it has looked at.
     pub letters: u64,
-    /// Those whose outputs were written.
+    /// Those whose outputs would be written.
     pub written: u64,
-    /// Those that a plugin dropped.
+    /// Those that a plugin would drop.
     pub dropped: u64,
-    /// Those that failed again and stay.
+    /// Those that fail again.
     pub failing: u64,
-    /// Those that were left because it was stopped or the partition was taken away.
+    /// Those that were left because it was stopped.
     pub untouched: u64,
-    /// Those of partitions that this host doesn't read.
-    pub elsewhere: u64,
     /// The first one that failed again, and why.
     pub first_failing: Option<String>,
     /// Why it ended before its end.

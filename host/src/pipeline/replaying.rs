@@ -1,7 +1,8 @@
-//! Replays dead letters while the host runs.
+//! Tries a replay of the dead letters while the host runs: what would become of each. It doesn't write: that is for
+//! `reduct-sink replay --write`, while no host of the group runs.
 //!
-//! Guarantees: one replay at a time; it has a thread and plugin instances of its own, and writes through the host's writers,
-//! only for partitions that the host reads; a stop of the host ends it, and what it had not finished stays a dead letter.
+//! Guarantees: one trial at a time; it has a thread and plugin instances of its own, changes nothing, and neither circuit
+//! breakers nor the watch over a new version learn of its calls; a stop of the host ends it; a panic ends it, too.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,18 +11,22 @@ use tracing::{error, info};
 use super::host::Host;
 use super::lock;
 use crate::chain::Chain;
-use crate::dead_letters::replay::{Beside, Fate, PartitionOwner, ReplaySummary, ReplayedLetter, replay_beside};
-use crate::flow::PartitionState;
+use crate::dead_letters::replay::{Fate, ReplaySummary, ReplayedLetter, trial};
 use crate::health::report::ReplayProgress;
-use crate::record::TopicPartition;
 
-/// The replay that runs, or the last one.
+/// The trial that runs, or the last one.
 #[derive(Default)]
 pub(super) struct Replaying(Mutex<Option<ReplayProgress>>);
 
-impl PartitionOwner for Host {
-    fn owned(&self, source: &TopicPartition) -> Option<Arc<PartitionState>> {
-        self.assignments().get(source).map(|owned| Arc::clone(&owned.state))
+/// Says that a trial has ended, also where it panics.
+struct Ending {
+    host: Arc<Host>,
+    outcome: Result<(), String>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.host.replay.ended(std::mem::replace(&mut self.outcome, Ok(())));
     }
 }
 
@@ -31,22 +36,20 @@ impl Replaying {
     }
 
     /// Begins one. The answer says so, or why not.
-    pub fn start(&self, host: Arc<Host>, write: bool) -> Result<String, String> {
+    pub fn start(&self, host: Arc<Host>) -> Result<String, String> {
         {
             let mut progress = lock(&self.0);
             if progress.as_ref().is_some_and(|progress| progress.running) {
-                return Err("a replay is running already; /status shows how far it is".into());
+                return Err("a trial of a replay is running already; /status shows how far it is".into());
             }
-            *progress = Some(ReplayProgress { running: true, write, ..ReplayProgress::default() });
+            *progress = Some(ReplayProgress { running: true, ..ReplayProgress::default() });
         }
         let thread = std::thread::Builder::new().name("replay".into()).spawn(move || {
-            let outcome = run(&host, write);
-            host.replay.ended(outcome);
+            let mut ending = Ending { host, outcome: Err("it panicked; the log says where".into()) };
+            ending.outcome = run(&ending.host);
         });
         match thread {
-            Ok(_) => {
-                Ok(format!("the replay{} has begun; /status shows how far it is", if write { "" } else { "'s trial" }))
-            }
+            Ok(_) => Ok("the trial of a replay has begun; /status shows how far it is".into()),
             Err(error) => {
                 self.ended(Err(error.to_string()));
                 Err(format!("no thread for it: {error}"))
@@ -55,11 +58,11 @@ impl Replaying {
     }
 
     fn told(&self, summary: ReplaySummary, told: &ReplayedLetter) {
-        let ReplaySummary { letters, written, dropped, failing, untouched, elsewhere, .. } = summary;
+        let ReplaySummary { letters, written, dropped, failing, untouched, .. } = summary;
         let mut progress = lock(&self.0);
         let Some(progress) = progress.as_mut() else { return };
         (progress.letters, progress.written, progress.dropped) = (letters, written, dropped);
-        (progress.failing, progress.untouched, progress.elsewhere) = (failing, untouched, elsewhere);
+        (progress.failing, progress.untouched) = (failing, untouched);
         if let Fate::Failing(reason) = &told.fate
             && progress.first_failing.is_none()
         {
@@ -74,35 +77,29 @@ impl Replaying {
         progress.running = false;
         progress.error = outcome.err();
         match &progress.error {
-            Some(reason) => error!(reason, "the replay of dead letters failed; nothing is lost, start it again"),
+            Some(reason) => error!(reason, "the trial of a replay failed; nothing was changed, start it again"),
             None => info!(
-                write = progress.write,
                 letters = progress.letters,
                 written = progress.written,
                 dropped = progress.dropped,
                 failing = progress.failing,
-                left = progress.untouched + progress.elsewhere,
-                "the replay of dead letters has ended"
+                left = progress.untouched,
+                "the trial of a replay has ended; nothing was changed"
             ),
         }
     }
 }
 
-fn run(host: &Host, write: bool) -> Result<(), String> {
-    info!(write, "replaying dead letters beside the host's own work");
-    let chain = Chain::new(Arc::clone(&host.chain)).map_err(|error| format!("can't start the plugins: {error:#}"))?;
-    let beside = Beside {
-        config: &host.config,
-        chain,
-        sink: host.sink.clone(),
-        owner: host,
-        runtime: host.sink.runtime().clone(),
-        stop: host.stop_flag(),
-    };
+fn run(host: &Host) -> Result<(), String> {
+    info!("trying what a replay would make of the dead letters");
+    let chain =
+        Chain::for_replay(Arc::clone(&host.chain)).map_err(|error| format!("can't start the plugins: {error:#}"))?;
     let mut summary = ReplaySummary::default();
     let tell = &mut |told: &ReplayedLetter| {
         summary.count(&told.fate);
         host.replay.told(summary, told);
     };
-    replay_beside(beside, write, tell).map(drop).map_err(|error| error.to_string())
+    trial(&host.config, chain, host.sink.store(), host.sink.runtime(), host.stop_flag(), tell)
+        .map(drop)
+        .map_err(|error| error.to_string())
 }

@@ -215,9 +215,9 @@ impl Reporter for Host {
         Ok(topic.map_or_else(|| "everything is read again".to_owned(), |topic| format!("topic {topic} is read again")))
     }
 
-    fn start_replay(&self, write: bool) -> Result<String, String> {
+    fn try_replay(&self) -> Result<String, String> {
         let host = self.this.get().and_then(Weak::upgrade).ok_or("the host isn't ready yet")?;
-        self.replay.start(host, write)
+        self.replay.start(host)
     }
 
     fn dead_letters(&self) -> Vec<DeadLetterNote> {

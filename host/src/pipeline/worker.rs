@@ -144,11 +144,12 @@ impl Running {
         self.partitions.push(WorkerPartition { reader, state, held: None, stopped: false });
     }
 
-    fn nap(&self) {
-        let budget = &self.worker.budget;
-        if !budget.has_room() {
+    /// `is_held_up`: the budget, or a partition's share of it, kept something from being read.
+    fn nap(&self, is_held_up: bool) {
+        if is_held_up {
+            let budget = &self.worker.budget;
             budget.wake_when_free();
-            if budget.has_room() {
+            if budget.has_room() && self.partitions.iter().all(|partition| partition.state.has_share()) {
                 return;
             }
         }
@@ -157,7 +158,7 @@ impl Running {
 
     /// Gives each partition its turn, and naps if none had anything to do. A command ends it early.
     fn turn(&mut self) -> Option<WorkerCommand> {
-        let mut busy = false;
+        let (mut busy, mut is_held_up) = (false, false);
         let (mut records, mut bytes) = (BUDGET_RECORDS, 0);
         // Another one is first each time: the budget may not suffice for all.
         let next_first = 1.min(self.partitions.len());
@@ -165,6 +166,7 @@ impl Running {
         self.partitions.retain(|partition| !partition.is_finished());
         'partitions: for partition in &mut self.partitions {
             let mut has_share = partition.state.has_share();
+            is_held_up |= !has_share;
             for _ in 0..TURN {
                 // A plugin may take long for each record, and a command shall not wait for a whole turn.
                 if let Ok(command) = self.worker.commands.try_recv() {
@@ -172,9 +174,11 @@ impl Running {
                 }
                 if records >= BUDGET_RECORDS || bytes >= BUDGET_BYTES {
                     if !self.worker.budget.has_room() {
+                        is_held_up = true;
                         break 'partitions;
                     }
                     has_share = partition.state.has_share();
+                    is_held_up |= !has_share;
                     (records, bytes) = (0, 0);
                 }
                 if partition.stopped {
@@ -197,7 +201,7 @@ impl Running {
             }
         }
         if !busy {
-            self.nap();
+            self.nap(is_held_up);
         }
         None
     }

@@ -24,7 +24,7 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use crate::flow::store_start::{Started, now_ms};
-use crate::flow::{CommitPoint, PartitionState, Reread, RereadCause};
+use crate::flow::{CommitPoint, PartitionState, Phase, Reread, RereadCause};
 use crate::record::TopicPartition;
 use crate::sink::Sink;
 use crate::sink::store::StoreError;
@@ -152,10 +152,14 @@ impl Recovery {
             start = sink.store_started_exactly().await?;
         }
         let start = self.learn(start, asked);
-        let neighbours = sink.take_neighbours();
-        for state in host.states().iter().filter(|state| neighbours.contains(&state.source)) {
-            state.require_reread(RereadCause::Removal);
+        let mut neighbours = sink.take_neighbours();
+        for state in host.states().iter().filter(|state| state.phase() != Phase::Ended) {
+            if neighbours.remove(&state.source) {
+                state.require_reread(RereadCause::Removal);
+            }
         }
+        // One that begins again at this moment is found by the next look.
+        sink.keep_neighbours(neighbours);
         // Partitions that came meanwhile may have been given the start before, too.
         let (harmed, unharmed): (Vec<_>, Vec<_>) = host.states().into_iter().partition(|state| {
             has_restarted || state.store_start().is_some_and(|before| before.narrow(start).is_none())

@@ -236,6 +236,11 @@ impl Sink {
         std::mem::take(&mut self.0.neighbours())
     }
 
+    /// Gives those back that can't be re-read yet: this host doesn't read them at present. The gate doesn't wait for them.
+    pub fn keep_neighbours(&self, neighbours: HashSet<TopicPartition>) {
+        self.0.neighbours().extend(neighbours);
+    }
+
     /// The lowest offset of each partition that a crash of the store may harm at present.
     pub fn lowest_at_risk(&self) -> HashMap<TopicPartition, u64> {
         self.0.recent().lowest(Instant::now())
@@ -275,14 +280,6 @@ impl Sink {
     pub async fn idle(&self) {
         let all = u32::try_from(MAX_TURNS).unwrap_or(u32::MAX);
         drop(self.0.turns.acquire_many(all).await);
-    }
-
-    /// Waits until no request is under way, and holds up all writers as long as the answer is kept: for what must not meet a
-    /// write in the same block.
-    pub async fn quiet(&self) -> Option<SemaphorePermit<'_>> {
-        let all = u32::try_from(MAX_TURNS).unwrap_or(u32::MAX);
-        // The semaphore is never closed.
-        self.0.turns.acquire_many(all).await.ok()
     }
 
     /// Why the sink can't go on, if it can't.

@@ -1,9 +1,10 @@
 //! What this host is called in its group (Kafka's static membership): a host that is killed and started again under the
 //! same name gets its partitions back at once, because the brokers give a name's partitions to the member that has it.
 //!
-//! Guarantees: two hosts of one machine never have the same name, unless the configuration chose it: a name of the machine
-//! is held with a lock that ends with the process, however it ends. Two machines never have the same name, even if one is
-//! a copy of the other: the name holds what identifies the machine's boot.
+//! Guarantees: two hosts in one network namespace never have the same name, unless the configuration chose it: a name is held
+//! with a lock of that namespace that ends with the process, however it ends. Two machines never have the same name, even if
+//! one is a copy of the other: the name holds what identifies the machine's boot. Containers of one machine to which somebody
+//! gave the same host name can have the same name: there the host waits until an older namesake has noticed it.
 
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
@@ -26,6 +27,10 @@ const GROUP_IN_LOCK: usize = 80;
 /// What of the host name is in the member's: the brokers take 249 bytes.
 const HOST_NAME: usize = 100;
 const BOOT_ID: usize = 8;
+/// Says whether the host name is the machine's own or a container's. Source: the kernel gives the first namespace of this
+/// kind a fixed number (`PROC_UTS_INIT_INO`).
+const NAMESPACE: &str = "/proc/self/ns/uts";
+const OF_MACHINE: &str = "uts:[4026531838]";
 /// How often the group is asked for its members, and how long each answer may take.
 const ATTEMPTS: usize = 2;
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
@@ -80,9 +85,9 @@ impl Member {
         self.name.as_deref()
     }
 
-    /// Whether another host, on another machine, may have the same name.
+    /// Whether another host, on another machine or in another container, may have the same name.
     pub fn may_be_shared(&self) -> bool {
-        self.is_chosen
+        self.is_chosen || !fs::read_link(NAMESPACE).is_ok_and(|namespace| namespace.as_os_str() == OF_MACHINE)
     }
 }
 

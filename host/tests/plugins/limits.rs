@@ -1,10 +1,11 @@
 //! What a plugin may use and answer, each as configured: the record that meets a limit fails, the next one goes on.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use reduct_sink::chain::{Chain, Outcome};
+use reduct_sink::chain::{Chain, Outcome, StageSpec, Version};
 use reduct_sink::config::{BreakerConfig, FailurePolicy, PluginConfig, WhileOpen};
-use reduct_sink::plugin::{Digest, LoadProblem};
+use reduct_sink::plugin::{Counts, Digest, LoadProblem};
 
 use crate::bed::{Bed, dead_letter, input, keep_log, logged, output, runtime};
 use crate::guest::guest;
@@ -142,4 +143,30 @@ fn a_breaker_is_of_all_workers_and_closes_after_a_record_that_goes_well() {
     output(workers[0].transform(&input(21)));
     assert_eq!(logged(&["ERROR", "broken-circuit@", "opened"]).len(), 1);
     assert_eq!(logged(&["INFO", "broken-circuit@", "closed"]).len(), 1);
+}
+
+#[test]
+fn dead_letters_that_are_tried_neither_feed_nor_ask_the_breaker_and_are_counted_apart() {
+    let bed = Bed::of(&[]).with("a", &guest(FAILING), |plugin| {
+        let pause = Duration::from_secs(3600);
+        plugin.breaker = Some(BreakerConfig { failures: 3, then: WhileOpen::Wait, pause });
+    });
+    let shared = bed.shared();
+    let mut trial = Chain::for_replay(shared.clone()).unwrap();
+    let asked = |trial: &mut Chain| assert!(dead_letter(trial.transform(&input(1))).reason.contains("unreachable"));
+    (0..200).for_each(|_| asked(&mut trial));
+    let version = shared.versions().remove(0);
+    assert!(!version.breaker_open && version.failures.is_empty(), "{version:?}");
+    assert_eq!((version.counts, version.latency.measured), (Counts::default(), 0));
+    let mut worker = Chain::new(shared.clone()).unwrap();
+    (0..3).for_each(|_| assert!(matches!(worker.transform(&input(1)), Outcome::DeadLetter(_))));
+    assert!(shared.versions().remove(0).breaker_open);
+    asked(&mut trial);
+    assert_eq!(shared.versions().remove(0).counts.failed, 3, "those of the worker");
+    let version = Version::new(shared.runtime().load(&bed.plugins[0]).unwrap());
+    shared.replace(StageSpec::new(Arc::new(bed.plugins[0].clone()), version)).unwrap();
+    trial.refresh();
+    (0..5).for_each(|_| asked(&mut trial));
+    let version = shared.versions().remove(0);
+    assert_eq!((version.counts, version.breaker_open), (Counts::default(), false), "nor by the next version");
 }

@@ -43,20 +43,12 @@ pub fn replay(
                     None => replay.summary.others += 1,
                 }
             }
-            let sink = replay.run.sink_beside();
             replay.page(found, |done| {
                 let times = done.into_iter().filter_map(|place| match place {
                     LetterPlace::Entry { timestamp_us, .. } => Some(*timestamp_us),
                     LetterPlace::Topic { .. } => None,
                 });
-                tokio.block_on(async {
-                    // The store rewrites the block, and a write to it at the same time could be damaged.
-                    let _quiet = match &sink {
-                        Some(sink) => sink.quiet().await,
-                        None => None,
-                    };
-                    store.remove_all(entry, &times.collect::<Vec<_>>()).await.map_err(wrong)
-                })
+                tokio.block_on(store.remove_all(entry, &times.collect::<Vec<_>>())).map_err(wrong)
             })?;
         }
     }

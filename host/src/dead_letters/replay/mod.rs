@@ -7,8 +7,8 @@
 //!
 //! Guarantees: nothing is lost: a dead letter goes only after its outputs are safe; nothing is written twice, also when a
 //! replay is interrupted and run again, as long as the chain makes the same of a record as before; two writers of one entry
-//! would lose records, so [`replay`] writes nothing while the consumer group has members, and [`replay_beside`] only what
-//! belongs to partitions of its own host, through that host's writers.
+//! would lose records, so [`replay`] writes nothing while the consumer group has members, and a running host only tries
+//! what a replay would do ([`trial`]).
 
 mod done;
 mod entries;
@@ -27,14 +27,14 @@ use self::run::ReplayRun;
 use crate::chain::{Chain, SharedChain};
 use crate::config::Config;
 use crate::dead_letters::format::{DeadLetter, UnreadableLetter};
-use crate::flow::PartitionState;
+use crate::flow::membership::Membership;
 use crate::health::service::stop_on_signal;
 use crate::kafka::metadata as kafka;
 use crate::plugin::{LoadError, Runtime};
 use crate::record::entry_name::EntryName;
 use crate::record::{Identity, TopicPartition};
 use crate::sink::store::{Store, StoreError};
-use crate::sink::{AttachmentError, Sink};
+use crate::sink::{AttachmentError, Sink, attachments};
 
 /// What became of a dead letter, or would become of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,10 +45,8 @@ pub enum Fate {
     Dropped,
     /// It stays in the dead letters, for this reason.
     Failing(String),
-    /// The replay was told to stop first, or its partition was taken away.
+    /// The replay was told to stop first.
     Untouched,
-    /// Its partition isn't read by the host that replays: it stays for the one that reads it.
-    Elsewhere,
 }
 
 /// Where a dead letter is kept.
@@ -117,8 +115,6 @@ pub struct ReplaySummary {
     pub failing: u64,
     /// Those that were left alone.
     pub untouched: u64,
-    /// Of partitions that the replaying host doesn't read.
-    pub elsewhere: u64,
     /// Outputs that were in their entry already.
     pub found: u64,
     /// Records beside them that are no dead letters.
@@ -179,50 +175,27 @@ pub fn replay(
         .map_err(|error| failed("can't listen to signals")(&error))?;
 
     let store = Store::new(&config.store).map_err(|error| wrong(config, error))?;
-    let run = ReplayRun::alone(config, chain, store.clone(), write, tokio.handle().clone(), Arc::clone(&stop))?;
-    let replay = Replay { config, run, write, stop, is_alone: true, tell, summary: ReplaySummary::default() };
+    let sink = if write { Some(sink(config, store.clone(), tokio.handle())?) } else { None };
+    let run = ReplayRun::new(config, chain, sink, tokio.handle().clone(), Arc::clone(&stop))?;
+    let replay = Replay { config, run, write, stop, tell, summary: ReplaySummary::default() };
     let summary = replay.all(&store, tokio.handle(), pattern);
     tokio.shutdown_background();
     summary
 }
 
-/// Has the partitions of a running host.
-pub trait PartitionOwner: Send + Sync {
-    /// The partition, if this host reads it now.
-    fn owned(&self, source: &TopicPartition) -> Option<Arc<PartitionState>>;
-}
-
-/// What a running host gives for a replay beside its own work.
-pub struct Beside<'a> {
-    /// The host's.
-    pub config: &'a Config,
-    /// Of the replay's own, of the host's plugins.
-    pub chain: Chain,
-    /// The host's own: it has one writer an entry.
-    pub sink: Sink,
-    /// The host.
-    pub owner: &'a dyn PartitionOwner,
-    /// What requests run on.
-    pub runtime: tokio::runtime::Handle,
-    /// Ends the replay when it is set.
-    pub stop: Arc<AtomicBool>,
-}
-
-/// The same by a running host, which goes on meanwhile: of the partitions that it reads. Another host of the group can't
-/// write to their entries, and this one has one writer for each, so that nothing is written twice.
-pub fn replay_beside(
-    beside: Beside<'_>,
-    write: bool,
+/// Tells what a replay would make of the dead letters now, for a host that runs: nothing is written, removed or marked.
+/// `chain` is for it alone, see [`Chain::for_replay`]; `stop` ends it.
+pub fn trial(
+    config: &Config,
+    chain: Chain,
+    store: &Store,
+    runtime: &tokio::runtime::Handle,
+    stop: Arc<AtomicBool>,
     tell: &mut dyn FnMut(&ReplayedLetter),
 ) -> Result<ReplaySummary, ReplayError> {
-    let Beside { config, chain, sink, owner, runtime, stop } = beside;
-    if write && config.store.discard {
-        return Err(ReplayError::Discard);
-    }
-    let store = sink.store().clone();
-    let run = ReplayRun::beside(config, chain, sink, owner, write, runtime.clone(), Arc::clone(&stop))?;
-    let replay = Replay { config, run, write, stop, is_alone: false, tell, summary: ReplaySummary::default() };
-    replay.all(&store, &runtime, None)
+    let run = ReplayRun::new(config, chain, None, runtime.clone(), Arc::clone(&stop))?;
+    let replay = Replay { config, run, write: false, stop, tell, summary: ReplaySummary::default() };
+    replay.all(store, runtime, None)
 }
 
 /// A replay under way, wherever the letters come from.
@@ -231,8 +204,6 @@ struct Replay<'a> {
     run: ReplayRun<'a>,
     write: bool,
     stop: Arc<AtomicBool>,
-    /// No host of the group may run meanwhile.
-    is_alone: bool,
     tell: &'a mut dyn FnMut(&ReplayedLetter),
     summary: ReplaySummary,
 }
@@ -267,13 +238,12 @@ impl Replay<'_> {
         page: Vec<FoundLetter>,
         finish: impl FnOnce(Vec<&LetterPlace>) -> Result<(), ReplayError>,
     ) -> Result<(), ReplayError> {
-        if self.write && self.is_alone {
+        if self.write {
             // A sink may have been started in the meantime.
             refuse_company(self.config)?;
         }
-        let mut told = self.run.page(page)?;
+        let told = self.run.page(page)?;
         if self.write {
-            let _held = self.run.hold(&mut told);
             finish(told.iter().filter(|told| told.is_done()).map(|told| &told.place).collect())?;
         }
         for told in &told {
@@ -282,6 +252,13 @@ impl Replay<'_> {
         }
         Ok(())
     }
+}
+
+/// For a replay that writes while no host of the group runs.
+fn sink(config: &Config, store: Store, runtime: &tokio::runtime::Handle) -> Result<Sink, ReplayError> {
+    let membership = Arc::new(Membership::default());
+    let attachments = attachments::watched(&config.attachments, runtime)?;
+    Ok(Sink::new(store, &config.store, &config.labels, attachments, membership, None, runtime.clone()))
 }
 
 fn wrong(config: &Config, error: StoreError) -> ReplayError {
@@ -297,7 +274,6 @@ impl ReplaySummary {
             Fate::Dropped => self.dropped += 1,
             Fate::Failing(_) => self.failing += 1,
             Fate::Untouched => self.untouched += 1,
-            Fate::Elsewhere => self.elsewhere += 1,
         }
     }
 }

@@ -1,25 +1,23 @@
 //! One replay under way: a page of dead letters at a time, from the entry through the chain to the sink.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::{Fate, FoundLetter, PartitionOwner, ReplayError, ReplayedLetter};
+use super::{Fate, FoundLetter, LetterPlace, ReplayError, ReplayedLetter};
 use crate::chain::{Chain, Outcome, PluginFailure};
 use crate::config::Config;
 use crate::dead_letters::format::DeadLetter;
 use crate::flow::backoff::Backoff;
-use crate::flow::membership::Membership;
-use crate::flow::{Begin, Budget, PartitionState, UnderWay};
+use crate::flow::{Begin, Budget, PartitionState};
 use crate::kafka::metadata as kafka;
 use crate::record::entry_name::{EntryName, Naming, Template};
-use crate::record::{InputRecord, TopicPartition};
+use crate::record::{Identity, InputRecord, TopicPartition};
 use crate::sink::item::{Item, Mapping, Prepared};
-use crate::sink::store::Store;
-use crate::sink::{Sink, attachments, entry_of, hand_over};
+use crate::sink::{Sink, entry_of, hand_over};
 
 /// How long requests under way are waited for when the replay is told to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
@@ -28,10 +26,8 @@ const TICK: Duration = Duration::from_millis(50);
 pub struct ReplayRun<'a> {
     config: &'a Config,
     chain: Chain,
-    sink: Sink,
-    /// The running host that replays; `None`: no host runs.
-    owner: Option<&'a dyn PartitionOwner>,
-    write: bool,
+    /// What writes; `None`: nothing is changed.
+    sink: Option<Sink>,
     budget: Arc<Budget>,
     mapping: Mapping,
     entry: Option<Template>,
@@ -54,40 +50,11 @@ enum Begun {
 }
 
 impl<'a> ReplayRun<'a> {
-    /// While no host of the group runs.
-    pub fn alone(
+    /// Writes to `sink`; without one it only tells what would be written.
+    pub fn new(
         config: &'a Config,
         chain: Chain,
-        store: Store,
-        write: bool,
-        runtime: Handle,
-        stop: Arc<AtomicBool>,
-    ) -> Result<Self, ReplayError> {
-        let membership = Arc::new(Membership::default());
-        let attachments = attachments::watched(&config.attachments, &runtime)?;
-        let sink = Sink::new(store, &config.store, &config.labels, attachments, membership, None, runtime.clone());
-        Self::new(config, chain, sink, None, write, runtime, stop)
-    }
-
-    /// By a running host.
-    pub fn beside(
-        config: &'a Config,
-        chain: Chain,
-        sink: Sink,
-        owner: &'a dyn PartitionOwner,
-        write: bool,
-        runtime: Handle,
-        stop: Arc<AtomicBool>,
-    ) -> Result<Self, ReplayError> {
-        Self::new(config, chain, sink, Some(owner), write, runtime, stop)
-    }
-
-    fn new(
-        config: &'a Config,
-        chain: Chain,
-        sink: Sink,
-        owner: Option<&'a dyn PartitionOwner>,
-        write: bool,
+        sink: Option<Sink>,
         runtime: Handle,
         stop: Arc<AtomicBool>,
     ) -> Result<Self, ReplayError> {
@@ -97,8 +64,6 @@ impl<'a> ReplayRun<'a> {
         Ok(Self {
             chain,
             sink,
-            owner,
-            write,
             // A page is what bounds this.
             budget: Arc::new(Budget::new(usize::MAX, usize::MAX)),
             mapping: Mapping { labels: config.labels.clone(), content_types: config.store.content_types.clone() },
@@ -113,9 +78,15 @@ impl<'a> ReplayRun<'a> {
 
     /// Sends a page through chain and sink, and waits until each one's fate is known.
     pub fn page(&mut self, page: Vec<FoundLetter>) -> Result<Vec<ReplayedLetter>, ReplayError> {
-        let mut begun = Vec::new();
+        let (mut told, mut begun) = (Vec::new(), Vec::new());
+        let mut records = HashSet::new();
         for FoundLetter { place, letter } in page {
             let identity = letter.as_ref().ok().map(DeadLetter::identity);
+            let record = identity.as_ref().map(|identity| (identity.source.clone(), identity.offset));
+            if record.is_some_and(|record| !records.insert(record)) {
+                // Two letters of one record: what the first one writes has to be found when the second one comes.
+                told.extend(begun.drain(..).map(|begun| self.tell(begun)));
+            }
             let one = match letter {
                 _ if self.stopped() => Begun::Decided(Fate::Untouched),
                 Err(unreadable) => Begun::Decided(Fate::Failing(unreadable.to_string())),
@@ -123,53 +94,27 @@ impl<'a> ReplayRun<'a> {
             };
             begun.push((place, identity, one));
         }
-        let told = begun.into_iter().map(|(place, identity, begun)| {
-            let fate = match begun {
-                Begun::Decided(fate) => fate,
-                Begun::Pending(pending) => self.finish(pending),
-            };
-            ReplayedLetter { place, identity, fate }
-        });
-        Ok(told.collect())
+        told.extend(begun.into_iter().map(|begun| self.tell(begun)));
+        Ok(told)
     }
 
-    /// The running host's sink, which goes on meanwhile.
-    pub fn sink_beside(&self) -> Option<Sink> {
-        self.owner.map(|_| self.sink.clone())
-    }
-
-    /// Keeps partitions of these letters from being given to another host while the answer is kept, and leaves alone what
-    /// belongs to another host by now, or while the store may have lost what was written.
-    pub fn hold(&self, told: &mut [ReplayedLetter]) -> Vec<UnderWay> {
-        let Some(owner) = self.owner else { return Vec::new() };
-        let mut held: Vec<(TopicPartition, UnderWay)> = Vec::new();
-        for letter in told.iter_mut().filter(|letter| letter.is_done()) {
-            let Some(source) = letter.identity.as_ref().map(|identity| &identity.source) else { continue };
-            if held.iter().any(|(of, _)| of == source) {
-                continue;
-            }
-            let state = owner.owned(source).filter(|_| self.sink.gate().is_open());
-            // Held first: from then on a revocation waits.
-            let under_way = state.map(|state| (state.request(), state)).filter(|(_, state)| state.may_write());
-            match under_way {
-                Some((request, _)) => held.push((source.clone(), request)),
-                None => letter.fate = Fate::Untouched,
-            }
-        }
-        held.into_iter().map(|(_, request)| request).collect()
+    /// Waits until the letter's fate is known.
+    fn tell(&self, (place, identity, begun): (LetterPlace, Option<Identity>, Begun)) -> ReplayedLetter {
+        let fate = match begun {
+            Begun::Decided(fate) => fate,
+            Begun::Pending(pending) => self.finish(pending),
+        };
+        ReplayedLetter { place, identity, fate }
     }
 
     /// Waits for the last requests, and tells how many outputs were in their entry already.
     pub fn end(self) -> u64 {
-        if self.owner.is_some() {
-            // The host's sink goes on, and found records of its own.
-            return 0;
-        }
+        let Some(sink) = self.sink else { return 0 };
         self.runtime.block_on(async {
             // What they leave unfinished is mended by the next writer.
-            let _ = tokio::time::timeout(LAST_REQUESTS, self.sink.idle()).await;
+            let _ = tokio::time::timeout(LAST_REQUESTS, sink.idle()).await;
         });
-        self.sink.counters().found
+        sink.counters().found
     }
 
     fn stopped(&self) -> bool {
@@ -180,8 +125,7 @@ impl<'a> ReplayRun<'a> {
         let failing = |reason: String| Ok(Begun::Decided(Fate::Failing(reason)));
         let DeadLetter { input, index } = letter;
         let assignment = match self.assignment(&input.source)? {
-            Ok(Some(assignment)) => assignment,
-            Ok(None) => return Ok(Begun::Decided(Fate::Elsewhere)),
+            Ok(assignment) => assignment,
             Err(reason) => return failing(reason),
         };
         self.chain.refresh();
@@ -210,8 +154,8 @@ impl<'a> ReplayRun<'a> {
         let Some(ack) = assignment.receive(input.offset, input.size()) else {
             return failing("it was received before".into());
         };
-        if self.write {
-            hand_over(&self.sink, &assignment, outputs, ack);
+        if let Some(sink) = &self.sink {
+            hand_over(sink, &assignment, outputs, ack);
             return Ok(Begun::Pending(PendingLetter { assignment, entries }));
         }
         for (record, entry) in outputs.into_iter().zip(&entries) {
@@ -231,7 +175,7 @@ impl<'a> ReplayRun<'a> {
                 return Fate::Failing("it was lost on its way; the log says more".into());
             }
             if !assignment.may_write() {
-                // The group gave the partition to another host, or it is read again.
+                // A record was removed from the entry: the next replay looks again.
                 assignment.end();
                 return Fate::Untouched;
             }
@@ -252,22 +196,15 @@ impl<'a> ReplayRun<'a> {
         let mut attempt = 1;
         loop {
             match self.chain.attempt(input, attempt) {
-                Outcome::Retry(_) if self.write && !self.stopped() => std::thread::sleep(backoff.wait()),
+                Outcome::Retry(_) if self.sink.is_some() && !self.stopped() => std::thread::sleep(backoff.wait()),
                 outcome => return outcome,
             }
             attempt += 1;
         }
     }
 
-    /// The partition as if it were assigned, for one record; `None`: another host may have it.
-    fn assignment(
-        &mut self,
-        source: &TopicPartition,
-    ) -> Result<Result<Option<Arc<PartitionState>>, String>, ReplayError> {
-        if let Some(owner) = self.owner {
-            let beside = |state: Arc<PartitionState>| Arc::new(state.replay_beside(Arc::clone(&self.budget)));
-            return Ok(Ok(owner.owned(source).map(beside)));
-        }
+    /// The partition as if it were assigned, for one record.
+    fn assignment(&mut self, source: &TopicPartition) -> Result<Result<Arc<PartitionState>, String>, ReplayError> {
         let naming = match &self.entry {
             Some(template) => Naming::configured(template),
             None => match self.partitions_of(&source.topic)? {
@@ -277,7 +214,7 @@ impl<'a> ReplayRun<'a> {
         };
         let budget = Arc::clone(&self.budget);
         let assignment = PartitionState::new(source.clone(), naming, &self.dead_letter_entry, budget, Begin::default());
-        Ok(assignment.map(|state| Some(Arc::new(state.for_replay()))).map_err(|error| error.to_string()))
+        Ok(assignment.map(|state| Arc::new(state.for_replay())).map_err(|error| error.to_string()))
     }
 
     /// On this the default entry's name depends.

@@ -82,6 +82,12 @@ impl Writer {
     pub(super) async fn attach_again(&mut self) {
         let shared = std::sync::Arc::clone(&self.shared);
         let _permit = shared.permit().await;
+        // A revocation waits for the look; where the partitions were taken away before, their next owner looks.
+        let mut requests = self.states.values().map(|state| (state.request(), state.may_write()));
+        let Some(_under_way) = requests.find(|(_, may_write)| *may_write) else {
+            self.attachments.written_since = false;
+            return;
+        };
         if let Err(error) = self.attach().await {
             warn!(entry = %self.entry, %error, "can't look at the entry's attachments; trying again with the next record");
             self.attachments.look_again();

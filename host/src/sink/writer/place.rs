@@ -66,7 +66,7 @@ impl Writer {
             self.states.retain(|_, state| state.may_write());
             self.generation = generation;
         }
-        for state in batch.iter().map(|pending| pending.state().owner()) {
+        for state in batch.iter().map(PendingWrite::state) {
             if self.states.get(&state.source).is_none_or(|known| !Arc::ptr_eq(known, state)) {
                 self.states.insert(state.source.clone(), Arc::clone(state));
             }
