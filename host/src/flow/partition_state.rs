@@ -9,12 +9,14 @@
 //! [`PartitionState::end`] nothing is received, written or committed. No I/O.
 
 mod replay;
+mod reread;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::replay::Replayed;
+pub use self::reread::{Reread, RereadCause};
 use super::ack_handle::{AckHandle, UnderWay};
 use super::budget::{Budget, Usage};
 use super::checkpoint::Checkpoint;
@@ -110,25 +112,6 @@ pub enum Phase {
     Revoked,
     /// Somebody else may own the partition, or a newer value took this one's place.
     Ended,
-}
-
-/// Why records of a partition have to be read from Kafka again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RereadCause {
-    /// A record was removed from one of the partition's entries: the store rewrites the block, which can damage other
-    /// records of it.
-    Removal,
-}
-
-/// A re-read that the recovery decided on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reread {
-    /// The first offset to read.
-    pub from: u64,
-    /// See [`Phase::AwaitingReread`].
-    pub discard_unsent: bool,
-    /// The store's start as it is now.
-    pub store_start: Option<Started>,
 }
 
 /// A re-read that is still to come.

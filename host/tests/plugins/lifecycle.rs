@@ -1,9 +1,8 @@
 //! Trials, the watch over a new version, the way back, changed configurations, and who is asked about what.
 
-use std::fs;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 use reduct_sink::chain::{Chain, Outcome as Fate, SharedChain};
 use reduct_sink::config::{self, HeaderIs, Mode, PluginConfig, Share, Sources, TopicIs, When};
