@@ -20,10 +20,13 @@ pub struct HungCall {
     pub policy: FailurePolicy,
 }
 
+/// By partition and offset.
+type ByPlace = HashMap<(TopicPartition, u64), (Option<TopicId>, HungCall)>;
+
 #[derive(Debug, Default)]
 pub struct HungRecords {
     any: AtomicBool,
-    records: Mutex<HashMap<(TopicPartition, u64), (Option<TopicId>, HungCall)>>,
+    records: Mutex<ByPlace>,
 }
 
 /// Which record it is.
