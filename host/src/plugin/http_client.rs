@@ -39,7 +39,7 @@ use super::log::PluginLog;
 use crate::config::{Grants, Network, PluginLimits, why_not_public};
 
 /// Finds the addresses of a name.
-type Resolve = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+pub(super) type Resolve = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
 pub(super) type HttpIo = Box<dyn Future<Output = Result<(), Error>> + Send>;
 pub(super) type HttpAnswer = Result<(http::Response<WasiBody>, HttpIo), Error>;

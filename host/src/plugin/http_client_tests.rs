@@ -16,7 +16,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::digest::Digest;
-use super::http_client::{HttpClient, Target, Waits};
+use super::http_client::{HttpClient, Resolve, Target, Waits};
 use super::log::PluginLog;
 use crate::config::{Grants, PluginConfig, PluginSource};
 
@@ -25,8 +25,6 @@ const WHOLE: Duration = Duration::from_secs(20);
 fn tls(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(file)
 }
-
-type Resolve = fn(&str, u16) -> std::io::Result<Vec<SocketAddr>>;
 
 /// A client with these limits, for which every name leads to `addresses`.
 struct TestClient {
