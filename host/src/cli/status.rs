@@ -138,7 +138,7 @@ impl RunningHost {
             Err(error) => {
                 let _ = writeln!(
                     std::io::stderr(),
-                    "the Unix socket {} isn't used: {error}; whoever can enter it can answer in the host's place",
+                    "the Unix socket {} isn't used: {error}; another user could answer in the host's place",
                     socket.display()
                 );
                 None
