@@ -114,12 +114,13 @@ async fn the_connection_goes_to_an_address_that_was_checked() {
         let port = PORT.load(Ordering::SeqCst) as u16;
         let at = |ip: [u8; 4]| SocketAddr::from((ip, port));
         match ASKED.fetch_add(1, Ordering::SeqCst) {
-            0 => Ok(vec![at([127, 0, 0, 1]), at([127, 0, 0, 2])]),
-            _ => Ok(vec![at([127, 0, 0, 1])]),
+            0 => Ok(vec![at([127, 0, 0, 3]), at([127, 0, 0, 2])]),
+            _ => Ok(vec![at([127, 0, 0, 3])]),
         }
     }
+    // Addresses at which no other test listens: the port is free at both.
     let (port, allowed) = server("127.0.0.2", 0, saying(OK));
-    let (_, forbidden) = server("127.0.0.1", port, saying(OK));
+    let (_, forbidden) = server("127.0.0.3", port, saying(OK));
     PORT.store(port.into(), Ordering::SeqCst);
     let mut made = TestClient { resolve: Some(resolve), ..TestClient::default() };
     made.grants.http_networks = vec!["127.0.0.2".parse().unwrap()];
