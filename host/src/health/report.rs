@@ -8,7 +8,7 @@ use super::problems::HealthProblem;
 use crate::chain::{Latency, PluginTotals};
 use crate::flow::pauses::Paused;
 use crate::plugin::{Counts, RecentFailure};
-use crate::rollout::SwapReport;
+use crate::rollout::{RolloutOutcome, SwapReport};
 use crate::sink::request_times::RequestHistogram;
 
 /// One moment of the host.
@@ -33,6 +33,9 @@ pub struct HostReport {
     pub uptime_s: u64,
     /// Empty: all is well.
     pub problems: Vec<HealthProblem>,
+    /// What callers who may not act see of problems whose texts may hold what a plugin said, by their codes.
+    #[serde(skip)]
+    pub public_texts: Vec<(&'static str, String)>,
     /// Whether the host is stopping.
     pub stopping: bool,
     /// Records that were written.
@@ -157,10 +160,19 @@ pub struct ReplayProgress {
 }
 
 impl HostReport {
-    /// Takes out what may show parts of records (how two versions of a plugin differed on one, and why one failed), and
-    /// where the plugins' files are.
+    /// Takes out what may show parts of records or of the configuration (how two versions of a plugin differed on a record,
+    /// why one failed or wasn't taken, why the host ends), and where the plugins' files are.
     pub fn redact(&mut self) {
         self.plugins.iter_mut().for_each(|plugin| plugin.file = None);
+        for problem in self.problems.iter_mut().filter(|problem| MAY_QUOTE.contains(&problem.code)) {
+            let public = self.public_texts.iter().find(|(code, _)| *code == problem.code);
+            problem.message = public.map_or(HIDDEN, |(_, text)| text.as_str()).to_owned();
+        }
+        let may_quote =
+            |swap: &&mut SwapReport| matches!(swap.outcome, RolloutOutcome::Refused | RolloutOutcome::FailedTrial);
+        for swap in self.swaps.iter_mut().filter(may_quote) {
+            swap.reason = swap.reason.take().map(|_| HIDDEN.to_owned());
+        }
         for trial in self.swaps.iter_mut().filter_map(|swap| swap.trial.as_mut()) {
             trial.first_difference = trial.first_difference.take().map(|_| HIDDEN.to_owned());
             trial.first_failure = trial.first_failure.take().map(|_| HIDDEN.to_owned());
@@ -170,6 +182,7 @@ impl HostReport {
         }
         if let Some(replay) = &mut self.replay {
             replay.first_failing = replay.first_failing.take().map(|_| HIDDEN.to_owned());
+            replay.error = replay.error.take().map(|_| HIDDEN.to_owned());
         }
     }
 
@@ -184,3 +197,61 @@ impl HostReport {
 
 /// What stands in place of a part of a record.
 const HIDDEN: &str = "(shown to callers who may act)";
+/// The codes of problems whose messages may hold what a plugin or the configuration says.
+const MAY_QUOTE: [&str; 2] = ["host.failed", "next-start"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::{Cause, Steps};
+
+    const SECRET: &str = "what a plugin said of a record";
+
+    fn swap(outcome: RolloutOutcome, reason: &str) -> SwapReport {
+        SwapReport {
+            number: 1,
+            plugin: "p".into(),
+            at_ms: 0,
+            cause: Cause::File,
+            old: "a".into(),
+            new: "b".into(),
+            old_config: None,
+            new_config: None,
+            outcome,
+            reason: Some(reason.into()),
+            steps: Steps::default(),
+            trial: None,
+            watch: None,
+        }
+    }
+
+    #[test]
+    fn a_caller_who_may_not_act_sees_nothing_that_a_plugin_said() {
+        let problem = |code, message: &str| HealthProblem { code, message: message.into(), for_s: 0 };
+        let mut report = HostReport {
+            problems: vec![
+                problem("host.failed", SECRET),
+                problem("next-start", SECRET),
+                problem("store", "the store is full"),
+            ],
+            public_texts: vec![("host.failed", "plugin p failed on t/0@5".into())],
+            swaps: vec![
+                swap(RolloutOutcome::Refused, SECRET),
+                swap(RolloutOutcome::FailedTrial, SECRET),
+                swap(RolloutOutcome::RolledBack, "a person asked for it"),
+            ],
+            replay: Some(ReplayProgress {
+                first_failing: Some(SECRET.into()),
+                error: Some(SECRET.into()),
+                ..ReplayProgress::default()
+            }),
+            ..HostReport::default()
+        };
+        report.redact();
+        let messages: Vec<&str> = report.problems.iter().map(|problem| problem.message.as_str()).collect();
+        assert_eq!(messages, ["plugin p failed on t/0@5", HIDDEN, "the store is full"]);
+        let shown = serde_json::to_string(&report).unwrap();
+        assert!(!shown.contains(SECRET), "{shown}");
+        assert!(shown.contains("a person asked for it") && shown.contains("refused"), "{shown}");
+    }
+}

@@ -1,22 +1,26 @@
 //! Lets somebody see records on their way, live: a sample of them, each with what every plugin made of it.
 //!
 //! Guarantees: without a tap a record costs one load; with one, workers wait for each other only for the records that are
-//! kept, of which there are at most [`PER_SECOND`] a second; memory is bounded ([`KEPT`] records, [`SHOWN_BYTES`] of each
-//! payload); a tap that nobody asks any more ends after [`ENDS_AFTER`]. Contents are for callers who may act.
+//! kept, of which there are at most [`PER_SECOND`] a second; memory is bounded ([`KEPT`] records, which taps share,
+//! [`SHOWN_BYTES`] of each payload, [`SHOWN_LABELS`] of each output); a tap that nobody asks any more ends after [`ENDS_AFTER`]. Contents are for callers who may act.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Records that one tap keeps in a second.
 const PER_SECOND: u32 = 20;
 /// Records that wait to be asked for.
 const KEPT: usize = 200;
-/// What is shown of a payload.
+/// What is shown of a payload, of a label's name and of its value.
 pub const SHOWN_BYTES: usize = 300;
+/// As many labels of an output are shown at most.
+pub const SHOWN_LABELS: usize = 64;
+/// As many bytes of an output's labels are shown at most, names and values together.
+pub const SHOWN_LABEL_BYTES: usize = 4 << 10;
 const ENDS_AFTER: Duration = Duration::from_secs(10);
 /// Taps at once.
 const TAPS: usize = 4;
@@ -29,7 +33,8 @@ pub struct TapFilter {
     /// A plugin's answer or the whole chain's: keep, change, split, drop, failure, retry, not-asked; written, dropped,
     /// dead-letter, skipped.
     pub verdict: Option<String>,
-    /// With this label (`NAME`) or this label of this value (`NAME=VALUE`), as it would be written.
+    /// With this label (`NAME`) or this label of this value (`NAME=VALUE`), as it would be written, among those that a tap
+    /// shows, see [`SHOWN_LABELS`].
     pub label: Option<String>,
 }
 
@@ -91,7 +96,7 @@ const VERDICTS: &[&str] = &[
 /// A record on its way.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TappedRecord {
-    /// Counts up within a tap.
+    /// Counts up over all taps.
     pub number: u64,
     /// The topic's name.
     pub topic: String,
@@ -143,6 +148,8 @@ pub struct Taps {
     any: AtomicBool,
     /// The number of the second in which workers look again, since a tap had enough in this one.
     full_until: AtomicU64,
+    /// The number of the last record that was looked at.
+    numbered: AtomicU64,
     open: Mutex<Vec<Tap>>,
     since: Since,
 }
@@ -163,8 +170,7 @@ struct Tap {
     asked: Instant,
     second: u64,
     in_second: u32,
-    number: u64,
-    kept: VecDeque<TappedRecord>,
+    kept: VecDeque<Arc<TappedRecord>>,
     /// Left out because nobody fetched them.
     left_out: u64,
 }
@@ -173,9 +179,14 @@ struct Tap {
 #[derive(Debug, Serialize)]
 pub struct TapAnswer {
     /// The oldest first.
-    pub records: Vec<TappedRecord>,
+    #[serde(serialize_with = "pointed_to")]
+    pub records: Vec<Arc<TappedRecord>>,
     /// Records that met the filter and were left out since the tap was opened, because there were too many.
     pub left_out: u64,
+}
+
+fn pointed_to<S: Serializer>(records: &[Arc<TappedRecord>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(records.iter().map(|record| &**record))
 }
 
 impl TapFilter {
@@ -208,10 +219,12 @@ impl Taps {
     }
 
     /// Takes a record that was on its way; its number doesn't matter.
-    pub fn take(&self, record: &TappedRecord) {
+    pub fn take(&self, mut record: TappedRecord) {
         let second = self.second();
         let mut open = self.lock();
-        for tap in open.iter_mut().filter(|tap| tap.filter.takes(record)) {
+        record.number = self.numbered.fetch_add(1, Ordering::Relaxed) + 1;
+        let record = Arc::new(record);
+        for tap in open.iter_mut().filter(|tap| tap.filter.takes(&record)) {
             if tap.second != second {
                 (tap.second, tap.in_second) = (second, 0);
             }
@@ -220,8 +233,7 @@ impl Taps {
                 continue;
             }
             tap.in_second += 1;
-            tap.number += 1;
-            tap.kept.push_back(TappedRecord { number: tap.number, ..record.clone() });
+            tap.kept.push_back(Arc::clone(&record));
             if tap.kept.len() > KEPT {
                 tap.kept.pop_front();
                 tap.left_out += 1;
@@ -253,7 +265,6 @@ impl Taps {
                 asked: Instant::now(),
                 second: 0,
                 in_second: 0,
-                number: 0,
                 kept: VecDeque::new(),
                 left_out: 0,
             },
@@ -312,10 +323,10 @@ mod tests {
             TapFilter { topic: Some("a".into()), verdict: Some("change".into()), label: Some("camera=left".into()) };
         assert!(taps.ask(question(0, filter.clone())).unwrap().records.is_empty());
         assert!(taps.wants("a") && !taps.wants("b"));
-        taps.take(&record("a", "keep+change", "left"));
-        taps.take(&record("a", "keep", "left"));
-        taps.take(&record("a", "change", "right"));
-        taps.take(&record("b", "change", "left"));
+        taps.take(record("a", "keep+change", "left"));
+        taps.take(record("a", "keep", "left"));
+        taps.take(record("a", "change", "right"));
+        taps.take(record("b", "change", "left"));
         let answer = taps.ask(question(0, filter.clone())).unwrap();
         assert_eq!(answer.records.iter().map(|record| record.number).collect::<Vec<_>>(), [1]);
         assert!(taps.ask(question(1, filter)).unwrap().records.is_empty());
@@ -331,7 +342,7 @@ mod tests {
         taps.ask(question(0, TapFilter::default())).unwrap();
         for _ in 0..10_000 {
             if taps.wants("a") {
-                taps.take(&record("a", "keep", "left"));
+                taps.take(record("a", "keep", "left"));
             }
         }
         let kept = taps.ask(question(0, TapFilter::default())).unwrap().records.len();

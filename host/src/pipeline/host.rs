@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
+use super::failure::FailureReason;
 use super::heartbeat::Heartbeat;
 use super::replaying::Replaying;
 use super::stop_time::{StopTime, stop_begins};
@@ -138,8 +139,8 @@ impl Host {
         self.stop.load(Ordering::SeqCst)
     }
 
-    pub fn failure(&self) -> Option<String> {
-        self.failure.get().map(String::from)
+    pub fn failure(&self) -> Option<&FailureReason> {
+        self.failure.get()
     }
 
     pub fn assignments(&self) -> MutexGuard<'_, HashMap<TopicPartition, Owned>> {
@@ -155,7 +156,7 @@ impl Host {
             self.failure.set(format!("a record of {} was lost on its way", owned.state.source));
         }
         if self.workers.any_gone() {
-            self.failure.set("a worker panicked".into());
+            self.failure.set("a worker panicked".to_owned());
         }
         self.failure.get().is_some()
     }
@@ -182,7 +183,7 @@ impl Host {
     pub fn join_workers(&self) {
         self.ended.store(true, Ordering::SeqCst);
         if !self.workers.join(self.stop_time.within(LAST_CALLS)) {
-            self.failure.set("a worker panicked".into());
+            self.failure.set("a worker panicked".to_owned());
         }
     }
 }

@@ -150,7 +150,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     });
     tokio.shutdown_background();
     match host.failure() {
-        Some(reason) => Err(RunError::Failed(reason)),
+        Some(reason) => Err(RunError::Failed(reason.full.clone())),
         None => {
             let done = sink.counters();
             info!(

@@ -1,9 +1,11 @@
 //! What a tap sees of a record that goes through the chain.
 //!
-//! Guarantees: only what the tap shows is copied of the record; nothing of this is done for a record that nobody wants to see.
+//! Guarantees: only what the tap shows is kept of the record, however large its labels are; nothing of this is done for a record that nobody wants to see.
+
+use std::collections::{BTreeMap, HashMap};
 
 use crate::chain::{Outcome, StageSeen};
-use crate::health::tap::{SHOWN_BYTES, TappedOutput, TappedRecord, TappedVerdict};
+use crate::health::tap::{SHOWN_BYTES, SHOWN_LABEL_BYTES, SHOWN_LABELS, TappedOutput, TappedRecord, TappedVerdict};
 use crate::record::{InputRecord, OutputRecord};
 use crate::sink::Sink;
 use crate::sink::counters::beginning;
@@ -25,12 +27,12 @@ pub(super) fn tapped(sink: &Sink, input: &InputRecord, seen: Vec<StageSeen>, out
     let payload = input.payload.as_deref().unwrap_or_default();
     let verdict = |StageSeen { plugin, verdict, took }| TappedVerdict {
         plugin,
-        verdict,
+        verdict: cut(&verdict),
         took_us: (took.as_secs_f64() * 1e7).round() / 10.0,
     };
     let output = |output: &OutputRecord| TappedOutput {
-        entry: output.entry.clone(),
-        labels: sink.labels_of(output).into_iter().collect(),
+        entry: output.entry.as_deref().map(cut),
+        labels: shown_labels(sink.labels_of(output)),
         payload: output.payload.as_deref().map(|payload| beginning(payload, SHOWN_BYTES)),
     };
     TappedRecord {
@@ -45,5 +47,56 @@ pub(super) fn tapped(sink: &Sink, input: &InputRecord, seen: Vec<StageSeen>, out
         outcome: name,
         reason: failure.map(|failure| format!("{}: {}", failure.plugin, failure.reason)),
         outputs: outputs.iter().take(OUTPUTS).map(output).collect(),
+    }
+}
+
+/// The first of them by name, and how many more there are.
+fn shown_labels(labels: HashMap<String, String>) -> BTreeMap<String, String> {
+    let (all, mut bytes) = (labels.len(), 0);
+    let sorted: BTreeMap<String, String> = labels.into_iter().collect();
+    let shortened = sorted.iter().map(|(name, value)| (cut(name), cut(value)));
+    let mut shown: BTreeMap<String, String> = shortened
+        .take(SHOWN_LABELS)
+        .take_while(|(name, value)| {
+            bytes += name.len() + value.len();
+            bytes <= SHOWN_LABEL_BYTES
+        })
+        .collect();
+    let more = all - shown.len();
+    if more > 0 {
+        shown.insert(MORE.into(), format!("{more} more"));
+    }
+    shown
+}
+
+/// The name under which a tap says that there are more labels.
+const MORE: &str = "…";
+
+fn cut(text: &str) -> String {
+    match text.get(..text.floor_char_boundary(SHOWN_BYTES)) {
+        Some(beginning) if beginning.len() < text.len() => format!("{beginning}…"),
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_tap_keeps_of_labels_is_bounded() {
+        let few = HashMap::from([("camera".to_owned(), "left".to_owned())]);
+        assert_eq!(shown_labels(few), BTreeMap::from([("camera".to_owned(), "left".to_owned())]));
+
+        let many: HashMap<_, _> = (0..1_000).map(|number| (format!("l{number:04}"), "x".to_owned())).collect();
+        let shown = shown_labels(many);
+        assert_eq!((shown.len(), &*shown[MORE]), (SHOWN_LABELS + 1, "936 more"));
+        assert!(shown.contains_key("l0000") && shown.contains_key("l0063"));
+
+        let long: HashMap<_, _> = (0..1_000).map(|number| (format!("{number:04}"), "é".repeat(100_000))).collect();
+        let shown = shown_labels(long);
+        let bytes: usize = shown.iter().map(|(name, value)| name.len() + value.len()).sum();
+        assert!(shown.len() > 10 && bytes <= SHOWN_LABEL_BYTES + 20, "{} labels, {bytes} bytes", shown.len());
+        assert!(shown["0000"].starts_with('é') && shown["0000"].ends_with('…'));
     }
 }

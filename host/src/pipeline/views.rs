@@ -61,7 +61,7 @@ impl Supervised for Host {
         let finding = |code, message| Finding { code, message };
         let mut findings: Vec<Finding> =
             self.sink.problems().into_iter().map(|problem| finding(problem.code, problem.message)).collect();
-        findings.extend(self.failure().map(|reason| finding("host.failed", reason)));
+        findings.extend(self.failure().map(|reason| finding("host.failed", reason.full.clone())));
         if self.membership.look_for_pause() {
             let message = "the group hasn't confirmed the membership since this process was stopped or suspended";
             findings.push(finding("membership", message.into()));
@@ -161,6 +161,7 @@ impl Reporter for Host {
             bucket: self.config.store.bucket.clone(),
             uptime_s: self.started.elapsed().as_secs(),
             problems: look.problems,
+            public_texts: self.public_texts(),
             stopping: self.is_told_to_stop(),
             written: counters.written,
             written_bytes: counters.written_bytes,
@@ -191,7 +192,7 @@ impl Reporter for Host {
         if quiet > DEAD_AFTER {
             return Some(format!("the thread that polls Kafka has not moved for {} s", quiet.as_secs()));
         }
-        self.failure()
+        self.failure().map(|reason| reason.public.clone())
     }
 
     fn act(&self, plugin: &str, action: Action) -> Result<String, String> {
@@ -234,6 +235,12 @@ impl Reporter for Host {
 }
 
 impl Host {
+    /// What anybody may see of the problems whose messages may hold what a plugin said.
+    fn public_texts(&self) -> Vec<(&'static str, String)> {
+        let failed = self.failure().map(|reason| ("host.failed", reason.public.clone()));
+        failed.into_iter().chain(self.control.next_start.public().map(|text| ("next-start", text))).collect()
+    }
+
     /// Refuses a topic of which this host has no partition: it may be misspelt.
     fn know(&self, topic: Option<&str>) -> Result<(), String> {
         let Some(topic) = topic else { return Ok(()) };

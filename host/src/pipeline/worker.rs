@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
+use super::failure::FailureReason;
 use super::hung::{HungCall, HungRecords, RecordAsked};
 use super::lock;
 use super::tapping::tapped;
@@ -68,7 +69,7 @@ pub(super) struct Worker {
     /// Who wants to see records.
     pub taps: Arc<Taps>,
     /// Tells the host that it can't go on.
-    pub fail: Arc<dyn Fn(String) + Send + Sync>,
+    pub fail: Arc<dyn Fn(FailureReason) + Send + Sync>,
 }
 
 struct WorkerPartition {
@@ -96,7 +97,10 @@ impl Worker {
         self.place.calls.watch_this_thread();
         let chain = match Chain::new(Arc::clone(&self.shared)) {
             Ok(chain) => chain,
-            Err(error) => return (self.fail)(format!("can't start the plugins: {error:#}")),
+            Err(error) => {
+                let full = format!("can't start the plugins: {error:#}");
+                return (self.fail)(FailureReason { full, public: "can't start the plugins; the log says why".into() });
+            }
         };
         self.place.calls.rest();
         let mut running = Running { worker: self, chain, partitions: Vec::new() };
@@ -125,7 +129,7 @@ impl Worker {
         let outcome = chain.attempt(&held.input, held.attempts + 1);
         self.place.calls.rest();
         if is_tapped {
-            self.taps.take(&tapped(&self.sink, &held.input, chain.take_seen(), &outcome));
+            self.taps.take(tapped(&self.sink, &held.input, chain.take_seen(), &outcome));
         }
         outcome
     }
@@ -211,7 +215,7 @@ enum Step {
     /// Something was done, with this many records of this many bytes.
     Done(usize, usize),
     Idle,
-    Fatal(String),
+    Fatal(FailureReason),
 }
 
 impl WorkerPartition {
@@ -253,7 +257,7 @@ impl WorkerPartition {
                 self.state.report_out_of_range();
                 Step::Idle
             }
-            Polled::Fatal(reason) => Step::Fatal(reason),
+            Polled::Fatal(reason) => Step::Fatal(reason.into()),
             Polled::Unreadable(record, reason) => {
                 let size = record.size();
                 if let Some(ack) = self.receive(&record) {
@@ -316,11 +320,11 @@ impl WorkerPartition {
                 self.held = Some(Held { next: Some(Instant::now() + wait), ..held });
             }
             Outcome::Stop(failure) => {
-                let at = format!("{}@{}", self.state.source, held.input.offset);
-                return Step::Fatal(format!(
-                    "plugin {} failed on {at}: {} (its on_failure is \"stop\")",
-                    failure.plugin, failure.reason
-                ));
+                let failed = format!("plugin {} failed on {}@{}", failure.plugin, self.state.source, held.input.offset);
+                return Step::Fatal(FailureReason {
+                    full: format!("{failed}: {} (its on_failure is \"stop\")", failure.reason),
+                    public: format!("{failed}; its on_failure is \"stop\", and the log says why"),
+                });
             }
         }
         Step::Done(records, size)

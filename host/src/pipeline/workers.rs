@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::failure::FailureReason;
 use super::hung::{HungCall, HungRecords};
 use super::{HostFailure, RunError, failed, lock};
 use crate::chain::{PluginFailure, SharedChain};
@@ -171,7 +172,7 @@ impl WorkerParts {
             budget: Arc::clone(&self.budget),
             pauses: Arc::clone(&self.pauses),
             taps: Arc::clone(&self.taps),
-            fail: Arc::new(move |reason: String| failure.set(reason)),
+            fail: Arc::new(move |reason: FailureReason| failure.set(reason)),
         };
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run())?;
         Ok(WorkerHandle { commands, place, watch: CallWatch::default(), thread: Some(thread) })

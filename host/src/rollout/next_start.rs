@@ -18,6 +18,19 @@ impl NextStart {
         self.lock().iter().map(sentence).collect()
     }
 
+    /// What is wrong without its causes, which may quote a plugin or the configuration.
+    pub fn public(&self) -> Option<String> {
+        let wrong = self.lock();
+        let names: Vec<&str> = wrong.keys().map(String::as_str).collect();
+        (!names.is_empty()).then(|| {
+            let names = names.join(", ");
+            format!(
+                "the host runs on, but would not start again as the files are now: {names} (why is in the log, and shown to \
+                 callers who may act)"
+            )
+        })
+    }
+
     pub(super) fn wrong(&self, what: &str, why: impl ToString) {
         self.lock().insert(what.to_owned(), why.to_string());
     }
