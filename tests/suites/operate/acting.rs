@@ -232,7 +232,7 @@ fn files_that_would_keep_it_from_starting_again_are_shown() -> Result<()> {
     std::fs::remove_file(&plugin)?;
     let message = wait_problem(&mut sink, &address, "next-start")?;
     ensure!(message.contains("the file of plugin picky") && !message.contains("there is no file"), "{message}");
-    ensure!(command(&address, &["status"])?.1.contains("there is no file"), "whoever may act sees why");
+    ensure!(command(&address, &["status"])?.1.contains("there is no file"), "a caller who may act sees why");
     std::fs::write(&plugin, guest::guest(PICKY))?;
     wait_healthy(&mut sink, &address)?;
     process::wait_for("the log to say so", SHOWN_WITHIN, || Ok(sink.log()?.contains("is right again").then_some(())))?;
