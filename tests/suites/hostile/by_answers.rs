@@ -93,7 +93,7 @@ fn lengths() -> Vec<Misdeed> {
             Letter("fuel"),
             format!(
                 "{} (call $split)",
-                times(1000, r#"(call $part) (call $label $"l" (i32.const 100000) (i32.const 60000))"#)
+                times(1000, r#"(call $part) (call $label $"l" (i32.const 200000) (i32.const 60000))"#)
             ),
         ),
     ]

@@ -10,7 +10,7 @@ pub fn all() -> Vec<Misdeed> {
         (local.set $n (i32.load (i32.const 2068)))";
     let print = "(call $print (local.get $i) (i32.const 100000) (i32.const 4096) (i32.const 2080))";
     vec![
-        misdeed("sleeping", Letter("time limit"), "(call $block (call $sleep (i64.const 3600000000000))) unreachable")
+        misdeed("sleeping", Letter("time limit"), forever("(call $block (call $sleep (i64.const 3600000000000)))"))
             .importing(CLOCK, &["wasi:io/poll@0.2.0", "wasi:clocks/monotonic-clock@0.2.0"], CLOCK_WIT),
         misdeed("handles", Letter("resource table"), forever("(drop (call $sleep (i64.const 1)))")).importing(
             CLOCK,
@@ -22,8 +22,10 @@ pub fn all() -> Vec<Misdeed> {
         misdeed(
             "polling-for-an-hour",
             Letter("time limit"),
-            "(i32.store (i32.const 2048) (call $sleep (i64.const 3600000000000)))
-             (call $poll (i32.const 2048) (i32.const 1) (i32.const 2080)) unreachable",
+            forever(
+                "(i32.store (i32.const 2048) (call $sleep (i64.const 3600000000000)))
+                 (call $poll (i32.const 2048) (i32.const 1) (i32.const 2080))",
+            ),
         )
         .importing(CLOCK, &["wasi:io/poll@0.2.0", "wasi:clocks/monotonic-clock@0.2.0"], CLOCK_WIT),
         misdeed(
