@@ -79,8 +79,8 @@ impl ReplayCommand {
             std::thread::sleep(ASK_EVERY);
             let text = self.host.ask(reqwest::Method::GET, "status")?;
             let report: Value = serde_json::from_str(&text).map_err(|error| CommandError::new(Exit::Failed, error))?;
-            let replay = report["replay"].clone();
-            if replay["running"] != true {
+            let replay = report.get("replay").cloned().unwrap_or_default();
+            if replay.get("running") != Some(&true.into()) {
                 break replay;
             }
             if said.elapsed() >= SAY_EVERY {
@@ -89,7 +89,11 @@ impl ReplayCommand {
             }
         };
         print(if self.json { replay.to_string() } else { replay_line(&replay) });
-        if !replay["error"].is_null() { Err(CommandError::reported(Exit::Failed)) } else { Ok(()) }
+        if replay.get("error").is_some_and(|error| !error.is_null()) {
+            Err(CommandError::reported(Exit::Failed))
+        } else {
+            Ok(())
+        }
     }
 }
 
