@@ -215,9 +215,9 @@ impl fmt::Debug for Kafka {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum MemberName {
     /// A name that the machine gives: the first one that no other process of it has.
-    #[default]
     OfMachine,
     /// No name.
+    #[default]
     Nameless,
     /// This one. The operator sees to it that no two hosts of the group have it.
     Chosen(String),

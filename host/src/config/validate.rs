@@ -198,9 +198,10 @@ fn topics(reader: &mut KeyReader<'_>) -> Vec<String> {
 }
 
 fn member(reader: &mut KeyReader<'_>) -> MemberName {
-    const EXPECTED: &str = "a name of up to 200 letters, digits, `.`, `_` and `-`, or \"none\"";
+    const EXPECTED: &str = "a name of up to 200 letters, digits, `.`, `_` and `-`, \"machine\" or \"none\"";
     let named = reader.parsed("kafka.member", EXPECTED, |found| match plain_text(found)? {
         "none" => Some(MemberName::Nameless),
+        "machine" => Some(MemberName::OfMachine),
         name => checks::member(name).map(MemberName::Chosen),
     });
     named.unwrap_or_default()

@@ -25,7 +25,9 @@ async fn a_killed_host_reads_at_once_and_its_late_requests_do_no_harm() -> Resul
     let mut dice = Dice::new(&trial.topic)?;
     let proxy = Proxy::start(address(&store)?, Dice::new(&trial.topic)?, Duration::from_secs(1))?;
     // What is late is taken for over after as long as the group would have waited.
-    let trial = trial.configure(|config| config.set("store.url", proxy.url()).property("session.timeout.ms", "15000"));
+    let trial = trial.configure(|config| {
+        config.set("store.url", proxy.url()).property("session.timeout.ms", "15000").set("kafka.member", "machine")
+    });
     let group = trial.group()?;
     let load = trial.load(1500)?;
     let mut sink = Sink::start(&trial.config)?;
@@ -86,7 +88,7 @@ async fn two_hosts_with_one_name_share_the_partitions() -> Result<()> {
 async fn a_host_that_stops_leaves_its_partitions_to_the_others_at_once() -> Result<()> {
     let store = Store::start()?;
     let trial = Trial::new(kafka()?.client(), &store, "farewell", 4)?
-        .configure(|config| config.property("session.timeout.ms", LONG));
+        .configure(|config| config.property("session.timeout.ms", LONG).set("kafka.member", "machine"));
     let group = trial.group()?;
     let load = trial.load(200)?;
     let mut first = Sink::start(&trial.config)?;

@@ -68,13 +68,12 @@ pub(super) const KEYS: &[Key] = &[
     .restart(same!(kafka.group)),
     Key::new(
         "kafka.member",
-        Takes::Text("a name, or `none`"),
-        Derived("a name that is this host's alone: its machine, the machine's boot, and a number"),
+        Takes::Text("a name, `machine` or `none`"),
+        Preset::Text("none"),
         "What the host is called in its group. A host that is killed and started again under the same name gets its partitions \
-         back at once; under another name the group waits for `session.timeout.ms` first. By default each host of a machine has \
-         the first name that no other process of that machine has. Set it where a host comes back on another machine under a name of \
-         its own, as in a StatefulSet. No two hosts of a group may have one name: the one that was there first loses it, says so, \
-         and goes on without a name. `none`: no name.",
+         back at once; without a name the group waits for `session.timeout.ms` first. `machine`: the first name that no other process of \
+         this machine has. Give a name where a host comes back on another machine under a name of its own, as in a StatefulSet. \
+         No two hosts of a group may have one name: the one that was there first loses it, says so, and goes on without a name.",
     )
     .example("\"sink-0\"")
     .env("MEMBER")
