@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use reduct_sink::config::{Plugin, PluginSource};
+use reduct_sink::config::{PluginConfig, PluginSource};
 use reduct_sink::plugin::{Runtime, componentize};
 
 struct Bed {
@@ -25,10 +25,10 @@ fn bed() -> &'static Bed {
 fuzz_target!(|bytes: &[u8]| {
     let bed = bed();
     std::fs::write(&bed.file, bytes).unwrap();
-    let plugin = Plugin {
+    let plugin = PluginConfig {
         memory_bytes: 8 << 20,
         timeout: Duration::from_millis(50),
-        ..Plugin::new("fuzzed", PluginSource::File(bed.file.clone()))
+        ..PluginConfig::new("fuzzed", PluginSource::File(bed.file.clone()))
     };
     if let Err(error) = bed.runtime.load(&plugin) {
         assert!(!error.to_string().contains("panicked"), "{error}");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use reduct_sink::chain::{Chain, Outcome, SharedChain};
-use reduct_sink::config::{Plugin, PluginSource};
+use reduct_sink::config::{PluginConfig, PluginSource};
 use reduct_sink::plugin::Runtime;
 use reduct_sink::record::entry_name::EntryName;
 use reduct_sink::record::labels::LabelRules;
@@ -22,7 +22,7 @@ const ANSWER: &str = "(call $host-payload)
 fn chain() -> Chain {
     let file: PathBuf = tempfile::NamedTempFile::new().unwrap().into_temp_path().to_path_buf();
     std::fs::write(&file, guest::guest(ANSWER)).unwrap();
-    let plugin = Plugin { memory_bytes: 8 << 20, ..Plugin::new("fuzzed", PluginSource::File(file)) };
+    let plugin = PluginConfig { memory_bytes: 8 << 20, ..PluginConfig::new("fuzzed", PluginSource::File(file)) };
     Chain::new(SharedChain::load(Runtime::new().unwrap(), &[plugin]).unwrap()).unwrap()
 }
 
