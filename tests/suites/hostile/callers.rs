@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::{Sink, bed, figures, process, unique};
 
 use super::CATCH_UP;
-use crate::operate::{address, get, request};
+use crate::operate::{SHOWN_WITHIN, address, get, request};
 
 #[test]
 fn strangers_see_little_and_change_nothing() -> Result<()> {
@@ -38,6 +38,9 @@ fn strangers_see_little_and_change_nothing() -> Result<()> {
     refuse(&address, "GET /health HTTP/1.1\r\nHost: 127.0.0.1.evil.example", 403)?;
     refuse(&address, "GET /metrics HTTP/1.1\r\nX-Nothing: 1", 403)?;
     refuse(&address, &format!("GET /status HTTP/1.1\r\n{own}\r\nOrigin: http://evil.example"), 403)?;
+    refuse(&address, &format!("POST /pause HTTP/1.1\r\n{own}\r\nOrigin: http://{address}\r\nContent-Length: 0"), 403)?;
+    refuse(&address, &format!("GET /tap?id=1 HTTP/1.1\r\n{own}"), 403)?;
+    refuse(&address, &format!("GET /dead-letters HTTP/1.1\r\n{own}"), 403)?;
     let promote = "POST /plugins/passthrough/promote HTTP/1.1";
     refuse(&address, &format!("{promote}\r\n{own}\r\nContent-Length: 0"), 403)?;
     refuse(&address, &format!("{promote}\r\n{own}\r\nAuthorization: Bearer wrong\r\nContent-Length: 0"), 403)?;
@@ -61,6 +64,7 @@ fn strangers_see_little_and_change_nothing() -> Result<()> {
         refused += 1;
         Ok::<_, anyhow::Error>(())
     };
+    refuse(&probes, &format!("GET / HTTP/1.1\r\nHost: {probes}"), 404)?;
     refuse(&probes, &format!("GET /status HTTP/1.1\r\nHost: {probes}"), 404)?;
     refuse(&probes, &format!("{promote}\r\nHost: {probes}\r\nAuthorization: Bearer a-secret"), 404)?;
     figures::record("status_attacks", f64::from(refused))?;
@@ -76,7 +80,7 @@ fn strangers_see_little_and_change_nothing() -> Result<()> {
     ensure!(get(&probes, "/livez")?.0 == 200);
     // Silent callers keep their places at the other address for five seconds.
     ensure!(begun.elapsed() < Duration::from_secs(3), "a probe waited {:?} for a place", begun.elapsed());
-    process::wait_for("an answer beside silent callers", CATCH_UP, || {
+    process::wait_for("an answer beside silent callers", SHOWN_WITHIN, || {
         Ok(get(&address, "/livez").ok().filter(|(code, _)| *code == 200))
     })?;
     drop(silent);
