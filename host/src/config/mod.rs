@@ -44,7 +44,7 @@ pub use self::problem::{ConfigPlace, ConfigProblem, ConfigProblems};
 pub use self::reader::in_full;
 pub use self::reference::{example, reference};
 pub use self::schema::schema;
-pub use self::swaps::{Mode, Share, Trial, Watch};
+pub use self::swaps::{Bake, Mode, Share, Trial};
 pub use self::warnings::of_process as warning_of_process;
 pub use self::when::{HeaderIs, TopicIs, When};
 use crate::record::content_type::ContentTypes;

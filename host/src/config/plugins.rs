@@ -11,7 +11,7 @@ use super::layers::{LayerValues, TableOfList};
 use super::network::Network;
 use super::problem::{ConfigPlace, ConfigProblem};
 use super::reader::{KeyReader, defaults, plain_text};
-use super::swaps::{self, Trial, Watch};
+use super::swaps::{self, Bake, Trial};
 use super::value::{ConfigValue, Value};
 use super::when::{self, When};
 use crate::record::entry_name::{EntriesAllowed, EntryPattern};
@@ -54,7 +54,7 @@ pub struct PluginConfig {
     /// How a new version is tried before it takes over.
     pub trial: Trial,
     /// How a new version is compared with the previous one after it took over.
-    pub watch: Watch,
+    pub bake: Bake,
 }
 
 /// Where a component comes from.
@@ -310,7 +310,7 @@ fn plugin(reader: &mut KeyReader<'_>, name: String, source: PluginSource) -> Plu
         grants: grants(reader),
         when: when::when(reader),
         trial: swaps::trial(reader),
-        watch: swaps::watch(reader),
+        bake: swaps::bake(reader),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `[plugins.trial]` and `[plugins.watch]`: how a new version of a plugin, or a new
+//! `[plugins.trial]` and `[plugins.bake]`: how a new version of a plugin, or a new
 //! configuration of it, takes over.
 
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub struct Trial {
 
 /// The bake window after a take-over: a new version that fails or is slow is rolled back.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Watch {
+pub struct Bake {
     /// Whether there is a bake window, and who decides.
     pub mode: Mode,
     /// How long it lasts after the take-over.
@@ -63,9 +63,9 @@ impl Default for Trial {
     }
 }
 
-impl Default for Watch {
+impl Default for Bake {
     fn default() -> Self {
-        defaults(watch)
+        defaults(bake)
     }
 }
 
@@ -80,11 +80,11 @@ pub(super) fn trial(reader: &mut KeyReader<'_>) -> Trial {
     }
 }
 
-pub(super) fn watch(reader: &mut KeyReader<'_>) -> Watch {
-    Watch {
-        mode: reader.choice("plugins.watch.mode"),
-        window: reader.duration("plugins.watch.window"),
-        max_failures: Share(reader.share("plugins.watch.max_failures")),
-        max_slowdown: reader.number("plugins.watch.max_slowdown"),
+pub(super) fn bake(reader: &mut KeyReader<'_>) -> Bake {
+    Bake {
+        mode: reader.choice("plugins.bake.mode"),
+        window: reader.duration("plugins.bake.window"),
+        max_failures: Share(reader.share("plugins.bake.max_failures")),
+        max_slowdown: reader.number("plugins.bake.max_slowdown"),
     }
 }

@@ -170,7 +170,7 @@ impl Figures {
             "Swaps of plugins, by what became of them",
             self.0.swaps_ended.iter().map(|(outcome, count)| (vec![("outcome", *outcome)], *count)),
         )?;
-        let running = ["on-trial", "awaits-promotion", "watched"];
+        let running = ["on-trial", "awaits-promotion", "baking"];
         let count = |name: &str| self.0.swaps.iter().filter(|swap| swap.outcome.name() == name).count();
         write.gauges(
             "plugin_swaps_under_way",

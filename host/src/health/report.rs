@@ -221,7 +221,7 @@ mod tests {
             reason: Some(reason.into()),
             steps: Steps::default(),
             trial: None,
-            watch: None,
+            bake: None,
         }
     }
 

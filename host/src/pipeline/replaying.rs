@@ -2,7 +2,7 @@
 //! `reduct-sink replay --write`, while no host of the group runs.
 //!
 //! Guarantees: one trial at a time; it has a thread and plugin instances of its own, changes nothing, and neither circuit
-//! breakers nor the watch over a new version learn of its calls; a stop of the host ends it; a panic ends it, too.
+//! breakers nor the bake window of a new version learn of its calls; a stop of the host ends it; a panic ends it, too.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,9 +1,9 @@
 //! The bounds past which a new version is worse than the previous one. Plain values, no I/O.
 
 use crate::chain::PluginVersion;
-use crate::config::{Trial, Watch};
+use crate::config::{Bake, Trial};
 
-use super::report::Watched;
+use super::report::BakeFigures;
 use super::shadow_trial::TrialComparison;
 
 /// Shares of fewer records than this say little, so at least this many are assumed: a bound of 0.5 % allows 5 failures
@@ -38,8 +38,13 @@ impl VersionStats {
 }
 
 /// What a version did since it took over, compared with the previous one.
-pub(super) fn watched(before: VersionStats, at_take_over: VersionStats, now: VersionStats, seconds: f64) -> Watched {
-    Watched {
+pub(super) fn figures(
+    before: VersionStats,
+    at_take_over: VersionStats,
+    now: VersionStats,
+    seconds: f64,
+) -> BakeFigures {
+    BakeFigures {
         records: now.records.saturating_sub(at_take_over.records),
         failed: now.failed.saturating_sub(at_take_over.failed),
         failed_before: before.share(),
@@ -50,8 +55,13 @@ pub(super) fn watched(before: VersionStats, at_take_over: VersionStats, now: Ver
 }
 
 /// Why the version has to be rolled back, if it has to.
-pub(super) fn past_watch(bounds: &Watch, before: VersionStats, now: VersionStats, watched: &Watched) -> Option<String> {
-    failures(watched.failed, watched.records, before.share(), bounds.max_failures.0)
+pub(super) fn past_bounds(
+    bounds: &Bake,
+    before: VersionStats,
+    now: VersionStats,
+    figures: &BakeFigures,
+) -> Option<String> {
+    failures(figures.failed, figures.records, before.share(), bounds.max_failures.0)
         .or_else(|| slowness((now.measured, now.p50_us), (before.measured, before.p50_us), bounds.max_slowdown))
 }
 
@@ -91,8 +101,8 @@ mod tests {
     }
 
     fn verdict(before: VersionStats, now: VersionStats) -> Option<String> {
-        let watched = watched(before, VersionStats::default(), now, 1.0);
-        past_watch(&Watch::default(), before, now, &watched)
+        let figures = figures(before, VersionStats::default(), now, 1.0);
+        past_bounds(&Bake::default(), before, now, &figures)
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::chain::SharedChain;
 use crate::config::{Config, ConfigProblems};
 
 pub use self::next_start::NextStart;
-pub use self::report::{Cause, RolloutOutcome, Steps, SwapReport, Swaps, Watched};
+pub use self::report::{BakeFigures, Cause, RolloutOutcome, Steps, SwapReport, Swaps};
 pub use self::shadow_trial::TrialComparison;
 use self::task::{Signal, Task};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::watcher::digests;
 use crate::chain::{StageSpec, Version};
-use crate::config::{FailurePolicy, Mode, PluginConfig, Trial, Watch};
+use crate::config::{Bake, FailurePolicy, Mode, PluginConfig, Trial};
 use crate::plugin::{Digest, LoadedPlugin};
 
 /// The way from one chain to another.
@@ -84,7 +84,7 @@ fn loads_alike(one: &PluginConfig, other: &PluginConfig) -> bool {
         attempts: 1,
         when: None,
         trial: Trial::default(),
-        watch: Watch::default(),
+        bake: Bake::default(),
         ..plugin.clone()
     };
     loaded_part(one) == loaded_part(other)

@@ -1,4 +1,4 @@
-//! Reports of swaps: each with its outcome, what the trial and the watch found, and how long its steps took.
+//! Reports of swaps: each with its outcome, what the trial and the bake window found, and how long its steps took.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,7 +39,7 @@ pub struct SwapReport {
     /// What the trial found, if there was one.
     pub trial: Option<TrialComparison>,
     /// What was seen in the bake window, if there was one.
-    pub watch: Option<Watched>,
+    pub bake: Option<BakeFigures>,
 }
 
 /// What began a rollout.
@@ -69,8 +69,8 @@ pub enum RolloutOutcome {
     /// A newer one came before it was active.
     Superseded,
     /// It is active, and its bake window has begun.
-    Watched,
-    /// It is active, and its watch is over.
+    Baking,
+    /// It is active, and its bake window is over.
     Active,
     /// It went past a bound, or a person asked for it: the previous one is active again.
     RolledBack,
@@ -85,7 +85,7 @@ impl RolloutOutcome {
             Self::FailedTrial => "failed-trial",
             Self::AwaitsPromotion => "awaits-promotion",
             Self::Superseded => "superseded",
-            Self::Watched => "watched",
+            Self::Baking => "baking",
             Self::Active => "active",
             Self::RolledBack => "rolled-back",
         }
@@ -109,7 +109,7 @@ pub struct Steps {
 
 /// What a version did in its bake window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Watched {
+pub struct BakeFigures {
     /// Records that the new version decided about.
     pub records: u64,
     /// Records on which it failed.
@@ -120,7 +120,7 @@ pub struct Watched {
     pub p50_us: f64,
     /// The same of the version before, in microseconds.
     pub p50_us_before: f64,
-    /// How long it was watched.
+    /// How long its bake window has lasted, in seconds.
     pub seconds: f64,
 }
 
@@ -188,7 +188,7 @@ impl Swaps {
             reason: None,
             steps: Steps::default(),
             trial: None,
-            watch: None,
+            bake: None,
         });
         if kept.reports.len() > REMEMBERED {
             kept.reports.pop_front();

@@ -14,7 +14,7 @@ use crate::plugin::Digest;
 #[derive(Default)]
 pub(super) struct Rollout {
     trial: Option<OnTrial>,
-    watch: Option<OnWatch>,
+    baking: Option<Baking>,
     /// The previous version, ready to return.
     former: Option<StageSpec>,
 }
@@ -28,7 +28,7 @@ struct OnTrial {
     trial: Option<Arc<ShadowTrial>>,
 }
 
-struct OnWatch {
+struct Baking {
     report: u64,
     started: Instant,
     /// Of the previous version.
@@ -41,7 +41,7 @@ struct OnWatch {
 impl Rollout {
     /// Whether a trial or a bake window is running.
     pub fn is_under_way(&self) -> bool {
-        self.watch.is_some() || self.trial.as_ref().is_some_and(|on_trial| on_trial.trial.is_some())
+        self.baking.is_some() || self.trial.as_ref().is_some_and(|on_trial| on_trial.trial.is_some())
     }
 
     /// The version that is on trial, or waits to be promoted.
@@ -62,7 +62,7 @@ impl Rollout {
         }
         let bounds = candidate.config.trial.clone();
         if bounds.mode == Mode::Off {
-            let report = begin(swaps, &present, &candidate, cause, RolloutOutcome::Watched);
+            let report = begin(swaps, &present, &candidate, cause, RolloutOutcome::Baking);
             self.take_over(candidate, cause, report, shared, swaps);
             return;
         }
@@ -158,36 +158,36 @@ impl Rollout {
     fn judge_watch(&mut self, shared: &SharedChain, swaps: &Swaps) -> Option<Digest> {
         let former = self.former.as_ref()?;
         let present = shared.stage(&former.config.name)?;
-        let watch = self.watch.as_mut()?;
-        let (bounds, elapsed) = (present.config.watch.clone(), watch.started.elapsed());
+        let baking = self.baking.as_mut()?;
+        let (bounds, elapsed) = (present.config.bake.clone(), baking.started.elapsed());
         let described = present.describe();
         let now = VersionStats::of(&described);
-        let watched = bake_window::watched(watch.before, watch.at_take_over, now, elapsed.as_secs_f64());
-        let past = bake_window::past_watch(&bounds, watch.before, now, &watched);
-        swaps.update(watch.report, |report| {
-            report.watch = Some(watched);
+        let figures = bake_window::figures(baking.before, baking.at_take_over, now, elapsed.as_secs_f64());
+        let past = bake_window::past_bounds(&bounds, baking.before, now, &figures);
+        swaps.update(baking.report, |report| {
+            report.bake = Some(figures);
             report.steps.worker_ms = Some(ms(described.taking_over));
         });
         match past {
             Some(reason) if bounds.mode == Mode::Auto => {
-                let report = watch.report;
+                let report = baking.report;
                 self.roll_back(reason, report, shared, swaps)
             }
-            Some(reason) if !watch.reported => {
-                watch.reported = true;
+            Some(reason) if !baking.reported => {
+                baking.reported = true;
                 tracing::error!(
                     plugin = present.config.name,
                     version = described.digest.short(),
                     reason,
                     "the new version is worse than the previous one; `reduct-sink plugin rollback` returns to it",
                 );
-                swaps.update(watch.report, |report| report.reason = Some(reason));
+                swaps.update(baking.report, |report| report.reason = Some(reason));
                 None
             }
             _ => {
                 if elapsed >= bounds.window {
-                    swaps.update(watch.report, |report| report.outcome = RolloutOutcome::Active);
-                    self.watch = None;
+                    swaps.update(baking.report, |report| report.outcome = RolloutOutcome::Active);
+                    self.baking = None;
                 }
                 None
             }
@@ -218,8 +218,8 @@ impl Rollout {
         }
         let former = self.former.clone().ok_or("it has no previous version")?;
         let present = shared.stage(&former.config.name).ok_or("it isn't in the chain any more")?;
-        let report = match &self.watch {
-            Some(watch) => watch.report,
+        let report = match &self.baking {
+            Some(baking) => baking.report,
             None => begin(swaps, &present, &former, Cause::Rollback, RolloutOutcome::RolledBack),
         };
         let digest = self.roll_back(ASKED.into(), report, shared, swaps);
@@ -235,8 +235,8 @@ impl Rollout {
         if let Some(on_trial) = self.trial.take() {
             swaps.update(on_trial.report, |report| report.outcome = RolloutOutcome::Superseded);
         }
-        if let Some(watch) = self.watch.take() {
-            swaps.update(watch.report, |report| report.outcome = RolloutOutcome::Active);
+        if let Some(baking) = self.baking.take() {
+            swaps.update(baking.report, |report| report.outcome = RolloutOutcome::Active);
         }
     }
 
@@ -252,18 +252,18 @@ impl Rollout {
 
     /// It was activated already, with the rest of a changed chain.
     pub fn took_over(&mut self, old: StageSpec, new: &StageSpec, cause: Cause, took: Duration, swaps: &Swaps) {
-        let report = begin(swaps, &old, new, cause, RolloutOutcome::Watched);
+        let report = begin(swaps, &old, new, cause, RolloutOutcome::Baking);
         self.activated(old, new, cause, report, took, swaps);
     }
 
     fn activated(&mut self, old: StageSpec, new: &StageSpec, cause: Cause, report: u64, took: Duration, swaps: &Swaps) {
-        if let Some(watch) = self.watch.take() {
-            swaps.update(watch.report, |report| report.outcome = RolloutOutcome::Active);
+        if let Some(baking) = self.baking.take() {
+            swaps.update(baking.report, |report| report.outcome = RolloutOutcome::Active);
         }
         let (before, plugin) = (&old.version.plugin, &new.version.plugin);
-        let is_watched = new.config.watch.mode != Mode::Off;
+        let is_baking = new.config.bake.mode != Mode::Off;
         swaps.update(report, |report| {
-            report.outcome = if is_watched { RolloutOutcome::Watched } else { RolloutOutcome::Active };
+            report.outcome = if is_baking { RolloutOutcome::Baking } else { RolloutOutcome::Active };
             report.steps.take_over_ms = Some(ms(took));
         });
         tracing::info!(
@@ -271,16 +271,16 @@ impl Rollout {
             compiled_in = ?plugin.compiled_in, started_in = ?plugin.started_in, took_over_in = ?took,
             "swapped: the plugin's new version is active from the next record on",
         );
-        if is_watched {
+        if is_baking {
             let (before, at_take_over) = (VersionStats::of(&old.describe()), VersionStats::of(&new.describe()));
-            self.watch = Some(OnWatch { report, started: Instant::now(), before, at_take_over, reported: false });
+            self.baking = Some(Baking { report, started: Instant::now(), before, at_take_over, reported: false });
         }
         self.former = Some(old);
     }
 
     /// Activates the previous version again. Returns the digest of the one that was given up.
     fn roll_back(&mut self, reason: String, report: u64, shared: &SharedChain, swaps: &Swaps) -> Option<Digest> {
-        self.watch = None;
+        self.baking = None;
         let former = self.former.take()?;
         let (name, back) = (former.config.name.clone(), former.version.plugin.digest);
         let gone = match shared.replace(former.restarted()) {

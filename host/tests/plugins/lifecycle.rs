@@ -1,4 +1,4 @@
-//! Trials, the watch over a new version, the way back, changed configurations, and who is asked about what.
+//! Trials, the bake window of a new version, the way back, changed configurations, and who is asked about what.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,7 +94,7 @@ fn a_trial_sees_live_records_and_changes_nothing_until_it_is_passed() {
     run.until("the trial", |run| {
         run.control.swaps.last().pop().filter(|report| report.outcome == RolloutOutcome::OnTrial)
     });
-    let report = run.outcome(RolloutOutcome::Watched);
+    let report = run.outcome(RolloutOutcome::Baking);
     let found = report.trial.unwrap();
     assert_eq!((found.records, found.failed, found.same, found.timestamps_differ), (200, 0, 0, 200), "{found:?}");
     assert!(found.first_difference.as_deref().unwrap().contains("timestamp Some(1), the candidate's Some(2)"));
@@ -199,8 +199,8 @@ fn a_version_that_traps_on_one_record_in_a_hundred_is_back_out_by_itself() {
         thread::sleep(Duration::from_millis(1));
         run.control.swaps.last().pop().filter(|report| report.outcome == RolloutOutcome::RolledBack)
     });
-    let watched = report.watch.unwrap();
-    assert!(failed > 5 && watched.failed > 5 && watched.failed <= failed, "{failed} {watched:?}");
+    let baked = report.bake.unwrap();
+    assert!(failed > 5 && baked.failed > 5 && baked.failed <= failed, "{failed} {baked:?}");
     assert!(by_two > 400, "99 of 100 were well: {by_two}");
     assert!(report.reason.unwrap().contains("the bound is 0.50 %"));
     for _ in 0..300 {
@@ -217,7 +217,7 @@ fn a_version_that_traps_on_one_record_in_a_hundred_is_back_out_by_itself() {
 
 #[test]
 fn a_version_that_is_slow_beyond_its_bound_is_back_out_by_itself() {
-    let mut run = Run::new("slow-one", |plugin| plugin.watch.max_slowdown = 20);
+    let mut run = Run::new("slow-one", |plugin| plugin.bake.max_slowdown = 20);
     run.until("measurements", |run| (run.shared.versions()[0].latency.measured >= 32).then_some(()));
     let slow = "(local.set $i (i32.const 3000000))
                 (loop $more (br_if $more (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))
@@ -229,11 +229,11 @@ fn a_version_that_is_slow_beyond_its_bound_is_back_out_by_itself() {
 }
 
 #[test]
-fn what_is_watched_by_hand_or_not_at_all_stays() {
-    for (mode, outcome) in [(Mode::Manual, RolloutOutcome::Watched), (Mode::Off, RolloutOutcome::Active)] {
+fn a_bake_window_in_manual_mode_or_off_rolls_nothing_back() {
+    for (mode, outcome) in [(Mode::Manual, RolloutOutcome::Baking), (Mode::Off, RolloutOutcome::Active)] {
         let mut run = Run::new("kept", |plugin| {
-            plugin.watch.mode = mode;
-            plugin.watch.max_failures = Share(0.0);
+            plugin.bake.mode = mode;
+            plugin.bake.max_failures = Share(0.0);
         });
         run.put(&trapping(2));
         let bad = Digest::of(&trapping(2));
@@ -247,12 +247,12 @@ fn what_is_watched_by_hand_or_not_at_all_stays() {
 }
 
 #[test]
-fn a_watch_ends_with_its_window() {
-    let mut run = Run::new("settled", |plugin| plugin.watch.window = Duration::from_millis(300));
+fn a_bake_window_ends() {
+    let mut run = Run::new("settled", |plugin| plugin.bake.window = Duration::from_millis(300));
     run.put(&version(2));
     let report = run.outcome(RolloutOutcome::Active);
-    let watched = report.watch.unwrap();
-    assert!(watched.seconds >= 0.3 && watched.records > 0 && watched.failed == 0, "{watched:?}");
+    let baked = report.bake.unwrap();
+    assert!(baked.seconds >= 0.3 && baked.records > 0 && baked.failed == 0, "{baked:?}");
     assert!(report.steps.worker_ms.unwrap() > 0.0);
 }
 

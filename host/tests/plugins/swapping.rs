@@ -27,15 +27,15 @@ fn quick() -> Pace {
 }
 
 /// A watched chain of one plugin at version 1.
-struct Watched {
+struct Fixture {
     folder: tempfile::TempDir,
     path: PathBuf,
     shared: Arc<SharedChain>,
     chain: Chain,
-    watching: Lifecycle,
+    lifecycle: Lifecycle,
 }
 
-impl Watched {
+impl Fixture {
     fn new(name: &str) -> Self {
         Self::at(tempfile::tempdir().unwrap(), name, |folder| {
             let path = folder.join("plugin.wasm");
@@ -48,10 +48,10 @@ impl Watched {
         let path = lay(folder.path());
         let shared = SharedChain::load(runtime(), &[plugin(name, PluginSource::File(path.clone()))]).unwrap();
         let chain = Chain::new(shared.clone()).unwrap();
-        let watching = rollout::start(shared.clone(), None, quick());
-        let mut watched = Self { folder, path, shared, chain, watching };
-        assert_eq!(watched.present(), 1);
-        watched
+        let lifecycle = rollout::start(shared.clone(), None, quick());
+        let mut fixture = Self { folder, path, shared, chain, lifecycle };
+        assert_eq!(fixture.present(), 1);
+        fixture
     }
 
     /// The version that handles a record now.
@@ -76,40 +76,40 @@ impl Watched {
 #[test]
 fn a_file_renamed_over_the_old_one_is_put_to_work_between_two_records() {
     keep_log();
-    let mut watched = Watched::new("renamed");
-    let before = output(watched.chain.transform(&input(1)));
-    watched.rename_in(&version(2));
-    wait_for("the swap", || (watched.shared.versions()[0].digest == Digest::of(&version(2))).then_some(()));
-    let unaware = output(watched.chain.transform(&input(2)));
+    let mut fixture = Fixture::new("renamed");
+    let before = output(fixture.chain.transform(&input(1)));
+    fixture.rename_in(&version(2));
+    wait_for("the swap", || (fixture.shared.versions()[0].digest == Digest::of(&version(2))).then_some(()));
+    let unaware = output(fixture.chain.transform(&input(2)));
     assert_eq!((unaware.timestamp_us, &unaware.handled_by), (Some(1), &before.handled_by), "not without a refresh");
-    watched.chain.refresh();
-    let after = output(watched.chain.transform(&input(3)));
+    fixture.chain.refresh();
+    let after = output(fixture.chain.transform(&input(3)));
     assert_eq!(after.timestamp_us, Some(2));
     assert_eq!(*after.handled_by.unwrap(), format!("renamed@{}", Digest::of(&version(2)).short()));
     let [old, new] = [1, 2].map(|number| Digest::of(&version(number)).short());
     wait_for("the log's word", || logged(&["INFO", "swapped", "renamed", &old, &new]).pop());
-    let retired = watched.shared.retired();
+    let retired = fixture.shared.retired();
     assert_eq!((retired.len(), retired[0].counts.changed), (1, 3));
-    assert_eq!(watched.shared.versions()[0].counts.changed, 1);
-    watched.watching.stop();
+    assert_eq!(fixture.shared.versions()[0].counts.changed, 1);
+    fixture.lifecycle.stop();
 }
 
 #[test]
 fn a_file_rewritten_in_place_even_slowly_is_taken_when_it_is_whole() {
     keep_log();
-    let mut watched = Watched::new("slow");
-    fs::write(&watched.path, version(2)).unwrap();
-    watched.expect(2);
+    let mut fixture = Fixture::new("slow");
+    fs::write(&fixture.path, version(2)).unwrap();
+    fixture.expect(2);
     let bytes = version(3);
-    let mut file = fs::File::create(&watched.path).unwrap();
+    let mut file = fs::File::create(&fixture.path).unwrap();
     for piece in bytes.chunks(bytes.len() / 8) {
         file.write_all(piece).unwrap();
         file.sync_all().unwrap();
-        assert_eq!(watched.present(), 2);
+        assert_eq!(fixture.present(), 2);
         thread::sleep(Duration::from_millis(80));
     }
     drop(file);
-    watched.expect(3);
+    fixture.expect(3);
     let complaints = logged(&["ERROR", "slow", "doesn't load"]);
     assert!(complaints.is_empty(), "a file in the writing is no error: {complaints:?}");
 }
@@ -124,51 +124,51 @@ fn a_file_that_does_not_load_leaves_the_present_version_and_says_why() {
         ("bad-cut", &cut[..cut.len() - 40], "ends too early"),
         ("bad-config", &refusing, "line 3: no such field"),
     ] {
-        let mut watched = Watched::new(name);
-        watched.rename_in(bytes);
+        let mut fixture = Fixture::new(name);
+        fixture.rename_in(bytes);
         let line = wait_for("the complaint", || logged(&["ERROR", &format!("plugin=\"{name}\"")]).pop());
-        for part in [reason, "remedy=", watched.path.to_str().unwrap(), "stays"] {
+        for part in [reason, "remedy=", fixture.path.to_str().unwrap(), "stays"] {
             assert!(line.contains(part), "{part}: {line}");
         }
-        assert_eq!(watched.present(), 1);
+        assert_eq!(fixture.present(), 1);
         thread::sleep(quick().poll * 3);
         assert_eq!(logged(&["ERROR", &format!("plugin=\"{name}\"")]).len(), 1, "said once");
-        watched.rename_in(&version(2));
-        watched.expect(2);
+        fixture.rename_in(&version(2));
+        fixture.expect(2);
     }
 }
 
 #[test]
 fn a_file_that_goes_and_comes_back_is_taken_up_again() {
     keep_log();
-    let mut watched = Watched::new("coming-back");
-    fs::remove_file(&watched.path).unwrap();
-    wait_for("the warning", || logged(&["WARN", watched.path.to_str().unwrap(), "is gone"]).pop());
-    assert_eq!(watched.present(), 1);
-    fs::write(&watched.path, version(2)).unwrap();
-    watched.expect(2);
+    let mut fixture = Fixture::new("coming-back");
+    fs::remove_file(&fixture.path).unwrap();
+    wait_for("the warning", || logged(&["WARN", fixture.path.to_str().unwrap(), "is gone"]).pop());
+    assert_eq!(fixture.present(), 1);
+    fs::write(&fixture.path, version(2)).unwrap();
+    fixture.expect(2);
 }
 
 #[test]
 fn a_folder_that_goes_and_comes_back_is_watched_again() {
-    let mut watched = Watched::at(tempfile::tempdir().unwrap(), "moving", |folder| {
+    let mut fixture = Fixture::at(tempfile::tempdir().unwrap(), "moving", |folder| {
         fs::create_dir(folder.join("plugins")).unwrap();
         fs::write(folder.join("plugins/plugin.wasm"), version(1)).unwrap();
         folder.join("plugins/plugin.wasm")
     });
     for number in [2, 3] {
-        fs::rename(watched.folder.path().join("plugins"), watched.folder.path().join(format!("old-{number}"))).unwrap();
+        fs::rename(fixture.folder.path().join("plugins"), fixture.folder.path().join(format!("old-{number}"))).unwrap();
         thread::sleep(quick().poll);
-        fs::create_dir(watched.folder.path().join("plugins")).unwrap();
-        fs::write(&watched.path, version(number)).unwrap();
-        watched.expect(number);
+        fs::create_dir(fixture.folder.path().join("plugins")).unwrap();
+        fs::write(&fixture.path, version(number)).unwrap();
+        fixture.expect(number);
     }
 }
 
 #[test]
 fn links_that_point_elsewhere_are_followed() {
     // As Kubernetes lays a ConfigMap: plugin.wasm -> present/plugin.wasm, present -> 1; and 2 takes its place.
-    let mut watched = Watched::at(tempfile::tempdir().unwrap(), "linked", |folder| {
+    let mut fixture = Fixture::at(tempfile::tempdir().unwrap(), "linked", |folder| {
         fs::create_dir(folder.join("1")).unwrap();
         fs::write(folder.join("1/plugin.wasm"), version(1)).unwrap();
         symlink("1", folder.join("present")).unwrap();
@@ -176,28 +176,28 @@ fn links_that_point_elsewhere_are_followed() {
         symlink("../present/plugin.wasm", folder.join("seen/plugin.wasm")).unwrap();
         folder.join("seen/plugin.wasm")
     });
-    let folder = watched.folder.path().to_owned();
+    let folder = fixture.folder.path().to_owned();
     fs::create_dir(folder.join("2")).unwrap();
     fs::write(folder.join("2/plugin.wasm"), version(2)).unwrap();
     symlink("2", folder.join("next")).unwrap();
     // Neither the link's folder nor the target's sees this: only the regular look does.
     fs::rename(folder.join("next"), folder.join("present")).unwrap();
-    watched.expect(2);
+    fixture.expect(2);
     fs::write(folder.join("2/plugin.wasm"), version(3)).unwrap();
-    watched.expect(3);
+    fixture.expect(3);
 }
 
 #[test]
 fn the_same_bytes_are_not_loaded_again() {
-    let mut watched = Watched::new("same");
-    let since = watched.shared.versions()[0].since;
-    watched.rename_in(&version(1));
-    fs::File::open(&watched.path).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    let mut fixture = Fixture::new("same");
+    let since = fixture.shared.versions()[0].since;
+    fixture.rename_in(&version(1));
+    fs::File::open(&fixture.path).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
     thread::sleep(quick().poll * 3);
-    assert!(watched.shared.retired().is_empty() && watched.shared.versions()[0].since == since);
+    assert!(fixture.shared.retired().is_empty() && fixture.shared.versions()[0].since == since);
     // And it was watched all the while.
-    watched.rename_in(&version(2));
-    watched.expect(2);
+    fixture.rename_in(&version(2));
+    fixture.expect(2);
 }
 
 #[test]
@@ -205,9 +205,9 @@ fn a_file_replaced_between_its_load_and_the_watch_is_found() {
     let bed = Bed::of(&[&version(1)]);
     let shared = bed.shared();
     fs::write(bed.path(0), version(2)).unwrap();
-    let watching = rollout::start(shared.clone(), None, quick());
+    let lifecycle = rollout::start(shared.clone(), None, quick());
     wait_for("version 2", || (shared.versions()[0].digest == Digest::of(&version(2))).then_some(()));
-    watching.stop();
+    lifecycle.stop();
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn under_load_each_record_is_handled_by_exactly_one_version() {
     const SWAPS: u64 = 30;
     let bed = Bed::of(&[]).with("loaded", &version(0), |_| {});
     let shared = bed.shared();
-    let watching = rollout::start(shared.clone(), None, quick());
+    let lifecycle = rollout::start(shared.clone(), None, quick());
     let done = Arc::new(AtomicBool::new(false));
     let workers: Vec<_> = (0..2)
         .map(|_| {
@@ -268,5 +268,5 @@ fn under_load_each_record_is_handled_by_exactly_one_version() {
     }
     let counted: u64 = shared.retired().iter().chain(&shared.versions()).map(|version| version.counts.changed).sum();
     assert_eq!(counted, records, "each record is counted for one version");
-    watching.stop();
+    lifecycle.stop();
 }

@@ -184,7 +184,7 @@ async fn a_running_host_tries_a_replay_and_writes_nothing() -> Result<()> {
     std::fs::write(&plugin, guest::guest(MENDED))?;
     process::wait_for("the mended version", BOUND, || {
         let swaps = status(&address)?["swaps"].as_array().cloned().unwrap_or_default();
-        Ok(swaps.iter().any(|swap| swap["outcome"] == "watched" || swap["outcome"] == "active").then_some(()))
+        Ok(swaps.iter().any(|swap| swap["outcome"] == "baking" || swap["outcome"] == "active").then_some(()))
     })?;
     let (code, told) = command(&address, &["replay", "--running", "--json"])?;
     ensure!(code == Some(0) && told.contains("\"written\":200"), "{told}");

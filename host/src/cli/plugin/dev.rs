@@ -279,7 +279,7 @@ fn outcome_of(swap: &Value) -> String {
         "failed-trial" => "its trial failed, the previous version stays at work",
         "awaits-promotion" => "its trial is over; `reduct-sink plugin promote` puts it to work",
         "superseded" => "a newer version came before it was at work",
-        "watched" => "at work, in its bake window",
+        "baking" => "at work, in its bake window",
         "active" => "at work",
         "rolled-back" => "rolled back, the previous version is at work",
         other => other,

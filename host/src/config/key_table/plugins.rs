@@ -24,7 +24,7 @@ pub(super) const SECTIONS: &[Section] = &[
     section("plugins.grants", "What the plugin may reach beside the record."),
     optional("plugins.when", "Which records the plugin is asked about: all conditions must hold."),
     section("plugins.trial", "A new version sees live records beside the active one before it takes over."),
-    section("plugins.watch", "After a new version took over: past these bounds the host rolls back by itself."),
+    section("plugins.bake", "After a new version took over: past these bounds the host rolls back by itself."),
 ];
 
 pub(super) const KEYS: &[Key] = &[
@@ -310,26 +310,26 @@ pub(super) const KEYS: &[Key] = &[
          never too slow.",
     ),
     Key::new(
-        "plugins.watch.mode",
+        "plugins.bake.mode",
         Takes::Choice(words::<Mode>),
         Preset::Text("auto"),
         "Whether a new version that fails or is slow is rolled back: never, by the host, or by a person.",
     ),
     Key::new(
-        "plugins.watch.window",
+        "plugins.bake.window",
         Takes::Duration { min: TENTH, max: DAY },
         Preset::Duration(SECOND.saturating_mul(60)),
         "For how long the new version is compared with the previous one.",
     ),
     Key::new(
-        "plugins.watch.max_failures",
+        "plugins.bake.max_failures",
         Takes::Share,
         Preset::Share(50),
         "On which share of the records the new version may fail beyond what the previous one failed on. Failures are \
          counted against at least 1000 records.",
     ),
     Key::new(
-        "plugins.watch.max_slowdown",
+        "plugins.bake.max_slowdown",
         Takes::Number { min: 2, max: 1_000_000 },
         Preset::Number(10),
         "How many times as long as the previous version's the new version's median call may take.",
