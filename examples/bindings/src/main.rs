@@ -1,4 +1,4 @@
-//! Writes the bindings that are committed (for C, Zig and Go); with `--check` it only says which aren't current.
+//! Writes the bindings that are committed (for C, C++, Zig and Go); with `--check` it only says which aren't current.
 //!
 //! Guarantees: what is committed is what these pinned generators make of `wit/`, byte by byte.
 
@@ -30,7 +30,7 @@ fn main() -> Result<ExitCode> {
     let c: Vec<_> = c.iter().map(|(name, contents)| (name.to_owned(), contents.to_owned())).collect();
     let go: Vec<_> = go.iter().filter_map(|(name, contents)| in_go(name, contents)).collect();
     let mut current = true;
-    for (language, files) in [("c", &c), ("zig", &c), ("go", &go)] {
+    for (language, files) in [("c", &c), ("cpp", &c), ("zig", &c), ("go", &go)] {
         for (name, contents) in files {
             let path = examples.join(language).join("bindings").join(name);
             if std::fs::read(&path).ok().as_ref() == Some(contents) {

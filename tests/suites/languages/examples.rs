@@ -7,23 +7,20 @@ use anyhow::{Context, Result, ensure};
 use reduct_sink::chain::SharedChain;
 use reduct_sink_testbed::sink::run_to_end;
 
-use super::guests::{component, languages, plugin, runtime};
+use super::guests::{component, plugin, runtime};
 
 /// For all fixtures of a language. Python's component compiles for seconds.
 const BOUND: Duration = Duration::from_secs(300);
 /// In the three files of `examples/fixtures`.
 const CASES: usize = 30;
+const LANGUAGES: [&str; 8] = ["c", "cpp", "go", "javascript", "python", "rust", "typescript", "zig"];
 
 #[test]
 fn the_examples_answer_alike_in_every_language() -> Result<()> {
     let mut problems = Vec::new();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/fixtures").display().to_string();
-    for language in languages()? {
-        let file = component("example", &language);
-        // Of Rust built in another way there is no example.
-        if !file.is_file() {
-            continue;
-        }
+    for language in LANGUAGES {
+        let file = component("example", language);
         let path = file.to_str().context("a path that is UTF-8")?;
         let args = ["plugin", "test", "--plugin", path, "--fixtures", &fixtures, "--timeout", "10s"];
         let ended = run_to_end(&args, &[], BOUND)?;
@@ -46,7 +43,7 @@ fn the_examples_answer_alike_in_every_language() -> Result<()> {
 #[test]
 fn each_example_is_a_plugin_folder() -> Result<()> {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-    for language in ["c", "go", "javascript", "python", "rust", "typescript", "zig"] {
+    for language in LANGUAGES {
         let folder = examples.join(language);
         let project = reduct_sink::devkit::project::Project::open(&folder)?;
         ensure!(project.language.name() == language, "{} says {}", folder.display(), project.language);
