@@ -112,3 +112,48 @@ async fn a_record_too_large_for_nginx_names_the_limit() -> Result<()> {
     sink.stop()?;
     Ok(())
 }
+
+/// Where only the attachments are refused, the records are written all the same, and the reason is told until it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn attachments_too_large_for_nginx_are_told_and_hold_no_record_up() -> Result<()> {
+    let proxy = Proxy::nginx()?;
+    let bed = bed()?;
+    let kafka = bed.kafka.client();
+    let topic = unique("attachment");
+    kafka.create_topic(&topic, 1)?;
+    let folder = data_folder("attachments")?;
+    let file = folder.path().join("schema.json");
+    let schema = |length: usize| serde_json::json!({ "schema": "x".repeat(length) });
+    std::fs::write(&file, schema(1_500_000).to_string())?;
+    let rule = [("entry", topic.clone()), ("key", "$schema".into()), ("file", file.display().to_string())];
+    let rule = toml::Table::from_iter(rule.map(|(key, value)| (key.to_owned(), value.into())));
+    let status = format!("127.0.0.1:{}", free_port()?);
+    let config = SinkConfig::new(kafka.brokers(), &proxy.url, &topic)
+        .topics(&[&topic])
+        .set("status.listen", &*status)
+        .set("attachments", vec![toml::Value::from(rule)]);
+    let produced = kafka.produce(&topic, (0..50).map(|n| Message::new(payload(n, 1_000))))?;
+    let mut sink = Sink::start(&config)?;
+    sink.wait_log("the attachments are refused; records are written without them", CATCH_UP)?;
+    sink.wait_caught_up(&kafka, config.group(), &[&topic], CATCH_UP)?;
+    Ledger::of(&produced).audit(&bed.store.client()?, config.bucket()).await?.exact()?;
+    let health = || -> Result<String> {
+        let answer = Command::new("curl").args(["-s", &format!("http://{status}/health")]).output()?;
+        Ok(String::from_utf8(answer.stdout)?)
+    };
+    wait_for("the refusal in /health", CATCH_UP, || {
+        let told = health()?;
+        Ok(["attachments", "413", &topic].iter().all(|part| told.contains(part)).then_some(()))
+    })?;
+
+    // A file that fits is written with the next record, and the problem is gone.
+    std::fs::write(&file, schema(1_000).to_string())?;
+    sink.wait_log("the attachment changed", CATCH_UP)?;
+    kafka.produce(&topic, [Message::new("x")])?;
+    sink.wait_log("attachments written", CATCH_UP)?;
+    wait_for("the problem to be gone", CATCH_UP, || Ok((!health()?.contains("attachments")).then_some(())))?;
+    let bucket = bed.store.client()?.get_bucket(config.bucket()).await?;
+    let held = serde_json::json!(bucket.read_attachments(&topic).await?);
+    ensure!(held["$schema"] == schema(1_000), "{held}");
+    sink.stop_cleanly()
+}
