@@ -99,7 +99,7 @@ async fn splits_are_read_by_every_client() -> Result<()> {
             1 => {
                 sent.payload = Some("half, of it".into());
                 ensure!(rest.content_type == "text/x-half", "{stored:?}");
-                // That the record was a tombstone is told of its parts, too.
+                // That the record was a tombstone stays a label of its parts, too.
                 let tombstone = bench.sent.get(offset).is_some_and(|sent| sent.payload.is_none());
                 ensure!(rest.labels.remove("kafka.tombstone").is_some() == tombstone, "{stored:?}");
             }
