@@ -1,21 +1,21 @@
-//! The instances of one plugin on one worker: one for all records, or one for each topic.
+//! The instances of one plugin on one worker: one instance for all records, or one for each topic.
 //!
-//! Guarantees: with one for each topic, no instance is asked about records of two topics, so that a plugin can't carry
-//! data of one into the records of another. The number of instances is bounded.
+//! Guarantees: with one instance for each topic, no instance is asked about records of two topics, so that a plugin
+//! can't carry data of one topic into the records of another. The number of instances is bounded.
 
 use std::sync::Arc;
 
 use crate::config::InstancesFor;
 use crate::plugin::{Instance, LoadProblem};
 
-/// The most topics of which a worker keeps an instance. The one that was not used for longest is ended first.
+/// The most topics for which a worker keeps an instance. Beyond it the least recently used instance is ended.
 const TOPICS: usize = 16;
 
 pub(super) struct Instances {
     per_topic: bool,
-    /// Started, and not asked about anything yet.
+    /// An instance that was started ahead of time and was not asked about any record yet.
     fresh: Option<Instance>,
-    /// In use: the topic, `None` where all topics share one. The last one was used last.
+    /// The instances in use, each with its topic (`None`: all topics share it), the most recently used one last.
     used: Vec<(Option<Arc<str>>, Instance)>,
 }
 
@@ -24,7 +24,7 @@ impl Instances {
         Self { per_topic: whose == InstancesFor::EachTopic, fresh, used: Vec::new() }
     }
 
-    /// The instance that is asked about records of this topic.
+    /// The instance that is asked about records of this topic; `start` starts one if there is none yet.
     pub fn of(
         &mut self,
         topic: &Arc<str>,
@@ -32,7 +32,7 @@ impl Instances {
     ) -> Result<&mut Instance, LoadProblem> {
         if let Some(at) = self.position(topic) {
             if self.per_topic {
-                // Ordered by use.
+                // The most recently used instance stands last.
                 let last = self.used.remove(at);
                 self.used.push(last);
             }
@@ -49,7 +49,7 @@ impl Instances {
         }
     }
 
-    /// Replaces the topic's instance, or ends it.
+    /// Puts `fresh` in the place of the topic's instance, or ends that instance where `fresh` is `None`.
     pub fn replace(&mut self, topic: &Arc<str>, fresh: Option<Instance>) {
         let Some(at) = self.position(topic) else { return };
         match (fresh, self.used.get_mut(at)) {

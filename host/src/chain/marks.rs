@@ -1,17 +1,19 @@
-//! `name@digest` of the plugins that handled a record, joined by `+`: made once and shared by all records.
+//! The text of the label `sink.plugins`: `name@digest` of each plugin that handled a record, joined by `+`. Each text
+//! is made once and shared by all records that the same plugins handled.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::stage::Stage;
 
-/// Chains of many conditional plugins have many combinations; more of them are made again each time.
+/// How many combinations of plugins have their text kept. A chain of many conditional plugins has more combinations;
+/// the texts of further ones are made again for each record.
 const KEPT: usize = 256;
 
 pub(super) struct Marks {
-    /// Of all plugins but the builtin one; `None` where there are none.
+    /// The text of a record that every plugin handled. `None`: the chain has no plugin but the builtin one.
     all: Option<Arc<str>>,
-    /// Without those at these places.
+    /// The texts of records that some plugins did not handle, by the places of those plugins in the chain.
     without: HashMap<Box<[usize]>, Option<Arc<str>>>,
 }
 
@@ -20,7 +22,7 @@ impl Marks {
         Self { all: mark(stages, &[]), without: HashMap::new() }
     }
 
-    /// The mark of a record that the plugins at these places didn't handle.
+    /// The text for a record that the plugins at these places of the chain didn't handle.
     pub fn without(&mut self, places: &[usize], stages: &[Stage]) -> Option<Arc<str>> {
         if places.is_empty() {
             return self.all.clone();

@@ -1,7 +1,8 @@
-//! How long a plugin takes and how much memory its instances have, measured beside the counters.
+//! Measures how long a plugin's calls take and how much memory its instances have.
 //!
-//! Guarantees: each worker writes a meter of its own with plain stores; a histogram's percentiles are exact to an eighth
-//! (eight steps from one power of two to the next), its longest is exact; a meter is a few kilobytes for ever.
+//! Guarantees: each worker writes its own meter with plain stores; a percentile is exact to an eighth of its value (a
+//! histogram has eight buckets from one power of two to the next), the longest call is exact; a meter's size is fixed,
+//! a few kilobytes.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +12,11 @@ use serde::Serialize;
 
 use crate::plugin::increment;
 
-/// Steps from a power of two to the next, as a power of two.
+/// The binary logarithm of [`STEPS`].
 const STEP_BITS: u32 = 3;
+/// How many buckets there are from one power of two to the next.
 const STEPS: usize = 1 << STEP_BITS;
-/// 2^38 ns are more than four minutes: what takes longer counts as that.
+/// The buckets reach up to 2^38 ns, more than four minutes: a longer call counts in the last bucket.
 const OCTAVES: usize = 36;
 const BUCKETS: usize = OCTAVES * STEPS;
 
@@ -39,7 +41,7 @@ const BOUNDS: [u32; 13] = [10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34];
 pub struct Histogram {
     /// The upper bound of each bucket in seconds, and how many calls fell into it and into no lower one.
     pub buckets: Vec<(f64, u64)>,
-    /// The seconds of all measured calls together, exact to a sixteenth.
+    /// How many seconds all measured calls took together, exact to a sixteenth.
     pub sum_s: f64,
 }
 
@@ -56,7 +58,7 @@ impl std::ops::AddAssign<&Histogram> for Histogram {
     }
 }
 
-/// A version's meters, one a worker.
+/// The meters of one version of a plugin, one for each worker.
 #[derive(Debug, Default)]
 pub(crate) struct Meters(Mutex<Vec<Arc<Meter>>>);
 
@@ -67,7 +69,7 @@ pub(crate) struct Meter {
     longest: AtomicU64,
     memory: AtomicU64,
     passed_over: AtomicU64,
-    /// How long this worker took to put the version to work.
+    /// How many nanoseconds this worker took to change over to the version.
     taking_over: AtomicU64,
 }
 
@@ -92,12 +94,12 @@ impl Meter {
         self.longest.store(self.longest.load(Relaxed).max(nanos), Relaxed);
     }
 
-    /// What the worker's instance has now; 0 when it is gone.
+    /// Notes how much memory the worker's instances have now: 0 when they have ended.
     pub fn record_memory(&self, bytes: usize) {
         self.memory.store(bytes as u64, Relaxed);
     }
 
-    /// A record that the plugin isn't asked about.
+    /// Counts a record that the plugin's `when` leaves out.
     pub fn passed_over(&self) {
         increment(&self.passed_over);
     }
@@ -155,7 +157,7 @@ impl Meters {
         Histogram { buckets, sum_s }
     }
 
-    /// What all instances have together.
+    /// The memory of all instances together, in bytes.
     pub fn memory(&self) -> u64 {
         self.lock().iter().map(|meter| meter.memory.load(Relaxed)).sum()
     }
@@ -164,7 +166,7 @@ impl Meters {
         self.lock().iter().map(|meter| meter.passed_over.load(Relaxed)).sum()
     }
 
-    /// The longest that a worker took to put the version to work.
+    /// How long the slowest worker took to change over to the version.
     pub fn taking_over(&self) -> Duration {
         let longest = self.lock().iter().map(|meter| meter.taking_over.load(Relaxed)).max();
         Duration::from_nanos(longest.unwrap_or(0))

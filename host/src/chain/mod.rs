@@ -1,8 +1,8 @@
-//! The chain: the configured plugins in order, and what they make of each input record.
+//! The chain asks the configured plugins, in their order, what is to become of each input record.
 //!
-//! Guarantees: each input record has one [`Outcome`], decided by one version of each plugin; where a plugin fails on
-//! any part of a record, its failure policy decides about the whole record, so that a record is never half done; a
-//! plugin harms no other record than the one it fails on.
+//! Guarantees: each input record has one [`Outcome`], decided by one version of each plugin; if a plugin fails on one
+//! part of a split record, its failure policy decides about the whole record, so that no record is written in part; a
+//! failure affects no record but the one on which the plugin failed.
 
 mod instances;
 mod marks;
@@ -24,22 +24,22 @@ pub use shared::{NotInChain, PluginTotals, PluginVersion, SharedChain, StageSpec
 pub use stage::StageSeen;
 pub(crate) use stage::{Stage, StageObserver};
 
-/// What became of an input record.
+/// What the host has to do with an input record after its plugins were asked.
 #[derive(Debug)]
 pub enum Outcome {
-    /// To be written: at least one, in order, numbered where the record was split.
+    /// The host writes these records: at least one, in order, numbered if the input record was split.
     Outputs(Vec<OutputRecord>),
-    /// A plugin's verdict: acknowledged without being written.
+    /// A plugin dropped the record: the host acknowledges it without writing it.
     Dropped,
-    /// A plugin failed, and its policy is `skip`: acknowledged without being written.
+    /// A plugin failed, and its policy is `skip`: the host acknowledges the record without writing it.
     Skipped(PluginFailure),
-    /// A plugin failed, and its policy is `dead-letter`.
+    /// A plugin failed, and its policy is `dead-letter`: the host writes a dead letter.
     DeadLetter(PluginFailure),
-    /// A plugin asks to be given the record again later, and has not been given it too often.
+    /// A plugin asked for the record to be tried again later, and the allowed attempts are not used up.
     Retry(PluginFailure),
-    /// A plugin's circuit breaker is open, and records wait for it, at least for this long.
+    /// A plugin's circuit breaker is open and its `then` is `wait`: the record waits at least this long.
     Wait(PluginFailure, Duration),
-    /// A plugin failed, and its policy is `stop`.
+    /// A plugin failed, and its policy is `stop`: the host stops.
     Stop(PluginFailure),
 }
 
@@ -52,7 +52,7 @@ pub struct PluginFailure {
     pub digest: Digest,
     /// Identifies the plugin's configuration; `None`: it has none.
     pub config: Option<ConfigVersion>,
-    /// One line; at most a few kilobytes.
+    /// Why the plugin failed, as one line of at most a few kilobytes.
     pub reason: String,
 }
 
@@ -73,7 +73,7 @@ pub struct Chain {
     /// See [`Chain::for_replay`].
     is_replay: bool,
     marks: Marks,
-    /// What the stages make of the next record, where somebody watches.
+    /// What each stage made of the watched record; `None` while no record is watched (see [`Chain::watch_next`]).
     seen: Option<Vec<StageSeen>>,
 }
 
@@ -83,8 +83,8 @@ impl Chain {
         Self::start(shared, false)
     }
 
-    /// The same for dead letters that a running host tries: its calls are neither counted nor timed with those of the
-    /// workers, and circuit breakers neither learn of its failures nor refuse its records.
+    /// Starts a chain for a trial of a replay of the dead letters in a running host: its calls are neither counted nor
+    /// timed with those of the workers, and circuit breakers neither count its failures nor refuse its records.
     pub fn for_replay(shared: Arc<SharedChain>) -> anyhow::Result<Self> {
         Self::start(shared, true)
     }
@@ -93,12 +93,12 @@ impl Chain {
         let (generation, present) = shared.present();
         let start = if is_replay { Stage::for_replay } else { Stage::new };
         let stages = present.iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
-        shared.worker_comes();
+        shared.worker_joined();
         Ok(Self { shared, generation, marks: Marks::of(&stages), stages, is_replay, seen: None })
     }
 
-    /// Takes over a change of the chain, if there is one: to be called between two records. Costs one atomic load if there
-    /// is none.
+    /// Takes over a change of the chain, if there is one. The worker calls it between two records; without a change it
+    /// costs one atomic load.
     ///
     /// If a version doesn't start on this worker, the previous one stays active here, and the log says why.
     pub fn refresh(&mut self) {
@@ -122,12 +122,12 @@ impl Chain {
         self.marks = Marks::of(&self.stages);
     }
 
-    /// Has the next attempt be watched.
+    /// Makes the next call of [`Chain::attempt`] note what each plugin makes of the record.
     pub fn watch_next(&mut self) {
         self.seen = Some(Vec::new());
     }
 
-    /// What each plugin that was asked made of the record that was watched.
+    /// Returns what each plugin that was asked made of the watched record, and ends the watching.
     pub fn take_seen(&mut self) -> Vec<StageSeen> {
         self.seen.take().unwrap_or_default()
     }
@@ -137,19 +137,21 @@ impl Chain {
         self.stages.iter().map(Stage::memory_bytes).sum()
     }
 
-    /// Asks each plugin in order what is to become of the record.
+    /// Asks each plugin in order what is to become of the record, for the first time.
     pub fn transform(&mut self, input: &Arc<InputRecord>) -> Outcome {
         self.attempt(input, 1)
     }
 
-    /// The same for a record that plugins may have asked to be given again: `attempt` counts from 1. A plugin that asks
-    /// for more attempts than it has failed on the record.
+    /// Asks each plugin in order what is to become of the record. `attempt` says how many times the record was tried
+    /// with this one, counted from 1; a plugin that asks for more attempts than its configuration allows has failed on
+    /// the record.
     pub fn attempt(&mut self, input: &Arc<InputRecord>, attempt: u32) -> Outcome {
         let keys = header_keys(input);
         let record = RecordView::new(input, &keys);
         let mut outputs = vec![OutputRecord::unchanged(input.clone())];
         let mut was_split = false;
-        // The plugins that weren't asked, or failed and whose policy is `pass`: rarely any.
+        // The places of the plugins that did not handle the record: their `when` left it out, or they failed with the
+        // policy `pass`. There are rarely any.
         let mut passed = Vec::new();
         for (at, stage) in self.stages.iter_mut().enumerate() {
             if !stage.asks_about(input) {
@@ -209,6 +211,6 @@ impl Chain {
 
 impl Drop for Chain {
     fn drop(&mut self) {
-        self.shared.worker_goes();
+        self.shared.worker_left();
     }
 }

@@ -1,7 +1,7 @@
 //! The active plugins and their versions, shared by all workers and changed while records flow.
 //!
-//! Guarantees: a change is complete in itself (a worker sees the chain before it or after it); workers learn of it by
-//! one atomic load a record; nothing here blocks a worker for longer than a few clones.
+//! Guarantees: a change is atomic (a worker sees the whole chain before it or after it); a worker notices it by one
+//! atomic load for each record; no function here blocks a worker for longer than a few clones take.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ const REMEMBERED: usize = 32;
 /// The chain as all workers see it: its stages, and a number that grows with each change of them.
 pub struct SharedChain {
     runtime: Arc<Runtime>,
-    /// Counts the changes.
+    /// How many changes there were.
     generation: AtomicU64,
     /// How many workers there are, each with a chain of its own.
     workers: AtomicUsize,
@@ -31,7 +31,7 @@ pub struct SharedChain {
 struct Stages {
     present: Vec<StageSpec>,
     retired: VecDeque<Retired>,
-    /// What versions did that aren't remembered any more, by the plugin's name.
+    /// By the plugin's name: the totals of those replaced versions that `retired` no longer holds.
     forgotten: HashMap<Arc<str>, PluginTotals>,
 }
 
@@ -44,7 +44,7 @@ pub struct StageSpec {
     pub version: Version,
     /// When this version became the active one.
     pub since: SystemTime,
-    /// Sees some of its records.
+    /// The shadow trial that samples this stage's records, if one is running.
     pub(super) observer: Option<Arc<dyn StageObserver>>,
 }
 
@@ -57,7 +57,8 @@ pub struct Version {
     pub(super) spares: Arc<Mutex<Vec<Instance>>>,
 }
 
-/// What all versions of a plugin did together since the host started: it only grows, whatever is swapped or rolled back.
+/// What all versions of a plugin did together since the host started. The counts never fall, also not when a version is
+/// swapped or rolled back.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PluginTotals {
     /// Calls by verdict.
@@ -68,7 +69,7 @@ pub struct PluginTotals {
     pub histogram: Histogram,
 }
 
-/// What is kept of a replaced version. Its compiled code is not.
+/// What the host remembers of a replaced version: its description and its counts, but not its compiled code.
 struct Retired {
     version: PluginVersion,
     counters: Arc<CounterSet>,
@@ -90,21 +91,21 @@ pub struct PluginVersion {
     pub bytes: usize,
     /// When this version became the active one.
     pub since: SystemTime,
-    /// How many calls ended with which verdict since then.
+    /// How many of its calls ended with each verdict since then.
     pub counts: Counts,
     /// The kinds of failures that it had, the latest first.
     pub failures: Vec<RecentFailure>,
-    /// Whether its circuit breaker is open: then it isn't asked.
+    /// Whether its circuit breaker is open; the chain doesn't ask the plugin while it is.
     pub breaker_open: bool,
-    /// Records that its `when` left out.
+    /// How many records its `when` left out.
     pub passed_over: u64,
-    /// Of one record in 64, measured.
+    /// How long its calls took, measured on one record in 64.
     pub latency: Latency,
-    /// The same, spread over buckets.
+    /// The same measurements, spread over buckets.
     pub histogram: Histogram,
-    /// The memory of all its instances together.
+    /// The memory of all its instances together, in bytes.
     pub memory_bytes: u64,
-    /// The longest that a worker took to put it to work.
+    /// How long the slowest worker took to change over to it.
     pub taking_over: Duration,
 }
 
@@ -123,7 +124,7 @@ impl SharedChain {
         Ok(Arc::new(Self { runtime, generation: AtomicU64::new(0), workers: AtomicUsize::new(0), stages }))
     }
 
-    /// What compiles and starts plugins.
+    /// The runtime that compiles and starts the chain's plugins.
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
     }
@@ -154,8 +155,8 @@ impl SharedChain {
         self.lock().retired.iter().map(Retired::describe).collect()
     }
 
-    /// Activates another version, or another configuration, of the plugin of that name: each worker takes it over before
-    /// its next record. Returns what was there before.
+    /// Activates another version, or another configuration, of the plugin that `stage` names: each worker takes it over
+    /// before its next record. Returns the stage that it replaced.
     pub fn replace(&self, mut stage: StageSpec) -> Result<StageSpec, NotInChain> {
         self.warm(&stage.version);
         stage.since = SystemTime::now();
@@ -181,7 +182,7 @@ impl SharedChain {
         self.changed();
     }
 
-    /// Lets an observer see some of this plugin's records, or ends that.
+    /// Lets `observer` see a sample of this plugin's records; `None` ends the observation.
     pub(crate) fn observe(&self, name: &str, observer: Option<Arc<dyn StageObserver>>) -> Result<(), NotInChain> {
         let mut stages = self.lock();
         let place = stages.present.iter_mut().find(|present| present.config.name == name);
@@ -190,8 +191,8 @@ impl SharedChain {
         Ok(())
     }
 
-    /// Starts an instance for each worker ahead of time, so that taking over takes a worker next to no time. If one doesn't
-    /// start, the worker tries again and reports it.
+    /// Starts an instance for each worker ahead of time, so that a worker changes over without waiting for a start. If
+    /// an instance doesn't start here, the worker tries again and logs the failure.
     fn warm(&self, version: &Version) {
         let present = |stage: &StageSpec| stage.version.plugin.is(&version.plugin);
         if self.lock().present.iter().any(present) {
@@ -199,12 +200,13 @@ impl SharedChain {
         }
         let workers = self.workers.load(Ordering::Relaxed);
         let start = || (0..workers).map_while(|_| Instance::start(&version.plugin).ok()).collect();
-        // On a thread of its own: WASI's functions block, which the caller's thread perhaps must not.
+        // The start has a thread of its own, because WASI's functions block and the caller may be a thread of tokio.
         let spares: Vec<Instance> = std::thread::scope(|scope| scope.spawn(start).join()).unwrap_or_default();
         *version.spares.lock().unwrap_or_else(PoisonError::into_inner) = spares;
     }
 
-    /// To be called under the lock: a worker that sees the new generation must see the change, too.
+    /// Announces a change to the workers. The caller holds the lock, so that a worker that sees the new generation also
+    /// sees the change.
     fn changed(&self) {
         self.generation.fetch_add(1, Ordering::Release);
     }
@@ -218,11 +220,11 @@ impl SharedChain {
         (self.generation(), stages.present.clone())
     }
 
-    pub(super) fn worker_comes(&self) {
+    pub(super) fn worker_joined(&self) {
         self.workers.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn worker_goes(&self) {
+    pub(super) fn worker_left(&self) {
         self.workers.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -246,7 +248,8 @@ impl Stages {
         }
     }
 
-    /// What only the forgotten version counted is added up; what it shares with another is still there.
+    /// Adds the counts of a version that is no longer remembered to its plugin's totals, except those that it shares
+    /// with a version that is still remembered: [`Stages::totals`] counts these there.
     fn forget(&mut self, gone: &Retired) {
         let counted = self.counted(&gone.version.name);
         let totals = self.forgotten.entry(gone.version.name.clone()).or_default();
@@ -259,7 +262,7 @@ impl Stages {
         }
     }
 
-    /// What counts for this plugin, of all versions that are remembered.
+    /// The counters and meters of this plugin's remembered versions, the active one first.
     fn counted(&self, name: &str) -> Vec<(Arc<CounterSet>, Arc<Meters>)> {
         let present = self.present.iter().filter(|stage| stage.config.name == name);
         let present = present.map(|stage| (stage.version.plugin.counter_set(), Arc::clone(&stage.version.meters)));
@@ -267,7 +270,8 @@ impl Stages {
         present.chain(retired.map(|retired| (retired.counters.clone(), Arc::clone(&retired.meters)))).collect()
     }
 
-    /// A version that returned shares its counters with what is remembered of it: each counts once.
+    /// The totals of a plugin. A version that was rolled back to shares its counters with its earlier record in
+    /// `retired`, so each counter set is added once.
     fn totals(&self, name: &str) -> PluginTotals {
         let mut totals = self.forgotten.get(name).cloned().unwrap_or_default();
         let counted = self.counted(name);
@@ -296,12 +300,12 @@ impl StageSpec {
         Self { config, ..self.clone() }
     }
 
-    /// The same version from a fresh start: what was measured of it before counts no more.
+    /// The same version with new meters: what was measured of it before is left out from now on.
     pub fn restarted(&self) -> Self {
         Self::new(Arc::clone(&self.config), Version::new(self.version.plugin.clone()))
     }
 
-    /// The stage as the status shows it.
+    /// The stage's version with what it did so far, as the status page shows it.
     pub fn describe(&self) -> PluginVersion {
         let Version { plugin, meters, .. } = &self.version;
         PluginVersion {
@@ -324,12 +328,12 @@ impl StageSpec {
 }
 
 impl Version {
-    /// A version without a call so far.
+    /// A version that was not called yet.
     pub fn new(plugin: LoadedPlugin) -> Self {
         Self { plugin, meters: Arc::default(), spares: Arc::default() }
     }
 
-    /// An instance that was started ahead, if one is left.
+    /// Takes an instance that [`SharedChain::warm`] started ahead of time, if one is left.
     pub(super) fn spare(&self) -> Option<Instance> {
         self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }

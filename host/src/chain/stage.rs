@@ -1,6 +1,7 @@
-//! One plugin's place in a worker's chain: its instances, replaced when they broke, wore out or have a successor.
+//! One plugin's place in a worker's chain. A stage owns the plugin's instances on this worker, and replaces an instance
+//! that broke, that is worn, or whose version was swapped.
 //!
-//! Guarantees: a stage knows one active version; each record is decided by one instance of it. With `instances =
+//! Guarantees: a stage has one active version; one instance of it decides about each record. With `instances =
 //! "per-topic"` an instance sees the records of one topic only.
 
 use std::sync::Arc;
@@ -16,17 +17,18 @@ use crate::config::{self, FailurePolicy, PluginSource, WhileOpen};
 use crate::plugin::{Admission, Breaker, Instance, MAX_OUTPUTS, PluginCounters, RecordView, Trouble, Verdict, apply};
 use crate::record::{InputRecord, OutputRecord};
 
-/// One record in this many is timed: a clock costs as much as a tenth of a small plugin.
+/// One record in this many is timed, because reading the clock costs a tenth of what a small plugin costs.
 const MEASURED_EVERY: u64 = 64;
 
-/// Sees some of the records of a stage, and what the stage made of them. A worker calls it and must not wait in it.
+/// Sees a sample of a stage's records, and what the stage made of them. The workers call it, so it must not block.
 pub(crate) trait StageObserver: Send + Sync {
-    /// Whether it wants to see the next record.
+    /// Whether the observer wants to see the next record.
     fn wants_next(&self) -> bool;
+    /// Gets what the stage was given, what it made of that (or why it failed), and how long it took.
     fn observe(&self, given: Vec<OutputRecord>, made: Result<&[OutputRecord], &Trouble>, took: Duration);
 }
 
-/// What one stage made of a record, for somebody who watches.
+/// What one stage made of a record, for `reduct-sink tap`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StageSeen {
     /// The plugin's name.
@@ -43,23 +45,23 @@ const ANSWERS: [(u8, &str); 4] = [(1, "keep"), (2, "change"), (4, "split"), (8, 
 pub(crate) struct Stage {
     config: Arc<config::PluginConfig>,
     version: Version,
-    /// What `config.when` says of the topic that was asked about last.
+    /// The topic of the latest record, and whether `config.when` accepts that topic.
     last_topic: Option<(Arc<str>, bool)>,
-    /// Records it was asked about.
+    /// How many records the plugin was asked about.
     records: u64,
     counters: Arc<PluginCounters>,
     meter: Arc<Meter>,
     observer: Option<Arc<dyn StageObserver>>,
-    /// It runs a candidate in a shadow trial: its output is discarded and its calls aren't counted. If the candidate is
-    /// promoted, its circuit breaker starts closed.
+    /// This stage runs a candidate in a shadow trial: its output is discarded and its calls aren't counted. If the
+    /// candidate is promoted, its circuit breaker starts closed.
     is_shadow: bool,
-    /// It is asked about dead letters that a running host tries: its calls aren't counted with those of the workers, and it
-    /// has nothing to do with the circuit breaker and the observer.
+    /// This stage belongs to a trial of a replay of the dead letters: its calls aren't counted with those of the
+    /// workers, and it uses neither the circuit breaker nor the observer.
     is_replay: bool,
     instances: Instances,
-    /// Kept from record to record for its memory; empty between them.
+    /// Empty between two records; the vector is kept to reuse its memory.
     verdicts: Vec<Verdict>,
-    /// What it answered about the last record: bits of [`ANSWERS`].
+    /// What the plugin answered about the last record: bits of [`ANSWERS`].
     answered: u8,
 }
 
@@ -68,7 +70,7 @@ impl Stage {
         Self::empty(spec, spec.version.plugin.counters()).started(spec)
     }
 
-    /// For dead letters that a running host tries.
+    /// A stage for a trial of a replay of the dead letters in a running host.
     pub fn for_replay(spec: &StageSpec) -> anyhow::Result<Self> {
         Self::empty_for_replay(spec).started(spec)
     }
@@ -81,7 +83,8 @@ impl Stage {
         Ok(self)
     }
 
-    /// For a plugin that joins the chain. If no instance starts, the next record tries again.
+    /// A stage for a plugin that joins a running chain. If no instance starts now, the stage tries again with the next
+    /// record.
     pub fn added(spec: &StageSpec, since: Instant, is_replay: bool) -> Self {
         let mut stage =
             if is_replay { Self::empty_for_replay(spec) } else { Self::empty(spec, spec.version.plugin.counters()) };
@@ -91,7 +94,7 @@ impl Stage {
         stage
     }
 
-    /// For a candidate in a shadow trial.
+    /// A stage for a candidate in a shadow trial.
     pub fn shadow(spec: &StageSpec) -> Self {
         let mut stage = Self::empty(spec, Arc::default());
         stage.is_shadow = true;
@@ -106,7 +109,7 @@ impl Stage {
         stage
     }
 
-    /// An instance that was started for the workers, unless this is none of theirs.
+    /// An instance that was started ahead of time; `None` if none is left, or if this stage doesn't belong to a worker.
     fn spare(&self, version: &Version) -> Option<Instance> {
         if self.is_replay { None } else { version.spare() }
     }
@@ -154,7 +157,7 @@ impl Stage {
         self.config.on_failure
     }
 
-    /// What becomes of a record that the plugin isn't asked about.
+    /// What becomes of a record while the plugin's circuit breaker is open.
     pub fn while_open(&self) -> WhileOpen {
         self.version.plugin.breaker().then()
     }
@@ -167,8 +170,9 @@ impl Stage {
         self.instances.memory_bytes()
     }
 
+    /// The plugin's `name@digest` for the label `sink.plugins`. `None`: it is the builtin passthrough, which decides
+    /// nothing.
     pub fn mark(&self) -> Option<String> {
-        // The builtin passthrough has nothing to tell.
         (self.config.source != PluginSource::Builtin).then(|| self.version.plugin.mark())
     }
 
@@ -184,7 +188,8 @@ impl Stage {
         PluginFailure { plugin: plugin.name.clone(), digest: plugin.digest, config: plugin.config, reason }
     }
 
-    /// Takes over what changed in its spec: the configuration, the observer, and another version if it starts.
+    /// Takes over what changed in the spec: the configuration, the observer, and the version if an instance of it
+    /// starts. `since` is when the worker began to change over.
     pub fn take_over(&mut self, spec: &StageSpec, since: Instant) {
         self.config = Arc::clone(&spec.config);
         self.last_topic = None;
@@ -214,20 +219,20 @@ impl Stage {
         }
     }
 
-    /// Asks the plugin about each of `outputs` and puts in their place what it made of them. Tells whether it split
-    /// any. On trouble `outputs` stays as it was.
+    /// Asks the plugin about each of `outputs` and replaces them by what the plugin made of them. Returns whether it
+    /// split any of them. On an error `outputs` is unchanged.
     pub fn transform(&mut self, record: &RecordView<'_>, outputs: &mut Vec<OutputRecord>) -> Result<bool, Trouble> {
         self.records += 1;
         let observed = self.observer.as_ref().is_some_and(|observer| observer.wants_next());
         if observed || self.records.is_multiple_of(MEASURED_EVERY) {
-            self.closely(record, outputs, observed)
+            self.measure(record, outputs, observed)
         } else {
             self.decide(record, outputs)
         }
     }
 
-    /// The same, measured, and seen by the observer.
-    fn closely(
+    /// Decides like [`Stage::decide`], times the call, and shows it to the observer if `observed` is set.
+    fn measure(
         &mut self,
         record: &RecordView<'_>,
         outputs: &mut Vec<OutputRecord>,
@@ -246,6 +251,8 @@ impl Stage {
         answer
     }
 
+    /// Asks the plugin, unless its circuit breaker is open; counts the answer and applies it to `outputs`. Returns
+    /// whether any of them was split.
     pub fn decide(&mut self, record: &RecordView<'_>, outputs: &mut Vec<OutputRecord>) -> Result<bool, Trouble> {
         self.verdicts.clear();
         if let Some(breaker) = self.breaker()
@@ -279,12 +286,13 @@ impl Stage {
         (!self.is_shadow && !self.is_replay).then(|| self.version.plugin.breaker())
     }
 
+    /// Has an instance fill `verdicts`, one for each of `outputs`, and replaces an instance that broke or is worn.
     fn ask(&mut self, record: &RecordView<'_>, outputs: &mut Vec<OutputRecord>) -> Result<(), Trouble> {
         let Some(topic) = outputs.first().map(|output| output.input.source.topic.clone()) else { return Ok(()) };
         let plugin = &self.version.plugin;
         let instance = self.instances.of(&topic, || Instance::start(plugin));
         let instance =
-            instance.map_err(|problem| Trouble::Broken(format!("no instance of it starts: it {problem}")))?;
+            instance.map_err(|problem| Trouble::Broken(format!("no instance of the plugin starts: it {problem}")))?;
         let answer = instance.ask(record, outputs, &mut self.verdicts);
         if let Err(Trouble::Broken(_)) = answer {
             self.instances.replace(&topic, None);
@@ -292,7 +300,10 @@ impl Stage {
             match Instance::start(plugin) {
                 Ok(fresh) => self.instances.replace(&topic, Some(fresh)),
                 Err(problem) => {
-                    tracing::warn!(plugin = self.config.name, %problem, "no fresh instance starts; the worn one stays");
+                    tracing::warn!(
+                        plugin = self.config.name, %problem,
+                        "no fresh instance starts; the worn instance stays in use",
+                    );
                     instance.carry_on();
                 }
             }
@@ -301,13 +312,13 @@ impl Stage {
         let made: usize = self.verdicts.iter().map(outputs_of).sum();
         if made > MAX_OUTPUTS {
             return Err(Trouble::Failed(format!(
-                "with it the record becomes {made} outputs; the most are {MAX_OUTPUTS}"
+                "the answer makes {made} outputs of the record; at most {MAX_OUTPUTS} are allowed"
             )));
         }
         Ok(())
     }
 
-    /// What it made of the last record.
+    /// What this stage made of the last record, given its answer.
     pub fn seen(&self, answer: &Result<bool, Trouble>, took: Duration) -> StageSeen {
         let verdict = match answer {
             Ok(_) => {
@@ -321,7 +332,7 @@ impl Stage {
         StageSeen { plugin: self.name().to_owned(), verdict, took }
     }
 
-    /// Counts the verdicts that came, and the trouble that ended them.
+    /// Counts the plugin's verdicts, and the failure that ended them if there was one.
     fn count(&mut self, answer: &Result<(), Trouble>) {
         self.answered = 0;
         for verdict in &self.verdicts {
