@@ -1,21 +1,24 @@
-//! Re-reads what the store may have lost.
+//! The recovery task: re-reads from Kafka what the store may have lost.
 //!
-//! A ReductStore that is killed may lose or damage records that it has acknowledged: any of the blocks that it was
-//! writing, which are two an entry, because its write-ahead log, its block descriptors and their index aren't written
-//! atomically. Removing a record has the same effect where a request that was cut off is still at work in its block.
+//! A ReductStore that is killed may lose or damage records that it has acknowledged, because it doesn't write its
+//! write-ahead log, its block descriptors and their index atomically. The records at risk are those of the blocks that
+//! it was writing: two blocks for each entry. Removing a record can do the same damage while the store still handles a
+//! cut-off request to the same block.
 //!
-//! So one task, the owner of all re-reads, looks at the store's uptime once a second. When the store has restarted, each
-//! partition is re-read from where it stood when the store was last known to run, less what two blocks hold, and from
-//! further back where an entry that gets few of the records has lost one of those that this host remembers. When a record
-//! was removed, the partitions of its entry are re-read, and no others. Each record of a re-read is compared with what the
-//! store has, bytes included, and written again where it must be. What is committed carries the store's start, so that
-//! the next owner of a partition notices a restart, too.
+//! Therefore this task, which starts all re-reads, asks the store for its uptime once a second. When the store has
+//! restarted, each partition is re-read from the position it had when the store was last known to run, less the number
+//! of records that two blocks hold. If an entry gets few of a partition's records and has lost one that this host
+//! remembers, the re-read begins at that record. When a record was removed, only the partitions of its entry are
+//! re-read. The sink compares each re-read record with what the store has, payload included, and writes it again if it
+//! is missing or differs. The commit metadata carries the store's start, so that the next owner of a partition notices
+//! a restart, too.
 //!
-//! A host that took the place of one that was killed, without waiting for its session, re-reads the same way what late
-//! requests of the other one may have harmed, once no more of them can come.
+//! A host may take over partitions from one that was killed before that host's session has ended. Requests of the
+//! killed host may then still reach the store and damage records. When no more of them can arrive, the recovery
+//! re-reads what they may have damaged.
 //!
-//! Guarantees: a partition is given the store's new start only together with its re-read; between a failure of the store
-//! and the next look at it nothing is committed.
+//! Guarantees: a partition is given the store's new start only together with its re-read; between a failure of the
+//! store and the next successful look at its uptime, no offset is committed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,60 +35,63 @@ use crate::sink::store::StoreError;
 /// How often the store is asked for its uptime.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// For how long records in flight may hold up a re-read. Where Kafka doesn't have them any more, they hold it up for as long
-/// as it takes: they are the last copies.
+/// How long records in flight may delay a re-read before the host discards them. Records that Kafka has no more are
+/// never discarded, because they are the last copies.
 const LONGEST_HOLD_UP: Duration = Duration::from_secs(30);
 
-/// Has the partitions that are re-read.
+/// What the recovery asks the host about its partitions.
 pub trait Partitions: Send + Sync + 'static {
     /// The partitions that this host reads now.
     fn states(&self) -> Vec<Arc<PartitionState>>;
-    /// The first offset that Kafka has of a partition, as it was looked at a few seconds ago.
+    /// The first offset that Kafka has of a partition, as of a few seconds ago; `None`: not known.
     fn first_offset(&self, source: &TopicPartition) -> Option<u64>;
     /// Whether the host has ended.
     fn has_ended(&self) -> bool;
 }
 
-/// What is known of the store's start.
+/// The recovery's knowledge of when the store was started.
 #[derive(Debug)]
 pub struct Recovery {
-    known: Mutex<KnownEntry>,
-    /// How many offsets the blocks that the store has open may reach back.
+    known: Mutex<KnownStart>,
+    /// How many offsets back the records in the store's open blocks may reach: the margin of each re-read.
     pub block_offsets: u64,
 }
 
 #[derive(Debug, Default)]
-struct KnownEntry {
-    /// When the store was started; `None`: it never said so.
+struct KnownStart {
+    /// When the store was started; `None`: it hasn't answered yet.
     start: Option<Started>,
-    /// When it was looked at last, in milliseconds since the Unix epoch.
+    /// When the store was last asked for its uptime, in milliseconds since the Unix epoch; `None`: it hasn't answered
+    /// yet.
     looked: Option<u64>,
 }
 
 impl Recovery {
-    /// Knows the store's present start, if the store told it.
+    /// Begins with the store's present start; `None`: the store hasn't answered yet.
     pub fn new(start: Option<Started>, block_offsets: u64) -> Self {
-        Self { known: Mutex::new(KnownEntry { start, looked: None }), block_offsets }
+        Self { known: Mutex::new(KnownStart { start, looked: None }), block_offsets }
     }
 
-    /// Sets the begin of a partition back if the store has restarted since the offset was committed. `low` and `high` are
-    /// the partition's ends.
+    /// Moves the offset at which a partition begins back, if the store has restarted since that offset was committed,
+    /// or if late requests of an earlier host may have damaged records. `low` and `high` are the partition's first and
+    /// next offset in Kafka; `now_ms` is the time of day in milliseconds since the Unix epoch.
     ///
-    /// `now_ms` is the time of day in milliseconds.
-    ///
-    /// An offset that was committed without the store's start tells nothing of what was written before.
+    /// If the commit metadata has no start of the store, the store's restart can't be noticed, and the offset stays.
     pub fn begin(&self, source: &TopicPartition, point: &mut CommitPoint, low: u64, high: u64, now_ms: u64) {
         let now = self.known().start;
         let CommitPoint { offset, metadata } = point;
         let (committed, durable) = (*offset, metadata.durable.unwrap_or(*offset));
-        // Further records are new, also where a truncated log once held some. Earlier versions of the host told only how far
-        // to compare.
+        // Records from `high` on are new, even if the log was truncated and once held other records at these offsets.
+        // Earlier versions of the host committed only `compare_below`.
         let mut reread_until = metadata.reread_until.or(metadata.compare_below).unwrap_or_default().min(high);
         if let Some(late) = metadata.late.take_if(|late| late.until_ms <= now_ms) {
             reread_until = reread_until.max(committed);
             metadata.compare_below = metadata.compare_below.max(Some(high));
             *offset = late.from.saturating_sub(self.block_offsets).max(low).min(committed);
-            info!(partition = %source, committed, from = *offset, "re-reading what requests of an earlier host may have harmed");
+            info!(
+                partition = %source, committed, from = *offset,
+                "re-reading records that late requests of an earlier host may have damaged"
+            );
         }
         if let (Some(before), Some(now)) = (metadata.store_start, now)
             && before.narrow(now).is_none()
@@ -96,14 +102,14 @@ impl Recovery {
                 "ReductStore restarted since this offset was committed; re-reading"
             );
             reread_until = reread_until.max(committed);
-            // The owner before this one may have written further than it committed.
+            // The previous owner of the partition may have written records beyond its last commit.
             metadata.compare_below = metadata.compare_below.max(Some(high));
             metadata.durable = Some(from.saturating_add(self.block_offsets).min(durable));
             metadata.store_start = Some(now);
             *offset = from;
         } else {
             metadata.durable = Some(durable);
-            // A store that didn't tell its start yet is compared with the start that was committed, when it does.
+            // If the store hasn't answered yet, the committed start is kept and compared with the store's first answer.
             metadata.store_start = metadata.store_start.or(now);
         }
         metadata.reread_until = Some(reread_until).filter(|until| *offset < *until);
@@ -118,11 +124,11 @@ impl Recovery {
                 if state.reread_after_late_requests(now_ms()) {
                     info!(
                         partition = %state.source,
-                        "no more requests of an earlier host can come; re-reading what they may have harmed"
+                        "no more requests of an earlier host can arrive; re-reading records that they may have damaged"
                     );
                 }
             }
-            // Asked before the store: what it then says holds for these positions.
+            // The positions are read before the store is asked, so that its answer holds for all of them.
             let states: Vec<_> = host.states().into_iter().map(|state| (state.position(), state)).collect();
             let (asked, failures) = (now_ms(), sink.gate().failures());
             let looked = match sink.store_started().await {
@@ -131,12 +137,13 @@ impl Recovery {
             };
             match looked {
                 Err(StoreError::Unavailable(_)) => {}
-                // With another error it is there, and doesn't tell.
+                // Any other error shows that the store runs, although it doesn't tell its uptime.
                 _ => sink.gate().resolve(failures),
             }
         }
     }
 
+    /// Compares the store's answer with what is known, and announces the re-reads that follow from it.
     async fn look(
         &self,
         host: &dyn Partitions,
@@ -158,9 +165,9 @@ impl Recovery {
                 state.require_reread(RereadCause::Removal);
             }
         }
-        // One that begins again at this moment is found by the next look.
+        // A partition that is being assigned again at this moment has no state yet: the next look finds it.
         sink.keep_neighbours(neighbours);
-        // Partitions that came meanwhile may have been given the start before, too.
+        // Partitions that were assigned since the restart may have begun with the earlier start, too.
         let (harmed, unharmed): (Vec<_>, Vec<_>) = host.states().into_iter().partition(|state| {
             has_restarted || state.store_start().is_some_and(|before| before.narrow(start).is_none())
         });
@@ -171,14 +178,15 @@ impl Recovery {
         if has_restarted && let Some((entry, record)) = sink.lost_without_a_crash().await? {
             error!(
                 %entry, %record,
-                "ReductStore restarted without a record that it had acknowledged, and that no crash takes: it was restored from a \
-                 backup, or another store was put in its place, or the bucket's quota is small. What Kafka still has comes back \
-                 if a new kafka.group reads the topics from their begin; records that are there are not written twice"
+                "ReductStore restarted and lacks a record that it had acknowledged, which a crash can't explain: the store \
+                 was restored from a backup, or replaced by another store, or the bucket's quota is small. To write again \
+                 what Kafka still has, read the topics from their begin with a new kafka.group; the host doesn't write \
+                 records twice that the store still has"
             );
         }
         let at_risk = sink.lowest_at_risk();
         for (position, state) in states {
-            // One whose re-read is still to be announced keeps the start before.
+            // A partition whose re-read is still to be announced keeps the earlier start.
             if state.store_start().is_none_or(|before| before.narrow(start).is_some()) {
                 state.looked(start, *position, at_risk.get(&state.source).copied());
             }
@@ -186,8 +194,9 @@ impl Recovery {
         Ok(())
     }
 
-    /// The store has this start, as it told when it was asked at that time. From now on partitions begin with it: one whose
-    /// re-read was announced may begin at once. Tells what is known with the earlier answers.
+    /// Notes the start that the store gave when it was asked at `asked` (milliseconds since the Unix epoch). Partitions
+    /// that are assigned from now on begin with it. Returns the start, made more exact by the earlier answers about the
+    /// same start.
     pub fn learn(&self, start: Started, asked: u64) -> Started {
         let mut known = self.known();
         let start = known.start.and_then(|before| before.narrow(start)).unwrap_or(start);
@@ -195,8 +204,8 @@ impl Recovery {
         start
     }
 
-    /// Whether this start isn't the known one. Where requests have failed, one that may have come after the last look is
-    /// enough.
+    /// Whether `start` is another one than the known start. If requests have `failed`, it also counts as another one
+    /// when the store may have started after it was last asked.
     fn has_restarted(&self, start: Started, failed: bool) -> bool {
         let known = self.known();
         let Some(before) = known.start else { return false };
@@ -206,25 +215,27 @@ impl Recovery {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, KnownEntry> {
+    fn known(&self) -> MutexGuard<'_, KnownStart> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A record that waits for its dead letter, a circuit breaker or a retry would hold up the re-read of its partition for as
-/// long. Where Kafka still has it, it needn't: it is read again, too.
+/// Discards a partition's unsent records if they delay its re-read for too long: records that wait for their dead
+/// letter, for a circuit breaker or for a retry. Only records that Kafka still has are discarded, because the re-read
+/// brings them again.
 fn discard_what_holds_up(host: &dyn Partitions, state: &PartitionState) {
     let is_in_kafka = || host.first_offset(&state.source).is_some_and(|first| first <= state.position());
     if state.awaits_reread_for() >= Some(LONGEST_HOLD_UP) && is_in_kafka() {
         warn!(
             partition = %state.source, in_flight = state.in_flight(),
-            "records in flight hold up a re-read; giving them up, they are read again"
+            "records in flight delay a re-read; the host discards them and reads them again from Kafka"
         );
         state.discard_unsent();
     }
 }
 
-/// Announces re-reads from the given offsets, or from further back where the store doesn't have a remembered record.
+/// Announces a re-read of each partition from the given offset, or from an earlier one if the store has lost a record
+/// that this host remembers.
 async fn reread(
     sink: &Sink,
     partitions: Vec<(u64, Arc<PartitionState>)>,
