@@ -1,4 +1,5 @@
-//! The bounds past which a new version is worse than the previous one. Plain values, no I/O.
+//! Decides whether a new version of a plugin is worse than the previous one: by the bounds of the bake window and of
+//! the shadow trial in the configuration. Plain values, no I/O.
 
 use crate::chain::PluginVersion;
 use crate::config::{Bake, Trial};
@@ -6,15 +7,15 @@ use crate::config::{Bake, Trial};
 use super::report::BakeFigures;
 use super::shadow_trial::TrialComparison;
 
-/// Shares of fewer records than this say little, so at least this many are assumed: a bound of 0.5 % allows 5 failures
+/// A share of few records says little, so a bound is applied to at least this many: a bound of 0.5 % allows 5 failures
 /// from the first record on.
 const LEAST_RECORDS: u64 = 1000;
-/// Medians of fewer calls than this say little.
+/// Latencies are compared only if each version has at least this many measured calls.
 const LEAST_MEASURED: u64 = 16;
-/// A plugin that takes less than this is fast enough, whatever the previous one took.
+/// A version whose median call takes at most this, in microseconds, is never too slow.
 const FAST_US: f64 = 100.0;
 
-/// Failures and latency of a version up to a moment.
+/// What was counted and measured of a version up to a moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct VersionStats {
     pub records: u64,
@@ -24,7 +25,7 @@ pub(super) struct VersionStats {
 }
 
 impl VersionStats {
-    /// A `retry` counts as a failure.
+    /// The statistics of this version; a `retry` counts as a failure.
     pub fn of(version: &PluginVersion) -> Self {
         let counts = version.counts;
         let failed = counts.failed + counts.retried;
@@ -32,12 +33,13 @@ impl VersionStats {
         Self { records, failed, measured: version.latency.measured, p50_us: version.latency.p50_us }
     }
 
+    /// Which share of the records failed, from 0 to 1.
     fn share(&self) -> f64 {
         self.failed as f64 / self.records.max(1) as f64
     }
 }
 
-/// What a version did since it took over, compared with the previous one.
+/// What a version did since it was activated, beside what the previous version did in all its time.
 pub(super) fn figures(
     before: VersionStats,
     at_take_over: VersionStats,
@@ -54,7 +56,7 @@ pub(super) fn figures(
     }
 }
 
-/// Why the version has to be rolled back, if it has to.
+/// Why the version has to be rolled back; `None`: it is within the bounds.
 pub(super) fn past_bounds(
     bounds: &Bake,
     before: VersionStats,
@@ -65,7 +67,7 @@ pub(super) fn past_bounds(
         .or_else(|| slowness((now.measured, now.p50_us), (before.measured, before.p50_us), bounds.max_slowdown))
 }
 
-/// Why the candidate must not take over, if it must not.
+/// Why the candidate must not be activated; `None`: it is within the bounds.
 pub(super) fn past_trial(bounds: &Trial, found: &TrialComparison) -> Option<String> {
     let share = found.failed_present as f64 / found.records.max(1) as f64;
     let (candidate, present) = (found.latency, found.latency_present);
@@ -74,19 +76,25 @@ pub(super) fn past_trial(bounds: &Trial, found: &TrialComparison) -> Option<Stri
     })
 }
 
+/// `before` is the previous version's share of failures; `more` is how much larger the new version's share may be.
 fn failures(failed: u64, records: u64, before: f64, more: f64) -> Option<String> {
     let allowed = (before + more) * records.max(LEAST_RECORDS) as f64;
     (failed as f64 > allowed).then(|| {
         let bound = (before + more) * 100.0;
-        format!("it failed on {failed} of {records} records; the bound is {bound:.2} %, counted on at least {LEAST_RECORDS} records")
+        format!(
+            "it failed on {failed} of {records} records; the bound is {bound:.2} % of the records, and of at least \
+             {LEAST_RECORDS}"
+        )
     })
 }
 
+/// `now` and `before` are each the number of measured calls and their median in microseconds.
 fn slowness(now: (u64, f64), before: (u64, f64), times: u64) -> Option<String> {
     let enough = now.0 >= LEAST_MEASURED && before.0 >= LEAST_MEASURED;
     (enough && now.1 > FAST_US && now.1 > before.1 * times as f64).then(|| {
         format!(
-            "its median call takes {:.1} µs, the previous version took {:.1} µs; the bound is {times} times",
+            "its median call takes {:.1} µs and that of the previous version {:.1} µs; the bound is {times} times as \
+             much",
             now.1, before.1
         )
     })

@@ -1,9 +1,9 @@
-//! The rollout of new plugins: one task watches the files and the configuration, loads new versions, tries them in shadow
-//! beside the active ones, activates them, watches them for a bake window, and rolls back those that are worse.
+//! The rollout of new plugins: one task watches the files and the configuration, loads new versions, tries them in
+//! shadow beside the active ones, activates them, watches them for a bake window, and rolls back those that are worse.
 //!
-//! Guarantees: one thread decides everything, another one loads, both off the data path; a file is loaded if its bytes
-//! differ from the active ones, and only then; if a version doesn't load or fails its trial, the active one stays, and the
-//! log says why, once; the previous version is kept, ready to return, until there is a newer one.
+//! Guarantees: one thread decides and another one loads, and no worker waits for either; a file is loaded if and only
+//! if its bytes differ from those of the active version; if a version doesn't load or fails its trial, the active
+//! version stays, and the log says why, once; the previous version is kept loaded for a rollback until the next swap.
 
 mod bake_window;
 mod next_start;
@@ -29,14 +29,14 @@ pub use self::report::{BakeFigures, Cause, RolloutOutcome, Steps, SwapReport, Sw
 pub use self::shadow_trial::TrialComparison;
 use self::task::{Signal, Task};
 
-/// How patiently files are watched.
+/// How soon a changed file is read.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// A file is read after this long without an event: one copy is many events.
+    /// A changed file is read when no event came for this long, because copying one file causes many events.
     pub debounce: Duration,
-    /// Files are polled this often without an event.
+    /// How often the files are polled if no event comes.
     pub poll: Duration,
-    /// A file that doesn't load is taken for half written until it hasn't changed for this long.
+    /// A file that doesn't load counts as half written until it hasn't changed for this long.
     pub settle: Duration,
 }
 
@@ -46,46 +46,49 @@ impl Default for Pace {
     }
 }
 
-/// Where the chain is configured, for a host that applies changes.
+/// Where a host that applies changed configurations reads its chain from.
 pub struct ChainSource {
-    /// Watched. `None`: only a signal makes the host read the configuration again.
+    /// The configuration file, which is watched. `None`: only a signal makes the host read the configuration again.
     pub file: Option<PathBuf>,
-    /// Reads all of it again.
+    /// Reads the whole configuration again.
     pub load: Box<dyn Fn() -> Result<Config, ConfigProblems> + Send>,
-    /// What the host runs with.
+    /// The configuration that the host runs with.
     pub present: Config,
 }
 
-/// Ends the task when it is dropped. The result of a load that is running is discarded.
+/// The running task of the rollouts. Dropping it ends the task, which discards the result of a load that is under way.
 pub struct Lifecycle {
     control: Control,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Asks the task for something, from any thread.
+/// Sends requests to the task of the rollouts, from any thread.
 #[derive(Clone)]
 pub struct Control {
     signals: Sender<Signal>,
-    /// What is known of past swaps.
+    /// The reports of past swaps.
     pub swaps: Swaps,
-    /// What would keep the host from starting again.
+    /// What would keep the host from starting again with the files as they are now.
     pub next_start: NextStart,
 }
 
-/// Starts to watch the files of `shared`: from now on no change of them is missed.
+/// Starts the task of the rollouts for the plugins of `shared`: from now on no change of their files is missed.
 pub fn start(shared: Arc<SharedChain>, source: Option<ChainSource>, pace: Pace) -> Lifecycle {
     let (signals, inbox) = channel();
     let control = Control { signals, swaps: Swaps::default(), next_start: NextStart::default() };
     let task = Task::new(shared, source, pace, &control);
     let thread = thread::Builder::new().name("plugin-life".into()).spawn(move || task.run(&inbox));
     if let Err(error) = &thread {
-        tracing::error!(%error, "no thread to watch the plugins; they aren't swapped until a restart");
+        tracing::error!(
+            %error,
+            "the thread that watches the plugins' files can't be started; the host swaps no plugins until it is restarted"
+        );
     }
     Lifecycle { control, thread: thread.ok() }
 }
 
 impl Lifecycle {
-    /// What asks this task for something.
+    /// A handle for requests to this task.
     pub fn control(&self) -> Control {
         self.control.clone()
     }
@@ -108,18 +111,19 @@ impl Drop for Lifecycle {
 }
 
 impl Control {
-    /// Reads the configuration again.
+    /// Asks the task to read the configuration again.
     pub fn reload(&self) {
         // Fails only if the thread has ended already.
         let _ = self.signals.send(Signal::Reload);
     }
 
-    /// Activates the candidate of this plugin, whatever its trial found so far. Returns what was done, or why not.
+    /// Activates the candidate of this plugin, whatever its trial found so far. Returns what was done, or why it
+    /// wasn't.
     pub fn promote(&self, plugin: &str) -> Result<String, String> {
         self.ask(|answer| Signal::Promote(plugin.into(), answer))
     }
 
-    /// Ends this plugin's trial, or returns to the previous version. Returns what was done, or why not.
+    /// Ends this plugin's trial, or activates its previous version again. Returns what was done, or why it wasn't.
     pub fn rollback(&self, plugin: &str) -> Result<String, String> {
         self.ask(|answer| Signal::Rollback(plugin.into(), answer))
     }

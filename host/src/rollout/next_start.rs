@@ -1,32 +1,35 @@
-//! What would keep the host from starting again with the files as they are now, while it runs on with what it has.
+//! What would keep the host from starting again with the files as they are now, while it still runs with what it read
+//! earlier.
 //!
-//! Guarantees: a reason is known from the moment the host has read the file, and gone when the file is right again.
+//! Guarantees: a reason is there from the moment the host has read the wrong file, and gone when the file is right
+//! again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The reasons, by what is wrong: the configuration, or a plugin. Shared with the host's health.
+/// The reasons, by what is wrong: the configuration, or the file of a plugin. The host's health shows them.
 #[derive(Debug, Clone, Default)]
 pub struct NextStart(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl NextStart {
-    /// Each with its cause.
+    /// A sentence for each thing that is wrong, with its cause.
     pub fn reasons(&self) -> Vec<String> {
         let sentence = |(what, why): (&String, &String)| {
-            format!("the host runs on, but would not start again as the files are now: {what}: {why}")
+            format!("the host runs on, but would not start again with its files as they are now: {what}: {why}")
         };
         self.lock().iter().map(sentence).collect()
     }
 
-    /// What is wrong without its causes, which may quote a plugin or the configuration.
+    /// One sentence that names what is wrong, without the causes, which may quote a plugin or the configuration.
+    /// `None`: nothing is wrong.
     pub fn public(&self) -> Option<String> {
         let wrong = self.lock();
         let names: Vec<&str> = wrong.keys().map(String::as_str).collect();
         (!names.is_empty()).then(|| {
             let names = names.join(", ");
             format!(
-                "the host runs on, but would not start again as the files are now: {names} (why is in the log, and shown to \
-                 callers who may act)"
+                "the host runs on, but would not start again with its files as they are now: {names} (the log says why, \
+                 and callers who may act see it here)"
             )
         })
     }
@@ -37,7 +40,7 @@ impl NextStart {
 
     pub(super) fn right(&self, what: &str) {
         if self.lock().remove(what).is_some() {
-            tracing::info!("{what} is right again: the host would start with it");
+            tracing::info!("{what} is right again: the host could start with it");
         }
     }
 

@@ -1,4 +1,5 @@
-//! What a changed configuration makes of the chain. The files' digests are all that it reads.
+//! Works out how a changed configuration changes the chain: which plugins have to be loaded, and which stages stay. Of
+//! the plugins' files it reads only the digests.
 
 use std::sync::Arc;
 
@@ -7,27 +8,30 @@ use crate::chain::{StageSpec, Version};
 use crate::config::{Bake, FailurePolicy, Mode, PluginConfig, Trial};
 use crate::plugin::{Digest, LoadedPlugin};
 
-/// The way from one chain to another.
+/// How to get from the present chain to the configured one.
 pub(super) struct Plan {
-    /// The chain as configured.
+    /// The plugins of the new configuration, in order.
     pub plugins: Vec<PluginConfig>,
-    /// Those of it that have to be loaded: new ones, and those of which changed what an instance is started with.
+    /// The plugins that have to be loaded: new ones, and those whose changed settings are needed to start an instance.
     pub to_load: Vec<Arc<PluginConfig>>,
     /// The digests of the plugins' files before they are loaded; `None`: the file can't be read.
     pub digests: Vec<Option<Digest>>,
 }
 
-/// What becomes of the chain.
-pub(super) struct Made {
+/// The chain that a [`Plan`] leads to.
+pub(super) struct PlannedChain {
+    /// The stages to install now.
     pub chain: Vec<StageSpec>,
-    /// Stages that are replaced at once: the old and the new.
+    /// The stages that are replaced without a trial: each the old and the new one.
     pub replaced: Vec<(StageSpec, StageSpec)>,
-    /// Versions that have to pass a trial first.
+    /// The versions that have to pass a trial before they are activated.
     pub candidates: Vec<StageSpec>,
 }
 
 impl Plan {
-    /// `None`: nothing is to change. `configured` is what was configured last, which may have been rolled back since.
+    /// Plans the change from `stages`, the present chain, to `plugins`, the new configuration. `configured` is the
+    /// previous configuration; a rollback since then may have made the present chain differ from it. `None`: the
+    /// configuration of the plugins is unchanged.
     pub fn new(stages: &[StageSpec], configured: &[PluginConfig], plugins: Vec<PluginConfig>) -> Option<Self> {
         if configured == plugins {
             return None;
@@ -39,15 +43,17 @@ impl Plan {
         Some(Self { digests: digests(&plugins), plugins, to_load })
     }
 
-    pub fn apply(&self, before: &[StageSpec], loaded: Vec<LoadedPlugin>) -> Made {
-        let mut made = Made { chain: Vec::new(), replaced: Vec::new(), candidates: Vec::new() };
+    /// The new chain, made of the present stages and of `loaded`, the loaded plugins in the order of `to_load`.
+    pub fn apply(&self, before: &[StageSpec], loaded: Vec<LoadedPlugin>) -> PlannedChain {
+        let mut made = PlannedChain { chain: Vec::new(), replaced: Vec::new(), candidates: Vec::new() };
         let mut loaded: Vec<(Arc<PluginConfig>, LoadedPlugin)> = self.to_load.iter().cloned().zip(loaded).collect();
         for plugin in &self.plugins {
             let old = before.iter().find(|stage| stage.config.name == plugin.name);
             let new = loaded.iter().position(|(config, _)| config.name == plugin.name).map(|at| loaded.swap_remove(at));
             match (old, new) {
                 (Some(old), None) => {
-                    // What an instance was started with stays that of the active version.
+                    // The plugin's own configuration stays the one with which the active version's instances were
+                    // started.
                     let active = PluginConfig { config: old.config.config.clone(), ..plugin.clone() };
                     made.chain.push(old.configured(Arc::new(active)));
                 }
@@ -61,7 +67,7 @@ impl Plan {
                     made.chain.push(new);
                 }
                 (None, Some((config, loaded))) => made.chain.push(StageSpec::new(config, Version::new(loaded))),
-                // Doesn't happen: what isn't there is loaded.
+                // This can't happen: a plugin that has no stage yet is in `to_load`.
                 (None, None) => {}
             }
         }
@@ -69,15 +75,16 @@ impl Plan {
     }
 }
 
-impl Made {
-    /// Whether the plugin of that name gets another version or configuration to run.
+impl PlannedChain {
+    /// Whether the plugin of that name gets another version, or another configuration of its own.
     pub fn changes(&self, name: &str) -> bool {
         let mut new = self.replaced.iter().map(|(_, new)| new).chain(&self.candidates);
         new.any(|stage| stage.config.name == name)
     }
 }
 
-/// Whether the two load and start alike. The other keys concern the host, and change without a new version.
+/// Whether both rows load and start the same version. The keys that are left out concern the host alone, and change
+/// without a new version.
 fn loads_alike(one: &PluginConfig, other: &PluginConfig) -> bool {
     let loaded_part = |plugin: &PluginConfig| PluginConfig {
         on_failure: FailurePolicy::DeadLetter,

@@ -8,31 +8,31 @@ use serde::Serialize;
 
 use super::shadow_trial::TrialComparison;
 
-/// How many are remembered.
+/// How many reports are remembered.
 const REMEMBERED: usize = 64;
 
 /// A new version or configuration of a plugin, and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SwapReport {
-    /// Counts up from 1.
+    /// The number of the swap, counted from 1 since the host started.
     pub number: u64,
     /// The plugin's name in the configuration.
     pub plugin: String,
-    /// Milliseconds since the Unix epoch.
+    /// When it began, in milliseconds since the Unix epoch.
     pub at_ms: u64,
     /// What began it.
     pub cause: Cause,
-    /// Digests of the files.
+    /// The old version's digest.
     pub old: String,
     /// The new version's digest.
     pub new: String,
-    /// Identify the configurations; absent where the plugin has none.
+    /// Identifies the old version's configuration; absent if the plugin had none.
     pub old_config: Option<String>,
-    /// The version of the new configuration, if the plugin has one.
+    /// Identifies the new version's configuration; absent if the plugin has none.
     pub new_config: Option<String>,
-    /// How it stands or ended.
+    /// The state of the rollout, or how it ended.
     pub outcome: RolloutOutcome,
-    /// Why, where the outcome doesn't say it.
+    /// The reason for the outcome, where the outcome doesn't say it.
     pub reason: Option<String>,
     /// How long each step took.
     pub steps: Steps,
@@ -54,30 +54,31 @@ pub enum Cause {
     Rollback,
 }
 
-/// How a rollout stands or ended.
+/// The state of a rollout, or how it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RolloutOutcome {
-    /// It doesn't load; the active one stays.
+    /// The new version doesn't load; the active version stays.
     Refused,
-    /// The new version runs as a shadow.
+    /// The new version runs as a shadow beside the active one.
     OnTrial,
-    /// The trial went past a bound; the active one stays.
+    /// The new version passed a bound of its trial, or a person ended the trial; the active version stays.
     FailedTrial,
-    /// The trial is over, and a person decides.
+    /// The trial is over, and a person has to promote the new version or to roll it back.
     AwaitsPromotion,
-    /// A newer one came before it was active.
+    /// A still newer version came before this one was activated.
     Superseded,
-    /// It is active, and its bake window has begun.
+    /// The new version is active, and its bake window is running.
     Baking,
-    /// It is active, and its bake window is over.
+    /// The new version is active, and its bake window is over.
     Active,
-    /// It went past a bound, or a person asked for it: the previous one is active again.
+    /// The new version passed a bound in its bake window, or a person asked for the rollback: the previous version is
+    /// active again.
     RolledBack,
 }
 
 impl RolloutOutcome {
-    /// As it is in JSON and in the metrics.
+    /// The outcome's name in JSON and in the metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Refused => "refused",
@@ -92,51 +93,52 @@ impl RolloutOutcome {
     }
 }
 
-/// How long each step took, in milliseconds; absent where there was none.
+/// How long each step took, in milliseconds; absent if there was no such step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Steps {
     /// Compiling, in milliseconds.
     pub compile_ms: Option<f64>,
-    /// Starting and configuring the first instance.
+    /// Starting and configuring the first instance, in milliseconds.
     pub start_ms: Option<f64>,
     /// The shadow trial, in milliseconds.
     pub trial_ms: Option<f64>,
-    /// Starting an instance for each worker, and telling the workers.
+    /// Starting an instance for each worker and announcing the new version to the workers, in milliseconds.
     pub take_over_ms: Option<f64>,
-    /// What the slowest worker so far took to change over between two records.
+    /// How long the slowest worker so far took to change over between two records, in milliseconds.
     pub worker_ms: Option<f64>,
 }
 
 /// What a version did in its bake window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct BakeFigures {
-    /// Records that the new version decided about.
+    /// How many records the new version decided about.
     pub records: u64,
-    /// Records on which it failed.
+    /// On how many records the new version failed.
     pub failed: u64,
-    /// Failures a record that the version before had.
+    /// On which share of its records the previous version failed, from 0 to 1.
     pub failed_before: f64,
-    /// Half of its calls took at most this, in microseconds.
+    /// The median of the new version's calls, in microseconds.
     pub p50_us: f64,
-    /// The same of the version before, in microseconds.
+    /// The median of the previous version's calls, in microseconds.
     pub p50_us_before: f64,
-    /// How long its bake window has lasted, in seconds.
+    /// How long the bake window has lasted, in seconds.
     pub seconds: f64,
 }
 
-/// The last swaps, shared with the status page.
+/// The reports of the last swaps, shared with the status page.
 #[derive(Debug, Clone, Default)]
 pub struct Swaps(Arc<Mutex<Kept>>);
 
 #[derive(Debug, Default)]
 struct Kept {
     reports: VecDeque<SwapReport>,
+    /// How many swaps there were since the host started.
     number: u64,
-    /// How many swaps ended how, since the host started.
+    /// How many swaps ended in each way of [`ENDS`] since the host started.
     ended: [u64; ENDS.len()],
 }
 
-/// How a swap can end.
+/// The outcomes with which a swap can end.
 const ENDS: [RolloutOutcome; 5] = [
     RolloutOutcome::Refused,
     RolloutOutcome::FailedTrial,
@@ -155,12 +157,12 @@ impl Kept {
 }
 
 impl Swaps {
-    /// The oldest first.
+    /// The remembered reports, the oldest first.
     pub fn last(&self) -> Vec<SwapReport> {
         self.lock().reports.iter().cloned().collect()
     }
 
-    /// How many swaps ended how, since the host started.
+    /// How many swaps ended with each outcome since the host started, by the outcome's name.
     pub fn ended(&self) -> [(&'static str, u64); ENDS.len()] {
         let mut counts = ENDS.map(|end| (end.name(), 0));
         for ((_, count), ended) in counts.iter_mut().zip(self.lock().ended) {
@@ -169,6 +171,7 @@ impl Swaps {
         counts
     }
 
+    /// Begins a report and returns its number.
     pub(super) fn begin(&self, plugin: &str, cause: Cause, old: String, new: String, outcome: RolloutOutcome) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut kept = self.lock();
@@ -196,7 +199,7 @@ impl Swaps {
         number
     }
 
-    /// Changes a report that is still remembered.
+    /// Changes the report of that number, if it is still remembered.
     pub(super) fn update(&self, number: u64, change: impl FnOnce(&mut SwapReport)) {
         let mut kept = self.lock();
         let Some(report) = kept.reports.iter_mut().find(|report| report.number == number) else { return };

@@ -1,5 +1,5 @@
-//! The rollout of one plugin's versions: the shadow trial of a candidate, its activation, its bake window, and the rollback
-//! to the previous version.
+//! The rollout of one plugin's versions: the shadow trial of a candidate, its activation, its bake window, and the
+//! rollback to the previous version.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::plugin::Digest;
 pub(super) struct Rollout {
     trial: Option<OnTrial>,
     baking: Option<Baking>,
-    /// The previous version, ready to return.
+    /// The previous version, kept loaded for a rollback.
     former: Option<StageSpec>,
 }
 
@@ -24,17 +24,18 @@ struct OnTrial {
     cause: Cause,
     report: u64,
     started: Instant,
-    /// `None` once it is over and a person has to decide.
+    /// `None`: the trial is over, and a person has to decide.
     trial: Option<Arc<ShadowTrial>>,
 }
 
 struct Baking {
     report: u64,
     started: Instant,
-    /// Of the previous version.
+    /// What the previous version had done when it was replaced.
     before: VersionStats,
+    /// What the new version had already done when it was activated, in an earlier activation.
     at_take_over: VersionStats,
-    /// That a bound was passed was logged already.
+    /// Whether the log already says that the new version has passed a bound.
     reported: bool,
 }
 
@@ -49,6 +50,7 @@ impl Rollout {
         self.trial.as_ref().map(|on_trial| &on_trial.candidate)
     }
 
+    /// Starts the rollout of a new version: with its trial, or with its activation if `trial.mode` is off.
     pub fn introduce(&mut self, candidate: StageSpec, cause: Cause, shared: &SharedChain, swaps: &Swaps) {
         self.end_trial(shared);
         if let Some(superseded) = self.trial.take() {
@@ -77,13 +79,13 @@ impl Rollout {
                     every = bounds.every,
                     "the new version is on trial beside the active one",
                 );
-                // Fails if the plugin left the chain: then the trial sees nothing and ends.
+                // This fails if the plugin has left the chain; the trial then gets no record and ends.
                 let _ = shared.observe(&name, Some(Arc::clone(&trial) as Arc<dyn StageObserver>));
                 let started = Instant::now();
                 self.trial = Some(OnTrial { candidate, cause, report, started, trial: Some(trial) });
             }
             Err(error) => {
-                tracing::error!(plugin = name, %error, "no thread for a trial; the active version stays");
+                tracing::error!(plugin = name, %error, "the trial's thread can't be started; the active version stays");
                 swaps.update(report, |report| {
                     (report.outcome, report.reason) = (RolloutOutcome::FailedTrial, Some(error.to_string()));
                 });
@@ -91,10 +93,10 @@ impl Rollout {
         }
     }
 
-    /// Decides about the trial and the bake window as they stand now. Returns the digest of a version that must not be
-    /// loaded again.
+    /// Decides about the trial and the bake window by what they have found so far. Returns the digest of a version that
+    /// was refused or rolled back and must not be loaded again.
     pub fn step(&mut self, shared: &SharedChain, swaps: &Swaps) -> Option<Digest> {
-        self.judge_trial(shared, swaps).or_else(|| self.judge_watch(shared, swaps))
+        self.judge_trial(shared, swaps).or_else(|| self.judge_bake(shared, swaps))
     }
 
     fn judge_trial(&mut self, shared: &SharedChain, swaps: &Swaps) -> Option<Digest> {
@@ -155,7 +157,7 @@ impl Rollout {
         }
     }
 
-    fn judge_watch(&mut self, shared: &SharedChain, swaps: &Swaps) -> Option<Digest> {
+    fn judge_bake(&mut self, shared: &SharedChain, swaps: &Swaps) -> Option<Digest> {
         let former = self.former.as_ref()?;
         let present = shared.stage(&former.config.name)?;
         let baking = self.baking.as_mut()?;
@@ -194,6 +196,7 @@ impl Rollout {
         }
     }
 
+    /// Activates the candidate, whatever its trial has found. Returns a sentence for the person who asked.
     pub fn promote(&mut self, shared: &SharedChain, swaps: &Swaps) -> Result<String, String> {
         self.end_trial(shared);
         let OnTrial { candidate, cause, report, .. } = self.trial.take().ok_or("it has no candidate on trial")?;
@@ -202,7 +205,8 @@ impl Rollout {
         Ok(format!("version {digest} is active from the next record on"))
     }
 
-    /// Ends the trial, or returns to the previous version. The digest is that of the version that was given up.
+    /// Ends the trial, or activates the previous version again. Returns a sentence for the person who asked, and the
+    /// digest of the version that was given up.
     pub fn rollback(&mut self, shared: &SharedChain, swaps: &Swaps) -> Result<(String, Option<Digest>), String> {
         self.end_trial(shared);
         const ASKED: &str = "a person asked for it";
@@ -212,7 +216,7 @@ impl Rollout {
                 (report.outcome, report.reason) = (RolloutOutcome::FailedTrial, Some(ASKED.into()));
             });
             return Ok((
-                format!("the trial of version {} is ended; the active one stays", digest.short()),
+                format!("the trial of version {} was ended; the active version stays", digest.short()),
                 Some(digest),
             ));
         }
@@ -229,7 +233,7 @@ impl Rollout {
         ))
     }
 
-    /// The plugin leaves the chain or gets another configuration.
+    /// Ends the rollout, because the plugin leaves the chain or gets another configuration.
     pub fn abandon(&mut self, shared: &SharedChain, swaps: &Swaps) {
         self.end_trial(shared);
         if let Some(on_trial) = self.trial.take() {
@@ -250,7 +254,7 @@ impl Rollout {
         self.activated(old, &candidate, cause, report, started.elapsed(), swaps);
     }
 
-    /// It was activated already, with the rest of a changed chain.
+    /// Begins the bake window of a version that was already activated together with the rest of a changed chain.
     pub fn took_over(&mut self, old: StageSpec, new: &StageSpec, cause: Cause, took: Duration, swaps: &Swaps) {
         let report = begin(swaps, &old, new, cause, RolloutOutcome::Baking);
         self.activated(old, new, cause, report, took, swaps);
@@ -296,8 +300,8 @@ impl Rollout {
             bad = digest.short(),
             back = back.short(),
             reason,
-            "rolled back: the previous version is active again; the file still holds the other, which isn't loaded again \
-             until it changes or the host is restarted",
+            "rolled back: the previous version is active again; the plugin's file still holds the bad version, which the \
+             host doesn't load again until the file changes or the host is restarted",
         );
         swaps.update(report, |report| {
             (report.outcome, report.reason) = (RolloutOutcome::RolledBack, Some(reason));
@@ -309,7 +313,7 @@ impl Rollout {
         if let Some(on_trial) = &mut self.trial
             && on_trial.trial.take().is_some()
         {
-            // Fails if the plugin left the chain, and the trial with it.
+            // This fails if the plugin has left the chain, where the trial's observer was.
             let _ = shared.observe(&on_trial.candidate.config.name, None);
         }
     }

@@ -1,8 +1,8 @@
-//! A shadow trial: a candidate sees a sample of the records that the active version of its plugin is asked about, on a
-//! thread of its own. Its answers are compared with the active version's and discarded.
+//! A shadow trial: on a thread of its own, a candidate is asked about a sample of the records that the active version
+//! of its plugin is asked about. Its answers are compared with those of the active version, and discarded.
 //!
-//! Guarantees: a worker never waits for a trial (a sample that finds the queue full is left out); the queue is bounded in
-//! number and in bytes; the candidate's answers are written nowhere, and its calls aren't counted.
+//! Guarantees: a worker never waits for a trial (if the queue is full, the sample is left out); the queue is bounded in
+//! samples and in bytes; the candidate's answers are not written, and its calls aren't counted.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,21 +17,26 @@ use crate::plugin::{RecordView, Trouble, header_keys};
 use crate::record::OutputRecord;
 use crate::record::labels::LabelRules;
 
-/// Samples in the queue.
+/// The most samples in the queue.
 const QUEUE: usize = 64;
-/// Their payloads together; one may exceed it, and is then alone.
+/// No sample is taken while those in the queue hold at least this many bytes. A larger sample is taken if there is room
+/// when it comes.
 const QUEUE_BYTES: usize = 16 << 20;
 
-/// The workers' side of a trial.
+/// A running trial, as the workers and the rollout see it.
 pub(super) struct ShadowTrial {
+    /// One record in this many is sampled, by chance.
     every: u64,
     samples: SyncSender<Sample>,
+    /// How many bytes the samples in the queue hold.
     waiting: Arc<AtomicUsize>,
+    /// Whether the candidate was asked about all records of the trial.
     ended: Arc<AtomicBool>,
     found: Arc<Mutex<TrialComparison>>,
 }
 
 struct Sample {
+    /// What the active version was asked about.
     given: Vec<OutputRecord>,
     active: VersionAnswer,
     bytes: usize,
@@ -46,11 +51,11 @@ struct VersionAnswer {
 /// What a trial found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct TrialComparison {
-    /// Records that both were asked about.
+    /// Records that both versions were asked about.
     pub records: u64,
-    /// Records of which both made the same.
+    /// Records of which both versions made the same.
     pub same: u64,
-    /// Records of which one made more outputs than the other: dropped, kept or split.
+    /// Records of which one version made more outputs than the other, because one of them dropped or split the record.
     pub outputs_differ: u64,
     /// Records for which the two chose different entries.
     pub entries_differ: u64,
@@ -62,7 +67,7 @@ pub struct TrialComparison {
     pub content_types_differ: u64,
     /// Records of which the two made different payloads.
     pub payloads_differ: u64,
-    /// Records on which the candidate failed, and on which the active version did.
+    /// Records on which the candidate failed.
     pub failed: u64,
     /// Records on which the active version failed.
     pub failed_present: u64,
@@ -76,7 +81,8 @@ pub struct TrialComparison {
     pub first_failure: Option<String>,
 }
 
-/// Starts a trial of `candidate`. It ends after this many records, or when its last handle is dropped.
+/// Starts a trial of `candidate` on one record in `every`. It ends after `records` samples, or when its last handle is
+/// dropped.
 pub(super) fn start_trial(candidate: StageSpec, records: u64, every: u64) -> std::io::Result<Arc<ShadowTrial>> {
     let (samples, inbox) = sync_channel(QUEUE);
     let trial = ShadowTrial { every, samples, waiting: Arc::default(), ended: Arc::default(), found: Arc::default() };
@@ -90,7 +96,7 @@ pub(super) fn start_trial(candidate: StageSpec, records: u64, every: u64) -> std
 }
 
 impl StageObserver for ShadowTrial {
-    /// By chance: of records that alternate, a fixed step would see one kind only.
+    /// Chooses by chance, because a fixed step through records of alternating kinds would see only one kind.
     fn wants_next(&self) -> bool {
         fastrand::u64(0..self.every) == 0
             && self.waiting.load(Ordering::Relaxed) < QUEUE_BYTES
@@ -114,7 +120,7 @@ impl ShadowTrial {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether it has seen all the records that it was to see.
+    /// Whether the candidate was asked about all records of the trial.
     pub fn is_complete(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
@@ -127,6 +133,8 @@ impl VersionAnswer {
     }
 }
 
+/// Asks the candidate about each sample and notes how its answer compares, until `records` samples were compared or no
+/// worker can send more.
 fn compare_all(
     candidate: &StageSpec,
     samples: &Receiver<Sample>,
@@ -181,7 +189,7 @@ impl TrialComparison {
         }
     }
 
-    /// Counts in what the two differ, and tells the first of it.
+    /// Counts in which respects the two versions' outputs differ, and returns the first difference as text.
     fn compare(&mut self, present: &[OutputRecord], candidate: &[OutputRecord]) -> Option<String> {
         if present.len() != candidate.len() {
             self.outputs_differ += 1;
@@ -203,7 +211,7 @@ impl TrialComparison {
         tell(&mut self.timestamps_differ, times.is_some(), &|| two("timestamp", times, |output| &output.timestamp_us));
         let types = differs(|one, other| one.content_type != other.content_type);
         tell(&mut self.content_types_differ, types.is_some(), &|| two("type", types, |output| &output.content_type));
-        // A difference in letter case is one, too.
+        // Labels that differ only in letter case count as different.
         let rules = LabelRules { lowercase: false, ..LabelRules::default() };
         let labels = |output| rules.record_labels(output);
         let labels = pairs().map(|(one, other)| (labels(one), labels(other))).find(|(a, b)| a != b);

@@ -1,9 +1,9 @@
-//! The task itself: takes signals one after the other, reads files when they no longer change, hands new ones to the loader,
-//! and advances the rollouts of the plugins.
+//! The task of the rollouts: it handles one signal after the other, reads files that have stopped changing, has new
+//! ones loaded, and advances the rollouts of the plugins.
 //!
-//! Guarantees: files that belong together may arrive in any order. A configuration whose plugins don't load is kept and
-//! tried again when one of their files changes; a file that was refused is tried again when its configuration or its
-//! signature changes.
+//! Guarantees: a configuration and the files that it names may be replaced in any order. A configuration whose plugins
+//! don't load is kept and tried again when one of their files changes; a refused file is tried again when its
+//! configuration or its signature changes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,8 @@ use crate::chain::{SharedChain, StageSpec, Version};
 use crate::config::{self, PluginConfig, PluginSource};
 use crate::plugin::{Digest, LoadError, LoadProblem, LoadedPlugin, read};
 
-/// How often running trials and bake windows are judged: a bad version is rolled back within this time after it passed a
-/// bound.
+/// How often running trials and bake windows are judged: a bad version is rolled back within this time after it passed
+/// a bound.
 const STEP: Duration = Duration::from_millis(50);
 
 pub(super) enum Signal {
@@ -32,20 +32,20 @@ pub(super) enum Signal {
     Reload,
     Promote(String, Sender<Result<String, String>>),
     Rollback(String, Sender<Result<String, String>>),
-    /// The loader has finished.
+    /// The thread that loads plugins has finished.
     Loaded(Job, Result<Vec<LoadedPlugin>, LoadError>),
     Stop,
 }
 
-/// What the loader loads.
+/// What the thread that loads plugins has to load.
 pub(super) enum Job {
-    /// The file of this plugin; its digest.
+    /// The changed file of this plugin, which has this digest.
     File(Arc<PluginConfig>, Digest),
-    /// What a changed configuration needs.
+    /// The plugins that a changed configuration needs.
     Reload(Plan),
 }
 
-/// A configuration that is right by itself, and whose plugins don't load yet.
+/// A valid configuration whose plugins don't load yet.
 struct PendingConfig {
     plugins: Vec<PluginConfig>,
     /// The digests of the plugins' files when they were tried.
@@ -69,24 +69,26 @@ pub(super) struct Task {
     signals: Sender<Signal>,
     swaps: Swaps,
     next_start: NextStart,
-    /// Of the plugins that come from files, by name.
+    /// The files of the plugins, by the plugins' names; the builtin plugin has none.
     files: BTreeMap<String, WatchedFile>,
     folders: Folders,
     source: Option<ChainSource>,
     source_file: Option<WatchedFile>,
-    /// Files beside the configuration file that its values come from, such as secrets.
+    /// The other files from which the configuration takes values, such as secrets.
     value_files: Vec<WatchedFile>,
+    /// Whether one of `value_files` changed since the configuration was read.
     values_changed: bool,
-    /// The newest configuration, as long as its plugins don't load.
+    /// The newest configuration, while its plugins don't load.
     pending: Option<PendingConfig>,
-    /// The configuration is to be read again, whether its file changed or not.
+    /// Whether a person asked to read the configuration again, even if its file is unchanged.
     asked_to_reload: bool,
     rollouts: BTreeMap<String, Rollout>,
+    /// Whether the thread that loads plugins is at work.
     loading: bool,
     /// When the files are polled next.
-    look_at: Instant,
-    /// The first event since the files were polled.
-    stirred: Option<Instant>,
+    next_poll: Instant,
+    /// When the first event came since the files were last polled.
+    first_event: Option<Instant>,
 }
 
 impl Task {
@@ -94,7 +96,7 @@ impl Task {
         let signals = control.signals.clone();
         let events = signals.clone();
         let folders = Folders::new(Box::new(move || {
-            // Fails only when the task has ended.
+            // This fails only if the task has ended.
             let _ = events.send(Signal::Event);
         }));
         let value_files =
@@ -116,8 +118,8 @@ impl Task {
             asked_to_reload: false,
             rollouts: BTreeMap::new(),
             loading: false,
-            look_at: Instant::now(),
-            stirred: None,
+            next_poll: Instant::now(),
+            first_event: None,
         };
         task.follow_chain();
         task
@@ -125,11 +127,11 @@ impl Task {
 
     pub fn run(mut self, inbox: &Receiver<Signal>) {
         loop {
-            if Instant::now() >= self.look_at {
-                self.look();
+            if Instant::now() >= self.next_poll {
+                self.poll_files();
             }
             self.step();
-            let mut wake = self.look_at;
+            let mut wake = self.next_poll;
             if self.rollouts.values().any(Rollout::is_under_way) {
                 wake = wake.min(Instant::now() + STEP);
             }
@@ -137,21 +139,21 @@ impl Task {
                 Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Signal::Event) => {
-                    // Bounded: files of a folder may change without end.
+                    // The delay is bounded, because other files of a watched folder may change all the time.
                     let now = Instant::now();
-                    let latest = *self.stirred.get_or_insert(now) + self.pace.settle;
-                    self.look_at = (now + self.pace.debounce).min(latest);
+                    let latest = *self.first_event.get_or_insert(now) + self.pace.settle;
+                    self.next_poll = (now + self.pace.debounce).min(latest);
                 }
                 Ok(Signal::Reload) => {
                     self.asked_to_reload = true;
-                    self.look_at = Instant::now();
+                    self.next_poll = Instant::now();
                 }
-                // Fails if nobody waits for the answer any more.
+                // Sending the answer fails if the caller no longer waits for it.
                 Ok(Signal::Promote(name, answer)) => drop(answer.send(self.promote(&name))),
                 Ok(Signal::Rollback(name, answer)) => drop(answer.send(self.rollback(&name))),
                 Ok(Signal::Loaded(job, result)) => {
                     self.loading = false;
-                    self.look_at = Instant::now();
+                    self.next_poll = Instant::now();
                     match job {
                         Job::File(plugin, digest) => self.file_loaded(plugin, digest, result),
                         Job::Reload(plan) => self.reload_loaded(plan, result),
@@ -161,7 +163,7 @@ impl Task {
         }
     }
 
-    /// Watches the files of the chain as it is configured now. What is known of files that stay is kept.
+    /// Watches the files of the chain's present plugins, and forgets those of plugins that have left the chain.
     fn follow_chain(&mut self) {
         let mut before = std::mem::take(&mut self.files);
         let names: Vec<String> = before.keys().cloned().collect();
@@ -171,7 +173,7 @@ impl Task {
             let file = known.unwrap_or_else(|| WatchedFile::new(path.clone()));
             self.files.insert(stage.config.name.clone(), file);
         }
-        // What left the chain isn't needed for a start.
+        // The host starts without the file of a plugin that has left the chain.
         names
             .iter()
             .filter(|name| !self.files.contains_key(*name))
@@ -189,8 +191,9 @@ impl Task {
         self.folders.follow(paths.iter().map(PathBuf::as_path));
     }
 
-    fn look(&mut self) {
-        self.stirred = None;
+    /// Polls all files and reads those that have changed.
+    fn poll_files(&mut self) {
+        self.first_event = None;
         self.follow_folders();
         for (name, file) in &mut self.files {
             if file.poll() {
@@ -202,12 +205,15 @@ impl Task {
             && file.poll()
         {
             self.next_start.wrong(CONFIGURATION, format!("there is no file {}", file.path.display()));
-            // When it is back it is read in any case.
+            // When the file is back, it is read even if its bytes are the same.
             file.last_seen = LastSeen::Nothing;
-            tracing::warn!(file = %file.path.display(), "the configuration file is gone; the present configuration stays");
+            tracing::warn!(
+                file = %file.path.display(),
+                "the configuration file is gone; the present configuration stays"
+            );
         }
         if let Some(pending) = &mut self.pending {
-            // A file that is gone is as little loaded as one that is wrong.
+            // A missing file needs no report here: it doesn't load, like a wrong one.
             for file in &mut pending.files {
                 let _ = file.poll();
             }
@@ -233,7 +239,7 @@ impl Task {
         }
         let due = self.followed().any(|file| file.due);
         let wait = if due { self.pace.debounce.max(self.pace.settle / 4) } else { self.pace.poll };
-        self.look_at = Instant::now() + wait;
+        self.next_poll = Instant::now() + wait;
     }
 
     /// Loads a plugin's file if its bytes are new.
@@ -243,7 +249,7 @@ impl Task {
         let plugin = self.rollouts.get(name).and_then(Rollout::candidate).map_or(&stage.config, |stage| &stage.config);
         let digest = match read(plugin) {
             Ok(bytes) => Digest::of(&bytes),
-            // Its stamp will change when it can be read: permissions are part of it.
+            // The file needs no other poll: when its permissions change, so does its stamp.
             Err(problem) => {
                 self.next_start.wrong(&plugin_file(name), &problem);
                 return log_refused(name, &file.path, stage.version.plugin.digest, &problem);
@@ -261,7 +267,8 @@ impl Task {
         self.load(Job::File(plugin, digest));
     }
 
-    /// Loads on a thread of its own: it may take seconds, and meanwhile a bad version may have to be rolled back.
+    /// Loads plugins on a thread of its own, because that may take seconds and a bad version may have to be rolled back
+    /// meanwhile.
     fn load(&mut self, job: Job) {
         let (shared, signals) = (Arc::clone(&self.shared), self.signals.clone());
         let work = move || {
@@ -269,12 +276,14 @@ impl Task {
                 Job::File(plugin, _) => shared.runtime().load(plugin).map(|loaded| vec![loaded]),
                 Job::Reload(plan) => plan.to_load.iter().map(|plugin| shared.runtime().load(plugin)).collect(),
             };
-            // Fails only when the task has ended.
+            // This fails only if the task has ended.
             let _ = signals.send(Signal::Loaded(job, result));
         };
         match thread::Builder::new().name("plugin-loader".into()).spawn(work) {
             Ok(_) => self.loading = true,
-            Err(error) => tracing::error!(%error, "no thread to load plugins on"),
+            Err(error) => tracing::error!(
+                %error, "the thread that loads plugins can't be started; the active versions stay"
+            ),
         }
     }
 
@@ -304,7 +313,7 @@ impl Task {
         }
     }
 
-    /// Starts the rollout of a candidate: its trial, or its activation.
+    /// Starts the rollout of a candidate, with its trial or its activation.
     fn introduce(&mut self, candidate: StageSpec, cause: Cause) {
         let rollout = self.rollouts.entry(candidate.config.name.clone()).or_default();
         rollout.introduce(candidate, cause, &self.shared, &self.swaps);
@@ -321,13 +330,13 @@ impl Task {
     }
 
     fn promote(&mut self, name: &str) -> Result<String, String> {
-        let Some(rollout) = self.rollouts.get_mut(name) else { return Err(self.nothing_of(name, "no candidate")) };
+        let Some(rollout) = self.rollouts.get_mut(name) else { return Err(self.missing(name, "no candidate")) };
         rollout.promote(&self.shared, &self.swaps)
     }
 
     fn rollback(&mut self, name: &str) -> Result<String, String> {
         let Some(rollout) = self.rollouts.get_mut(name) else {
-            return Err(self.nothing_of(name, "no previous version"));
+            return Err(self.missing(name, "no previous version"));
         };
         let (answer, digest) = rollout.rollback(&self.shared, &self.swaps)?;
         if let (Some(file), Some(digest)) = (self.files.get_mut(name), digest) {
@@ -336,7 +345,8 @@ impl Task {
         Ok(answer)
     }
 
-    fn nothing_of(&self, name: &str, what: &str) -> String {
+    /// The answer to a person who asked about a plugin that has no `what`, or that the chain doesn't have.
+    fn missing(&self, name: &str, what: &str) -> String {
         let known = self.shared.stage(name).is_some();
         if known {
             return format!("plugin {name} has {what}");
@@ -357,7 +367,7 @@ impl Task {
             file.due = false;
             let read = std::fs::read(&file.path).ok().map(|bytes| Digest::of(&bytes));
             let now = read.map_or(LastSeen::Nothing, LastSeen::Done);
-            // At first it is read in any case: it may have changed since the host was started with it.
+            // The first time the file is read in any case: it may have changed since the host read it at its start.
             let before = std::mem::replace(&mut file.last_seen, now);
             if !changed && before == now && now != LastSeen::Nothing {
                 return;
@@ -372,7 +382,7 @@ impl Task {
                     (file.due, file.last_seen) = (true, LastSeen::Partial);
                     return;
                 }
-                tracing::error!("the configuration isn't right; the present one stays: {problems}");
+                tracing::error!("the changed configuration is wrong; the present one stays: {problems}");
                 self.next_start.wrong(CONFIGURATION, problems);
                 return;
             }
@@ -380,7 +390,9 @@ impl Task {
         self.value_files = value_files(&new.files, std::mem::take(&mut self.value_files));
         let stays = config::needs_restart(&source.present, &new);
         if !stays.is_empty() {
-            tracing::warn!(keys = ?stays, "these keys can't change without a restart; the host runs on with the old");
+            tracing::warn!(
+                keys = ?stays, "these keys can't change without a restart; the host keeps their old values until then"
+            );
         }
         self.pending = None;
         self.next_start.right(CONFIGURATION);
@@ -417,8 +429,8 @@ impl Task {
             Ok(loaded) => loaded,
             Err(error) => {
                 tracing::error!(
-                    "the changed configuration isn't applied and the present chain stays; it is tried again when a file of \
-                     its plugins changes: {error}"
+                    "the changed configuration isn't applied and the present chain stays; the host tries it again when a \
+                     file of its plugins changes: {error}"
                 );
                 self.next_start.wrong(CONFIGURATION, &error);
                 self.pending = Some(PendingConfig::new(plan));
@@ -456,8 +468,8 @@ impl Task {
     }
 }
 
-/// Those of `paths`; what is known of those that stay is kept. New ones are due, because they may have changed since they
-/// were read.
+/// The watched files of these paths: those of `before` that are still named are kept, and new ones are due, because
+/// they may have changed since the configuration was read.
 fn value_files(paths: &[PathBuf], mut before: Vec<WatchedFile>) -> Vec<WatchedFile> {
     let file = |path: &PathBuf| match before.iter().position(|file| file.path == *path) {
         Some(known) => before.swap_remove(known),
@@ -466,9 +478,10 @@ fn value_files(paths: &[PathBuf], mut before: Vec<WatchedFile>) -> Vec<WatchedFi
     paths.iter().map(file).collect()
 }
 
-/// What [`NextStart`] calls the configuration, and a plugin's file.
+/// How [`NextStart`] names the configuration.
 const CONFIGURATION: &str = "the configuration";
 
+/// How [`NextStart`] names a plugin's file.
 fn plugin_file(name: &str) -> String {
     format!("the file of plugin {name}")
 }

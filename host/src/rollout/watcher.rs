@@ -1,8 +1,8 @@
-//! Files that are watched: those of the plugins, and the configuration.
+//! Watches the files of the plugins and of the configuration.
 //!
-//! Guarantees: every way of replacing a file is noticed: renames, rewriting in place (slowly, too), links that point
-//! elsewhere, a file or folder that goes and comes back. If the file system reports nothing, the file's stamp is compared
-//! every few seconds, and the log says so once.
+//! Guarantees: every way of replacing a file is noticed: a rename, rewriting in place (also slowly), a link that is
+//! pointed elsewhere, a file or folder that disappears and comes back. If the file system reports no events, the file's
+//! stamp is compared every few seconds, and the log says so once.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -19,26 +19,27 @@ use crate::plugin::{Digest, read, signature_file};
 /// A watched file, and what is known of it.
 pub(super) struct WatchedFile {
     pub path: PathBuf,
-    /// The stamps of the file, and of its signature, when they were last compared.
+    /// The stamps of the file and of its signature when they were last compared.
     stamps: [FileStamp; 2],
+    /// When a change of the stamps was last noticed.
     since: Instant,
-    /// Whether the file has changed and wasn't read since.
+    /// Whether the file has changed and has to be read.
     pub due: bool,
     pub last_seen: LastSeen,
 }
 
-/// What became of the bytes that were read last.
+/// What the host did with the bytes that it read last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LastSeen {
     /// Nothing was read yet, or what was read is used.
     Nothing,
-    /// Possibly half a file: it is read again.
+    /// The file may have been half written: it is read again.
     Partial,
-    /// These bytes were read and have been dealt with: they aren't tried again until they change.
+    /// The bytes with this digest were loaded or refused: they aren't tried again until they change.
     Done(Digest),
 }
 
-/// By which a change of a file is noticed without reading it.
+/// The properties of a file by which a change is noticed without reading the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FileStamp {
     Missing,
@@ -46,12 +47,13 @@ enum FileStamp {
 }
 
 impl WatchedFile {
-    /// Due at once: the file may have been replaced since the host read it.
+    /// A file that is due at once, because it may have been replaced since the host read it.
     pub fn new(path: PathBuf) -> Self {
         Self { stamps: stamps(&path), path, since: Instant::now(), due: true, last_seen: LastSeen::Nothing }
     }
 
-    /// Compares the stamps. Returns `true` if the file has disappeared since the last time.
+    /// Compares the stamps, and marks the file as due if they changed. Returns `true` if the file has disappeared since
+    /// the last call.
     pub fn poll(&mut self) -> bool {
         let stamps = stamps(&self.path);
         if stamps == self.stamps {
@@ -60,7 +62,7 @@ impl WatchedFile {
         let [file, _] = stamps;
         self.due = file != FileStamp::Missing;
         if self.stamps.last() != stamps.last() {
-            // The same bytes are right or wrong by their signature.
+            // Another signature may make the same bytes valid or invalid, so they have to be tried again.
             self.last_seen = LastSeen::Nothing;
         }
         self.stamps = stamps;
@@ -68,20 +70,20 @@ impl WatchedFile {
         file == FileStamp::Missing
     }
 
-    /// Whether it changed a moment ago, so that somebody may still be writing it.
+    /// Whether the file changed less than `settle` ago, so that another process may still be writing it.
     pub fn is_fresh(&self, settle: Duration) -> bool {
         self.since.elapsed() < settle
     }
 }
 
-/// Of the file, and of the signature beside it.
+/// The stamps of the file and of the signature beside it.
 fn stamps(path: &Path) -> [FileStamp; 2] {
     [FileStamp::at(path), FileStamp::at(&signature_file(path))]
 }
 
 impl FileStamp {
     fn at(path: &Path) -> Self {
-        // Links are followed: the stamp is that of the file that would be read.
+        // `metadata` follows links, so the stamp is that of the file that would be read.
         fs::metadata(path).map_or(Self::Missing, |found| Self::There {
             device: found.dev(),
             inode: found.ino(),
@@ -92,7 +94,7 @@ impl FileStamp {
     }
 }
 
-/// Of the plugins' files and their signatures; `None`: it can't be read.
+/// For each plugin, the digest of its file together with its signature; `None`: the file can't be read.
 pub(super) fn digests(plugins: &[PluginConfig]) -> Vec<Option<Digest>> {
     let signature = |plugin: &PluginConfig| match &plugin.source {
         PluginSource::File(path) => std::fs::read(signature_file(path)).ok(),
@@ -106,13 +108,13 @@ pub(super) fn digests(plugins: &[PluginConfig]) -> Vec<Option<Digest>> {
     plugins.iter().map(digest).collect()
 }
 
-/// The watched folders: those of the files, and for a file that is a link, also that of its target.
+/// The watched folders: those of the files, and for a file that is a link, also the folder of its target.
 pub(super) struct Folders {
-    /// `None`: this system offers no more watches; polling has to do.
+    /// `None`: the system gives the host no watcher, and the files are only polled.
     watcher: Option<RecommendedWatcher>,
-    /// With the folder's device and inode: another folder of the same name needs a watch of its own.
+    /// The watched folders, each with its device and inode: a new folder of the same name needs a new watch.
     watched: HashMap<PathBuf, (u64, u64)>,
-    /// Folders that can't be watched, and were reported.
+    /// The folders that can't be watched and that the log already names.
     unwatchable: HashSet<PathBuf>,
 }
 
@@ -128,7 +130,7 @@ impl Folders {
             }
         });
         if let Err(error) = &watcher {
-            tracing::warn!(%error, "the system doesn't report changed files; they are polled every few seconds");
+            tracing::warn!(%error, "the system doesn't report changed files; the host polls them every few seconds");
         }
         Self { watcher: watcher.ok(), watched: HashMap::new(), unwatchable: HashSet::new() }
     }
@@ -142,7 +144,7 @@ impl Folders {
                 continue;
             }
             if self.watched.remove(&folder).is_some() {
-                // It may be gone, and the watch with it.
+                // This fails if the folder is gone, because its watch is gone with it.
                 let _ = watcher.unwatch(&folder);
             }
             if let Some(present) = present {
@@ -155,7 +157,7 @@ impl Folders {
                         if self.unwatchable.insert(folder.clone()) {
                             tracing::warn!(
                                 folder = %folder.display(), %error,
-                                "the folder can't be watched: its files are polled every few seconds",
+                                "the folder can't be watched; the host polls its files every few seconds",
                             );
                         }
                     }
@@ -165,6 +167,7 @@ impl Folders {
     }
 }
 
+/// The folder of the file, and that of the link's target if the file is a link.
 fn folders_of(file: &Path) -> Vec<PathBuf> {
     let folder = |path: &Path| match path.parent() {
         Some(folder) if folder.as_os_str().is_empty() => PathBuf::from("."),
