@@ -1,7 +1,7 @@
-//! Content types: what counts as one, and which one a record has.
+//! Content types: which texts are valid ones, and which content type a record has.
 //!
-//! Guarantees: a [`ContentType`] is one that ReductStore and all its clients carry unchanged; this is the only place that
-//! decides so, for plugins' verdicts, headers, configuration and the sink alike.
+//! Guarantees: ReductStore and all its clients carry a [`ContentType`] unchanged; verdicts of plugins, headers, the
+//! configuration and the sink all use this one rule.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,24 +14,24 @@ use super::{InputRecord, OutputRecord};
 
 /// The longest content type, in bytes: it shares one line of an answer's header with the record's labels.
 pub const MAX_CONTENT_TYPE: usize = 255;
-/// In the table of defaults this name stands for every topic that isn't listed.
+/// In the configuration's table of content types, this key stands for every topic that isn't listed.
 pub const ANY_TOPIC: &str = "*";
 const HEADER: &[u8] = b"content-type";
 
-/// A legal content type: printable ASCII without a comma, not empty, no space at its ends, at most 255 bytes.
+/// A valid content type: printable ASCII without a comma, not empty, no space at its ends, at most 255 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ContentType(Arc<str>);
 
-/// A text is no content type.
+/// An error: the text isn't a valid content type.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "{0:?} can't be a content type: that is printable ASCII without a comma, not empty, with no space at its ends, of at \
-     most {MAX_CONTENT_TYPE} bytes"
+    "{0:?} isn't a content type: it must be printable ASCII without a comma, not empty, without a space at its ends, and \
+     at most {MAX_CONTENT_TYPE} bytes long"
 )]
 pub struct NoContentType(String);
 
 impl ContentType {
-    /// Whether the text is a legal content type.
+    /// Whether the text is a valid content type.
     pub fn is_legal(text: &str) -> bool {
         let legal = |byte: u8| matches!(byte, b' '..=b'~') && byte != b',';
         !text.is_empty() && text.trim() == text && text.len() <= MAX_CONTENT_TYPE && text.bytes().all(legal)
@@ -60,13 +60,14 @@ impl fmt::Display for ContentType {
     }
 }
 
-/// The content types of topics whose records say nothing themselves, by topic; [`ANY_TOPIC`] for all that aren't listed.
+/// The content type that a topic's records get if neither a plugin nor a header gives one, by topic; [`ANY_TOPIC`]
+/// stands for the topics that aren't listed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ContentTypes(pub BTreeMap<String, ContentType>);
 
 impl ContentTypes {
-    /// The record's content type: a plugin's choice, or else that of its header, or else its topic's default. `None`:
-    /// ReductStore then says `application/octet-stream`.
+    /// The record's content type: the one that a plugin chose, or else the one in its header, or else its topic's
+    /// default. `None`: it has none, and ReductStore serves it as `application/octet-stream`.
     pub fn of<'a>(&'a self, output: &'a OutputRecord) -> Option<&'a str> {
         let default = || {
             let found = self.0.get(&*output.input.source.topic).or_else(|| self.0.get(ANY_TOPIC));
@@ -76,7 +77,8 @@ impl ContentTypes {
     }
 }
 
-/// What the record's header `content-type` says (in any letter case; the last one counts), where it is legal.
+/// The value of the record's header `content-type`, if it is a valid content type. The letter case of the key doesn't
+/// matter, and of several such headers the last one counts.
 pub(super) fn of_headers(input: &InputRecord) -> Option<&str> {
     let header = input.headers.iter().rfind(|header| header.key.eq_ignore_ascii_case(HEADER))?;
     let text = std::str::from_utf8(header.value.as_deref()?).ok()?.trim();

@@ -1,7 +1,9 @@
-//! Entry names: how a topic's name becomes a legal entry name, and the template that ties entries to partitions.
+//! Entry names: how a topic's name becomes a valid entry name, and the template that makes an entry's name for each
+//! record.
 //!
-//! Guarantees: an [`EntryName`] is legal in ReductStore (`[A-Za-z0-9_/-]+`, no empty segment, no segment over 255
-//! bytes, at most 512 bytes and 16 segments); two topics never share the name made from them; under the default template no two partitions share an entry.
+//! Guarantees: ReductStore accepts an [`EntryName`] (`[A-Za-z0-9_/-]+`, no empty segment, no segment over 255 bytes, at
+//! most 512 bytes and 16 segments); two topics never get the same name; under the default template no two partitions
+//! share an entry.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,48 +12,52 @@ use thiserror::Error;
 
 use crate::record::TopicPartition;
 
-/// The file system's limit on one path component, which is what a segment becomes on the server.
+/// The longest segment, in bytes: each segment becomes a path component on the server, and file systems allow this
+/// much.
 const MAX_SEGMENT: usize = 255;
-/// The longest name. The server's own limit is that of the file system on a path, with the folder of its data before it.
+/// The longest name, in bytes. The server's own limit is that of its file system on a whole path, which begins with the
+/// folder of the server's data.
 const MAX_NAME: usize = 512;
-/// The most segments: the server makes an entry of each beginning of a name.
+/// The most segments of a name: for `a/b/c` the server also creates the entries `a` and `a/b`.
 const MAX_SEGMENTS: usize = 16;
 
-/// A legal entry name.
+/// A valid entry name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntryName(Arc<str>);
 
-/// Why a name can't be an entry's.
+/// Why a text isn't a valid entry name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[expect(missing_docs, reason = "each message says it")]
 pub enum NameError {
     #[error("entry name {0:?} is empty or has an empty segment")]
     EmptySegment(String),
     #[error(
-        "entry name {name:?} has the character {found:?}; legal are letters, digits, '_', '-' and '/' between segments"
+        "entry name {name:?} has the character {found:?}; allowed are letters, digits, '_', '-', and '/' between \
+         segments"
     )]
     IllegalCharacter { name: String, found: char },
     #[error("entry name {0:?} has a segment of more than {MAX_SEGMENT} bytes")]
     LongSegment(String),
-    #[error("entry name {start:?}… has {bytes} bytes; the most are {MAX_NAME}")]
+    #[error("entry name {start:?}… has {bytes} bytes; at most {MAX_NAME} are allowed")]
     Long { start: String, bytes: usize },
     #[error("entry name {0:?} has more than {MAX_SEGMENTS} segments")]
     Deep(String),
 }
 
-/// Entries that a plugin may choose.
+/// A pattern for names of entries that a plugin may choose: `*` stands for any run of characters, `{topic}` for the
+/// record's topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryPattern(String);
 
 impl EntryPattern {
-    /// `None`: it has a character that no entry's name has, beside `*` and `{topic}`.
+    /// Reads a pattern. `None`: besides `*` and `{topic}` it has a character that no entry name may have.
     pub fn parse(pattern: &str) -> Option<Self> {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '/' | '*');
         let rest = pattern.replace("{topic}", "");
         (!pattern.is_empty() && rest.chars().all(legal)).then(|| Self(pattern.into()))
     }
 
-    /// Whether the name is one of them, for a record of this topic.
+    /// Whether the entry's name matches the pattern, for a record of this topic.
     pub fn allows(&self, entry: &str, topic: &str) -> bool {
         let pattern = self.0.replace("{topic}", &topic_segment(topic));
         let mut pieces = pattern.split('*');
@@ -67,24 +73,25 @@ impl EntryPattern {
     }
 }
 
-/// The entries that a plugin may choose.
+/// The entries that a plugin may choose (`limits.entries`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum EntriesAllowed {
-    /// All of them: what the template makes of a choice lies where the operator wrote.
+    /// Any entry: the operator's template decides below which name it lies.
     #[default]
     Any,
-    /// The topic's own name, and names below it.
+    /// The entry with the topic's name, and entries below it.
     OfTopic,
-    /// Those that fit one of these.
+    /// The entries that match one of these patterns.
     Listed(Vec<EntryPattern>),
 }
 
 impl EntriesAllowed {
-    /// Where the configuration lists none: unless a folder of the topic's or of the operator's own is in front of a plugin's
-    /// choice, another choice than one below the topic could be another sink's entry.
+    /// What holds if the configuration lists no entries. If the template puts the topic's name, or a name of the
+    /// operator's, as a segment before a plugin's choice, any choice is allowed. Otherwise only entries of the topic
+    /// are, because another one could belong to another sink.
     pub fn by_default(template: Option<&str>) -> Self {
         let Some(template) = template else { return Self::OfTopic };
-        // Without a choice in it, a choice changes nothing.
+        // A template without `{name}` ignores a plugin's choice.
         let Some((before, _)) = template.split_once("{name}") else { return Self::Any };
         let is_own = |segment: &str| segment == "{topic}" || !(segment.is_empty() || segment.contains('{'));
         match before.rsplit_once('/') {
@@ -106,7 +113,7 @@ impl EntriesAllowed {
     }
 }
 
-/// As it is said where a choice is refused.
+/// The text of the message that refuses a choice.
 impl fmt::Display for EntriesAllowed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -149,7 +156,7 @@ impl EntryName {
         Ok(Self(name.into()))
     }
 
-    /// The name as the store gets it.
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -179,7 +186,8 @@ pub fn topic_segment(topic: &str) -> String {
     segment
 }
 
-/// How an entry is named after `{name}` (a plugin's choice, or else the topic), `{topic}` and `{partition}`.
+/// A template for entry names, with the placeholders `{name}` (a plugin's choice, or else the topic), `{topic}` and
+/// `{partition}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template(Vec<TemplatePart>);
 
@@ -191,13 +199,13 @@ enum TemplatePart {
     Partition,
 }
 
-/// Why a text is no template.
+/// Why a text isn't a valid template.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[expect(missing_docs, reason = "each message says it")]
 pub enum TemplateError {
-    #[error("unknown placeholder {{{0}}}; known are {{name}}, {{topic}} and {{partition}}")]
+    #[error("unknown placeholder {{{0}}}; there are {{name}}, {{topic}} and {{partition}}")]
     UnknownPlaceholder(String),
-    #[error("a brace is not closed")]
+    #[error("a placeholder begins with '{{' and has no '}}'")]
     Unclosed,
     #[error(transparent)]
     Name(#[from] NameError),
@@ -236,7 +244,7 @@ impl Template {
             parts.push(TemplatePart::Text(rest.into()));
         }
         let template = Self(parts);
-        // Whatever is put in for the placeholders is legal by itself, so one trial tells for all.
+        // Each value of a placeholder is valid by itself, so that rendering one example checks the template for all.
         template.render("name", &TopicPartition { topic: "topic".into(), partition: 0 })?;
         Ok(template)
     }
@@ -249,14 +257,16 @@ impl Template {
         self
     }
 
-    /// Whether records of two partitions can meet in one entry, in a topic with this number of partitions, perhaps one of several.
+    /// Whether records of two partitions can meet in one entry, in a topic with this number of partitions, perhaps one
+    /// of several.
     pub fn shares_entries(&self, partitions: usize, several_topics: bool) -> bool {
         let by_partition = partitions <= 1 || self.0.contains(&TemplatePart::Partition);
         let by_topic = !several_topics || self.0.contains(&TemplatePart::Topic);
         !(by_partition && by_topic)
     }
 
-    /// `name` must be a legal entry name (several segments are fine).
+    /// The entry name that the template makes of `name`, a valid entry name of one or more segments, for a record of
+    /// `source`.
     pub fn render(&self, name: &str, source: &TopicPartition) -> Result<EntryName, NameError> {
         let mut entry = String::new();
         for part in &self.0 {
@@ -281,8 +291,9 @@ pub struct Naming {
 }
 
 impl Naming {
-    /// What stands when the configuration says nothing keeps every partition's entries apart: the topic, or a plugin's
-    /// choice (with the topic behind it if there are several), and `/{partition}` behind it unless there is but one.
+    /// The templates that hold if the configuration has none. They keep the entries of all partitions apart: the name
+    /// is the topic, or a plugin's choice with the topic after it if the host reads several topics, and ends with
+    /// `/{partition}` unless the topic has one partition.
     pub fn default_for(partitions: usize, several_topics: bool) -> Self {
         let name = Template(vec![TemplatePart::Name]);
         let chosen = match several_topics {
@@ -292,7 +303,7 @@ impl Naming {
         Self { derived: name.by_partition(partitions), chosen: chosen.by_partition(partitions) }
     }
 
-    /// A template of the configuration holds for all records.
+    /// The operator's template, for all records.
     pub fn configured(template: &Template) -> Self {
         Self { derived: template.clone(), chosen: template.clone() }
     }

@@ -1,7 +1,7 @@
-//! Which Kafka record an output record was made from.
+//! The identity of an output record: which Kafka record it was made of.
 //!
-//! Guarantees: an [`Identity`] is the same in every replay of its input; [`Identity::matches`] is how two of them are
-//! compared wherever one comes from the store, and [`IdentityMap`] is keyed by that comparison. Plain values.
+//! Guarantees: an output record has the same [`Identity`] each time its input is read. Identities from the store are
+//! compared by [`Identity::matches`], which [`IdentityMap`] uses for its keys, too. Plain values, no I/O.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,16 +10,16 @@ use smallvec::SmallVec;
 
 use super::{TopicId, TopicPartition};
 
-/// Who an output record is: the same for every replay of its input.
+/// Which Kafka record an output record was made of, and which part of it, if the record was split.
 ///
-/// `==` compares every field, so a known topic id differs from an unknown one. Records that were written before the
-/// topic's id was known carry none: use [`Self::matches`] to recognise these too.
+/// `==` compares every field, so that a known topic id differs from an unknown one. A record that was written before
+/// the topic's id was known has none: [`Self::matches`] recognises such a record, too.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity {
     /// The partition that the record was read from.
     pub source: TopicPartition,
-    /// The topic's id, which tells a topic from one that was deleted and created again under the same name; `None`: not
-    /// known when the record was written.
+    /// The topic's id, which distinguishes a topic from one that was deleted and created again under the same name;
+    /// `None`: the id was not known when the record was written.
     pub topic_id: Option<TopicId>,
     /// The record's offset.
     pub offset: u64,
@@ -28,8 +28,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Whether both are the same output of the same Kafka record. Two known topic ids must be equal; an unknown one
-    /// matches any.
+    /// Whether both are the same output of the same Kafka record. Two known topic ids must be equal; an unknown id
+    /// matches each id.
     pub fn matches(&self, other: &Self) -> bool {
         self.source == other.source
             && self.offset == other.offset
@@ -52,17 +52,17 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Where a record stands, whatever the topic's id.
+/// An identity without the topic's id: partition, offset, and index in a split.
 type OffsetPlace = (TopicPartition, u64, Option<u32>);
 
-/// The values at a place, by the topic's id.
+/// The values of the identities that differ only in the topic's id.
 type ByTopicId<V> = SmallVec<[(Option<TopicId>, V); 1]>;
 
-/// A map keyed by identities as [`Identity::matches`] compares them. A key with the same topic id is preferred to one
-/// without.
+/// A map whose keys are identities, compared by [`Identity::matches`]. A look-up prefers the key with the same topic
+/// id.
 #[derive(Debug, Clone)]
 pub struct IdentityMap<V> {
-    /// Nearly always one value a place: two only where a topic was created again and reached the same offset.
+    /// A place has two values only if a topic was deleted and created again, and reached the same offset again.
     by_place: HashMap<OffsetPlace, ByTopicId<V>>,
     len: usize,
 }
@@ -87,7 +87,7 @@ impl<V> IdentityMap<V> {
         self.get(identity).is_some()
     }
 
-    /// Sets the value of exactly this identity; answers with the one that it had.
+    /// Sets the value of exactly this identity and returns its previous value.
     pub fn insert(&mut self, identity: Identity, value: V) -> Option<V> {
         let Identity { source, topic_id, offset, index } = identity;
         let values = self.by_place.entry((source, offset, index)).or_default();
@@ -101,12 +101,12 @@ impl<V> IdentityMap<V> {
         }
     }
 
-    /// How many identities there are.
+    /// How many identities the map has.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether the map has no identity.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

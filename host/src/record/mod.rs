@@ -1,8 +1,8 @@
-//! The values that travel through the pipeline: input records (Kafka side), output records (ReductStore side) and the
-//! identity that ties the two together. Plain data: nothing here does I/O.
+//! The values that pass through the pipeline: input records (Kafka side), output records (ReductStore side), and the
+//! identity that connects an output to its input. Plain values, no I/O.
 //!
-//! Guarantees: an [`InputRecord`] is never changed after it was read; an [`OutputRecord`] keeps what the plugins decided
-//! as changes on top of its input, so that a record no plugin touched costs nothing to carry.
+//! Guarantees: an [`InputRecord`] never changes after it was read; an [`OutputRecord`] holds what the plugins decided
+//! as changes to its input, so that a record that no plugin changed is not copied.
 
 pub mod content_type;
 pub mod entry_name;
@@ -34,7 +34,7 @@ impl fmt::Display for TopicPartition {
     }
 }
 
-/// A Kafka header as it was received. Keys are bytes: Kafka doesn't promise UTF-8, and they may repeat.
+/// A Kafka header as it was received. A record may have several headers with the same key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     /// The header's key; Kafka demands UTF-8, and some producers send other bytes.
@@ -46,24 +46,24 @@ pub struct Header {
 /// One record as Kafka delivered it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputRecord {
-    /// The partition that it comes from.
+    /// The partition that it was read from.
     pub source: TopicPartition,
-    /// The topic's id; `None`: not known.
+    /// The topic's id; `None`: it isn't known.
     pub topic_id: Option<TopicId>,
     /// The offset in the partition.
     pub offset: u64,
-    /// Milliseconds since the Unix epoch; `None` when the record carries no timestamp.
+    /// The record's timestamp in milliseconds since the Unix epoch; `None`: the record has no timestamp.
     pub timestamp_ms: Option<u64>,
-    /// The key, if the record has one.
+    /// The key; `None`: Kafka's null.
     pub key: Option<Bytes>,
-    /// The headers in Kafka's order.
+    /// The headers in the order in which the producer set them.
     pub headers: Vec<Header>,
-    /// `None` is a tombstone (a null value), which is not the same as an empty payload.
+    /// The value; `None`: the record is a tombstone (Kafka's null), which is not the same as an empty payload.
     pub payload: Option<Bytes>,
 }
 
 impl InputRecord {
-    /// What this record occupies in memory, in bytes, for the in-flight budget.
+    /// How much memory this record takes, in bytes, for the budget of records in flight.
     pub fn size(&self) -> usize {
         let headers: usize = self.headers.iter().map(|h| h.key.len() + h.value.as_ref().map_or(0, Bytes::len)).sum();
         size_of::<Self>()
@@ -73,8 +73,8 @@ impl InputRecord {
             + self.payload.as_ref().map_or(0, Bytes::len)
     }
 
-    /// The time that an output of the record has where no plugin chooses one, in microseconds since the Unix epoch: the
-    /// record's own. A record without a timestamp has its offset for one. Outputs that share a time are written one
+    /// The timestamp of the record's outputs if no plugin chooses another one, in microseconds since the Unix epoch:
+    /// the record's own timestamp, or its offset if it has none. The sink writes outputs with the same timestamp one
     /// microsecond after the other.
     pub fn default_timestamp_us(&self) -> u64 {
         match self.timestamp_ms {
@@ -84,28 +84,29 @@ impl InputRecord {
     }
 }
 
-/// A plugin's wish for one label: `Some` sets it, `None` removes it.
+/// How a plugin changes one label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelChange {
     /// The label's name.
     pub name: String,
-    /// The label's value; `None` removes it.
+    /// The label's new value; `None`: the label is removed.
     pub value: Option<String>,
 }
 
 impl LabelChange {
-    /// The bytes of its texts.
+    /// How many bytes the name and the value have together.
     pub fn size(&self) -> usize {
         self.name.len() + self.value.as_ref().map_or(0, String::len)
     }
 }
 
-/// Label changes in the order they were made. What one plugin made is shared by all parts of a later split.
+/// Label changes in the order in which they were made. If a later plugin splits the record, all parts share the changes
+/// of the earlier plugins.
 #[derive(Debug, Clone, Default)]
 pub struct LabelChanges(Vec<Arc<[LabelChange]>>);
 
 impl LabelChanges {
-    /// Puts one plugin's changes behind those that are there.
+    /// Appends the changes that one plugin made.
     pub fn add(&mut self, changes: Vec<LabelChange>) {
         if !changes.is_empty() {
             self.0.push(changes.into());
@@ -122,16 +123,17 @@ impl LabelChanges {
         self.0.iter().map(|changes| changes.len()).sum()
     }
 
-    /// Whether no label was changed.
+    /// Whether there is no change.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The bytes that these changes take in memory beside those that are `known`, which are noted there.
+    /// How much memory these changes take, in bytes, without those that are in `known`. The changes are added to
+    /// `known`.
     fn bytes_beside(&self, known: &mut Vec<*const LabelChange>) -> usize {
         let mut bytes = 0;
         for changes in &self.0 {
-            // Parts of one split follow each other, so what they share was noted last.
+            // The parts of a split follow each other, so the changes that they share are the last ones in `known`.
             if !known.iter().rev().take(SHARED_BY_PARTS).any(|one| *one == changes.as_ptr()) {
                 known.push(changes.as_ptr());
                 bytes += changes.iter().map(|change| size_of::<LabelChange>() + change.size()).sum::<usize>();
@@ -141,7 +143,8 @@ impl LabelChanges {
     }
 }
 
-/// How many label changes of earlier plugins are looked for among those of the parts before.
+/// How far back in `known` shared label changes are looked for: more plugins than this rarely change labels before a
+/// split.
 const SHARED_BY_PARTS: usize = 16;
 
 impl PartialEq<Vec<LabelChange>> for LabelChanges {
@@ -158,40 +161,43 @@ impl From<Vec<LabelChange>> for LabelChanges {
     }
 }
 
-/// One record on its way to ReductStore: its input, and what the chain changed.
+/// A record on its way to ReductStore: its input, and what the chain changed.
 #[derive(Debug, Clone)]
 pub struct OutputRecord {
-    /// The Kafka record it was made of.
+    /// The Kafka record that it was made of.
     pub input: Arc<InputRecord>,
-    /// The output's place in a split; `None` for a record that wasn't split.
+    /// The output's place in a split, counted from 0; `None`: the record wasn't split.
     pub index: Option<u32>,
-    /// The entry's name as a plugin chose it, before the configured template; `None`: derived from the topic.
+    /// The entry's name that a plugin chose, to which the configured template is still applied; `None`: no plugin chose
+    /// one, and the topic names the entry.
     pub entry: Option<String>,
-    /// Microseconds since the Unix epoch as a plugin chose them; `None`: derived from the input.
+    /// The timestamp that a plugin chose, in microseconds since the Unix epoch; `None`:
+    /// [`InputRecord::default_timestamp_us`] holds.
     pub timestamp_us: Option<u64>,
-    /// Label changes of the plugins in the order they were made, on top of the labels made from the headers.
+    /// The plugins' changes to the labels that were made of the headers.
     pub labels: LabelChanges,
-    /// The content type, if one was chosen.
+    /// The content type that a plugin chose; `None`: no plugin chose one.
     pub content_type: Option<String>,
-    /// A payload that a plugin replaced; `None`: the input's.
+    /// The payload that a plugin put in the place of the input's; `None`: the input's payload is written.
     pub payload: Option<Bytes>,
-    /// The plugins that decided on this record, `name@digest` joined by `+`; one string shared by all of a version.
+    /// The plugins that decided about this record, as `name@digest` joined by `+`; `None`: only the builtin one did.
+    /// All records with the same text share it.
     pub handled_by: Option<Arc<str>>,
-    /// Why this is a dead letter; `None` on every other record.
+    /// Why this record is a dead letter; `None`: it isn't one.
     pub rejection: Option<Arc<Rejection>>,
 }
 
 /// Why a record became a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
-    /// Why, in a sentence.
+    /// Why it became one, in a sentence.
     pub reason: String,
-    /// The plugin that failed on it and its version, `DIGEST:CONFIG`; `None` where it was the sink.
+    /// The plugin that failed on it, and that plugin's version as `DIGEST:CONFIG`; `None`: the sink could not write it.
     pub plugin: Option<(Arc<str>, String)>,
 }
 
 impl OutputRecord {
-    /// The record as it is without plugins.
+    /// The output of a record that no plugin changed.
     pub fn unchanged(input: Arc<InputRecord>) -> Self {
         Self {
             input,
@@ -206,24 +212,25 @@ impl OutputRecord {
         }
     }
 
-    /// The dead letter of this record, or of this part of a split: the record as it came, without what plugins made of it.
+    /// The dead letter of this record, or of this part of a split: the record as Kafka delivered it, without the
+    /// changes of the plugins.
     pub fn rejected(&self, rejection: Rejection) -> Self {
         Self { index: self.index, rejection: Some(Arc::new(rejection)), ..Self::unchanged(Arc::clone(&self.input)) }
     }
 
-    /// The content type that a plugin chose, or else that of the record's header, where either says one.
+    /// The content type that a plugin chose, or else the one in the record's header; `None`: there is neither.
     pub fn content_type(&self) -> Option<&str> {
         self.content_type.as_deref().or_else(|| content_type::of_headers(&self.input))
     }
 
-    /// Which Kafka record it was made of, and the position within a split.
+    /// Which Kafka record this output was made of, and its position within a split.
     pub fn identity(&self) -> Identity {
         let InputRecord { source, topic_id, offset, .. } = &*self.input;
         Identity { source: source.clone(), topic_id: *topic_id, offset: *offset, index: self.index }
     }
 
-    /// What the plugins' changes of one record's outputs occupy in memory, in bytes, for the in-flight budget. What the
-    /// parts of a split share counts once.
+    /// How much memory the plugins' changes to one record's outputs take, in bytes, for the budget of records in
+    /// flight. Changes that the parts of a split share count once.
     pub fn changed_bytes(outputs: &[Self]) -> usize {
         let mut known = Vec::new();
         let mut bytes = 0;
@@ -235,7 +242,7 @@ impl OutputRecord {
         bytes
     }
 
-    /// The bytes to write: a tombstone has none.
+    /// The payload to write; it is empty for a tombstone.
     pub fn payload(&self) -> Bytes {
         self.payload.clone().or_else(|| self.input.payload.clone()).unwrap_or_default()
     }

@@ -1,9 +1,9 @@
-//! Text from plugins and producers, made fit for logs, terminals and pages.
+//! Makes text from plugins and producers safe to show in logs, terminals and web pages.
 //!
-//! Guarantees: what [`one_line`] returns is one line of bounded length, and showing it moves no cursor, changes no
-//! colour and reverses no writing direction.
+//! Guarantees: [`one_line`] returns one line of bounded length; showing it moves no cursor, changes no colour and
+//! reverses no writing direction.
 
-/// The text as one line of at most `bytes` bytes, and after them, if something is cut off, how much. Control characters,
+/// The text as one line of at most `bytes` bytes, followed by how many bytes were cut off, if any. Control characters,
 /// invisible format characters and line separators are escaped.
 pub fn one_line(text: &str, bytes: usize) -> String {
     let mut line = String::with_capacity(text.len().min(bytes));

@@ -1,8 +1,8 @@
-//! The id that Kafka gives a topic when it is created: a topic that was deleted and created again under the same name
-//! has another one.
+//! The id that Kafka gives a topic when it is created. A topic that is deleted and created again under the same name
+//! gets another id.
 //!
-//! Guarantees: an id is shown as Kafka's own tools show it (22 characters of base64url), and read back from that. Plain
-//! value.
+//! Guarantees: an id is written as Kafka's own tools show it (22 characters of base64url), and the same text is read
+//! back. Plain value, no I/O.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,14 +15,14 @@ use thiserror::Error;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicId([u8; 16]);
 
-/// A text is no topic id.
+/// An error: the text isn't a topic id.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("{0:?} is no topic id: expected 22 characters of base64url")]
+#[error("{0:?} isn't a topic id: expected 22 characters of base64url")]
 pub struct NoTopicId(String);
 
 impl TopicId {
-    /// From the two halves in which librdkafka holds it. `None`: all bits are zero, which is how brokers before Kafka
-    /// 2.8 say that the topic has no id.
+    /// Makes an id of the two halves that librdkafka gives. `None`: all bits are zero, because the broker is older than
+    /// Kafka 2.8 and its topics have no ids.
     pub fn from_halves(most_significant: u64, least_significant: u64) -> Option<Self> {
         let number = (u128::from(most_significant) << 64) | u128::from(least_significant);
         (number != 0).then(|| Self(number.to_be_bytes()))

@@ -1,7 +1,7 @@
-//! From labels back to the record's identity, key and headers.
+//! Reads a record's identity, key and headers back from its labels.
 //!
-//! Guarantees: labels that the host wrote for a record that no plugin relabelled give its key and headers byte for byte;
-//! labels that somebody else wrote give an error or something else, never a panic.
+//! Guarantees: if the host wrote the labels and no plugin changed them, the key and the headers are read back byte for
+//! byte; labels that another writer made cause an error or meaningless values, but never a panic.
 
 use std::collections::HashMap;
 
@@ -16,18 +16,18 @@ use crate::record::{Header, Identity, TopicPartition};
 /// A record's key and headers as they came from Kafka.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Original {
-    /// `None`: Kafka's null.
+    /// The key; `None`: Kafka's null.
     pub key: Option<Bytes>,
-    /// In the order in which the producer set them.
+    /// The headers, in the order in which the producer set them.
     pub headers: Vec<Header>,
 }
 
-/// Key and headers can't be told from the labels.
+/// An error: the key and the headers can't be read from the labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("its label kafka.headers is malformed, or names a label that isn't there")]
+#[error("the record's label kafka.headers is malformed, or names a label that the record doesn't have")]
 pub struct Malformed;
 
-/// The identity that the host wrote.
+/// The identity in these labels; `None`: they have none, or a malformed one.
 pub fn read_identity(found: &HashMap<String, String>) -> Option<Identity> {
     let (topic, partition) = found.get(SOURCE)?.rsplit_once('/')?;
     let index = match found.get(INDEX) {
@@ -46,8 +46,8 @@ pub fn read_identity(found: &HashMap<String, String>) -> Option<Identity> {
     })
 }
 
-/// The key and headers of a record that no plugin relabelled. Headers whose labels the configuration leaves out are
-/// missing, except on dead letters.
+/// Reads the key and headers of a record whose labels no plugin changed. Headers that `labels.include` and
+/// `labels.exclude` left out are missing, except on dead letters.
 pub fn read_original(found: &HashMap<String, String>) -> Result<Original, Malformed> {
     let plain_key = || found.get(KEY).map(|key| Bytes::copy_from_slice(key.as_bytes()));
     let Some(text) = found.get(HEADERS) else {
@@ -55,7 +55,9 @@ pub fn read_original(found: &HashMap<String, String>) -> Result<Original, Malfor
     };
     let mut parts = exact::parse(text).ok_or(Malformed)?;
     let key = match parts.first() {
-        Some(ExactPart { key: None, .. }) => Some(value(parts.remove(0).told, || found.get(KEY))?.ok_or(Malformed)?),
+        Some(ExactPart { key: None, .. }) => {
+            Some(read_value(parts.remove(0).value, || found.get(KEY))?.ok_or(Malformed)?)
+        }
         _ => plain_key(),
     };
     if parts.is_empty() {
@@ -64,20 +66,20 @@ pub fn read_original(found: &HashMap<String, String>) -> Result<Original, Malfor
     Ok(Original { key, headers: headers(parts, |key| label_of(found, key))? })
 }
 
-/// Key and headers of a text in which every part tells its value itself.
+/// Reads the key and headers from a text of [`super::whole_text`], in which every part holds its value itself.
 pub fn read_text(text: &str) -> Result<Original, Malformed> {
     if text.is_empty() {
         return Ok(Original::default());
     }
     let mut parts = exact::parse(text).ok_or(Malformed)?;
     let key = match parts.first() {
-        Some(ExactPart { key: None, .. }) => Some(value(parts.remove(0).told, || None)?.ok_or(Malformed)?),
+        Some(ExactPart { key: None, .. }) => Some(read_value(parts.remove(0).value, || None)?.ok_or(Malformed)?),
         _ => None,
     };
     Ok(Original { key, headers: headers(parts, |_| None)? })
 }
 
-/// Plain labels, in the order of their names.
+/// The headers of a record that has no label `kafka.headers`: its plain labels, in the order of their names.
 fn plain_headers(found: &HashMap<String, String>) -> Vec<Header> {
     let mut headers: Vec<Header> = found
         .iter()
@@ -92,19 +94,19 @@ fn plain_headers(found: &HashMap<String, String>) -> Vec<Header> {
 }
 
 fn headers<'a>(parts: Vec<ExactPart>, label: impl Fn(&[u8]) -> Option<&'a String>) -> Result<Vec<Header>, Malformed> {
-    let header = |ExactPart { key, told }| {
+    let header = |ExactPart { key, value }| {
         let key: Vec<u8> = key.ok_or(Malformed)?;
-        let value = value(told, || label(&key))?;
+        let value = read_value(value, || label(&key))?;
         Ok(Header { key: key.into(), value })
     };
     parts.into_iter().map(header).collect()
 }
 
-fn value<'a>(
-    told: ExactValue<Vec<u8>>,
+fn read_value<'a>(
+    value: ExactValue<Vec<u8>>,
     label: impl FnOnce() -> Option<&'a String>,
 ) -> Result<Option<Bytes>, Malformed> {
-    Ok(match told {
+    Ok(match value {
         ExactValue::Null => None,
         ExactValue::Bytes(bytes) => Some(bytes.into()),
         ExactValue::Label => Some(Bytes::copy_from_slice(label().ok_or(Malformed)?.as_bytes())),
@@ -112,7 +114,8 @@ fn value<'a>(
     })
 }
 
-/// The label that a header of this key has; whether capitals were kept when it was written, the labels show.
+/// The label of the header with this key. Its name is looked for both with and without capitals, because
+/// `labels.lowercase` may have had either value when the record was written.
 fn label_of<'a>(found: &'a HashMap<String, String>, key: &[u8]) -> Option<&'a String> {
     found.get(&*label_name(key, false)).or_else(|| found.get(&*label_name(key, true)))
 }

@@ -1,21 +1,21 @@
-//! From a header's key and value to a label's name and value.
+//! Makes a label's name and value of a header's key and value.
 //!
-//! Guarantees: every name is one that all clients of ReductStore show alike and that no header can use to pass for one of
-//! the host's own labels; every value is text that ReductStore takes.
+//! Guarantees: all clients of ReductStore show a name alike; no header gets the name of one of the host's own labels;
+//! every value is text that ReductStore accepts.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Prefixes of the host's own labels. In the name of any other label the dot behind them is `_`, in whatever case they
-/// are written: a client that reads a single record gets names in lower case.
+/// The prefixes of the host's own labels. In any other label's name with such a prefix, in any letter case, the dot
+/// becomes `_`: a client that reads a single record gets all names in lower case.
 const RESERVED: [&str; 2] = ["kafka.", "sink."];
-/// Clients in JavaScript can't show a label of this name.
+/// A label's name that clients in JavaScript can't show, and the name that the label gets instead.
 const PROTO: (&str, &str) = ("__proto__", "_proto_");
-/// The name of an empty key.
+/// The label's name for an empty key.
 const EMPTY: &str = "_";
 
-/// A header's key as a label's name: `a-z 0-9 _ . -`, with `A-Z` in lower case unless they are kept, and `_` for each
-/// other character.
+/// The label's name for a header's key. The characters `a-z 0-9 _ . -` stay, `A-Z` become lower case if `lowercase` is
+/// set, and each other character becomes `_`.
 pub fn label_name(key: &[u8], lowercase: bool) -> Cow<'_, str> {
     let plain = |byte: &u8| {
         matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-') || (!lowercase && byte.is_ascii_uppercase())
@@ -26,7 +26,7 @@ pub fn label_name(key: &[u8], lowercase: bool) -> Cow<'_, str> {
     }
 }
 
-/// A label's name that is none of the host's.
+/// The name, changed if it is reserved for the host or can't be shown by clients.
 fn free(name: Cow<'_, str>) -> Cow<'_, str> {
     if let Some(prefix) = RESERVED.iter().find(|prefix| starts_with(&name, prefix)) {
         let mut name = name.into_owned();
@@ -61,12 +61,12 @@ fn starts_with(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
 }
 
-/// Bytes as a label's value.
+/// A header's value or a record's key as the value of a label.
 #[derive(Debug, PartialEq, Eq)]
 pub enum LabelValue<'a> {
-    /// Text that ReductStore takes as it is.
+    /// Text that ReductStore accepts as it is.
     Plain(&'a str),
-    /// Percent-encoded: each byte that ReductStore doesn't take, and each `%`, as `%XX`.
+    /// Percent-encoded text: `%XX` stands for each byte that ReductStore doesn't accept, and for each `%`.
     Encoded(String),
 }
 
@@ -79,9 +79,9 @@ impl From<LabelValue<'_>> for String {
     }
 }
 
-/// Bytes as a label's value; `None`: there are none, and ReductStore has no empty label.
+/// The label's value for these bytes; `None`: there are no bytes, and ReductStore has no empty labels.
 ///
-/// ReductStore takes printable ASCII without `"` and without a space at its ends.
+/// ReductStore accepts printable ASCII without `"` and without a space at its ends.
 pub fn label_value(value: &[u8]) -> Option<LabelValue<'_>> {
     let last = value.len().checked_sub(1)?;
     let taken = |(at, byte): (usize, &u8)| match byte {
@@ -98,7 +98,7 @@ pub fn label_value(value: &[u8]) -> Option<LabelValue<'_>> {
     Some(LabelValue::Encoded(text))
 }
 
-/// Puts the bytes behind `text`: those for which `is_literal` holds as they are, the others as `%XX`.
+/// Appends the bytes to `text`: a byte for which `is_literal` holds stays as it is, any other becomes `%XX`.
 pub(super) fn push_encoded(text: &mut String, bytes: &[u8], is_literal: impl Fn(usize, u8) -> bool) {
     for (at, byte) in bytes.iter().enumerate() {
         if byte.is_ascii() && is_literal(at, *byte) {

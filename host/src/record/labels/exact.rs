@@ -1,42 +1,46 @@
-//! The text of the label `kafka.headers`: what plain labels can't express of a record's headers and key.
+//! The text of the label `kafka.headers`, which holds what plain labels can't express of a record's headers and key.
 //!
-//! It is written like the query of a URL. Each header is a part, in the headers' order, and `&` stands between parts. A
-//! part begins with the header's key, in which every byte but `A-Z a-z 0-9 _ . -` is `%XX`. What follows tells the value:
+//! The text is written like the query of a URL. Each header is a part, in the headers' order, and `&` stands between
+//! parts. A part begins with the header's key, in which every byte but `A-Z a-z 0-9 _ . -` is `%XX`. The rest of the
+//! part gives the value:
 //!
 //! | part | value |
 //! |---|---|
 //! | `KEY` | the text of the label that has the key's name |
-//! | `KEY*` | the same label's text, percent-decoded |
-//! | `KEY=VALUE` | this text, percent-decoded; nothing behind `=` is an empty value |
+//! | `KEY*` | that label's text, percent-decoded |
+//! | `KEY=VALUE` | `VALUE`, percent-decoded; without text after `=` the value is empty |
 //! | `KEY!` | null |
 //!
-//! `@` in place of a key means the record's own key, whose label is `kafka.key`; that part comes first, and only where the
-//! label alone doesn't tell the key. Without any other part the headers are those of the plain labels.
+//! `@` in place of a header's key means the record's own key, whose label is `kafka.key`. That part comes first, and is
+//! there only if the label alone doesn't give the key. If it is the only part, the headers are those of the plain
+//! labels.
 //!
-//! Guarantees: the text is printable ASCII without `"` and without a comma; what [`parse`] makes of it are the parts that
-//! were put in.
+//! Guarantees: the text is printable ASCII without `"` and without a comma; [`parse`] returns the parts that [`push`]
+//! wrote.
 
 use super::encode::{decoded, push_encoded};
 
-/// How a part tells a value.
+/// The value in a part of the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ExactValue<B> {
-    /// The label of that name is the value.
+    /// The text of the label that has the key's name.
     Label,
-    /// The label of that name is the value, percent-encoded.
+    /// The text of the label that has the key's name, percent-decoded.
     EncodedLabel,
+    /// Kafka's null.
     Null,
+    /// These bytes, which are in the part itself.
     Bytes(B),
 }
 
-/// A part of the text: of which header (`None`: the record's key), and its value.
+/// A part of the text: a header's key (`None`: the part is about the record's own key), and the value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ExactPart {
     pub key: Option<Vec<u8>>,
-    pub told: ExactValue<Vec<u8>>,
+    pub value: ExactValue<Vec<u8>>,
 }
 
-pub(super) fn push(text: &mut String, key: Option<&[u8]>, told: &ExactValue<&[u8]>) {
+pub(super) fn push(text: &mut String, key: Option<&[u8]>, value: &ExactValue<&[u8]>) {
     if !text.is_empty() {
         text.push('&');
     }
@@ -46,39 +50,39 @@ pub(super) fn push(text: &mut String, key: Option<&[u8]>, told: &ExactValue<&[u8
         }
         None => text.push('@'),
     }
-    match told {
+    match value {
         ExactValue::Label => {}
         ExactValue::EncodedLabel => text.push('*'),
         ExactValue::Null => text.push('!'),
-        ExactValue::Bytes(value) => {
+        ExactValue::Bytes(bytes) => {
             text.push('=');
-            push_encoded(text, value, |_, byte| {
+            push_encoded(text, bytes, |_, byte| {
                 matches!(byte, b'!'..=b'~') && !matches!(byte, b'%' | b'&' | b'"' | b',')
             });
         }
     }
 }
 
-/// `None`: it isn't such a text.
+/// The parts of the text; `None`: it isn't a text that [`push`] can have written.
 pub(super) fn parse(text: &str) -> Option<Vec<ExactPart>> {
     text.split('&').map(part).collect()
 }
 
 fn part(text: &str) -> Option<ExactPart> {
-    let (key, told) = match text.find(['=', '*', '!']) {
+    let (key, value) = match text.find(['=', '*', '!']) {
         None => (text, ExactValue::Label),
         Some(at) => {
             let (key, rest) = text.split_at(at);
-            let told = match rest {
+            let value = match rest {
                 "*" => ExactValue::EncodedLabel,
                 "!" => ExactValue::Null,
                 _ => ExactValue::Bytes(decoded(rest.strip_prefix('=')?)?),
             };
-            (key, told)
+            (key, value)
         }
     };
     let key = if key == "@" { None } else { Some(decoded(key)?) };
-    Some(ExactPart { key, told })
+    Some(ExactPart { key, value })
 }
 
 #[cfg(test)]
@@ -94,12 +98,12 @@ mod tests {
         push(&mut text, Some(b"@"), &ExactValue::Bytes(b""));
         push(&mut text, Some(b""), &ExactValue::Null);
         assert_eq!(text, "@*&deviceId&tag=a%2Cb%20%26%2050%20%25&%40=&!");
-        let of = |key: &[u8], told| ExactPart { key: Some(key.to_vec()), told };
+        let of = |key: &[u8], value| ExactPart { key: Some(key.to_vec()), value };
         let parts = parse(&text).unwrap();
         assert_eq!(
             parts,
             [
-                ExactPart { key: None, told: ExactValue::EncodedLabel },
+                ExactPart { key: None, value: ExactValue::EncodedLabel },
                 of(b"deviceId", ExactValue::Label),
                 of(b"tag", ExactValue::Bytes(b"a,b & 50 %".to_vec())),
                 of(b"@", ExactValue::Bytes(Vec::new())),

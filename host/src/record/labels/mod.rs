@@ -7,15 +7,16 @@
 //! | key has other characters than `a-z 0-9 _ . -` | `_` for each of them; for an empty key `_` |
 //! | key begins with `kafka.` or `sink.`, which are the host's | `_` for that dot |
 //! | several headers of one name | the last one's value |
-//! | value is no text that ReductStore takes | percent-encoded |
+//! | value is not text that ReductStore accepts | percent-encoded |
 //! | value is null or empty | no label |
 //!
-//! What these labels don't tell of the original headers and key (letter case, repetition, order, null and empty values,
-//! bytes) is in one further label, [`HEADERS`], which is there only where it is needed; [`exact`] is its text.
+//! These labels lose some properties of the original headers and key: letter case, repetition, order, null and empty
+//! values, bytes that aren't text. Where something is lost, one more label, [`HEADERS`], holds it; [`exact`] describes
+//! its text.
 //!
-//! Guarantees: every label is safe for the server and shown alike by its clients; no header and no plugin can set or
-//! remove a label of the host's; [`read_original`] gives key and headers of a record that no plugin relabelled back byte
-//! for byte, in their order.
+//! Guarantees: the server accepts every label, and its clients show it alike; no header and no plugin can set or remove
+//! one of the host's own labels; if no plugin changed the labels, [`read_original`] returns the record's key and
+//! headers byte for byte and in their order.
 
 mod decode;
 mod encode;
@@ -36,54 +37,60 @@ use super::{Header, InputRecord, OutputRecord};
 pub use self::decode::{Malformed, Original, read_identity, read_original, read_text};
 pub use self::encode::{LabelValue, label_name, label_value};
 
-/// `topic/partition`, on every record: with [`TOPIC_ID`], [`OFFSET`] and [`INDEX`] the record's identity.
+/// On every record: `topic/partition`. Together with [`TOPIC_ID`], [`OFFSET`] and [`INDEX`] it is the record's
+/// identity.
 pub const SOURCE: &str = "kafka.source";
-/// The record's offset in its partition, on every record.
+/// On every record: its offset in the partition.
 pub const OFFSET: &str = "kafka.offset";
-/// The topic's id as Kafka shows it, where it is known: it tells a topic from one that was deleted and created again.
+/// On every record whose topic's id is known: the id as Kafka shows it. It distinguishes a topic from one that was
+/// deleted and created again under the same name.
 pub const TOPIC_ID: &str = "kafka.topic-id";
-/// The place in a split; only on the parts of one.
+/// On the parts of a split record: the part's number, counted from 0.
 pub const INDEX: &str = "kafka.index";
-/// The record's key, percent-encoded where it is no text that ReductStore takes; absent where the key is null or empty.
+/// On records whose key is neither null nor empty: the key, percent-encoded if it isn't text that ReductStore accepts.
 pub const KEY: &str = "kafka.key";
-/// What the other labels don't tell of the original headers and key: see [`exact`].
+/// On records whose headers or key the other labels don't express completely: see [`exact`].
 pub const HEADERS: &str = "kafka.headers";
-/// `true` on a record whose Kafka value was null.
+/// On records whose Kafka value was null: `true`.
 pub const TOMBSTONE: &str = "kafka.tombstone";
-/// The plugins that handled the record, `name@digest:config` joined by `+`, without `:config` where there is none. The
-/// built-in passthrough is left out: it decides nothing, and each label costs the store time.
+/// The plugins that handled the record: `name@digest:config` of each, joined by `+`, without `:config` for a plugin
+/// that has no configuration. The built-in passthrough is left out, because it decides nothing and each label costs the
+/// store time.
 pub const PLUGINS: &str = "sink.plugins";
-/// On dead letters: the record's time in milliseconds, [`NO_TIMESTAMP`] where it has none. A replay computes its outputs'
-/// timestamps from it; a dead letter's own timestamp may have been moved to a free microsecond.
+/// On dead letters: the record's timestamp in milliseconds since the Unix epoch, or [`NO_TIMESTAMP`]. A replay computes
+/// the timestamps of its outputs from it, because the dead letter's own timestamp may have been moved to a free
+/// microsecond.
 pub const TIMESTAMP: &str = "kafka.timestamp";
-/// [`TIMESTAMP`] of a record without one.
+/// The value of [`TIMESTAMP`] if the record has no timestamp.
 pub const NO_TIMESTAMP: &str = "none";
-/// On dead letters: why the record is one.
+/// On dead letters: why the record became one.
 pub const REASON: &str = "sink.reason";
-/// On dead letters: the plugin that failed, where one did.
+/// On dead letters, if a plugin failed: its name.
 pub const PLUGIN: &str = "sink.plugin";
-/// On dead letters: the digest of the plugin that failed, and what identifies its configuration behind a `:` if it has one.
+/// On dead letters, if a plugin failed: its digest, followed by `:` and what identifies its configuration if it has
+/// one.
 pub const DIGEST: &str = "sink.digest";
-/// On dead letters whose key and headers are too large for labels: where in the body they begin, in bytes.
+/// On dead letters whose key and headers are too large for labels: at which byte of the body the key and headers begin.
 pub const HEADERS_AT: &str = "sink.headers-at";
 
-/// A reason is cut to this many characters.
+/// The most characters of a reason; the rest is cut off.
 const MAX_REASON: usize = 1000;
-/// What a label takes in an answer's header line beside its name and value: `=`, `,` and perhaps two quotation marks.
+/// How many bytes a label takes in an answer's header line besides its name and value: `=`, `,` and perhaps two
+/// quotation marks.
 const AROUND: usize = 4;
 
-/// Which labels are made, as the configuration says.
+/// Which labels a record gets, as configured under `labels`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelRules {
-    /// Marks records with the plugins that handled them.
+    /// Whether records get the label [`PLUGINS`].
     pub plugins: bool,
-    /// Capitals in headers' keys become lower case.
+    /// Whether capitals in headers' keys become lower case in the labels' names.
     pub lowercase: bool,
-    /// Headers become labels whose label's name matches one of these …
+    /// Only headers whose label's name matches one of these become labels. If there are none, all headers do.
     pub include: Vec<LabelPattern>,
-    /// … and none of these.
+    /// Headers whose label's name matches one of these don't become labels.
     pub exclude: Vec<LabelPattern>,
-    /// The most bytes that one record's labels may take, by [`size`].
+    /// The most bytes that one record's labels may take, as [`size`] counts them.
     pub max_bytes: usize,
     /// The most labels that one record may have.
     pub max_count: usize,
@@ -102,24 +109,24 @@ impl Default for LabelRules {
     }
 }
 
-/// So that a record's line in an answer fits into the 8,190 bytes that the HTTP library of ReductStore's Python client
-/// reads: besides the labels it holds the length, a content type, and up to seven bytes for each label of the record
-/// before it that this one lacks.
+/// The default of `labels.max_bytes`. A record's line in an answer must fit into the 8,190 bytes that the HTTP library
+/// of ReductStore's Python client reads. Besides the labels the line holds the length, a content type, and up to seven
+/// bytes for each label that the preceding record has and this record lacks.
 pub const DEFAULT_MAX_BYTES: usize = 7_000;
-/// An answer with a single record has a header for each label, and the HTTP library of ReductStore's Rust client reads at
-/// most 100 of them.
+/// The default of `labels.max_count`. An answer with a single record has an HTTP header for each label, and the HTTP
+/// library of ReductStore's Rust client reads at most 100 headers.
 pub const DEFAULT_MAX_COUNT: usize = 85;
 
-/// A pattern for names of labels: `*` stands for any run of characters. Letter case is ignored.
+/// A pattern for names of labels: `*` stands for any run of characters, and letter case is ignored.
 #[derive(Debug, Clone)]
 pub struct LabelPattern {
     text: String,
     regex: Regex,
 }
 
-/// A text is no pattern for names of labels.
+/// An error: the text isn't a pattern for names of labels.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0:?} matches no label's name: those are of a-z 0-9 _ . -, and `*` stands for any run of characters")]
+#[error("{0:?} can match no label's name: write it with a-z 0-9 _ . - and with `*` for any run of characters")]
 pub struct NoPattern(String);
 
 impl LabelPattern {
@@ -151,12 +158,12 @@ impl PartialEq for LabelPattern {
 
 impl Eq for LabelPattern {}
 
-/// Headers and the label names that they get; `None`: the header becomes no label.
+/// Headers, each with the name of its label; `None`: the header becomes no label.
 type NamedHeaders<'a> = SmallVec<[(&'a Header, Option<Cow<'a, str>>); 8]>;
 
 impl LabelRules {
-    /// The labels made from the headers, with the plugins' changes applied: what a plugin sees, and what is written beside
-    /// the host's own labels.
+    /// The labels that are made of the headers, with the plugins' changes applied. A plugin sees these labels, and the
+    /// sink writes them together with the host's own.
     pub fn record_labels(&self, output: &OutputRecord) -> BTreeMap<String, String> {
         let mut labels = BTreeMap::new();
         let mut set = |name: Cow<'_, str>, value: Option<&[u8]>| match value.and_then(label_value) {
@@ -174,7 +181,7 @@ impl LabelRules {
         labels
     }
 
-    /// Everything that is written with the record: its labels and the host's own.
+    /// All labels that are written with the record: its own and the host's.
     pub fn all_labels(&self, output: &OutputRecord) -> HashMap<String, String> {
         let mut labels = own_labels(output);
         labels.extend(self.record_labels(output));
@@ -190,27 +197,27 @@ impl LabelRules {
         labels
     }
 
-    /// Why the labels are too many for one record; `None`: they aren't.
+    /// Why these labels are too many or too large for one record; `None`: they are allowed.
     pub fn excess(&self, labels: &HashMap<String, String>) -> Option<String> {
         let (count, bytes) = (labels.len(), size(labels));
         if bytes > self.max_bytes {
-            return Some(format!("its labels make {bytes} bytes, and labels.max_bytes allows {}", self.max_bytes));
+            return Some(format!("its labels take {bytes} bytes, and labels.max_bytes allows {}", self.max_bytes));
         }
         (count > self.max_count)
             .then(|| format!("it has {count} labels, and labels.max_count allows {}", self.max_count))
     }
 
-    /// The label that a header of this key becomes, if it becomes one.
+    /// The name of the label that a header with this key becomes; `None`: `include` or `exclude` leaves it out.
     fn header_label<'a>(&self, key: &'a [u8]) -> Option<Cow<'a, str>> {
         let name = label_name(key, self.lowercase);
         let included = self.include.is_empty() || self.include.iter().any(|pattern| pattern.matches(&name));
         (included && !self.exclude.iter().any(|pattern| pattern.matches(&name))).then_some(name)
     }
 
-    /// The text of [`HEADERS`]; `None`: the other labels tell all.
+    /// The text of [`HEADERS`]; `None`: the other labels express the headers and the key completely.
     ///
-    /// A header whose label a plugin set or removed is left out, and so is one that becomes no label by the configuration:
-    /// what somebody removed isn't to be found here. A dead letter has all of them.
+    /// Headers whose labels a plugin set or removed are left out, and so are headers that the configuration leaves out,
+    /// so that a removed value isn't stored here after all. A dead letter has all headers.
     fn exact(&self, output: &OutputRecord) -> Option<String> {
         let InputRecord { headers, key, .. } = &*output.input;
         let changed: SmallVec<[Cow<'_, str>; 8]> =
@@ -241,7 +248,8 @@ impl LabelRules {
     }
 }
 
-/// Whether the labels of these headers tell all of them, in their order: labels are read back in the order of their names.
+/// Whether the labels of these headers express the headers completely. Labels are read back in the order of their
+/// names, so the headers must be in that order, too.
 fn are_plain(headers: &NamedHeaders<'_>) -> bool {
     let is_plain = |(header, name): &(&Header, Option<Cow<'_, str>>)| {
         name.as_ref().is_some_and(|name| name.as_bytes() == &header.key[..])
@@ -257,20 +265,20 @@ fn push_all(text: &mut String, headers: &NamedHeaders<'_>) {
     let holders: HashMap<&str, usize> = names().collect();
     for (at, (Header { key, value }, name)) in headers.iter().enumerate() {
         let has_label = name.as_deref().is_some_and(|name| holders.get(name) == Some(&at));
-        let told = match value.as_deref() {
+        let exact = match value.as_deref() {
             None => ExactValue::Null,
             Some(value) => match label_value(value) {
-                // Without anything behind it, an empty key couldn't be seen.
+                // The part of an empty key whose value is in its label would be an empty text.
                 Some(LabelValue::Plain(_)) if has_label && !key.is_empty() => ExactValue::Label,
                 Some(LabelValue::Encoded(_)) if has_label => ExactValue::EncodedLabel,
                 _ => ExactValue::Bytes(value),
             },
         };
-        exact::push(text, Some(key), &told);
+        exact::push(text, Some(key), &exact);
     }
 }
 
-/// The labels that don't grow with what the record brings along: its identity, and why it is a dead letter.
+/// The host's own labels that don't depend on the record's headers and key: its identity, and why it is a dead letter.
 pub fn own_labels(output: &OutputRecord) -> HashMap<String, String> {
     let mut labels = HashMap::new();
     labels.insert(SOURCE.into(), output.input.source.to_string());
@@ -298,7 +306,8 @@ pub fn own_labels(output: &OutputRecord) -> HashMap<String, String> {
     labels
 }
 
-/// A reason as a label's value: it is for people, so what ReductStore doesn't take is replaced rather than encoded.
+/// A reason as the value of a label. People read it, so characters that ReductStore doesn't accept are replaced rather
+/// than encoded.
 fn reason(text: &str) -> String {
     let replaced = text.trim().chars().take(MAX_REASON).map(|c| match c {
         '"' => '\'',
@@ -313,12 +322,13 @@ fn reason(text: &str) -> String {
     }
 }
 
-/// What labels take in the header line of an answer or of a request, in bytes.
+/// How many bytes these labels take in the header line of an answer or of a request.
 pub fn size(labels: &HashMap<String, String>) -> usize {
     labels.iter().map(|(name, value)| name.len() + value.len() + AROUND).sum()
 }
 
-/// Key and headers as one text, where they are too large for labels: every part tells its value itself.
+/// The key and headers as one text in the form of [`exact`], for a record where they are too large for labels. Every
+/// part holds its value itself.
 pub fn whole_text(input: &InputRecord) -> String {
     let mut text = String::new();
     if let Some(key) = &input.key {
@@ -330,7 +340,7 @@ pub fn whole_text(input: &InputRecord) -> String {
     text
 }
 
-/// A header's key as text, for plugins: as it is where it is UTF-8, otherwise with the bytes that aren't as `%xx`.
+/// A header's key as text for plugins, in which `%xx` stands for each byte that isn't part of valid UTF-8.
 pub fn header_key_text(key: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(key) {
         Ok(text) => Cow::Borrowed(text),

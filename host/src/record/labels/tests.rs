@@ -32,7 +32,7 @@ fn text(headers: &[(&str, Option<&str>)]) -> OutputRecord {
     output(&raw, Some(b"k"))
 }
 
-/// The labels made from the record, and what `kafka.headers` says.
+/// The labels made of the record's headers, as one text, and the value of `kafka.headers`.
 fn labels(output: &OutputRecord) -> (String, Option<String>) {
     let rules = LabelRules::default();
     let labels: Vec<String> =
@@ -171,7 +171,7 @@ fn an_identity_is_read_back() {
     assert_eq!(read_identity(&labels(&[("size", "9")])), None);
 }
 
-/// Bytes in which what the labels treat apart is frequent.
+/// Random bytes, in which those are frequent that labels treat in a special way.
 fn any_bytes(random: &mut fastrand::Rng, longest: usize) -> Vec<u8> {
     const PIECES: [&[u8]; 24] = [
         b"%",
@@ -220,8 +220,8 @@ fn is_safe(name: &str, value: &str) -> bool {
         && value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"')
 }
 
-/// With `TESTBED_LONG` a million sets of headers, otherwise fifty thousand: key and headers come back byte for byte and
-/// in their order, every label is safe, and none passes for one of the host's.
+/// Random headers, fifty thousand sets of them, or a million with `TESTBED_LONG`: the key and the headers come back
+/// byte for byte and in their order, every label is safe, and none has the name of one of the host's.
 #[test]
 fn headers_come_back_whatever_they_hold() {
     let long = std::env::var_os("TESTBED_LONG").is_some_and(|value| !value.is_empty());
