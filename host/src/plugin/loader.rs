@@ -7,7 +7,6 @@ use std::fs;
 use std::io::{self, Read};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Weak};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -34,19 +33,19 @@ use super::log::PluginLog;
 use super::own_files;
 use super::signature;
 use super::state::State;
-use crate::config::{CacheFolder, Config, PluginConfig, PluginSource};
+use crate::config::{CacheFolder, Config, PluginConfig, PluginSource, threads};
 use crate::record::labels::LabelRules;
 
 /// How often the thread that loads a plugin is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Compiles and runs plugins. One serves the whole process.
+/// Compiles and runs the plugins of one pipeline.
 pub struct Runtime {
     /// For the threads that load.
     own: Weak<Self>,
-    platforms: Platforms,
+    platforms: Arc<Platforms>,
     compiler: Compiler,
-    cache: Option<Cache>,
+    cache: Option<Arc<Cache>>,
     host_calls: Arc<HostCalls>,
     /// What plugins seed their hash tables with: the same in each process of this configuration.
     seed: u64,
@@ -54,21 +53,16 @@ pub struct Runtime {
     labels: Arc<LabelRules>,
 }
 
-impl Runtime {
-    /// Without a cache: each load compiles, in this process.
-    pub fn new() -> anyhow::Result<Arc<Self>> {
-        Self::with_cache(None)
-    }
+/// What all pipelines of a process share: the WebAssembly engines and the cache. Everything that a plugin can hold up (the
+/// threads on which its calls wait) is each pipeline's own.
+pub struct SharedEngines {
+    platforms: Arc<Platforms>,
+    cache: Option<Arc<Cache>>,
+}
 
-    /// With this cache. What isn't in it is compiled in this process.
-    pub fn with_cache(cache: Option<Cache>) -> anyhow::Result<Arc<Self>> {
-        let compiler = Compiler::here().context("couldn't start the threads that compile plugins")?;
-        Self::with(cache, compiler, LabelRules::default(), 0)
-    }
-
-    /// For a host that runs: with the cache that the configuration names, and a process of its own for compiling. If the
-    /// cache can't be used, the log says why and each load compiles.
-    pub fn for_config(config: &Config) -> anyhow::Result<Arc<Self>> {
+impl SharedEngines {
+    /// With the cache that the configuration names. If it can't be used, the log says why and each load compiles.
+    pub fn for_config(config: &Config) -> anyhow::Result<Self> {
         let folder = match &config.cache.folder {
             CacheFolder::Nowhere => None,
             CacheFolder::At(folder) => Some(folder.clone()),
@@ -81,15 +75,45 @@ impl Runtime {
                 None
             }
         });
-        let limits = CompileLimits { memory_bytes: config.limits.compile_memory, time: config.limits.compile_time };
-        Self::with(cache, Compiler::Child(limits), config.labels.clone(), seed(config))
+        Self::new(cache)
     }
 
-    fn with(cache: Option<Cache>, compiler: Compiler, labels: LabelRules, seed: u64) -> anyhow::Result<Arc<Self>> {
+    fn new(cache: Option<Cache>) -> anyhow::Result<Self> {
         // Two cryptography providers are compiled in, by different dependencies, and then rustls chooses none by itself.
         // Fails if the process has chosen already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let platforms = Platforms::new().map_err(|error| anyhow!("the WebAssembly engine doesn't start: {error:#}"))?;
+        Ok(Self { platforms: Arc::new(platforms), cache: cache.map(Arc::new) })
+    }
+}
+
+impl Runtime {
+    /// Without a cache: each load compiles, in this process.
+    pub fn new() -> anyhow::Result<Arc<Self>> {
+        Self::with_cache(None)
+    }
+
+    /// With this cache. What isn't in it is compiled in this process.
+    pub fn with_cache(cache: Option<Cache>) -> anyhow::Result<Arc<Self>> {
+        let compiler = Compiler::here().context("couldn't start the threads that compile plugins")?;
+        Self::with(&SharedEngines::new(cache)?, compiler, LabelRules::default(), 0)
+    }
+
+    /// For a host that runs: with the cache that the configuration names, and a process of its own for compiling. If the
+    /// cache can't be used, the log says why and each load compiles.
+    pub fn for_config(config: &Config) -> anyhow::Result<Arc<Self>> {
+        Self::on(&SharedEngines::for_config(config)?, config)
+    }
+
+    /// The same, on engines that other pipelines use, too.
+    pub fn on(engines: &SharedEngines, config: &Config) -> anyhow::Result<Arc<Self>> {
+        let limits = CompileLimits { memory_bytes: config.limits.compile_memory, time: config.limits.compile_time };
+        Self::with(engines, Compiler::Child(limits), config.labels.clone(), seed(config))
+    }
+
+    fn with(engines: &SharedEngines, compiler: Compiler, labels: LabelRules, seed: u64) -> anyhow::Result<Arc<Self>> {
+        let SharedEngines { platforms, cache } = engines;
+        let (platforms, cache) = (Arc::clone(platforms), cache.clone());
         let host_calls = HostCalls::start().context("couldn't start the threads on which plugins' calls wait")?;
         let (host_calls, labels) = (Arc::new(host_calls), Arc::new(labels));
         let own = |own: &Weak<Self>| Self { own: own.clone(), platforms, compiler, cache, host_calls, seed, labels };
@@ -120,7 +144,7 @@ impl Runtime {
             // Refused where nobody waits any more.
             let _ = done.send(runtime.prepare(&plugin));
         };
-        let thread = thread::Builder::new().name("plugin-load".into()).spawn(load);
+        let thread = threads::spawn("plugin-load", load);
         thread.map_err(|error| failed(format!("no thread to load it: {error}")))?;
         loop {
             match loaded.recv_timeout(LOOK_EVERY) {
@@ -150,7 +174,7 @@ impl Runtime {
             let signed = signature::verify(&bytes, file, &plugin.signed_by).map_err(LoadProblem::Signature)?;
             tracing::info!(plugin = plugin.name, digest = digest.short(), "{signed}");
         }
-        if let Some(problem) = own_files::exposed(&plugin.grants, self.cache.as_ref().map(Cache::folder)) {
+        if let Some(problem) = own_files::exposed(&plugin.grants, self.cache.as_deref().map(Cache::folder)) {
             return Err(LoadProblem::Grant(problem));
         }
         let name: Arc<str> = plugin.name.as_str().into();

@@ -50,7 +50,7 @@ pub use digest::Digest;
 pub use error::{LoadError, LoadProblem};
 pub use failure_log::RecentFailure;
 pub use loaded::LoadedPlugin;
-pub use loader::Runtime;
+pub use loader::{Runtime, SharedEngines};
 pub use signature::{SignatureError, SignedBy, claimed_signer, is_public_key, signature_file, verify};
 
 pub(crate) use breaker::{Admission, Breaker};
