@@ -19,9 +19,10 @@
 //!
 //! | thread or task | owns | waits for | ends |
 //! |---|---|---|---|
-//! | main: the polling thread | the consumer: assignments, seeks, commits | Kafka's group events, 100 ms at most | after a stop or a failure, when all is acknowledged or `limits.shutdown` is over |
+//! | main, or `pipeline-NAME` for each of several: the polling thread | the consumer: assignments, seeks, commits | Kafka's group events, 100 ms at most | after a stop or a failure, when all is acknowledged or `limits.shutdown` is over |
+//! | `signals` | SIGTERM and SIGINT | signals | with the process |
 //! | `worker-N` (`limits.workers`) | readers of its partitions, one chain of plugin instances | records, room in the budget | when the polling thread stops it |
-//! | `sink` (tokio threads) | the tasks below | I/O | with the process |
+//! | `sink` (tokio threads) | the tasks below | I/O | with the pipeline |
 //! | a writer task for each active entry | what it knows of the entry; its one request | records for the entry, answers of the store | when the entry was idle for a while |
 //! | the recovery task | the store's last known start | one second at a time | with the host |
 //! | `kafka-questions` | the questions to the brokers before a partition can be read | answers of the brokers | with the source |
@@ -52,10 +53,11 @@
 //! - **entry**: ReductStore's name for a series of records in a bucket.
 //! - **generation**: a number that grows: of a `PartitionState`, so that a writer notices a newer one; of the chain, so that a worker
 //!   notices a swap.
-//! - **host**: this process, and the value of `pipeline` that has its partitions and workers.
+//! - **host**: one run of a pipeline: the value of `pipeline` that has its partitions and workers.
 //! - **identity**: topic, partition, offset, and the position within a split: which Kafka record a stored record was made of.
 //! - **occupied timestamp**: a microsecond of an entry at which the store already has a record.
 //! - **re-read**: to read records from Kafka again that were read before, because the store may have lost them.
+//! - **pipeline**: topics, chain and bucket that belong together. A process has one without a name, or several, each in its slot.
 //! - **repair**: to remove an unfinished record from the store and write it again.
 //! - **shadow trial**: a new version that gets live records beside the active one, and whose answers are discarded.
 //! - **stage**: a plugin's place in the chain.

@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -37,19 +38,30 @@ pub struct Check {
 
 impl Check {
     pub fn execute(self) -> Result<(), CommandError> {
-        let mut report = CheckReport { json: self.json, worst: None };
-        let LoadedConfig { config, warnings, .. } = self.options.load()?;
-        report.ok("configuration", summary(&config));
+        let mut report = CheckReport { json: self.json, pipeline: None, worst: None };
+        let LoadedConfig { pipelines, warnings, .. } = self.options.load()?;
+        for config in pipelines.all() {
+            report.pipeline.clone_from(&config.pipeline);
+            report.ok("configuration", summary(config));
+        }
+        report.pipeline = None;
         warnings.iter().for_each(|warning| report.warning("configuration", warning));
-        check_plugins(&config, &mut report);
-        check_attachments(&config, &mut report);
         if !self.offline {
             if let Some(warning) = config::warning_of_process() {
                 report.warning("process", warning);
             }
-            check_status(&config, &mut report);
-            check_kafka(&config, &mut report);
-            check_store(&config.store, &mut report);
+            if let Some(config) = pipelines.all().first() {
+                check_status(config, &mut report);
+            }
+        }
+        for config in pipelines.all() {
+            report.pipeline.clone_from(&config.pipeline);
+            check_plugins(config, &mut report);
+            check_attachments(config, &mut report);
+            if !self.offline {
+                check_kafka(config, &mut report);
+                check_store(&config.store, &mut report);
+            }
         }
         report.worst.map_or(Ok(()), |exit| Err(CommandError::reported(exit)))
     }
@@ -57,6 +69,8 @@ impl Check {
 
 struct CheckReport {
     json: bool,
+    /// The one of several that is being checked.
+    pipeline: Option<Arc<str>>,
     /// The lowest code of all failures: what has to be corrected first.
     worst: Option<Exit>,
 }
@@ -65,6 +79,9 @@ struct CheckReport {
 #[derive(Serialize)]
 struct Line<'a> {
     outcome: &'a str,
+    /// The one of several that it concerns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pipeline: Option<&'a str>,
     /// What was checked, such as `kafka`.
     subject: &'a str,
     /// Of a failure: the name of the exit code that it would lead to alone.
@@ -93,7 +110,8 @@ impl CheckReport {
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let text = lines.join("; ");
         if self.json {
-            let line = Line { outcome, subject, code: exit.map(Exit::name), text: &text };
+            let pipeline = self.pipeline.as_deref();
+            let line = Line { outcome, pipeline, subject, code: exit.map(Exit::name), text: &text };
             return print(serde_json::to_string(&line).unwrap_or_default());
         }
         let mark = match outcome {
@@ -101,11 +119,15 @@ impl CheckReport {
             "warning" => "warn",
             outcome => outcome,
         };
+        let mark = match &self.pipeline {
+            Some(pipeline) => format!("{mark:<8}{pipeline}: "),
+            None => format!("{mark:<8}"),
+        };
         // A plugin's text names its plugin itself, and a warning its key.
         match subject {
-            "plugin" | "process" => print(format_args!("{mark:<8}{text}")),
-            "configuration" if outcome == "warning" => print(format_args!("{mark:<8}{text}")),
-            subject => print(format_args!("{mark:<8}{subject}: {text}")),
+            "plugin" | "process" => print(format_args!("{mark}{text}")),
+            "configuration" if outcome == "warning" => print(format_args!("{mark}{text}")),
+            subject => print(format_args!("{mark}{subject}: {text}")),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 
-use super::status::{RunningHost, word, write};
+use super::status::{RunningPipeline, escaped, word, write};
 use super::{CommandError, Exit};
 
 #[derive(Debug, Args)]
@@ -15,7 +15,7 @@ pub struct PauseCommand {
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
     #[command(flatten)]
-    host: RunningHost,
+    host: RunningPipeline,
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
@@ -62,7 +62,7 @@ pub struct TapCommand {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    host: RunningHost,
+    host: RunningPipeline,
 }
 
 /// How often the host is asked; it keeps what comes in between.
@@ -129,9 +129,4 @@ fn lines(record: &Value) -> String {
 
 fn one_line(text: &Value) -> String {
     text.as_str().unwrap_or_default().replace('\n', " ")
-}
-
-/// For a part of an address.
-fn escaped(text: &str) -> String {
-    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
 }

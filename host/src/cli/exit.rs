@@ -119,6 +119,8 @@ impl From<&RunError> for Exit {
             RunError::Kafka(error) => Self::from(error),
             RunError::Store { .. } => Self::Unreachable,
             RunError::Attachment(error) => Self::from(error),
+            // What has to be corrected first.
+            RunError::Several(failures) => failures.iter().map(Self::from).min().unwrap_or(Self::Failed),
             RunError::Failed(_) => Self::Failed,
         }
     }

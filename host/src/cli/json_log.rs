@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use reduct_sink::config::threads;
 use serde_json::{Map, Number, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -29,6 +30,9 @@ where
             [("timestamp", &*timestamp), ("level", metadata.level().as_str()), ("target", metadata.target())]
         {
             line.0.insert(name.into(), text.into());
+        }
+        if let Some(pipeline) = threads::pipeline() {
+            line.0.insert("pipeline".into(), Value::String(pipeline.to_string()));
         }
         event.record(&mut line);
         writeln!(writer, "{}", Value::Object(line.0))
@@ -159,6 +163,13 @@ mod tests {
             assert_eq!(line[name], value, "{name} in {line}");
         }
         assert!(line["timestamp"].as_str().unwrap().ends_with('Z'), "{line}");
+    }
+
+    #[test]
+    fn a_line_names_the_pipeline_that_its_thread_belongs_to() {
+        let line = logged(|| threads::within(Some("cameras".into()), || tracing::info!("x")));
+        assert_eq!(line["pipeline"], "cameras");
+        assert!(logged(|| tracing::info!("x")).get("pipeline").is_none());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use super::json_log::JsonLines;
+use super::pipeline_fields::PipelineFields;
 use super::{CommandError, Exit};
 
 /// How many lines may wait for a slow reader: some megabytes of text at most.
@@ -57,7 +58,7 @@ impl Logging {
         let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
         match or_environment(self.log_format, "REDUCT_SINK_LOG_FORMAT")? {
             Some(Format::Json) => lines.event_format(JsonLines).init(),
-            Some(Format::Text) | None => lines.with_ansi(stderr().is_terminal()).init(),
+            Some(Format::Text) | None => lines.with_ansi(stderr().is_terminal()).fmt_fields(PipelineFields).init(),
         }
         Ok(guard)
     }

@@ -13,6 +13,7 @@ mod generate;
 mod json_log;
 mod logging;
 mod options;
+mod pipeline_fields;
 mod plugin;
 mod replay;
 mod run;

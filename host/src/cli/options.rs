@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use reduct_sink::config::{self, Config, ConfigPlace, Flag, Key, KeyFlag, Sources};
+use reduct_sink::config::{self, Config, ConfigPlace, Flag, Key, KeyFlag, Pipelines, Sources};
 
-use super::CommandError;
+use super::{CommandError, Exit};
 
 /// A valid configuration.
 #[derive(Debug)]
 pub struct LoadedConfig {
-    pub config: Config,
+    pub pipelines: Pipelines,
     /// What the configuration risks, which nobody has reported yet.
     pub warnings: Vec<String>,
     /// What it came from, to be read again.
@@ -19,9 +19,15 @@ pub struct LoadedConfig {
 
 impl LoadedConfig {
     /// For a command that has no better place for warnings than the log.
-    pub fn with_warnings_logged(self) -> (Config, Sources) {
+    pub fn with_warnings_logged(self) -> (Pipelines, Sources) {
         log(&self.warnings);
-        (self.config, self.sources)
+        (self.pipelines, self.sources)
+    }
+
+    /// The only pipeline, for a command that serves one.
+    pub fn only(self) -> Result<Config, CommandError> {
+        let (pipelines, _) = self.with_warnings_logged();
+        pipelines.only().map_err(|problem| CommandError::new(Exit::Usage, anyhow::Error::msg(problem)))
     }
 }
 
@@ -35,6 +41,9 @@ pub struct ConfigFlags {
     /// Configuration file in TOML [env: REDUCT_SINK_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Only this pipeline of a file with [pipelines] [default: all]
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
     #[command(flatten)]
     keys: KeyFlags,
     /// Run no plugin at all
@@ -66,7 +75,7 @@ impl FromArgMatches for KeyFlags {
             } else {
                 matches.get_many(id(flag)).into_iter().flatten().cloned().collect()
             };
-            (!values.is_empty()).then_some(Flag { key: key.path, values })
+            (!values.is_empty()).then(|| Flag::new(key.path, values))
         };
         Ok(Self(config::keys().filter_map(set).collect()))
     }
@@ -96,11 +105,17 @@ fn id(flag: KeyFlag) -> &'static str {
 }
 
 impl ConfigFlags {
+    /// The only pipeline that is wanted.
+    pub fn pipeline(&self) -> Option<&str> {
+        self.pipeline.as_deref()
+    }
+
     /// For a command that only reads Kafka: what the configuration says of ReductStore doesn't matter.
-    pub fn reading_only(config: Option<PathBuf>, mut flags: Vec<Flag>) -> Self {
+    pub fn reading_only(config: Option<PathBuf>, pipeline: Option<String>, mut flags: Vec<Flag>) -> Self {
         flags.retain(|flag| !flag.values.is_empty());
-        flags.push(Flag { key: "store.bucket", values: vec!["none".into()] });
-        Self { config, keys: KeyFlags(flags), no_plugins: true }
+        flags.push(Flag { is_fallback: true, ..Flag::new("store.bucket", vec!["none".into()]) });
+        flags.push(Flag { is_fallback: true, ..Flag::new("plugins", Vec::new()) });
+        Self { config, pipeline, keys: KeyFlags(flags), no_plugins: false }
     }
 
     /// The validated configuration. If it isn't valid, its warnings are logged before the error, because they may explain it.
@@ -113,10 +128,11 @@ impl ConfigFlags {
         };
         let file = by_flag.or_else(by_variable);
         let environment = std::env::vars_os().collect();
-        let sources = Sources { file, environment, flags: self.flags() };
+        let pipeline = self.pipeline.clone();
+        let sources = Sources { file, environment, flags: self.flags(), pipeline };
         let config::LoadOutcome { warnings, config } = config::load(sources.clone());
         match config {
-            Ok(config) => Ok(LoadedConfig { config, warnings, sources }),
+            Ok(pipelines) => Ok(LoadedConfig { pipelines, warnings, sources }),
             Err(problems) => {
                 log(&warnings);
                 Err(CommandError::of(problems))
@@ -127,7 +143,7 @@ impl ConfigFlags {
     fn flags(self) -> Vec<Flag> {
         let mut flags = self.keys.0;
         if self.no_plugins {
-            flags.push(Flag { key: "plugins", values: Vec::new() });
+            flags.push(Flag::new("plugins", Vec::new()));
         }
         flags
     }

@@ -42,7 +42,7 @@ impl ReplayCommand {
         if self.running {
             return self.by_the_running_host();
         }
-        let (config, _) = self.options.load()?.with_warnings_logged();
+        let config = self.options.load()?.only()?;
         let (write, json) = (self.write, self.json);
         let (mut seen, mut said) = (0_u64, Instant::now());
         let summary = replay::replay(&config, self.dead_letters.as_deref(), write, &mut |told| {
@@ -67,17 +67,22 @@ impl ReplayCommand {
         if left { Err(CommandError::reported(Exit::Failed)) } else { Ok(()) }
     }
 
+    /// Of the pipeline that is meant.
+    fn ask(&self, method: reqwest::Method, path: &str) -> Result<String, CommandError> {
+        self.host.ask_of(self.options.pipeline(), method, path)
+    }
+
     fn by_the_running_host(&self) -> Result<(), CommandError> {
         if self.write {
             let problem = "a running host only tries what a replay would do; to write, stop every reduct-sink of the group and \
                            run `reduct-sink replay --write` without --running";
             return Err(CommandError::new(Exit::Usage, anyhow::Error::msg(problem)));
         }
-        self.host.ask(reqwest::Method::POST, "replay")?;
+        self.ask(reqwest::Method::POST, "replay")?;
         let mut said = Instant::now();
         let replay = loop {
             std::thread::sleep(ASK_EVERY);
-            let text = self.host.ask(reqwest::Method::GET, "status")?;
+            let text = self.ask(reqwest::Method::GET, "status")?;
             let report: Value = serde_json::from_str(&text).map_err(|error| CommandError::new(Exit::Failed, error))?;
             let replay = report.get("replay").cloned().unwrap_or_default();
             if replay.get("running") != Some(&true.into()) {

@@ -17,14 +17,16 @@ pub struct RunCommand {
 
 impl RunCommand {
     pub fn execute(self) -> Result<(), CommandError> {
-        let (config, sources) = self.options.load()?.with_warnings_logged();
+        let (pipelines, sources) = self.options.load()?.with_warnings_logged();
         if let Some(warning) = config::warning_of_process() {
             tracing::warn!("{warning}");
         }
         if self.dry_run.is_wanted() {
+            let config =
+                pipelines.only().map_err(|problem| CommandError::new(Exit::Usage, anyhow::Error::msg(problem)))?;
             return self.dry_run.execute(&config);
         }
-        pipeline::run(&config, sources).map_err(|error| match Exit::from(&error) {
+        pipeline::run(&pipelines, sources).map_err(|error| match Exit::from(&error) {
             Exit::Usage => CommandError::of(error),
             // What happens to a running host belongs into its log.
             exit => {

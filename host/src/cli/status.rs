@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 #[derive(Debug, Args)]
 pub struct StatusCommand {
     #[command(flatten)]
-    host: RunningHost,
+    host: RunningPipeline,
     /// As JSON, with everything
     #[arg(long)]
     json: bool,
@@ -36,6 +36,23 @@ pub struct RunningHost {
     /// A file with the token of the host's status.token_file; without one the host's Unix socket is used
     #[arg(long, value_name = "FILE", env = "REDUCT_SINK_STATUS_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+}
+
+/// A running host, and which of its pipelines is meant.
+#[derive(Debug, Args)]
+pub struct RunningPipeline {
+    #[command(flatten)]
+    host: RunningHost,
+    /// The pipeline that is meant, where the host has several
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
+}
+
+impl RunningPipeline {
+    /// The body of its answer.
+    pub fn ask(&self, method: reqwest::Method, path: &str) -> Result<String, CommandError> {
+        self.host.ask_of(self.pipeline.as_deref(), method, path)
+    }
 }
 
 /// How often `--watch` asks.
@@ -64,9 +81,12 @@ impl StatusCommand {
             text
         } else {
             let report: Value = serde_json::from_str(&text)
-                .with_context(|| format!("{} doesn't answer as a host does", self.host.status))
+                .with_context(|| format!("{} doesn't answer as a host does", self.host.host.status))
                 .map_err(|error| CommandError::new(Exit::Failed, error))?;
-            table(&report)
+            match report["pipelines"].as_object() {
+                Some(pipelines) => several(pipelines),
+                None => table(&report),
+            }
         };
         write(&format!("{}\n", told.trim_end()))
     }
@@ -88,13 +108,20 @@ impl RunningHost {
     pub fn answers_at(address: &str) -> bool {
         let asked = Self { status: address.into(), token_file: None }.ask(reqwest::Method::GET, "status");
         let report = asked.ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
-        report.is_some_and(|report| report.get("partitions").is_some())
+        report.is_some_and(|report| report.get("partitions").or_else(|| report.get("pipelines")).is_some())
     }
 
     /// The body of its answer.
     pub fn ask(&self, method: reqwest::Method, path: &str) -> Result<String, CommandError> {
+        self.ask_of(None, method, path)
+    }
+
+    /// The same, of one of its pipelines.
+    pub fn ask_of(&self, pipeline: Option<&str>, method: reqwest::Method, path: &str) -> Result<String, CommandError> {
         let token = self.token()?;
-        let url = format!("http://{}/{path}", self.status);
+        let sign = if path.contains('?') { '&' } else { '?' };
+        let chosen = pipeline.map_or(String::new(), |name| format!("{sign}pipeline={}", escaped(name)));
+        let url = format!("http://{}/{path}{chosen}", self.status);
         let asked = async {
             let plain = || reqwest::Client::builder().no_proxy().timeout(PATIENCE);
             // The socket of a host on this machine lets its own user do everything.
@@ -150,6 +177,19 @@ impl RunningHost {
         let name = without_port(&self.status).trim_matches(['[', ']']).to_owned();
         name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
     }
+}
+
+/// What a person wants to see of several pipelines.
+fn several(pipelines: &serde_json::Map<String, Value>) -> String {
+    let told = pipelines.iter().map(|(name, report)| {
+        let failures = match report["pipeline_failures"].as_u64() {
+            Some(0) | None => String::new(),
+            Some(1) => " (failed once since the process started)".into(),
+            Some(times) => format!(" (failed {times} times since the process started)"),
+        };
+        format!("pipeline {name}{failures}\n{}", table(report))
+    });
+    told.collect::<Vec<_>>().join("\n")
 }
 
 /// What a person wants to see of it.
@@ -324,6 +364,11 @@ fn decimal(value: &Value) -> String {
 
 fn size(bytes: u64) -> String {
     bytesize::ByteSize(bytes).to_string()
+}
+
+/// For a part of an address.
+pub(super) fn escaped(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
 }
 
 /// How long ago that second was, roughly.

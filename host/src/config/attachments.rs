@@ -32,7 +32,7 @@ pub(super) fn attachments(
 ) -> Vec<AttachmentRule> {
     let mut rules: Vec<AttachmentRule> = Vec::new();
     for TableOfList { values, place } in &tables {
-        let mut reader = KeyReader { values, folder, misspelt: &[], problems };
+        let mut reader = KeyReader { values, folder, misspelt: &[], pipeline: None, problems };
         for key in [ENTRY, KEY, FILE] {
             if reader.find(key).is_none() {
                 let name = key.rsplit('.').next().unwrap_or_default();

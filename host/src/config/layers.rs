@@ -11,7 +11,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::key_table::{self, COMMAND_LINE, Key, PREFIX, PROPERTY_PREFIX, PathKind, Takes, keys};
+use super::key_table::{self, COMMAND_LINE, Key, PIPELINES, PREFIX, PROPERTY_PREFIX, PathKind, Takes, keys};
 use super::problem::{ConfigPlace, ConfigProblem};
 use super::reader::in_full;
 use super::substitute::is_reference;
@@ -27,8 +27,16 @@ pub struct Layers {
     pub properties: BTreeMap<String, ConfigValue>,
     /// `None`: nothing is said about plugins.
     pub plugins: Option<Vec<TableOfList>>,
-    /// `[[attachments]]`.
-    pub attachments: Vec<TableOfList>,
+    /// The flag or variable that the plugins came from.
+    pub plugins_set_by: Option<ConfigPlace>,
+    /// `[[attachments]]`. `None`: nothing is said about them.
+    pub attachments: Option<Vec<TableOfList>>,
+    /// `[pipelines.NAME]`, in the order of the names. `None`: the file has none, and is one pipeline.
+    pub pipelines: Option<Vec<PipelineTable>>,
+    /// These are of one pipeline of several.
+    pub is_pipeline: bool,
+    /// What counts for a key that is set nowhere else.
+    pub fallbacks: LayerValues,
     /// Of the configuration file: what its relative paths begin at.
     pub folder: PathBuf,
     /// The file can't be read or parsed, so it is unknown which keys are missing.
@@ -41,7 +49,16 @@ pub struct Layers {
     pub warnings: Vec<String>,
 }
 
+/// What a file says of one of several pipelines.
 #[derive(Debug)]
+pub struct PipelineTable {
+    pub name: String,
+    pub place: ConfigPlace,
+    /// Without problems: those are the file's.
+    pub own: Layers,
+}
+
+#[derive(Debug, Clone)]
 pub struct TableOfList {
     pub values: LayerValues,
     pub place: ConfigPlace,
@@ -54,6 +71,15 @@ pub struct Flag {
     pub key: &'static str,
     /// The values in the order of the command line.
     pub values: Vec<String>,
+    /// It counts only where nothing else sets the key.
+    pub is_fallback: bool,
+}
+
+impl Flag {
+    /// A flag that wins over every other layer.
+    pub fn new(key: &'static str, values: Vec<String>) -> Self {
+        Self { key, values, is_fallback: false }
+    }
 }
 
 impl Layers {
@@ -110,7 +136,7 @@ impl Layers {
         self.values.extend(values);
     }
 
-    fn read_table(
+    pub(super) fn read_table(
         &mut self,
         table: &str,
         entries: &DeTable<'_>,
@@ -121,6 +147,11 @@ impl Layers {
             let path = if table.is_empty() { name.to_string() } else { format!("{table}.{}", name.get_ref()) };
             let here = place(name.span().start);
             match (key_table::kind(&path), value.get_ref()) {
+                (_, _) if path == PIPELINES && self.is_pipeline => {
+                    let text = "a pipeline has no pipelines of its own; write [pipelines.NAME] at the top of the file";
+                    self.problems.push(ConfigProblem::at(&here, path, text));
+                }
+                (_, found) if path == PIPELINES => self.read_pipelines(found, &here, place),
                 (None, _) => {
                     let near = key_table::misspelt(table, name.get_ref());
                     self.misspelt.extend(near.map(|near| format!("{table}.{near}")));
@@ -132,7 +163,7 @@ impl Layers {
                     self.plugins = Some(self.read_list("plugins", items.iter(), place));
                 }
                 (Some(PathKind::Attachments), DeValue::Array(items)) => {
-                    self.attachments = self.read_list("attachments", items.iter(), place);
+                    self.attachments = Some(self.read_list("attachments", items.iter(), place));
                 }
                 (Some(PathKind::Value(key)), _) => match ConfigValue::from_toml(value, place) {
                     Ok(found) => drop(values.insert(key.path, found)),
@@ -234,7 +265,7 @@ impl Layers {
     }
 
     pub fn read_flags(&mut self, flags: Vec<Flag>) {
-        for Flag { key, values } in flags {
+        for Flag { key, values, is_fallback } in flags {
             let Some((key, flag)) = key_table::row(key).and_then(|row| Some((row, row.flag?))) else {
                 self.problems.push(ConfigProblem {
                     place: None,
@@ -243,7 +274,16 @@ impl Layers {
                 });
                 continue;
             };
-            self.set(key, values, ConfigPlace::Flag(flag.name));
+            let place = ConfigPlace::Flag(flag.name);
+            if is_fallback && matches!(key.takes, Takes::Plugins) {
+                // The chain isn't asked for, so it doesn't matter what the file says of it.
+                self.plugins = Some(Vec::new());
+            } else if is_fallback {
+                let text = values.into_iter().next_back().unwrap_or_default();
+                self.fallbacks.insert(key.path, ConfigValue::text(text, place));
+            } else {
+                self.set(key, values, place);
+            }
         }
     }
 
@@ -270,6 +310,7 @@ impl Layers {
                     place: place.clone(),
                 };
                 self.plugins = Some(texts.into_iter().map(plugin).collect());
+                self.plugins_set_by = Some(place);
             }
             Takes::Texts(_) => {
                 let items = texts.iter().map(|text| ConfigValue::text(text.trim(), place.clone())).collect();

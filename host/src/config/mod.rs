@@ -3,11 +3,16 @@
 //! Guarantees: reading and validating do no I/O beyond the configuration file and the files that it takes values from; a
 //! [`Config`] needs no further check; every error names the file, the key, what was found and what would be right.
 
+mod assemble;
 mod attachments;
 mod checks;
 mod key_table;
 mod layers;
 mod network;
+mod overlap;
+mod pipelines;
+#[cfg(test)]
+mod pipelines_tests;
 mod plugins;
 mod problem;
 mod reader;
@@ -17,6 +22,7 @@ mod substitute;
 mod swaps;
 #[cfg(test)]
 mod tests;
+pub mod threads;
 mod validate;
 mod value;
 mod warnings;
@@ -26,7 +32,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::attachments::AttachmentRule;
@@ -36,6 +43,7 @@ pub use self::layers::Flag;
 use self::layers::Layers;
 pub(crate) use self::network::why_not_public;
 pub use self::network::{Network, NoNetwork};
+pub use self::pipelines::Pipelines;
 pub use self::plugins::{
     BreakerConfig, FailurePolicy, GrantedDirectory, Grants, InstancesFor, PluginConfig, PluginLimits, PluginSource,
     Recycle, WhileOpen, plugin_name_of,
@@ -58,6 +66,8 @@ pub struct Sources {
     pub environment: Vec<(OsString, OsString)>,
     /// The keys that the command line sets.
     pub flags: Vec<Flag>,
+    /// The only pipeline that is wanted. `None`: all.
+    pub pipeline: Option<String>,
 }
 
 /// The outcome of loading a configuration. The warnings matter most when it failed.
@@ -65,8 +75,8 @@ pub struct Sources {
 pub struct LoadOutcome {
     /// What the configuration risks, and variables that are unknown.
     pub warnings: Vec<String>,
-    /// The configuration, or everything that is wrong with it.
-    pub config: Result<Config, ConfigProblems>,
+    /// The pipelines, or everything that is wrong with them.
+    pub config: Result<Pipelines, ConfigProblems>,
 }
 
 /// Reads what the sources say, lays the environment over the file and the flags over both, and validates the result.
@@ -79,27 +89,15 @@ pub fn load(sources: Sources) -> LoadOutcome {
     let environment: BTreeMap<String, String> = sources.environment.iter().filter_map(text).collect();
     layers.read_environment(sources.environment.into_iter());
     layers.read_flags(sources.flags);
-    finish(layers, &environment, sources.file.as_ref().map(|(path, _)| path.as_path()))
-}
-
-/// From the layers to a configuration and its warnings.
-fn finish(mut layers: Layers, environment: &BTreeMap<String, String>, file: Option<&Path>) -> LoadOutcome {
-    substitute::substitute(&mut layers, environment);
-    let token = layers.values.get("store.token");
-    let mut warnings = std::mem::take(&mut layers.warnings);
-    warnings.extend(warnings::of_texts(&layers.properties, token));
-    let with_secret = file.filter(|_| warnings::holds_secret(&layers.properties, token)).map(Path::to_owned);
-    let config = validate::validate(layers, file);
-    if let Ok(config) = &config {
-        warnings.extend(warnings::of_config(config));
-        warnings.extend(warnings::of_files(with_secret.iter().chain(&config.files).map(PathBuf::as_path)));
-    }
-    LoadOutcome { warnings, config }
+    let file = sources.file.as_ref().map(|(path, _)| path.as_path());
+    assemble::assemble(layers, &environment, file, sources.pipeline.as_deref())
 }
 
 /// Everything `run` needs to know.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// Its name among several pipelines. `None`: the file has no `[pipelines]`, and this is the only one.
+    pub pipeline: Option<Arc<str>>,
     /// Where the records come from.
     pub kafka: Kafka,
     /// Where the records go.

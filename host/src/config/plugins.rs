@@ -220,13 +220,13 @@ pub(super) fn chain(
 ) -> Vec<PluginConfig> {
     let passthrough = LayerValues::new();
     let Some(tables) = tables else {
-        let mut reader = KeyReader { values: &passthrough, folder, misspelt: &[], problems };
+        let mut reader = KeyReader { values: &passthrough, folder, misspelt: &[], pipeline: None, problems };
         return vec![plugin(&mut reader, "passthrough".into(), PluginSource::Builtin)];
     };
     let mut names = HashSet::new();
     let mut chain = Vec::new();
     for TableOfList { values, place } in &tables {
-        let mut reader = KeyReader { values, folder, misspelt: &[], problems };
+        let mut reader = KeyReader { values, folder, misspelt: &[], pipeline: None, problems };
         let source = plugin_source(&mut reader, place);
         let name = plugin_name(&mut reader, place, source.as_ref());
         if let Some(name) = &name

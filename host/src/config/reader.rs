@@ -18,6 +18,8 @@ pub struct KeyReader<'a> {
     /// What the relative paths of the file begin at.
     pub folder: &'a Path,
     pub misspelt: &'a [String],
+    /// The name of the pipeline whose keys these are, where there are several.
+    pub pipeline: Option<&'a str>,
     pub problems: &'a mut Vec<ConfigProblem>,
 }
 
@@ -49,7 +51,7 @@ impl<'a> KeyReader<'a> {
     pub fn missing(&mut self, key: &str) {
         let table = key.rsplit_once('.').map_or("", |(table, _)| table);
         if !self.misspelt.iter().any(|path| path == key || path == table) {
-            let text = format!("missing: {}", key_table::ways_to_set(key));
+            let text = format!("missing: {}", key_table::ways_to_set(key, self.pipeline));
             self.problems.push(ConfigProblem { place: None, key: key.into(), text });
         }
     }
@@ -214,5 +216,11 @@ pub fn plain_text(found: &ConfigValue) -> Option<&str> {
 /// What a reader gets where nothing is set.
 pub fn defaults<T>(read: impl FnOnce(&mut KeyReader<'_>) -> T) -> T {
     let (values, mut problems) = (LayerValues::new(), Vec::new());
-    read(&mut KeyReader { values: &values, folder: Path::new(""), misspelt: &[], problems: &mut problems })
+    read(&mut KeyReader {
+        values: &values,
+        folder: Path::new(""),
+        misspelt: &[],
+        pipeline: None,
+        problems: &mut problems,
+    })
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::key_table::{
-    Change, Key, PREFIX, PROPERTY_PREFIX, Preset, Section, Takes, heading, keys, sections, size_text,
+    Change, Key, PREFIX, PROPERTY_PREFIX, Preset, Section, Takes, heading, is_of_process, keys, sections, size_text,
 };
 use super::validate::OWNED;
 
@@ -15,12 +15,16 @@ of each group of keys; [`examples/reduct-sink.toml`](../../examples/reduct-sink.
 `reduct-sink config schema` prints a JSON Schema.
 
 A change of a key marked *live* is taken over when the file changes or SIGHUP arrives; the others need a restart.
+
+Every key can also be set for one of several pipelines, `[pipelines.NAME.kafka]` for `[kafka]` and so on, except for those marked
+*process*; [configuration.md](configuration.md#several-pipelines) says how.
 ";
 
 const EXAMPLE_HEAD: &str = "\
 # A configuration of reduct-sink with every key, generated from the key table. A line without `#` is a default or a required
 # key. A line that begins with `#` and no blank is a key without a default. A line that begins with `# ` and a key excludes
-# another key. host/docs/configuration.md explains the concepts.
+# another key. host/docs/configuration.md explains the concepts. Several pipelines in one process have their keys in
+# [pipelines.NAME.kafka], [pipelines.NAME.store] and so on; what stands here then counts for all of them.
 ";
 
 /// How wide the lines of the example file may be.
@@ -56,7 +60,7 @@ fn section_of_reference(page: &mut String, section: &Section) {
             escaped(&value_of(key.takes)),
             escaped(&default_of(key)),
             set_by(key),
-            if matches!(key.change, Change::Live) { "live" } else { "restart" },
+            change_of(key),
         );
     }
     page.push('\n');
@@ -64,6 +68,11 @@ fn section_of_reference(page: &mut String, section: &Section) {
         let excludes = key.excludes.map_or(String::new(), |other| format!(" Excludes `{other}`."));
         let _ = writeln!(page, "- `{}`: {}{excludes}", key.name(), key.doc);
     }
+}
+
+fn change_of(key: &Key) -> String {
+    let change = if matches!(key.change, Change::Live) { "live" } else { "restart" };
+    if is_of_process(key.path) { format!("{change}, *process*") } else { change.into() }
 }
 
 /// Whether the key is a table of its own, with a section of its own.

@@ -3,12 +3,31 @@
 
 use serde_json::{Map, Value, json};
 
-use super::key_table::{Key, Preset, Takes, is_list, keys, sections, size_text};
+use super::key_table::{Key, PIPELINES, Preset, Takes, is_list, is_of_process, keys, sections, size_text};
 
 /// The schema (draft 2020-12) of the file as TOML reads it.
 pub fn schema() -> Value {
-    let mut root = table("A configuration of reduct-sink.");
-    for section in sections() {
+    let mut root = tables("A configuration of reduct-sink.", |_| true);
+    let pipeline =
+        tables("What is set for one pipeline; the rest is what the top of the file says.", |path| !is_of_process(path));
+    let pipelines = json!({
+        "type": "object", "description": "Several pipelines in one process, by their names.", "minProperties": 1,
+        "propertyNames": { "pattern": "^[a-z][a-z0-9-]*$", "maxLength": 64 },
+        "additionalProperties": pipeline,
+    });
+    insert(&mut root, PIPELINES, pipelines);
+    if let Some(root) = root.as_object_mut() {
+        root.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
+        root.insert("title".into(), "reduct-sink".into());
+        root.insert("$defs".into(), definitions());
+    }
+    root
+}
+
+/// The tables and keys whose paths are wanted.
+fn tables(doc: &str, is_wanted: fn(&str) -> bool) -> Value {
+    let mut root = table(doc);
+    for section in sections().filter(|section| is_wanted(section.path)) {
         let section_schema = match section.path {
             "kafka.properties" => json!({
                 "type": "object", "description": section.doc,
@@ -21,13 +40,9 @@ pub fn schema() -> Value {
         };
         insert(&mut root, section.path, section_schema);
     }
-    for key in keys().filter(|key| !matches!(key.takes, Takes::Properties | Takes::Plugins)) {
+    let is_plain = |key: &&Key| !matches!(key.takes, Takes::Properties | Takes::Plugins);
+    for key in keys().filter(|key| is_plain(key) && is_wanted(key.path)) {
         insert(&mut root, key.path, of_key(key));
-    }
-    if let Some(root) = root.as_object_mut() {
-        root.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
-        root.insert("title".into(), "reduct-sink".into());
-        root.insert("$defs".into(), definitions());
     }
     root
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::key_table::{self, Takes};
 use super::layers::Layers;
+use super::pipelines::in_pipeline;
 use super::problem::ConfigProblem;
 use super::reader::in_full;
 use super::value::{ConfigValue, Origin, Value};
@@ -25,7 +26,7 @@ struct Substitution<'a> {
 pub fn substitute(layers: &mut Layers, environment: &BTreeMap<String, String>) {
     let folder = layers.folder.clone();
     let mut work = Substitution { folder: &folder, environment, problems: Vec::new(), files: Vec::new() };
-    let tables = layers.plugins.iter_mut().flatten().chain(&mut layers.attachments);
+    let tables = layers.plugins.iter_mut().flatten().chain(layers.attachments.iter_mut().flatten());
     let of_lists = tables.flat_map(|table| &mut table.values);
     for (path, found) in layers.values.iter_mut().chain(of_lists) {
         let takes = key_table::row(path).map(|row| row.takes);
@@ -37,6 +38,10 @@ pub fn substitute(layers: &mut Layers, environment: &BTreeMap<String, String>) {
     }
     layers.problems.append(&mut work.problems);
     layers.files.append(&mut work.files);
+    for pipeline in layers.pipelines.iter_mut().flatten() {
+        substitute(&mut pipeline.own, environment);
+        layers.problems.extend(pipeline.own.problems.drain(..).map(|problem| in_pipeline(&pipeline.name, problem)));
+    }
 }
 
 /// Whether a table is a reference: the one key `env` or `file`, with a text.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::assemble::assemble;
 use super::key_table::{self, PREFIX, PROPERTY_PREFIX};
 use super::layers::Layers;
 use super::*;
@@ -21,14 +22,12 @@ fn try_load(
     let mut layers = Layers { folder: "folder".into(), ..Layers::default() };
     layers.read_toml("sink.toml", file.as_bytes());
     layers.read_environment(variables.iter().map(|(name, value)| (name.into(), value.into())));
-    let flag = |(key, values): &(&'static str, &[&str])| Flag {
-        key,
-        values: values.iter().map(ToString::to_string).collect(),
-    };
+    let flag =
+        |(key, values): &(&'static str, &[&str])| Flag::new(key, values.iter().map(ToString::to_string).collect());
     layers.read_flags(flags.iter().map(flag).collect());
     let environment = variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    let LoadOutcome { warnings, config } = finish(layers, &environment, None);
-    (warnings, config)
+    let LoadOutcome { warnings, config } = assemble(layers, &environment, None, None);
+    (warnings, config.map(|pipelines| pipelines.only().unwrap()))
 }
 
 fn load(file: &str, variables: &[(&str, &str)], flags: &[(&'static str, &[&str])]) -> Config {
@@ -285,7 +284,8 @@ fn texts_come_from_variables_and_files() {
     let read = |file: &str| {
         let mut layers = Layers { folder: folder.clone(), ..Layers::default() };
         layers.read_toml("sink.toml", file.as_bytes());
-        finish(layers, &BTreeMap::from([("TOKEN".into(), "from-env".into())]), None).config
+        let variables = BTreeMap::from([("TOKEN".into(), "from-env".into())]);
+        assemble(layers, &variables, None, None).config.map(|pipelines| pipelines.only().unwrap())
     };
     let config = read(&file).unwrap();
     let unset = read(&file.replace("\"TOKEN\"", "\"NONE\"").replace("\"secret\"", "\"none\""));
@@ -359,7 +359,7 @@ fn every_example_of_the_manual_is_right() {
         merge(&mut whole, example.parse().unwrap());
         let mut layers = Layers { folder: folder.path().into(), ..Layers::default() };
         layers.read_toml("example", toml::to_string(&whole).unwrap().as_bytes());
-        let config = finish(layers, &environment, None).config;
+        let config = assemble(layers, &environment, None, None).config;
         assert!(config.is_ok(), "{example}\n{}", config.unwrap_err());
         count += 1;
     }
@@ -388,7 +388,7 @@ fn no_plugin_gets_at_the_configuration_file_through_a_directory() {
     let load = |file: &Path| {
         super::load(Sources { file: Some((file.into(), named_by.clone())), ..Sources::default() }).config.unwrap()
     };
-    let config = load(&file);
+    let config = load(&file).only().unwrap();
     assert!(config.files.is_empty(), "it isn't one of the files from which values came: {:?}", config.files);
     for plugin in &config.plugins {
         let grants = &plugin.grants;

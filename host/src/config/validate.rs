@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use super::checks;
 use super::key_table::{self, Preset};
 use super::layers::Layers;
-use super::problem::{ConfigPlace, ConfigProblem, ConfigProblems};
+use super::problem::{ConfigPlace, ConfigProblem};
 use super::reader::{KeyReader, in_full, plain_text};
 use super::value::{ConfigValue, Origin, Value};
 use super::{
@@ -45,8 +46,8 @@ pub(super) const FILE_PROPERTIES: &[&str] = &[
     "sasl.oauthbearer.assertion.jwt.template.file",
 ];
 
-/// Everything that is wrong, or a configuration in which nothing is. `file`: the configuration file, if there is one.
-pub fn validate(layers: Layers, file: Option<&Path>) -> Result<Config, ConfigProblems> {
+/// One pipeline: everything that is wrong with it, or a configuration in which nothing is. `pipeline`: its name, where the file has several.
+pub fn validate(layers: Layers, pipeline: Option<&Arc<str>>) -> Result<Config, Vec<ConfigProblem>> {
     let Layers {
         values,
         properties,
@@ -57,12 +58,18 @@ pub fn validate(layers: Layers, file: Option<&Path>) -> Result<Config, ConfigPro
         misspelt,
         files,
         mut problems,
-        warnings: _,
+        ..
     } = layers;
     if unreadable {
-        return Err(ConfigProblems::new(problems));
+        return Err(problems);
     }
-    let mut reader = KeyReader { values: &values, folder: &folder, misspelt: &misspelt, problems: &mut problems };
+    let mut reader = KeyReader {
+        values: &values,
+        folder: &folder,
+        misspelt: &misspelt,
+        pipeline: pipeline.map(|name| &**name),
+        problems: &mut problems,
+    };
     let kafka = Kafka {
         brokers: brokers(&mut reader),
         topics: topics(&mut reader),
@@ -77,6 +84,7 @@ pub fn validate(layers: Layers, file: Option<&Path>) -> Result<Config, ConfigPro
     let token_file = store.token_file.clone().filter(|path| !files.contains(path));
     let trust = Trust { require_sha256: reader.boolean("trust.require_sha256"), signed_by: signed_by(&mut reader) };
     let mut config = Config {
+        pipeline: pipeline.cloned(),
         store,
         dead_letters: dead_letters(&mut reader, &kafka.topics),
         kafka: Kafka { group, ..kafka },
@@ -86,12 +94,11 @@ pub fn validate(layers: Layers, file: Option<&Path>) -> Result<Config, ConfigPro
         status: status(&mut reader),
         cache: cache(&mut reader),
         plugins: plugins::chain(tables, &folder, &mut problems),
-        attachments: attachments::attachments(attachments, &folder, &mut problems),
+        attachments: attachments::attachments(attachments.unwrap_or_default(), &folder, &mut problems),
     };
     trust.apply(&mut config.plugins, &mut problems);
     limit_entries(&mut config);
-    keep_own_files(&mut config, file);
-    if problems.is_empty() { Ok(config) } else { Err(ConfigProblems::new(problems)) }
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
 /// Whose plugins are loaded.
@@ -132,31 +139,38 @@ fn limit_entries(config: &mut Config) {
     }
 }
 
-/// Tells each plugin with a directory which files are the host's own, and what plugins may write.
-fn keep_own_files(config: &mut Config, file: Option<&Path>) {
+/// Tells each plugin with a directory which files are the host's own, and what plugins may write, those of all pipelines.
+/// `file`: the configuration file, if there is one.
+pub fn keep_own_files(configs: &mut [Config], file: Option<&Path>) {
     // Relative to the present folder, which may be another one when a plugin is loaded.
     let file = file.map(|file| std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
-    let cache = match &config.cache.folder {
-        CacheFolder::At(folder) => Some(folder.clone()),
-        CacheFolder::Default | CacheFolder::Nowhere => None,
-    };
-    let property_files = FILE_PROPERTIES.iter().filter_map(|name| config.kafka.properties.get(*name));
-    let named = property_files.map(PathBuf::from).chain(config.status.token_file.clone());
-    let mut own: Vec<PathBuf> = config.files.iter().cloned().chain(file).chain(cache).chain(named).collect();
-    let secrets = own.clone();
-    own.extend(config.store.ca.clone());
-    own.extend(config.plugins.iter().filter_map(|plugin| plugin.grants.http_ca.clone()));
-    let files = config.plugins.iter().filter_map(|plugin| match &plugin.source {
-        PluginSource::File(path) => Some(path.clone()),
-        PluginSource::Builtin => None,
-    });
-    own.extend(files);
-    let directories = config.plugins.iter().flat_map(|plugin| &plugin.grants.directories);
-    let writable: Vec<PathBuf> = directories.filter(|one| one.writable).map(|one| one.path.clone()).collect();
-    for plugin in config.plugins.iter_mut().filter(|plugin| !plugin.grants.directories.is_empty()) {
-        plugin.grants.own_files.clone_from(&own);
-        plugin.grants.own_secrets.clone_from(&secrets);
-        plugin.grants.written_by_plugins.clone_from(&writable);
+    let mut secrets: Vec<PathBuf> = file.into_iter().collect();
+    let (mut own, mut writable) = (Vec::new(), Vec::new());
+    for config in configs.iter() {
+        let cache = match &config.cache.folder {
+            CacheFolder::At(folder) => Some(folder.clone()),
+            CacheFolder::Default | CacheFolder::Nowhere => None,
+        };
+        let property_files = FILE_PROPERTIES.iter().filter_map(|name| config.kafka.properties.get(*name));
+        let named = property_files.map(PathBuf::from).chain(config.status.token_file.clone());
+        secrets.extend(config.files.iter().cloned().chain(cache).chain(named));
+        own.extend(config.store.ca.clone());
+        own.extend(config.plugins.iter().filter_map(|plugin| plugin.grants.http_ca.clone()));
+        let files = config.plugins.iter().filter_map(|plugin| match &plugin.source {
+            PluginSource::File(path) => Some(path.clone()),
+            PluginSource::Builtin => None,
+        });
+        own.extend(files);
+        let directories = config.plugins.iter().flat_map(|plugin| &plugin.grants.directories);
+        writable.extend(directories.filter(|one| one.writable).map(|one| one.path.clone()));
+    }
+    own.splice(0..0, secrets.iter().cloned());
+    for plugin in configs.iter_mut().flat_map(|config| &mut config.plugins) {
+        if !plugin.grants.directories.is_empty() {
+            plugin.grants.own_files.clone_from(&own);
+            plugin.grants.own_secrets.clone_from(&secrets);
+            plugin.grants.written_by_plugins.clone_from(&writable);
+        }
     }
 }
 

@@ -15,6 +15,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use crate::config::threads;
+
 /// A thread that should tick every [`TICK`] and did not for this long was stopped, or starved: shorter than the shortest
 /// session time-out that brokers allow by default (6 s).
 const PAUSE: Duration = Duration::from_secs(2);
@@ -161,7 +163,7 @@ pub fn watch_for_pauses(membership: &Arc<Membership>) -> std::io::Result<()> {
             membership.tick();
         }
     };
-    std::thread::Builder::new().name("pauses".into()).spawn(watch).map(drop)
+    threads::spawn("pauses", watch).map(drop)
 }
 
 #[cfg(test)]

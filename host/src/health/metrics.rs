@@ -45,6 +45,11 @@ impl Collector for Figures {
             [(report.build.to_vec(), 1.0)],
         )?;
         write.gauge("uptime_seconds", "Since the host started", report.uptime_s as f64)?;
+        write.counter(
+            "pipeline_failures",
+            "How often the pipeline failed and was started again; 0 where it ends with the process",
+            report.pipeline_failures,
+        )?;
         write.counter("records_written", "Records written to ReductStore", report.written)?;
         write.counter("written_bytes", "Bytes of the records written to ReductStore", report.written_bytes)?;
         write.counter("records_found", "Records that were found in ReductStore and not written again", report.found)?;

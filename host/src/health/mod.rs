@@ -3,8 +3,10 @@
 pub mod access;
 pub mod build;
 pub mod history;
+mod merged_metrics;
 pub mod metrics;
 pub mod page;
+mod pipelined;
 pub mod problems;
 pub mod progress;
 pub mod rates;

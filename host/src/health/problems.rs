@@ -23,6 +23,21 @@ pub struct HealthProblem {
     pub message: String,
     /// For how many seconds it is known.
     pub for_s: u64,
+    /// The pipeline that has it, where several are shown together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<String>,
+}
+
+impl HealthProblem {
+    /// One that is known since now.
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self::since(code, message, 0)
+    }
+
+    /// One that is known for some seconds.
+    pub fn since(code: &'static str, message: impl Into<String>, for_s: u64) -> Self {
+        Self { code, message: message.into(), for_s, pipeline: None }
+    }
 }
 
 /// A problem that is known.
@@ -75,10 +90,8 @@ impl Tracker {
             let for_s = now.duration_since(oldest).as_secs();
             warn!(problems = self.known.len(), for_s, "still: {codes}");
         }
-        let problem = |(code, known): (&&'static str, &KnownProblem)| HealthProblem {
-            code,
-            message: known.message.clone(),
-            for_s: now.duration_since(known.since).as_secs(),
+        let problem = |(code, known): (&&'static str, &KnownProblem)| {
+            HealthProblem::since(code, known.message.clone(), now.duration_since(known.since).as_secs())
         };
         self.known.iter().map(problem).collect()
     }

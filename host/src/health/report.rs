@@ -14,6 +14,11 @@ use crate::sink::request_times::RequestHistogram;
 /// One moment of the host.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct HostReport {
+    /// The pipeline's name, where the process has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<String>,
+    /// How often the pipeline failed and was started again since the process started.
+    pub pipeline_failures: u64,
     /// Of the host.
     pub version: &'static str,
     /// Names and values of what it was built with, its version included.
@@ -189,7 +194,7 @@ impl HostReport {
     /// Whether what is wrong keeps the host from taking part, and what it is.
     pub fn not_ready(&self) -> Vec<&HealthProblem> {
         let keeps = |problem: &&HealthProblem| {
-            ["kafka.", "store", "membership", "host."].iter().any(|kind| problem.code.starts_with(kind))
+            ["kafka.", "store", "membership", "host.", "pipeline."].iter().any(|kind| problem.code.starts_with(kind))
         };
         self.problems.iter().filter(keeps).collect()
     }
@@ -198,7 +203,7 @@ impl HostReport {
 /// What stands in place of a part of a record.
 const HIDDEN: &str = "(shown to callers who may act)";
 /// The codes of problems whose messages may hold what a plugin or the configuration says.
-const MAY_QUOTE: [&str; 2] = ["host.failed", "next-start"];
+const MAY_QUOTE: [&str; 3] = ["host.failed", "next-start", "pipeline.failed"];
 
 #[cfg(test)]
 mod tests {
@@ -227,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_caller_who_may_not_act_sees_nothing_that_a_plugin_said() {
-        let problem = |code, message: &str| HealthProblem { code, message: message.into(), for_s: 0 };
+        let problem = HealthProblem::new;
         let mut report = HostReport {
             problems: vec![
                 problem("host.failed", SECRET),

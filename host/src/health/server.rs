@@ -14,6 +14,8 @@
 //! | `POST /pause`, `/resume`, `/topics/NAME/pause`, `/topics/NAME/resume` | the same |
 //! | `POST /replay` | the same; tells what a replay would do. A running host doesn't write, `?write=true` is refused |
 //!
+//! With several pipelines each of these paths takes `?pipeline=NAME`, see [`super::pipelined`].
+//!
 //! Guarantees: a caller can neither use up the host's sockets ([`CONNECTIONS`], [`PROBES`], [`AT_SOCKET`], [`HEAD_WITHIN`], no bodies) nor hold up
 //! its writers: the server has a thread and a runtime of its own; an address that is taken is reported in the log and
 //! keeps nothing else from running.
@@ -44,10 +46,11 @@ use super::access::{Access, Way, check_own_folder, socket_path, without_port};
 use super::history::HistoryShown;
 use super::metrics;
 use super::page;
+use super::pipelined::Pipelined;
 use super::problems::HealthProblem;
 use super::report::HostReport;
 use super::tap::{TapAnswer, TapQuestion};
-use crate::config;
+use crate::config::{self, threads};
 use crate::sink::DeadLetterNote;
 
 /// Connections at once to the status address. The others have places of their own, so that callers who read slowly here
@@ -101,10 +104,15 @@ pub enum Action {
 }
 
 #[derive(Clone)]
-struct Served {
-    reporter: Arc<dyn Reporter>,
-    access: Arc<Access>,
+pub(super) struct Served {
+    /// Its name, where there are several.
+    pub pipeline: Option<Arc<str>>,
+    pub reporter: Arc<dyn Reporter>,
+    pub access: Arc<Access>,
 }
+
+/// A pipeline, by its name where there are several.
+pub type NamedReporter = (Option<Arc<str>>, Arc<dyn Reporter>);
 
 /// The body of `/livez`, `/readyz` and `/health`.
 #[derive(Debug, Serialize)]
@@ -114,39 +122,35 @@ struct ProbeAnswer {
 }
 
 /// Serves until the process ends, on a thread of its own.
-pub fn start(config: &config::StatusConfig, reporter: Arc<dyn Reporter>) -> io::Result<()> {
+pub fn start(config: &config::StatusConfig, reporters: Vec<NamedReporter>) -> io::Result<()> {
     let config = config.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (listening, is_listening) = channel();
-    let serve = move || runtime.block_on(serve(config, reporter, &listening));
+    let serve = move || runtime.block_on(serve(config, reporters, &listening));
     std::thread::Builder::new().name("status".into()).spawn(serve)?;
     // So that a host that says that it runs can be asked. Without an address nothing comes, and there is no wait.
     let _ = is_listening.recv_timeout(LISTENING_WITHIN);
     Ok(())
 }
 
-async fn serve(config: config::StatusConfig, reporter: Arc<dyn Reporter>, listening: &Sender<()>) {
+async fn serve(config: config::StatusConfig, reporters: Vec<NamedReporter>, listening: &Sender<()>) {
     let Some(listen) = config.listen else { return };
-    let access = Access {
-        actions_off: config.control == config::ControlAccess::Off,
-        token_file: config.token_file,
-        own_name: without_port(&listen).to_owned(),
-    };
+    let actions_off = config.control == config::ControlAccess::Off;
+    let access = Access { actions_off, token_file: config.token_file, own_name: without_port(&listen).to_owned() };
     if let Some(Err(error)) = access.token() {
         warn!(%error, "nobody can act by status.token_file until it can be read");
     }
-    let served = Served { reporter, access: Arc::new(access) };
+    let served = Pipelined::new(reporters, &Arc::new(access));
+    let (probe_routes, all_routes) = (served.routes(probe_routes), served.routes(all_routes));
     if let Some(probes) = &config.probes_listen {
-        listen_on(probes, "probes", probe_routes(served.clone()), PROBES).await;
+        listen_on(probes, "probes", probe_routes, PROBES).await;
     }
-    listen_on(&listen, "status", all_routes(served.clone()), CONNECTIONS).await;
-    if !served.access.actions_off
-        && let Some(path) = socket_path(&listen)
-    {
+    listen_on(&listen, "status", all_routes.clone(), CONNECTIONS).await;
+    if !actions_off && let Some(path) = socket_path(&listen) {
         match open_socket(&path) {
             Ok(socket) => {
                 debug!(path = %path.display(), "actions through a Unix socket");
-                tokio::spawn(accept(all_routes(served), AT_SOCKET, Listener::Socket(socket)));
+                tokio::spawn(accept(all_routes, AT_SOCKET, Listener::Socket(socket)));
             }
             Err(error) => warn!(
                 path = %path.display(), %error,
@@ -268,7 +272,7 @@ fn all_routes(served: Served) -> Router {
     guarded(routes, served)
 }
 
-fn guarded(routes: Router<Served>, served: Served) -> Router {
+pub(super) fn guarded(routes: Router<Served>, served: Served) -> Router {
     routes.layer(middleware::from_fn_with_state(served.clone(), guard)).with_state(served)
 }
 
@@ -279,7 +283,7 @@ async fn guard(State(served): State<Served>, Extension(way): Extension<Way>, req
     }
 }
 
-fn verdict(problems: Vec<HealthProblem>) -> Response {
+pub(super) fn verdict(problems: Vec<HealthProblem>) -> Response {
     let healthy = problems.is_empty();
     let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(ProbeAnswer { healthy, problems })).into_response()
@@ -287,13 +291,12 @@ fn verdict(problems: Vec<HealthProblem>) -> Response {
 
 async fn livez(State(served): State<Served>) -> Response {
     let dead = served.reporter.is_dead();
-    verdict(dead.map(|message| HealthProblem { code: "host.dead", message, for_s: 0 }).into_iter().collect())
+    verdict(dead.map(|message| HealthProblem::new("host.dead", message)).into_iter().collect())
 }
 
 async fn readyz(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Response {
     let report = served.report_for(way, &headers);
-    let stopping =
-        report.stopping.then(|| HealthProblem { code: "host.stopping", message: "stopping".into(), for_s: 0 });
+    let stopping = report.stopping.then(|| HealthProblem::new("host.stopping", "stopping"));
     verdict(report.not_ready().into_iter().cloned().chain(stopping).collect())
 }
 
@@ -324,7 +327,7 @@ async fn status(State(served): State<Served>, Extension(way): Extension<Way>, he
     Json(StatusShown { report, may_act, lacks: served.access.lacks() }).into_response()
 }
 
-async fn show_page() -> Response {
+pub(super) async fn show_page() -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, page::POLICY.as_str()),
@@ -406,7 +409,7 @@ async fn act(
 }
 
 /// What stands behind the question mark.
-fn parameters(uri: &Uri) -> impl Iterator<Item = (String, String)> {
+pub(super) fn parameters(uri: &Uri) -> impl Iterator<Item = (String, String)> {
     let query = uri.query().unwrap_or_default();
     url::form_urlencoded::parse(query.as_bytes()).into_owned()
 }
@@ -416,7 +419,7 @@ type Done = (StatusCode, String);
 
 impl Served {
     /// As much of the report as the caller may see.
-    fn report_for(&self, way: Way, headers: &HeaderMap) -> HostReport {
+    pub fn report_for(&self, way: Way, headers: &HeaderMap) -> HostReport {
         let mut report = self.reporter.report();
         if !self.access.may_act(way, headers) {
             report.redact();
@@ -434,12 +437,13 @@ impl Served {
     ) -> Done {
         if !self.access.may_act(way, headers) {
             let lacks = self.access.lacks();
-            warn!(what, lacks, "refused over HTTP");
+            threads::within(self.pipeline, || warn!(what, lacks, "refused over HTTP"));
             return (StatusCode::FORBIDDEN, lacks.into());
         }
-        info!(what, "asked over HTTP");
-        let reporter = self.reporter;
-        match tokio::task::spawn_blocking(move || work(&*reporter)).await {
+        let Self { pipeline, reporter, .. } = self;
+        threads::within(pipeline.clone(), || info!(what, "asked over HTTP"));
+        let work = move || threads::within(pipeline, || work(&*reporter));
+        match tokio::task::spawn_blocking(work).await {
             Ok(Ok(done)) => (StatusCode::OK, done),
             Ok(Err(reason)) => (StatusCode::CONFLICT, reason),
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),

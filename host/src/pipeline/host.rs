@@ -13,7 +13,7 @@ use tracing::{error, warn};
 use super::failure::FailureReason;
 use super::heartbeat::Heartbeat;
 use super::replaying::Replaying;
-use super::stop_time::{StopTime, stop_begins};
+use super::stop_time::StopTime;
 use super::workers::Workers;
 use super::{HostFailure, RunError, failed, lock};
 use crate::chain::SharedChain;
@@ -118,7 +118,7 @@ impl Host {
             this: OnceLock::new(),
             polled: Heartbeat::default(),
             ended: AtomicBool::new(false),
-            stop_time: StopTime { total: config.limits.shutdown },
+            stop_time: StopTime::new(config.limits.shutdown),
             assignments: Mutex::default(),
             waiting: Mutex::default(),
             unreadable: Mutex::default(),
@@ -178,6 +178,11 @@ impl Host {
             let assignments = self.assignments();
             assignments.values().filter(|owned| owned.worker == index).for_each(|owned| owned.state.abandon());
         }
+    }
+
+    /// Ends all assignments at once: what is in flight is neither written nor committed any more.
+    pub fn abandon(&self) {
+        self.assignments().drain().for_each(|(_, owned)| owned.state.end());
     }
 
     pub fn join_workers(&self) {
@@ -255,7 +260,7 @@ impl GroupHandler for Host {
         if lost {
             return Vec::new();
         }
-        let stopped_at = self.is_told_to_stop().then(stop_begins);
+        let stopped_at = self.is_told_to_stop().then(|| self.stop_time.begins());
         let (drained_by, answered_by) = self.stop_time.giving_up(Instant::now(), stopped_at);
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
         let mut points = Vec::new();
@@ -316,7 +321,7 @@ impl GroupHandler for Host {
         self.replace_hung_workers();
         let is_stopping = self.stop.load(Ordering::SeqCst) || self.find_failure();
         if is_stopping {
-            stop_begins();
+            self.stop_time.begins();
         }
         is_stopping
     }

@@ -11,6 +11,7 @@ use tracing::{error, info};
 use super::host::Host;
 use super::lock;
 use crate::chain::Chain;
+use crate::config::threads;
 use crate::dead_letters::replay::{Fate, ReplaySummary, ReplayedLetter, trial};
 use crate::health::report::ReplayProgress;
 
@@ -44,7 +45,7 @@ impl Replaying {
             }
             *progress = Some(ReplayProgress { running: true, ..ReplayProgress::default() });
         }
-        let thread = std::thread::Builder::new().name("replay".into()).spawn(move || {
+        let thread = threads::spawn("replay", move || {
             let mut ending = Ending { host, outcome: Err("it panicked; the log says where".into()) };
             ending.outcome = run(&ending.host);
         });

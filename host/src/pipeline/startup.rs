@@ -14,7 +14,7 @@ use crate::chain::SharedChain;
 use crate::config::Config;
 use crate::flow::backoff::Backoff;
 use crate::kafka::metadata as check;
-use crate::plugin::Runtime;
+use crate::plugin::{Runtime, SharedEngines};
 use crate::recovery::Recovery;
 use crate::sink::Sink;
 use crate::sink::store::{Store, StoreError};
@@ -35,8 +35,13 @@ pub(super) struct Opened {
 }
 
 /// Once `stop` is set its answer means nothing.
-pub(super) fn open(config: &Config, tokio: &tokio::runtime::Runtime, stop: &AtomicBool) -> Result<Opened, RunError> {
-    let runtime = Runtime::for_config(config).map_err(failed("can't start the WebAssembly engine"))?;
+pub(super) fn open(
+    config: &Config,
+    engines: &SharedEngines,
+    tokio: &tokio::runtime::Runtime,
+    stop: &AtomicBool,
+) -> Result<Opened, RunError> {
+    let runtime = Runtime::on(engines, config).map_err(failed("can't start the WebAssembly engine"))?;
     let plugins = config.plugins.clone();
     // May take seconds for each plugin, six for one of 18 MB; what a stop leaves behind ends with the process.
     let loading = tokio.spawn_blocking(move || SharedChain::load(runtime, &plugins));

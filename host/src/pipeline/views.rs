@@ -152,6 +152,8 @@ impl Reporter for Host {
         let look = lock(&self.look).clone();
         let done = look.last_minute;
         HostReport {
+            pipeline: self.config.pipeline.as_ref().map(ToString::to_string),
+            pipeline_failures: 0,
             version: env!("CARGO_PKG_VERSION"),
             build: build::facts(),
             pid: std::process::id(),
@@ -188,11 +190,7 @@ impl Reporter for Host {
     }
 
     fn is_dead(&self) -> Option<String> {
-        let quiet = self.polled.elapsed();
-        if quiet > DEAD_AFTER {
-            return Some(format!("the thread that polls Kafka has not moved for {} s", quiet.as_secs()));
-        }
-        self.failure().map(|reason| reason.public.clone())
+        self.hangs().or_else(|| self.failure().map(|reason| reason.public.clone()))
     }
 
     fn act(&self, plugin: &str, action: Action) -> Result<String, String> {
@@ -235,6 +233,13 @@ impl Reporter for Host {
 }
 
 impl Host {
+    /// Whether the thread that polls Kafka doesn't move any more, in words.
+    pub fn hangs(&self) -> Option<String> {
+        let quiet = self.polled.elapsed();
+        let text = || format!("the thread that polls Kafka has not moved for {} s", quiet.as_secs());
+        (quiet > DEAD_AFTER).then(text)
+    }
+
     /// What anybody may see of the problems whose messages may hold what a plugin said.
     fn public_texts(&self) -> Vec<(&'static str, String)> {
         let failed = self.failure().map(|reason| ("host.failed", reason.public.clone()));

@@ -11,6 +11,7 @@ use super::failure::FailureReason;
 use super::hung::{HungCall, HungRecords};
 use super::{HostFailure, RunError, failed, lock};
 use crate::chain::{PluginFailure, SharedChain};
+use crate::config::threads;
 use crate::flow::Budget;
 use crate::flow::pauses::Pauses;
 use crate::health::tap::Taps;
@@ -127,6 +128,13 @@ impl Workers {
         abandoned.iter().map(|one| one.what.clone()).collect()
     }
 
+    /// How many threads are left behind in plugins.
+    pub fn left_behind(&self) -> usize {
+        let unfinished =
+            |handle: &&Mutex<WorkerHandle>| lock(handle).thread.as_ref().is_some_and(|thread| !thread.is_finished());
+        self.hung().len() + self.handles.iter().filter(unfinished).count()
+    }
+
     /// The one with the least load.
     pub fn least_loaded(&self, load: impl Fn(usize) -> usize) -> usize {
         (0..self.handles.len()).min_by_key(|index| load(*index)).unwrap_or_default()
@@ -151,7 +159,8 @@ impl Workers {
             if thread.is_finished() {
                 well &= thread.join().is_ok();
             } else {
-                // The process ends without it. What it held isn't committed.
+                // It is left behind. What it held isn't committed.
+                lock(handle).thread = Some(thread);
                 tracing::error!(worker = index, "the worker is still in a call to a plugin; it is abandoned");
             }
         }
@@ -174,7 +183,7 @@ impl WorkerParts {
             taps: Arc::clone(&self.taps),
             fail: Arc::new(move |reason: FailureReason| failure.set(reason)),
         };
-        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run())?;
+        let thread = threads::spawn(format!("worker-{index}"), move || worker.run())?;
         Ok(WorkerHandle { commands, place, watch: CallWatch::default(), thread: Some(thread) })
     }
 

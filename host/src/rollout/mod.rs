@@ -18,11 +18,11 @@ mod watcher;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::chain::SharedChain;
-use crate::config::{Config, ConfigProblems};
+use crate::config::{Config, ConfigProblems, threads};
 
 pub use self::next_start::NextStart;
 pub use self::report::{BakeFigures, Cause, RolloutOutcome, Steps, SwapReport, Swaps};
@@ -77,7 +77,7 @@ pub fn start(shared: Arc<SharedChain>, source: Option<ChainSource>, pace: Pace) 
     let (signals, inbox) = channel();
     let control = Control { signals, swaps: Swaps::default(), next_start: NextStart::default() };
     let task = Task::new(shared, source, pace, &control);
-    let thread = thread::Builder::new().name("plugin-life".into()).spawn(move || task.run(&inbox));
+    let thread = threads::spawn("plugin-life", move || task.run(&inbox));
     if let Err(error) = &thread {
         tracing::error!(
             %error,

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::chain::{Latency, Meters, Stage, StageObserver, StageSpec};
+use crate::config::threads;
 use crate::plugin::{RecordView, Trouble, header_keys};
 use crate::record::OutputRecord;
 use crate::record::labels::LabelRules;
@@ -91,7 +92,7 @@ pub(super) fn start_trial(candidate: StageSpec, records: u64, every: u64) -> std
         compare_all(&candidate, &inbox, &waiting, &found, records);
         ended.store(true, Ordering::Release);
     };
-    std::thread::Builder::new().name("plugin-trial".into()).spawn(run)?;
+    threads::spawn("plugin-trial", run)?;
     Ok(Arc::new(trial))
 }
 

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::next_start::NextStart;
@@ -19,7 +18,7 @@ use super::rollout::Rollout;
 use super::watcher::{Folders, LastSeen, WatchedFile, digests};
 use super::{ChainSource, Control, Pace};
 use crate::chain::{SharedChain, StageSpec, Version};
-use crate::config::{self, PluginConfig, PluginSource};
+use crate::config::{self, PluginConfig, PluginSource, threads};
 use crate::plugin::{Digest, LoadError, LoadProblem, LoadedPlugin, read};
 
 /// How often running trials and bake windows are judged: a bad version is rolled back within this time after it passed
@@ -279,7 +278,7 @@ impl Task {
             // This fails only if the task has ended.
             let _ = signals.send(Signal::Loaded(job, result));
         };
-        match thread::Builder::new().name("plugin-loader".into()).spawn(work) {
+        match threads::spawn("plugin-loader", work) {
             Ok(_) => self.loading = true,
             Err(error) => tracing::error!(
                 %error, "the thread that loads plugins can't be started; the active versions stay"

@@ -20,6 +20,7 @@ use tracing::info;
 use super::GroupHandler;
 use super::commits::Commits;
 use super::partition_reader::ReaderControl;
+use crate::config::threads;
 use crate::flow::{CommitPoint, PartitionState};
 use crate::kafka::client::{error_of_member, log_of_member};
 use crate::record::TopicPartition;
@@ -39,6 +40,8 @@ pub struct GroupContext {
     pub(super) commits: Mutex<Commits>,
     /// All partitions were given up for good: what the group says now concerns nobody.
     pub(super) has_left: AtomicBool,
+    /// Whose lines librdkafka's threads write to the log.
+    pipeline: Option<Arc<str>>,
 }
 
 /// A partition that the group gave to this host.
@@ -69,6 +72,7 @@ impl GroupContext {
             places: Mutex::default(),
             commits: Mutex::default(),
             has_left: AtomicBool::new(false),
+            pipeline: threads::pipeline(),
         }
     }
 
@@ -133,11 +137,11 @@ impl GroupContext {
 
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_of_member(level, facility, message);
+        threads::within(self.pipeline.clone(), || log_of_member(level, facility, message));
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        error_of_member(&error, reason);
+        threads::within(self.pipeline.clone(), || error_of_member(&error, reason));
     }
 }
 

@@ -37,7 +37,7 @@ pub use self::member::Member;
 use self::partition_reader::UnreadableBatch;
 pub use self::partition_reader::{PartitionReader, Polled};
 use self::questions::{BeginAnswer, BrokerNews, FoundBegin, Question, Questions};
-use crate::config::{self, OnUnreadable, StartPolicy};
+use crate::config::{self, OnUnreadable, StartPolicy, threads};
 use crate::flow::store_start::now_ms;
 use crate::flow::{CommitPoint, PartitionState};
 
@@ -544,7 +544,7 @@ impl Source {
         let within = if lost { CLOSE_TIMEOUT } else { CLOSE_TIMEOUT.min(self.handler.time_to_leave()) };
         context.has_left.store(true, Ordering::SeqCst);
         drop(self);
-        std::thread::spawn(move || {
+        let leaving = threads::spawn("leaving", move || {
             if !lost {
                 context.commits().commit_last(&consumer, points);
             }
@@ -560,7 +560,7 @@ impl Source {
             }
             let _ = done.send(());
         });
-        if closed.recv_timeout(within).is_err() {
+        if leaving.is_err() || closed.recv_timeout(within).is_err() {
             warn!("leaving the group takes too long; the broker will notice by the session's timeout");
         }
     }

@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 
 use super::GroupHandler;
 use super::group::GroupContext;
+use crate::config::threads;
 use crate::flow::backoff::Backoff;
 use crate::flow::{CommitMetadata, CommitPoint};
 use crate::kafka::admin::{self, Edge};
@@ -100,7 +101,7 @@ impl Questions {
             next: Instant::now(),
             complained: HashMap::new(),
         };
-        std::thread::Builder::new().name("kafka-questions".into()).spawn(move || asker.run())?;
+        threads::spawn("kafka-questions", move || asker.run())?;
         Ok(Self { asked, told })
     }
 

@@ -286,10 +286,10 @@ impl Configured {
         fs::write(&file, format!("{HEAD}{plugins}")).unwrap();
         let sources =
             Sources { file: Some((file.clone(), config::ConfigPlace::Flag("--config"))), ..Sources::default() };
-        let present = config::load(sources.clone()).config.unwrap();
+        let present = config::load(sources.clone()).config.unwrap().only().unwrap();
         let shared = SharedChain::load(runtime(), &present.plugins).unwrap();
         let chain = Chain::new(shared.clone()).unwrap();
-        let load = Box::new(move || config::load(sources.clone()).config);
+        let load = Box::new(move || config::load(sources.clone()).config.map(|pipelines| pipelines.only().unwrap()));
         let source = ChainSource { file: Some(file), load, present };
         let lifecycle = rollout::start(shared.clone(), Some(source), quick());
         // The first look takes the file as it was started with.

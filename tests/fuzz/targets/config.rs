@@ -22,10 +22,10 @@ fuzz_target!(|bytes: &[u8]| {
         ["REDUCT_SINK_TOPICS", "REDUCT_SINK_URL", "REDUCT_SINK_ENTRY", "REDUCT_SINK_PROPERTY_A", "REDUCT_SINK_X"];
     let environment = names.map(|name| (name.into(), variable.clone().into())).to_vec();
     let keys = ["kafka.brokers", "kafka.properties", "plugins"];
-    let flags = keys.map(|key| Flag { key, values: vec![flag.clone()] }).to_vec();
+    let flags = keys.map(|key| Flag::new(key, vec![flag.clone()])).to_vec();
     for (environment, flags) in [(Vec::new(), Vec::new()), (environment, flags)] {
         let place = ConfigPlace::Flag("--config");
-        let loaded = load(Sources { file: Some((file().clone(), place)), environment, flags });
+        let loaded = load(Sources { file: Some((file().clone(), place)), environment, flags, pipeline: None });
         match loaded.config {
             Ok(config) => drop(format!("{config:?}")),
             Err(problems) => assert!(!problems.to_string().is_empty()),

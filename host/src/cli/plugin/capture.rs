@@ -15,6 +15,9 @@ pub struct Capture {
     /// Configuration file in TOML, of which [kafka] is used [env: REDUCT_SINK_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The pipeline of the file whose [kafka] is used, where it has several
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
     /// Kafka's brokers, host:port[,host:port…]
     #[arg(long)]
     brokers: Option<String>,
@@ -38,12 +41,12 @@ pub struct Capture {
 impl Capture {
     pub fn execute(self) -> Result<(), CommandError> {
         let flags = vec![
-            Flag { key: "kafka.brokers", values: self.brokers.into_iter().collect() },
-            Flag { key: "kafka.topics", values: self.topic },
-            Flag { key: "kafka.properties", values: self.property },
+            Flag::new("kafka.brokers", self.brokers.into_iter().collect()),
+            Flag::new("kafka.topics", self.topic),
+            Flag::new("kafka.properties", self.property),
         ];
-        let options = ConfigFlags::reading_only(self.config, flags);
-        let kafka = options.load()?.with_warnings_logged().0.kafka;
+        let options = ConfigFlags::reading_only(self.config, self.pipeline, flags);
+        let kafka = options.load()?.only()?.kafka;
         let captured = capture(&kafka, self.from, self.count, &self.output, &mut |path| print(path.display()));
         let captured = captured.map_err(CommandError::of)?;
         if captured == 0 && self.count > 0 {

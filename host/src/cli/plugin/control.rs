@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::super::CommandError;
-use super::super::status::RunningHost;
+use super::super::status::RunningPipeline;
 use super::write;
 
 #[derive(Debug, Args)]
@@ -12,7 +12,7 @@ pub struct NamedPlugin {
     #[arg(value_name = "PLUGIN")]
     name: String,
     #[command(flatten)]
-    host: RunningHost,
+    host: RunningPipeline,
 }
 
 impl NamedPlugin {

@@ -1,6 +1,6 @@
 //! Looks keys up by the paths that stand in a file, and says what would be right for a key that isn't known.
 
-use super::{COMMAND_LINE, Key, PREFIX, keys, row};
+use super::{COMMAND_LINE, Key, PIPELINES, PREFIX, keys, row};
 use crate::config::problem::ConfigPlace;
 
 /// What a path of the file is.
@@ -80,10 +80,16 @@ pub fn variables() -> impl Iterator<Item = String> {
     keys.chain(COMMAND_LINE.map(String::from))
 }
 
-/// How a missing key can be set.
-pub fn ways_to_set(path: &str) -> String {
+/// How a missing key can be set; `pipeline`: for this one of several.
+pub fn ways_to_set(path: &str, pipeline: Option<&str>) -> String {
     let (table, name) = path.rsplit_once('.').unwrap_or(("", path));
     let example = row(path).map_or("…", |key| key.example);
+    if let Some(pipeline) = pipeline {
+        return format!(
+            "set `{name} = {example}` in [{PIPELINES}.{pipeline}.{table}] of the configuration file, or in [{table}] for all \
+             pipelines"
+        );
+    }
     let mut ways = format!("set `{name} = {example}` in [{table}] of the configuration file");
     if let Some(key) = row(path) {
         if let Some(env) = key.env {
@@ -104,6 +110,9 @@ fn children(table: &str) -> Vec<&'static str> {
         if !names.contains(&name) {
             names.push(name);
         }
+    }
+    if table.is_empty() {
+        names.push(PIPELINES);
     }
     names
 }

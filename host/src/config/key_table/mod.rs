@@ -20,6 +20,12 @@ pub const PROPERTY_PREFIX: &str = "REDUCT_SINK_PROPERTY_";
 /// Variables that are no keys of the file: the command line reads them.
 pub const COMMAND_LINE: [&str; 3] = ["REDUCT_SINK_CONFIG", "REDUCT_SINK_LOG_LEVEL", "REDUCT_SINK_LOG_FORMAT"];
 
+/// The table of several pipelines in one file.
+pub const PIPELINES: &str = "pipelines";
+/// Tables and keys that hold for the whole process, however many pipelines it has.
+const OF_PROCESS: [&str; 6] =
+    ["trust", "status", "cache", "limits.shutdown", "limits.compile_memory", "limits.compile_time"];
+
 pub const KB: u64 = 1_000;
 pub const MB: u64 = 1_000_000;
 pub const GB: u64 = 1_000_000_000;
@@ -170,6 +176,12 @@ pub fn sections() -> impl Iterator<Item = &'static Section> {
 
 pub fn row(path: &str) -> Option<&'static Key> {
     keys().find(|key| key.path == path)
+}
+
+/// Whether a key holds for the whole process, so that a single pipeline can't set it.
+pub fn is_of_process(path: &str) -> bool {
+    let lies_in = |table: &str| path.strip_prefix(table).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    OF_PROCESS.iter().any(|table| lies_in(table))
 }
 
 /// The keys that differ and can't change without a restart.

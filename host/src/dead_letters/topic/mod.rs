@@ -18,14 +18,13 @@ mod writer;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info};
 
 use self::index::Reaches;
 use self::writer::Lane;
-use crate::config;
+use crate::config::{self, threads};
 use crate::flow::backoff::Backoff;
 use crate::flow::membership::Membership;
 use crate::flow::{AckHandle, DeadLetterIndex};
@@ -74,7 +73,7 @@ impl DeadLetterTopic {
             failing_since: None,
             complained: None,
         };
-        let thread = thread::Builder::new().name("dead-letters".into()).spawn(move || worker.run());
+        let thread = threads::spawn("dead-letters", move || worker.run());
         thread.map_err(|error| KafkaCheckError::Property(format!("no thread for the dead letters: {error}")))?;
         Ok(Self { inbox, topic: topic.to_owned(), reaches })
     }
@@ -134,7 +133,7 @@ impl TopicThread {
             self.forget_moot();
             self.lanes.retain(|_, lane| !lane.is_idle(IDLE));
             if !self.may_write() {
-                thread::sleep(TICK);
+                std::thread::sleep(TICK);
             } else if let Some(source) = self.next_source() {
                 self.write_some(source);
             }

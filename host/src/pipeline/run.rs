@@ -1,0 +1,249 @@
+//! One run of a pipeline, from opening its plugins and servers to its last request.
+//!
+//! Guarantees: a run leaves nothing behind that could still write or commit, however it ends, so that the next run of the same
+//! pipeline in this process finds what a new process would find; a thread that hangs in a plugin is left behind and counted.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime as Tokio;
+use tracing::{info, warn};
+
+use super::host::Host;
+use super::startup::{Opened, known_start, open};
+use super::{RunError, failed};
+use crate::chain::{PluginVersion, SharedChain};
+use crate::config::{self, Config, ConfigProblem, LoadOutcome, Sources, threads};
+use crate::dead_letters::topic::DeadLetterTopic;
+use crate::flow::membership::{Membership, watch_for_pauses};
+use crate::health::progress::{Supervised, supervise};
+use crate::kafka::observer::Observer;
+use crate::plugin::SharedEngines;
+use crate::recovery::Partitions;
+use crate::rollout::{self, Control, Pace};
+use crate::sink::{DeadLetterTarget, Sink, attachments};
+use crate::source::{GroupHandler, Member, Source, SourceEnd, SourceError};
+
+/// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+
+/// See the module.
+pub(super) struct PipelineRun<'a> {
+    pub config: &'a Config,
+    /// What the configuration is read from again when it changes, or on SIGHUP.
+    pub sources: Sources,
+    pub engines: &'a SharedEngines,
+    /// Set when the process is told to stop.
+    pub stop: Arc<AtomicBool>,
+    /// Gets the host before it reads anything.
+    pub running: &'a dyn Fn(Arc<Host>) -> Result<(), RunError>,
+}
+
+impl PipelineRun<'_> {
+    /// Runs until the process is told to stop, or until the pipeline can't go on.
+    pub fn run(self) -> Result<(), RunError> {
+        let pipeline = self.config.pipeline.clone();
+        let tokio = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("sink")
+            .on_thread_start(move || threads::belong_to(pipeline.clone()))
+            .build()
+            .map_err(failed("can't start the sink's threads"))?;
+        let ended = unless_it_panics(|| self.run_on(&tokio));
+        // Dropping it would wait for plugins that are being compiled.
+        tokio.shutdown_background();
+        ended
+    }
+
+    fn run_on(&self, tokio: &Tokio) -> Result<(), RunError> {
+        let (config, stop) = (self.config, &self.stop);
+        let attachments = attachments::watched(&config.attachments, tokio.handle())?;
+        let opened = open(config, self.engines, tokio, stop);
+        if stop.load(Ordering::SeqCst) {
+            return stopped_early();
+        }
+        let Opened { chain, partitions, store } = opened?;
+        let membership = Arc::new(Membership::default());
+        watch_for_pauses(&membership).map_err(failed("can't watch for pauses"))?;
+        let dead_letters = dead_letter_topic(config, &membership)?;
+        let sink = Sink::new(
+            store.clone(),
+            &config.store,
+            &config.labels,
+            attachments,
+            Arc::clone(&membership),
+            dead_letters,
+            tokio.handle().clone(),
+        );
+        let Some(recovery) = known_start(config, tokio, stop, &store, &sink)? else { return stopped_early() };
+        let recovery = Arc::new(recovery);
+        // Before the workers, so that whatever happens to the files from now on is seen.
+        let source = configured_by(config, self.sources.clone());
+        let lifecycle = rollout::start(Arc::clone(&chain), Some(source), Pace::default());
+        let control = lifecycle.control();
+        tokio.block_on(async { reload_on_signal(lifecycle.control()) }).map_err(failed("can't listen to signals"))?;
+        let (recovery_of_host, stop) = (Arc::clone(&recovery), Arc::clone(stop));
+        let host = Host::start(config, Arc::clone(&chain), control, sink.clone(), membership, recovery_of_host, stop)?;
+        let host = Arc::new(host);
+        // Nobody has set it before.
+        let _ = host.this.set(Arc::downgrade(&host));
+        if !config.store.discard {
+            tokio.spawn(recovery.watch(Arc::clone(&host) as Arc<dyn Partitions>, sink.clone()));
+        }
+        // From here on workers run, which have to be ended.
+        let consumed = unless_it_panics(|| self.consume(&host, &chain, partitions));
+        if consumed.is_err() {
+            // Whatever is still in flight belongs to nobody any more.
+            host.abandon();
+        }
+        drop(lifecycle);
+        host.join_workers();
+        chain.stages().iter().for_each(|stage| stage.version.plugin.end_log());
+        let supervised = consumed.map(|supervisor| wait_for_supervisor(&host, supervisor));
+        tokio.block_on(async {
+            if tokio::time::timeout(host.stop_time.within(LAST_REQUESTS), sink.idle()).await.is_err() {
+                warn!(
+                    "requests to ReductStore are still under way; what they leave unfinished is mended at the next start"
+                );
+            }
+        });
+        supervised?;
+        if let Some(reason) = host.failure() {
+            return Err(RunError::Failed(reason.full.clone()));
+        }
+        let done = sink.counters();
+        info!(
+            written = done.written,
+            bytes = done.written_bytes,
+            found = done.found,
+            repaired = done.repaired,
+            dead_letters = done.dead_letters,
+            "stopped; everything settled is committed"
+        );
+        Ok(())
+    }
+
+    /// Reads until the end. Answers with the supervisor, whose last look may still be under way.
+    fn consume(
+        &self,
+        host: &Arc<Host>,
+        chain: &SharedChain,
+        partitions: usize,
+    ) -> Result<std::thread::JoinHandle<()>, RunError> {
+        let config = self.config;
+        (self.running)(Arc::clone(host))?;
+        say_configuration(config, chain);
+        let consume = |member: &Member| -> Result<Source, SourceError> {
+            Source::new(&config.kafka, member, partitions, Arc::clone(host) as Arc<dyn GroupHandler>)
+        };
+        // Held until the end: a host that is started again shall not find the name taken by this one, which still works.
+        let member = Member::new(&config.kafka);
+        let mut source = consume(&member)?;
+        let look = Arc::clone(&host.look);
+        let supervisor = {
+            let host = Arc::clone(host) as Arc<dyn Supervised>;
+            let observer = Observer::new(&config.kafka).map_err(SourceError::from)?;
+            let stuck_after = config.limits.stuck_after;
+            threads::spawn("supervisor", move || supervise(host, Some(observer), stuck_after, look))
+                .map_err(failed("can't start the supervisor"))?
+        };
+        while source.run() == SourceEnd::NameTaken {
+            // Two that take the name from each other by turns would never get on; so this one does without.
+            host.lose_name(member.name().unwrap_or_default());
+            source = consume(&Member::default())?;
+        }
+        Ok(supervisor)
+    }
+}
+
+/// While the brokers are away its last look may take a while, and nobody needs it.
+fn wait_for_supervisor(host: &Host, supervisor: std::thread::JoinHandle<()>) {
+    let deadline = Instant::now() + host.stop_time.within(LAST_REQUESTS);
+    while !supervisor.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    if supervisor.is_finished() && supervisor.join().is_err() {
+        warn!("the supervisor panicked");
+    }
+}
+
+/// A panic ends the run as any other failure does.
+fn unless_it_panics<T>(work: impl FnOnce() -> Result<T, RunError>) -> Result<T, RunError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let said = |panic: &(dyn Any + Send)| {
+            let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+            text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+        };
+        Err(RunError::Failed(format!("it panicked, which is a fault of reduct-sink: {}", said(&*panic))))
+    })
+}
+
+fn stopped_early() -> Result<(), RunError> {
+    info!("stopped before anything was consumed");
+    Ok(())
+}
+
+fn dead_letter_topic(
+    config: &Config,
+    membership: &Arc<Membership>,
+) -> Result<Option<Arc<dyn DeadLetterTarget>>, RunError> {
+    let Some(topic) = &config.dead_letters.topic else { return Ok(None) };
+    let topic = DeadLetterTopic::start(&config.kafka, topic, Arc::clone(membership)).map_err(SourceError::from)?;
+    Ok(Some(Arc::new(topic)))
+}
+
+fn configured_by(config: &Config, sources: Sources) -> rollout::ChainSource {
+    let pipeline = config.pipeline.clone();
+    rollout::ChainSource {
+        file: sources.file.as_ref().map(|(path, _)| path.clone()),
+        load: Box::new(move || read_again(sources.clone(), pipeline.as_deref())),
+        present: config.clone(),
+    }
+}
+
+/// The pipeline as its sources say now.
+pub(super) fn read_again(sources: Sources, pipeline: Option<&str>) -> Result<Config, config::ConfigProblems> {
+    let LoadOutcome { warnings, config } = config::load(sources);
+    let pipelines = config?;
+    // What concerns all of several pipelines is said by the first.
+    let is_first = pipelines.all().first().is_some_and(|first| first.pipeline.as_deref() == pipeline);
+    warnings.iter().filter(|_| is_first).for_each(|warning| warn!("{warning}"));
+    pipelines.get(pipeline).cloned().ok_or_else(|| {
+        let text = match pipeline {
+            Some(name) => format!("there is no [pipelines.{name}] any more; restart the process to end the pipeline"),
+            None => "the file has [pipelines] now; restart the process to run them".to_owned(),
+        };
+        ConfigProblem { place: None, key: "pipelines".into(), text }.into()
+    })
+}
+
+fn reload_on_signal(control: Control) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut signals = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while signals.recv().await.is_some() {
+            info!("reading the configuration again");
+            control.reload();
+        }
+    });
+    Ok(())
+}
+
+/// The configuration in short.
+fn say_configuration(config: &Config, chain: &SharedChain) {
+    let name = |version: PluginVersion| format!("{}@{}", version.name, version.digest.short());
+    let plugins: Vec<String> = chain.versions().into_iter().map(name).collect();
+    info!(
+        brokers = config.kafka.brokers,
+        topics = ?config.kafka.topics,
+        group = config.kafka.group,
+        store = config.store.url,
+        bucket = config.store.bucket,
+        entry = config.store.entry.as_deref().unwrap_or("default"),
+        ?plugins,
+        "running"
+    );
+}

@@ -1,0 +1,220 @@
+//! Several pipelines in one process.
+//!
+//! Guarantees: each has its own threads, plugin instances, budget, connections, state and health; what ends one (a plugin that
+//! doesn't load, a store that refuses, a panic) doesn't touch the others, is reported under its name, and it is started again
+//! after a wait that grows to a minute, or when its files change. A pipeline is started with the configuration as it is by then, unless that would have
+//! it share a group or an entry with another one that runs with what the file said before. The process ends when it is told
+//! to, or when none of its pipelines could be started at all.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use tracing::{error, info, warn};
+
+use super::host::Host;
+use super::run::{PipelineRun, read_again};
+use super::slot::PipelineSlot;
+use super::{RunError, failed, lock};
+use crate::config::{Config, Pipelines, PluginSource, Sources, threads};
+use crate::health::server::{self, Reporter};
+use crate::health::service;
+use crate::plugin::SharedEngines;
+
+/// How long a pipeline that failed waits before it is started again: at first, and at most.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// A pipeline that ran for this long begins with the shortest wait again.
+const RAN_WELL: Duration = Duration::from_secs(300);
+/// How often it is looked whether to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often the files of a pipeline that waits are looked at.
+const FILES_EVERY: Duration = Duration::from_millis(500);
+/// With this many threads left behind in plugins a pipeline isn't started again: each holds what its plugins hold.
+const MOST_LEFT_BEHIND: usize = 32;
+
+/// Why pipelines of a process that ended were not running.
+#[derive(Debug, thiserror::Error)]
+pub struct PipelineFailures(Vec<(Arc<str>, RunError)>);
+
+impl PipelineFailures {
+    /// Each with its cause.
+    pub fn iter(&self) -> impl Iterator<Item = &RunError> {
+        self.0.iter().map(|(_, error)| error)
+    }
+}
+
+impl fmt::Display for PipelineFailures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (name, error)) in self.0.iter().enumerate() {
+            let gap = if number > 0 { "\n" } else { "" };
+            write!(f, "{gap}pipeline {name}: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What the pipelines share.
+struct Process {
+    engines: SharedEngines,
+    sources: Sources,
+    stop: Arc<AtomicBool>,
+    slots: Vec<Arc<PipelineSlot>>,
+    /// Held while a pipeline takes a changed configuration.
+    changing: Mutex<()>,
+}
+
+/// Runs all of them until the process is told to stop.
+pub(super) fn run(pipelines: &[Config], sources: Sources, stop: Arc<AtomicBool>) -> Result<(), RunError> {
+    let Some(first) = pipelines.first() else { return Err(RunError::Failed("there is no pipeline".into())) };
+    let engines = SharedEngines::for_config(first).map_err(failed("can't start the WebAssembly engine"))?;
+    let slot = |config: &Config| Arc::new(PipelineSlot::new(config.clone(), Arc::clone(&stop)));
+    let slots: Vec<Arc<PipelineSlot>> = pipelines.iter().map(slot).collect();
+    // At once: what keeps a pipeline from starting shall be seen there.
+    let reporters = slots.iter().map(|slot| (Some(slot.name()), Arc::clone(slot) as Arc<dyn Reporter>));
+    server::start(&first.status, reporters.collect()).map_err(failed("can't start the status"))?;
+    let process = Arc::new(Process { engines, sources, stop, slots, changing: Mutex::new(()) });
+    let threads = process.slots.iter().map(|slot| {
+        let (process, slot) = (Arc::clone(&process), Arc::clone(slot));
+        let name = slot.name();
+        let work = move || {
+            threads::belong_to(Some(slot.name()));
+            process.keep_running(&slot)
+        };
+        Ok((Arc::clone(&name), threads::spawn(format!("pipeline-{name}"), work)?))
+    });
+    let threads = threads.collect::<std::io::Result<Vec<_>>>().map_err(failed("can't start a pipeline's thread"))?;
+    process.watch(&threads);
+    let mut failures = Vec::new();
+    for (name, thread) in threads {
+        let ended = thread.join().unwrap_or_else(|_| Err(RunError::Failed("its thread panicked".into())));
+        failures.extend(ended.err().map(|error| (name, error)));
+    }
+    if failures.is_empty() { Ok(()) } else { Err(PipelineFailures(failures).into()) }
+}
+
+impl Process {
+    /// Says when the process is ready, and ends it if nothing can be started.
+    fn watch(&self, threads: &[(Arc<str>, JoinHandle<Result<(), RunError>>)]) {
+        let mut is_ready = false;
+        while threads.iter().any(|(_, thread)| !thread.is_finished()) {
+            if !is_ready && self.slots.iter().any(|slot| slot.has_run()) {
+                // Of one that waits for its servers the service manager must not think that the process doesn't start.
+                is_ready = true;
+                service::ready();
+            } else if !is_ready && !self.is_told_to_stop() && self.slots.iter().all(|slot| slot.has_been_tried()) {
+                error!("no pipeline could be started; the process ends");
+                self.stop.store(true, Ordering::SeqCst);
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn is_told_to_stop(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Runs a pipeline, and starts it again when it has failed.
+    fn keep_running(&self, slot: &Arc<PipelineSlot>) -> Result<(), RunError> {
+        let (mut wait, mut left_behind) = (FIRST_WAIT, 0);
+        loop {
+            let config = slot.config();
+            let (began, host) = (Instant::now(), Mutex::new(None::<Arc<Host>>));
+            let running = |started: Arc<Host>| {
+                *lock(&host) = Some(Arc::clone(&started));
+                slot.runs(started);
+                Ok(())
+            };
+            let (sources, stop) = (self.sources.clone(), Arc::clone(&self.stop));
+            let ended = PipelineRun { config: &config, sources, engines: &self.engines, stop, running: &running }.run();
+            left_behind += lock(&host).take().map_or(0, |host| host.workers.left_behind());
+            let Err(failure) = ended else {
+                slot.ended();
+                return Ok(());
+            };
+            if began.elapsed() >= RAN_WELL {
+                wait = FIRST_WAIT;
+            }
+            let again = (left_behind <= MOST_LEFT_BEHIND).then_some(wait);
+            slot.failed(&failure, again);
+            match again {
+                _ if self.is_told_to_stop() => error!("{failure:#}"),
+                Some(wait) => {
+                    error!(again_in_s = wait.as_secs(), "this pipeline failed and is started again: {failure:#}")
+                }
+                None => error!(
+                    left_behind,
+                    "this pipeline failed and isn't started again, because too many threads hang in its plugins; restart the \
+                     process: {failure:#}"
+                ),
+            }
+            self.wait(again, &config);
+            if self.is_told_to_stop() {
+                return Err(failure);
+            }
+            wait = (wait * 2).min(LONGEST_WAIT);
+            self.read_configuration(slot);
+            slot.starts();
+        }
+    }
+
+    /// Waits for the next start: until a file changes that may mend it, or until it is time to stop at the latest. `again`:
+    /// `None`: there is no next start.
+    fn wait(&self, again: Option<Duration>, config: &Config) {
+        let file = self.sources.file.as_ref().map(|(path, _)| path);
+        let plugins = config.plugins.iter().filter_map(|plugin| match &plugin.source {
+            PluginSource::File(path) => Some(path),
+            _ => None,
+        });
+        let files: Vec<&PathBuf> = file.into_iter().chain(plugins).chain(&config.files).collect();
+        let stamps = || -> Vec<Option<(SystemTime, u64)>> {
+            let stamp = |path: &&PathBuf| {
+                let found = std::fs::metadata(path).ok()?;
+                Some((found.modified().ok()?, found.len()))
+            };
+            files.iter().map(stamp).collect()
+        };
+        let (began, before, mut looked) = (Instant::now(), stamps(), Instant::now());
+        while again.is_none_or(|again| began.elapsed() < again) && !self.is_told_to_stop() {
+            std::thread::sleep(LOOK_EVERY);
+            if again.is_some() && looked.elapsed() >= FILES_EVERY {
+                looked = Instant::now();
+                if stamps() != before {
+                    info!("a file of the pipeline changed; starting it again");
+                    // Perhaps it is still being written.
+                    return std::thread::sleep(FILES_EVERY);
+                }
+            }
+        }
+    }
+
+    /// Takes what the file says of the pipeline now: that may be what mends it.
+    fn read_configuration(&self, slot: &PipelineSlot) {
+        let config = match read_again(self.sources.clone(), Some(&slot.name())) {
+            Ok(config) => config,
+            Err(problems) => {
+                return warn!(
+                    "the configuration isn't right; the pipeline is started with the previous one: {problems}"
+                );
+            }
+        };
+        let _changing = lock(&self.changing);
+        if config == slot.config() {
+            return;
+        }
+        let others = self.slots.iter().filter(|other| other.name() != slot.name()).map(|other| other.config());
+        let conflicts = Pipelines::conflicts(&others.chain([config.clone()]).collect::<Vec<_>>());
+        if conflicts.is_empty() {
+            info!("the pipeline is started with the changed configuration");
+            return slot.configure(config);
+        }
+        warn!(
+            "the pipeline is started with its previous configuration, because the others run with theirs; restart the process: \
+             {}",
+            conflicts.join("; ")
+        );
+    }
+}

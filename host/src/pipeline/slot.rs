@@ -1,0 +1,226 @@
+//! The place of one of several pipelines: what it is configured as, and the host that runs it, or why none does.
+//!
+//! Guarantees: every question gets an answer in each state; what a failure says of records or of the configuration is shown to
+//! callers who may act only.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::host::Host;
+use super::{RunError, lock};
+use crate::config::Config;
+use crate::health::build;
+use crate::health::history::HistoryShown;
+use crate::health::problems::HealthProblem;
+use crate::health::report::HostReport;
+use crate::health::server::{Action, Reporter};
+use crate::health::tap::{TapAnswer, TapQuestion};
+use crate::sink::DeadLetterNote;
+
+pub(super) struct PipelineSlot {
+    name: Arc<str>,
+    config: Mutex<Config>,
+    state: Mutex<SlotState>,
+    /// Whether the process is told to stop.
+    stop: Arc<AtomicBool>,
+    /// It was started, or failed to.
+    tried: AtomicBool,
+    ran: AtomicBool,
+    /// How often it failed.
+    failures: Mutex<u64>,
+}
+
+enum SlotState {
+    Starting { since: Instant },
+    Runs(Arc<Host>),
+    Failed(SlotFailure),
+    Ended,
+}
+
+#[derive(Clone)]
+struct SlotFailure {
+    since: Instant,
+    full: String,
+    public: String,
+    /// `None`: it isn't started again.
+    again_at: Option<Instant>,
+}
+
+impl PipelineSlot {
+    pub fn new(config: Config, stop: Arc<AtomicBool>) -> Self {
+        Self {
+            name: config.pipeline.clone().unwrap_or_else(|| "default".into()),
+            config: Mutex::new(config),
+            state: Mutex::new(SlotState::Starting { since: Instant::now() }),
+            stop,
+            tried: AtomicBool::new(false),
+            ran: AtomicBool::new(false),
+            failures: Mutex::new(0),
+        }
+    }
+
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    pub fn config(&self) -> Config {
+        lock(&self.config).clone()
+    }
+
+    pub fn configure(&self, config: Config) {
+        *lock(&self.config) = config;
+    }
+
+    pub fn has_been_tried(&self) -> bool {
+        self.tried.load(Ordering::SeqCst)
+    }
+
+    /// Whether it could be started at least once.
+    pub fn has_run(&self) -> bool {
+        self.ran.load(Ordering::SeqCst)
+    }
+
+    pub fn starts(&self) {
+        // What went wrong before is shown until it runs again.
+        if let SlotState::Failed(failure) = &mut *lock(&self.state) {
+            failure.again_at = Some(Instant::now());
+        }
+    }
+
+    pub fn runs(&self, host: Arc<Host>) {
+        *lock(&self.state) = SlotState::Runs(host);
+        self.ran.store(true, Ordering::SeqCst);
+        self.tried.store(true, Ordering::SeqCst);
+    }
+
+    pub fn ended(&self) {
+        *lock(&self.state) = SlotState::Ended;
+        self.tried.store(true, Ordering::SeqCst);
+    }
+
+    /// `again`: after which time it is started again.
+    pub fn failed(&self, failure: &RunError, again: Option<Duration>) {
+        let mut state = lock(&self.state);
+        let since = match &*state {
+            SlotState::Failed(before) => before.since,
+            _ => Instant::now(),
+        };
+        let public = match failure {
+            RunError::Store { .. } | RunError::Kafka(_) => failure.to_string(),
+            RunError::Plugin(error) => {
+                format!("plugin {} doesn't load; why is shown to callers who may act", error.plugin)
+            }
+            _ => match &*state {
+                SlotState::Runs(host) => host.failure().map(|reason| reason.public.clone()),
+                _ => None,
+            }
+            .unwrap_or_else(|| "it failed; why is shown to callers who may act".into()),
+        };
+        let again_at = again.map(|wait| Instant::now() + wait);
+        *state = SlotState::Failed(SlotFailure { since, full: failure.to_string(), public, again_at });
+        *lock(&self.failures) += 1;
+        self.tried.store(true, Ordering::SeqCst);
+    }
+
+    fn host(&self) -> Option<Arc<Host>> {
+        match &*lock(&self.state) {
+            SlotState::Runs(host) => Some(Arc::clone(host)),
+            _ => None,
+        }
+    }
+
+    /// Asks the host that runs the pipeline.
+    fn ask<T>(&self, question: impl FnOnce(&Host) -> Result<T, String>) -> Result<T, String> {
+        let host = self.host().ok_or_else(|| format!("pipeline {} isn't running; /health says why", self.name))?;
+        question(&host)
+    }
+
+    /// What can be told without a host.
+    fn report_without_host(&self) -> HostReport {
+        let config = lock(&self.config);
+        let mut report = HostReport {
+            version: env!("CARGO_PKG_VERSION"),
+            build: build::facts(),
+            pid: std::process::id(),
+            group: config.kafka.group.clone(),
+            topics: config.kafka.topics.clone(),
+            store: config.store.url.clone(),
+            bucket: config.store.bucket.clone(),
+            ..HostReport::default()
+        };
+        match &*lock(&self.state) {
+            SlotState::Starting { since } => report.problems.push(HealthProblem::since(
+                "pipeline.starting",
+                "it is being started: its plugins are loaded, and its servers waited for; the log says for which",
+                since.elapsed().as_secs(),
+            )),
+            SlotState::Failed(failure) => {
+                let next = match failure.again_at {
+                    Some(at) => format!(
+                        "it is started again in {} s, with the configuration as it is then",
+                        at.saturating_duration_since(Instant::now()).as_secs()
+                    ),
+                    None => "it isn't started again, because too many threads hang in its plugins; restart the process"
+                        .into(),
+                };
+                let told = |why: &str| format!("the pipeline failed: {why}; {next}");
+                report.problems.push(HealthProblem::since(
+                    "pipeline.failed",
+                    told(&failure.full),
+                    failure.since.elapsed().as_secs(),
+                ));
+                report.public_texts.push(("pipeline.failed", told(&failure.public)));
+            }
+            SlotState::Runs(_) | SlotState::Ended => {}
+        }
+        report
+    }
+}
+
+impl Reporter for PipelineSlot {
+    fn report(&self) -> HostReport {
+        let mut report = self.host().map_or_else(|| self.report_without_host(), |host| host.report());
+        report.pipeline = Some(self.name.to_string());
+        report.pipeline_failures = *lock(&self.failures);
+        report.stopping = self.stop.load(Ordering::SeqCst);
+        report
+    }
+
+    /// A pipeline that failed is started again; one whose polling thread hangs isn't.
+    fn is_dead(&self) -> Option<String> {
+        match &*lock(&self.state) {
+            SlotState::Runs(host) => host.hangs(),
+            SlotState::Failed(failure) if failure.again_at.is_none() => Some(failure.public.clone()),
+            _ => None,
+        }
+    }
+
+    fn act(&self, plugin: &str, action: Action) -> Result<String, String> {
+        self.ask(|host| host.act(plugin, action))
+    }
+
+    fn pause(&self, topic: Option<&str>) -> Result<String, String> {
+        self.ask(|host| host.pause(topic))
+    }
+
+    fn resume(&self, topic: Option<&str>) -> Result<String, String> {
+        self.ask(|host| host.resume(topic))
+    }
+
+    fn try_replay(&self) -> Result<String, String> {
+        self.ask(Host::try_replay)
+    }
+
+    fn dead_letters(&self) -> Vec<DeadLetterNote> {
+        self.host().map(|host| host.dead_letters()).unwrap_or_default()
+    }
+
+    fn history(&self) -> HistoryShown {
+        self.host().map(|host| host.history()).unwrap_or_default()
+    }
+
+    fn tap(&self, question: TapQuestion) -> Result<TapAnswer, String> {
+        self.ask(|host| host.tap(question))
+    }
+}
