@@ -35,6 +35,23 @@ impl SinkConfig {
             .set("status.listen", "")
     }
 
+    /// One file with several pipelines. What holds for the whole process is taken from the first.
+    pub fn several(pipelines: &[(&str, &Self)]) -> Self {
+        const OF_PROCESS: [&str; 3] = ["status", "cache", "trust"];
+        let (mut table, mut tables) = (Table::new(), Table::new());
+        for (name, pipeline) in pipelines {
+            let mut own = pipeline.table.clone();
+            for key in OF_PROCESS {
+                if let Some(value) = own.remove(key) {
+                    table.entry(key).or_insert(value);
+                }
+            }
+            tables.insert((*name).to_owned(), own.into());
+        }
+        table.insert("pipelines".into(), tables.into());
+        Self { table }
+    }
+
     pub fn topics(self, topics: &[&str]) -> Self {
         self.set("kafka.topics", topics.iter().map(|&topic| topic.into()).collect::<Vec<Value>>())
     }
@@ -139,6 +156,13 @@ impl Sink {
         command.arg("run").args(args).envs(environment.iter().copied()).current_dir(folder.path());
         let process = Process::spawn("reduct-sink", command, &log)?;
         Ok(Self { folder, log, log_begin: 0, process })
+    }
+
+    /// Replaces the configuration of a host that runs.
+    pub fn reconfigure(&self, config: &SinkConfig) -> Result<()> {
+        let (new, file) = (self.folder.path().join("sink.toml.new"), self.folder.path().join("sink.toml"));
+        std::fs::write(&new, config.text())?;
+        Ok(std::fs::rename(new, file)?)
     }
 
     pub fn process(&mut self) -> &mut Process {

@@ -14,6 +14,7 @@ mod main_job;
 mod newcomer;
 mod operate;
 mod ordinary;
+mod pipelines;
 mod readers;
 mod swaps;
 mod testbed;

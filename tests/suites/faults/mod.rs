@@ -12,6 +12,7 @@ mod kills;
 mod members;
 mod network;
 mod outages;
+mod pipelines;
 mod replays;
 mod restarts;
 mod topics;
