@@ -162,6 +162,32 @@ async fn what_is_done_to_one_does_not_touch_the_other() -> Result<()> {
     ensure!(after["digest"] == other["digest"] && after["since_s"] == other["since_s"], "{after}");
     ensure!(json(&address, "/status?pipeline=two")?.1["swaps"].as_array().is_some_and(Vec::is_empty));
 
+    // The chain of the other one changes by the configuration; this one's stays.
+    let longer = two.clone().plugin("more", &files[1], "")?;
+    sink.reconfigure(&SinkConfig::several(&[("one", &one), ("two", &longer)]))?;
+    let chain = |name: &str| {
+        let status = json(&address, "/status")?.1;
+        Ok::<_, anyhow::Error>(status["pipelines"][name]["plugins"].as_array().map_or(0, Vec::len))
+    };
+    process::wait_for("the longer chain", BOUND, || {
+        sink.process().expect_running()?;
+        Ok((chain("two")? == 2).then_some(()))
+    })?;
+    ensure!(chain("one")? == 1 && plugin("one")?["digest"] != before["digest"], "{:?}", plugin("one")?);
+
+    let file = sink.folder().join("sink.toml");
+    let with_file = |args: &[&str]| -> Result<(Option<i32>, String)> {
+        let output = run_to_end(&[args, &["--config", file.to_str().context("UTF-8")?]].concat(), &[], BOUND)?;
+        Ok((output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()))
+    };
+    let (code, told) = with_file(&["check"])?;
+    let lines = [format!("ok      one: topic {topic}: "), format!("ok      two: bucket {}: there", two.bucket())];
+    ensure!(code == Some(0) && lines.iter().all(|line| told.contains(line)), "{lines:?} {code:?} {told}");
+    let (code, told) = with_file(&["run", "--dry-run"])?;
+    ensure!(code == Some(2) && told.contains("--pipeline: one, two"), "{code:?} {told}");
+    let (code, told) = with_file(&["run", "--dry-run", "--count", "5", "--pipeline", "two"])?;
+    ensure!(code == Some(0) && told.contains("nothing was written or committed"), "{code:?} {told}");
+
     let (code, told) = command(&address, &["pause"])?;
     ensure!(
         code == Some(1) && told.contains("choose one with --pipeline NAME") && told.contains("one, two"),

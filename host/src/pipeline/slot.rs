@@ -180,7 +180,13 @@ impl PipelineSlot {
 
 impl Reporter for PipelineSlot {
     fn report(&self) -> HostReport {
-        let mut report = self.host().map_or_else(|| self.report_without_host(), |host| host.report());
+        let host = self.host();
+        let mut report = host.as_ref().map_or_else(|| self.report_without_host(), |host| host.report());
+        if let Some(hangs) = host.and_then(|host| host.hangs()) {
+            // The liveness of the process doesn't show it, because a restart would stop the others, too.
+            let message = format!("{hangs}; only a restart of the process helps");
+            report.problems.push(HealthProblem::new("pipeline.hangs", message));
+        }
         report.pipeline = Some(self.name.to_string());
         report.pipeline_failures = *lock(&self.failures);
         report.stopping = self.stop.load(Ordering::SeqCst);
