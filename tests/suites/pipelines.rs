@@ -164,6 +164,9 @@ async fn what_is_done_to_one_does_not_touch_the_other() -> Result<()> {
 
     // The chain of the other one changes by the configuration; this one's stays.
     let longer = two.clone().plugin("more", &files[1], "")?;
+    let three = bed.sink_config(&topic);
+    sink.reconfigure(&SinkConfig::several(&[("one", &one), ("three", &three), ("two", &longer)]))?;
+    sink.wait_log("the file has the pipelines one, three, two now, and the process runs one, two", BOUND)?;
     sink.reconfigure(&SinkConfig::several(&[("one", &one), ("two", &longer)]))?;
     let chain = |name: &str| {
         let status = json(&address, "/status")?.1;

@@ -90,7 +90,7 @@ fn alone(config: &Config, sources: Sources, stop: Arc<AtomicBool>) -> Result<(),
         service::ready();
         Ok(())
     };
-    PipelineRun { config, sources, engines: &engines, stop, running: &running }.run()
+    PipelineRun { config, sources, engines: &engines, names: "", stop, running: &running }.run()
 }
 
 fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {

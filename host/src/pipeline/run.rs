@@ -36,6 +36,8 @@ pub(super) struct PipelineRun<'a> {
     /// What the configuration is read from again when it changes, or on SIGHUP.
     pub sources: Sources,
     pub engines: &'a SharedEngines,
+    /// The names of all pipelines of the process, separated by commas.
+    pub names: &'a str,
     /// Set when the process is told to stop.
     pub stop: Arc<AtomicBool>,
     /// Gets the host before it reads anything.
@@ -81,7 +83,7 @@ impl PipelineRun<'_> {
         let Some(recovery) = known_start(config, tokio, stop, &store, &sink)? else { return stopped_early() };
         let recovery = Arc::new(recovery);
         // Before the workers, so that whatever happens to the files from now on is seen.
-        let source = configured_by(config, self.sources.clone());
+        let source = configured_by(config, self.sources.clone(), self.names.to_owned());
         let lifecycle = rollout::start(Arc::clone(&chain), Some(source), Pace::default());
         let control = lifecycle.control();
         tokio.block_on(async { reload_on_signal(lifecycle.control()) }).map_err(failed("can't listen to signals"))?;
@@ -195,22 +197,32 @@ fn dead_letter_topic(
     Ok(Some(Arc::new(topic)))
 }
 
-fn configured_by(config: &Config, sources: Sources) -> rollout::ChainSource {
+fn configured_by(config: &Config, sources: Sources, names: String) -> rollout::ChainSource {
     let pipeline = config.pipeline.clone();
     rollout::ChainSource {
         file: sources.file.as_ref().map(|(path, _)| path.clone()),
-        load: Box::new(move || read_again(sources.clone(), pipeline.as_deref())),
+        load: Box::new(move || read_again(sources.clone(), pipeline.as_deref(), &names)),
         present: config.clone(),
     }
 }
 
-/// The pipeline as its sources say now.
-pub(super) fn read_again(sources: Sources, pipeline: Option<&str>) -> Result<Config, config::ConfigProblems> {
+/// The pipeline as its sources say now. `names`: those that the process was started with.
+pub(super) fn read_again(
+    sources: Sources,
+    pipeline: Option<&str>,
+    names: &str,
+) -> Result<Config, config::ConfigProblems> {
     let LoadOutcome { warnings, config } = config::load(sources);
-    let pipelines = config?;
     // What concerns all of several pipelines is said by the first.
-    let is_first = pipelines.all().first().is_some_and(|first| first.pipeline.as_deref() == pipeline);
+    let is_first = pipeline.is_none_or(|pipeline| names.split(", ").next() == Some(pipeline));
     warnings.iter().filter(|_| is_first).for_each(|warning| warn!("{warning}"));
+    let pipelines = config?;
+    if is_first && pipeline.is_some() && pipelines.names() != names {
+        let found = pipelines.names();
+        warn!(
+            "the file has the pipelines {found} now, and the process runs {names}; restart it to run those of the file"
+        );
+    }
     pipelines.get(pipeline).cloned().ok_or_else(|| {
         let text = match pipeline {
             Some(name) => format!("there is no [pipelines.{name}] any more; restart the process to end the pipeline"),

@@ -63,6 +63,8 @@ struct Process {
     sources: Sources,
     stop: Arc<AtomicBool>,
     slots: Vec<Arc<PipelineSlot>>,
+    /// Of all pipelines, separated by commas.
+    names: String,
     /// Held while a pipeline takes a changed configuration.
     changing: Mutex<()>,
 }
@@ -76,7 +78,8 @@ pub(super) fn run(pipelines: &[Config], sources: Sources, stop: Arc<AtomicBool>)
     // At once: what keeps a pipeline from starting shall be seen there.
     let reporters = slots.iter().map(|slot| (Some(slot.name()), Arc::clone(slot) as Arc<dyn Reporter>));
     server::start(&first.status, reporters.collect()).map_err(failed("can't start the status"))?;
-    let process = Arc::new(Process { engines, sources, stop, slots, changing: Mutex::new(()) });
+    let names = slots.iter().map(|slot| slot.name().to_string()).collect::<Vec<_>>().join(", ");
+    let process = Arc::new(Process { engines, sources, stop, slots, names, changing: Mutex::new(()) });
     let threads = process.slots.iter().map(|slot| {
         let (process, slot) = (Arc::clone(&process), Arc::clone(slot));
         let name = slot.name();
@@ -129,7 +132,15 @@ impl Process {
                 Ok(())
             };
             let (sources, stop) = (self.sources.clone(), Arc::clone(&self.stop));
-            let ended = PipelineRun { config: &config, sources, engines: &self.engines, stop, running: &running }.run();
+            let ended = PipelineRun {
+                config: &config,
+                sources,
+                engines: &self.engines,
+                names: &self.names,
+                stop,
+                running: &running,
+            }
+            .run();
             left_behind += lock(&host).take().map_or(0, |host| host.workers.left_behind());
             let Err(failure) = ended else {
                 slot.ended();
@@ -193,7 +204,7 @@ impl Process {
 
     /// Takes what the file says of the pipeline now: that may be what mends it.
     fn read_configuration(&self, slot: &PipelineSlot) {
-        let config = match read_again(self.sources.clone(), Some(&slot.name())) {
+        let config = match read_again(self.sources.clone(), Some(&slot.name()), &self.names) {
             Ok(config) => config,
             Err(problems) => {
                 return warn!(
