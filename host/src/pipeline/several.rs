@@ -57,6 +57,9 @@ impl fmt::Display for PipelineFailures {
     }
 }
 
+/// A pipeline's name, and the thread that keeps it running.
+type PipelineThread = (Arc<str>, JoinHandle<Result<(), RunError>>);
+
 /// What the pipelines share.
 struct Process {
     engines: SharedEngines,
@@ -101,7 +104,7 @@ pub(super) fn run(pipelines: &[Config], sources: Sources, stop: Arc<AtomicBool>)
 
 impl Process {
     /// Says when the process is ready, and ends it if nothing can be started.
-    fn watch(&self, threads: &[(Arc<str>, JoinHandle<Result<(), RunError>>)]) {
+    fn watch(&self, threads: &[PipelineThread]) {
         let mut is_ready = false;
         while threads.iter().any(|(_, thread)| !thread.is_finished()) {
             if !is_ready && self.slots.iter().any(|slot| slot.has_run()) {

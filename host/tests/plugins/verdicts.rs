@@ -238,7 +238,11 @@ fn wrong_answers_fail_the_record_with_the_rule_they_broke() {
 fn the_limit_on_outputs_holds_over_the_whole_chain() {
     let bed = Bed::of(&[&guest(&parts(40)), &guest(&parts(30))]);
     let failure = dead_letter(bed.chain().transform(&input(1)));
-    assert!(failure.reason.contains("becomes 1200 outputs; the most are 1024"), "{}", failure.reason);
+    assert!(
+        failure.reason.contains("makes 1200 outputs of the record; at most 1024 are allowed"),
+        "{}",
+        failure.reason
+    );
     assert_eq!(&*failure.plugin, "b");
     let most = Bed::of(&[&guest(&parts(32)), &guest(&parts(32))]);
     assert_eq!(outputs(most.chain().transform(&input(1))).len(), 1024);
