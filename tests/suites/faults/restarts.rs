@@ -50,7 +50,7 @@ async fn a_killed_host_reads_at_once_and_its_late_requests_do_no_harm() -> Resul
     }
     figures::record("restart_slowest_s", slowest.as_secs_f64())?;
     ensure!(slowest < READS_WITHIN, "a host that was started again read after {slowest:?}");
-    sink.wait_log("no more requests of an earlier host can come", STEP)?;
+    sink.wait_log("no more requests of an earlier host can arrive", STEP)?;
     let produced = trial.finish(load, 0)?;
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
