@@ -1,13 +1,14 @@
-//! Avro payloads: one value, written by a schema that isn't part of it.
+//! Reads Avro payloads: one value, whose schema isn't part of the payload.
 //!
-//! Guarantees: the payload is read to its end, so that one that was written by another schema is noticed where it can be;
-//! what isn't needed is skipped without being kept; no payload makes the reader recurse or loop beyond its length.
+//! Guarantees: the payload is read to its end, so that a payload of another schema is noticed if its bytes don't fit;
+//! values that aren't needed are skipped; the reader's recursion is bounded, and it never loops more often than the
+//! payload has bytes.
 
 use crate::avro_schema::{AvroSchema, AvroType, TypeId};
 use crate::extract::{Found, Tree};
 use crate::value::{Stamp, Value};
 
-/// The deepest payload.
+/// How deep values may be nested.
 const MOST_DEEP: usize = 64;
 
 /// The values at the tree's paths.
@@ -34,7 +35,8 @@ struct DatumReader<'b> {
 type Read<T> = Result<T, &'static str>;
 
 impl<'b> DatumReader<'b> {
-    /// Takes a value, and what the tree wants of it. Answers with the value where it is a number: times need it.
+    /// Reads the next value and keeps what the tree needs of it. Returns the value if it is a number, for a field that
+    /// is a time.
     fn value(&mut self, of: TypeId, tree: Option<&Tree>, found: &mut Found, depth: usize) -> Read<Option<i64>> {
         if depth > MOST_DEEP {
             return Err("it is nested in more than 64 levels");
@@ -157,7 +159,7 @@ impl<'b> DatumReader<'b> {
         })
     }
 
-    /// The items of an array or a map, block by block.
+    /// Reads the items of an array or a map, block by block.
     fn blocks(&mut self, may_skip: bool, mut item: impl FnMut(&mut Self) -> Read<()>) -> Read<()> {
         loop {
             let count = self.long()?;
@@ -174,7 +176,7 @@ impl<'b> DatumReader<'b> {
             for _ in 0..count.unsigned_abs() {
                 let before = self.at;
                 item(self)?;
-                // Items of no bytes, such as nulls, could be any number.
+                // Items without bytes, such as nulls, could be any number of items.
                 if self.at == before {
                     break;
                 }
@@ -198,7 +200,8 @@ impl<'b> DatumReader<'b> {
         self.take(length)
     }
 
-    /// A number of up to ten bytes with seven bits each, the lowest first; its sign is the lowest bit.
+    /// Reads a number of up to ten bytes with seven bits each, the lowest bits first. The lowest bit of all is the
+    /// sign.
     fn long(&mut self) -> Read<i64> {
         let mut number = 0_u64;
         for shift in (0..64).step_by(7) {
@@ -216,7 +219,8 @@ impl<'b> DatumReader<'b> {
     }
 }
 
-/// A whole number in two's complement, the highest byte first, with its point moved by `scale` digits.
+/// A decimal: a whole number in two's complement, the highest byte first, whose last `scale` digits stand after the
+/// point.
 fn decimal(bytes: &[u8], scale: u32) -> Value {
     if bytes.len() > 16 {
         return Value::Other("a decimal of more than 16 bytes");

@@ -1,16 +1,16 @@
-//! Avro schemas, as far as reading needs them: types, names, symbols and the scale of decimals.
+//! Reads Avro schemas, as far as reading payloads needs them: types, names, symbols and the scale of decimals.
 //!
-//! Guarantees: a schema is read or refused with the place of what is wrong; a reference to a type leads to it wherever it
-//! is defined before.
+//! Guarantees: a schema is either read or refused with the place of the mistake; a reference finds its type wherever in
+//! the schema it was defined earlier.
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value as Json};
 
-/// A type, by its place among all of a schema.
+/// The place of a type among all types of its schema.
 pub type TypeId = usize;
 
-/// What values of a type look like.
+/// How values of a type are written.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AvroType {
     Null,
@@ -27,7 +27,8 @@ pub enum AvroType {
     Map(TypeId),
     Union(Vec<TypeId>),
     Record(Vec<(String, TypeId)>),
-    /// Bytes, or this many of them, that are a whole number; `scale` digits of it stand behind the point.
+    /// A whole number in bytes (a fixed number of them, or their number comes first), whose last `scale` digits stand
+    /// after the point.
     Decimal {
         scale: u32,
         fixed: Option<usize>,
@@ -41,7 +42,7 @@ pub struct AvroSchema {
     pub root: TypeId,
 }
 
-/// The deepest schema.
+/// How deep types may be nested.
 const MOST_DEEP: usize = 64;
 /// The largest scale of a decimal.
 const MOST_SCALE: u64 = 1_000;
@@ -50,7 +51,7 @@ impl AvroSchema {
     /// Reads a schema, or a schema registry's answer that holds one.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let wrong = |error: serde_json::Error| format!("the schema isn't JSON: {error}");
-        // Some write a name without the quotes of JSON.
+        // Some operators write a type's name without JSON's quotes.
         let json: Json = match std::str::from_utf8(bytes).map(str::trim) {
             Ok(name) if is_primitive(name) => Json::String(name.into()),
             _ => serde_json::from_slice(bytes).map_err(wrong)?,
@@ -102,7 +103,7 @@ fn primitive(name: &str) -> Option<AvroType> {
 
 struct SchemaReader {
     types: Vec<AvroType>,
-    /// By full name.
+    /// The named types, by full name.
     names: HashMap<String, TypeId>,
 }
 
@@ -178,7 +179,7 @@ impl SchemaReader {
     }
 
     fn record(&mut self, object: &Map<String, Json>, namespace: &str, depth: usize) -> Result<TypeId, String> {
-        // Its fields may refer to it.
+        // The record is defined before its fields are read, because they may refer to it.
         let (id, namespace) = self.define(object, namespace, AvroType::Record(Vec::new()))?;
         let fields = object.get("fields").and_then(Json::as_array).ok_or("a record has no `fields`")?;
         let mut read = Vec::new();
@@ -194,7 +195,7 @@ impl SchemaReader {
         Ok(id)
     }
 
-    /// Adds a named type; answers with the namespace that counts inside it, too.
+    /// Adds a named type. Returns its place and the namespace that holds inside it.
     fn define(&mut self, object: &Map<String, Json>, outer: &str, one: AvroType) -> Result<(TypeId, String), String> {
         let name = object.get("name").and_then(Json::as_str).ok_or("a record, enum or fixed has no `name`")?;
         let namespace = object.get("namespace").and_then(Json::as_str).unwrap_or(outer);

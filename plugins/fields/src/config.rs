@@ -1,4 +1,4 @@
-//! The configuration, and what the plugin makes of it once.
+//! The plugin's configuration: how it is read, and what is prepared from it once for all records.
 //!
 //! Guarantees: a mistake is found when the configuration is read, and the message names the key.
 
@@ -34,9 +34,9 @@ pub struct Config {
     #[serde(default)]
     prefix: Prefix,
     schema_id: Option<String>,
-    /// A file, an address, or for Avro the schema itself.
+    /// The schema's file or address, or for Avro the schema itself.
     schema: Option<String>,
-    /// The full name of Protobuf payloads' message type.
+    /// The full name of the message type of Protobuf payloads.
     message: Option<String>,
     filter: Option<Filter<Name>>,
     #[serde(default)]
@@ -44,7 +44,7 @@ pub struct Config {
     entry: Option<Short<EntrySource>>,
     content_type: Option<Short<TextSource>>,
     timestamp: Option<TimeSource>,
-    /// What holds for all that say nothing else.
+    /// What holds for each label, entry, content type and timestamp that has no `missing` of its own.
     #[serde(default)]
     missing: Missing,
     #[serde(default)]
@@ -60,14 +60,14 @@ enum FormatName {
     Protobuf,
 }
 
-/// What to do where a value is missing: where the payload has no such field, or the field is null or of another type.
+/// What to do if a value is missing: the payload has no such field, or the field is null or of another type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Missing {
-    /// Nothing is set.
+    /// Set nothing.
     #[default]
     Skip,
-    /// The record gets the plugin's failure policy.
+    /// Reject the record: the plugin's failure policy decides about it.
     Reject,
 }
 
@@ -172,7 +172,7 @@ impl Config {
     }
 }
 
-/// Whether the keys about schemas fit together; answers with the prefix that counts.
+/// Checks that the keys about schemas fit together. Returns the value of `prefix` that holds.
 fn check_schema(
     format: FormatName,
     schema: Option<&str>,
@@ -220,7 +220,7 @@ impl Settings {
         labels.chain(entry).chain(content_type).chain(timestamp)
     }
 
-    /// Gives each path its place among the values that are read; a path that is named twice has one place.
+    /// Gives each path its slot among the values that are read from a payload; a path that is named twice has one slot.
     fn assign_slots(&mut self) {
         let mut known: Vec<Path> = Vec::new();
         let mut tree = Tree::default();
@@ -273,7 +273,7 @@ impl LabelSource {
     }
 }
 
-/// What is wrong with a field's value.
+/// The error about a field whose value is missing or of the wrong type.
 fn unusable(path: &Path, value: Option<&Value>, expected: &str) -> String {
     match value {
         None => format!("{path}: the payload has no such field"),
@@ -282,7 +282,7 @@ fn unusable(path: &Path, value: Option<&Value>, expected: &str) -> String {
 }
 
 impl EntrySource {
-    /// `None`: the entry stays as it is.
+    /// The entry's name for a record; `None`: the entry stays as it is.
     pub fn render(&self, view: &View<'_>) -> Result<Option<String>, String> {
         for template in std::iter::once(&self.value).chain(&self.default) {
             if let Some(entry) = template.render(view, self.illegal)? {
@@ -297,7 +297,7 @@ impl EntrySource {
 }
 
 impl TextSource {
-    /// `None`: the content type stays as it is.
+    /// The content type for a record; `None`: the content type stays as it is.
     pub fn render(&self, view: &View<'_>) -> Result<Option<String>, String> {
         let text = match (self.value.render(view), &self.default, self.missing) {
             (Some(value), _, _) => value,
@@ -312,7 +312,7 @@ impl TextSource {
 }
 
 impl TimeSource {
-    /// Microseconds since the Unix epoch; `None`: the timestamp stays as it is.
+    /// The timestamp for a record, in microseconds since the Unix epoch; `None`: the timestamp stays as it is.
     pub fn microseconds(&self, view: &View<'_>) -> Result<Option<u64>, String> {
         let (time, problem) = match &self.field {
             Name::Record(field) => {
@@ -339,11 +339,11 @@ impl TimeSource {
     }
 }
 
-/// A table, or in short the text that would stand under its main key.
+/// A table of the configuration, or the text alone that would stand under the table's main key.
 #[derive(Debug)]
 struct Short<T>(T);
 
-/// The key that a text alone stands for.
+/// Names the main key of a table, which a text alone stands for.
 trait MainKey {
     const KEY: &'static str;
 }

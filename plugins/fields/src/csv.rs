@@ -1,4 +1,4 @@
-//! CSV payloads: a header line with the names of the columns, then the row that counts.
+//! Reads CSV payloads: the first line has the names of the columns, and the row after it has the values.
 //!
 //! Guarantees: a payload is read only as far as the end of that row.
 
@@ -9,14 +9,14 @@ use crate::extract::Found;
 use crate::payload::Problem;
 use crate::value::Value;
 
-/// How the payload is written.
+/// How the payload is written, and what is needed of it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
     /// The character between two columns.
     #[serde(default)]
     delimiter: Delimiter,
-    /// The columns that are needed, each with the place of its value.
+    /// The needed columns, each with the slot of its value.
     #[serde(skip)]
     pub columns: Vec<(String, usize)>,
 }
@@ -62,6 +62,6 @@ pub fn read(bytes: &[u8], is_whole: bool, options: &Options, slots: usize) -> Re
             );
         }
     }
-    // Where the row's end is the end of the part, the row may go on behind it.
+    // If the row ends where the part that was read ends, the row may continue in the next part.
     if is_whole || reader.position().byte() < bytes.len() as u64 { Ok(found) } else { Err(Problem::ShortCsv) }
 }

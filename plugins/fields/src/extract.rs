@@ -1,20 +1,20 @@
-//! What is needed of a payload, and what was found of it.
+//! The values that are needed of a payload, and those that were found in it.
 
 use crate::name::{Path, Step};
 use crate::value::Value;
 
-/// The paths, merged where they begin alike.
+/// The needed paths as a tree: paths with the same beginning share its nodes.
 #[derive(Debug, Default)]
 pub struct Tree {
-    /// Where the value here goes to, if it is needed.
+    /// The slot of the value at this node; `None`: the value itself isn't needed.
     pub slot: Option<usize>,
-    /// Whether an object here is a time.
+    /// Whether an object at this node is a time.
     pub is_stamp: bool,
     pub keys: Vec<(String, Tree)>,
     pub items: Vec<(usize, Tree)>,
 }
 
-/// The values found so far, one a path.
+/// The values that were found so far, by their slots.
 #[derive(Debug)]
 pub struct Found {
     pub values: Vec<Option<Value>>,
@@ -22,7 +22,7 @@ pub struct Found {
 }
 
 impl Tree {
-    /// Adds a path, whose value goes to the path's slot.
+    /// Adds a path to the tree.
     pub fn insert(&mut self, path: &Path, is_stamp: bool) {
         let mut at = self;
         for step in &path.steps {
@@ -36,7 +36,7 @@ impl Tree {
     }
 }
 
-/// The child of this name, which is made if there is none.
+/// The child with this name, which is added if there is none.
 fn child<'t, K: PartialEq + Clone>(children: &'t mut Vec<(K, Tree)>, name: &K) -> &'t mut Tree {
     let at = children.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
         children.push((name.clone(), Tree::default()));
@@ -47,7 +47,7 @@ fn child<'t, K: PartialEq + Clone>(children: &'t mut Vec<(K, Tree)>, name: &K) -
 }
 
 impl Found {
-    /// Nothing found yet of this many.
+    /// No values yet, for this many slots.
     pub fn new(slots: usize) -> Self {
         Self { values: vec![None; slots], missing: slots }
     }
@@ -56,7 +56,7 @@ impl Found {
         self.missing == 0
     }
 
-    /// Of a name that occurs twice the last value counts.
+    /// Sets the value of a slot. If the payload has a name twice, the last value counts.
     pub fn put(&mut self, slot: usize, value: Value) {
         if let Some(place) = self.values.get_mut(slot)
             && place.replace(value).is_none()
@@ -65,7 +65,8 @@ impl Found {
         }
     }
 
-    /// Of a name that occurs twice the first value counts, because the second may not be read.
+    /// Sets the value of a slot that has none. If the payload has a name twice, the first value counts, because the
+    /// payload may not be read as far as the second.
     pub fn set(&mut self, slot: usize, value: Value) {
         if let Some(place @ None) = self.values.get_mut(slot) {
             *place = Some(value);

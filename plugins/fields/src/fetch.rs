@@ -1,16 +1,16 @@
-//! Reads a schema: a file of a granted directory, or an answer over HTTP from a host that is granted.
+//! Reads a schema from a file in a granted directory, or over HTTP from a granted host.
 //!
-//! Guarantees: an error says whether what was asked for isn't there, or couldn't be asked for at present.
+//! Guarantees: an error says whether there is no such schema, or whether its place can't be reached at present.
 
-/// The largest schema.
+/// The most bytes of a schema.
 pub const MOST_BYTES: usize = 8 << 20;
 
-/// Why there is no schema.
+/// Why a schema couldn't be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FetchError {
     /// There is no such schema.
     Missing(String),
-    /// The question failed; another may succeed.
+    /// The schema's place couldn't be reached or gave an error; another attempt may succeed.
     Away(String),
 }
 
@@ -22,14 +22,14 @@ impl FetchError {
     }
 }
 
-/// Whether an answer of this status says that there is no such schema. Others may be answered otherwise the next time: a
-/// right is granted, a registry has less to do.
+/// Whether an answer with this status means that there is no such schema. After any other error another attempt may
+/// succeed, for example when the registry grants access or is less busy.
 #[cfg(any(target_arch = "wasm32", test))]
 fn is_missing(status: u16) -> bool {
     matches!(status, 400..=499) && !matches!(status, 401 | 403 | 408 | 425 | 429)
 }
 
-/// The bytes at a path, or at an address of `http://` or `https://`.
+/// The bytes of a file, or of the answer from an `http://` or `https://` address.
 pub fn fetch(place: &str) -> Result<Vec<u8>, FetchError> {
     let bytes = match place.split_once("://") {
         Some(("http", rest)) => io::get(false, rest),
@@ -43,7 +43,7 @@ pub fn fetch(place: &str) -> Result<Vec<u8>, FetchError> {
     Ok(bytes)
 }
 
-/// For the tests on the developer's machine.
+/// Stands for HTTP in the unit tests on the developer's machine.
 #[cfg(not(target_arch = "wasm32"))]
 mod io {
     use super::FetchError;

@@ -1,7 +1,7 @@
-//! JSON payloads.
+//! Reads JSON payloads.
 //!
-//! Guarantees: a text is read only as far as its last needed field; what isn't needed is skipped (see [`crate::scan`]);
-//! numbers keep their digits.
+//! Guarantees: a text is read only as far as its last needed field; values that aren't needed are skipped (see
+//! [`crate::scan`]); numbers keep their digits.
 
 use serde::de::IgnoredAny;
 
@@ -22,7 +22,7 @@ pub fn read(text: &[u8], tree: &Tree, slots: usize) -> Result<Found, Problem> {
     }
 }
 
-/// What is wrong with a text that couldn't be read: serde_json says where.
+/// What is wrong with a text that couldn't be read, with the line and the column.
 pub fn problem(text: &[u8]) -> String {
     match serde_json::from_slice::<IgnoredAny>(text) {
         Ok(_) => "the payload isn't JSON".into(),
@@ -30,15 +30,15 @@ pub fn problem(text: &[u8]) -> String {
     }
 }
 
-/// Why a walk ended before the end.
+/// Why a walk through a text ended before its end.
 enum Stop {
-    /// Everything was found.
+    /// Every needed value was found.
     Enough,
     /// The text ends too early, or isn't JSON.
     Broken,
 }
 
-/// On the way through a text.
+/// A walk through a text.
 struct Walk<'b> {
     bytes: &'b [u8],
     at: usize,
@@ -48,12 +48,12 @@ impl<'b> Walk<'b> {
     fn root(mut self, tree: &Tree, found: &mut Found) -> Result<(), Stop> {
         match self.next()? {
             b'{' | b'[' => self.value(tree, found),
-            // A number, a text and so on has no fields.
+            // A payload that isn't an object or a list, such as a number, has no fields.
             _ => serde_json::from_slice::<IgnoredAny>(self.bytes).map(|_| ()).map_err(|_| Stop::Broken),
         }
     }
 
-    /// Takes the value that begins here, and what the tree wants of it.
+    /// Reads the value that begins here and keeps what the tree needs of it.
     fn value(&mut self, tree: &Tree, found: &mut Found) -> Result<(), Stop> {
         match (self.next()?, tree.slot) {
             (b'{', slot) if !tree.keys.is_empty() => {
@@ -122,7 +122,7 @@ impl<'b> Walk<'b> {
         Ok(())
     }
 
-    /// Steps over what stands behind a value: the end of what it is in, or a comma.
+    /// Steps over the byte after a value. Returns `true` if it is `end`, and `false` if it is a comma.
     fn is_last(&mut self, end: u8) -> Result<bool, Stop> {
         let next = self.next()?;
         self.at += 1;
@@ -133,7 +133,7 @@ impl<'b> Walk<'b> {
         }
     }
 
-    /// The next byte that is no white space.
+    /// The next byte that isn't white space.
     fn next(&mut self) -> Result<u8, Stop> {
         loop {
             match self.bytes.get(self.at) {
@@ -144,7 +144,7 @@ impl<'b> Walk<'b> {
         }
     }
 
-    /// Steps over the value that begins here, and gives its text.
+    /// Steps over the value that begins here and returns its text.
     fn skip(&mut self) -> Result<&'b [u8], Stop> {
         let end = end_of_value(self.bytes, self.at).ok_or(Stop::Broken)?;
         let text = self.bytes.get(self.at..end).ok_or(Stop::Broken)?;
@@ -156,7 +156,7 @@ impl<'b> Walk<'b> {
     }
 }
 
-/// The part of the tree behind a key, which is given with its quotes.
+/// The node of the tree under a key, which is given as JSON text with its quotes.
 fn child<'t>(tree: &'t Tree, key: &[u8]) -> Option<&'t Tree> {
     let inner = key.get(1..key.len().saturating_sub(1))?;
     let find = |key: &[u8]| tree.keys.iter().find(|(known, _)| known.as_bytes() == key).map(|(_, tree)| tree);

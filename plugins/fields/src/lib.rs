@@ -1,7 +1,7 @@
 //! fields: sets labels, entry, timestamp and content type from fields of the payload, and drops records by them.
 //!
-//! Guarantees: a payload is read only if a field of it is needed, and JSON and CSV only as far as the last of the needed
-//! fields; the payload itself is never changed; whatever bytes a field holds, the label holds them without loss.
+//! Guarantees: a payload is read only if one of its fields is needed, and JSON and CSV only as far as the last needed
+//! field; the payload itself is never changed; a label holds all bytes of its field.
 
 mod avro;
 mod avro_schema;
@@ -42,7 +42,7 @@ impl Transform for Fields {
         let verdict = decide(settings, &view);
         match view.problem() {
             None => verdict,
-            // Another attempt may find the schema; what nobody looked into must not pass for unreadable.
+            // Another attempt may find the schema, so a payload that was not read yet doesn't count as unreadable.
             Some(Problem::Away(text)) => Err(Failure::Retry(text.clone())),
             Some(_) if settings.keeps_unreadable() => Ok(Verdict::Keep),
             Some(problem) => Err(Failure::Reject(problem.text().into())),
@@ -50,7 +50,7 @@ impl Transform for Fields {
     }
 }
 
-/// The verdict, provided that the payload could be read.
+/// The verdict about a record whose payload could be read.
 fn decide(settings: &Settings, view: &View<'_>) -> Result<Verdict, Failure> {
     if settings.filter.as_ref().is_some_and(|filter| !filter.keeps(view)) {
         return Ok(Verdict::Drop);

@@ -16,14 +16,15 @@ pub enum Name {
 pub struct Path {
     pub text: String,
     pub steps: Vec<Step>,
-    /// Where the field's value is among those that are read from a payload. Assigned once the whole configuration is read.
+    /// The place of the field's value among those that are read from a payload. It is assigned when the whole
+    /// configuration has been read.
     pub slot: usize,
 }
 
 /// One step from a value into a value inside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// The field of this name of an object.
+    /// The field with this name in an object.
     Key(String),
     /// The item at this place of a list, counted from 0.
     Item(usize),

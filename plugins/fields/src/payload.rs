@@ -1,4 +1,4 @@
-//! How a payload is read: its format, the schema registry's prefix before it, and which values are needed.
+//! Reads a payload: by its format, with or without the prefix of a schema registry, as far as its values are needed.
 //!
 //! Guarantees: an empty payload (a tombstone, too) has no fields and is no error.
 
@@ -31,7 +31,7 @@ type MessageKey = (Option<u32>, Vec<usize>);
 #[derive(Debug)]
 pub struct MessageTypes {
     pub schemas: Schemas<ProtobufSchema>,
-    /// The full name; `None`: the one that the schema registry's prefix names.
+    /// The full name of the message type; `None`: the schema registry's prefix names it.
     pub message: Option<String>,
     /// What is needed of a message, by the schema's id and the message's numbers.
     plans: RefCell<HashMap<MessageKey, Rc<MessagePlan>>>,
@@ -43,7 +43,7 @@ impl MessageTypes {
     }
 
     fn plan(&self, id: Option<u32>, numbers: Vec<usize>, tree: &Tree) -> Result<Rc<MessagePlan>, Problem> {
-        // Which message it is the configuration says, or the numbers.
+        // The configuration names the message type, or else the numbers in the prefix do.
         let key = if self.message.is_some() { (id, Vec::new()) } else { (id, numbers) };
         if let Some(plan) = self.plans.borrow().get(&key) {
             return Ok(Rc::clone(plan));
@@ -66,15 +66,15 @@ impl MessageTypes {
     }
 }
 
-/// With more plans than these all are forgotten.
+/// The most plans that are kept; when there are more, all are discarded and made again as they are needed.
 const MOST_PLANS: usize = 1_000;
 
-/// Whether payloads begin with the five bytes that serializers of a schema registry write: a zero, and the schema's id as
-/// a big-endian number of four bytes.
+/// Whether payloads begin with the five bytes that serializers of a schema registry write: a zero, and the schema's id
+/// as a big-endian number of four bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Prefix {
-    /// Where the first byte is zero, which no text and no Protobuf message begins with.
+    /// A payload has the prefix if its first byte is zero, because no JSON, no CSV and no Protobuf message begins so.
     #[default]
     Auto,
     Always,
@@ -97,13 +97,13 @@ pub struct Content {
     pub schema_id: Option<u32>,
 }
 
-/// What is read of a payload at first; each further attempt reads [`GROWTH`] times as much.
+/// How many bytes of a payload are read at first; each further attempt reads [`GROWTH`] times as many.
 const FIRST_BYTES: u32 = 4096;
 const GROWTH: u32 = 8;
 const PREFIX_BYTES: usize = 5;
 
 impl Payload {
-    /// An error where the message type is known and hasn't the fields that are named.
+    /// Fails if the message type is known and lacks a field that the configuration names.
     pub fn check_paths(&self) -> Result<(), String> {
         let Format::Protobuf(MessageTypes { schemas, message: Some(name), .. }) = &self.format else { return Ok(()) };
         let Some(schema) = schemas.only() else { return Ok(()) };
@@ -111,14 +111,14 @@ impl Payload {
         unknown.into_iter().next().map_or(Ok(()), |unknown| Err(format!("payload: the message {unknown}")))
     }
 
-    /// The error says what is wrong with the payload.
+    /// Reads the needed values of a record's payload. The error says what is wrong with the payload or with its schema.
     pub fn read(&self, record: &Record<'_>) -> Result<Content, Problem> {
         if record.payload_size == 0 {
             return Ok(Content { found: Found::new(self.slots), schema_id: None });
         }
         let mut length = match &self.format {
             Format::Json | Format::Csv(_) => FIRST_BYTES,
-            // These can't be told to be whole before their end.
+            // Whether such a payload is complete is only known at its end, so all of it is read.
             Format::Avro(_) | Format::Protobuf(_) => u32::MAX,
         };
         loop {
@@ -133,7 +133,7 @@ impl Payload {
                     avro::read(body, &schema, &self.tree, self.slots).map_err(Problem::Payload)
                 }
                 Format::Protobuf(types) => {
-                    // The registry's prefix of Protobuf goes on behind the id.
+                    // In the prefix of Protobuf, the numbers of the message type follow the id.
                     let (numbers, body) = match schema_id {
                         Some(_) => protobuf::message_numbers(body).ok_or_else(|| {
                             Problem::Payload("the payload's prefix names no message behind the schema's id".into())
@@ -146,14 +146,14 @@ impl Payload {
             };
             match found {
                 Ok(found) => return Ok(Content { found, schema_id }),
-                // The part may end in the middle of a value.
+                // The part that was read may end inside a value.
                 Err(_) if !is_whole => length = length.saturating_mul(GROWTH),
                 Err(problem) => return Err(problem.told(body)),
             }
         }
     }
 
-    /// The id in the schema registry's prefix, where there is one, and what follows it.
+    /// The id in the schema registry's prefix (`None`: there is no prefix), and the bytes that follow.
     fn without_prefix<'b>(&self, bytes: &'b [u8]) -> Result<(Option<u32>, &'b [u8]), Problem> {
         match (bytes.split_at_checked(PREFIX_BYTES), self.prefix) {
             (Some(([0, id @ ..], body)), Prefix::Auto | Prefix::Always) => {
@@ -171,21 +171,21 @@ impl Payload {
 /// Why the needed values couldn't be read.
 #[derive(Debug)]
 pub enum Problem {
-    /// These bytes aren't JSON, or not all of it.
+    /// The bytes aren't JSON, or the part that was read ends too early.
     Json,
-    /// The bytes end in the needed row, perhaps.
+    /// The part that was read may end inside the row of CSV that is needed.
     ShortCsv,
     Csv(String),
     /// What is wrong with the payload.
     Payload(String),
-    /// There is no schema to read it by.
+    /// There is no schema for the payload.
     Schema(String),
-    /// There may be one, and its place can't be asked at present.
+    /// The schema's place can't be reached at present, so there may be a schema.
     Away(String),
 }
 
 impl Problem {
-    /// With the text of what is wrong.
+    /// The same problem, with a text that says what is wrong with `body`.
     fn told(self, body: &[u8]) -> Self {
         Problem::Payload(match self {
             Problem::Json => json::problem(body),

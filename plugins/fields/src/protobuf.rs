@@ -1,7 +1,7 @@
-//! Protobuf payloads: one message, whose type is in a descriptor set.
+//! Reads Protobuf payloads: one message, whose type is in a descriptor set.
 //!
-//! Guarantees: a message is read to its end; of fields that come twice the last counts, as Protobuf has it; what isn't
-//! needed is skipped without being kept; no payload makes the reader recurse beyond a depth.
+//! Guarantees: a message is read to its end; if a field comes twice, the last value counts, as Protobuf demands; values
+//! that aren't needed are skipped; the reader's recursion is bounded.
 
 use prost_reflect::Kind;
 use prost_reflect::prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -10,10 +10,10 @@ use crate::extract::Found;
 use crate::protobuf_schema::{ElementPlan, FieldPlan, MessagePlan, Shape, default_of};
 use crate::value::{Stamp, Value};
 
-/// The deepest message.
+/// How deep messages may be nested.
 const MOST_DEEP: usize = 64;
 
-/// The values that the plan needs.
+/// The values of a message that the plan needs.
 pub fn read(bytes: &[u8], plan: &MessagePlan, slots: usize) -> Result<Found, String> {
     let mut found = Found::new(slots);
     match message(bytes, plan, &mut found, 0) {
@@ -22,7 +22,8 @@ pub fn read(bytes: &[u8], plan: &MessagePlan, slots: usize) -> Result<Found, Str
     }
 }
 
-/// The numbers with which a schema registry's prefix names the message type, and what follows them.
+/// The numbers by which a schema registry's prefix names the message type, and the bytes that follow. `None`: the bytes
+/// are no such numbers.
 pub fn message_numbers(mut bytes: &[u8]) -> Option<(Vec<usize>, &[u8])> {
     let mut number = || {
         let number = decode_varint(&mut bytes).ok()?;
@@ -54,7 +55,7 @@ fn message(bytes: &[u8], plan: &MessagePlan, found: &mut Found, depth: usize) ->
         let mut is_needed = false;
         for (field, count) in needed {
             is_needed = true;
-            // Two paths may lead to one field by its two names.
+            // The field is read again from its begin, because two paths may need it, by its two names.
             rest = begin;
             one(&mut rest, wire, field, count, found, depth).map_err(|problem| format!("field {number}: {problem}"))?;
         }
@@ -65,7 +66,7 @@ fn message(bytes: &[u8], plan: &MessagePlan, found: &mut Found, depth: usize) ->
     Ok(())
 }
 
-/// Takes what stands behind one key.
+/// Reads the value that follows a field's key, and keeps what the plan needs of it.
 fn one(
     rest: &mut &[u8],
     wire: WireType,
@@ -107,7 +108,7 @@ fn one(
     }
 }
 
-/// One entry of a map: a message whose field 1 is the key and whose field 2 is the value.
+/// Reads one entry of a map: a message whose field 1 is the key and whose field 2 is the value.
 fn entry(
     bytes: &[u8],
     key: &Kind,
@@ -144,7 +145,7 @@ fn entry(
     }
 }
 
-/// One value, and what the plan wants of it.
+/// Reads one value and keeps what the plan needs of it.
 fn element(
     rest: &mut &[u8],
     wire: WireType,
@@ -161,7 +162,7 @@ fn element(
         return Ok(());
     };
     if wire == WireType::StartGroup {
-        // Groups are older than anything that is written today: nothing is looked for inside them.
+        // Groups are deprecated, and no path can lead into one: they are skipped.
         return skip_field(wire, 0, rest, DecodeContext::default()).map_err(|error| error.to_string());
     }
     if wire != WireType::LengthDelimited {
@@ -182,7 +183,7 @@ fn element(
     plan.message.as_ref().map_or(Ok(()), |plan| message(bytes, plan, found, depth + 1))
 }
 
-/// The two numbers of a time; what isn't written is 0.
+/// Reads a time from a message with these two field numbers; a field that isn't written is 0.
 fn stamp(bytes: &[u8], (seconds, nanoseconds): (u32, u32)) -> Result<Option<Stamp>, String> {
     let mut stamp = Stamp { sec: 0, nanosec: 0 };
     let mut rest = bytes;

@@ -1,6 +1,7 @@
-//! Protobuf's message types, and what of a message is needed: worked out once for each schema.
+//! Protobuf's message types, and the plan for reading one: which fields are needed, worked out once for each schema.
 //!
-//! Guarantees: a path that a message type doesn't have is known before the first payload.
+//! Guarantees: if a message type lacks a path that the configuration names, that is known before the first payload is
+//! read.
 
 use prost_reflect::prost::Message;
 use prost_reflect::prost_types::{FileDescriptorProto, FileDescriptorSet};
@@ -13,7 +14,7 @@ use crate::value::Value;
 /// A descriptor set.
 pub struct ProtobufSchema {
     pool: DescriptorPool,
-    /// The file whose messages a schema registry's prefix counts: the last of a set.
+    /// The file whose messages the numbers in a schema registry's prefix count: the last one of the set.
     main: Option<FileDescriptor>,
 }
 
@@ -28,7 +29,7 @@ impl ProtobufSchema {
             })?,
         };
         let name = set.file.last().map(|file| file.name().to_owned());
-        // With Protobuf's own types, which a schema registry leaves out.
+        // The global pool has Protobuf's own types, which a schema registry's answer leaves out.
         let mut pool = DescriptorPool::global();
         pool.add_file_descriptor_protos(set.file).map_err(|error| {
             format!("the descriptor set isn't complete or contradicts itself (was it written with --include_imports?): {error}")
@@ -37,7 +38,7 @@ impl ProtobufSchema {
         Ok(Self { pool, main })
     }
 
-    /// The message type of a full name.
+    /// The message type with this full name.
     pub fn message(&self, name: &str) -> Result<MessageDescriptor, String> {
         let of_file = self.main.iter().flat_map(FileDescriptor::messages);
         let known = || of_file.map(|message| message.full_name().to_owned()).collect::<Vec<_>>().join(", ");
@@ -45,8 +46,8 @@ impl ProtobufSchema {
         found.ok_or_else(|| format!("message: the descriptor set has no message {name:?}; it has {}", known()))
     }
 
-    /// The message type that a schema registry's prefix names by numbers: the place among the file's messages, then among
-    /// those inside it, and so on.
+    /// The message type that a schema registry's prefix names by numbers: its place among the messages of the file, or
+    /// the place of the message that contains it, followed by its place in that one, and so on.
     pub fn message_at(&self, numbers: &[usize]) -> Option<MessageDescriptor> {
         let (first, inner) = numbers.split_first()?;
         let outer = self.main.as_ref()?.messages().nth(*first)?;
@@ -107,7 +108,7 @@ pub struct FieldPlan {
 
 #[derive(Debug)]
 pub enum Shape {
-    /// With the value that counts where the field is absent, for one that can't be.
+    /// A single value, with the default that holds if the field isn't written; `None`: the field may be absent.
     Single(ElementPlan, Option<Value>),
     List {
         slot: Option<usize>,
@@ -117,7 +118,7 @@ pub enum Shape {
         slot: Option<usize>,
         key: Kind,
         value: Kind,
-        /// By the key as text.
+        /// The needed entries, by their key as text.
         entries: Vec<(String, ElementPlan)>,
     },
 }
@@ -126,13 +127,13 @@ pub enum Shape {
 #[derive(Debug)]
 pub struct ElementPlan {
     pub slot: Option<usize>,
-    /// Of a time: the numbers of its seconds and its nanoseconds.
+    /// If the value is a time: the field numbers of its seconds and its nanoseconds.
     pub stamp: Option<(u32, u32)>,
-    /// Of a message: what is needed inside it.
+    /// If the value is a message: what is needed of it.
     pub message: Option<Box<MessagePlan>>,
 }
 
-/// The plan for a message type, and the paths that it doesn't have.
+/// The plan for reading a message type, and the paths that the type doesn't have.
 pub fn plan(message: &MessageDescriptor, tree: &Tree) -> (MessagePlan, Vec<String>) {
     let mut unknown = Vec::new();
     let plan = of_message(message, tree, &mut unknown);
@@ -186,7 +187,7 @@ fn of_element(kind: &Kind, tree: &Tree, unknown: &mut Vec<String>) -> ElementPla
     ElementPlan { slot: tree.slot, stamp, message: inner }
 }
 
-/// What a field that is always there holds where it wasn't written.
+/// The default of a field that can't be absent.
 pub fn default_of(kind: &Kind) -> Option<Value> {
     Some(match kind {
         Kind::Bool => Value::Boolean(false),

@@ -1,13 +1,13 @@
-//! Finds the end of a JSON value without reading the value.
+//! Finds the end of a JSON value without parsing the value.
 //!
-//! Guarantees: sixteen bytes are looked at together, so that long lists and texts cost little; what is skipped so isn't
-//! checked to be JSON beyond its quotes and the number of its brackets.
+//! Guarantees: sixteen bytes are examined at once, so that skipping long lists and texts is cheap; of a skipped value
+//! only the quotes and the number of brackets are checked.
 
-/// The bytes that are looked at together.
+/// How many bytes are examined at once.
 const BLOCK: usize = 16;
 
-/// Where the value that begins at `start` ends, which is behind its last byte. `None`: it doesn't end in these bytes, or no
-/// value begins like this.
+/// The position after the last byte of the value that begins at `start`. `None`: the value doesn't end in these bytes,
+/// or no value begins at `start`.
 pub fn end_of_value(bytes: &[u8], start: usize) -> Option<usize> {
     match bytes.get(start)? {
         b'"' => end_of_text(bytes, start),
@@ -33,7 +33,7 @@ fn end_of_text(bytes: &[u8], start: usize) -> Option<usize> {
         at += marks.trailing_zeros() as usize;
         match bytes.get(at)? {
             b'"' => return Some(at + 1),
-            // The byte after a backslash ends nothing.
+            // The byte after a backslash doesn't end the text.
             _ => at += 2,
         }
     }
@@ -44,7 +44,7 @@ fn end_of_container(bytes: &[u8], start: usize) -> Option<usize> {
     let (mut at, mut depth) = (start, 0);
     'blocks: loop {
         let block::Marks { quotes, opening, closing } = block::marks(&block_at(bytes, at)?);
-        // In whichever order they come, the brackets of this block don't close the container.
+        // There are too few closing brackets in this block to close the container, in whatever order they come.
         if quotes == 0 && closing.count_ones() < depth {
             depth = depth + opening.count_ones() - closing.count_ones();
             at += BLOCK;
@@ -72,7 +72,7 @@ fn end_of_container(bytes: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// The bytes from `at` on, with spaces behind the last; `None` where there are none.
+/// The block of bytes from `at` on, filled up with spaces; `None`: there are no bytes at `at`.
 fn block_at(bytes: &[u8], at: usize) -> Option<[u8; BLOCK]> {
     if let Some(Ok(block)) = bytes.get(at..at + BLOCK).map(TryInto::try_into) {
         return Some(block);
@@ -83,7 +83,7 @@ fn block_at(bytes: &[u8], at: usize) -> Option<[u8; BLOCK]> {
     Some(block)
 }
 
-/// Which bytes of a block are of a kind: bit 0 stands for the first byte.
+/// Finds which bytes of a block are quotes, brackets and so on, as bit sets: bit 0 stands for the first byte.
 mod block {
     use super::BLOCK;
 
@@ -100,7 +100,7 @@ mod block {
     #[cfg(target_arch = "wasm32")]
     pub use simd::{marks, quotes_and_backslashes};
 
-    /// For the tests on the developer's machine.
+    /// The portable way, for the unit tests on the developer's machine.
     #[cfg(not(target_arch = "wasm32"))]
     mod portable {
         use super::{BLOCK, Marks};
@@ -119,7 +119,8 @@ mod block {
         }
     }
 
-    /// WebAssembly's vector instructions. A function that isn't compiled for them too would call each as a function.
+    /// The way with WebAssembly's vector instructions. The attribute enables them for this function; without it the
+    /// compiler would call a function for each of them.
     #[cfg(target_arch = "wasm32")]
     mod simd {
         use core::arch::wasm32::{i64x2, u8x16_bitmask, u8x16_eq, u8x16_splat, v128, v128_or};
@@ -130,7 +131,7 @@ mod block {
         #[target_feature(enable = "simd128")]
         pub fn marks(block: &[u8; BLOCK]) -> Marks {
             let block = vector(block);
-            // Of each pair of brackets the curly one differs by this bit.
+            // A curly bracket differs from the square one by this bit.
             let curly = v128_or(block, u8x16_splat(b'{' ^ b'['));
             Marks {
                 quotes: u8x16_bitmask(u8x16_eq(block, u8x16_splat(b'"'))),
@@ -160,7 +161,7 @@ mod block {
 mod tests {
     use super::*;
 
-    /// Each of these values, behind a filling of any length and before another value.
+    /// Each of these values is tested after a filling of any length and before another value.
     #[test]
     fn a_value_ends_where_it_ends() {
         for value in [

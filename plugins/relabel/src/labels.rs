@@ -1,4 +1,4 @@
-//! The labels as the steps leave them, over those that the record came with.
+//! The labels that the steps have changed so far, in front of the record's own labels.
 //!
 //! Guarantees: each label is changed at most once in the verdict, however many steps touched it.
 

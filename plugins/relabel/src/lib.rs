@@ -1,8 +1,8 @@
 //! relabel: sets, renames, copies and removes labels, and sets the content type, by steps in order.
 //!
-//! Guarantees: a step sees what the steps before it did; what has no value changes nothing; whatever bytes a value holds,
-//! the label holds them, percent-encoded if need be; a payload is never read, and the labels are fetched only for steps
-//! that need them.
+//! Guarantees: a step sees the changes of the earlier steps; a step whose template has no value changes nothing; a
+//! label holds all bytes of its value, percent-encoded if necessary; a payload is never read, and the labels are
+//! fetched only for steps that need them.
 
 mod labels;
 mod step;
@@ -73,7 +73,7 @@ mod tests {
         verdict
     }
 
-    /// The changed labels, `name=value` or `-name`, in order.
+    /// The changes to the labels in order, each `name=value`, or `-name` for a removed label.
     fn labels(steps: &str) -> String {
         match verdict(steps).unwrap() {
             Verdict::Keep => String::new(),

@@ -1,4 +1,4 @@
-//! One step: what it does to the labels, and how it is read from the configuration.
+//! One step of relabel: how it is read from the configuration, and what it does to the labels.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use crate::labels::Labels;
 #[serde(try_from = "Raw")]
 pub struct Step {
     action: Action,
-    /// All must hold.
+    /// The conditions that must all hold for the step to be carried out.
     when: Vec<Condition>,
 }
 
@@ -26,7 +26,7 @@ enum Action {
     Remove { names: Glob },
 }
 
-/// A template, and what its text goes through, in this order.
+/// A template, and the operations on its text in the order of these fields.
 #[derive(Debug)]
 struct Value {
     template: Template,
@@ -71,7 +71,7 @@ impl Step {
 }
 
 impl Value {
-    /// `None`: nothing to set.
+    /// The resulting value; `None`: there is none, and the step sets nothing.
     fn of<'a>(&'a self, facts: &'a impl Facts) -> Option<Cow<'a, [u8]>> {
         self.found(facts).or_else(|| self.default.as_ref().map(|text| Cow::Borrowed(text.as_bytes())))
     }
@@ -103,7 +103,7 @@ fn lower(value: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The host would refuse it too, but couldn't say where it came from.
+/// Checks a content type. The host would refuse an invalid one, too, but couldn't name the value it was made of.
 fn content_type(value: &[u8]) -> Result<String, String> {
     let legal = |byte: &u8| matches!(byte, 0x20..=0x7e) && *byte != b',';
     match std::str::from_utf8(value) {
@@ -203,7 +203,7 @@ impl Raw {
         Ok(to)
     }
 
-    /// A key that the step's kind made no use of.
+    /// The first given key that a step of this kind doesn't use; `None`: all keys are used.
     fn left_over(&self) -> Option<&'static str> {
         [
             ("to", self.to.is_some()),
@@ -220,7 +220,7 @@ impl Raw {
 }
 
 impl Value {
-    /// Whatever is known before a record comes is checked then.
+    /// Checks the content types that don't depend on a record.
     fn check_content_types(&self) -> Result<(), String> {
         let constant = match self.template.parts() {
             [] => Some(""),

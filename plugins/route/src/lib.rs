@@ -1,7 +1,7 @@
 //! route: picks the entry by the first rule that fits.
 //!
-//! Guarantees: an entry that it answers is legal in ReductStore; two values never end up in one entry for want of legal
-//! characters; a payload is never read.
+//! Guarantees: ReductStore accepts each entry that it chooses; with `illegal = "escape"` two different values never
+//! give the same entry; a payload is never read.
 
 use reduct_sink_plugin::{Change, Failure, Record, Transform, Verdict, plugin};
 use reduct_sink_rules::{Condition, EntryTemplate, Illegal};
@@ -20,7 +20,7 @@ pub struct Config {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
-    /// All must hold.
+    /// The conditions that must all hold for the rule to apply.
     #[serde(default)]
     when: Vec<Condition>,
     entry: EntryTemplate,

@@ -44,7 +44,7 @@ struct Raw<F> {
 }
 
 impl<F> Condition<F> {
-    /// The field, for a plugin that has to prepare for its own fields.
+    /// The condition's field, for a plugin that changes its own fields after the configuration was read.
     pub fn field_mut(&mut self) -> &mut F {
         &mut self.field
     }
@@ -73,7 +73,7 @@ fn parse(value: &[u8]) -> Option<f64> {
     std::str::from_utf8(value).ok()?.trim().parse().ok()
 }
 
-/// One end of a range: `inclusive` and `exclusive` are the two ways to give it.
+/// One end of a range, given either as `inclusive` or as `exclusive`; `names` are the two keys, for the error.
 fn bound(inclusive: Option<f64>, exclusive: Option<f64>, names: &str) -> Result<Bound<f64>, String> {
     match (inclusive, exclusive) {
         (Some(_), Some(_)) => Err(format!("{names}: give one of the two")),

@@ -1,7 +1,7 @@
 //! Entry names from a template.
 //!
-//! Guarantees: a rendered name is legal (`A-Z a-z 0-9 _ -` in segments divided by `/`, none empty or over 255 bytes), and
-//! the escaping can be undone, so that two values never share a name:
+//! Guarantees: a rendered name is legal (`A-Z a-z 0-9 _ -` in segments divided by `/`, none empty or over 255 bytes),
+//! and the escaping can be undone, so that two values never share a name:
 //!
 //! - A byte that isn't legal becomes `_XX`, its value in upper-case hexadecimal (`.` is `_2E`); so does a `/` that begins
 //!   or ends the value or follows another one.
@@ -23,28 +23,29 @@ const MAX_SEGMENT: usize = 255;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Illegal {
-    /// Write it as the module's head says.
+    /// Escape it by the rules at the head of this module.
     #[default]
     Escape,
-    /// The rule doesn't fit.
+    /// The rule doesn't apply, and the next one is tried.
     Next,
 }
 
-/// A template whose text is an entry's name.
+/// A template that makes an entry's name.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String", bound(deserialize = "F: FieldName"))]
 pub struct EntryTemplate<F = Field>(Template<F>);
 
 impl<F> EntryTemplate<F> {
-    /// The fields in it, for a plugin that has to prepare for its own fields.
+    /// The template's fields, for a plugin that changes its own fields after the configuration was read.
     pub fn fields_mut(&mut self) -> impl Iterator<Item = &mut F> {
         self.0.fields_mut()
     }
 }
 
 impl<F: FieldName> EntryTemplate<F> {
-    /// `Ok(None)`: the rule doesn't fit this record, because a field is absent, null or empty, or what is `illegal` says
-    /// so. `Err`: there is a name, and it can't be made legal.
+    /// The entry's name for a record. `Ok(None)`: the rule doesn't apply, because a field is absent, null or empty, or
+    /// because a value isn't allowed in a name and `illegal` is [`Illegal::Next`]. `Err`: there is a name, and escaping
+    /// can't make it valid.
     pub fn render(&self, facts: &impl Facts<F>, illegal: Illegal) -> Result<Option<String>, String> {
         let mut entry = String::new();
         for part in self.0.parts() {
@@ -73,7 +74,7 @@ impl<F: FieldName> TryFrom<String> for EntryTemplate<F> {
 
     fn try_from(text: String) -> Result<Self, String> {
         let template = Template::<F>::try_from(text.clone())?;
-        // Whatever is put in for a field is legal by itself, so one trial tells for all.
+        // Each value of a field is valid by itself, so that rendering one example checks the template for all.
         let trial: String = template
             .parts()
             .iter()
@@ -92,7 +93,7 @@ impl<F: FieldName> TryFrom<String> for EntryTemplate<F> {
     }
 }
 
-/// The value as it may stand in a name; borrowed where nothing had to be escaped.
+/// The value, escaped for an entry's name; borrowed if no byte had to be escaped.
 fn legal<'a>(field: Option<&Field>, value: &'a [u8]) -> Cow<'a, str> {
     let escape_like = |at: usize| match (field, value.get(at + 1..at + 3)) {
         (Some(Field::Topic), Some(two)) => two == b"2E" || two == b"5F",

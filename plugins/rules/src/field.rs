@@ -19,17 +19,18 @@ pub enum Field {
     Topic,
     Partition,
     Offset,
-    /// Microseconds since the Unix epoch.
+    /// `timestamp`: the record's timestamp, in microseconds since the Unix epoch.
     Timestamp,
-    /// The payload's, in bytes.
+    /// `size`: the payload's length in bytes.
     Size,
     Entry,
     ContentType,
 }
 
-/// A plugin's set of fields. [`Field`] is the set that every plugin knows; a plugin that knows more has a type of its own.
+/// A plugin's set of fields. [`Field`] is the set that every plugin knows; a plugin that knows more has a type of its
+/// own.
 pub trait FieldName: TryFrom<String, Error = String> {
-    /// The field as one that every plugin knows; `None` for a field of the plugin's own.
+    /// The field as one that every plugin knows; `None`: it is one of the plugin's own fields.
     fn as_record_field(&self) -> Option<&Field>;
 }
 
@@ -39,18 +40,19 @@ impl FieldName for Field {
     }
 }
 
-/// Gives the values of fields: those of a record as it came, or as the plugin has changed it up to now.
+/// The values of a record's fields, with the changes that the plugin has made so far.
 pub trait Facts<F = Field> {
-    /// The field's value; `None` where it is absent or null. Of a repeated header: the last one's.
+    /// The field's value; `None`: the field is absent or null. Of several headers with one key the last one counts.
     fn value<'a>(&'a self, field: &'a F) -> Option<Cow<'a, [u8]>>;
 
-    /// Whether the field is present, even if it is null.
+    /// Whether the record has the field, even if its value is null.
     fn exists(&self, field: &F) -> bool;
 
-    /// Whether the test holds for the field's value; for any of a repeated header's.
+    /// Whether the test holds for the field's value, or for any value of a repeated header.
     fn any(&self, field: &F, test: &dyn Fn(&[u8]) -> bool) -> bool;
 
-    /// The value of a field that always is a number; `None` for all other fields, even if they hold digits.
+    /// The value of a field that is always a number, such as the offset; `None` for any other field, even if it holds
+    /// digits.
     fn number(&self, field: &F) -> Option<u64>;
 }
 
@@ -130,7 +132,7 @@ impl TryFrom<String> for Field {
     }
 }
 
-/// Whatever isn't a label's name is likely a header's key.
+/// Checks a label's name. The error suggests the label of the header that the operator probably meant.
 pub fn check_label_name(name: &str) -> Result<(), String> {
     let legal = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-');
     if !name.is_empty() && name.bytes().all(legal) && !stored::is_reserved(name.as_bytes()) {

@@ -52,7 +52,7 @@ impl<F> Filter<F> {
         matches == (self.on_match == Action::Keep)
     }
 
-    /// The conditions' fields, for a plugin that has to prepare for its own fields.
+    /// The conditions' fields, for a plugin that changes its own fields after the configuration was read.
     pub fn fields_mut(&mut self) -> impl Iterator<Item = &mut F> {
         self.rules.iter_mut().map(Condition::field_mut)
     }

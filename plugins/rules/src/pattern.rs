@@ -3,7 +3,8 @@
 use regex_lite::Regex;
 use serde::Deserialize;
 
-/// A regular expression; it is found anywhere in a value unless it is anchored. Values that aren't UTF-8 don't match.
+/// A regular expression that matches anywhere in a value, unless it is anchored. A value that isn't UTF-8 doesn't
+/// match.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Pattern(Regex);
@@ -13,8 +14,9 @@ impl Pattern {
         std::str::from_utf8(value).is_ok_and(|text| self.0.is_match(text))
     }
 
-    /// What the pattern takes from a value: `replace` with `$1` or `${name}` filled in; without one the first group, or
-    /// the whole match where the pattern has no group. `None` where it doesn't match, or the group took no part in it.
+    /// The text that the pattern takes from a value: `replace` with `$1` or `${name}` filled in. Without `replace` it
+    /// is the first group, or the whole match if the pattern has no group. `None`: the pattern doesn't match, or the
+    /// group isn't part of the match.
     pub fn extract(&self, value: &[u8], replace: Option<&str>) -> Option<String> {
         let captures = self.0.captures(std::str::from_utf8(value).ok()?)?;
         match replace {
@@ -39,7 +41,7 @@ impl TryFrom<String> for Pattern {
     }
 }
 
-/// `*` stands for any run of characters, `?` for one; the whole value must match.
+/// A pattern in which `*` stands for any run of characters and `?` for one; the whole value must match.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "String")]
 pub struct Glob(String);
@@ -47,7 +49,8 @@ pub struct Glob(String);
 impl Glob {
     pub fn matches(&self, value: &[u8]) -> bool {
         let (mut pattern, mut rest) = (self.0.as_bytes(), value);
-        // Where to go on after the last `*`, should what follows it not match: its pattern, and a byte further.
+        // Where to continue if the text after the last `*` doesn't match: the pattern after the `*`, and the value one
+        // character later than the last attempt.
         let mut retry: Option<(&[u8], &[u8])> = None;
         loop {
             match (pattern.split_first(), rest.split_first()) {
@@ -93,7 +96,7 @@ impl From<String> for Glob {
     }
 }
 
-/// What follows the rest of a UTF-8 character.
+/// The bytes after the continuation bytes of the UTF-8 character in which `bytes` begins.
 fn skip_continuation(bytes: &[u8]) -> &[u8] {
     let length = bytes.iter().take_while(|byte| **byte & 0xc0 == 0x80).count();
     bytes.get(length..).unwrap_or_default()

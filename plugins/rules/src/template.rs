@@ -1,4 +1,5 @@
-//! Text with fields of the record in it: `{topic}`, `{header:KEY}` and so on; `{{` and `}}` stand for braces.
+//! Templates: text that names fields of the record, such as `{topic}` and `{header:KEY}`; `{{` and `}}` stand for
+//! braces.
 
 use std::borrow::Cow;
 
@@ -6,7 +7,7 @@ use serde::Deserialize;
 
 use crate::{Facts, Field};
 
-/// A text that is the same for all records except where it names fields.
+/// A text in which each field that it names is replaced by the field's value.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String", bound(deserialize = "F: TryFrom<String, Error = String>"))]
 pub struct Template<F = Field>(Vec<Part<F>>);
@@ -26,7 +27,7 @@ impl<F> Template<F> {
         &self.0
     }
 
-    /// The fields in it, for a plugin that has to prepare for its own fields.
+    /// The template's fields, for a plugin that changes its own fields after the configuration was read.
     pub fn fields_mut(&mut self) -> impl Iterator<Item = &mut F> {
         self.0.iter_mut().filter_map(|part| match part {
             Part::Text(_) => None,
@@ -34,7 +35,7 @@ impl<F> Template<F> {
         })
     }
 
-    /// The text's bytes; `None` where one of the fields is absent or null.
+    /// The bytes of the text for a record; `None`: one of the fields is absent or null.
     pub fn render<'a>(&'a self, facts: &'a impl Facts<F>) -> Option<Cow<'a, [u8]>> {
         if let [part] = self.0.as_slice() {
             return part_value(part, facts);

@@ -1,13 +1,14 @@
-//! The configuration's way from JSON text to a type.
+//! Reads a plugin's configuration: makes a value of the plugin's own type from the JSON text that the host passes.
 //!
-//! Guarantees: an error begins with the path of the key (`rules[0].regex: …`), so that the operator finds it in a file
-//! that is no JSON at all.
+//! Guarantees: an error begins with the path of the key (`rules[0].regex: …`), so that the operator finds the place in
+//! the host's TOML file, where JSON's line numbers would mean nothing.
 
 use serde::de::DeserializeOwned;
 
-/// Reads the text that the host hands to `configure`.
+/// Reads the text that the host passes to `configure`.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    // By way of a value, because an error from the text would name a line and column that the operator never sees.
+    // The text is first read into a value, because an error about the text would name a line and a column that the
+    // operator never sees.
     let value: serde_json::Value =
         serde_json::from_str(text).map_err(|error| format!("the configuration is not JSON: {error}"))?;
     serde_path_to_error::deserialize(value).map_err(|error| {
@@ -19,7 +20,7 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     })
 }
 
-/// Serde calls a number by Rust's name for its type.
+/// Replaces serde's names for types, such as Rust's `u64`, by words that an operator knows.
 fn in_plain_words(message: String) -> String {
     let words = [
         ("f64", "a number"),

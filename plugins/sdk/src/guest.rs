@@ -1,6 +1,7 @@
-//! The glue between the contract's functions and a [`Transform`]: one value an instance, made by `configure`.
+//! Connects the contract's functions to a [`Transform`]: each instance has one value of the author's type, which
+//! `configure` makes.
 //!
-//! Guarantees: the panic hook and the log bridge are in place before any code of the plugin's author runs.
+//! Guarantees: the panic hook and the logger are set before any code of the plugin's author runs.
 
 use std::cell::RefCell;
 use std::panic::PanicHookInfo;
@@ -8,7 +9,7 @@ use std::panic::PanicHookInfo;
 use crate::bindings::reduct_sink::transform::host;
 use crate::{Failure, Host, Label, Message, Record, Transform, Verdict, config};
 
-/// Makes a [`Transform`] the plugin that this crate builds. Names one type, once a crate.
+/// Makes a type that implements [`Transform`] the plugin that this crate builds. Call it once in a crate.
 #[macro_export]
 macro_rules! plugin {
     ($plugin:ty) => {
@@ -47,7 +48,7 @@ pub fn configure<T: Transform>(plugin: &RefCell<Option<T>>, config: &str) -> Res
     Ok(())
 }
 
-/// A panic on one line: the host makes its reason of it.
+/// The panic's text and place on one line, which the host makes the reason of the failure.
 fn described(panic: &PanicHookInfo<'_>) -> String {
     let text = panic.payload_as_str().unwrap_or("a value that is no text").replace('\n', " ");
     match panic.location() {
@@ -64,7 +65,7 @@ pub fn transform<T: Transform>(plugin: &RefCell<Option<T>>, message: &Message) -
     }
 }
 
-/// The functions that the host really offers.
+/// The host's functions, as a component imports them.
 struct Imports;
 
 impl Host for Imports {
@@ -89,7 +90,7 @@ impl Host for Imports {
     }
 }
 
-/// The `log` crate's records, written to the host's log.
+/// A logger that writes the messages of the crate `log` to the host's log.
 struct HostLog;
 
 impl log::Log for HostLog {

@@ -1,12 +1,12 @@
-//! How names and values are written in labels: the host's rules for headers, for plugins that make labels of other bytes.
+//! Makes names and values of labels of any bytes, by the rules by which the host makes labels of headers.
 //!
-//! Guarantees: [`encode`] and [`encode_name`] write what the host writes for a header of the same bytes.
+//! Guarantees: [`encode`] and [`encode_name`] return what the host writes for a header with the same bytes.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Bytes as a label's value: text that ReductStore takes as it is, anything else percent-encoded. Empty bytes stay empty,
-/// and setting a label to them removes it: ReductStore has no empty labels.
+/// The label's value for these bytes: the same text if ReductStore accepts it, otherwise percent-encoded. No bytes give
+/// an empty text, and setting a label to that removes it, because ReductStore has no empty labels.
 pub fn encode(bytes: &[u8]) -> Cow<'_, str> {
     let taken = |at: usize, byte: u8| match byte {
         b' ' => at != 0 && at + 1 != bytes.len(),
@@ -29,7 +29,7 @@ pub fn encode(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Bytes as a label's name: in lower case, with `_` for each character other than `a-z 0-9 _ . -`.
+/// The label's name for these bytes: in lower case, with `_` for each character other than `a-z 0-9 _ . -`.
 pub fn encode_name(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "_".into();
@@ -48,7 +48,7 @@ pub fn encode_name(bytes: &[u8]) -> String {
     if name == "__proto__" { "_proto_".into() } else { name }
 }
 
-/// Whether a label's name belongs to the host.
+/// Whether the name is reserved for the host's own labels.
 pub fn is_reserved(name: &[u8]) -> bool {
     name.starts_with(b"kafka.") || name.starts_with(b"sink.")
 }

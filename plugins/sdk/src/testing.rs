@@ -1,4 +1,4 @@
-//! Records for unit tests, on the developer's machine and without WebAssembly.
+//! Records for unit tests that run on the developer's machine, without WebAssembly.
 //!
 //! ```
 //! # use reduct_sink_plugin::{Change, Failure, Record, Transform, Verdict};
@@ -21,12 +21,12 @@ use std::cell::Cell;
 
 use crate::{Failure, Header, Host, Label, Message, Record, Transform, Verdict, config, stored};
 
-/// Makes a plugin from JSON text, as the host does.
+/// Makes a plugin of its configuration as JSON text, as the host does.
 pub fn configure<T: Transform>(config: &str) -> Result<T, String> {
     T::configure(config::parse(config)?)
 }
 
-/// A record with what the host would hold of it. Its headers become labels as the host makes them.
+/// A record with what the host would answer about it. Its headers become labels by the host's rules.
 #[derive(Debug, Clone)]
 pub struct Sample {
     message: Message,
@@ -38,7 +38,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Offset 7 of partition 0 of `topic`, without key, headers and payload.
+    /// A record at offset 7 of partition 0 of the topic `topic`, without key, headers and payload.
     pub fn new() -> Self {
         Self {
             message: Message {
@@ -58,7 +58,7 @@ impl Sample {
         }
     }
 
-    /// The topic, and the entry that the host derives from it.
+    /// Sets the topic, and the entry that the host names after it.
     #[must_use]
     pub fn topic(mut self, topic: &str) -> Self {
         self.message.topic = topic.into();
@@ -78,7 +78,7 @@ impl Sample {
         self
     }
 
-    /// Microseconds since the Unix epoch.
+    /// Sets the timestamp, in microseconds since the Unix epoch.
     #[must_use]
     pub fn timestamp(mut self, microseconds: u64) -> Self {
         self.message.timestamp = microseconds;
@@ -101,7 +101,7 @@ impl Sample {
         self.any_header(key, None)
     }
 
-    /// A label, as if a plugin before had set it.
+    /// Sets a label, as if an earlier plugin of the chain had set it.
     #[must_use]
     pub fn label(mut self, name: &str, value: &str) -> Self {
         self.labels.retain(|label| label.name != name);
@@ -117,31 +117,31 @@ impl Sample {
         self
     }
 
-    /// An entry, as if a plugin before had chosen it.
+    /// Sets the entry, as if an earlier plugin of the chain had chosen it.
     #[must_use]
     pub fn entry(mut self, entry: &str) -> Self {
         self.entry = entry.into();
         self
     }
 
-    /// A content type, as if a plugin before had set it.
+    /// Sets the content type, as if an earlier plugin of the chain had set it.
     #[must_use]
     pub fn content_type(mut self, content_type: &str) -> Self {
         self.content_type = content_type.into();
         self
     }
 
-    /// The record as a plugin sees it.
+    /// The record as a plugin gets it.
     pub fn record(&self) -> Record<'_> {
         Record::new(&self.message, self)
     }
 
-    /// What the plugin answers to this record.
+    /// Asks the plugin about this record and returns its answer.
     pub fn transform<T: Transform>(&self, plugin: &mut T) -> Result<Verdict, Failure> {
         plugin.transform(&self.record())
     }
 
-    /// How often the payload was asked for, whole or in part.
+    /// How many times the plugin asked for the payload, whole or in part.
     pub fn payload_reads(&self) -> u32 {
         self.payload_reads.get()
     }
