@@ -1,9 +1,10 @@
-//! The state of a partition against a model that is too simple to be wrong, over random schedules of everything that can
-//! happen to a partition: 20,000, or a million where `TESTBED_LONG` is set. `TESTBED_SEED` plays one run again.
+//! Tests the state of a partition in a simple model of Kafka, the store and a host, over random schedules of everything
+//! that can happen to a partition: 20,000 schedules, or a million if `TESTBED_LONG` is set. `TESTBED_SEED` repeats a
+//! run.
 //!
-//! The model knows Kafka's log and what the store has. At the end of each schedule the faults stop, the host works on, and
-//! every record that the topic holds must be in the store exactly once, whole. Rules that reduct-sink once followed are
-//! kept here as [`Rule`]s, to show that the schedules notice each of them.
+//! At the end of each schedule the faults stop, the host catches up, and every record that the topic holds must be in
+//! the store exactly once and undamaged. Wrong rules that reduct-sink once followed are kept here as [`Rule`]s, to show
+//! that the schedules notice each of them.
 
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -13,7 +14,7 @@ mod world;
 use fastrand::Rng;
 use world::{Rule, World};
 
-/// How many schedules a wrong rule may survive.
+/// Within this many schedules a wrong rule must be noticed.
 const ENOUGH: usize = 200_000;
 
 fn seed() -> u64 {
@@ -47,7 +48,7 @@ fn the_schedules_notice_each_rule_that_was_wrong() {
     }
 }
 
-/// Plays one schedule; `Err`: what is wrong at its end.
+/// Runs one schedule. `Err` says what is wrong at its end.
 fn schedule(rng: &mut Rng, rule: Option<Rule>, steps: &mut Vec<&'static str>) -> Result<(), String> {
     let mut world = World::new(rng.fork(), rule);
     for _ in 0..rng.usize(5..60) {

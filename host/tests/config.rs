@@ -1,9 +1,11 @@
-//! Golden files for what a mistake is answered with: `config/NAME.toml` is given to `reduct-sink check --offline`, and what it
-//! says on standard error must be `config/NAME.stderr` (and on standard output `config/NAME.stdout`, if that is there).
+//! Compares the answers to wrong configurations with golden files: `reduct-sink check --offline` gets
+//! `config/NAME.toml`, and its standard error must be `config/NAME.stderr` (and its standard output
+//! `config/NAME.stdout`, if there is that file).
 //!
-//! The first lines of a case may say `# flags: …`, `# environment: NAME=VALUE …` (`\n` is a line break), `# exit: CODE` (2
-//! unless said) and `# command: …` for another command, which gets no `--config`. The folder of the cases is FOLDER in the
-//! expected files, a time is TIME. With `UPDATE_GOLDEN=1` in the environment they are written instead.
+//! The first lines of a case may give `# flags: …`, `# environment: NAME=VALUE …` (`\n` is a line break), `# exit:
+//! CODE` (the default is 2) and `# command: …` for another command, which gets no `--config`. In the golden files
+//! FOLDER stands for the folder of the cases and TIME for a time. With `UPDATE_GOLDEN=1` in the environment the test
+//! writes the golden files.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is an answer")]
 
@@ -51,7 +53,7 @@ fn cases() -> Vec<PathBuf> {
     cases
 }
 
-/// What stays the same on every machine and for every user.
+/// The output, without the paths and times that differ between machines and users.
 fn without_places_and_times(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes).replace(&folder().display().to_string(), "FOLDER");
     let text: String = text.split_inclusive('\n').filter(|line| !line.contains("has root's rights")).collect();
@@ -60,7 +62,7 @@ fn without_places_and_times(bytes: &[u8]) -> String {
     times.iter().fold(text, |text, time| text.replace(time, "TIME"))
 }
 
-/// Without the environment of the person who runs the tests.
+/// Runs a case without the environment of the person who runs the tests.
 fn check(case: &Path) -> Output {
     let text = text(case);
     let flags = directive(&text, "flags").unwrap_or_default();
@@ -80,7 +82,7 @@ fn text(case: &Path) -> String {
     std::fs::read_to_string(case).unwrap()
 }
 
-/// What stands behind `# NAME:` in the comments that a case begins with.
+/// The text after `# NAME:` in the comments at the beginning of a case.
 fn directive<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let comments = text.lines().map_while(|line| line.strip_prefix("# "));
     comments.filter_map(|comment| comment.strip_prefix(name)?.strip_prefix(": ")).next()

@@ -1,4 +1,4 @@
-//! The commands for plugin authors, run as they run them.
+//! Runs the commands for plugin authors as an author does.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may")]
 
@@ -19,7 +19,7 @@ struct Ended {
     stderr: String,
 }
 
-/// Runs the binary in a folder, with nothing of this machine's toolchains to be found.
+/// Runs the binary in a folder, in an environment in which it finds none of this machine's toolchains.
 fn run_in(folder: &Path, args: &[&str]) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reduct-sink"));
     command.args(args).current_dir(folder).env("PATH", "/nowhere").env("XDG_CACHE_HOME", folder.join("cache"));
@@ -31,7 +31,7 @@ fn run_in(folder: &Path, args: &[&str]) -> Ended {
     }
 }
 
-/// A folder with a plugin that drops what has three bytes, rejects what has four, and changes the rest.
+/// A folder with a plugin that drops payloads of three bytes, rejects those of four, and changes all others.
 fn bed() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let component = guest(
@@ -95,7 +95,7 @@ fn a_difference_is_told_as_a_diff_and_as_junit() {
     assert!(ended.stdout.ends_with("3 passed, 1 failed\n"), "{}", ended.stdout);
     let xml = fs::read_to_string(bed.path().join("junit.xml")).unwrap();
     assert!(xml.contains("tests=\"4\" failures=\"1\"") && xml.contains("+entry = &quot;e&quot;"), "{xml}");
-    // What is met stays as its author wrote it.
+    // An expectation that is met stays as its author wrote it.
     let cases = bed.path().join("fixtures/cases.expected.toml");
     let written = format!("# by hand\n{}", fs::read_to_string(&cases).unwrap());
     fs::write(&cases, &written).unwrap();
@@ -220,7 +220,7 @@ fn bench_measures_beside_the_passthrough() {
             "{cost}"
         );
     }
-    // A record that isn't handled is no fast record.
+    // A record on which the plugin fails ends the benchmark, instead of counting as a fast one.
     let ended = run_in(bed.path(), &["plugin", "bench", "p.wasm", "--size", "4B", "--time", "20ms"]);
     assert!(ended.code == Some(1) && ended.stderr.contains("four bytes"), "{}", ended.stderr);
 }
@@ -278,7 +278,7 @@ fn every_language_has_a_folder_that_is_whole() {
             let left = placeholders.iter().find(|name| text.contains(&format!("{{{{{name}}}}}")));
             assert!(left.is_none(), "the placeholder {left:?} is left in {}", file.display());
         }
-        // Nothing of this machine's tools is found, so it says what to install.
+        // The command finds no toolchain, so it says what to install.
         let ended = run_in(&project, &["plugin", "build"]);
         let installs = ["rustup target add", "pip install", "npm install", "apt-get install"];
         if ended.code == Some(2) {

@@ -1,7 +1,8 @@
-//! A log that can't be written costs log lines and nothing else: the binary runs on, and SIGTERM ends it with 0.
+//! If the log can't be written, the host loses log lines and nothing else: it runs on, and SIGTERM ends it with exit
+//! code 0.
 //!
-//! The broker is a listener of the test that never answers. A connection to it shows that the host has begun to work, and so
-//! to log.
+//! In place of a broker the test has a listener that never answers. A connection to it shows that the host has begun to
+//! work, and therefore to log.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is an answer")]
 
@@ -13,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// After this the test gives up: no measure of the host.
+/// After this time the test fails. It is far longer than the host needs.
 const GIVE_UP: Duration = Duration::from_secs(120);
 
 #[test]

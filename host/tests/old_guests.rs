@@ -1,6 +1,7 @@
-//! Guests built against released contracts, as they were then: they run on every later host.
+//! Tests that components which were built for an earlier version of the contract still run on this host.
 //!
-//! Each folder of `old_guests/` is a version: `guest.wasm`, never built again, and the source it came from.
+//! Each folder of `old_guests/` is for one version of the contract. It has `guest.wasm`, which is never built again,
+//! and the source from which it was built.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests may")]
 
@@ -75,7 +76,7 @@ fn every_verdict_of_a_guest_of_0_1_0_is_understood() {
     let retried = chain.transform(&record("retry"));
     assert!(matches!(&retried, Outcome::Retry(failure) if failure.reason == "not now"), "{retried:?}");
     assert!(reason(chain.transform(&record("sing"))).contains("sing"));
-    // The panic ends the instance; the next record gets another.
+    // The panic ends the instance; a new instance decides about the next record.
     assert!(reason(chain.transform(&record("panic"))).contains("trap"));
     assert!(matches!(chain.transform(&record("drop")), Outcome::Dropped));
 }

@@ -1,6 +1,5 @@
-//! `wit/REFERENCE.md`: the contract's reference, generated from the WIT.
-//!
-//! This test checks that it is current; with `UPDATE_REFERENCE=1` it writes it.
+//! Checks that `wit/REFERENCE.md`, the contract's reference, is what the WIT generates. With `UPDATE_REFERENCE=1` in
+//! the environment the test writes the file.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests may")]
 
@@ -66,7 +65,7 @@ fn interface(text: &mut String, resolve: &Resolve, interface: &Interface) {
     writeln!(text, "## Interface `{name}`\n\n{}", docs(&interface.docs)).unwrap();
     for (name, id) in &interface.types {
         let ty = &resolve.types[*id];
-        // What is only used from another interface is told there.
+        // A type that is only imported from another interface is described there.
         if !matches!(ty.kind, TypeDefKind::Type(_)) {
             type_definition(text, resolve, name, ty);
         }
@@ -122,7 +121,7 @@ fn type_name(resolve: &Resolve, ty: &Type) -> String {
     }
 }
 
-/// What a comment says, with an empty line behind it.
+/// The text of a comment, followed by an empty line.
 fn docs(docs: &Docs) -> String {
     docs.contents.as_ref().map_or(String::new(), |text| format!("{}\n", text.trim()))
 }

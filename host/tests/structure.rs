@@ -1,7 +1,7 @@
-//! Holds the rules about the shape and the words of the code. `.github/CONTRIBUTING.md` states them for people.
+//! Checks the rules about the structure and the words of the code, which `.github/CONTRIBUTING.md` explains.
 //!
-//! Guarantees: each violation is reported with its file and line and with the rule that it breaks; a rule that finds nothing
-//! to check fails, so that a moved folder cannot switch a rule off.
+//! Guarantees: each violation is reported with its file and line and with the rule that it breaks; a rule that finds
+//! nothing to check fails, so that a moved folder cannot switch a rule off.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is an answer")]
 
@@ -11,7 +11,8 @@ use std::{fs, iter};
 
 use regex::Regex;
 
-/// The folders of `host/src` in layers. A folder may import from its own layer, without cycles, and from the layers below.
+/// The folders of `host/src` in layers. A folder may import from its own layer, without cycles, and from the layers
+/// below.
 const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["pipeline"],
@@ -21,7 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["config", "record"],
 ];
 
-/// Each client library is known to these folders only, so that it can be replaced there.
+/// Only these folders may use each client library, so that it can be replaced in one place.
 const LIBRARIES: &[(&str, &[&str])] =
     &[("wasmtime", &["plugin"]), ("rdkafka", &["kafka", "source"]), ("reduct_rs", &["sink"])];
 
@@ -122,7 +123,7 @@ fn files_are_short() {
     report(files.iter().filter_map(too_long).collect());
 }
 
-/// A reader who meets a type's name again may take it for the type that they know.
+/// A reader who meets a type's name a second time may confuse it with the type that they know.
 #[test]
 fn each_type_name_is_used_once() {
     // An indented `type` belongs to a trait.
@@ -200,7 +201,7 @@ fn report(problems: Vec<String>) {
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }
 
-/// Ways from a folder back to itself.
+/// The cycles of imports, each as `a → b → a`.
 fn cycles(edges: &BTreeMap<&str, BTreeSet<&str>>) -> BTreeSet<String> {
     fn walk<'a>(path: &mut Vec<&'a str>, edges: &BTreeMap<&'a str, BTreeSet<&'a str>>, found: &mut BTreeSet<String>) {
         let here = path[path.len() - 1];
@@ -229,7 +230,7 @@ fn function(text: &str) -> &str {
             '{' => depth += 1,
             '}' if depth == 1 => return &text[..at],
             '}' => depth -= 1,
-            // A declaration without a body.
+            // The function has no body.
             ';' if depth == 0 => return &text[..at],
             _ => {}
         }
@@ -251,7 +252,7 @@ impl Source {
         Some(folder)
     }
 
-    /// Its lines that are no comments, with their numbers.
+    /// Its lines of code, without comment lines, with their numbers.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         (1..).zip(self.text.lines()).filter(|(_, line)| !line.trim_start().starts_with("//"))
     }
@@ -261,7 +262,7 @@ impl Source {
         let mut imports = Vec::new();
         for (line, text) in self.code() {
             for (at, prefix) in text.match_indices("crate::") {
-                // `$crate::` and `pub(in crate::…)` are paths like others; a name that ends in crate is none.
+                // `$crate::` and `pub(in crate::…)` count as paths; a name that ends in `crate` doesn't.
                 if text[..at].ends_with(|letter: char| letter.is_alphanumeric() || letter == '_') {
                     continue;
                 }
@@ -310,7 +311,7 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// The repository's own files that are wanted: their paths from its root, and their texts.
+/// The repository's own files that `wanted` accepts: their paths from its root, and their texts.
 fn repository(wanted: impl Fn(&Path) -> bool) -> Vec<(String, String)> {
     const GENERATED: &[&str] = &["target", "node_modules", ".venv", ".git", "dist", "build", "bindings", "__pycache__"];
     let root = root();

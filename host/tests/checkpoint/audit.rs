@@ -1,4 +1,4 @@
-//! The end of a schedule: the faults stop, and what the store has is compared with the topic.
+//! The end of a schedule: the faults stop, and the records in the store are compared with those of the topic.
 
 use reduct_sink::flow::Phase;
 use reduct_sink::record::TopicId;
@@ -6,7 +6,7 @@ use reduct_sink::record::TopicId;
 use super::{Key, Stored, World};
 
 impl World {
-    /// The faults stop; in the end each record that the topic holds must be in the store once.
+    /// Ends the faults and lets the host catch up. Then each record that the topic holds must be in the store once.
     pub fn finish(mut self) -> Result<(), String> {
         self.has_finished = true;
         self.now += 100;

@@ -1,4 +1,4 @@
-//! Kafka, the store and a host around one partition, as plain values.
+//! The model: Kafka, the store and a host around one partition, as plain values.
 
 mod audit;
 
@@ -17,32 +17,34 @@ use reduct_sink::record::entry_name::Naming;
 use reduct_sink::record::{TopicId, TopicPartition};
 use reduct_sink::recovery::Recovery;
 
-/// Records that the store's open blocks hold: a crash may lose or damage them.
+/// How many records the store's open blocks hold: a crash may lose or damage them.
 const OPEN: usize = 6;
 
-/// How many offsets they reach back at most: offsets have gaps.
+/// How many offsets the records in the open blocks span at most, because offsets have gaps.
 const OPEN_OFFSETS: u64 = 4 * OPEN as u64;
 
-/// A rule that reduct-sink once followed.
+/// A wrong rule that reduct-sink once followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// When the topic was created again, the reader went to its begin, and the state wasn't told.
+    /// When the topic was created again, the reader went to its begin, but the partition kept its state.
     StateOutlivesTheTopic,
-    /// A re-read of another partition let this one begin at its committed offset, and the state wasn't told.
+    /// A re-read of another partition let this one begin at its committed offset again, but the partition kept its
+    /// state.
     OthersRereadMovesTheReader,
     /// A reader of an assignment that had ended polled the records of the next one.
     OldReaderPolls,
     /// Nothing was committed before the first record.
     NoPositionAtFirst,
-    /// Entries were named by how many partitions the topic has now.
+    /// An entry's name depended on how many partitions the topic has at the moment.
     NamedByTheCount,
-    /// The mark of a re-read was dropped before the re-read had begun.
+    /// The note that a re-read is due was dropped before the re-read had begun.
     RereadForgotten,
-    /// A commit that asks for the membership sent the position, whatever was owed.
+    /// A commit that only checks the membership sent the reader's position, although records before it were not
+    /// acknowledged.
     MembershipCommitsThePosition,
-    /// A host began although the store hadn't told when it was started.
+    /// A host began to read although the store hadn't said yet when it was started.
     StartUnknown,
-    /// A host that took the place of a killed one at once didn't expect requests of that one.
+    /// A host that took over at once from a killed one didn't expect late requests of that one.
     LateRequestsUnexpected,
 }
 
@@ -60,13 +62,13 @@ impl Rule {
     ];
 }
 
-/// What stands in the topic, and what was ever there.
+/// The topic: the records that it holds, and what it held earlier.
 struct Topic {
     id: u64,
     partitions: usize,
     low: u64,
     high: u64,
-    /// By offset: the record's content. Offsets have gaps.
+    /// The records' contents by offset. Offsets have gaps.
     records: BTreeMap<u64, u64>,
 }
 
@@ -76,19 +78,19 @@ struct Stored {
     whole: bool,
 }
 
-/// Where a record stands: entry, topic id, offset.
+/// The identity of a record in the store: entry, topic id, offset.
 type Key = (String, u64, u64);
 
 struct Host {
     recovery: Recovery,
     gate: Arc<CommitGate>,
     state: Arc<PartitionState>,
-    /// The next offset that the reader brings.
+    /// The next offset that the reader will deliver.
     reader: u64,
-    /// Received and not acknowledged.
+    /// The records that were received and not acknowledged.
     queue: Vec<(u64, u64, AckHandle)>,
     received: bool,
-    /// What this host wrote or found last, as the sink remembers it.
+    /// The records that this host wrote or found last, as the sink remembers them.
     remembered: Vec<Key>,
 }
 
@@ -99,19 +101,20 @@ pub struct World {
     topic: Topic,
     next_content: u64,
     store: HashMap<Key, Vec<Stored>>,
-    /// What was written last, oldest first.
+    /// The records in the open blocks: those that were written last, the oldest first.
     open: Vec<Key>,
     store_start: u64,
     committed: Option<CommitPoint>,
-    /// What a host that was killed had sent and the store hasn't got yet, and until when it may come.
+    /// The requests of a killed host that have not reached the store yet, each with the latest time at which it may
+    /// arrive.
     late: Vec<(Key, u64)>,
     late_until: u64,
-    /// The time, in milliseconds.
+    /// The present time, in milliseconds.
     now: u64,
-    /// The group has begun to read this topic, so that `latest` holds from then on.
+    /// When the group began to read this topic, which is where `latest` begins.
     begun_at: Option<u64>,
     host: Option<Host>,
-    /// No more faults happen.
+    /// Whether the faults have stopped.
     has_finished: bool,
 }
 
@@ -151,7 +154,7 @@ impl World {
         self.rule == Some(rule)
     }
 
-    /// Something happens.
+    /// Lets one random event happen, and returns its name.
     pub fn step(&mut self) -> &'static str {
         self.now += 1;
         if !self.late.is_empty() && (self.now >= self.late_until || self.rng.u8(..6) == 0) {
@@ -203,7 +206,7 @@ impl World {
     fn recreate(&mut self) -> &'static str {
         let partitions = self.topic.partitions;
         self.topic = Topic { id: self.topic.id + 1, partitions, low: 0, high: 0, records: BTreeMap::new() };
-        // Brokers drop what was committed for a topic that is deleted.
+        // Brokers delete the committed offsets of a topic that is deleted.
         self.committed = None;
         self.begun_at = None;
         if self.rng.bool() {
@@ -217,7 +220,7 @@ impl World {
         "grow"
     }
 
-    /// Retention takes records that were read, or some that weren't.
+    /// Retention deletes records that were read, or some that weren't.
     fn retain(&mut self) -> &'static str {
         let low = self.rng.u64(self.topic.low..=self.topic.high);
         self.topic.low = low;
@@ -233,7 +236,7 @@ impl World {
     // ---- The host ----
 
     fn start(&mut self) {
-        // The store may not answer when the host asks for its start; now it asks again.
+        // The store may not have answered when the host asked for its start; now the host asks again.
         let knows = !self.follows(Rule::StartUnknown) || self.rng.bool();
         let recovery = Recovery::new(knows.then(|| started(self.store_start)), OPEN_OFFSETS);
         let (known, gate) = (self.committed.clone(), Arc::default());
@@ -249,7 +252,7 @@ impl World {
             Some(Host { recovery, gate, state, reader, queue: Vec::new(), received: false, remembered: Vec::new() });
     }
 
-    /// As the source does for a partition that the group has no offset for.
+    /// Commits a first offset, as the source does for a partition for which the group has none.
     fn commit_first(&mut self, state: &PartitionState) {
         let of_topic = self.facts().topic_id;
         let is_first = self.committed.as_ref().is_none_or(|point| point.metadata.topic_id != of_topic);
@@ -258,7 +261,7 @@ impl World {
         }
     }
 
-    /// As the source and the host begin a partition.
+    /// Begins to read the partition, as the source and the host do it.
     fn begin(
         &mut self,
         recovery: &Recovery,
@@ -269,7 +272,7 @@ impl World {
         self.begin_expecting(recovery, gate, known, was_out_of_range, None, false)
     }
 
-    /// The same, where requests of a host that was killed may come until a moment.
+    /// Begins to read the partition while requests of a killed host may arrive until the given time.
     fn begin_expecting(
         &mut self,
         recovery: &Recovery,
@@ -280,7 +283,8 @@ impl World {
         is_reread: bool,
     ) -> Arc<PartitionState> {
         let facts = self.facts();
-        // Then `kafka.start` decides, and `latest` leaves out what is there.
+        // If retention has deleted the committed offset, `kafka.start` decides: `latest` leaves out the records that
+        // are there.
         let passed_by_retention = known.as_ref().is_some_and(|CommitPoint { offset, metadata }| {
             metadata.topic_id == facts.topic_id && metadata.reread_until.unwrap_or(0).max(*offset) < facts.low
         });
@@ -333,7 +337,8 @@ impl World {
         "receive"
     }
 
-    /// The sink: one that is there already is compared if the state says so; a damaged one is removed and written again.
+    /// The sink writes the next record. If the store has the record already, it is compared if the partition's state
+    /// demands that; a damaged one is removed and written again.
     fn write(&mut self) -> &'static str {
         let Some(host) = &mut self.host else { return "" };
         if !host.state.may_write() {
@@ -358,7 +363,7 @@ impl World {
             Some(stored) if state.compare_contents() && (!stored.whole || stored.content != content) => {
                 there.clear();
                 state.require_reread(RereadCause::Removal);
-                // Few removals meet a request that was cut off.
+                // Few removals coincide with a request that was cut off.
                 self.commit();
                 if !self.has_finished && self.rng.u8(..8) == 0 {
                     self.harm(false);
@@ -385,7 +390,7 @@ impl World {
         }
     }
 
-    /// Some of the open records are lost or damaged.
+    /// Loses or damages some of the records in the open blocks.
     fn harm(&mut self, may_lose: bool) {
         for key in self.open.clone() {
             match self.rng.u8(..4) {
@@ -422,7 +427,7 @@ impl World {
         "confirm"
     }
 
-    /// The recovery's look at the store.
+    /// The recovery asks the store for its start.
     fn look(&mut self) -> &'static str {
         let Some(host) = &self.host else { return "" };
         host.state.reread_after_late_requests(self.now);
@@ -450,7 +455,7 @@ impl World {
     fn take_again(&mut self) -> &'static str {
         let Some(mut host) = self.host.take() else { return "" };
         let was_out_of_range = host.state.phase() == Phase::OutOfRange;
-        // The worker drops what it holds and needn't be written.
+        // The worker discards the records that it holds if they must not be written any more.
         if !host.state.may_write() {
             host.queue.clear();
         }
@@ -486,7 +491,7 @@ impl World {
     fn removal(&mut self) -> &'static str {
         let Some(host) = &self.host else { return "" };
         host.state.require_reread(RereadCause::Removal);
-        // What is owed is committed by the next poll.
+        // The next poll commits what was acknowledged.
         self.commit();
         self.harm(false);
         "removal"
@@ -503,7 +508,7 @@ impl World {
         self.store_start += 1;
         self.harm(true);
         self.open.clear();
-        // Writers notice if they have anything to write.
+        // A writer notices the restart if it has anything to write.
         if let Some(host) = &self.host
             && !host.queue.is_empty()
         {
@@ -522,16 +527,17 @@ impl World {
             self.late =
                 sent.map(|(offset, content, _)| ((host.state.entry.to_string(), id, *offset), *content)).collect();
             self.late_until = self.now + self.rng.u64(2..20);
-            // The next one takes its name, and its place.
+            // The next host has the same name in the group, and takes over the partition.
             self.start();
         }
         "kill"
     }
 
-    /// A request of a host that was killed arrives while another one writes, which may harm what that one has just written.
+    /// A request of a killed host arrives while its successor writes, which may damage what the successor has just
+    /// written.
     fn late_request(&mut self) -> &'static str {
         for (key, content) in std::mem::take(&mut self.late) {
-            // 409 for those that are there.
+            // The store answers 409 for a record that it has.
             if self.store.get(&key).is_none_or(Vec::is_empty) {
                 self.keep(key, content);
             }
@@ -562,7 +568,7 @@ impl World {
         self.commit_first(&host.state);
         host.reader = host.state.next_offset();
         if self.follows(Rule::OldReaderPolls) && host.reader == old_reader {
-            // It belongs to a state that has ended, which takes nothing.
+            // The reader belongs to a state that has ended and accepts no records.
             host.reader = self.topic.records.range(host.reader..).next().map_or(host.reader, |(offset, _)| offset + 1);
         }
         host.received = false;
@@ -570,7 +576,7 @@ impl World {
         "reassign"
     }
 
-    /// The group has given the partition to others, and gives it back later.
+    /// The group gives the partition to another host, and gives it back later.
     fn lose(&mut self) -> &'static str {
         let Some(host) = self.host.take() else { return "" };
         host.state.end();

@@ -1,4 +1,4 @@
-//! Plugins that attack the host: they hold it up, fill its memory, or hand it what its log or store can't bear.
+//! Plugins that attack the host: they block a worker, fill memory, or pass texts that the log or the store can't take.
 
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -57,7 +57,8 @@ fn with_http(plugin: &mut PluginConfig) {
     plugin.grants.http = vec!["127.0.0.1:1".into()];
 }
 
-/// What `call` gives, on a thread of its own: a test must not hang because the host does.
+/// The result of `call`, which runs on a thread of its own, so that the test fails instead of hanging if the host
+/// hangs.
 fn within<T: Send + 'static>(patience: Duration, call: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, answered) = mpsc::channel();
     thread::spawn(move || done.send(call()));
@@ -109,7 +110,7 @@ fn resident() -> usize {
 
 #[test]
 fn bodies_of_requests_are_bounded() {
-    // 50 requests with two chunks of 1 MiB each, in each call.
+    // Each call makes 50 requests with two chunks of 1 MiB each.
     let guest = asking(
         "(loop $more
            (call $body (call $request (call $fields)) (i32.const 2048))
@@ -365,7 +366,7 @@ fn a_plugin_chooses_only_the_entries_that_it_may() {
 
 #[test]
 fn an_unsigned_plugin_does_not_load_where_keys_are_configured() {
-    // Another file's signature by that key: the vector of minisign's documentation.
+    // This signature belongs to another file: it is the example of minisign's documentation.
     let key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
     let signature = "untrusted comment: signature from minisign secret key
 RUQf6LRCGA9i559r3g7V1qNyJDApGip8MfqcadIgT9CuhV3EMhHoN1mGTkUidF/z7SrlQgXdy8ofjb7bNJJylDOocrCo8KLzZwo=

@@ -1,4 +1,5 @@
-//! A chain of guests in files of their own, records to put through it, and the log that comes of it.
+//! What the tests of plugins share: a chain of guests, each in its own file, records for it, and the log lines that it
+//! writes.
 
 use std::fs;
 use std::io;
@@ -28,7 +29,7 @@ impl Bed {
         bed
     }
 
-    /// One more guest at the chain's end.
+    /// Adds a guest at the chain's end.
     pub fn with(mut self, name: &str, guest: &[u8], adjust: impl FnOnce(&mut PluginConfig)) -> Self {
         let path = self.folder.path().join(format!("{name}.wasm"));
         fs::write(&path, guest).unwrap();
@@ -54,7 +55,7 @@ impl Bed {
     }
 }
 
-/// The engines, one for all tests, as in the host.
+/// The runtime, one for all tests, as in the host.
 pub fn runtime() -> Arc<Runtime> {
     static RUNTIME: OnceLock<Arc<Runtime>> = OnceLock::new();
     RUNTIME.get_or_init(|| Runtime::new().unwrap()).clone()
@@ -64,7 +65,7 @@ pub fn plugin(name: &str, source: PluginSource) -> PluginConfig {
     PluginConfig { timeout: Duration::from_millis(200), memory_bytes: 16 << 20, ..PluginConfig::new(name, source) }
 }
 
-/// What loading this file says.
+/// The error with which the host refuses to load a file with these bytes.
 pub fn load_error(bytes: &[u8]) -> LoadError {
     let bed = Bed::of(&[bytes]);
     match runtime().load(&bed.plugins[0]) {
@@ -113,12 +114,12 @@ pub fn dead_letter(outcome: Outcome) -> PluginFailure {
     }
 }
 
-/// The stored label of that name.
+/// The label of that name, as it would be stored.
 pub fn label(output: &OutputRecord, name: &str) -> Option<String> {
     reduct_sink::record::labels::LabelRules::default().record_labels(output).remove(name)
 }
 
-/// Waits until `found` gives something, but not for ever.
+/// Waits until `found` returns something; panics after a while.
 pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -130,14 +131,15 @@ pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The lines of the log so far that contain all of `parts`. All tests log into one, so name something of your own.
+/// The log lines so far that contain all of `parts`. All tests share one log, so one of the parts has to be unique to
+/// the test.
 pub fn logged(parts: &[&str]) -> Vec<String> {
     let log = LOG.lock().unwrap();
     let text = String::from_utf8_lossy(&log);
     text.lines().filter(|line| parts.iter().all(|part| line.contains(part))).map(ToOwned::to_owned).collect()
 }
 
-/// Keeps the log from here on.
+/// Collects the log lines from now on.
 pub fn keep_log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

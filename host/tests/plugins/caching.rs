@@ -9,7 +9,7 @@ use reduct_sink::plugin::{Cache, LoadedPlugin, Runtime};
 use crate::bed::{Bed, input, keep_log, logged, output};
 use crate::guest::guest;
 
-/// A process that starts with this cache and loads the bed's plugin.
+/// Loads the bed's plugin with this cache, as a new process would.
 fn start(bed: &Bed, cache: &Path) -> LoadedPlugin {
     let runtime = Runtime::with_cache(Some(Cache::open(cache, 1 << 30).unwrap())).unwrap();
     let loaded = runtime.load(&bed.plugins[0]).unwrap();

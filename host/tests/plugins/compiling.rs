@@ -1,4 +1,4 @@
-//! Compiling in a process of its own, as a running host does it.
+//! Tests that components are compiled in a separate process with limits, as a running host does it.
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
@@ -9,7 +9,7 @@ use reduct_sink::plugin::{CHILD_COMMAND, passthrough};
 
 use crate::guest::Guest;
 
-/// What compiling this gives within these bytes and seconds of processor time.
+/// Compiles the component with at most these bytes of memory and these seconds of processor time.
 fn compile(component: &[u8], memory: u64, seconds: u64) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_reduct-sink"))
         .args([CHILD_COMMAND, &memory.to_string(), &seconds.to_string()])
@@ -26,8 +26,8 @@ fn compile(component: &[u8], memory: u64, seconds: u64) -> Output {
     output
 }
 
-/// Loops within loops, each of which changes a local of its own: the compiler carries every local through every loop, so
-/// that its work grows with the square of what is written here.
+/// A module of nested loops, each of which changes its own local. The compiler carries every local through every loop,
+/// so that its work grows with the square of the depth.
 fn loops(depth: usize) -> Vec<u8> {
     let locals = "i32 ".repeat(depth);
     let open: String = (0..depth)

@@ -1,4 +1,4 @@
-//! What becomes of a record that a plugin fails on, and of its neighbours.
+//! Tests what the host does with a record on which a plugin fails, and that the records around it are not affected.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,7 +9,8 @@ use reduct_sink::config::FailurePolicy;
 use crate::bed::{Bed, dead_letter, input, keep_log, logged, output, outputs, runtime};
 use crate::guest::{Guest, guest};
 
-/// Fails on record 3 in the way of `body`; for others it tells how many calls this instance has had.
+/// A guest that does `body`, which fails, for record 3; for any other record it sets a label with the number of calls
+/// that the instance has had.
 fn failing(body: &str) -> Vec<u8> {
     let guard = "(if (i64.eq (local.get $offset) (i64.const 3)) (then";
     guest(&format!("{guard} {body})) (call $time (global.get $calls)) (call $change)"))
@@ -27,9 +28,9 @@ fn a_failure_harms_no_other_record() {
         ),
         ("(drop (i32.load (i32.const -4)))", "out of bounds memory access", true),
         (r#"(return (call $reject $"no such camera"))"#, "no such camera", false),
-        // A verdict that there isn't: case 9.
+        // Case 9 isn't a verdict.
         ("(return (call $verdict (i32.const 9)))", "discriminant", true),
-        // A text that isn't in memory.
+        // The text's address isn't in memory.
         ("(return (call $reject (i32.const -9) (i32.const 5)))", "out of bounds", true),
     ] {
         let mut chain = Bed::of(&[&failing(body)]).chain();
@@ -87,10 +88,10 @@ fn a_retry_is_a_retry_under_every_policy() {
     }
 }
 
-/// Splits in three, of which the parts have 1, 2 and 3 bytes.
+/// Splits a record into three parts with 1, 2 and 3 bytes.
 const THREE: &str = r#"(call $part) (call $payload $"1") (call $part) (call $payload $"22")
                        (call $part) (call $payload $"333") (call $split)"#;
-/// Labels each part, and traps on the one of two bytes.
+/// Labels each part, and traps on the part with two bytes.
 const PICKY: &str = r#"(if (i64.eq (local.get $payload-size) (i64.const 2)) (then unreachable))
                        (call $label $"picky" $"yes") (call $change)"#;
 
@@ -119,7 +120,7 @@ fn pass_is_as_if_the_plugin_were_not_there_for_all_parts() {
 
 #[test]
 fn a_grown_instance_is_replaced_before_it_meets_its_limit() {
-    // Each call takes 1 MiB more of 16 and never gives it back; it never has to fail.
+    // Each call takes another 1 MiB of 16 and never frees it; the host replaces the instance before a call fails.
     let hoarder = guest(
         "(if (i32.eq (i32.const -1) (memory.grow (i32.const 16))) (then unreachable))
          (call $time (global.get $calls)) (call $change)",
@@ -150,7 +151,8 @@ fn moody(body: &str, from: u64, until: u64) -> Vec<u8> {
     moody.build()
 }
 
-/// A second that is far enough away for a plugin to be loaded before it, on a busy machine too.
+/// A time in the near future, in seconds since the Unix epoch, before which a plugin can be loaded even on a busy
+/// machine.
 fn soon() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 4
 }
@@ -186,7 +188,7 @@ fn where_a_new_version_does_not_start_on_a_worker_the_one_before_goes_on() {
     let from = soon();
     std::fs::write(bed.path(0), moody("(call $time (i64.const 2)) (call $change)", from, u64::MAX >> 1)).unwrap();
     let version = Version::new(runtime().load(&bed.plugins[0]).unwrap());
-    // It loads, and from here on no instance of it starts, neither ahead nor on the worker.
+    // The plugin loads, and from here on no instance of it starts, neither ahead of time nor on the worker.
     sleep_until(from);
     shared.replace(StageSpec::new(Arc::new(bed.plugins[0].clone()), version)).unwrap();
     chain.refresh();

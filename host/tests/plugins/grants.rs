@@ -1,4 +1,4 @@
-//! What plugins reach with a grant, and what they find without.
+//! Tests what plugins can reach with a grant, and what they find without one.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -33,7 +33,7 @@ const CLOCKS: &str = "package wasi:clocks@0.2.0 {
 #[test]
 fn without_a_grant_the_time_is_the_records_own() {
     keep_log();
-    // The seconds, and by how much the monotonic clock moves between two looks.
+    // The guest returns the seconds of the wall clock, and how far the monotonic clock moves between two reads.
     let clock = asking(
         r#"(call $wall (i32.const 2048))
            (call $part) (call $time (i64.load (i32.const 2048)))
@@ -129,8 +129,8 @@ const FILES: &str = "package wasi:filesystem@0.2.0 {
   interface preopens { use types.{descriptor}; get-directories: func() -> list<tuple<descriptor, string>>; }
 }";
 
-/// Opens `path` in the first directory, for reading and, with `create`, for writing; the label `file` is what is in it,
-/// and the time is the error's number.
+/// A guest that opens `path` in the first directory for reading, and with `create` also for writing. It sets the label
+/// `file` to the file's content, or the timestamp to the error's number.
 fn opening(path: &str, create: bool) -> Vec<u8> {
     let (open, flags) = if create { (1, 3) } else { (0, 1) };
     asking(
@@ -178,7 +178,7 @@ fn a_granted_directory_can_be_read_and_no_more() {
         assert_eq!(denied.timestamp_us, Some(NOT_PERMITTED), "{path}, create: {create}: {denied:?}");
     }
     assert!(!models.join("two").exists());
-    // A chain of its own each time, and so a log.
+    // Each attempt has a chain of its own, and therefore its own log line.
     assert_eq!(logged(&["plugin=reader", "asked for a path outside", "grants.directories = "]).len(), 3);
     assert_eq!(logged(&["plugin=reader", "asked for writing", "writable = true"]).len(), 2);
     opened(opening("two", true), grant(true));
@@ -244,7 +244,8 @@ package wasi:http@0.2.0 {
 }";
 const REQUEST_DENIED: u64 = 1000 + 15;
 
-/// Asks `authority` by HTTP (or, with 1, HTTPS); the time is the answer's status, or 1000 and the error's number.
+/// A guest that sends a request to `authority` over HTTP, or over HTTPS if `scheme` is 1. It sets the timestamp to the
+/// answer's status, or to 1000 plus the error's number.
 fn fetching(scheme: u32, authority: &str) -> Vec<u8> {
     asking(
         &format!(
@@ -312,7 +313,7 @@ fn http_reaches_granted_hosts_only() {
 
 #[test]
 fn a_host_that_never_answers_is_waited_for_no_longer_than_the_time_limit() {
-    // It accepts, and says nothing: neither to HTTP nor to TLS.
+    // The server accepts connections and never answers.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     for scheme in [0, 1] {
@@ -321,7 +322,7 @@ fn a_host_that_never_answers_is_waited_for_no_longer_than_the_time_limit() {
             plugin.timeout = Duration::from_millis(300);
         });
         let start = Instant::now();
-        // Which of the two clocks is first is a matter of milliseconds: the request's own, or the call's.
+        // The request's own timeout and the call's deadline are milliseconds apart, so either may come first.
         match waiting.transform(&input(1)) {
             Outcome::DeadLetter(failure) => assert!(failure.reason.contains("time limit of 300ms"), "{failure:?}"),
             other => assert!(matches!(output(other).timestamp_us, Some(1008 | 1009 | 1033)), "a time-out"),

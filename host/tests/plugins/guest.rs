@@ -1,6 +1,6 @@
-//! Makes guests: a `transform` body in WAT, wrapped with what every guest of the contract needs.
+//! Makes guests: components whose `transform` has a body in WAT, with everything else that the contract demands.
 //!
-//! In a body, `$"text"` stands for the text's address and length. At hand are:
+//! In a body, `$"text"` stands for the text's address and length. A body can use:
 //!
 //! - the message: `$topic`, `$topic-length`, `$partition`, `$offset`, `$timestamp`, `$has-key`, `$key`, `$key-length`,
 //!   `$headers`, `$header-count`, `$payload-size`;
@@ -14,12 +14,12 @@
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-/// A component whose `transform` has this body, and whose `configure` takes everything.
+/// A component whose `transform` has this body, and whose `configure` accepts everything.
 pub fn guest(transform: &str) -> Vec<u8> {
     Guest::new(transform).build()
 }
 
-/// A guest with more than a body.
+/// A guest that has more than a body.
 pub struct Guest {
     transform: String,
     configure: String,
@@ -45,13 +45,13 @@ impl Guest {
         }
     }
 
-    /// The body of `configure`; it has `$config` and `$config-length`, and may end with `$refuse TEXT`.
+    /// Sets the body of `configure`, which can use `$config` and `$config-length`, and can end with `$refuse TEXT`.
     pub fn configure(mut self, body: &str) -> Self {
         self.configure = body.into();
         self
     }
 
-    /// Further imports of the core module, and the WIT that declares them: packages, and a world of another name that
+    /// Adds imports to the core module, and the WIT that declares them: packages, and a world of another name that
     /// includes `reduct-sink:transform/transform@0.1.0`.
     pub fn importing(mut self, imports: &str, wit: &str, world: &'static str) -> Self {
         self.imports = imports.into();
@@ -60,7 +60,7 @@ impl Guest {
         self
     }
 
-    /// Further definitions of the core module.
+    /// Adds definitions to the core module.
     pub fn defining(mut self, definitions: &str) -> Self {
         self.definitions = definitions.into();
         self
@@ -73,7 +73,7 @@ impl Guest {
         self
     }
 
-    /// Changes the contract that the guest is built for: another version, and parts of the WIT replaced.
+    /// Builds the guest for a changed contract: with another version, and with parts of the WIT replaced.
     pub fn contract(self, version: &'static str, replace: &[(&str, &str)]) -> Vec<u8> {
         let mut contract = contract_text();
         for (from, to) in replace {
@@ -92,7 +92,7 @@ impl Guest {
         wat::parse_str(self.wat()).unwrap_or_else(|error| panic!("{error}\n{}", self.wat()))
     }
 
-    /// The core module with its world in a custom section, as bindings generators leave it.
+    /// The core module with its world in a custom section, as generators of bindings produce it.
     pub fn module_with_world(&self) -> Vec<u8> {
         let mut resolve = Resolve::default();
         let package = resolve.push_str("contract.wit", &contract_text()).unwrap();
@@ -150,7 +150,7 @@ impl Guest {
     }
 }
 
-/// A component of a core module in WAT and a world.
+/// Makes a component of a core module in WAT and a world.
 pub fn component_of(wat: &str, wit: &str, world: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let package = resolve.push_str("world.wit", wit).unwrap();
@@ -168,7 +168,7 @@ fn contract_text() -> String {
     include_str!("../../../wit/v0.1.0/transform.wit").to_owned()
 }
 
-/// Puts each `$"text"` into memory and its address and length in its place.
+/// Adds each `$"text"` to the memory's texts, and replaces it by its address and length.
 fn place_texts(wat: &str, texts: &mut String, at: &mut usize) -> String {
     let mut placed = String::new();
     let mut rest = wat;
@@ -183,8 +183,8 @@ fn place_texts(wat: &str, texts: &mut String, at: &mut usize) -> String {
     placed + rest
 }
 
-/// Memory: the answer from 0, a return area at 1024, texts from 4096, label changes from 32768 (20 bytes each), parts
-/// from 65536 (64 bytes each), scratch from 196608.
+/// The part that all core modules share. Its memory holds the answer from 0 on, a return area at 1024, texts from 4096,
+/// label changes from 32768 (20 bytes each), parts from 65536 (64 bytes each), and scratch space from 196608.
 const LIBRARY: &str = r#"
   (global $free (mut i32) (i32.const 196608))
   (global $at (mut i32) (i32.const 16))

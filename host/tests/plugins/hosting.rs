@@ -1,4 +1,4 @@
-//! What plugins find around them: the log, and WASI with nothing in it.
+//! Tests what every plugin can use: the host's log, and a WASI that gives access to nothing.
 
 use std::time::Duration;
 

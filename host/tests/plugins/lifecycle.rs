@@ -1,4 +1,4 @@
-//! Trials, the bake window of a new version, the way back, changed configurations, and who is asked about what.
+//! Tests rollouts: trials, bake windows, rollbacks, changed configurations, and which plugin is asked about a record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use tempfile::TempDir;
 use crate::bed::{Bed, input, keep_log, logged, output, record, runtime, wait_for};
 use crate::guest::{Guest, guest};
 
-/// A version that leaves its number on each record.
+/// A version that marks each record with its number.
 fn version(number: u64) -> Vec<u8> {
     guest(&format!("(call $time (i64.const {number})) (call $change)"))
 }
 
-/// The same, and traps on one record in a hundred.
+/// A version that marks each record with its number, and traps on one record in a hundred.
 fn trapping(number: u64) -> Vec<u8> {
     guest(&format!(
         "(if (i64.eq (i64.rem_u (local.get $offset) (i64.const 100)) (i64.const 7)) (then unreachable))
@@ -31,7 +31,7 @@ fn quick() -> Pace {
     Pace { debounce: Duration::from_millis(20), poll: Duration::from_millis(300), settle: Duration::from_millis(400) }
 }
 
-/// A chain of one plugin under load from this thread, looked after by the lifecycle.
+/// A chain of one plugin with a running rollout task, and records that this thread puts through it.
 struct Run {
     bed: Bed,
     shared: Arc<SharedChain>,
@@ -57,7 +57,7 @@ impl Run {
         fs::rename(new, self.bed.path(0)).unwrap();
     }
 
-    /// Records pass until `found` gives something.
+    /// Puts records through the chain until `found` returns something.
     fn until<T>(&mut self, what: &str, mut found: impl FnMut(&Self) -> Option<T>) -> T {
         wait_for(what, || {
             for _ in 0..50 {
@@ -163,7 +163,7 @@ fn by_hand_a_candidate_waits_for_its_promotion() {
     assert_eq!(run.control.swaps.last().len(), 1, "the file still holds version 2, which isn't wanted");
 }
 
-/// A plugin may fail because of what isn't there yet; who promotes it knows.
+/// A plugin may fail in its trial because something that it needs is still missing; a person can promote it anyway.
 #[test]
 fn what_a_candidate_failed_on_in_its_trial_leaves_its_breaker_closed() {
     let mut run = Run::new("unready", |plugin| {
@@ -256,7 +256,7 @@ fn a_bake_window_ends() {
     assert!(report.steps.worker_ms.unwrap() > 0.0);
 }
 
-/// A configured chain in a file, read again when it changes.
+/// A chain whose configuration file is read again when it changes.
 struct Configured {
     folder: TempDir,
     shared: Arc<SharedChain>,
@@ -272,7 +272,7 @@ impl Configured {
         for number in 1..=3 {
             fs::write(folder.path().join(format!("v{number}.wasm")), version(number)).unwrap();
         }
-        // Its entry is what stands in {"n":"…"}; it refuses what is longer than 20 bytes.
+        // The guest chooses the entry that {"n":"…"} names, and refuses a configuration of more than 20 bytes.
         let configured = Guest::new("(call $entry (i32.const 30000) (i32.load (i32.const 29992))) (call $change)");
         let configured = configured.configure(
             r#"(if (i32.gt_u (local.get $config-length) (i32.const 20)) (then (return (call $refuse $"too long"))))
@@ -292,7 +292,7 @@ impl Configured {
         let load = Box::new(move || config::load(sources.clone()).config.map(|pipelines| pipelines.only().unwrap()));
         let source = ChainSource { file: Some(file), load, present };
         let lifecycle = rollout::start(shared.clone(), Some(source), quick());
-        // The first look takes the file as it was started with.
+        // The first poll finds the file with which the host was started.
         thread::sleep(quick().poll);
         Self { folder, shared, chain, lifecycle }
     }
@@ -490,7 +490,7 @@ fn a_plugin_is_called_only_for_what_its_conditions_take() {
     assert!(asked(When { max_size: Some(0), ..When::default() }, tombstone), "a tombstone has no bytes");
 }
 
-/// As the configuration makes it.
+/// A pattern for topics, as the configuration makes it.
 fn config_pattern(pattern: &str) -> TopicIs {
     TopicIs::Like(regex::Regex::new(pattern).unwrap())
 }
@@ -534,7 +534,7 @@ fn what_is_told_of_a_plugin_adds_up() {
     assert!(memory.contains(&told.memory_bytes), "a single worker's instance, with a small table: {told:?}");
 }
 
-/// A plugin whose `configure` takes only what is exactly `config`, and that leaves its number on each record.
+/// A plugin whose `configure` accepts only exactly `config`, and that marks each record with its number.
 fn picky(number: u64, config: &str) -> Vec<u8> {
     let length = config.len();
     let last = config.as_bytes()[length - 3];

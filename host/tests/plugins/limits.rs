@@ -1,4 +1,5 @@
-//! What a plugin may use and answer, each as configured: the record that meets a limit fails, the next one goes on.
+//! Tests the configured limits of plugins: the plugin fails on a record for which it exceeds a limit, and decides about
+//! the next one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,8 @@ fn chain(body: &str, adjust: impl FnOnce(&mut PluginConfig)) -> Chain {
     Bed::of(&[]).with("a", &guest(body), adjust).chain()
 }
 
-/// Does `body` for record 1; for others it tells how many calls this instance has had.
+/// A body that does `body` for record 1, and sets a label with the number of this instance's calls for any other
+/// record.
 fn once(body: &str) -> String {
     format!(
         "(if (i64.ne (local.get $offset) (i64.const 1)) (then (call $time (global.get $calls)) (return (call $change))))
@@ -55,9 +57,9 @@ fn an_instance_is_recycled_after_its_calls_and_above_its_memory() {
     };
     let mut by_count = chain(tell, |plugin| plugin.recycle.calls = 3);
     assert_eq!(calls(&mut by_count), [1, 2, 3, 1, 2, 3, 1]);
-    // It starts with 256 KiB and takes 64 KiB more a call.
+    // The guest starts with 256 KiB of memory and takes 64 KiB more with each call.
     let mut by_memory = chain(&format!("(drop (memory.grow (i32.const 1))) {tell}"), |plugin| {
-        // Tables count, too; this guest has a small one.
+        // Tables count as memory, too; this guest has a small one.
         plugin.recycle.memory_bytes = Some((256 + 64 + 1) << 10);
     });
     assert_eq!(calls(&mut by_memory), [1, 2, 1, 2, 1, 2, 1]);
@@ -99,7 +101,7 @@ fn a_file_above_its_limit_is_refused_before_it_is_compiled() {
     assert!(error.to_string().contains("has 5000 bytes, and 4999 are the most"), "{error}");
 }
 
-/// Fails on records below 10.
+/// A body that fails on records with an offset below 10.
 const FAILING: &str = "(if (i64.lt_u (local.get $offset) (i64.const 10)) (then unreachable)) (call $keep)";
 
 #[test]

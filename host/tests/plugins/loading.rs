@@ -1,4 +1,4 @@
-//! What loads, what doesn't, and what is said then.
+//! Tests which files the host loads as plugins, and how it explains why it refuses the others.
 
 use std::fs;
 use std::time::Duration;
@@ -182,7 +182,7 @@ fn a_component_that_needs_concurrency_support_loads_and_runs() {
         .importing(r#"(import "$root" "[context-set-0]" (func $context-set (param i32)))"#, "", "transform")
         .build();
     output(Bed::of(&[&concurrent]).chain().transform(&input(1)));
-    // A trap in that engine is stopped and recovered from like in the other.
+    // The host handles a trap in this engine as it does in the other engine.
     let endless = Guest::new("(call $context-set (i32.const 7)) (loop $ever (br $ever)) unreachable")
         .importing(r#"(import "$root" "[context-set-0]" (func $context-set (param i32)))"#, "", "transform")
         .build();

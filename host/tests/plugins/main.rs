@@ -1,4 +1,5 @@
-//! Plugins and chains against guests that behave in every way, made here from text: no WebAssembly toolchain is needed.
+//! Tests plugins and chains with guests that behave well and badly. The guests are made of text, so that no toolchain
+//! for WebAssembly is needed.
 
 #![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "tests may")]
 

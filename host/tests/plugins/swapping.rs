@@ -1,4 +1,4 @@
-//! Plugins replaced while records flow, through real files and the watcher.
+//! Tests that plugins are swapped while records flow, with real files and the real watcher.
 
 use std::fs;
 use std::io::Write;
@@ -17,7 +17,7 @@ use reduct_sink::rollout::{self, Lifecycle, Pace};
 use crate::bed::{Bed, input, keep_log, logged, output, plugin, runtime, wait_for};
 use crate::guest::{Guest, guest};
 
-/// A version that leaves its number on each record.
+/// A version that marks each record with its number.
 fn version(number: u64) -> Vec<u8> {
     guest(&format!("(call $time (i64.const {number})) (call $change)"))
 }
@@ -54,7 +54,7 @@ impl Fixture {
         fixture
     }
 
-    /// The version that handles a record now.
+    /// The number of the version that handles a record now.
     fn present(&mut self) -> u64 {
         self.chain.refresh();
         output(self.chain.transform(&input(1))).timestamp_us.unwrap()
@@ -65,7 +65,7 @@ impl Fixture {
         assert_eq!(self.shared.versions()[0].digest, Digest::of(&version(number)));
     }
 
-    /// Puts a version there as careful people do.
+    /// Replaces the plugin's file by a rename.
     fn rename_in(&self, bytes: &[u8]) {
         let new = self.folder.path().join("plugin.wasm.new");
         fs::write(&new, bytes).unwrap();
@@ -167,7 +167,8 @@ fn a_folder_that_goes_and_comes_back_is_watched_again() {
 
 #[test]
 fn links_that_point_elsewhere_are_followed() {
-    // As Kubernetes lays a ConfigMap: plugin.wasm -> present/plugin.wasm, present -> 1; and 2 takes its place.
+    // Kubernetes mounts a ConfigMap like this: plugin.wasm -> present/plugin.wasm, present -> 1. An update lets
+    // `present` point to 2.
     let mut fixture = Fixture::at(tempfile::tempdir().unwrap(), "linked", |folder| {
         fs::create_dir(folder.join("1")).unwrap();
         fs::write(folder.join("1/plugin.wasm"), version(1)).unwrap();
@@ -180,7 +181,7 @@ fn links_that_point_elsewhere_are_followed() {
     fs::create_dir(folder.join("2")).unwrap();
     fs::write(folder.join("2/plugin.wasm"), version(2)).unwrap();
     symlink("2", folder.join("next")).unwrap();
-    // Neither the link's folder nor the target's sees this: only the regular look does.
+    // No event comes from the link's folder or from the target's; only polling notices the change.
     fs::rename(folder.join("next"), folder.join("present")).unwrap();
     fixture.expect(2);
     fs::write(folder.join("2/plugin.wasm"), version(3)).unwrap();
@@ -195,7 +196,7 @@ fn the_same_bytes_are_not_loaded_again() {
     fs::File::open(&fixture.path).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
     thread::sleep(quick().poll * 3);
     assert!(fixture.shared.retired().is_empty() && fixture.shared.versions()[0].since == since);
-    // And it was watched all the while.
+    // The new target is watched, too.
     fixture.rename_in(&version(2));
     fixture.expect(2);
 }

@@ -1,4 +1,4 @@
-//! What each verdict makes of a record, alone and in chains.
+//! Tests what each verdict makes of a record, of one plugin and in chains.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +89,7 @@ fn the_one_part_of_a_split_is_numbered_too() {
 
 #[test]
 fn the_plugins_after_a_split_see_each_part() {
-    // Keeps the part of two bytes, and labels it with the entry that it has by now.
+    // The second plugin keeps the part with two bytes, and labels it with the entry that the first plugin chose.
     let second = guest(
         r#"(if (result i32) (i64.eq (local.get $payload-size) (i64.const 2))
              (then (call $host-entry) (call $label $"at" (global.get $got) (global.get $got-length)) (call $change))
@@ -115,7 +115,7 @@ fn a_plugin_sees_what_the_ones_before_it_made_of_the_record() {
         r#"(call $entry $"left") (call $time (i64.const 42)) (call $label $"type" $"jpeg") (call $type $"image/jpeg")
            (call $payload $"pixels") (call $change)"#,
     );
-    // Labels are sorted by name: `size`, `type`. The second one's value is at 8 and 12 of its 16 bytes.
+    // Labels are sorted by name: `size`, `type`. Each takes 16 bytes, with the value's address and length at 8 and 12.
     let second = guest(
         r#"(call $host-entry) (call $label $"entry" (global.get $got) (global.get $got-length))
            (call $host-type) (call $label $"content-type" (global.get $got) (global.get $got-length))
@@ -142,7 +142,7 @@ fn a_plugin_sees_what_the_ones_before_it_made_of_the_record() {
 
 #[test]
 fn a_plugin_sees_the_record_as_kafka_has_it() {
-    // Each header's key and value become a label; then the rest of the message is checked.
+    // The guest makes a label of each header's key and value; then the rest of the message is checked.
     let tell = guest(
         r#"(local.set $i (local.get $headers))
            (local.set $n (i32.add (local.get $headers) (i32.mul (local.get $header-count) (i32.const 20))))
@@ -189,7 +189,7 @@ fn a_tombstone_has_neither_payload_nor_size_nor_key() {
     assert!(kept.payload.is_none(), "a tombstone stays one");
 }
 
-/// A body that makes `count` parts.
+/// A body that splits the record into `count` parts.
 fn parts(count: u32) -> String {
     format!(
         "(loop $more (call $part) (local.set $n (i32.add (local.get $n) (i32.const 1)))
@@ -217,7 +217,8 @@ fn wrong_answers_fail_the_record_with_the_rule_they_broke() {
         (r#"(call $type $"") (call $change)"#, "illegal content type", 2),
         (large, "67108865 bytes; the most are 67108864", 1),
     ] {
-        // Wrong for one record, and right for the next one: by the same instance, unless it exceeded a limit.
+        // The guest answers wrongly about one record and rightly about the next one. The same instance answers both,
+        // unless it exceeded a limit.
         let body = format!(
             "(if (i64.eq (local.get $offset) (i64.const 2))
                (then (call $time (global.get $calls)) (return (call $change)))) {body}"
