@@ -1,4 +1,5 @@
-//! What plugin authors do with a live topic: capturing records as fixtures, and dry runs. Neither leaves a trace.
+//! Tests the commands that plugin authors run on a live topic: capturing records as fixtures, and dry runs. Both leave
+//! the topic and its groups as they were.
 
 use std::fs;
 use std::time::Duration;
@@ -31,7 +32,7 @@ fn filled_topic(bed: &Bed) -> Result<(KafkaClient, String)> {
     Ok((kafka, topic))
 }
 
-/// Neither command is a member of a group, or commits.
+/// Expects that the group has no members and no committed offsets.
 fn group_is_untouched(kafka: &KafkaClient, group: &str, topic: &str) -> Result<()> {
     assert_eq!(kafka.group(group)?.committed(topic)?, [], "something was committed");
     Ok(())
@@ -69,7 +70,7 @@ fn captured_records_are_fixtures_to_the_byte() -> Result<()> {
         let headers = record.get("headers").and_then(Value::as_array).cloned().unwrap_or_default();
         assert_eq!(headers.len(), message.headers.len());
         for (written, (key, value)) in headers.iter().zip(&message.headers) {
-            // Byte 0xfe and 0xff.
+            // The key isn't UTF-8, so the fixture holds it in base64.
             let base64 = |text: &str| Value::Table(Table::from_iter([("base64".to_owned(), text.into())]));
             let expected = |bytes: &[u8]| match bytes {
                 b"\xfe" => Some(base64("/g==")),
@@ -83,7 +84,7 @@ fn captured_records_are_fixtures_to_the_byte() -> Result<()> {
     group_is_untouched(&kafka, "reduct-sink-none", &topic)?;
     let again = capture("1")?;
     let told = String::from_utf8_lossy(&again.stderr).into_owned();
-    assert!(!again.status.success() && told.contains("is there already"), "{told}");
+    assert!(!again.status.success() && told.contains("exists already"), "{told}");
     Ok(())
 }
 
@@ -133,7 +134,8 @@ async fn a_dry_run_tells_what_a_run_then_does_and_leaves_no_trace() -> Result<()
         let stored = stored.iter().find(of).with_context(|| format!("{record} isn't in the store"))?;
         let output = &record["output"][0];
         assert_eq!(output["entry"], stored.entry.as_str());
-        // The dry run tells the time that the record wants. Records of one millisecond follow each other from there.
+        // The dry run shows the timestamp that the record asks for. Records that share it are stored one microsecond
+        // apart.
         let wanted = output["timestamp"].as_u64().context("a timestamp")?;
         assert!((wanted..wanted + 1000).contains(&stored.timestamp_us), "{} for {wanted}", stored.timestamp_us);
         let labels = output["labels"].as_object().context("labels")?;
@@ -141,7 +143,7 @@ async fn a_dry_run_tells_what_a_run_then_does_and_leaves_no_trace() -> Result<()
             assert_eq!(stored.label(name), value.as_str(), "{name}");
         }
     }
-    // After the run there is nothing left to tell.
+    // After the real run the group has committed everything, so a dry run finds no records.
     assert!(dry_run(&[])?.starts_with("0 records"));
     Ok(())
 }

@@ -71,7 +71,7 @@ fn tell(told: &DryRunRecord) {
 fn told_output(output: &Output, bytes: usize) -> String {
     let Output { entry, timestamp, content_type, payload, labels } = output;
     let payload =
-        payload.as_ref().map_or_else(|| format!("{bytes} bytes"), |payload| format!("payload {}", payload.told()));
+        payload.as_ref().map_or_else(|| format!("{bytes} bytes"), |payload| format!("payload {}", payload.summary()));
     let content_type = content_type.as_ref().map_or_else(String::new, |text| format!(", {text}"));
     let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
     format!("to {entry} at {}, {payload}{content_type}, labels {}", timestamp.0, labels.join(" "))

@@ -1,7 +1,7 @@
-//! What became of a record, in words that a file, a diff or a line can hold.
+//! A chain's answer about a record, in a form that fixtures, diffs and reports can show.
 //!
-//! Guarantees: every outcome of a chain has a form; two answers are equal if and only if ReductStore would hold the same,
-//! or the same failure would be reported.
+//! Guarantees: every outcome of a chain has an answer; two answers are equal if and only if ReductStore would hold the
+//! same records, or the host would report the same failure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,17 +16,18 @@ use crate::record::OutputRecord;
 use crate::record::entry_name::topic_segment;
 use crate::record::labels::LabelRules;
 
-/// What a chain makes of a record, as fixtures and reports name it.
+/// What the host would do with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AnswerVerdict {
-    /// To be written, changed or not, as one record or several.
+    /// The host would write the record, changed or not, as one record or several.
     Write,
-    /// Nothing is written.
+    /// The host would write nothing.
     Drop,
-    /// A `reject`, a trap, an exceeded limit or a wrong answer: the record would get the plugin's failure policy.
+    /// The plugin failed (a `reject`, a trap, an exceeded limit or an invalid answer): its failure policy would decide
+    /// about the record.
     Fail,
-    /// The record is tried again.
+    /// The host would try the record again.
     Retry,
 }
 
@@ -34,15 +35,15 @@ pub enum AnswerVerdict {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PluginAnswer {
-    /// Which of the four it is.
+    /// What the host would do with the record.
     pub verdict: AnswerVerdict,
-    /// Why it failed, or is to be tried again.
+    /// Why the plugin failed, or asked for another attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// In an expectation: a part of the reason that is enough.
+    /// Only in an expectation, in place of `reason`: a text that the reason must contain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason_contains: Option<String>,
-    /// What would be written, in order.
+    /// The records that the host would write, in order.
     #[serde(default, rename = "output", skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<Output>,
 }
@@ -51,17 +52,17 @@ pub struct PluginAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Output {
-    /// Before the operator's template is applied.
+    /// The entry's name, to which the operator's template is not applied yet.
     pub entry: String,
-    /// Microseconds since the Unix epoch.
+    /// The timestamp in microseconds since the Unix epoch.
     pub timestamp: Whole,
-    /// The content type, if one was chosen.
+    /// The content type that a plugin chose, or that a header gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
-    /// Only where a plugin replaced it.
+    /// The payload, only if a plugin replaced it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<FixtureContent>,
-    /// Without those that the host adds when it writes.
+    /// The labels, without those that the host adds when it writes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
@@ -81,11 +82,10 @@ impl PluginAnswer {
         }
     }
 
-    /// Whether `answer` is what this expectation asks for. Files that it names are in `folder`.
+    /// Whether `answer` is what this expectation asks for. Files that the expectation names are in `folder`.
     pub fn is_met_by(&self, answer: &Self, folder: &Path) -> bool {
-        let told = answer.reason.as_deref().unwrap_or_default();
         let reason = match &self.reason_contains {
-            Some(part) => told.contains(part.as_str()),
+            Some(part) => answer.reason.as_deref().unwrap_or_default().contains(part.as_str()),
             None => self.reason == answer.reason,
         };
         let same = |(expected, found): (&Output, &Output)| expected.is_met_by(found, folder);
@@ -95,7 +95,7 @@ impl PluginAnswer {
             && self.outputs.iter().zip(&answer.outputs).all(same)
     }
 
-    /// A record that can't be handled.
+    /// The answer about a record that the host can't handle, for this reason.
     pub fn failure(reason: String) -> Self {
         Self { reason: Some(reason), ..Self::plain(AnswerVerdict::Fail) }
     }
@@ -131,7 +131,7 @@ impl Output {
     }
 }
 
-/// A whole number that TOML may not be able to hold as one: beyond its range it is written as text.
+/// A whole number from 0 on. TOML's integers have 63 bits, so a larger number is written as text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Whole(pub u64);
 

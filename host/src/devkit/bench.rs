@@ -1,8 +1,9 @@
-//! What a plugin costs on this machine, beside the embedded passthrough and perhaps another version, in the same run.
+//! `plugin bench`: measures what a plugin costs on this machine, beside the builtin passthrough and, if the author
+//! names one, another component, in the same run.
 //!
 //! Guarantees: records go through the host's own chain; each figure is the median of several rounds, in which the
-//! components take turns, so that other work of the machine weighs on all of them; a record that a plugin doesn't handle is
-//! an error, not a fast record.
+//! components take turns, so that other work on the machine slows all of them alike; if a plugin fails on a record, the
+//! benchmark fails, too, because a failure would look like a fast call.
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -21,27 +22,30 @@ use crate::config::{FailurePolicy, PluginConfig, PluginSource};
 use crate::plugin::Runtime;
 use crate::record::{Header, InputRecord, TopicPartition};
 
+/// How many rounds each component is measured for, with each kind of record.
 const ROUNDS: usize = 7;
-/// Before a round counts: the first calls fault pages in.
+/// How many calls precede the measurement of a round, because the first calls are slow: the system still has to map
+/// memory.
 const WARM_UP: usize = 200;
-/// Copies of one record with offsets of their own, as the source makes them.
+/// How many copies of one record a round goes through, each with its own offset.
 const COPIES: u64 = 64;
 
 /// What to measure.
 pub struct BenchOptions {
-    /// JSON text for `configure`; a fixture may have a configuration of its own.
+    /// The plugin's configuration, as JSON text for `configure`. A fixture that has its own configuration is measured
+    /// with that.
     pub config: String,
-    /// Payloads of bytes from 0 to 255, of these sizes.
+    /// For each of these sizes, in bytes, one record whose payload counts from 0 to 255 again and again.
     pub sizes: Vec<usize>,
-    /// Files that are payloads.
+    /// For each of these files, one record with the file as its payload.
     pub payloads: Vec<PathBuf>,
-    /// A folder of fixtures. Those that expect a failure are left out.
+    /// A folder of fixtures. Fixtures that expect a failure are left out.
     pub fixtures: Option<PathBuf>,
-    /// Headers of the records that are no fixtures.
+    /// The headers of the records that aren't fixtures.
     pub headers: Vec<(String, String)>,
     /// Another component to compare with, such as the previous version.
     pub against: Option<PathBuf>,
-    /// How long one round takes, of one component with one kind of record.
+    /// How long one round of one component with one kind of record lasts.
     pub round: Duration,
 }
 
@@ -53,9 +57,9 @@ pub struct BenchComparison {
     /// The component to compare with, if one was named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub against: Option<Cost>,
-    /// The plugin that changes nothing, as the measure of the host's own part.
+    /// The builtin plugin that changes nothing, which shows the host's own part of the cost.
     pub passthrough: Cost,
-    /// Fixtures that expect a failure.
+    /// How many fixtures were left out because they expect a failure.
     pub left_out: usize,
 }
 
@@ -68,13 +72,14 @@ pub struct Cost {
     pub digest: String,
     /// The component's size.
     pub bytes: usize,
-    /// Reading, compiling, checking and starting.
+    /// How long reading, compiling, checking and starting took, in milliseconds.
     pub load_ms: f64,
-    /// The same from the cache of compiled plugins; compiled again where there can be none.
+    /// How long the same took with the cache of compiled plugins, in milliseconds. On a system where the cache can't be
+    /// used, the component was compiled again.
     pub load_cached_ms: f64,
-    /// One more instance, configured.
+    /// How long starting and configuring one more instance took, in milliseconds.
     pub start_ms: f64,
-    /// The memory of one instance, after its start and after all records.
+    /// The instance's memory after its start, in bytes.
     pub memory_at_start: usize,
     /// The instance's memory after the last call, in bytes.
     pub memory_at_end: usize,
@@ -85,19 +90,19 @@ pub struct Cost {
 /// What one kind of record costs.
 #[derive(Debug, Serialize)]
 pub struct RecordCost {
-    /// `1000 B`, a payload's file or a fixture's name.
+    /// The payload's size (`1000 B`), the name of the payload's file, or the fixture's name.
     pub record: String,
     /// The payload's size.
     pub payload_bytes: usize,
-    /// The median of the rounds.
+    /// The median of the rounds, in microseconds a call.
     pub us_a_record: f64,
     /// The fastest of the rounds, in microseconds a call.
     pub fastest_us: f64,
     /// The slowest of the rounds, in microseconds a call.
     pub slowest_us: f64,
-    /// How many records were handed over.
+    /// How many records the component was asked about.
     pub count: u64,
-    /// The memory of the instance after them.
+    /// The instance's memory after these calls, in bytes.
     pub memory: usize,
 }
 
@@ -109,7 +114,7 @@ struct Workload {
     records: Vec<Arc<InputRecord>>,
 }
 
-/// Not to be called from one of tokio's threads.
+/// Measures the component in `file`. It blocks, so it must not be called on a thread of tokio.
 pub fn bench(file: &Path, options: &BenchOptions) -> anyhow::Result<BenchComparison> {
     let (workloads, left_out) = workloads(options)?;
     let first = workloads.first().context("there is no record to measure with")?;
@@ -170,7 +175,7 @@ impl MeasuredComponent {
             Ok((started.elapsed().as_secs_f64() * 1e3, shared))
         };
         let (load_ms, _) = timed(plain)?;
-        // The first fills the cache.
+        // The first load fills the cache.
         timed(cached)?;
         let (load_cached_ms, shared) = timed(cached)?;
         let version = shared.versions().into_iter().next();
@@ -191,7 +196,7 @@ impl MeasuredComponent {
         Ok(Self { plugin, chain, cost })
     }
 
-    /// Starts an instance with another configuration, if it is another.
+    /// Starts an instance with `config`, unless the present one has it already.
     fn configure(&mut self, runtime: &Arc<Runtime>, config: &str) -> anyhow::Result<()> {
         if self.plugin.config != config {
             self.plugin.config = config.into();
@@ -201,7 +206,7 @@ impl MeasuredComponent {
         Ok(())
     }
 
-    /// Microseconds a record, and how many records.
+    /// Measures one round. Returns the microseconds a record and the number of records.
     fn round(&mut self, workload: &Workload, time: Duration) -> anyhow::Result<(f64, u64)> {
         for record in workload.records.iter().cycle().take(WARM_UP) {
             self.ask(workload, record)?;
@@ -226,8 +231,8 @@ impl MeasuredComponent {
             | Outcome::Wait(failure, _)
             | Outcome::Stop(failure) => {
                 bail!(
-                    "plugin `{}` doesn't handle the record {}: {}; give it records that it handles by --payload FILE or \
-                     --fixtures DIR, and the headers (--header) and the configuration (--config) that it needs",
+                    "plugin `{}` failed on the record {}: {}; name records that it handles with --payload FILE or \
+                     --fixtures DIR, and give the headers (--header) and the configuration (--config) that it needs",
                     failure.plugin,
                     workload.name,
                     failure.reason

@@ -1,8 +1,8 @@
-//! From a plugin's folder to a component, by the toolchain of its language.
+//! `plugin build`: makes a component of a plugin's folder, with the toolchain of its language.
 //!
-//! Guarantees: the component is renamed into place when it is whole, because a running host may be watching it; nothing is
-//! installed; a toolchain that is missing is told with the commands that install it, for those who have rustup, npm, pip
-//! or go, and for a Debian box.
+//! Guarantees: the finished component is renamed into place, because a running host may be watching the file; nothing
+//! is installed; if a toolchain is missing, the error gives the commands that install it, both with the language's own
+//! installer and on Debian.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -26,26 +26,28 @@ const CONTRACT: &str = include_str!("../../../wit/v0.1.0/transform.wit");
 pub enum BuildError {
     #[error("can't build a plugin in {language}: {what}; install it\n{remedy}")]
     Missing { language: Language, what: &'static str, remedy: String },
-    #[error("{0} failed; what it said is above")]
+    #[error("{0} failed; its output is above")]
     Command(String),
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
 }
 
-/// Builds the component, telling each command before it runs. What the commands say goes to standard error.
+/// Builds the component and returns its path. Calls `tell` with each command before it runs; the commands' output goes
+/// to standard error.
 pub fn build(project: &Project, tell: &mut dyn FnMut(&str)) -> Result<PathBuf, BuildError> {
     let fresh = build_aside(project, tell)?;
     Ok(take_over(project, &fresh)?)
 }
 
-/// Puts a component that [`build_aside`] made where the plugin's component belongs.
+/// Moves a component that [`build_aside`] made to the path of the plugin's component, which it returns.
 pub fn take_over(project: &Project, fresh: &Path) -> anyhow::Result<PathBuf> {
     let component = project.component();
-    fs::rename(fresh, &component).with_context(|| format!("can't put the component to {}", component.display()))?;
+    fs::rename(fresh, &component).with_context(|| format!("can't move the component to {}", component.display()))?;
     Ok(component)
 }
 
-/// Builds the component, and leaves the previous one where it is. The new one has the same file name, in another folder.
+/// Builds the component and returns its path, but leaves the previous one in place: the new one has the same file name
+/// in another folder.
 pub fn build_aside(project: &Project, tell: &mut dyn FnMut(&str)) -> Result<PathBuf, BuildError> {
     let folder = project.folder.join("build").join("new");
     fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
@@ -66,7 +68,7 @@ pub fn build_aside(project: &Project, tell: &mut dyn FnMut(&str)) -> Result<Path
 
 struct Builder<'a> {
     project: &'a Project,
-    /// Where the component goes until it is whole.
+    /// Where the component is written until it is finished.
     fresh: PathBuf,
     tell: &'a mut dyn FnMut(&str),
 }
@@ -79,17 +81,18 @@ impl Builder<'_> {
             command.args(["build", "--release", "--lib", "--target", WASM]);
             command
         } else if let (true, Some(linker)) = (has_debian_rust(), find(&wasm_linkers())) {
-            // Debian ships the standard library as source only; building it is called unstable, hence the switch.
+            // Debian ships the standard library for WebAssembly as source only. Cargo calls building it unstable, and
+            // allows it with RUSTC_BOOTSTRAP.
             let mut command = Command::new("/usr/bin/cargo");
             command.args(["build", "--release", "--lib", "--target", WASM, "-Z", "build-std=std,panic_abort"]);
             command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
             command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
-            // A toolchain by rustup sets these for what it starts.
+            // If rustup's cargo started this process, it set these variables, which would lead back to its toolchain.
             command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
             command
         } else {
             return Err(self.missing(
-                "there is no Rust for WebAssembly",
+                "Rust has no target for WebAssembly",
                 &[
                     ("with rustup", &format!("rustup target add {WASM}")),
                     (
@@ -127,7 +130,7 @@ impl Builder<'_> {
     fn typescript(&mut self) -> Result<(), BuildError> {
         let Some(tsc) = self.find_local("node_modules/.bin", "tsc") else { return Err(self.missing_npm()) };
         let mut command = Command::new(tsc);
-        // Where an error was thrown is told by the line in plugin.ts.
+        // With the source map, the reason of a failure names the line in plugin.ts.
         command.args(["--outDir", "build", "--sourceMap"]);
         self.run(command)?;
         self.quickjs("build/plugin.js", Some("build/plugin.js.map"))
@@ -142,7 +145,8 @@ impl Builder<'_> {
         let guarded = guard::javascript(&self.read(script)?, file, map.as_deref())?;
         let guarded = self.write("guarded.js", &guarded)?;
         let mut command = Command::new(componentize);
-        // Without --sync it would need the component model's async, without --stub-wasi all of WASI.
+        // Without --sync the component would need async functions of the component model; without --stub-wasi it would
+        // import all of WASI.
         command
             .arg("--wit")
             .arg(self.contract()?)
@@ -153,7 +157,7 @@ impl Builder<'_> {
     }
 
     fn missing_npm(&self) -> BuildError {
-        let (what, install) = ("what package.json names isn't there", "npm install");
+        let (what, install) = ("the packages that package.json names aren't installed", "npm install");
         self.missing(
             what,
             &[
@@ -176,7 +180,7 @@ impl Builder<'_> {
         let core = self.project.folder.join("build").join("core.wasm");
         let mut command = Command::new(go);
         command.env("GOOS", "wasip1").env("GOARCH", "wasm");
-        // checklinkname: the bindings' memory for the host comes from the runtime's own sbrk.
+        // -checklinkname=0 lets the bindings call the Go runtime's own sbrk, from which they take memory for the host.
         command.args(["build", "-buildmode=c-shared", "-ldflags=-checklinkname=0 -s -w", "-o"]).arg(&core);
         command.arg("./bindings");
         self.run(command)?;
@@ -190,7 +194,7 @@ impl Builder<'_> {
     }
 
     fn cpp(&mut self) -> Result<(), BuildError> {
-        // The bindings are C, which isn't C++ in all points.
+        // The bindings are C code that a C++ compiler doesn't accept, so the C compiler compiles them.
         let mut bindings = self.c_compiler("clang", "cc", has_wasi_libcxx)?;
         bindings.args(["-Os", "-c", "bindings/transform.c", "-o", "build/transform.o"]);
         self.run(bindings)?;
@@ -200,7 +204,7 @@ impl Builder<'_> {
         self.link(command)
     }
 
-    /// Clang, if it has the libraries, or else Zig's compiler.
+    /// The command that compiles C or C++ for WebAssembly: clang if it has the libraries, otherwise Zig's compiler.
     fn c_compiler(&self, clang: &str, zig: &str, has_libraries: fn() -> bool) -> Result<Command, BuildError> {
         if let Some(clang) = find(&numbered(clang)).filter(|_| has_libraries()) {
             let mut command = Command::new(clang);
@@ -212,12 +216,12 @@ impl Builder<'_> {
                 Language::C => Some("clang-19 lld-19 wasi-libc libclang-rt-19-dev-wasm32"),
                 _ => None,
             };
-            return Err(self.missing_compiler("there is no compiler of C and C++ for WebAssembly", packages));
+            return Err(self.missing_compiler("there is no compiler for C and C++ with WebAssembly", packages));
         };
         command.args([zig, "-target", "wasm32-wasi", "-mexec-model=reactor"]);
-        // Optimized, Zig leaves `assert` out, which would be a failure's cause.
+        // Zig leaves `assert` out of optimized code, and with it the text that becomes the reason of a failure.
         command.arg("-UNDEBUG");
-        // Its stack would take 16 MB otherwise.
+        // Zig's default stack of 16 MB would count as memory of each instance.
         command.args(["-Wl,-z,stack-size=65536", "-s"]);
         Ok(command)
     }
@@ -236,14 +240,15 @@ impl Builder<'_> {
         let core = self.project.folder.join("build").join("core.wasm");
         command.args(["build-exe", "plugin.zig", "bindings/transform.c", "bindings/transform_component_type.o", "-I."]);
         command.args(["-lc", "-target", "wasm32-wasi", "-mexec-model=reactor", "-fno-entry", "-rdynamic"]);
-        // Its stack would take 16 MB otherwise.
+        // Zig's default stack of 16 MB would count as memory of each instance.
         command.args(["-O", "ReleaseSafe", "-fstrip", "--stack", "65536", "--cache-dir", "build/cache"]);
         command.arg(format!("-femit-bin={}", core.display()));
         self.run(command)?;
         self.componentize_away(&core)
     }
 
-    /// Zig, which compiles C and C++ too: that of the plugin's folder, or else one on the PATH.
+    /// The command that runs Zig, which compiles C and C++, too: the one in the plugin's folder, or else one on the
+    /// PATH.
     fn zig_compiler(&self) -> Option<Command> {
         let python = self.find_local(".venv/bin", "python").filter(|python| has_ziglang(python));
         if let Some(python) = python {
@@ -264,7 +269,8 @@ impl Builder<'_> {
         self.missing(what, &remedies)
     }
 
-    /// The folder of the contract: that of the plugin, or else one with the contract that this binary speaks.
+    /// The folder of the contract: the plugin's own folder `wit`, or else one that is written with this binary's
+    /// contract.
     fn contract(&self) -> Result<PathBuf, BuildError> {
         let own = self.project.folder.join("wit");
         if own.is_dir() {
@@ -288,7 +294,7 @@ impl Builder<'_> {
         Ok(fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?)
     }
 
-    /// So that no core module lies beside the component, where it would be taken for one.
+    /// Makes the component and removes the core module, which somebody could take for the component.
     fn componentize_away(&self, core: &Path) -> Result<(), BuildError> {
         self.componentize(core)?;
         fs::remove_file(core).with_context(|| format!("can't remove {}", core.display()))?;
@@ -303,13 +309,14 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Runs a command in the plugin's folder. Its output goes to standard error: standard output has the component's path.
+    /// Runs a command in the plugin's folder. Its output goes to standard error, because standard output is for the
+    /// component's path.
     fn run(&mut self, mut command: Command) -> Result<(), BuildError> {
         command.current_dir(&self.project.folder).stdout(std::io::stderr());
-        let told = told(&command);
-        (self.tell)(&told);
-        let status = command.status().with_context(|| format!("can't run {told}"))?;
-        if status.success() { Ok(()) } else { Err(BuildError::Command(told)) }
+        let line = command_line(&command);
+        (self.tell)(&line);
+        let status = command.status().with_context(|| format!("can't run {line}"))?;
+        if status.success() { Ok(()) } else { Err(BuildError::Command(line)) }
     }
 
     /// A tool of the plugin's folder, or else one on the PATH.
@@ -335,7 +342,7 @@ fn has_rust_target(folder: &Path) -> bool {
     })
 }
 
-/// Whether there is Debian's Rust with the standard library's source.
+/// Whether Debian's Rust is installed, with the source of the standard library.
 fn has_debian_rust() -> bool {
     let sysroot = output(Command::new("/usr/bin/rustc").args(["--print", "sysroot"]));
     let source = |root: String| Path::new(root.trim()).join("lib/rustlib/src/rust/library/std/Cargo.toml").exists();
@@ -359,26 +366,26 @@ fn wasm_linkers() -> Vec<String> {
     numbered("wasm-ld")
 }
 
-/// The name alone, then as Debian calls it by version, newest first.
+/// The tool's name, followed by Debian's names for its versions, the newest first.
 fn numbered(name: &str) -> Vec<String> {
     let versions = (16..=24).rev().map(|version| format!("{name}-{version}"));
     std::iter::once(name.to_owned()).chain(versions).collect()
 }
 
-/// The first of these tools on the PATH.
+/// The path of the first of these tools that is on the PATH.
 fn find(tools: &[String]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     tools.iter().find_map(|tool| folders.iter().map(|folder| folder.join(tool)).find(|file| file.is_file()))
 }
 
-/// What a command prints, if it succeeds.
+/// What a command prints on standard output; `None`: it failed.
 fn output(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok()
 }
 
-fn told(command: &Command) -> String {
+fn command_line(command: &Command) -> String {
     let words = command.get_args().map(OsStr::to_string_lossy);
     let name = command.get_program().to_string_lossy().into_owned();
     std::iter::once(name.into()).chain(words).collect::<Vec<_>>().join(" ")

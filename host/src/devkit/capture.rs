@@ -1,7 +1,7 @@
-//! Records of a live topic as fixtures.
+//! `plugin capture`: makes fixtures of the records of a live topic.
 //!
-//! Guarantees: the topic and its readers are left alone (see [`crate::kafka::peek`]); a fixture gives back the record
-//! to the byte; a fixture that is there already is never overwritten.
+//! Guarantees: the topic and its consumer groups are not changed (see [`crate::kafka::peek`]); a fixture holds the
+//! record byte for byte; an existing fixture is never overwritten.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,10 @@ use crate::config::Kafka;
 use crate::kafka::peek::{From, PeekedRecord, Until, peek};
 use crate::record::InputRecord;
 
-/// Writes up to `count` records, each into a folder of its own below `folder`, and calls `wrote` for each.
+/// Writes up to `count` records, each into its own folder below `folder`, and calls `wrote` with each of these folders.
+/// Returns how many records it wrote.
 ///
-/// From [`From::Latest`] it waits for records to come; from anywhere else it ends where the topic ends.
+/// From [`From::Latest`] on it waits for new records; from any other position it ends at the present end of the topic.
 pub fn capture(
     kafka: &Kafka,
     from: From,
@@ -48,7 +49,7 @@ fn write(folder: &Path, PeekedRecord { record, problem, .. }: &PeekedRecord) -> 
     }
     let path = folder.join(name(record));
     if path.exists() {
-        bail!("{} is there already; remove it, or name another folder by --output", path.display());
+        bail!("{} exists already; remove it, or name another folder with --output", path.display());
     }
     Case::write(&path, record).with_context(|| format!("record {}@{}", record.source, record.offset))?;
     Ok(path)

@@ -1,7 +1,7 @@
-//! Bytes in a text file: as text where they are text, as base64 where not, as a file where they are large, or as a text and
-//! how often it is repeated where only the size matters.
+//! How a fixture writes bytes: as text, as base64, as the name of a file beside the fixture, or as a text that is
+//! repeated.
 //!
-//! Guarantees: what [`FixtureContent::of`] wrote, [`FixtureContent::bytes`] gives back to the byte.
+//! Guarantees: [`FixtureContent::bytes`] returns byte for byte what [`FixtureContent::of`] was given.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plugin::Digest;
 
-/// Larger payloads are shown by their size and digest.
+/// Payloads of more bytes than this are shown by their size and digest.
 const SHOWN_BYTES: usize = 4096;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,15 +24,15 @@ const SHOWN_BYTES: usize = 4096;
 )]
 /// Bytes as a fixture writes them.
 pub enum FixtureContent {
-    /// As text.
+    /// The bytes as text.
     Text(String),
-    /// As base64.
+    /// The bytes in base64.
     Base64(Base64),
-    /// In a file beside the fixture.
+    /// The content of a file beside the fixture.
     File(File),
-    /// A text many times.
+    /// A text, repeated.
     Repeat(Repeat),
-    /// Only as their digest.
+    /// The digest of the bytes, which is enough to compare them.
     Digest(Sha256),
 }
 
@@ -43,7 +43,7 @@ pub struct Base64 {
     base64: String,
 }
 
-/// A path beside the file that names it.
+/// A file, by its path from the folder of the fixture that names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
@@ -58,7 +58,7 @@ pub struct Repeat {
     times: usize,
 }
 
-/// What is left of bytes that are too many to be shown: enough to compare them, not to give them back.
+/// The digest and the size of bytes that are too many to be shown: they can be compared, but not read back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sha256 {
@@ -67,7 +67,7 @@ pub struct Sha256 {
 }
 
 impl FixtureContent {
-    /// Text where the bytes are readable, base64 where not.
+    /// The bytes as text if people can read it, otherwise in base64.
     pub fn of(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(text) if is_readable(text) => Self::Text(text.into()),
@@ -75,7 +75,7 @@ impl FixtureContent {
         }
     }
 
-    /// The same, but of many bytes only what they are compared by.
+    /// The bytes as [`FixtureContent::of`] writes them, or their digest if there are more than 4096.
     pub fn shown(bytes: &[u8]) -> Self {
         if bytes.len() <= SHOWN_BYTES {
             return Self::of(bytes);
@@ -88,23 +88,26 @@ impl FixtureContent {
         Self::File(File { file: name.into() })
     }
 
-    /// The bytes. Files are looked for in `folder`.
+    /// The bytes themselves. `folder` is where a file that is named lies. Fails for a digest, and for a file that can't
+    /// be read.
     pub fn bytes(&self, folder: &Path) -> anyhow::Result<Bytes> {
         Ok(match self {
             Self::Text(text) => Bytes::copy_from_slice(text.as_bytes()),
             Self::Base64(Base64 { base64 }) => {
-                STANDARD.decode(base64).with_context(|| format!("{base64:?} isn't base64"))?.into()
+                STANDARD.decode(base64).with_context(|| format!("{base64:?} isn't valid base64"))?.into()
             }
             Self::File(File { file }) => {
                 let path = folder.join(file);
                 std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?.into()
             }
             Self::Repeat(Repeat { repeat, times }) => repeat.repeat(*times).into(),
-            Self::Digest(_) => bail!("a sha256 stands for bytes in an expectation only; give text, base64 or a file"),
+            Self::Digest(_) => {
+                bail!("only an expectation may give bytes by their sha256; give a text, base64 or a file here")
+            }
         })
     }
 
-    /// Whether these are the same bytes, however each is written.
+    /// Whether both stand for the same bytes, in whatever way each is written.
     pub fn is(&self, other: &Self, folder: &Path) -> bool {
         self == other || self.digest(folder).is_some_and(|digest| Some(digest) == other.digest(folder))
     }
@@ -117,23 +120,23 @@ impl FixtureContent {
         Some((Digest::of(&bytes).to_string(), bytes.len()))
     }
 
-    /// On one line, for people.
-    pub fn told(&self) -> String {
+    /// The content on one line, for people.
+    pub fn summary(&self) -> String {
         match self {
             Self::Text(text) => format!("{text:?}"),
             Self::Base64(Base64 { base64 }) => format!("base64 {base64}"),
             Self::File(File { file }) => format!("file {file}"),
             Self::Repeat(Repeat { repeat, times }) => format!("{times} times {repeat:?}"),
             Self::Digest(Sha256 { sha256, size }) => {
-                let mut told = format!("{size} bytes, sha256 ");
-                let _ = write!(told, "{sha256:.12}…");
-                told
+                let mut summary = format!("{size} bytes, sha256 ");
+                let _ = write!(summary, "{sha256:.12}…");
+                summary
             }
         }
     }
 }
 
-/// Whether people can read it, and an editor keeps it.
+/// Whether people can read the text and editors keep it as it is: it has no control characters but line feeds and tabs.
 fn is_readable(text: &str) -> bool {
     !text.chars().any(|c| c.is_control() && c != '\n' && c != '\t')
 }

@@ -1,8 +1,8 @@
-//! What `plugin dev` goes by: what changed in a plugin's folder, and how a component gets into the place of another one.
+//! Two parts of `plugin dev`: noticing what changed in a plugin's folder, and replacing the component that a host runs.
 //!
-//! Guarantees: what a build writes by itself counts as no change; a component is renamed into place when it is whole and on the
-//! disk, because a running host may be watching the file; nothing but a component of the expected digest is replaced, and no
-//! link is followed.
+//! Guarantees: files that a build writes don't count as changes; the finished component is synced to the disk and then
+//! renamed into place, because a running host may be watching the file; only a regular file that holds a component is
+//! replaced, and no link is followed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -16,15 +16,16 @@ use anyhow::{Context, ensure};
 use super::project::Project;
 use crate::plugin::Digest;
 
-/// Folders that builds write to.
+/// The folders that builds write to.
 const BUILT: [&str; 4] = ["build", "target", "node_modules", "__pycache__"];
 
-/// The files of a plugin's folder, by their paths in it, and what tells that one of them changed.
+/// The files of a plugin's folder by their paths in it, each with its size and its time of modification (seconds and
+/// nanoseconds).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FolderStamp(BTreeMap<PathBuf, (u64, i64, i64)>);
 
 impl FolderStamp {
-    /// Files that come or go meanwhile are seen the next time.
+    /// The stamp of the folder as it is now. A file that appears or disappears meanwhile is noticed by the next stamp.
     pub fn of(project: &Project) -> Self {
         let mut stamp = Self::default();
         stamp.add(&project.folder, &project.folder);
@@ -34,13 +35,13 @@ impl FolderStamp {
     fn add(&mut self, root: &Path, folder: &Path) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-            // Editors keep hidden files beside the one that is edited.
+            // Editors keep such files beside the one that is edited.
             if name.starts_with('.') || name.ends_with('~') {
                 continue;
             }
             let Ok(found) = fs::metadata(&path) else { continue };
             if found.is_dir() {
-                // Not through links, which may lead back.
+                // Links to folders are not followed, because one may lead back to a folder above it.
                 let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
                 if !BUILT.contains(&&*name) && !is_link {
                     self.add(root, &path);
@@ -51,7 +52,7 @@ impl FolderStamp {
         }
     }
 
-    /// The files that differ between the two, sorted.
+    /// The files that differ between this stamp and an earlier one, sorted.
     pub fn changed(&self, before: &Self) -> Vec<PathBuf> {
         let differs = |path: &&PathBuf| self.0.get(*path) != before.0.get(*path);
         let mut changed: Vec<PathBuf> = self.0.keys().chain(before.0.keys()).filter(differs).cloned().collect();
@@ -61,14 +62,15 @@ impl FolderStamp {
     }
 }
 
-/// Puts a copy of `component` in the place of `file`, which another user may be looking at: under a name that nobody can
-/// have put a link at beforehand, and with the rights of the file that it replaces.
+/// Replaces `file` by a copy of `component`. The copy is first written under a random name, so that no other user can
+/// have put a link there, and has the permissions of the file that it replaces.
 pub fn put_in_place(component: &Path, file: &Path) -> anyhow::Result<()> {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    // Hidden, and without the extension by which a plugin is known.
+    // The name is hidden and doesn't end in `.wasm`, so that no program takes the unfinished file for a plugin.
     let fresh = file.with_file_name(format!(".{name}.{:016x}.new", RandomState::new().build_hasher().finish()));
     let bytes = fs::read(component).with_context(|| format!("can't read {}", component.display()))?;
-    let rights = fs::metadata(file).with_context(|| format!("can't look at {}", file.display()))?.permissions();
+    let found = fs::metadata(file).with_context(|| format!("can't read the permissions of {}", file.display()))?;
+    let rights = found.permissions();
     let mut made = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -82,20 +84,21 @@ pub fn put_in_place(component: &Path, file: &Path) -> anyhow::Result<()> {
     replaced.with_context(|| format!("can't replace {}", file.display()))
 }
 
-/// The digest of a component that may be replaced. Refuses whatever isn't one: links, devices, files of another content.
+/// The digest of the component in `file`, which `plugin dev --into` is going to replace. Fails if the file is a link or
+/// a device, or holds something else than a component.
 pub fn component_digest(file: &Path) -> anyhow::Result<String> {
     let is_file = fs::symlink_metadata(file).with_context(|| format!("can't look at {}", file.display()))?.is_file();
-    ensure!(is_file, "{} is no regular file; `--into` replaces no links and no devices", file.display());
+    ensure!(is_file, "{} isn't a regular file; `--into` doesn't replace links and devices", file.display());
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(file);
     let mut opened = opened.with_context(|| format!("can't read {}", file.display()))?;
     let is_component = is_component(&mut opened).with_context(|| format!("can't read {}", file.display()))?;
-    ensure!(is_component, "{} is no component: it doesn't begin with \\0asm", file.display());
+    ensure!(is_component, "{} isn't a component: it doesn't begin with \\0asm", file.display());
     let mut bytes = MAGIC.to_vec();
     opened.read_to_end(&mut bytes).with_context(|| format!("can't read {}", file.display()))?;
     Ok(Digest::of(&bytes).to_string())
 }
 
-/// How each component begins.
+/// The first bytes of each component.
 const MAGIC: &[u8; 4] = b"\0asm";
 
 fn is_component(file: &mut File) -> std::io::Result<bool> {
@@ -104,7 +107,7 @@ fn is_component(file: &mut File) -> std::io::Result<bool> {
     Ok(head == MAGIC && file.metadata()?.is_file())
 }
 
-/// The sha256 of a file, as a host shows it.
+/// The sha256 of a file, written as a host shows it.
 pub fn digest_of(file: &Path) -> anyhow::Result<String> {
     let bytes = fs::read(file).with_context(|| format!("can't read {}", file.display()))?;
     Ok(Digest::of(&bytes).to_string())

@@ -1,7 +1,7 @@
-//! Reports what `reduct-sink run` would do with the records of a live topic, without doing it.
+//! `run --dry-run`: reports what `reduct-sink run` would do with the records of a live topic.
 //!
-//! Guarantees: nothing is written, committed or created, and ReductStore isn't asked; the chain, the entry's template
-//! and the labels are those of a real run.
+//! Guarantees: nothing is written, committed or created, and no request goes to ReductStore; the chain, the template of
+//! the entries and the labels are those of a real run.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub enum DryRunError {
     Failed(String),
 }
 
-/// What would become of one record.
+/// What `reduct-sink run` would do with one record.
 #[derive(Debug, Serialize)]
 pub struct DryRunRecord {
     /// The record's topic.
@@ -40,32 +40,33 @@ pub struct DryRunRecord {
     pub offset: u64,
     /// The payload's size.
     pub bytes: usize,
-    /// What the chain made of it.
+    /// What the host would do with the record.
     #[serde(flatten)]
     pub answer: PluginAnswer,
-    /// The plugin that failed.
+    /// The name of the plugin that failed; `None`: no plugin failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plugin: Option<String>,
 }
 
-/// How many records would meet which fate.
+/// How many records were read, and how many of them `reduct-sink run` would write, drop and so on.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct DryRunSummary {
     /// How many records were read.
     pub records: u64,
     /// How many records would be written.
     pub written: u64,
-    /// More than `written` where records are split.
+    /// How many records ReductStore would get: more than `written` if records are split.
     pub outputs: u64,
     /// How many records would be dropped.
     pub dropped: u64,
-    /// How many records would become dead letters.
+    /// On how many records a plugin failed, so that its failure policy would decide about them.
     pub failed: u64,
     /// How many records would be tried again.
     pub retried: u64,
 }
 
-/// Begins where a run would, and ends where the topics end now, or after `count` records.
+/// Reads the topics from where `reduct-sink run` would begin to their present ends, or at most `count` records, and
+/// calls `tell` with each of them.
 pub fn dry_run(
     config: &Config,
     count: Option<u64>,
@@ -78,9 +79,9 @@ pub fn dry_run(
     let entry = entry.map_err(|error| DryRunError::Failed(format!("store.entry: {error}")))?;
     let mut summary = DryRunSummary::default();
     let mut see = |seen: PeekedRecord| {
-        let told = told(config, &mut chain, entry.as_ref(), seen);
-        summary.count(&told);
-        tell(&told);
+        let report = report(config, &mut chain, entry.as_ref(), seen);
+        summary.count(&report);
+        tell(&report);
         if count.is_some_and(|count| summary.records >= count) {
             ControlFlow::Break(())
         } else {
@@ -93,10 +94,10 @@ pub fn dry_run(
     Ok(summary)
 }
 
-fn told(config: &Config, chain: &mut Chain, entry: Option<&Template>, seen: PeekedRecord) -> DryRunRecord {
+fn report(config: &Config, chain: &mut Chain, entry: Option<&Template>, seen: PeekedRecord) -> DryRunRecord {
     let PeekedRecord { record, partitions, problem } = seen;
     let input = Arc::new(record);
-    let mut told = DryRunRecord {
+    let mut report = DryRunRecord {
         topic: input.source.topic.to_string(),
         partition: input.source.partition,
         offset: input.offset,
@@ -105,21 +106,21 @@ fn told(config: &Config, chain: &mut Chain, entry: Option<&Template>, seen: Peek
         plugin: None,
     };
     if problem.is_some() {
-        return told;
+        return report;
     }
     let naming = match entry {
         Some(template) => Naming::configured(template),
         None => Naming::default_for(partitions, config.kafka.several_topics()),
     };
     let outcome = chain.transform(&input);
-    told.answer = PluginAnswer::of(&outcome);
+    report.answer = PluginAnswer::of(&outcome);
     match &outcome {
         Outcome::Outputs(outputs) => {
-            for (record, output) in outputs.iter().zip(&mut told.answer.outputs) {
+            for (record, output) in outputs.iter().zip(&mut report.answer.outputs) {
                 match entry_of(&naming, &input, record) {
                     Ok(entry) => output.entry = entry,
                     Err(reason) => {
-                        told.answer = PluginAnswer::failure(reason);
+                        report.answer = PluginAnswer::failure(reason);
                         break;
                     }
                 }
@@ -133,10 +134,10 @@ fn told(config: &Config, chain: &mut Chain, entry: Option<&Template>, seen: Peek
         | Outcome::Retry(failure)
         | Outcome::Wait(failure, _)
         | Outcome::Stop(failure) => {
-            told.plugin = Some(failure.plugin.to_string());
+            report.plugin = Some(failure.plugin.to_string());
         }
     }
-    told
+    report
 }
 
 fn entry_of(naming: &Naming, input: &InputRecord, output: &OutputRecord) -> Result<String, String> {
@@ -148,12 +149,12 @@ fn entry_of(naming: &Naming, input: &InputRecord, output: &OutputRecord) -> Resu
 }
 
 impl DryRunSummary {
-    fn count(&mut self, told: &DryRunRecord) {
+    fn count(&mut self, report: &DryRunRecord) {
         self.records += 1;
-        match told.answer.verdict {
+        match report.answer.verdict {
             AnswerVerdict::Write => {
                 self.written += 1;
-                self.outputs += told.answer.outputs.len() as u64;
+                self.outputs += report.answer.outputs.len() as u64;
             }
             AnswerVerdict::Drop => self.dropped += 1,
             AnswerVerdict::Fail => self.failed += 1,

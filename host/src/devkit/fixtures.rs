@@ -1,4 +1,4 @@
-//! Fixtures: records in files, and what is expected to become of them.
+//! Fixtures: records in files, each with the answer that is expected of the plugin.
 //!
 //! ```text
 //! fixtures/
@@ -6,13 +6,13 @@
 //!   heartbeat/               a case: a folder with
 //!     record.toml              the record: headers, key and the rest (JSON, record.json, will do too)
 //!     payload.jpg              its payload: the file called `payload`, whatever its extension
-//!     expected.toml            what is to become of it; `plugin test --update` writes it
+//!     expected.toml            the expected answer; `plugin test --update` writes it
 //!   small.toml               several cases in one file, each a [[case]] with a name
-//!   small.expected.toml      and what is expected of them
+//!   small.expected.toml      the expected answers of these cases, by name
 //! ```
 //!
-//! Guarantees: what [`Case::write`] wrote is read back as the same record; a key that isn't known is an error that names
-//! file and line; a folder without a case is an error, not a test that passes.
+//! Guarantees: a record that [`Case::write`] wrote is read back unchanged; an unknown key is an error that names the
+//! file and the line; a folder without a case is an error, and not a test that passes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,9 +28,9 @@ use super::answer::{PluginAnswer, Whole};
 use super::content::FixtureContent;
 use crate::record::{Header, InputRecord, TopicPartition};
 
-/// What a record has for a time where its file says none: fixed, so that expectations hold.
+/// The timestamp of a record whose file gives none. It is fixed, so that expectations stay true.
 const TIMESTAMP_MS: u64 = 1_700_000_000_000;
-/// Larger payloads get a file of their own.
+/// Payloads of more bytes than this get their own file.
 const INLINE_BYTES: usize = 1024;
 
 /// One record and what is expected of it.
@@ -38,22 +38,23 @@ const INLINE_BYTES: usize = 1024;
 pub struct Case {
     /// The fixture's name.
     pub name: String,
-    /// The record that the chain gets.
+    /// The record that the chain is asked about.
     pub input: Arc<InputRecord>,
-    /// JSON text for `configure`.
+    /// The plugin's configuration, as JSON text for `configure`.
     pub config: String,
-    /// `None`: nothing is expected yet.
+    /// The expected answer; `None`: the fixture has no expectation yet.
     pub expected: Option<PluginAnswer>,
-    /// Where its files are.
+    /// The folder of its files.
     pub folder: PathBuf,
     home: Home,
 }
 
-/// Where the expectation belongs.
+/// The place of a case's expectation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Home {
+    /// A file of its own.
     File(PathBuf),
-    /// The file, and the case's name in it.
+    /// A file for several cases, and the case's name in it.
     Shared(PathBuf, String),
 }
 
@@ -72,7 +73,7 @@ struct RecordFile {
     key: Option<FixtureContent>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<FixtureContent>,
-    /// A record whose value is null in Kafka.
+    /// Whether the record's value is Kafka's null.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     tombstone: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,7 +86,7 @@ struct RecordFile {
 #[serde(deny_unknown_fields)]
 struct HeaderFile {
     key: FixtureContent,
-    /// Without one it is Kafka's null.
+    /// `None`: the header's value is Kafka's null.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     value: Option<FixtureContent>,
 }
@@ -103,7 +104,7 @@ type Expectations = BTreeMap<String, PluginAnswer>;
 pub fn read(folder: &Path) -> anyhow::Result<Vec<Case>> {
     ensure!(
         folder.is_dir(),
-        "there is no folder {}; put fixtures there, or name another by --fixtures",
+        "there is no folder {}; put fixtures there, or name another folder with --fixtures",
         folder.display()
     );
     let config = match either(folder, "config")? {
@@ -121,7 +122,7 @@ pub fn read(folder: &Path) -> anyhow::Result<Vec<Case>> {
 }
 
 impl Case {
-    /// Writes `answer` as what is expected of these cases, each where it belongs.
+    /// Writes each of these answers as the expectation of its case.
     pub fn expect(answers: &[(&Case, PluginAnswer)]) -> anyhow::Result<()> {
         let mut shared: BTreeMap<&Path, Expectations> = BTreeMap::new();
         for (case, answer) in answers {
@@ -141,7 +142,7 @@ impl Case {
         shared.iter().try_for_each(|(path, expectations)| write_toml(path, expectations))
     }
 
-    /// Writes a record as a case in a folder of its own, without an expectation.
+    /// Writes a record as a case in `folder`, without an expectation.
     pub fn write(folder: &Path, record: &InputRecord) -> anyhow::Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
         let payload = match &record.payload {
@@ -204,7 +205,7 @@ fn read_case(folder: &Path, record: &Path, name: String, config: &str) -> anyhow
     if let Some(payload) = payload_file(folder)? {
         ensure!(
             file.payload.is_none() && !file.tombstone,
-            "{} says what the payload is, and there is {payload} too; keep one of them",
+            "{} gives a payload, and there is the file {payload}, too; keep one of them",
             record.display()
         );
         file.payload = Some(FixtureContent::file(payload));
@@ -216,7 +217,7 @@ fn read_case(folder: &Path, record: &Path, name: String, config: &str) -> anyhow
     case().with_context(|| record.display().to_string())
 }
 
-/// A file of several cases, and the expectations beside it.
+/// Reads a file of several cases and the expectations beside it.
 fn read_several(path: &Path, stem: &str, config: &str, cases: &mut Vec<Case>) -> anyhow::Result<()> {
     let Several { case: tables } = parse(path)?;
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -228,7 +229,7 @@ fn read_several(path: &Path, stem: &str, config: &str, cases: &mut Vec<Case>) ->
         let Some(toml::Value::String(name)) = table.remove("name") else {
             bail!("{} has no name; give it `name = \"…\"`", here());
         };
-        ensure!(!names.contains(&name), "{}: there is another case called {name:?} before it", here());
+        ensure!(!names.contains(&name), "{}: an earlier case is called {name:?}, too; rename one of them", here());
         let expected = expectations.remove(&name);
         let home = Home::Shared(home.clone(), name.clone());
         let file = table.try_into::<RecordFile>().map_err(|error| anyhow::anyhow!("{}", one_line(&error)));
@@ -237,7 +238,11 @@ fn read_several(path: &Path, stem: &str, config: &str, cases: &mut Vec<Case>) ->
         names.push(name);
     }
     if let Some(name) = expectations.keys().next() {
-        bail!("{} expects something of {name:?}, which is no case of {}", home.display(), path.display());
+        bail!(
+            "{} expects something of {name:?}, and {} has no such case; remove the expectation, or name the case so",
+            home.display(),
+            path.display()
+        );
     }
     Ok(())
 }
@@ -256,7 +261,7 @@ fn case(
         "`no_timestamp` and `timestamp_ms` contradict each other: remove one of them"
     );
     if let Some(config) = &file.config {
-        ensure!(config.is_object(), "`config` is no table: write `config = {{ key = \"value\" }}`");
+        ensure!(config.is_object(), "`config` isn't a table; write `config = {{ key = \"value\" }}`");
     }
     let bytes = |content: &FixtureContent| content.bytes(folder);
     let payload = match &file.payload {
@@ -280,7 +285,7 @@ fn case(
     Ok(Case { name, input: Arc::new(input), config, expected, folder: folder.to_owned(), home })
 }
 
-/// The one file called `payload`, with or without an extension.
+/// The name of the file called `payload`, with or without an extension; `None`: there is none.
 fn payload_file(folder: &Path) -> anyhow::Result<Option<String>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| format!("can't read {}", folder.display()))? {
@@ -294,7 +299,7 @@ fn payload_file(folder: &Path) -> anyhow::Result<Option<String>> {
     Ok(found.pop())
 }
 
-/// `NAME.toml` or `NAME.json`, if there is one.
+/// The path of `NAME.toml` or `NAME.json`; `None`: there is neither.
 fn either(folder: &Path, name: &str) -> anyhow::Result<Option<PathBuf>> {
     let [toml, json] = ["toml", "json"].map(|extension| folder.join(format!("{name}.{extension}")));
     match (toml.exists(), json.exists()) {
@@ -387,13 +392,13 @@ mod tests {
             ),
             ("a/record.json", "{\"offset\": -1}", &["record.json", "from 0 on"]),
             ("a/record.toml", "payload = 7", &["expected a text, or one of", "file"]),
-            ("a/record.toml", "payload = { base64 = '%' }", &["record.toml", "`payload`", "isn't base64"]),
+            ("a/record.toml", "payload = { base64 = '%' }", &["record.toml", "`payload`", "isn't valid base64"]),
             ("a/record.toml", "key = { file = 'gone' }", &["`key`", "can't read", "gone"]),
             ("a/record.toml", "tombstone = true\npayload = ''", &["a tombstone has no payload"]),
             ("a/record.toml", "no_timestamp = true\ntimestamp_ms = 1", &["contradict"]),
-            ("a/record.toml", "config = 1", &["no table"]),
+            ("a/record.toml", "config = 1", &["isn't a table"]),
             ("few.toml", "[[case]]\noffset = 1", &["few.toml: case 1 has no name"]),
-            ("few.toml", "[[case]]\nname = 'a'\n[[case]]\nname = 'a'", &["case 2", "another case called \"a\""]),
+            ("few.toml", "[[case]]\nname = 'a'\n[[case]]\nname = 'a'", &["case 2", "an earlier case is called \"a\""]),
             ("few.toml", "[[case]]\nname = 'a'\noffse = 1", &["case 1", "`offse`"]),
             ("few.toml", "cases = 1", &["few.toml", "`cases`", "`case`"]),
             ("few/readme.md", "", &["has no case", "record.toml"]),

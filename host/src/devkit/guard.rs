@@ -1,24 +1,25 @@
-//! What `plugin build` puts around a plugin in JavaScript, TypeScript or Python, so that the cause of a failure reaches the
-//! operator: these languages' exceptions would end the instance with a trap that has no text.
+//! The guard: code that `plugin build` puts around a plugin in JavaScript, TypeScript or Python, so that the cause of a
+//! failure reaches the operator. Without it an exception would end the instance with a trap that has no text.
 //!
-//! Guarantees: the author's lines keep their numbers, and a reason names the line of the file that the author wrote, also
-//! where that is TypeScript.
+//! Guarantees: the author's lines keep their numbers; a reason names the line of the file that the author wrote, also
+//! if that is TypeScript.
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
 const JAVASCRIPT: &str = include_str!("templates/javascript/guard.js");
 
-/// The module around `app.py`, and its name.
+/// The Python module that wraps the author's `app.py`.
 pub(super) const PYTHON: &str = include_str!("templates/python/guard.py");
+/// The name of that module.
 pub(super) const PYTHON_MODULE: &str = "reduct_sink_guard";
 
-/// The author's script with the guard around it. `file` is what the author wrote, and `map` the source map where the script
-/// was compiled from it.
+/// The author's script with the guard around it. `file` is the name of the file that the author wrote; `map` is the
+/// source map if the script was compiled from that file.
 pub(super) fn javascript(script: &str, file: &str, map: Option<&str>) -> anyhow::Result<String> {
     let (_, guard) = JAVASCRIPT.split_once("//@before\n").context("the guard has no part before")?;
     let (before, after) = guard.split_once("//@after\n").context("the guard has no part behind")?;
-    // On one line, so that the author's lines keep their numbers.
+    // The guard's first part is joined to one line, so that the author's lines keep their numbers.
     let before: Vec<&str> = before.lines().map(str::trim).filter(|line| !line.starts_with("//")).collect();
     let lines = match map {
         Some(map) => serde_json::to_string(&source_lines(map)?)?,
@@ -29,7 +30,7 @@ pub(super) fn javascript(script: &str, file: &str, map: Option<&str>) -> anyhow:
     Ok(format!("{} {script}\n{after}", before.join(" ")))
 }
 
-/// The part of a source map that is needed here.
+/// The one field of a source map that is needed here.
 #[derive(Deserialize)]
 struct SourceMap {
     mappings: String,
@@ -43,7 +44,8 @@ fn source_lines(map: &str) -> anyhow::Result<Vec<i64>> {
     for segments in mappings.split(';') {
         let mut first = None;
         for segment in segments.split(',').filter(|segment| !segment.is_empty()) {
-            // Column of the script, number of the source, line and column of the source; each as a difference.
+            // A segment has the script's column, the source's number, and the source's line and column, each as the
+            // difference from the segment before.
             line += numbers(segment)?.get(2).unwrap_or(&0);
             first.get_or_insert(line);
         }
@@ -58,7 +60,7 @@ fn numbers(segment: &str) -> anyhow::Result<Vec<i64>> {
     let (mut numbers, mut number, mut shift) = (Vec::new(), 0_i64, 0);
     for digit in segment.chars() {
         let Some(value) = DIGITS.find(digit).filter(|_| shift < 60) else {
-            bail!("the source map has a segment {segment:?}, which is none");
+            bail!("the source map has an invalid segment: {segment:?}");
         };
         number |= i64::try_from(value & 31)? << shift;
         shift += 5;

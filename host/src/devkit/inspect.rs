@@ -1,7 +1,7 @@
-//! Describes a file without running it, and says whether this host would load it.
+//! `plugin inspect`: describes a component's file, and says whether this host would load it.
 //!
-//! Guarantees: any file can be looked at, and is told about as far as it can be read; whether it loads is what the host's
-//! own loader says, with an empty configuration.
+//! Guarantees: any file can be inspected, and is described as far as it can be read; the host's own loader, with an
+//! empty configuration, decides whether it loads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,55 +17,55 @@ use super::testing::plugin_name;
 use crate::config::{PluginConfig, PluginSource};
 use crate::plugin::{Digest, LoadProblem, Runtime, claimed_signer};
 
-/// What can be said of a component's file.
+/// The description of a component's file.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
     /// The file's path.
     pub file: String,
-    /// The name inside the file, or else the file's.
+    /// The component's name: the one in the file, or else the file's own.
     pub name: String,
-    /// The sha256, which identifies a version.
+    /// The file's sha256, which identifies the version.
     pub digest: String,
-    /// Who the signature beside the file says made it. Not checked.
+    /// The signer that the signature beside the file names. The signature is not checked.
     pub signed_by: Option<String>,
     /// The file's size.
     pub bytes: usize,
-    /// Bytes of each core module inside.
+    /// The size of each core module in the component, in bytes.
     pub core_modules: Vec<usize>,
-    /// Languages and tools by which it was made, with their versions.
+    /// The languages and tools with which it was made, with their versions.
     pub made_by: Vec<String>,
-    /// The contract's package and version that it was built for.
+    /// The package and version of the contract for which it was built; `None`: it exports no transformer.
     pub contract: Option<String>,
-    /// The world whose exports these are.
+    /// The world of the contract for which it was built; `None`: it exports no transformer.
     pub world: Option<String>,
-    /// The host functions that it uses, of the contract.
+    /// The host functions of the contract that it imports.
     pub host_functions: Vec<String>,
-    /// The interfaces of WASI that it imports.
+    /// The packages of WASI that it imports.
     pub wasi: Vec<Wasi>,
-    /// Further imports, which no host of this contract has.
+    /// Its other imports, which no host of this contract provides.
     pub other_imports: Vec<String>,
-    /// What it exports.
+    /// Its exports.
     pub exports: Vec<String>,
-    /// How long compiling, checking and starting took, in milliseconds; `None` if it doesn't load.
+    /// How long compiling, checking and starting took, in milliseconds; `None`: it doesn't load.
     pub load_ms: Option<f64>,
-    /// Why it doesn't load, and what can be done.
+    /// Why it doesn't load, and the remedy; `None`: it loads.
     pub problem: Option<String>,
-    /// Set where it loads but refuses an empty configuration, which is no fault.
+    /// Why it refuses an empty configuration, although it loads; `None`: it accepts one.
     pub wants_configuration: Option<String>,
 }
 
-/// One package of WASI that it imports.
+/// A package of WASI that a component imports.
 #[derive(Debug, Serialize)]
 pub struct Wasi {
     /// The package's name and version.
     pub package: String,
     /// The names of its interfaces.
     pub interfaces: Vec<String>,
-    /// What granting it would mean.
+    /// What the plugin finds there, and what a grant would add.
     pub meaning: &'static str,
 }
 
-/// Reads, compiles and starts a component, and says what it found.
+/// Reads, compiles and starts the component in `file`, and describes it.
 pub fn inspect(file: &Path) -> anyhow::Result<Inspection> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut inspection = Inspection {
@@ -86,7 +86,7 @@ pub fn inspect(file: &Path) -> anyhow::Result<Inspection> {
         problem: None,
         wants_configuration: None,
     };
-    // The loader has better words for a file that isn't WebAssembly.
+    // If the file isn't WebAssembly, the loader's message in `problem` says so.
     let tools = inspection.add_metadata(&bytes);
     inspection.made_by = tools.into_iter().collect();
     if let Ok(DecodedWasm::Component(resolve, world)) = wit_component::decode(&bytes) {
@@ -97,7 +97,7 @@ pub fn inspect(file: &Path) -> anyhow::Result<Inspection> {
 }
 
 impl Inspection {
-    /// Reads as far as it can be read; gives the languages and tools.
+    /// Notes the core modules and the name, as far as the file can be read. Returns the languages and tools.
     fn add_metadata(&mut self, bytes: &[u8]) -> BTreeSet<String> {
         let mut tools = BTreeSet::new();
         let mut depth = 0;
@@ -195,7 +195,7 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// What a plugin finds there without a grant, and what a grant (`plugins.grants`) would add.
+/// What a plugin finds in this package of WASI without a grant, and what a grant (`plugins.grants`) would add.
 fn meaning(package: &str, interfaces: &[String]) -> &'static str {
     let has = |name: &str| interfaces.iter().any(|interface| interface.starts_with(name));
     match package.split(['@', ':']).nth(1).unwrap_or_default() {

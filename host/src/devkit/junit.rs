@@ -1,10 +1,10 @@
-//! Test results in JUnit's XML, as CI systems read it.
+//! `plugin test --junit`: writes test results in the XML of JUnit, which CI systems read.
 
 use std::fmt::Write;
 
 use super::testing::{CaseReport, TestResult};
 
-/// One suite of that name. Control characters that XML can't hold are replaced.
+/// The reports as one suite of that name. Control characters that XML can't hold are replaced.
 pub fn xml(suite: &str, reports: &[CaseReport]) -> String {
     let failed = reports.iter().filter(|report| report.result != TestResult::Passed).count();
     let seconds: f64 = reports.iter().map(|report| report.took.as_secs_f64()).sum();

@@ -1,7 +1,7 @@
-//! The tools of plugin authors: fixtures and the runner of their tests, benchmarks, a description of a file, new projects and
-//! their builds, and a look at a live topic that changes nothing.
+//! The tools for plugin authors, behind `reduct-sink plugin` and `run --dry-run`: new projects and their builds,
+//! fixtures and their tests, benchmarks, the description of a component, and reading a live topic.
 //!
-//! Guarantees: a plugin is run by the very engine and chain of the host; nothing here writes to Kafka or ReductStore.
+//! Guarantees: the host's own engine and chain run the plugins; nothing here writes to Kafka or ReductStore.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,15 +23,15 @@ pub mod project;
 pub mod scaffold;
 pub mod testing;
 
-/// What the cache of compiled plugins may grow to, unless a configuration says otherwise.
+/// The most bytes of the cache of compiled plugins, which is also the default of the configuration.
 const CACHE_BYTES: u64 = 2_000_000_000;
 
-/// An engine with the user's cache of compiled plugins, or with none where that can't be used.
+/// A runtime with the user's cache of compiled plugins, or without one if that can't be used.
 fn cached_runtime() -> anyhow::Result<Arc<Runtime>> {
     Runtime::with_cache(Cache::default_folder().and_then(|folder| Cache::open(&folder, CACHE_BYTES).ok()))
 }
 
-/// The cache in that folder.
+/// Opens the cache of compiled plugins in that folder.
 pub fn cache(folder: &Path) -> Result<Cache, CacheError> {
     Cache::open(folder, CACHE_BYTES)
 }

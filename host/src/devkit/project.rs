@@ -1,9 +1,9 @@
-//! A plugin's folder: what `plugin new` makes, and `plugin build` and `plugin test` work in.
+//! A plugin's folder, which `plugin new` makes, and in which `plugin build` and `plugin test` work.
 //!
 //! ```text
 //! plugin.toml       name and language
 //! wit/              the contract
-//! fixtures/         records, and what is expected of them
+//! fixtures/         records, and the answers that are expected
 //! build/NAME.wasm   the component
 //! ```
 
@@ -75,7 +75,7 @@ struct Manifest {
 /// A plugin's folder.
 #[derive(Debug)]
 pub struct Project {
-    /// Absolute.
+    /// The absolute path of the folder.
     pub folder: PathBuf,
     /// The plugin's name.
     pub name: String,
@@ -89,8 +89,8 @@ impl Project {
         let path = folder.join(MANIFEST);
         if !path.exists() {
             bail!(
-                "{} isn't a plugin's folder: there is no {MANIFEST}, which names the plugin and its language; \
-                 `reduct-sink plugin new --lang LANGUAGE NAME` makes one",
+                "{} isn't a plugin's folder: it has no {MANIFEST}, which names the plugin and its language; \
+                 `reduct-sink plugin new --lang LANGUAGE NAME` makes such a folder",
                 folder.display()
             );
         }
@@ -102,18 +102,18 @@ impl Project {
         Ok(Self { folder, name, language })
     }
 
-    /// Where the built component lies.
+    /// The path of the built component.
     pub fn component(&self) -> PathBuf {
         self.folder.join("build").join(format!("{}.wasm", self.name))
     }
 
-    /// Where the fixtures lie.
+    /// The folder of the fixtures.
     pub fn fixtures(&self) -> PathBuf {
         self.folder.join("fixtures")
     }
 }
 
-/// What every language and the host's configuration take for a name.
+/// Checks that every language and the host's configuration accept the name.
 pub fn check_name(name: &str) -> anyhow::Result<()> {
     let legal = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
     ensure!(
@@ -121,7 +121,7 @@ pub fn check_name(name: &str) -> anyhow::Result<()> {
         "{name:?} is no name for a plugin; take lower-case letters, digits and single `-`, a letter first"
     );
     ensure!(name.len() <= 64, "{name:?} is too long for a plugin's name; 64 characters are the most");
-    // Its crate or package would have the name of one that it needs.
+    // A crate or package of such a name would clash with one that the plugin needs.
     let taken = ["test", "core", "std", "alloc", "proc-macro", "main", "app", "build", "reduct-sink-plugin"];
     ensure!(!taken.contains(&name), "{name:?} means something else to the toolchains; take another name");
     Ok(())

@@ -1,7 +1,7 @@
-//! New plugins: a folder that builds as it is.
+//! `plugin new`: makes a folder with a plugin that builds and passes its tests.
 //!
-//! Guarantees: nothing that is there already is overwritten; what comes from elsewhere in this repository (the contract,
-//! the SDK, the bindings) is embedded from there, so that there is one of each.
+//! Guarantees: no existing file is overwritten; the contract, the SDK and the bindings are embedded from their places
+//! in this repository, so that there is one copy of each.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 
 use super::project::{Language, check_name};
 
-/// A file of a new folder, and its text; the placeholders are in double braces.
+/// The path of a file in a new folder, and its text, in which `{{name}}` and the like are placeholders.
 type TemplateFile = (&'static str, &'static str);
 
 const COMMON: &[TemplateFile] = &[
@@ -56,7 +56,7 @@ const TYPESCRIPT: &[TemplateFile] = &[
     ("package.json", include_str!("templates/typescript/package.json")),
 ];
 
-/// What JavaScript and TypeScript have in common.
+/// The files that JavaScript and TypeScript have in common.
 const QUICKJS: &[TemplateFile] = &[
     ("test/plugin.test.js", include_str!("templates/javascript/test/plugin.test.js")),
     ("test/host.js", include_str!("templates/javascript/test/host.js")),
@@ -100,7 +100,7 @@ const ZIG: &[TemplateFile] = &[
     ("requirements.txt", ZIG_PIN),
 ];
 
-/// What the languages on the bindings for C have in common.
+/// The files that the languages with bindings in C have in common.
 const C_BINDINGS: &[TemplateFile] = &[
     ("bindings/transform.c", include_str!("../../../examples/c/bindings/transform.c")),
     ("bindings/transform.h", include_str!("../../../examples/c/bindings/transform.h")),
@@ -109,7 +109,7 @@ const C_BINDINGS: &[TemplateFile] = &[
     (".gitignore", "/build/\n/.venv/\n"),
 ];
 
-/// Zig's compiler, which compiles C++ too.
+/// Pins Zig's compiler, which compiles C++, too.
 const ZIG_PIN: &str = include_str!("../../../examples/zig/requirements.txt");
 
 const C_BINARIES: &[(&str, &[u8])] = &[(
@@ -117,16 +117,16 @@ const C_BINARIES: &[(&str, &[u8])] = &[(
     include_bytes!("../../../examples/c/bindings/transform_component_type.o"),
 )];
 
-/// Where the SDK finds the contract: here, and in a new folder.
+/// Where the SDK finds the contract: in this repository, and in a new folder.
 const SDK_CONTRACT: (&str, &str) = ("../../wit/v0.1.0", "../wit");
 
-/// Makes the folder and gives its files, in their order.
+/// Makes the folder and returns the paths of its files in the order in which they were written.
 pub fn create(folder: &Path, name: &str, language: Language) -> anyhow::Result<Vec<PathBuf>> {
     check_name(name)?;
     if folder.exists()
         && fs::read_dir(folder).with_context(|| format!("can't read {}", folder.display()))?.next().is_some()
     {
-        bail!("{} is there already and isn't empty; name another folder", folder.display());
+        bail!("{} exists already and isn't empty; name another folder", folder.display());
     }
     let mut written = Vec::new();
     for (path, content) in files(language) {
@@ -174,12 +174,15 @@ fn filled(content: &str, name: &str, language: Language) -> String {
     content.replace("{{Language}}", title).replace(SDK_CONTRACT.0, SDK_CONTRACT.1)
 }
 
-/// What the README of a language says.
+/// The texts of a new folder's README that depend on the language.
 struct Words {
+    /// The language's name.
     title: &'static str,
-    /// Commands before the first build.
+    /// The commands to run before the first build.
     prepare: &'static str,
+    /// The rows of the table of files.
     files: &'static str,
+    /// The list of what an author in this language should know.
     notes: &'static str,
 }
 

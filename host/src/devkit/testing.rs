@@ -1,8 +1,7 @@
-//! The runner of `plugin test`: each case through a fresh instance of each plugin, and what came of it beside what was
-//! expected.
+//! `plugin test`: asks a fresh instance of each plugin about each case, and compares the answer with the expected one.
 //!
-//! Guarantees: the plugins are loaded, limited and called as in `reduct-sink run`; no case sees what another one left
-//! behind in a plugin's memory; a case without an expectation fails.
+//! Guarantees: the plugins are loaded, limited and called as in `reduct-sink run`; a plugin's memory holds nothing of
+//! an earlier case; a case without an expectation fails.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -27,11 +26,11 @@ pub struct Tester {
     files: Vec<PathBuf>,
     timeout: Duration,
     memory_bytes: u64,
-    /// By configuration: compiling may take long.
+    /// The loaded chains by configuration, so that no component is compiled twice.
     chains: HashMap<String, Arc<SharedChain>>,
 }
 
-/// What came of a case.
+/// The result of one case.
 #[derive(Debug)]
 pub struct CaseReport {
     /// The fixture's name.
@@ -40,22 +39,22 @@ pub struct CaseReport {
     pub result: TestResult,
     /// How long the chain took.
     pub took: Duration,
-    /// `None`: no plugin was asked.
+    /// The chain's answer; `None`: no plugin was asked.
     pub answer: Option<PluginAnswer>,
-    /// What readers of ReductStore would see, without a `store.entry` of the configuration.
+    /// What readers of ReductStore would see if the configuration sets no `store.entry`.
     pub stored: Vec<StoredView>,
 }
 
 /// One record as readers would see it.
 #[derive(Debug)]
 pub struct StoredView {
-    /// Its entry, if its topic is the only one and has one partition.
+    /// The record's entry if the host reads one topic and that has one partition.
     pub entry: String,
-    /// Its entry in a topic of several partitions.
+    /// The record's entry if the host reads one topic and that has several partitions.
     pub entry_of_partition: String,
-    /// The entry that the plugin chose, where a host allows it only by `limits.entries`.
+    /// The entry that the plugin chose, if a host allows it only with `limits.entries`; otherwise `None`.
     pub needs_entry: Option<String>,
-    /// All labels, those of the host included.
+    /// All labels of the record, the host's own included.
     pub labels: Vec<(String, String)>,
 }
 
@@ -64,21 +63,21 @@ pub struct StoredView {
 pub enum TestResult {
     /// The answer was the expected one.
     Passed,
-    /// What was expected and what came, as a diff.
+    /// The answer wasn't the expected one: the difference, as a diff.
     Differs(String),
-    /// What came; nothing was expected.
+    /// The case has no expectation: the answer.
     Unexpected(String),
-    /// It couldn't be tried at all.
+    /// No plugin could be asked: the reason.
     Broken(String),
 }
 
 impl Tester {
-    /// Loads these components as a chain.
+    /// A chain of these components, which are loaded when the first case needs them.
     pub fn new(files: Vec<PathBuf>, timeout: Duration, memory_bytes: u64) -> anyhow::Result<Self> {
         Ok(Self { runtime: super::cached_runtime()?, files, timeout, memory_bytes, chains: HashMap::new() })
     }
 
-    /// Runs one case. Not to be called from one of tokio's threads.
+    /// Runs one case. It blocks, so it must not be called on a thread of tokio.
     pub fn run(&mut self, case: &Case) -> CaseReport {
         let started = Instant::now();
         let (result, answer, stored) = match self.ask(case) {
@@ -133,23 +132,23 @@ fn stored(case: &Case, output: &OutputRecord) -> StoredView {
     StoredView { entry: entry(1), entry_of_partition: entry(2), needs_entry, labels }
 }
 
-/// A plugin is called after its file, as in a configuration without a `name`.
+/// The name of the plugin in `file`, as a configuration without `name` would give it.
 pub fn plugin_name(file: &std::path::Path) -> String {
     plugin_name_of(file).unwrap_or_else(|| "plugin".into())
 }
 
 fn judge(case: &Case, answer: &PluginAnswer) -> TestResult {
-    let told = match text(answer) {
-        Ok(told) => told,
+    let answered = match text(answer) {
+        Ok(answered) => answered,
         Err(error) => return TestResult::Broken(format!("{error:#}")),
     };
-    let Some(expected) = &case.expected else { return TestResult::Unexpected(told) };
+    let Some(expected) = &case.expected else { return TestResult::Unexpected(answered) };
     if expected.is_met_by(answer, &case.folder) {
         return TestResult::Passed;
     }
     match text(expected) {
         Ok(expected) => {
-            let diff = TextDiff::from_lines(&expected, &told);
+            let diff = TextDiff::from_lines(&expected, &answered);
             TestResult::Differs(diff.unified_diff().context_radius(3).header("expected", "answered").to_string())
         }
         Err(error) => TestResult::Broken(format!("{error:#}")),
