@@ -1,7 +1,7 @@
 //! A Kafka client for tests: topics, records of every shape, offsets.
 //!
-//! Guarantees: what `produce` returns was acknowledged by the broker, each record with its partition and offset; a record
-//! goes to Kafka exactly as it was given, header keys that aren't UTF-8, null values and tombstones included.
+//! Guarantees: what `produce` returns was acknowledged by the broker, each record with its partition and offset; a
+//! record goes to Kafka exactly as it was given, header keys that aren't UTF-8, null values and tombstones included.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -95,7 +95,7 @@ impl KafkaClient {
         Self { brokers: brokers.to_owned(), properties: Vec::new() }
     }
 
-    /// With a further librdkafka property in everything it makes.
+    /// Adds a librdkafka property to everything that this client makes.
     pub fn with(mut self, key: &str, value: &str) -> Self {
         self.properties.push((key.to_owned(), value.to_owned()));
         self
@@ -105,7 +105,7 @@ impl KafkaClient {
         &self.brokers
     }
 
-    /// One quick try to be served: metadata answers and the controller would create a topic.
+    /// Checks once, quickly, whether Kafka is ready: it answers with metadata, and its controller would create a topic.
     pub fn probe(&self) -> Result<()> {
         let bound = Duration::from_secs(2);
         let admin = self.admin()?;
@@ -149,7 +149,7 @@ impl KafkaClient {
         stream.finish()
     }
 
-    /// For producing bit by bit.
+    /// A producer for records that are produced one by one.
     pub fn producer(&self, topic: &str) -> Result<ProducerStream> {
         let topic: Arc<str> = topic.into();
         let acks = Acks { topic: topic.clone(), done: Mutex::default() };
@@ -167,7 +167,7 @@ impl KafkaClient {
     /// Every record of the topic from the beginning to the end that it has now, a partition after the other.
     pub fn read_all(&self, topic: &str) -> Result<Vec<(u32, u64, Message)>> {
         let ends = self.end_offsets(topic)?;
-        // The ends of transactions take offsets too, so the last record's needn't be the last one.
+        // The markers of transactions take offsets, too, so the last offset may not be that of a record.
         let consumer: BaseConsumer =
             self.config().set("group.id", "testbed-reader").set("enable.partition.eof", "true").create()?;
         let mut records = Vec::new();
@@ -177,7 +177,7 @@ impl KafkaClient {
             consumer.assign(&list)?;
             let mut since = Instant::now();
             loop {
-                // The consumer gets over an error by itself, such as a broken connection.
+                // The consumer recovers by itself from an error such as a broken connection.
                 let message = match consumer.poll(Duration::from_secs(1)) {
                     Some(Ok(message)) => message,
                     Some(Err(KafkaError::PartitionEOF(of))) if of == partition as i32 => break,
@@ -201,7 +201,7 @@ impl KafkaClient {
         self.group("testbed-reader")?.end_offsets(topic)
     }
 
-    /// A look at a consumer group from outside; it doesn't join.
+    /// Looks at a consumer group without joining it.
     pub fn group(&self, group: &str) -> Result<Group> {
         Ok(Group { consumer: self.config().set("group.id", group).set("enable.auto.commit", "false").create()? })
     }
@@ -280,7 +280,8 @@ impl Group {
         lags.sum()
     }
 
-    /// An error rather than none at all: a broker that is just coming back may not know its topics yet.
+    /// The topic's partitions. If there are none, that is an error, because a broker that is just starting may not know
+    /// its topics yet.
     fn partitions(&self, topic: &str) -> Result<Vec<i32>> {
         let metadata = self.consumer.fetch_metadata(Some(topic), BOUND)?;
         let found = metadata.topics().iter().find(|t| t.name() == topic).context("no such topic")?;
@@ -289,7 +290,7 @@ impl Group {
     }
 }
 
-/// A producer under way; what it sends counts only once `finish` has returned it.
+/// A producer that is sending. A record counts as produced only when `finish` has returned it.
 pub struct ProducerStream {
     producer: BaseProducer<Acks>,
     name: CString,
@@ -297,7 +298,7 @@ pub struct ProducerStream {
 }
 
 impl ProducerStream {
-    /// Hands a record over, waiting while librdkafka's queue is full.
+    /// Sends a record; waits while librdkafka's queue is full.
     pub fn send(&mut self, message: &Message) -> Result<()> {
         let payload = message.payload.as_deref().unwrap_or_default();
         self.sent.push((payload.len(), Sha256::digest(payload).into()));
@@ -316,7 +317,7 @@ impl ProducerStream {
         Ok(())
     }
 
-    /// Waits for the acknowledgements still open, and tells all of them in the order of sending.
+    /// Waits for the missing acknowledgements, and returns all of them in the order in which the records were sent.
     pub fn finish(self) -> Result<Vec<Produced>> {
         self.producer.flush(4 * BOUND)?;
         let acks = self.producer.context();
@@ -351,7 +352,7 @@ impl ProducerContext for Acks {
     }
 }
 
-/// rdkafka takes header keys as `&str` only, so the record goes to librdkafka directly.
+/// Passes a record to librdkafka directly, because rdkafka accepts header keys only as `&str`.
 fn enqueue(producer: &BaseProducer<Acks>, topic: &CString, message: &Message, id: usize) -> ErrorCode {
     fn parts(bytes: Option<&Bytes>) -> (*mut libc::c_void, usize) {
         bytes.map_or((ptr::null_mut(), 0), |b| (b.as_ptr().cast_mut().cast(), b.len()))
@@ -395,7 +396,8 @@ fn enqueue(producer: &BaseProducer<Acks>, topic: &CString, message: &Message, id
     }
 }
 
-/// rdkafka's own view of headers panics on keys that aren't UTF-8, so they are asked of librdkafka.
+/// Copies a message. Its headers are read from librdkafka directly, because rdkafka panics on header keys that aren't
+/// UTF-8.
 fn copy(message: &BorrowedMessage<'_>) -> Message {
     let bytes = |slice: &[u8]| Bytes::copy_from_slice(slice);
     let mut headers = Vec::new();

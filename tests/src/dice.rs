@@ -1,6 +1,6 @@
-//! Chance that can be had again.
+//! Random numbers that can be repeated.
 //!
-//! Guarantees: the seed is printed; the same seed throws the same numbers in the same order.
+//! Guarantees: the seed is printed; the same seed gives the same numbers in the same order.
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ pub struct Dice {
 }
 
 impl Dice {
-    /// With the seed that `TESTBED_SEED` gives, or else a new one.
+    /// A source with the seed in `TESTBED_SEED`, or else with a new seed.
     pub fn new(test: &str) -> Result<Self> {
         let seed = match std::env::var("TESTBED_SEED") {
             Ok(seed) => seed.parse().with_context(|| format!("TESTBED_SEED is {seed:?}"))?,
@@ -28,7 +28,7 @@ impl Dice {
         Self { state: seed }
     }
 
-    /// Another source, which doesn't disturb this one.
+    /// Another source, whose use doesn't change the numbers of this one.
     pub fn fork(&mut self) -> Self {
         Self::seeded(self.throw())
     }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 
-/// Notes a figure: a line in the file that `TESTBED_FIGURES` names, and one in the output in any case.
+/// Records a figure: prints it, and appends it to the file that `TESTBED_FIGURES` names, if that is set.
 pub fn record(name: &str, value: f64) -> Result<()> {
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     ensure!(!name.is_empty() && name.chars().all(legal), "{name:?} is no name for a figure: use a-z, 0-9 and _");
@@ -15,7 +15,7 @@ pub fn record(name: &str, value: f64) -> Result<()> {
     println!("figure {name} = {value}");
     let Some(path) = std::env::var_os("TESTBED_FIGURES") else { return Ok(()) };
     let mut file = OpenOptions::new().create(true).append(true).open(&path).context("TESTBED_FIGURES")?;
-    // One write: tests may note figures at the same time.
+    // The line is written at once, because tests may record figures at the same time.
     file.write_all(format!("{name} {value}\n").as_bytes())?;
     Ok(())
 }
@@ -26,6 +26,6 @@ pub fn add(name: &'static str, value: f64) -> Result<()> {
     let mut sums = SUMS.lock().unwrap_or_else(PoisonError::into_inner);
     let sum = sums.entry(name).or_default();
     *sum += value;
-    // With the lock held, so that the lines come in the order of the sums.
+    // The lock is still held, so that the lines come in the order of the sums.
     record(name, *sum)
 }

@@ -1,4 +1,5 @@
-//! Apache Kafka as a child process: one node in KRaft mode, broker and controller in one, and further brokers of its cluster.
+//! Apache Kafka as a child process: one node in KRaft mode, broker and controller in one, and further brokers of its
+//! cluster.
 //!
 //! Guarantees: a started Kafka answers and can create a topic; `restart` keeps its data and its address;
 //! it accepts payloads of 16 MiB.
@@ -29,7 +30,7 @@ pub struct Kafka {
     process: Process,
 }
 
-/// What a Kafka has beside its plain listener.
+/// What a Kafka has besides its plain listener.
 #[derive(Default)]
 pub struct Security<'a> {
     /// Names and protocols, such as `MTLS` and `SSL`.
@@ -53,7 +54,8 @@ impl Kafka {
         Ok(kafka)
     }
 
-    /// The same without waiting: for a Kafka that the tests' own client can't reach, or may not use.
+    /// Starts a Kafka with more server properties and doesn't wait until it is ready, because the tests' own client
+    /// can't reach it or may not use it.
     pub fn start_unready(properties: &[(&str, &str)]) -> Result<Self> {
         Self::start_secured(&Security { properties, ..Security::default() })
     }
@@ -94,7 +96,7 @@ impl Kafka {
         Ok(broker)
     }
 
-    /// Waits until the cluster counts this broker in.
+    /// Waits until this broker is registered in the cluster.
     pub fn wait_registered(&mut self, node: i32) -> Result<()> {
         let client = self.client();
         process::wait_for("the broker to be registered", READY_WITHIN, || {
@@ -105,12 +107,12 @@ impl Kafka {
         })
     }
 
-    /// `bootstrap.servers`.
+    /// The value for `bootstrap.servers`.
     pub fn brokers(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// `bootstrap.servers` of one of the further listeners.
+    /// The value for `bootstrap.servers` to reach one of the further listeners.
     pub fn brokers_at(&self, listener: &str) -> Result<String> {
         let found = self.listeners.iter().find(|(name, _)| *name == listener);
         let (_, port) = found.with_context(|| format!("this Kafka has no listener {listener}"))?;
@@ -161,7 +163,8 @@ impl Kafka {
         self.process.signal(libc::SIGCONT)
     }
 
-    /// Ready is more than an open port: the broker must be registered and the controller must take orders.
+    /// Waits until Kafka is ready. An open port isn't enough: the broker must be registered, and the controller must
+    /// accept requests.
     pub fn wait_ready(&mut self) -> Result<()> {
         let client = self.client();
         process::wait_for("Kafka to be ready", READY_WITHIN, || {
@@ -205,7 +208,8 @@ fn server(home: &Path, options: &[String]) -> Result<Command> {
     Ok(command)
 }
 
-/// The serial collector and the first compiler tier alone: on two cores Kafka starts sooner and leaves more to others.
+/// The command that runs Java. With the serial collector and only the first compiler tier, Kafka starts sooner on two
+/// cores and leaves more of them to others.
 fn java(home: &Path, heap_mb: u32) -> Result<Command> {
     let jars = process::cache()?.join(format!("kafka-{}", version()?));
     ensure!(jars.is_dir(), "Kafka isn't in {}: run tests/setup kafka", jars.display());
@@ -219,8 +223,8 @@ fn java(home: &Path, heap_mb: u32) -> Result<Command> {
     Ok(command)
 }
 
-/// The broker's session is shorter than by default: after a kill the controller lets the broker back in only when the
-/// killed one's session is over.
+/// The server's properties. The broker's session is shorter than by default, because after a kill the controller
+/// accepts the broker again only when the killed one's session is over.
 fn server_properties(
     home: &Path,
     port: u16,

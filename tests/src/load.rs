@@ -47,7 +47,7 @@ impl Load {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Stops and tells every record, all of them acknowledged.
+    /// Stops, waits until all records are acknowledged, and returns them.
     pub fn finish(self) -> Result<Vec<Produced>> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the producer panicked"))?

@@ -1,4 +1,4 @@
-//! Key and headers of a record, told back from the labels that ReductStore holds, as `host/docs/record-mapping.md` says.
+//! Reads a record's key and headers back from the labels in ReductStore, as `host/docs/record-mapping.md` describes it.
 //!
 //! Guarantees: shares no code with the host.
 
@@ -36,13 +36,13 @@ pub fn original(labels: &BTreeMap<String, String>) -> Result<(Option<Bytes>, Vec
     Ok((key, headers))
 }
 
-/// The same of a text in which every part has its value behind it, as it follows a dead letter's payload.
+/// The key and headers from the text that follows a dead letter's payload, in which every part has its value itself.
 pub fn original_of_text(text: &str) -> Result<(Option<Bytes>, Vec<Header>)> {
     let labels = BTreeMap::from([("kafka.headers".to_owned(), text.to_owned())]);
     if text.is_empty() { Ok((None, Vec::new())) } else { original(&labels) }
 }
 
-/// The name of the label that a header of this key has.
+/// The name of the label for a header with this key.
 pub fn label_name(key: &[u8]) -> String {
     let text = String::from_utf8_lossy(key);
     let mut name: String = match std::str::from_utf8(key) {

@@ -87,7 +87,7 @@ impl Process {
         wait_for(&format!("the end of {name}"), bound, || self.exited())
     }
 
-    /// SIGTERM, and SIGKILL when that took longer than `bound`. Tells how the process ended.
+    /// Sends SIGTERM, and SIGKILL if the process hasn't ended within `bound`. Returns how the process ended.
     pub fn stop(&mut self, bound: Duration) -> Result<ExitStatus> {
         if let Some(status) = self.exited()? {
             return Ok(status);
@@ -96,7 +96,7 @@ impl Process {
         self.wait(bound).or_else(|_| self.kill9())
     }
 
-    /// SIGKILL, at once.
+    /// Sends SIGKILL and waits for the end.
     pub fn kill9(&mut self) -> Result<ExitStatus> {
         if let Some(status) = self.exited()? {
             return Ok(status);
@@ -115,7 +115,8 @@ impl Drop for Process {
     }
 }
 
-/// The children that weren't reaped yet, so that those in statics can be ended before their data is removed.
+/// The children that were not reaped yet. Handles in statics are never dropped, so their children are ended through
+/// this list.
 fn live() -> MutexGuard<'static, BTreeSet<u32>> {
     static LIVE: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -153,7 +154,7 @@ pub fn free_port() -> Result<u16> {
     const FIRST: u16 = 11_000;
     const COUNT: u16 = 20_000;
     static NEXT: OnceLock<AtomicU16> = OnceLock::new();
-    // Runs side by side begin at different places.
+    // Test runs at the same time begin at different ports.
     let next = NEXT.get_or_init(|| AtomicU16::new((std::process::id() * 7919 % u32::from(COUNT)) as u16));
     for _ in 0..COUNT {
         let port = FIRST + next.fetch_add(1, Ordering::Relaxed) % COUNT;
@@ -178,12 +179,12 @@ pub fn log_folder() -> &'static Path {
     &run_folder().logs
 }
 
-/// A new, empty folder for data. It goes with its handle, or with the process.
+/// A new, empty folder for data. It is removed with its handle, or when the process ends.
 pub fn data_folder(name: &str) -> Result<tempfile::TempDir> {
     Ok(tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&run_folder().data)?)
 }
 
-/// A log file's path that wasn't given out before.
+/// The path of a new log file.
 pub fn new_log(name: &str) -> Result<PathBuf> {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let path = log_folder().join(format!("{name}-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));

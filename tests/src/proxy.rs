@@ -1,8 +1,8 @@
-//! A TCP proxy that makes a network worse. It understands nothing of what it carries: it counts bytes, and takes what a
-//! client sends after an answer for a new request.
+//! A TCP proxy that makes a network worse. It doesn't parse what it carries: it counts bytes, and what a client sends
+//! after an answer counts as a new request.
 //!
-//! Guarantees: without a fault it passes everything on as it is; a fault is counted when it has happened; it ends with
-//! its handle.
+//! Guarantees: without a fault it passes everything on unchanged; a fault is counted when it has happened; the proxy
+//! ends with its handle.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,13 +20,13 @@ use crate::dice::Dice;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Both sides are reset after a part of the request.
+    /// After a part of the request the proxy resets both connections.
     Reset,
-    /// Nothing moves for a while, in the middle of a request; then it all arrives.
+    /// The proxy stops in the middle of a request for a while, and then passes everything on.
     Stall,
-    /// 100 ms for the request, and 100 ms for its answer.
+    /// The proxy delays the request by 100 ms, and its answer by 100 ms.
     Delay,
-    /// The request arrives, and its answer is lost with the connection.
+    /// The request arrives, but the connection is reset before its answer.
     DropAnswer,
 }
 
@@ -53,7 +53,7 @@ struct Counts {
 pub struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
-    // Its tasks end with it.
+    // The proxy's tasks end with their runtime.
     runtime: Option<Runtime>,
 }
 
@@ -66,7 +66,7 @@ struct Shared {
     open: AtomicU64,
     most_open: AtomicU64,
     connections: AtomicU64,
-    /// What clients send on connections with a lower number is held back.
+    /// The proxy holds back what clients send on connections with a lower number than this.
     held_below: watch::Sender<u64>,
     held_bytes: AtomicU64,
 }
@@ -106,12 +106,13 @@ impl Proxy {
         self.shared.weather.store(weather as u8, Ordering::SeqCst);
     }
 
-    /// Sends what comes on new connections to another server, as if that one had taken the place of the first.
+    /// Passes new connections on to another server, as if that server had replaced the first one.
     pub fn redirect(&self, target: SocketAddr) {
         *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
     }
 
-    /// Holds back what comes on the connections that there are now, also when their clients are gone. Others pass.
+    /// Holds back what arrives on the present connections, even after their clients are gone. New connections are not
+    /// affected.
     pub fn hold(&self) {
         self.shared.held_bytes.store(0, Ordering::SeqCst);
         self.shared.held_below.send_replace(self.shared.connections.load(Ordering::SeqCst));
@@ -127,13 +128,13 @@ impl Proxy {
         self.shared.held_bytes.load(Ordering::SeqCst)
     }
 
-    /// Resets, stalls, delays and dropped answers so far.
+    /// How many resets, stalls, delays and dropped answers there were so far.
     pub fn faults(&self) -> [u64; 4] {
         let Counts { resets, stalls, delays, dropped } = &self.shared.counts;
         [resets, stalls, delays, dropped].map(|count| count.load(Ordering::SeqCst))
     }
 
-    /// How many requests with records in them were under way at once, at most.
+    /// The most requests with records that were under way at the same time.
     pub fn most_at_once(&self) -> u64 {
         self.shared.most_open.load(Ordering::SeqCst)
     }
@@ -155,7 +156,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         }
         let shared = shared.clone();
         tokio::spawn(async move {
-            // What breaks off is what this proxy is for.
+            // Broken connections are what this proxy is for, so their errors are ignored.
             let _ = carry(client, &shared).await;
         });
     }
@@ -254,7 +255,8 @@ async fn carry(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
 const LARGE: u64 = 1000;
 const DELAY: Duration = Duration::from_millis(100);
 
-/// The client is done: what the server still says goes nowhere, and it gets everything that was sent.
+/// Finishes after the client has closed its side: passes everything that it sent to the server, and discards the
+/// answer.
 async fn drain(mut server: TcpStream, client: TcpStream) -> io::Result<()> {
     server.shutdown().await?;
     let mut rest = vec![0; 4096];
@@ -263,7 +265,7 @@ async fn drain(mut server: TcpStream, client: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// A request from its first byte to its answer's.
+/// Counts a request as under way from its first byte to the first byte of its answer.
 struct Open<'a>(&'a Shared);
 
 impl Drop for Open<'_> {
@@ -291,13 +293,14 @@ impl Shared {
             8 => Fault::Stall,
             _ => Fault::Delay,
         };
-        // Anywhere from the first bytes to the body of a large request, small ones being as likely as large ones.
+        // The place is anywhere from the first bytes to the body of a large request. Small positions are as likely as
+        // large ones.
         let bits = dice.within(1..17);
         let at = dice.within(1..2 << bits);
         Plan { fault: Some(fault), at }
     }
 
-    /// Gathers what the client of a connection sends until it is released.
+    /// Collects what the client of a connection sends until the connection is released.
     async fn hold_back(&self, number: u64, client: &mut TcpStream, mut held: Vec<u8>) -> io::Result<Vec<u8>> {
         let mut held_below = self.held_below.subscribe();
         let mut more = vec![0; 64 << 10];
@@ -324,7 +327,7 @@ impl Shared {
     }
 }
 
-/// Closes with a reset instead of an orderly end.
+/// Closes the connection with a reset instead of an orderly end.
 fn reset(stream: TcpStream) {
     let _ = stream.set_zero_linger();
 }

@@ -1,6 +1,7 @@
-//! Kafka as companies run it: TLS, client certificates, passwords, tokens and access rules, each on a real broker.
+//! Tests the host with secured Kafka: TLS, client certificates, passwords, tokens and access rules, each on a real
+//! broker.
 //!
-//! One broker has a listener for each way; the tests' own client uses the plain one, as a superuser.
+//! One broker has a listener for each kind of security; the tests' own client uses the plain listener, as a superuser.
 
 use std::net::TcpStream;
 use std::process::Command;
@@ -21,7 +22,7 @@ use serde_json::Value;
 const CATCH_UP: Duration = Duration::from_secs(120);
 const USER: &str = "reduct-sink";
 const PASSWORD: &str = "s3cret-with_signs";
-/// How long a token is good for: the host takes several of them within a test.
+/// How many seconds a token is valid: short, so that the host has to get several tokens during a test.
 const TOKEN_SECONDS: &str = "12";
 
 /// A broker with all its listeners, a store, an authority and an OpenID provider.
@@ -71,7 +72,7 @@ impl Secured {
             ("listener.name.bearer.oauthbearer.sasl.oauthbearer.jwks.endpoint.url", &keys),
             ("listener.name.bearer.oauthbearer.sasl.oauthbearer.expected.audience", "kafka"),
             ("listener.name.bearer.oauthbearer.sasl.oauthbearer.expected.issuer", &provider.url),
-            // A connection lives as long as its token: the host has to show a new one.
+            // A connection lives as long as its token, so the host has to present a new token to keep it.
             ("connections.max.reauth.ms", "10000"),
             ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
             ("super.users", "User:ANONYMOUS"),
@@ -98,7 +99,7 @@ impl Secured {
         let config = SinkConfig::new(&self.kafka.brokers_at(listener)?, &self.store.url(), &unique("bucket"));
         let ca = self.authority.ca().display().to_string();
         let config = config.topics(&[topic]).property("security.protocol", protocol);
-        // A refused connection is tried again at once: the tests wait for it.
+        // The client tries a refused connection again soon, because the tests wait for it.
         Ok(config.property("ssl.ca.location", &ca).property("reconnect.backoff.max.ms", "500"))
     }
 
@@ -125,7 +126,7 @@ impl Secured {
         Ok((topic, produced))
     }
 
-    /// `check` is content, and the host stores every record once.
+    /// Expects that `check` succeeds and that the host stores every record once.
     async fn works(&self, config: &SinkConfig, topic: &str, produced: &[Produced]) -> Result<()> {
         let (code, text) = check(config)?;
         ensure!(code == 0, "check ended with {code}:\n{text}");
@@ -165,7 +166,7 @@ impl Provider {
     }
 }
 
-/// `reduct-sink check`: how it ended, and all that it said.
+/// Runs `reduct-sink check`. Returns its exit code and its output.
 fn check(config: &SinkConfig) -> Result<(i32, String)> {
     let folder = process::data_folder("check")?;
     let file = folder.path().join("sink.toml");
@@ -220,7 +221,7 @@ async fn plain_over_tls() -> Result<()> {
     refused(&bed.with_password("PLAIN", "PLAIN", &topic, "wrong")?, "uthentication failed")
 }
 
-/// Tokens end while the host reads: it has to take new ones, and to show them to the broker.
+/// Tokens expire while the host reads: it has to get new ones and to present them to the broker.
 #[tokio::test(flavor = "multi_thread")]
 async fn oauthbearer_with_a_token_endpoint() -> Result<()> {
     let bed = secured()?;
@@ -237,7 +238,8 @@ async fn oauthbearer_with_a_token_endpoint() -> Result<()> {
     refused(&bed.with_token(&topic, "wrong")?, "token")
 }
 
-/// Without the right to read, nothing is read and the status says why; with it again, the host goes on where it was.
+/// While the host lacks the right to read, it reads nothing and the status says why; when it has the right again, it
+/// continues where it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn access_rules_revoked_and_granted_under_load() -> Result<()> {
     let bed = secured()?;
@@ -249,7 +251,7 @@ async fn access_rules_revoked_and_granted_under_load() -> Result<()> {
     let config = config.set("status.listen", format!("127.0.0.1:{port}"));
     let (principal, group) = (format!("User:{USER}"), config.group().to_owned());
     let rights = [Target::Topic(&topic), Target::Group(&group)];
-    // A rule for somebody else takes the right from all others.
+    // A rule that allows another principal denies the right to everybody else.
     for target in rights {
         grant_read(&kafka, "User:nobody", target)?;
     }

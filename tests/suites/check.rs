@@ -1,5 +1,5 @@
-//! `reduct-sink check` on the real servers: what each kind of refusal is told, with its remedy, and that the rest is
-//! checked all the same.
+//! Tests `reduct-sink check` on the real servers: it reports each kind of refusal with its remedy, and checks
+//! everything else all the same.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -51,7 +51,7 @@ async fn a_token_is_told_what_it_lacks() -> Result<()> {
 fn what_is_no_store_is_told_so() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
-    // Ends with the process.
+    // This thread ends with the process.
     std::thread::spawn(move || {
         for mut connection in listener.incoming().flatten() {
             let _ = connection.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
@@ -94,7 +94,7 @@ fn kafka_that_refuses_or_lacks_a_topic_is_told_so_and_the_store_is_asked_all_the
     Ok(())
 }
 
-/// The mistakes that only a server answers: each with its exit code, its place and what to do.
+/// Mistakes that only a server can notice: `check` reports each with its exit code, its place and the remedy.
 #[test]
 fn each_mistake_that_a_server_answers_has_its_remedy() -> Result<()> {
     let bed = bed()?;
@@ -137,8 +137,8 @@ fn each_mistake_that_a_server_answers_has_its_remedy() -> Result<()> {
     Ok(())
 }
 
-/// Before the first record is written: the whole entry names, the labels as a query names them, and templates by which a
-/// second host of the group would be refused.
+/// Before the first record is written, `check` shows the complete entry names, the labels as a query names them, and
+/// warns of templates with which the group can have only one host.
 #[test]
 fn entries_and_labels_are_shown_as_they_will_be_stored() -> Result<()> {
     let bed = bed()?;
@@ -164,7 +164,8 @@ fn entries_and_labels_are_shown_as_they_will_be_stored() -> Result<()> {
     Ok(())
 }
 
-/// `run` tells at its start what `check` would: brokers that refuse end it, brokers that are away are waited for.
+/// `run` reports at its start what `check` would report. It ends if a broker refuses it, and waits for a broker that
+/// can't be reached.
 #[test]
 fn run_says_at_its_start_what_is_wrong_with_kafka() -> Result<()> {
     let bed = bed()?;
@@ -187,7 +188,7 @@ fn run_says_at_its_start_what_is_wrong_with_kafka() -> Result<()> {
     Ok(())
 }
 
-/// With the shared Kafka and a topic that is there.
+/// Checks a store, with the shared Kafka and an existing topic.
 fn check_store(bed: &Bed, url: &str, bucket: &str, token: Option<&str>) -> Result<(Option<i32>, String)> {
     let topic = unique("check-store");
     bed.kafka.client().create_topic(&topic, 1)?;
@@ -197,7 +198,7 @@ fn check_store(bed: &Bed, url: &str, bucket: &str, token: Option<&str>) -> Resul
     run(&args)
 }
 
-/// Its exit code and all that it says.
+/// Runs the command. Returns its exit code and its output.
 fn run(args: &[&str]) -> Result<(Option<i32>, String)> {
     run_with(args, &[])
 }

@@ -1,4 +1,5 @@
-//! Dead letters: in an entry or in a topic, acknowledged before the offset moves, and replayed once.
+//! Tests dead letters: they go to an entry or to a topic, are acknowledged before the offset is committed, and are
+//! replayed once.
 
 mod from_topic;
 
@@ -16,20 +17,21 @@ use reduct_sink_testbed::{
     Bed, Kafka, Load, Message, Produced, Sink, SinkConfig, Stored, bed, figures, long, payload, read_back, unique,
 };
 
-/// A bound, not an expectation.
+/// How long a step may take; a bound, not an expectation.
 const BOUND: Duration = Duration::from_secs(240);
 
-/// Rejects what has one header, traps on what has two, and keeps the rest.
+/// The body of a plugin that rejects records with one header, traps on records with two, and keeps all others.
 const POISONED: &str = r#"
     (if (i32.eq (local.get $header-count) (i32.const 1)) (then (return (call $reject $"no such camera"))))
     (if (i32.eq (local.get $header-count) (i32.const 2)) (then unreachable))
     (call $keep)"#;
-/// The same, but only what has one header is still rejected.
+/// The body of a repaired plugin that still rejects records with one header.
 const HALF_MENDED: &str = r#"
     (if (i32.eq (local.get $header-count) (i32.const 1)) (then (return (call $reject $"no such camera"))))
     (call $keep)"#;
 const MENDED: &str = r#"(call $label $"mended" $"yes") (call $change)"#;
-/// Of three parts the second can't be written: the store has no such time.
+/// The body of a plugin that splits a record into three parts, of which the second has a timestamp that the store can't
+/// hold.
 const UNWRITABLE_PART: &str = r#"
     (call $part) (call $payload $"first")
     (call $part) (call $payload $"second") (call $time (i64.const -1))
@@ -45,7 +47,7 @@ fn is_poison(n: u64) -> bool {
     n % 100 == 7
 }
 
-/// One record in a hundred is poison, by a reject and by a trap in turn.
+/// Record `n`. The plugin fails on one in a hundred, by a reject and by a trap in turn.
 fn message(n: u64) -> Message {
     let message = Message::new(payload(n, 500)).key(format!("key {n}")).timestamp_ms(1_700_000_000_000 + n as i64 / 50);
     match n % 200 {
@@ -67,7 +69,7 @@ impl Trial {
     fn new(name: &str, partitions: i32, plugin: &str) -> Result<Self> {
         let bed = bed()?;
         let topic = unique(name);
-        // The records' times are long ago.
+        // The records' timestamps are so old that retention would delete them.
         bed.kafka.client().create_topic_with(&topic, partitions, &[("retention.ms", "-1")])?;
         let folder = process::data_folder("dead-letters")?;
         let file = folder.path().join("plugin.wasm");
@@ -117,8 +119,8 @@ fn is_dead(record: &Stored) -> bool {
     record.entry.starts_with("dead-letters/")
 }
 
-/// Poison goes to the dead letters, the rest to its entries, each once; a dry run tells and changes nothing; with the
-/// mended plugin a replay writes each once, and what is done with leaves the dead letters.
+/// Records on which the plugin fails go to the dead letters and all others to their entries, each once. A trial of a
+/// replay changes nothing. With the repaired plugin a replay writes each record once and removes its dead letter.
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_is_kept_replayed_once_and_gone() -> Result<()> {
     let trial = Trial::new("poison", 2, POISONED)?;
@@ -144,7 +146,7 @@ async fn poison_is_kept_replayed_once_and_gone() -> Result<()> {
     }
     let count = poison.len();
 
-    // As it was it fails as it did, and nothing changes.
+    // With the unchanged plugin each record fails as before, and nothing changes.
     for more in [&[][..], &["--write"]] {
         let (code, told) = trial.replay(more)?;
         assert_eq!(code, Some(if more.is_empty() { 0 } else { 1 }), "{told}");
@@ -178,7 +180,7 @@ async fn poison_is_kept_replayed_once_and_gone() -> Result<()> {
     let after = trial.stored().await?;
     compare(&produced, &after)?.exact()?;
     assert!(!after.iter().any(is_dead));
-    // As if they had been written in the first place.
+    // The replayed records are as if they had been written at once.
     for record in after.iter().filter(|record| record.label("mended").is_some()) {
         let offset: u64 = record.label("kafka.offset").context("an offset")?.parse()?;
         let source = record.label("kafka.source").context("a source")?;
@@ -191,11 +193,11 @@ async fn poison_is_kept_replayed_once_and_gone() -> Result<()> {
     Ok(())
 }
 
-/// Killed in the middle and run again, as often as it takes: each output once, nothing lost.
+/// A replay that is killed and run again until it finishes writes each output once and loses none.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_replay_writes_nothing_twice() -> Result<()> {
     let trial = Trial::new("interrupted", 2, r#"(call $reject $"not yet")"#)?;
-    // Many of one millisecond, so that their timestamps meet.
+    // Many records share one millisecond, so that their timestamps collide.
     let all_dead = |n: u64| Message::new(payload(n, 700)).timestamp_ms(1_700_000_000_000 + n as i64 / 1500);
     let produced =
         trial.bed.kafka.client().produce(&trial.topic, (0..if long() { 20_000 } else { 4000 }).map(all_dead))?;
@@ -224,7 +226,7 @@ async fn an_interrupted_replay_writes_nothing_twice() -> Result<()> {
     figures::record("replay_kills", f64::from(kills))
 }
 
-/// Two writers of one entry are dangerous.
+/// A replay refuses to write while a host runs, because two writers of one entry can lose records.
 #[tokio::test]
 async fn a_replay_refuses_to_write_beside_a_running_sink() -> Result<()> {
     let trial = Trial::new("company", 1, POISONED)?;
@@ -240,7 +242,8 @@ async fn a_replay_refuses_to_write_beside_a_running_sink() -> Result<()> {
     sink.stop_cleanly()
 }
 
-/// What the sink refuses is replayed like what a plugin refuses; of a split only the part that is missing is written.
+/// Records that the sink could not write are replayed like those on which a plugin failed. Of a split record only the
+/// missing part is written.
 #[tokio::test]
 async fn a_part_that_could_not_be_written_is_replayed_alone() -> Result<()> {
     let trial = Trial::new("parts", 1, UNWRITABLE_PART)?;
@@ -268,7 +271,8 @@ async fn a_part_that_could_not_be_written_is_replayed_alone() -> Result<()> {
     Ok(())
 }
 
-/// The bytes, key and headers as they were, and who, why and where from behind them.
+/// A dead letter in a topic has the record's payload, key and headers, followed by headers with its origin, the plugin
+/// that failed and the reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_gets_the_original_records() -> Result<()> {
     let mut trial = Trial::new("to-topic", 3, POISONED)?;
@@ -300,14 +304,14 @@ async fn a_topic_gets_the_original_records() -> Result<()> {
     let good = (0..count).zip(&produced).filter(|(n, _)| !is_poison(*n)).map(|(_, produced)| produced);
     compare(good, &stored)?.exact()?;
 
-    // A new group reads all of it again: what is in the topic is found there.
+    // A new group reads all records again: the host finds the dead letters that are already in the topic.
     trial.config = trial.config.clone().set("kafka.group", unique("group"));
     trial.run_through()?;
     assert_eq!(kafka.read_all(&dead)?.len(), poison.len());
     Ok(())
 }
 
-/// A host that is killed leaves no letter twice and none out.
+/// After kills of the host each dead letter is in the topic exactly once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_host_leaves_each_letter_in_the_topic_once() -> Result<()> {
     let mut trial = Trial::new("killed", 2, POISONED)?;
@@ -344,7 +348,8 @@ async fn a_killed_host_leaves_each_letter_in_the_topic_once() -> Result<()> {
     Ok(())
 }
 
-/// While the topic is missing the offset is held; the store goes on getting what isn't poison; then all is caught up.
+/// While the dead letters' topic is missing, the host doesn't commit past the first dead letter and goes on writing the
+/// other records; when the topic is there, the host catches up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_topic_holds_the_offset_until_it_is_there() -> Result<()> {
     let mut trial = Trial::new("missing", 1, POISONED)?;
@@ -375,7 +380,7 @@ async fn a_missing_topic_holds_the_offset_until_it_is_there() -> Result<()> {
     sink.process().expect_running()?;
     assert_eq!(group.committed(&trial.topic)?, [(0, 7)], "the first poison's");
     assert_eq!(trial.stored().await?.len(), 297);
-    // A stop doesn't wait for it either, and commits nothing that isn't kept.
+    // A stop doesn't wait for the topic, and commits no record whose dead letter isn't written.
     sink.stop_cleanly()?;
     assert_eq!(group.committed(&trial.topic)?, [(0, 7)], "the first poison's");
     sink.start_again()?;
@@ -391,7 +396,8 @@ async fn a_missing_topic_holds_the_offset_until_it_is_there() -> Result<()> {
     Ok(())
 }
 
-/// Kafka away with letters under way: it goes on by itself, and each letter is there once.
+/// Kafka is away while dead letters are being written: the host continues by itself, and each dead letter is there
+/// once.
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_is_away_for_a_while() -> Result<()> {
     let mut kafka = Kafka::start()?;
@@ -430,7 +436,7 @@ async fn kafka_is_away_for_a_while() -> Result<()> {
     Ok(())
 }
 
-/// The letters of a topic by who they are, as their last headers say.
+/// The dead letters in a topic by the identities that their headers give.
 #[expect(clippy::type_complexity, reason = "source, offset and index")]
 fn letters(records: Vec<(u32, u64, Message)>) -> Result<BTreeMap<(String, u64, Option<u32>), Vec<Message>>> {
     let mut letters: BTreeMap<_, Vec<Message>> = BTreeMap::new();

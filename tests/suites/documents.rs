@@ -1,8 +1,8 @@
-//! Every command of the documents is run: the blocks marked `sh`, in order, each document in a folder of its own.
+//! Runs every command of the documents: the blocks marked `sh`, in order, each document in a folder of its own.
 //!
-//! Guarantees: a command that fails is named with its document; a block of commands without the mark is an error, and so is a
-//! command that is neither run here nor listed in [`RUN_ELSEWHERE`]. The pages of the languages are run by the suite
-//! `newcomer`.
+//! Guarantees: a failed command is reported with its document; a block of commands without the mark is an error, and so
+//! is a command that is neither run here nor listed in [`RUN_ELSEWHERE`]. The suite `newcomer` runs the pages of the
+//! languages.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::{Bed, Message, Sink, bed, process, sink, unique};
 
-/// Commands that are not run here, by how they begin, and what runs them.
+/// The commands that are not run here: how each begins, and what runs it instead.
 const RUN_ELSEWHERE: &[(&str, &str)] = &[
     ("cargo build", "every run of tests/run builds the host"),
     ("cargo install", "installs a tool from outside"),
@@ -37,7 +37,7 @@ const RUN_ELSEWHERE: &[(&str, &str)] = &[
     ("rustup ", "tests/setup installs the same"),
 ];
 
-/// The words with which a command of ours begins. A block with such a line must have the mark.
+/// How the project's own commands begin. A block with such a line must be marked `sh`.
 const COMMANDS: &[&str] =
     &["reduct-sink ", "target/release/reduct-sink ", "cargo ", "tests/run", "plugins/build", "curl "];
 
@@ -107,11 +107,11 @@ fn blocks<'a>(text: &'a str, mark: &str) -> Vec<&'a str> {
 
 fn unmarked(text: &str) -> impl Iterator<Item = &str> {
     let is_command = |line: &&str| COMMANDS.iter().any(|command| line.starts_with(command));
-    // What programs print may begin with our name, followed by a sentence.
+    // A line of a program's output may begin with the program's name, too; it continues with a sentence.
     blocks(text, "").into_iter().filter(is_command).filter(|line| !line.contains(" was ") && !line.contains(": "))
 }
 
-/// The commands that are run here; those that span lines are joined.
+/// The commands of a document that are run here, each on one line.
 fn runnable(text: &str) -> String {
     let joined = blocks(text, "sh").join("\n").replace("\\\n", " ");
     let elsewhere = |line: &&str| !RUN_ELSEWHERE.iter().any(|(begin, _)| line.trim_start().starts_with(begin));
@@ -119,7 +119,7 @@ fn runnable(text: &str) -> String {
     lines.filter(elsewhere).map(|line| format!("{line}\n")).collect()
 }
 
-/// What the commands find: servers with topics and records, a running host, a configuration, and the programs.
+/// What the commands need: servers with topics and records, a running host, a configuration, and the programs.
 struct Stage {
     brokers: String,
     url: String,
@@ -188,7 +188,7 @@ impl Stage {
         Ok(())
     }
 
-    /// With the addresses of the test's servers in place of the documents'.
+    /// The commands with the addresses of the test's servers in place of those in the documents.
     fn adapted(&self, script: &str) -> String {
         let host = self.url.trim_start_matches("http://");
         let addresses = [
@@ -214,8 +214,8 @@ impl Stage {
     }
 }
 
-/// Runs the host, with two differences. `run` is stopped when it works, and must then end well. A new Python project gets the
-/// toolchain that is installed.
+/// Runs the host, with two differences. `run` is stopped when it works, and must then end well. A new Python project
+/// gets the toolchain that is installed.
 const WRAPPER: &str = r#"#!/usr/bin/env bash
 set -euo pipefail
 case "$*" in

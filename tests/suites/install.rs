@@ -1,4 +1,5 @@
-//! The Debian package, installed in a root file system of its own: an overlay over this machine's, which stays as it is.
+//! Tests the Debian package, installed in a root file system of its own: an overlay over this machine's, which isn't
+//! changed.
 //!
 //! Guarantees: the package's own scripts run; the service's command runs as the service's user, with the service's
 //! configuration, on the real servers, and every record is compared.
@@ -87,7 +88,7 @@ struct Machine {
 
 impl Machine {
     fn new() -> Result<Self> {
-        // SAFETY: a plain question to the system.
+        // SAFETY: geteuid takes no arguments and can't fail.
         ensure!(unsafe { libc::geteuid() } == 0, "installing a package needs root");
         let folder = process::data_folder("machine")?;
         for name in ["changes", "work", "root", "notify"] {
@@ -128,7 +129,7 @@ impl Machine {
         text_of(self.command(script).output()?).with_context(|| script.to_owned())
     }
 
-    /// Runs the unit's command as the unit's user while `with` is at work, and stops it by SIGTERM.
+    /// Runs the unit's command as the unit's user while `with` runs, and stops it by SIGTERM.
     fn serve(&self, with: impl FnOnce(&mut Service) -> Result<()>) -> Result<()> {
         let path = self.folder.path().join("notify/socket");
         let _ = fs::remove_file(&path);

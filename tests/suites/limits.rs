@@ -1,4 +1,5 @@
-//! What loaded plugins cost while nothing happens. What the limits cost a record, `host/examples/limits.rs` measures.
+//! Measures what loaded plugins cost while no records come. `host/examples/limits.rs` measures what the limits cost for
+//! each record.
 
 use std::fs;
 use std::thread;
@@ -46,14 +47,14 @@ fn idle_with_twenty_plugins() -> Result<()> {
     sink.stop_cleanly()
 }
 
-/// What all threads of a process have used.
+/// The processor time that all threads of a process have used, in seconds.
 fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name is in parentheses and may have blanks in it.
+    // The process's name is in parentheses and may contain blanks.
     let (_, fields) = stat.rsplit_once(") ").context("a process's name")?;
     let fields: Vec<&str> = fields.split(' ').collect();
     let ticks = |at: usize| -> Result<f64> { Ok(fields.get(at).context("a field")?.parse()?) };
-    // SAFETY: a plain question to the system.
+    // SAFETY: sysconf takes a number and has no other effect.
     let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     Ok((ticks(11)? + ticks(12)?) / per_second as f64)
 }

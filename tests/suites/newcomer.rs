@@ -1,7 +1,7 @@
-//! As someone new to it would: from an empty folder, by `plugin new`, `build` and `test`, to a changed label seen in
-//! ReductStore through a hot swap, in each language; and how long each step takes.
+//! Does in each language what a new user does: from an empty folder, by `plugin new`, `build` and `test`, to a changed
+//! label in ReductStore after a swap. Records how long each step takes.
 //!
-//! The toolchains are those that `tests/setup languages` installed.
+//! `tests/setup languages` installs the toolchains.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,8 @@ use reduct_sink_testbed::process::Process;
 use reduct_sink_testbed::sink::{binary, run_to_end};
 use reduct_sink_testbed::{KafkaClient, Message, Sink, bed, figures, process, read_back, unique};
 
-/// For one step: on a busy machine Rust's first build takes minutes where the standard library is built too.
+/// How long one step may take: on a busy machine Rust's first build takes minutes if the standard library is built,
+/// too.
 const BOUND: Duration = Duration::from_secs(600);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,8 +57,8 @@ async fn zig() -> Result<()> {
     first_plugin("zig", "plugin.zig").await
 }
 
-/// `plugin dev` beside a running host: a version whose fixtures fail isn't handed over, one whose fixtures pass is, and what
-/// the host finds of it is printed.
+/// `plugin dev` with a running host: a version whose fixtures fail isn't installed there, one whose fixtures pass is,
+/// and the host's answer is printed.
 #[tokio::test(flavor = "multi_thread")]
 async fn dev_hands_what_passed_to_a_running_host() -> Result<()> {
     let bed = bed()?;
@@ -66,7 +67,7 @@ async fn dev_hands_what_passed_to_a_running_host() -> Result<()> {
     let path = folder.display().to_string();
     command(&["plugin", "new", "--lang", "c", &path])?;
     command(&["plugin", "build", &path])?;
-    // The host has a copy in another place, as it would for an operator.
+    // The host runs a copy of the component in another folder, as an operator would install it.
     let installed = empty.path().join("installed.wasm");
     fs::copy(folder.join("build/first.wasm"), &installed)?;
 
@@ -82,7 +83,8 @@ async fn dev_hands_what_passed_to_a_running_host() -> Result<()> {
     let mut dev = Command::new(binary()?);
     dev.args(["plugin", "dev", &path, "--into", &status]);
     let mut dev = Process::spawn("plugin dev", dev, &log)?;
-    // Waits until it has said this behind that many bytes; gives what it has said there, and the length of all.
+    // Waits until the output after the first `after` bytes contains `text`. Returns that output and the length of all
+    // output.
     let mut said = |text: &str, after: usize| {
         process::wait_for(&format!("plugin dev to say {text:?}"), BOUND, || {
             let all = fs::read_to_string(&log)?;
@@ -110,18 +112,18 @@ async fn dev_hands_what_passed_to_a_running_host() -> Result<()> {
         "{text}"
     );
     ensure!(text.contains(&format!("{status} keeps the version that it has")), "{text}");
-    // One that doesn't compile.
+    // This version doesn't compile.
     change("static uint64_t", "static no_type")?;
     let (text, end) = said("watching", seen)?;
     seen = end;
     ensure!(text.contains("FAILED") && !sink.log()?.contains("swapped"), "{text}");
 
-    // Put right, and expected.
+    // This version is right again, and its new answers are accepted below.
     change("static no_type", "static uint64_t")?;
     seen = said("watching", seen)?.1;
     let fresh = folder.join("build/new/first.wasm").display().to_string();
     let started = Instant::now();
-    // Its differences make the exit code 0 once they are accepted.
+    // With `--update` the differences are accepted, and the exit code is 0.
     command(&["plugin", "test", &path, "--plugin", &fresh, "--update"])?;
     let (text, _) = said("watching", seen)?;
     figures::record("newcomer_s_dev_hand_over", started.elapsed().as_secs_f64())?;
@@ -195,7 +197,7 @@ async fn first_plugin(language: &'static str, source: &str) -> Result<()> {
     sink.stop_cleanly()
 }
 
-/// The steps' times, as figures.
+/// Records the time of each step as a figure.
 struct Steps {
     language: &'static str,
     since: Instant,
@@ -216,7 +218,7 @@ fn command(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Runs the command of the new folder's README that tests without WebAssembly.
+/// Runs the unit tests with the command that the new folder's README gives.
 fn unit_tests(language: &str, folder: &Path) -> Result<()> {
     let readme = fs::read_to_string(folder.join("README.md"))?;
     let line = readme.lines().find(|line| line.contains("# the unit tests")).context("the README has no unit tests")?;
@@ -226,7 +228,7 @@ fn unit_tests(language: &str, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// In place of `pip install` and `npm install`, which the new folder's README asks for.
+/// Links the installed packages into the new folder, in place of the README's `pip install` and `npm install`.
 fn use_what_is_installed(language: &str, folder: &Path) -> Result<()> {
     let (part, link) = match language {
         "python" | "zig" | "cpp" => ("", folder.join(".venv")),
@@ -237,7 +239,7 @@ fn use_what_is_installed(language: &str, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where `tests/setup languages` put what the example pins.
+/// The folder into which `tests/setup languages` has installed what the example pins.
 fn installed(language: &str) -> Result<PathBuf> {
     let (language, pins) = match language {
         "cpp" => ("zig", "requirements.txt"),

@@ -1,5 +1,5 @@
-//! A running host as its operator sees it: health with reasons while Kafka, the store or the rights are not as they should
-//! be, probes, metrics as Prometheus reads them, the log of an outage, and who may do what over HTTP.
+//! Tests what an operator sees of a running host: its health, with reasons while Kafka, the store or the rights are
+//! wrong; probes; metrics; the log of an outage; and who may do what over HTTP.
 
 mod acting;
 mod figures_read;
@@ -14,11 +14,11 @@ use anyhow::{Context, Result, bail, ensure};
 use reduct_sink_testbed::{Kafka, Message, Sink, SinkConfig, Store, bed, figures, payload, process, unique};
 use serde_json::Value;
 
-/// How soon something that is wrong has to be shown.
+/// How soon the host has to show a problem.
 pub const SHOWN_WITHIN: Duration = Duration::from_secs(30);
 const BOUND: Duration = Duration::from_secs(120);
 
-/// One request without a client's help; gives the code and the body.
+/// Sends one HTTP request with this head. Returns the status and the body.
 pub fn request(address: &str, head: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
@@ -40,7 +40,7 @@ fn health(address: &str) -> Result<(u16, Value)> {
     Ok((code, serde_json::from_str(&body).with_context(|| format!("{body:?} is no JSON"))?))
 }
 
-/// Waits until `/health` names a problem of this code, and gives its message.
+/// Waits until `/health` names a problem with this code. Returns its message.
 fn wait_problem(sink: &mut Sink, address: &str, code: &str) -> Result<String> {
     let mut last = String::new();
     let found = process::wait_for(&format!("the problem {code}"), SHOWN_WITHIN, || {
@@ -154,7 +154,7 @@ fn kafka_that_is_reachable_at_its_bootstrap_address_only_is_named() -> Result<()
     let nowhere = process::free_port()?;
     let port = process::free_port()?;
     let controller = process::free_port()?;
-    // The broker names an address for clients where nobody listens; its own client can't be used to wait for it.
+    // The broker advertises an address at which nothing listens, so the tests' own client can't wait for it.
     let listeners = format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}");
     let kafka = Kafka::start_unready(&[
         ("listeners", &listeners),
@@ -223,7 +223,7 @@ fn missing_rights_are_found_by_check_and_shown_while_it_runs() -> Result<()> {
     wait_healthy(&mut sink, &address)?;
     sink.stop_cleanly()?;
 
-    // The other way round.
+    // Now the other case.
     let config = config.set("kafka.group", "others");
     let told = check(&config)?;
     ensure!(
@@ -246,7 +246,7 @@ fn check(config: &SinkConfig) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// The administrator of a Kafka with SASL, by Kafka's own tools' protocol.
+/// An administrator of a Kafka with SASL, which uses the same protocol as Kafka's own tools.
 struct SaslAdmin(rdkafka::admin::AdminClient<rdkafka::client::DefaultClientContext>);
 
 impl SaslAdmin {
@@ -276,7 +276,7 @@ impl SaslAdmin {
     }
 }
 
-/// Access control lists, which rdkafka's safe wrapper doesn't offer.
+/// Access control lists, for which rdkafka's safe API has no functions.
 mod acl {
     use std::ffi::CString;
 
@@ -324,7 +324,7 @@ mod acl {
     }
 }
 
-/// A byte that changed on a broker's disk is neither written as good nor left out.
+/// A record with a byte that changed on a broker's disk is neither written nor skipped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_batch_is_named_and_nothing_behind_it_is_read() -> Result<()> {
     const MARK: &[u8] = b"the-damaged-one";
@@ -332,7 +332,7 @@ async fn a_damaged_batch_is_named_and_nothing_behind_it_is_read() -> Result<()> 
     let client = kafka.client();
     let topic = unique("damaged");
     client.create_topic(&topic, 1)?;
-    // Each call is a batch of its own.
+    // Each call produces a batch of its own.
     for n in 0..3 {
         let one = if n == 1 { MARK.to_vec() } else { payload(n, 100).to_vec() };
         client.produce(&topic, [Message::new(one)])?;
@@ -353,14 +353,14 @@ async fn a_damaged_batch_is_named_and_nothing_behind_it_is_read() -> Result<()> 
     let mut sink = Sink::start(&config)?;
     let message = wait_problem(&mut sink, &address, "kafka.unreadable")?;
     ensure!(message.contains(&format!("{topic}/0")) && message.contains("offset 1"), "{message}");
-    // Time enough to go on behind it, if it did.
+    // In this time the host would have continued after the damaged record, if it did that.
     std::thread::sleep(Duration::from_secs(15));
     ensure!(status(&address)?["partitions"][0]["position"] == 1, "{}", status(&address)?);
     sink.stop_cleanly()?;
     let stored = reduct_sink_testbed::read_back(&bed.store.client()?, config.bucket(), "*").await?;
     ensure!(stored.len() == 1, "{} records are stored, expected the one before the damaged batch", stored.len());
 
-    // The other policy.
+    // With the other policy the host stops.
     let mut sink = Sink::start(&config.set("kafka.on_unreadable", "stop"))?;
     let ended = sink.process().wait(BOUND)?;
     ensure!(!ended.success() && sink.log()?.contains("can't be read"), "{ended}: {}", sink.log()?);

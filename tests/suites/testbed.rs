@@ -1,4 +1,4 @@
-//! The test bed's own tests, without the host: what the other suites lean on.
+//! Tests the test bed itself, on which the other suites rely, without the host.
 
 use std::collections::HashMap;
 use std::process::{Command, Stdio};
@@ -174,7 +174,7 @@ fn servers_die_with_the_process_that_started_them() -> Result<()> {
         let status = std::fs::read_to_string(format!("{server}/status")).unwrap_or_default();
         Ok((status.is_empty() || status.contains("State:\tZ")).then_some(()))
     })?;
-    // What it couldn't remove itself.
+    // The killed process couldn't remove its logs itself.
     let logs = std::path::Path::new(&values["LOGS"]);
     std::fs::remove_dir_all(logs.parent().context("the run's folder")?)?;
     Ok(())

@@ -1,4 +1,5 @@
-//! The tutorial as its reader would run it: Python's own clients on both sides, the host with the passthrough between.
+//! Runs the tutorial as its reader does: with the Python clients of Kafka and ReductStore, and the host with the
+//! passthrough between them.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -30,7 +31,7 @@ fn the_tutorials_reader_finds_every_blob() -> Result<()> {
     sink.stop_cleanly()?;
     python(&verify)?;
 
-    // Everything once more, from the earliest offset: nothing is there twice.
+    // A new group reads everything again from the earliest offset, and no record is stored twice.
     let again = config.clone().set("kafka.group", unique("group"));
     let mut sink = Sink::start(&again)?;
     sink.wait_caught_up(&kafka, again.group(), &[&topic], CATCH_UP)?;

@@ -1,9 +1,9 @@
-//! Dead letters in a topic are replayed as those in entries are; what is done with is remembered in a group.
+//! Tests the replay of dead letters in a topic. A consumer group remembers which of them are done.
 
 use super::*;
 
-/// Half of the letters, with those that still fail between them, then the rest: each is written once, and no replay sees
-/// again what an earlier one was done with.
+/// A first replay takes half of the dead letters, some of which still fail, and a second one the rest: each record is
+/// written once, and no replay sees a dead letter again that an earlier one finished.
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_in_a_topic_are_replayed_once() -> Result<()> {
     let mut trial = Trial::new("topic-replay", 3, POISONED)?;
@@ -11,7 +11,7 @@ async fn letters_in_a_topic_are_replayed_once() -> Result<()> {
     let dead = unique("dead");
     kafka.create_topic_with(&dead, 2, &[("retention.ms", "-1")])?;
     trial.config = trial.config.set("dead_letters.topic", dead.as_str());
-    // Not every record of such a topic has to be a letter.
+    // The topic may hold records that are not dead letters.
     kafka.produce(&dead, (0..3).map(|_| Message::new("not a letter").header("kafka.source", "t/0")))?;
     let produced = trial.produce(if long() { 50_000 } else { 3000 })?;
     let poison = (0..produced.len() as u64).filter(|n| is_poison(*n)).count();

@@ -1,5 +1,5 @@
-//! Again and again what a name in the group (`kafka.member`) makes possible: requests of a killed host arrive after its successor
-//! has begun, at any moment of that one's life, and hosts of one name come and go.
+//! Tests, many times over, what a name in the group (`kafka.member`) makes possible: requests of a killed host arrive
+//! while its successor already works, at any moment, and hosts with the same name start and stop.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -18,9 +18,9 @@ use super::{STEP, Trial, kafka, pause, size, wait_progress};
 /// A proxy before the store that can keep requests with records, whole, and deliver them later.
 struct Keeper {
     url: String,
-    /// Requests that come now are kept.
+    /// Whether requests that arrive now are kept.
     keeps: Arc<AtomicBool>,
-    /// What was kept so far is delivered.
+    /// Whether the kept requests are delivered.
     delivers: Arc<AtomicBool>,
     kept: Arc<AtomicU64>,
 }
@@ -46,7 +46,7 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// Keeps what comes until something was kept, and then some more.
+    /// Keeps requests until at least one was kept, and for a while longer.
     fn keep_some(&self) -> Result<()> {
         self.delivers.store(false, Ordering::SeqCst);
         let before = self.kept.load(Ordering::SeqCst);
@@ -55,7 +55,7 @@ impl Keeper {
     }
 }
 
-/// Requests one after the other, each read whole before it is passed on.
+/// Passes requests on one after the other; each is read completely first.
 fn carry(
     mut client: TcpStream,
     target: &str,
@@ -127,12 +127,12 @@ async fn late_requests_of_a_killed_host_harm_nothing() -> Result<()> {
         keeper.delivers.store(true, Ordering::SeqCst);
     }
     let produced = trial.finish(load, 0)?;
-    // What late requests may have harmed is compared when the killed host's session is over.
+    // The host re-reads what late requests may have damaged when the killed host's session is over.
     tokio::time::sleep(Duration::from_secs(8)).await;
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
-/// The newer one takes the name over, and the older one goes on without it.
+/// The newer of two hosts with one name takes the name over, and the older one continues without a name.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hosts_of_one_name_lose_nothing() -> Result<()> {
     let store = Store::start()?;
@@ -149,7 +149,7 @@ async fn two_hosts_of_one_name_lose_nothing() -> Result<()> {
         pause(&mut dice, 0..8000).await;
         older.process().expect_running()?;
         wait_progress(&mut newer, &trial, &group, trial.committed(&group)?)?;
-        // In turn the one or the other stays.
+        // One of the two hosts, chosen by chance, stays.
         let gone = if dice.one_in(2) { std::mem::replace(&mut older, newer) } else { newer };
         stop_or_kill(gone, &mut dice)?;
     }

@@ -1,4 +1,5 @@
-//! What happens to topics without anything dying: one is deleted and created again, one grows, one is read from its end.
+//! Tests changes of topics while all processes run: a topic is deleted and created again, gets more partitions, or is
+//! read from its end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use reduct_sink_testbed::{Message, Produced, Sink, Store, figures, payload};
 
 use super::{CATCH_UP, STEP, Trial, kafka, size, wait_progress, with_each_assignor};
 
-/// How often each of these records is stored, by its content: the records of two topics of one name share their offsets.
+/// How many times each of these records is stored. The records are compared by content, because those of two topics
+/// with one name have the same offsets.
 pub(super) async fn counts(trial: &Trial, store: &Store, produced: &[Produced]) -> Result<BTreeMap<[u8; 32], usize>> {
     let mut counts: BTreeMap<[u8; 32], usize> = produced.iter().map(|record| (record.sha256, 0)).collect();
     for stored in reduct_sink_testbed::read_back(&store.client()?, trial.config.bucket(), "*").await? {
@@ -20,7 +22,8 @@ pub(super) async fn counts(trial: &Trial, store: &Store, produced: &[Produced]) 
     Ok(counts)
 }
 
-/// The host is held meanwhile, so that it sees nothing of it but the new topic's offsets, which begin at 0 again.
+/// The host is stopped while the topic is deleted and created again, so that it only notices that the offsets begin at
+/// 0 again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_created_again_is_read_from_its_begin() -> Result<()> {
     with_each_assignor(created_again)
@@ -67,7 +70,8 @@ async fn created_again(assignor: &str) -> Result<()> {
     Ok(())
 }
 
-/// The entry of partition 0 keeps its name, so that what was written and not committed is found there.
+/// When a topic gets more partitions, the entry of partition 0 keeps its name, so that the host finds records there
+/// that were written but not committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_grows_keeps_the_names_of_its_entries() -> Result<()> {
     with_each_assignor(grown)
@@ -127,7 +131,7 @@ async fn latest_holds_from_the_first_start_on() -> Result<()> {
     };
     send(0, 0, 50)?;
     let mut sink = Sink::start(&trial.config)?;
-    // An idle partition has an offset from its assignment on, and a commit of it.
+    // The host commits an offset for an idle partition as soon as it is assigned.
     wait_for("the begin of both partitions to be committed", STEP, || {
         sink.process().expect_running()?;
         Ok(group.committed(&trial.topic).ok().filter(|committed| committed.len() == 2 && committed[0].1 == 50))
@@ -141,7 +145,8 @@ async fn latest_holds_from_the_first_start_on() -> Result<()> {
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
-/// An eager strategy knows only whole assignments; each partition is re-read all the same, and no other loses its place.
+/// An eager strategy can only assign all partitions at once; still each partition is re-read by itself, and no other
+/// one loses its position.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_of_the_store_is_survived_with_an_eager_strategy() -> Result<()> {
     let mut store = Store::start()?;

@@ -1,5 +1,5 @@
-//! Topics whose records Kafka itself lost or moved: a log that an unclean leader election truncated, and a mirror on another
-//! cluster. Records are compared by their content, because an offset may stand for two of them.
+//! Topics whose records Kafka itself lost or moved: a log that an unclean leader election truncated, and a mirror on
+//! another cluster. Records are compared by their content, because an offset may stand for two of them.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -15,7 +15,8 @@ use reduct_sink_testbed::{Kafka, KafkaClient, Message, Produced, Sink, Store, fi
 use super::changed_topics::counts;
 use super::{ASSIGNORS, CATCH_UP, STEP, Trial, kafka, size, start_kafka, with_each_assignor};
 
-/// The brokers that hold the topics; the first node has the controller and the groups, and stays.
+/// The node of the broker that leads the partitions. The first node, which has the controller and the groups, keeps
+/// running.
 const LEADER: i32 = 2;
 const FOLLOWER: i32 = 3;
 
@@ -69,7 +70,7 @@ impl Cluster {
     }
 }
 
-/// A host with its topic, and what became of the topic's records.
+/// A host with its topic, and the records that Kafka has kept and lost.
 struct Reader {
     trial: Trial,
     sink: Sink,
@@ -79,7 +80,7 @@ struct Reader {
 
 impl Reader {
     fn send(&self, partition: i32, numbers: std::ops::Range<u64>) -> Result<Vec<Produced>> {
-        // Different readers share no content.
+        // The records of different readers have different contents.
         let message = |n| {
             let text = format!("{} {partition} {n} ", self.trial.topic);
             Message::new([text.into_bytes(), payload(n, 500)].concat()).partition(partition)
@@ -96,8 +97,8 @@ impl Reader {
     }
 }
 
-/// Partition 0 stays shorter than the host has read; partition 1 grows past that before the host looks again, so that its
-/// next offset is there, and others before it are not those that it has read.
+/// Partition 0 stays shorter than the host's position. Partition 1 grows beyond it before the host reads again, so that
+/// the next offset exists, but other records stand at the offsets before it than those that the host has read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_an_unclean_election_truncated_is_read_again() -> Result<()> {
     let mut cluster = Cluster::start()?;
@@ -154,7 +155,7 @@ async fn a_log_that_an_unclean_election_truncated_is_read_again() -> Result<()> 
         let missing = counted.values().filter(|count| **count == 0).count();
         figures::add("truncated_missing", missing as f64)?;
         ensure!(missing == 0, "{missing} of {} records are missing:\n{}", kept.len(), sink.log()?);
-        // Both are kept: what Kafka has now, and what it had acknowledged and lost.
+        // The store has both the records that Kafka has now and those that Kafka had acknowledged and lost.
         let all: Vec<Produced> = kept.iter().chain(&*truncated).cloned().collect();
         let twice = counts(trial, &store, &all).await?.values().filter(|count| **count > 1).count();
         ensure!(twice == 0, "{twice} records are there twice");
@@ -163,8 +164,8 @@ async fn a_log_that_an_unclean_election_truncated_is_read_again() -> Result<()> 
     Ok(())
 }
 
-/// A mirror has the records of the other cluster with their times at other offsets. The group's offsets come over as
-/// MirrorMaker translates them, and the sink goes on there into the same bucket.
+/// A mirror has the records of the other cluster with the same timestamps at other offsets. The group's offsets are
+/// translated as MirrorMaker does it, and the sink continues on the mirror into the same bucket.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sink_goes_on_with_a_mirror_of_its_topic() -> Result<()> {
     static MIRROR: std::sync::OnceLock<Result<Kafka>> = std::sync::OnceLock::new();
@@ -180,7 +181,7 @@ async fn goes_on_with(mirror: &KafkaClient, assignor: &str) -> Result<()> {
     let mut trial = Trial::new(kafka()?.client(), &store, &name, 2)?
         .configure(|config| config.property("partition.assignment.strategy", assignor));
     let count = size(600, 20_000);
-    // Few times: only the offsets tell the records apart.
+    // Many records share a timestamp, so that only the offsets distinguish them.
     let message =
         |n: u64| Message::new(payload(n, 300)).timestamp_ms(1_700_000_000_000 + n as i64 / 200).partition(n as i32 % 2);
     let mut produced = trial.kafka.produce(&trial.topic, (0..count).map(message))?;
@@ -188,7 +189,7 @@ async fn goes_on_with(mirror: &KafkaClient, assignor: &str) -> Result<()> {
     sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
     sink.stop_cleanly()?;
 
-    // Its first records had gone when the mirror was begun: the offsets are shifted.
+    // The first records were already deleted when the mirror was made, so the offsets there are smaller.
     let gone = count / 8;
     mirror.create_topic(&trial.topic, 2)?;
     let left = trial.kafka.read_all(&trial.topic)?.into_iter().filter(|(_, offset, _)| *offset >= gone);
@@ -201,7 +202,7 @@ async fn goes_on_with(mirror: &KafkaClient, assignor: &str) -> Result<()> {
     }
     consumer.commit(&translated, CommitMode::Sync)?;
     drop(consumer);
-    // The producers have moved over as well, and send the same times on.
+    // The producers have moved to the mirror, too, and continue with the same timestamps.
     produced.extend(mirror.produce(&trial.topic, (count..count + count / 2).map(message))?);
 
     trial.kafka = mirror.clone();

@@ -88,7 +88,8 @@ fn torn_log(name: &str) -> Result<(Store, Trial)> {
     Ok((store, trial.configure(|config| config.set("store.create.max_block_records", 1024))))
 }
 
-/// Records a second. Ten crashes take minutes, and one partition that shares the machine catches up with little more.
+/// How many records a second are produced: few, because ten crashes take minutes and one partition has to catch up on a
+/// shared machine.
 fn torn_load() -> u64 {
     size(1000, 400)
 }
@@ -103,8 +104,8 @@ fn torn_log_with_a_seldom_entry(name: &str) -> Result<(Store, Trial, TempDir)> {
     Ok((store, trial, folder))
 }
 
-/// The store is killed at the worst moment, every time. An entry that gets few of the records loses records that are older
-/// than the range which a host re-reads in any case.
+/// The store is killed at the worst moment, every time. An entry that gets few of the records loses records that are
+/// older than the range which a host re-reads in any case.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_is_killed_and_its_log_is_torn() -> Result<()> {
     let (mut store, trial, _folder) = torn_log_with_a_seldom_entry("torn-log")?;
@@ -149,7 +150,8 @@ async fn what_was_written_again_after_a_crash_is_lost_in_the_next() -> Result<()
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
-/// The restarted host learns from the commit metadata how far it must re-read for an entry that gets few of the records.
+/// The restarted host learns from the commit metadata how far it must re-read for an entry that gets few of the
+/// records.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_host_and_the_store_are_killed_and_the_log_is_torn() -> Result<()> {
     let (mut store, mut trial, _folder) = torn_log_with_a_seldom_entry("torn-both")?;
@@ -193,8 +195,8 @@ async fn kafka_is_killed() -> Result<()> {
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
-/// Host, store and Kafka die and come back at random, also while the others are away or starting. After each round the sink
-/// must make progress.
+/// Host, store and Kafka die and come back at random, also while the others are away or starting. After each round the
+/// sink must make progress.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_three_are_killed_at_random() -> Result<()> {
     let mut kafka = start_kafka()?;

@@ -1,4 +1,4 @@
-//! The consumer group moves: hosts join, leave, are killed, held and asked for their partitions.
+//! Tests changes of the consumer group: hosts join, leave, are killed or paused, and lose partitions to each other.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ async fn hosts_join_and_leave_with_cooperative_sticky() -> Result<()> {
     storm("cooperative-sticky").await
 }
 
-/// Kafka's newer protocol (KIP-848): the brokers assign, and have the times of a session.
+/// With Kafka's newer group protocol (KIP-848) the brokers assign the partitions and set the session's timeouts.
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_join_and_leave_with_the_consumer_protocol() -> Result<()> {
     let store = Store::start()?;
@@ -46,7 +46,7 @@ async fn hosts_join_and_leave_with_the_consumer_protocol() -> Result<()> {
     };
     let (is_well, text) = check(&[])?;
     ensure!(is_well, "check refuses the protocol: {text}");
-    // librdkafka refuses what the brokers decide there, and the reason is passed on.
+    // librdkafka refuses properties that the brokers decide in this protocol, and the host reports the reason.
     for property in ["session.timeout.ms=6000", "partition.assignment.strategy=range"] {
         let (is_well, text) = check(&["--property", property])?;
         ensure!(!is_well && text.contains("group.protocol"), "{property}: {text}");
@@ -61,7 +61,7 @@ async fn storm(strategy: &str) -> Result<()> {
     storm_of(trial, &store).await
 }
 
-/// Four hosts that come and go, one in three of them without a word.
+/// Four hosts start and end at random; one in three is killed instead of stopped.
 async fn storm_of(mut trial: Trial, store: &Store) -> Result<()> {
     let mut dice = Dice::new(&trial.topic)?;
     let load = trial.load(500)?;
@@ -94,8 +94,8 @@ async fn storm_of(mut trial: Trial, store: &Store) -> Result<()> {
     trial.settle(&mut sinks, store, Ledger::of(&produced)).await
 }
 
-/// A turn of a worker takes longer than a rebalance waits for it: a partition that was taken back and comes again must not
-/// be read by both of its owners in this host.
+/// A worker is busy for longer than a rebalance waits for it. A partition that was revoked and is assigned again must
+/// not be read by both of its readers in this host.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_plugin_is_rebalanced_all_the_same() -> Result<()> {
     with_each_assignor(slow_plugin)
@@ -111,7 +111,7 @@ async fn slow_plugin(assignor: &str) -> Result<()> {
     trial.config = trial.config.plugin_with("slow", &file, "grants.clocks = true\ntimeout = '10s'")?;
     let mut dice = Dice::new(&trial.topic)?;
     let group = trial.group()?;
-    // All of it waits when the host starts, so that every turn is as long as it can be.
+    // All records are there when the host starts, so that the worker is busy for as long as possible each time.
     let count = size(400, 6_000);
     let produced = trial.kafka.produce(&trial.topic, (0..count).map(|n| Message::new(payload(n, 1000))))?;
     let mut sink = Sink::start(&trial.config)?;
@@ -133,7 +133,7 @@ fn stop_in_time(sink: &mut Sink) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// What is settled is committed on the way out, so the next host finds nothing that it would have to look up.
+/// A host that stops commits everything that was acknowledged, so that the next host has no record to look up.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_leaves_nothing_to_be_read_again() -> Result<()> {
     let store = Store::start()?;
@@ -159,7 +159,7 @@ async fn sigterm_under_load_leaves_nothing_to_be_read_again() -> Result<()> {
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
-/// The held host wakes up after the group has given its partitions to the other.
+/// A paused host continues after the group has given its partitions to the other host.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_host_wakes_up_after_its_session() -> Result<()> {
     let store = Store::start()?;
@@ -191,8 +191,8 @@ async fn a_held_host_wakes_up_after_its_session() -> Result<()> {
     trial.settle(&mut [first, second], &store, Ledger::of(&produced)).await
 }
 
-/// With an eager strategy every change in the group takes all partitions away and gives them back. The other member
-/// changes what it subscribes to, and owns nothing of ours.
+/// With an eager strategy every change in the group revokes all partitions and assigns them again. The other member
+/// changes its subscription and owns none of this host's topics.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_are_revoked_and_given_back_at_once() -> Result<()> {
     let store = Store::start()?;

@@ -1,8 +1,8 @@
-//! No record is lost or written twice when processes die: hosts and servers are killed, paused and disconnected under load, and
-//! then every record that Kafka acknowledged is compared with what ReductStore holds.
+//! No record is lost or written twice when processes die: hosts and servers are killed, paused and disconnected under
+//! load, and then every record that Kafka acknowledged is compared with what ReductStore holds.
 //!
-//! Each test prints the seed of its random choices; `TESTBED_SEED` repeats them. `tests/run faults` runs some tests in a short
-//! form, `--all` all tests in a short form, `--long` all tests at full size.
+//! Each test prints the seed of its random choices; `TESTBED_SEED` repeats them. `tests/run faults` runs some tests in
+//! a short form, `--all` all tests in a short form, `--long` all tests at full size.
 
 mod attacks;
 mod changed_topics;
@@ -54,7 +54,7 @@ fn start_kafka() -> Result<Kafka> {
     Kafka::start_with(&[
         ("group.min.session.timeout.ms", "1000"),
         ("log.cleaner.backoff.ms", "200"),
-        // Of the newer protocol, where the brokers decide and not the members.
+        // In the newer group protocol the brokers set these times, not the members.
         ("group.consumer.min.session.timeout.ms", "1000"),
         ("group.consumer.session.timeout.ms", "3000"),
         ("group.consumer.min.heartbeat.interval.ms", "100"),
@@ -102,7 +102,7 @@ impl Trial {
         Ok(Self::of_topic(kafka, store, name, topic))
     }
 
-    /// Of a topic that is there.
+    /// A trial with an existing topic.
     fn of_topic(kafka: KafkaClient, store: &Store, name: &str, topic: String) -> Self {
         let config = SinkConfig::new(kafka.brokers(), &store.url(), name)
             .topics(&[&topic])
@@ -161,7 +161,7 @@ impl Trial {
 
     async fn audit(&self, store: &Store, ledger: Ledger) -> Result<()> {
         let diff = ledger.audit(&store.client()?, self.config.bucket()).await?;
-        // Around the test harness, which keeps what a test prints until all tests are done.
+        // This is written directly, because the test harness would hold it back until all tests are done.
         writeln!(std::io::stderr(), "{}: {diff}; {} MB at most in a host", self.topic, self.peak / 1_000_000)?;
         figures::add("records", diff.expected as f64)?;
         figures::record(&format!("records_{}", self.config.bucket().replace('-', "_")), diff.expected as f64)?;

@@ -37,7 +37,8 @@ async fn requests_are_cut_stalled_delayed_and_left_without_an_answer() -> Result
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
-/// One entry, one request: concurrent ones can stall the server and lose what it acknowledged.
+/// The host has one request at a time for each entry, because concurrent ones can stall the server and lose records
+/// that it acknowledged.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_never_has_two_requests_under_way() -> Result<()> {
     let store = Store::start()?;

@@ -1,4 +1,4 @@
-//! Outages: the store away for longer than Kafka waits for a poll, a token that is refused, dead letters that can't be
+//! Tests outages: the store is away for longer than Kafka waits for a poll, a token is refused, dead letters can't be
 //! written.
 
 use std::collections::BTreeMap;
@@ -14,11 +14,11 @@ use super::{CATCH_UP, Trial, guests, kafka, size, start_kafka, wait_progress};
 /// Kafka gives a member's partitions to others if the member has not polled for this time.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A dead letter has more than 1000 bytes. A transaction's markers have 78 bytes, and a broker that can't write one leaves the
-/// transaction open until it is restarted ("Received fatal error … while sending txn marker", Kafka 4.4.0).
+/// A dead letter has more than 1000 bytes. A transaction's markers have 78 bytes, and a broker that can't write one
+/// leaves the transaction open until it is restarted ("Received fatal error … while sending txn marker", Kafka 4.4.0).
 const LESS_THAN_A_LETTER: u32 = 500;
 
-/// Among the records are some for the dead letters, whose target is away too.
+/// Some of the records become dead letters, whose store is away, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_is_away_for_longer_than_the_poll_interval() -> Result<()> {
     let mut store = Store::start()?;
@@ -37,7 +37,7 @@ async fn the_store_is_away_for_longer_than_the_poll_interval() -> Result<()> {
     store.restart()?;
     wait_progress(&mut sink, &trial, &group, trial.committed(&group)?)?;
 
-    // The connections stay, and nobody answers.
+    // The connections stay open, and the store doesn't answer.
     store.pause()?;
     held_through(&mut sink, &trial, Duration::from_secs(size(15, 70))).await?;
     store.resume()?;
@@ -55,8 +55,8 @@ async fn the_store_is_away_for_longer_than_the_poll_interval() -> Result<()> {
     trial.settle(&mut [&mut sink], &store, ledger).await
 }
 
-/// The topic of the dead letters takes nothing: no letter is small enough. All else goes on, and the offset of the first
-/// letter is held.
+/// The dead letters' topic refuses every dead letter as too large. The host goes on with all other records, and doesn't
+/// commit past the first dead letter.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_dead_letter_topic_is_down_for_longer_than_the_poll_interval() -> Result<()> {
     let store = Store::start()?;
@@ -185,10 +185,10 @@ fn patient(store: &Store, name: &str) -> Result<Trial> {
     }))
 }
 
-/// Lets an outage last: the offset is held, and the host stays.
+/// Lets an outage last, and expects that the host keeps running and commits nothing.
 async fn held_through(sink: &mut Sink, trial: &Trial, lasting: Duration) -> Result<()> {
     let group = trial.group()?;
-    // What was acknowledged just before the outage is still committed.
+    // Records that were acknowledged just before the outage are still committed.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let before = trial.committed(&group)?;
     tokio::time::sleep(lasting.saturating_sub(Duration::from_secs(3))).await;
@@ -198,7 +198,7 @@ async fn held_through(sink: &mut Sink, trial: &Trial, lasting: Duration) -> Resu
     Ok(())
 }
 
-/// Nothing was revoked: the first assignment is the only one.
+/// Expects that the first assignment was the only one, because no partition was revoked.
 fn expect_one_assignment(sink: &Sink) -> Result<()> {
     let log = sink.log()?;
     let assigned = log.matches("assigned partitions=[\"").count();

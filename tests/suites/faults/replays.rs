@@ -1,4 +1,4 @@
-//! Records that are read again, and records that a plugin fails on.
+//! Tests that reading records again writes none twice, also if a plugin fails on some of them.
 
 use anyhow::Result;
 use reduct_sink_testbed::verify::Ledger;

@@ -1,5 +1,5 @@
-//! A host that is killed and started again under its name goes on at once, while requests of the one that was killed are
-//! still on their way; and what the group does with names.
+//! Tests hosts with a name in the group: a host that is killed and started again continues at once, although requests
+//! of the killed process are still on their way; and two hosts with one name.
 
 use std::time::{Duration, Instant};
 
@@ -12,19 +12,20 @@ use reduct_sink_testbed::{Sink, Store, figures};
 
 use super::{STEP, Trial, address, kafka, pause, size, wait_progress};
 
-/// Within this time a host reads that was killed and started again.
+/// Within this time a killed host that was started again must read.
 const READS_WITHIN: Duration = Duration::from_secs(10);
-/// Where the group waits for a host before it gives the partitions to others, this is how long.
+/// A session timeout, in milliseconds, during which the group keeps a missing host's partitions for it.
 const LONG: &str = "45000";
 
-/// A proxy holds back what the host has sent, the host is killed and started again, and then the proxy lets it go.
+/// A proxy holds back the host's requests, the host is killed and started again, and then the proxy delivers the
+/// requests.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_host_reads_at_once_and_its_late_requests_do_no_harm() -> Result<()> {
     let store = Store::start()?;
     let trial = Trial::new(kafka()?.client(), &store, "late-requests", 4)?;
     let mut dice = Dice::new(&trial.topic)?;
     let proxy = Proxy::start(address(&store)?, Dice::new(&trial.topic)?, Duration::from_secs(1))?;
-    // What is late is taken for over after as long as the group would have waited.
+    // The host expects late requests for as long as the group would have waited for the killed host.
     let trial = trial.configure(|config| {
         config.set("store.url", proxy.url()).property("session.timeout.ms", "15000").set("kafka.member", "machine")
     });
@@ -55,8 +56,8 @@ async fn a_killed_host_reads_at_once_and_its_late_requests_do_no_harm() -> Resul
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
-/// The one that was there first loses the name, says so, and goes on without it; they don't take it from each other by
-/// turns.
+/// Of two hosts with one name the older one loses the name, says so, and continues without it. The two don't take the
+/// name from each other again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hosts_with_one_name_share_the_partitions() -> Result<()> {
     let store = Store::start()?;
@@ -83,7 +84,7 @@ async fn two_hosts_with_one_name_share_the_partitions() -> Result<()> {
     trial.settle(&mut [&mut second, &mut first], &store, Ledger::of(&produced)).await
 }
 
-/// A host with a name that stops tells the group so: the others don't wait for its session.
+/// A host with a name that stops leaves the group, so that the others don't wait for the end of its session.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_stops_leaves_its_partitions_to_the_others_at_once() -> Result<()> {
     let store = Store::start()?;

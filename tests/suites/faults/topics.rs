@@ -1,4 +1,5 @@
-//! Topics with holes: compacted, written in transactions, or emptied by retention past the commit.
+//! Tests topics with missing offsets: compacted, written in transactions, or emptied by retention beyond the committed
+//! offset.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -29,7 +30,7 @@ async fn a_compacted_topic_is_read_to_its_end() -> Result<()> {
     let mut produced = Vec::new();
     for round in 0..size(5, 20) {
         produced.extend(trial.kafka.produce(&trial.topic, (round * 400..round * 400 + 400).map(keyed))?);
-        // The next record opens a new segment; only closed ones are compacted.
+        // The next record opens a new segment, because only closed segments are compacted.
         tokio::time::sleep(Duration::from_millis(700)).await;
     }
     let left = wait_for("the topic to be compacted", STEP, || {
@@ -39,7 +40,7 @@ async fn a_compacted_topic_is_read_to_its_end() -> Result<()> {
     println!("{} of {} records are left", left.len(), produced.len());
     let mut sink = Sink::start(&trial.config)?;
     sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
-    // Compaction may have gone on while it was read: the host can't have missed what is still there.
+    // Compaction may have continued while the host read, so only records that are still there must be stored.
     let left = trial.kafka.read_all(&trial.topic)?;
     sink.stop_cleanly()?;
     let stored = reduct_sink_testbed::read_back(&store.client()?, trial.config.bucket(), "*").await?;
@@ -82,7 +83,7 @@ async fn aborted_transactions_are_left_out_and_the_commit_reaches_the_end() -> R
         producer.flush(STEP)?;
         let acknowledged = producer.context().take()?;
         ensure!(acknowledged.len() == 50, "{} of 50 acknowledged", acknowledged.len());
-        // The last one is aborted: then the topic ends with records that nobody gets.
+        // The last transaction is aborted, so that the topic ends with records that no consumer gets.
         if round % 2 == 0 {
             producer.commit_transaction(STEP)?;
             committed.extend(acknowledged);
@@ -92,7 +93,7 @@ async fn aborted_transactions_are_left_out_and_the_commit_reaches_the_end() -> R
     }
     sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], STEP)?;
     sink.stop_cleanly()?;
-    // The same for a host that finds all of it there.
+    // A second host finds all records in the store already.
     let mut again = Trial { config: trial.config.clone().set("kafka.group", "again"), ..trial };
     let mut sink = Sink::start(&again.config)?;
     sink.wait_caught_up(&again.kafka, "again", &[&again.topic], STEP)?;
@@ -114,7 +115,7 @@ async fn what_retention_took_before_it_was_read_is_named() -> Result<()> {
     sink.stop_cleanly()?;
     ensure!(trial.committed(&group)? == 1000, "not all was committed");
 
-    // While the host is down: 1000 to 1399 go.
+    // While the host is down, retention deletes the records 1000 to 1399.
     produced.extend(send(1000, 2000)?);
     delete_before(&trial, 1400).await?;
     let mut sink = Sink::start(&trial.config)?;
@@ -125,7 +126,7 @@ async fn what_retention_took_before_it_was_read_is_named() -> Result<()> {
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
-/// The store is away, so the host stops reading, and what it hasn't read yet goes.
+/// The store is away, so the host stops reading, and retention deletes records that it hasn't read yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_retention_took_from_a_running_host_is_named() -> Result<()> {
     let mut store = Store::start()?;
@@ -140,7 +141,7 @@ async fn what_retention_took_from_a_running_host_is_named() -> Result<()> {
     wait_progress(&mut sink, &trial, &group, 99)?;
     store.kill9()?;
     produced.extend(send(100, 3000)?);
-    // Until it has read as much as it may.
+    // The host reads as much as it may hold in flight.
     tokio::time::sleep(Duration::from_secs(3)).await;
     delete_before(&trial, 2500).await?;
     store.restart()?;
@@ -149,7 +150,7 @@ async fn what_retention_took_from_a_running_host_is_named() -> Result<()> {
     let stored = reduct_sink_testbed::read_back(&store.client()?, trial.config.bucket(), "*").await?;
     let mut offsets: Vec<u64> = stored.iter().filter_map(|record| record.label("kafka.offset")?.parse().ok()).collect();
     offsets.sort_unstable();
-    // It goes on where the topic begins now, and the hole is as large as it says.
+    // The host continues at the topic's new begin, and reports how many records are missing.
     let hole = offsets.windows(2).find(|pair| pair[1] > pair[0] + 1).context("nothing is missing")?;
     ensure!(hole[1] == 2500, "it went on at {}", hole[1]);
     let missed = format!("missed={}", hole[1] - hole[0] - 1);
@@ -168,7 +169,7 @@ async fn delete_before(trial: &Trial, offset: i64) -> Result<()> {
     Ok(())
 }
 
-/// What a transactional producer had acknowledged since it was asked last.
+/// The records of a transactional producer that were acknowledged since they were last taken from here.
 #[derive(Default)]
 struct Acks {
     topic: String,

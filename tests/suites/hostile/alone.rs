@@ -1,4 +1,5 @@
-//! One attack at a time, on every record of a topic, beside a topic that the plugin isn't asked about.
+//! Tests one attack at a time, on every record of a topic, while the same host reads a topic that the plugin isn't
+//! asked about.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ const WORKERS: u64 = 2;
 const TIME_LIMIT: Duration = Duration::from_millis(200);
 const ATTACKED: u64 = 6;
 const STOP_WITHIN: f64 = 25.0;
-/// For what is no call: starting, Kafka's group, requests, a busy machine.
+/// The time for everything but the calls: starting, joining the group, requests, a busy machine.
 const AROUND: Duration = Duration::from_secs(30);
 
 /// What one attack did to the host.
@@ -95,11 +96,11 @@ fn harm(attack: &Misdeed, runtime: &tokio::runtime::Runtime) -> Result<Harm> {
         .plugin_with("attack", &path, &keys)?;
     let mut sink = Sink::start(&config)?;
     sink.wait_caught_up(&kafka, config.group(), &[&neighbour], super::CATCH_UP)?;
-    // Each record has its calls, and what lies between two attempts.
+    // Each record takes the time of its two calls and the pause between the attempts.
     let bound = (TIME_LIMIT * 2 + Duration::from_secs(1)) * ATTACKED as u32 + AROUND;
     let outlived = sink.wait_caught_up(&kafka, config.group(), &[&attacked], bound).is_err();
     let peak = sink.process().peak_memory()?;
-    // The stop comes while the plugin is at it again.
+    // The host is stopped while the plugin attacks again.
     kafka.produce(&attacked, messages(200))?;
     std::thread::sleep(Duration::from_millis(500));
     let died = has_died(&mut sink);

@@ -1,4 +1,4 @@
-//! Plugins that load and then misbehave, each on a record of its own, all in one chain of one host.
+//! Tests plugins that load and then misbehave, each on a record of its own, all in one chain of one host.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use reduct_sink_testbed::{Message, Produced, Sink, Stored, bed, long, payload, p
 use super::misdeeds::{Fate, Misdeed, forever, misdeed, times};
 use super::{CATCH_UP, by_answers, by_wasi, has_died, note};
 
-/// The first record that somebody misbehaves on; before it all instances have had something to do.
+/// The offset of the first record on which a plugin misbehaves; before it all instances have handled records.
 const FIRST: u64 = 20;
 const PARTITIONS: i32 = 2;
 
-/// Traps, loops, wrong answers and nuisances.
+/// All misdeeds: traps, endless loops, invalid answers, and attempts to use up resources.
 pub fn all() -> Vec<Misdeed> {
     [traps(), wrong_answers(), nuisances()].into_iter().flatten().collect()
 }
@@ -176,7 +176,7 @@ async fn plugins_that_misbehave_spoil_their_own_records_only() -> Result<()> {
     Ok(())
 }
 
-/// The plugin that each dead letter blames, and the reason, by partition and offset.
+/// The plugin that each dead letter names, and the reason, by partition and offset.
 fn by_place(letters: &[Stored]) -> Result<BTreeMap<(u32, u64), (String, String)>> {
     let mut by_place = BTreeMap::new();
     for letter in letters {

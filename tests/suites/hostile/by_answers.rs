@@ -1,4 +1,5 @@
-//! Attacks by the way values go between a plugin and the host: its allocator, its clean-up, and answers that lie.
+//! Attacks through the exchange of values between a plugin and the host: the plugin's allocator, its clean-up function,
+//! and answers with invalid addresses and lengths.
 
 use super::misdeeds::{Fate, Misdeed, forever, misdeed, times};
 
@@ -7,14 +8,14 @@ const REALLOC: &str = r#"(func (export "cabi_realloc") (param i32 i32 i32 i32) (
 const POST: &str = r#"#transform") (param i32) (call $end))"#;
 const EVIL: &str = "(global $evil (mut i32) (i32.const 0))";
 
-/// From now on the plugin's allocator does this. The host allocates when it hands the payload over.
+/// A plugin whose allocator does this. The host calls the allocator when it passes the payload.
 fn allocating(name: &'static str, fate: Fate, does: &str) -> Misdeed {
     misdeed(name, fate, "(global.set $evil (i32.const 1)) (call $host-payload) unreachable")
         .with(EVIL)
         .replacing(REALLOC, format!("{REALLOC} (if (global.get $evil) (then {does}))"))
 }
 
-/// What the plugin does when the host has taken its answer.
+/// A plugin that does this when the host has read its answer and calls the clean-up function.
 fn cleaning_up(name: &'static str, fate: Fate, does: &str) -> Misdeed {
     misdeed(name, fate, "(global.set $evil (i32.const 1)) (call $keep)")
         .with(EVIL)

@@ -1,4 +1,4 @@
-//! Attacks by what every plugin may import: clocks, streams, sockets, and HTTP.
+//! Attacks through the interfaces of WASI that every plugin may import: clocks, streams, sockets, and HTTP.
 
 use super::misdeeds::{Fate, Misdeed, forever, misdeed, times};
 

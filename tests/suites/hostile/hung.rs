@@ -1,4 +1,4 @@
-//! A worker whose thread stands still in a plugin, whatever the reason: a debugger stops it here.
+//! Tests a worker whose thread hangs in a call to a plugin. The test stops the thread as a debugger does.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::CATCH_UP;
 use crate::guest::guest;
 
-/// The thread of the process that has this name.
+/// The id of the process's thread with this name; `None`: there is none.
 fn thread(pid: u32, name: &str) -> Result<Option<i32>> {
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         let entry = entry?;
@@ -25,7 +25,7 @@ fn thread(pid: u32, name: &str) -> Result<Option<i32>> {
     Ok(None)
 }
 
-/// Stops one thread of another process. It goes on when the calling thread ends.
+/// Stops one thread of another process. It continues when the calling thread ends.
 fn stop(thread: i32) -> Result<()> {
     let none = std::ptr::null_mut::<libc::c_void>();
     let error = std::io::Error::last_os_error;
@@ -38,7 +38,7 @@ fn stop(thread: i32) -> Result<()> {
     Ok(())
 }
 
-/// A process isn't gone before its stopped thread was waited for.
+/// Waits for a stopped thread, because the kernel keeps its process until then.
 fn bury(thread: i32) {
     // SAFETY: a plain system call.
     unsafe { libc::waitpid(thread, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
@@ -60,7 +60,7 @@ fn stopped() -> Result<Stopped> {
     let topic = unique("hung");
     kafka.create_topic(&topic, 1)?;
     let produced: Vec<Produced> = kafka.produce(&topic, (0..200).map(|n| Message::new(payload(n, 100))))?;
-    // Counts for a while, so that the thread is in a call whenever it is looked at.
+    // The plugin counts for a while, so that the thread is in a call at almost any time.
     let busy = guest(
         "(loop $more (local.set $n (i32.add (local.get $n) (i32.const 1)))
            (br_if $more (i32.lt_u (local.get $n) (i32.const 40000000)))) (call $keep)",
@@ -87,7 +87,7 @@ fn stopped() -> Result<Stopped> {
     Ok(Stopped { topic, produced, config, sink, worker, _folder: folder })
 }
 
-/// Ends the host, and tells how long that took.
+/// Ends the host, and returns how many seconds that took.
 fn end(stopped: &mut Stopped) -> Result<f64> {
     stopped.sink.process().signal(libc::SIGTERM)?;
     let started = Instant::now();

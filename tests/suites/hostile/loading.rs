@@ -1,5 +1,5 @@
-//! Files that can't be put to work: as the first version (`check` tells all of them), and in place of a version that is
-//! at work under load.
+//! Tests files that can't be loaded as plugins: as the first version (`check` reports all of them), and in place of the
+//! active version under load.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -26,7 +26,7 @@ struct Bad {
 
 enum What {
     Bytes(Vec<u8>),
-    /// A link that leads there.
+    /// A link to this path.
     Link(PathBuf),
     Folder,
     Pipe,
@@ -126,7 +126,7 @@ fn all() -> Vec<Bad> {
         bad("large", "bytes, and 100000 are the most", vec![b'x'; 100_001]),
     ];
     for (name, told, what) in [
-        // Nothing at all comes after something, so that its going is seen.
+        // The missing file follows an existing one, so that the host notices that the file is gone.
         ("link-to-nothing", "", What::Link("nothing-there".into())),
         ("link-to-zeros", "not a regular file", What::Link("/dev/zero".into())),
         ("link-to-itself", "", What::Link("plugin.wasm".into())),
@@ -138,7 +138,7 @@ fn all() -> Vec<Bad> {
     bads
 }
 
-/// Puts it in the place of whatever is there.
+/// Puts the file in the place of the one that is at `path`.
 fn put(bad: &Bad, path: &Path) -> Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir(path)?,
@@ -158,7 +158,7 @@ fn put(bad: &Bad, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A plugin in little memory, whose file may not be large.
+/// The keys of a plugin with little memory, whose file must be small.
 const SMALL: &str = "memory = '8MB'\nlimits.file_size = 100000";
 
 #[test]
@@ -173,7 +173,7 @@ fn check_tells_what_is_wrong_with_each_file() -> Result<()> {
         put(bad, &path)?;
         config = config.plugin_with(bad.name, &path, SMALL)?;
     }
-    // The right file, and yet another than the one that is let in.
+    // This file loads, but its digest isn't the configured one.
     let pinned = folder.path().join("pinned.wasm");
     fs::write(&pinned, Guest::new(KEEP).build())?;
     let pin = format!("{SMALL}\nsha256 = '{}'", "0".repeat(64));
@@ -209,7 +209,7 @@ async fn bad_files_in_the_place_of_a_good_one_stop_nothing() -> Result<()> {
     for bad in &bads {
         let before = sink.log()?.len();
         put(bad, &path)?;
-        // What looks like nothing at all may be told as gone only.
+        // A file that looks like a missing one may be reported only as gone.
         let expected = if bad.told.is_empty() { "file is gone" } else { bad.told };
         process::wait_for(&format!("word of {}", bad.name), CATCH_UP, || {
             sink.process().expect_running()?;
@@ -217,7 +217,7 @@ async fn bad_files_in_the_place_of_a_good_one_stop_nothing() -> Result<()> {
         })
         .with_context(|| sink.log().unwrap_or_default().get(before..).unwrap_or_default().to_owned())?;
     }
-    // A good version at last, written slowly: it is taken when it is whole.
+    // At last a good version is written slowly: the host loads it when it is complete.
     let good = Guest::new("(call $label $\"version\" $\"2\") (call $change)").build();
     fs::remove_file(&path)?;
     for end in [good.len() / 3, good.len() / 3 * 2, good.len()] {

@@ -2,13 +2,13 @@
 
 use crate::guest::Guest;
 
-/// What becomes of the record that a plugin misbehaves on.
+/// What must become of the record on which a plugin misbehaves.
 pub enum Fate {
-    /// A dead letter whose reason says this.
+    /// It becomes a dead letter whose reason contains this text.
     Letter(&'static str),
-    /// It is written as it was: nothing that matters has happened.
+    /// It is written unchanged, because the misdeed has no effect.
     Written,
-    /// One or the other, once: the host may be able to store it or not.
+    /// It is written or becomes a dead letter, once: whether the host can store it depends on the machine.
     Either,
 }
 
@@ -17,11 +17,11 @@ pub struct Misdeed {
     pub name: &'static str,
     pub fate: Fate,
     pub body: String,
-    /// Imports, and further fields, of the core module; and the WIT of what they import.
+    /// More imports and fields of the core module, and the WIT that declares the imports.
     more: (&'static str, String),
-    /// What of the module's own text is replaced.
+    /// A part of the module's own text, and the text that replaces it.
     instead: Option<(&'static str, String)>,
-    /// Further keys of the plugin's configuration.
+    /// More keys of the plugin's row in the configuration.
     pub keys: &'static str,
 }
 
@@ -30,13 +30,13 @@ pub fn misdeed(name: &'static str, fate: Fate, body: impl Into<String>) -> Misde
 }
 
 impl Misdeed {
-    /// With further fields of the core module.
+    /// Adds fields to the core module.
     pub fn with(mut self, fields: &'static str) -> Self {
         self.more.0 = fields;
         self
     }
 
-    /// With imports: of these interfaces, from these packages.
+    /// Adds imports to the core module: of these interfaces, from these packages.
     pub fn importing(mut self, imports: &'static str, interfaces: &[&str], packages: &str) -> Self {
         let interfaces: String = interfaces.iter().map(|interface| format!("import {interface}; ")).collect();
         let wit = format!(
@@ -47,25 +47,25 @@ impl Misdeed {
         self
     }
 
-    /// With something else in the place of a part of the module's text.
+    /// Replaces a part of the module's text.
     pub fn replacing(mut self, part: &'static str, by: impl Into<String>) -> Self {
         self.instead = Some((part, by.into()));
         self
     }
 
-    /// With a grant, or another key of the plugin.
+    /// Adds a grant, or another key of the plugin.
     pub fn granted(mut self, keys: &'static str) -> Self {
         self.keys = keys;
         self
     }
 
-    /// Keeps all records but the one at `offset`.
+    /// A component that misbehaves on the record at `offset` and keeps all others.
     pub fn component(&self, offset: u64) -> Vec<u8> {
         let guard = format!("(if (i64.ne (local.get $offset) (i64.const {offset})) (then (return (call $keep))))");
         self.build(&format!("{guard} {}", self.body))
     }
 
-    /// Misbehaves on every record.
+    /// A component that misbehaves on every record.
     pub fn component_for_all(&self) -> Vec<u8> {
         self.build(&self.body)
     }
@@ -80,12 +80,12 @@ impl Misdeed {
     }
 }
 
-/// `body` over and over.
+/// Code that does `body` in an endless loop.
 pub fn forever(body: &str) -> String {
     format!("(loop $ever {body} (br $ever)) unreachable")
 }
 
-/// `body`, `count` times.
+/// Code that does `body` this many times.
 pub fn times(count: u32, body: &str) -> String {
     format!(
         "(loop $more {body} (local.set $n (i32.add (local.get $n) (i32.const 1)))

@@ -1,5 +1,5 @@
-//! Hostile plugins on the real servers: the host lives, every record that a plugin doesn't spoil itself is exact, and
-//! each misdeed is told with its reason, in the dead letter or in the log.
+//! Tests hostile plugins on the real servers: the host survives, every record on which no plugin misbehaves is stored
+//! exactly, and the dead letter or the log names each misdeed with its reason.
 
 mod alone;
 mod at_work;
@@ -18,17 +18,18 @@ use anyhow::Result;
 use reduct_sink_testbed::verify::Diff;
 use reduct_sink_testbed::{Sink, figures};
 
-/// A bound, not an expectation.
+/// How long the sink may take to reach the end of the topic; a bound, not an expectation.
 const CATCH_UP: Duration = Duration::from_secs(240);
 
-/// Notes what the issue wants to know of a test: how many hostile components there were, and what came of the rest.
+/// Records a test's figures: how many hostile components there were, whether the host died, and how many other records
+/// differ.
 fn note(components: usize, died: bool, neighbours: &Diff) -> Result<()> {
     figures::add("components", components as f64)?;
     figures::add("host_deaths", f64::from(u8::from(died)))?;
     figures::add("neighbour_errors", neighbours.count() as f64)
 }
 
-/// Whether the host is gone though nobody ended it.
+/// Whether the host has ended although the test didn't end it.
 fn has_died(sink: &mut Sink) -> bool {
     sink.process().expect_running().is_err()
 }

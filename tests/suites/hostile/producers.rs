@@ -1,4 +1,4 @@
-//! Records that a producer makes to harm: no topic stops, and what stands around them is exact.
+//! Tests records that a producer makes to do harm: no topic stops, and the records around them are stored exactly.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const BOUND: Duration = Duration::from_secs(60);
 
 type Make = fn(&KafkaClient, &str) -> Result<()>;
 
-/// Each puts its records into a topic of its own.
+/// The kinds of harmful records, each with the function that produces them into a topic of its own.
 const SHAPES: [(&str, Make); 18] = [
     ("key-of-900-kb", |kafka, topic| send(kafka, topic, Message::new("x").key(payload(1, 900_000)))),
     ("key-of-2500-segments", |kafka, topic| send(kafka, topic, Message::new("x").key("a/".repeat(2500)))),
@@ -82,7 +82,7 @@ fn config(kafka: &KafkaClient, compression: &str) -> ClientConfig {
     config
 }
 
-/// `count` records of zeroes, in batches that are small on the wire.
+/// Produces `count` records of zeroes, in compressed batches that are small on the wire.
 fn compressed(kafka: &KafkaClient, topic: &str, how: &str, count: usize, size: usize) -> Result<()> {
     let producer: BaseProducer = config(kafka, how).create()?;
     let zeroes = vec![0_u8; size];
@@ -101,7 +101,7 @@ fn no_record_stops_a_topic() -> Result<()> {
     let mut topics = Vec::new();
     for (name, make) in SHAPES {
         let topic = unique(name);
-        // As brokers before 3.6 take them, and those that are told to.
+        // Brokers before 3.6 accept such timestamps; newer ones do so with this setting.
         kafka.create_topic_with(&topic, 1, &[("message.timestamp.after.max.ms", "9223372036854775807")])?;
         kafka.produce(&topic, [Message::new("before")])?;
         make(&kafka, &topic).with_context(|| format!("{name} can't be produced"))?;

@@ -1,4 +1,5 @@
-//! Secrets of a running host: nowhere to be seen but in its memory, which isn't written to the disk.
+//! Tests that the secrets of a running host appear nowhere but in its memory, and that its memory isn't written to the
+//! disk.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -65,7 +66,7 @@ fn secrets_are_in_no_log_status_message_or_process_list() -> Result<()> {
         ensure!(told.contains(&format!("{} holds a secret", text(at(name))?)), "no warning of {name}: {told}");
     }
     seen.push(("check".into(), told));
-    // A host that can't go on says why, and no secret.
+    // A host that can't continue says why, without a secret.
     fs::write(&file, config_text.replace("[kafka]", "[kafka]\nstart = 7"))?;
     let refused = run_to_end(&["run", "--config", &file], &[], CATCH_UP)?;
     ensure!(!refused.status.success(), "a wrong configuration runs");

@@ -1,4 +1,5 @@
-//! The conformance cases, as `tests/conformance/cases.toml` has them: read, and compared with what came of a record.
+//! Reads the conformance cases from `tests/conformance/cases.toml`, and compares them with what a guest made of the
+//! records.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +51,7 @@ pub struct Case {
     retry: Option<String>,
 }
 
-/// What is set in an output.
+/// The fields of an expected output; a field that is missing isn't compared.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Output {
@@ -176,7 +177,7 @@ fn headers(these: &[Vec<String>]) -> Vec<Header> {
     these.iter().map(header).collect()
 }
 
-/// Text, with `<<4 x>>` for `xxxx`.
+/// The text, in which `<<4 x>>` becomes `xxxx`.
 fn text_of(text: &str) -> String {
     let mut whole = String::new();
     let mut rest = text;

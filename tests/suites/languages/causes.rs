@@ -1,5 +1,5 @@
-//! Ten typical mistakes a language: the reason of each record's failure names the mistake, and its file and line where the
-//! language can tell them.
+//! Tests ten typical mistakes in each language: the reason of the failure names the mistake, and its file and line if
+//! the language knows them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use reduct_sink_testbed::figures;
 
 use super::guests::{chain, component, header, record};
 
-/// Each language with the file that makes the mistakes, and the name that the reason has for it.
+/// Each language with the file that makes the mistakes, and the name of the file in the reasons.
 const LANGUAGES: [(&str, &str, &str); 8] = [
     ("c", "plugin.c", "plugin.c"),
     ("cpp", "plugin.cpp", "plugin.cpp"),
@@ -52,7 +52,7 @@ fn a_reason_names_the_mistake_in_every_language() -> Result<()> {
     Ok(())
 }
 
-/// What stands in the file's comments; see tests/causes/README.md.
+/// The mistakes that the file's comments describe; see tests/causes/README.md.
 fn mistakes(source: &Path, called: &str) -> Result<Vec<Mistake>> {
     let text = std::fs::read_to_string(source).with_context(|| source.display().to_string())?;
     let mistakes = text.lines().zip(1..).filter_map(|(line, number)| {

@@ -1,5 +1,6 @@
-//! What a language costs: the component's size, loading and compiling, microseconds a record, memory; and that a million
-//! records (a hundred thousand without `--long`) go through each without one lost, with memory flat.
+//! Measures what each language costs: the component's size, loading and compiling, microseconds a record, and memory. A
+//! million records (a hundred thousand without `--long`) must go through each component without a loss, and without
+//! memory that grows.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,12 +14,13 @@ use reduct_sink_testbed::{figures, long};
 
 use super::guests::{component, header, languages, plugin, runtime, runtime_with_cache};
 
-/// What an instance may take; the host replaces it at three quarters of that.
+/// The memory that an instance may take; the host replaces it at three quarters of that.
 const MEMORY_BYTES: u64 = 96 << 20;
-/// What the process may grow by meanwhile: an instance and its successor, and the allocator's own.
+/// How much the process may grow meanwhile: by an instance and its successor, and by the allocator's own memory.
 const FLAT_BYTES: u64 = 2 * MEMORY_BYTES;
 const BATCH: u64 = 1000;
-/// More records than asked for go through the fast ones: a shared machine may be busy for a moment.
+/// How long a measurement lasts at least. A fast component handles more records in this time, so that a moment in which
+/// the machine is busy counts little.
 const AT_LEAST: Duration = Duration::from_secs(3);
 
 #[test]
@@ -36,7 +38,7 @@ fn records_go_through_every_language_and_memory_stays_flat() -> Result<()> {
         let mut plugin = plugin(&language, &file, "{}");
         plugin.memory_bytes = MEMORY_BYTES;
         plugin.on_failure = FailurePolicy::Skip;
-        // Without the cache, with it, and then as the next host finds it.
+        // The component is loaded without the cache, then with an empty one, and then as the next host finds the cache.
         let compile = load(&Runtime::new()?, &plugin)?.0;
         load(&runtime(), &plugin)?;
         let (ready, mut chain) = load(&runtime_with_cache()?, &plugin)?;
@@ -70,18 +72,18 @@ fn load(runtime: &Arc<Runtime>, plugin: &PluginConfig) -> Result<(f64, Chain)> {
 }
 
 struct Cost {
-    /// Microseconds a record, of the best batch and over all.
+    /// Microseconds a record in the fastest batch.
     fastest: f64,
     mean: f64,
     /// The most memory that an instance had between two batches, in bytes.
     instance: usize,
-    /// What the process grew by from the first tenth on, in bytes.
+    /// How much the process has grown since the first tenth of the records, in bytes.
     grown: u64,
-    /// How many records had another outcome.
+    /// How many records had an outcome that was not expected.
     lost: u64,
 }
 
-/// Four headers become four labels, at 1 KB.
+/// Puts records of 1 KB through the chain, which makes four labels of four headers.
 fn run(chain: &mut Chain, records: u64) -> Result<Cost> {
     let inputs: Vec<Arc<InputRecord>> = (0..BATCH).map(|offset| Arc::new(record(offset))).collect();
     let (mut lost, mut fastest, mut total, mut before, mut instance) = (0, Duration::MAX, Duration::ZERO, 0, 0);
@@ -114,7 +116,7 @@ fn record(offset: u64) -> InputRecord {
     InputRecord { offset, ..super::guests::record(headers, vec![7; 1024]) }
 }
 
-/// The memory of this process that is in RAM, in bytes.
+/// The resident memory of this process, in bytes.
 fn resident() -> Result<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
     let pages: u64 = statm.split(' ').nth(1).context("statm")?.parse()?;

@@ -11,7 +11,7 @@ use reduct_sink::config::{PluginConfig, PluginSource};
 use reduct_sink::plugin::{Cache, Runtime};
 use reduct_sink::record::{Header, InputRecord, TopicPartition};
 
-/// Generous: what is tested is what comes of a record, on a machine that has other things to do as well.
+/// A generous timeout, because the machine may be busy and these tests are about answers, not about time.
 const TIMEOUT: Duration = Duration::from_secs(3);
 const MEMORY_BYTES: u64 = 256 << 20;
 
@@ -40,7 +40,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/languages/dist")
 }
 
-/// One for all, as in the host.
+/// The runtime, one for all tests, as in the host.
 pub fn runtime() -> Arc<Runtime> {
     static RUNTIME: OnceLock<Arc<Runtime>> = OnceLock::new();
     RUNTIME.get_or_init(|| runtime_with_cache().expect("the engine starts")).clone()
@@ -52,7 +52,7 @@ pub fn runtime_with_cache() -> Result<Arc<Runtime>> {
     Runtime::with_cache(Some(cache))
 }
 
-/// The component as plugin `name`, configured with JSON text.
+/// The configuration of a plugin `name` from this component, with JSON text for `configure`.
 pub fn plugin(name: &str, component: &Path, config: &str) -> PluginConfig {
     PluginConfig {
         config: config.into(),
@@ -69,7 +69,7 @@ pub fn chain(component: &Path, configs: &[String]) -> Result<Chain> {
     Chain::new(SharedChain::load(runtime(), &plugins)?)
 }
 
-/// The record that all begin with.
+/// A record with these headers and this payload; all other fields are the same in all tests.
 pub fn record(headers: Vec<Header>, payload: impl Into<Bytes>) -> InputRecord {
     InputRecord {
         source: TopicPartition { topic: "line.7".into(), partition: 2 },

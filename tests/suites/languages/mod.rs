@@ -1,4 +1,5 @@
-//! Every language: the conformance cases, the examples, and what a record costs. `tests/conformance/build` makes the guests.
+//! Tests every language: the conformance cases, the examples, and the cost of a record. `tests/conformance/build` makes
+//! the guests.
 
 mod cases;
 mod causes;
@@ -16,7 +17,7 @@ use reduct_sink_testbed::figures;
 use cases::{Cases, Load};
 use guests::{chain, component, languages, plugin, runtime};
 
-/// One language a thread: most of the time is compiling, which uses both cores anyway.
+/// Each language has a thread of its own. Most of the time goes into compiling, which uses both cores anyway.
 #[test]
 fn every_language_passes_every_case() -> Result<()> {
     let cases = cases::read()?;
@@ -36,7 +37,7 @@ fn every_language_passes_every_case() -> Result<()> {
     Ok(())
 }
 
-/// The cases that this language's guest doesn't pass. Notes how many it does.
+/// The cases that this language's guest fails. Records how many it passes.
 fn problems_of(language: &str, cases: &Cases) -> Result<Vec<String>> {
     let file = component("conformance", language);
     let mut chains: BTreeMap<&[String], Chain> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! The command line as a person uses it: flags alone, variables alone, `check`, and what wrong input is told.
+//! Tests the command line as a person uses it: flags alone, variables alone, `check`, and the errors about wrong input.
 
 use std::process::Output;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Commits: an offset is committed when it and all before it are settled, whatever ends the sink.
+//! Tests commits: an offset is committed only if its record and all records before it are acknowledged, however the
+//! host ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
@@ -33,7 +34,7 @@ async fn sigterm_under_load_drains_commits_and_ends_with_0() -> Result<()> {
         let start = Instant::now();
         sink.stop_cleanly()?;
         slowest = slowest.max(start.elapsed());
-        // Everything that was written is committed, and everything that is committed was written: nothing is read again.
+        // The written records are exactly the committed ones, so that the next host reads none again.
         let stored = read_back(&bed.store.client()?, config.bucket(), "*").await?;
         assert_eq!(sum(&group.committed(&topic)?), stored.len() as u64);
         assert_committed_is_stored(&group.committed(&topic)?, &stored)?;
@@ -47,7 +48,7 @@ async fn sigterm_under_load_drains_commits_and_ends_with_0() -> Result<()> {
     assert_exact(&produced, &read_back(&bed.store.client()?, config.bucket(), "*").await?)
 }
 
-/// Loading one may take seconds; this one takes them all.
+/// A stop while a plugin is being loaded, which takes longer than a stop may.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_while_plugins_are_loaded_ends_with_0() -> Result<()> {
     let folder = process::data_folder("endless")?;
@@ -58,7 +59,7 @@ async fn sigterm_while_plugins_are_loaded_ends_with_0() -> Result<()> {
     stopped_before_anything_was_consumed(Sink::start(&config)?)
 }
 
-/// One that takes connections and answers nothing: a request lasts longer than a stop.
+/// A stop while the store accepts connections and answers nothing, so that a request lasts longer than the stop may.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_while_a_held_store_is_asked_ends_with_0() -> Result<()> {
     let held = TcpListener::bind("127.0.0.1:0")?;
@@ -84,7 +85,7 @@ async fn a_killed_host_has_committed_only_what_is_stored() -> Result<()> {
     let kafka = bed.kafka.client();
     let topic = unique("kill");
     kafka.create_topic(&topic, 4)?;
-    // The session of a killed member is waited for by the group before another gets its partitions.
+    // The group waits for the end of a killed member's session before it gives the partitions to another member.
     let config = bed.sink_config(&topic).property("session.timeout.ms", "6000");
     let group = kafka.group(config.group())?;
     let load = Load::start(&kafka, &topic, 500, |n| Message::new(payload(n, 1000)))?;
@@ -120,7 +121,7 @@ async fn commits_never_run_ahead_of_the_store() -> Result<()> {
     let begin = Instant::now();
     // On a busy machine the first commit comes late.
     while begin.elapsed() < Duration::from_secs(8) || looks < 3 && begin.elapsed() < CATCH_UP {
-        // First the commit, then the store: what is committed by then must be there.
+        // The committed offsets are read before the store, so that all records below them must be stored by then.
         let committed = group.committed(&topic)?;
         if sum(&committed) > 0 {
             let stored = read_back(&bed.store.client()?, config.bucket(), "*").await?;
@@ -172,7 +173,7 @@ async fn memory_in_flight_is_bounded() -> Result<()> {
     Ok(())
 }
 
-/// For waiting: a busy Kafka that doesn't answer in time is asked again.
+/// How many offsets the group has committed; 0 if Kafka is busy and doesn't answer, so that the caller asks again.
 fn committed_so_far(group: &Group, topic: &str) -> u64 {
     sum(&group.committed(topic).unwrap_or_default())
 }

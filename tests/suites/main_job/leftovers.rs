@@ -1,5 +1,5 @@
-//! What requests that were cut off leave in ReductStore (traps 1 and 8), against the real server: first what a writer
-//! and a reader meet there, then the host with the same data.
+//! Tests what cut-off requests leave in ReductStore (traps 1 and 8), against the real server: first what happens to a
+//! writer and a reader there, then the host with the same data.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ impl Scene {
         Ok(Self { config, topic, bucket })
     }
 
-    /// Writes as anyone would; `labels` beside it.
+    /// Writes a record with these labels through the store's client.
     async fn write(&self, ms: i64, labels: &[(&str, &str)]) -> Result<(), ErrorCode> {
         let mut record = RecordBuilder::new().timestamp_us(time_us(ms)).data("before");
         for (name, value) in labels {
@@ -54,13 +54,13 @@ impl Scene {
         Ok(())
     }
 
-    /// What the store says of a record that is asked for by itself.
+    /// Reads a single record; the error is the store's.
     async fn read(&self, ms: i64) -> Result<(), ErrorCode> {
         let answer = self.bucket.read_record(&self.topic).timestamp_us(time_us(ms)).send().await;
         answer.map(drop).map_err(|error| error.status)
     }
 
-    /// The milliseconds of what a query over everything shows.
+    /// The timestamps, in milliseconds, of the records that a query over the whole entry returns.
     async fn shown(&self) -> Result<Vec<i64>> {
         let records = self.bucket.query(&self.topic).send().await?;
         futures::pin_mut!(records);
@@ -71,7 +71,7 @@ impl Scene {
         Ok(shown)
     }
 
-    /// A full block that ends with a record that was never finished, at 30, and a record behind that block.
+    /// Makes a full block whose last record, at 30 ms, was never finished, and a record in the next block.
     async fn leave_unfinished_at_the_end_of_a_block(&self) -> Result<()> {
         self.write(10, &[]).await.map_err(refused)?;
         self.write(20, &[]).await.map_err(refused)?;
@@ -86,7 +86,7 @@ impl Scene {
         bed()?.kafka.client().produce(&self.topic, times_ms.iter().map(message))
     }
 
-    /// Runs the host over it: what a query shows then.
+    /// Runs the host, and returns what a query shows then.
     async fn run(&self) -> Result<Vec<Stored>> {
         run_through(bed()?, &self.config, &[&self.topic]).await
     }
@@ -100,7 +100,7 @@ fn refused(status: ErrorCode) -> anyhow::Error {
     anyhow::anyhow!("refused: {status:?}")
 }
 
-/// Trap 1: it can't be read, isn't shown, and can't be written again.
+/// Trap 1: an unfinished record can't be read, isn't shown by a query, and can't be written again.
 #[tokio::test]
 async fn what_was_left_unfinished_is_written_again() -> Result<()> {
     is_written_again("unfinished", 100, ErrorCode::TooEarly).await
@@ -112,7 +112,7 @@ async fn what_was_left_broken_is_written_again() -> Result<()> {
     is_written_again("broken", 2 << 20, ErrorCode::InternalServerError).await
 }
 
-/// A record of `size` bytes that is cut off ends in the state that reading it tells as `left`.
+/// Cuts off a record of `size` bytes, expects the error `left` when it is read, and expects the host to write it again.
 async fn is_written_again(name: &str, size: usize, left: ErrorCode) -> Result<()> {
     let scene = Scene::new(name).await?;
     scene.write(10, &[]).await.map_err(refused)?;
@@ -131,8 +131,8 @@ async fn is_written_again(name: &str, size: usize, left: ErrorCode) -> Result<()
     Ok(())
 }
 
-/// Trap 8: where a late record began a block of its own, the unfinished record of the block before doesn't keep its
-/// microsecond from being written again; but a query shows neither.
+/// Trap 8: if a late record has begun a new block, its timestamp can be written again although an earlier block has an
+/// unfinished record there; but a query shows neither of the two.
 #[tokio::test]
 async fn no_unfinished_record_hides_what_was_acknowledged() -> Result<()> {
     let scene = Scene::new("hidden").await?;
@@ -152,7 +152,7 @@ async fn no_unfinished_record_hides_what_was_acknowledged() -> Result<()> {
     Ok(())
 }
 
-/// The same, where a host was killed before it could look: its record can't be seen, and can't be written again.
+/// Trap 8, if a host was killed before it could read back: its record isn't shown, and can't be written again.
 #[tokio::test]
 async fn what_is_hidden_already_is_written_again() -> Result<()> {
     let scene = Scene::new("hidden-before").await?;
@@ -168,7 +168,8 @@ async fn what_is_hidden_already_is_written_again() -> Result<()> {
     Ok(())
 }
 
-/// The same, where what is hidden is somebody else's: it stays where it is, and the record goes behind it.
+/// Trap 8, if the hidden record was written by another client: it stays where it is, and the host's record is written
+/// after it.
 #[tokio::test]
 async fn what_is_hidden_and_not_ours_stays() -> Result<()> {
     let scene = Scene::new("hidden-foreign").await?;

@@ -1,4 +1,4 @@
-//! The main job, end to end on the real servers: consume, transform, write, commit.
+//! Tests the main job end to end on the real servers: consume, transform, write, commit.
 
 mod commands;
 mod commits;
@@ -19,7 +19,8 @@ use reduct_sink_testbed::{Bed, Produced, Sink, SinkConfig, Stored, read_back};
 /// How long the sink may take to reach the end of what was produced; a bound, not an expectation.
 const CATCH_UP: Duration = Duration::from_secs(240);
 
-/// Runs the sink until it has committed everything that the topics hold, stops it and tells what its bucket holds.
+/// Runs the sink until it has committed everything that the topics hold, stops it, and returns the records of its
+/// bucket.
 async fn run_through(bed: &Bed, config: &SinkConfig, topics: &[&str]) -> Result<Vec<Stored>> {
     let mut sink = Sink::start(config)?;
     sink.wait_caught_up(&bed.kafka.client(), config.group(), topics, CATCH_UP)?;
@@ -35,7 +36,7 @@ fn find<'a>(stored: &'a [Stored], produced: &Produced) -> &'a Stored {
     stored.iter().find(is_it).unwrap_or_else(|| panic!("{source}@{offset} isn't stored"))
 }
 
-/// Every produced record is stored exactly once, bit for bit, and nothing else is.
+/// Expects that every produced record is stored exactly once, bit for bit, and that nothing else is.
 fn assert_exact(produced: &[Produced], stored: &[Stored]) -> Result<()> {
     compare(produced, stored)?.exact()?;
     Ok(())

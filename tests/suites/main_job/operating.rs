@@ -1,5 +1,5 @@
-//! A running host as its operator handles it: `status`, `plugin promote` and `plugin rollback`, a changed configuration,
-//! and SIGHUP.
+//! Tests how an operator handles a running host: `status`, `plugin promote` and `plugin rollback`, a changed
+//! configuration, and SIGHUP.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::{CATCH_UP, assert_exact};
 
 const BOUND: Duration = Duration::from_secs(60);
 
-/// The host's own client, on the address where a host listens.
+/// Runs the host's own client commands against the address of a running host.
 struct Operator(String);
 
 impl Operator {
@@ -27,7 +27,7 @@ impl Operator {
         Ok(serde_json::from_str(&self.ask(&["status", "--json"])?)?)
     }
 
-    /// What the status tells of each plugin, in the chain's order.
+    /// The value that the status has under `key` for each plugin, in the chain's order.
     fn plugins(&self, key: &str) -> Result<Vec<String>> {
         let status = self.status()?;
         let plugins = status["plugins"].as_array().context("no plugins")?;
@@ -65,7 +65,7 @@ async fn a_person_promotes_a_version_and_takes_it_back() -> Result<()> {
     sink.wait_log("running", CATCH_UP)?;
     let [first] = operator.plugins("digest")?.try_into().ok().context("one plugin")?;
 
-    // Nobody is on trial yet.
+    // No version is on trial yet.
     let refused = operator.ask(&["plugin", "promote", "swapped"]).err().context("nothing to promote")?;
     ensure!(refused.to_string().contains("plugin swapped has"), "{refused:#}");
     guest::replace(&file, &guest::version(&component, "version 1"))?;
@@ -76,7 +76,7 @@ async fn a_person_promotes_a_version_and_takes_it_back() -> Result<()> {
     operator.ask(&["plugin", "promote", "swapped"])?;
     let [second] = operator.plugins("digest")?.try_into().ok().context("one plugin")?;
     ensure!(second != first && report["new"] == second.as_str(), "{second} isn't the new one");
-    // It must have something to do before it goes.
+    // The new version must handle some records before it is rolled back.
     process::wait_for("records under the new version", CATCH_UP, || {
         Ok((operator.status()?["plugins"][0]["kept"].as_u64() > Some(100)).then_some(()))
     })?;
@@ -112,7 +112,7 @@ async fn a_changed_configuration_is_taken_up_and_a_wrong_one_is_told() -> Result
     let load = Load::start(&kafka, &topic, 300, |n| Message::new(payload(n, 300)))?;
     let mut sink = Sink::start(&config)?;
     sink.wait_log("running", CATCH_UP)?;
-    // Some go through the chain as it is at first.
+    // Some records go through the first chain.
     let group = kafka.group(config.group())?;
     process::wait_for("records through the shorter chain", CATCH_UP, || {
         let committed = group.committed(&topic).unwrap_or_default();
@@ -129,7 +129,7 @@ async fn a_changed_configuration_is_taken_up_and_a_wrong_one_is_told() -> Result
     rewrite(&sink, "[kafka\n")?;
     sink.wait_log("the configuration isn't right", CATCH_UP)?;
 
-    // A plugin whose file isn't there yet: nobody watches that one, and SIGHUP says that it has come.
+    // The file of the new plugin is missing and isn't watched yet; SIGHUP tells the host that it is there.
     let longer = config.clone().plugin("relabel", &other, "steps = [{ set = 'site', value = 'plant-1' }]")?;
     let refusals = |sink: &Sink| Ok::<_, anyhow::Error>(sink.log()?.matches("other.wasm").count());
     let before = refusals(&sink)?;

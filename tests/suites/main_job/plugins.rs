@@ -1,4 +1,4 @@
-//! Plugins at work: chains of the plugins of this repository, and swapping by replacing the file.
+//! Tests chains of this repository's plugins, and swaps by replacing a file.
 
 use std::collections::BTreeMap;
 
@@ -109,7 +109,7 @@ async fn replacing_the_file_under_load_swaps_between_two_records() -> Result<()>
     sink.wait_log("running", CATCH_UP)?;
     let group = kafka.group(config.group())?;
     for version in 1..=4 {
-        // Each version must have something to do before the next one takes over.
+        // Each version must handle some records before the next one is activated.
         let before = load.sent();
         process::wait_for("records under this version", CATCH_UP, || {
             sink.process().expect_running()?;
@@ -169,7 +169,7 @@ async fn a_file_that_does_not_load_leaves_the_old_version_working() -> Result<()
     Ok(())
 }
 
-/// Each partition went from version to version without a way back. Tells how many versions there were.
+/// Expects that in each partition no earlier version follows a later one. Returns how many versions there were.
 fn assert_one_version_after_the_other(stored: &[Stored]) -> Result<usize> {
     let mut partitions: BTreeMap<String, BTreeMap<u64, &str>> = BTreeMap::new();
     for record in stored {

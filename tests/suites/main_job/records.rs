@@ -1,4 +1,5 @@
-//! Records of every shape: what Kafka allows arrives, and can be told back from what is stored.
+//! Tests records of every shape that Kafka allows: each is stored, and the original can be restored from what is
+//! stored.
 
 use anyhow::Result;
 use reduct_sink_testbed::original::{original, original_of_text};
@@ -44,7 +45,7 @@ async fn headers_and_keys_can_be_told_back() -> Result<()> {
         );
         assert_eq!(record.label("kafka.tombstone").is_some(), message.payload.is_none(), "{record:?}");
     }
-    // As in the tutorial: plain text stays what it is.
+    // Plain text is stored unchanged, as the tutorial shows.
     let plain = find(&stored, &produced[1]);
     let labels = [plain.label("size"), plain.label("type"), plain.label("load"), plain.label("kafka.key")];
     assert_eq!(labels, [Some("5"), Some("binary"), Some("50 %"), Some("camera-7")]);
@@ -98,7 +99,7 @@ async fn headers_beyond_the_servers_limits_lose_nothing() -> Result<()> {
     ];
     let produced = bed.kafka.client().produce(&topic, messages.clone())?;
     let stored = run_through(bed, &bed.sink_config(&topic), &[&topic]).await?;
-    // Where the server can't take the labels, the record is a dead letter: payload, key and headers are all there.
+    // A record whose labels the server can't take becomes a dead letter, with its payload, key and headers.
     assert_exact(&produced, &stored)?;
     for (message, produced) in messages.iter().zip(&produced) {
         let record = find(&stored, produced);

@@ -1,4 +1,4 @@
-//! The store's bad days, as far as the main job meets them: away at the start, gone in between, slow.
+//! Tests a store that is away at the start, disappears meanwhile, or is slow.
 
 use std::time::Duration;
 
@@ -42,7 +42,8 @@ async fn a_store_that_is_killed_or_held_under_load_loses_nothing() -> Result<()>
         tokio::time::sleep(Duration::from_secs(1)).await;
         store.restart()?;
         tokio::time::sleep(Duration::from_secs(3)).await;
-        // Longer than a request may take: requests end without an answer, and are carried out all the same.
+        // The pause is longer than a request may take: requests end without an answer, and the store still carries them
+        // out.
         store.pause()?;
         tokio::time::sleep(Duration::from_secs(3)).await;
         store.resume()?;

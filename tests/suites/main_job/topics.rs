@@ -1,4 +1,4 @@
-//! Topics: several, by pattern, with dots, with one partition or more, and the entries that they become.
+//! Tests how topics become entries: several topics, patterns, names with dots, one partition and more.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use super::{assert_exact, run_through};
 async fn entries_are_named_after_topics() -> Result<()> {
     let bed = bed()?;
     let kafka = bed.kafka.client();
-    // An entry of its own for each of these, though the first two look alike. (Kafka refuses `x.a` beside `x_a`.)
+    // Each of these topics gets its own entry, although the first two look alike. (Kafka refuses `x.a` beside `x_a`.)
     let base = unique("line");
     let names = [format!("{base}.a"), format!("{base}_2Ea"), format!("{base}_b"), format!("{base}.many")];
     let mut produced = Vec::new();
@@ -56,7 +56,7 @@ async fn a_template_names_the_entries() -> Result<()> {
     let topic = unique("template");
     kafka.create_topic(&topic, 2)?;
     let produced = kafka.produce(&topic, (0..200).map(|n| Message::new(payload(n, 10)).partition(n as i32 % 2)))?;
-    // One entry for both partitions: their records meet there, and none is lost to the other's timestamp.
+    // Both partitions share one entry, and no record is lost because another one has the same timestamp.
     let config = bed.sink_config(&topic).set("store.entry", "{name}");
     let stored = run_through(bed, &config, &[&topic]).await?;
     assert_exact(&produced, &stored)?;

@@ -1,6 +1,6 @@
-//! The traps of ReductStore that concern writing, against the real server: first what happens to a writer that doesn't
-//! know the trap, then the host with the same data. Where a first half fails one day, the server or its client was
-//! mended, and the host's remedy can go.
+//! Tests the traps of ReductStore that concern writing, against the real server: first what happens to a writer that
+//! doesn't know the trap, then the host with the same data. If a first half fails one day, the server or its client was
+//! repaired, and the host's remedy can be removed.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,11 @@ use reduct_sink_testbed::{Message, Sink, SinkConfig, Store, bed, payload, read_b
 
 use super::{CATCH_UP, assert_exact, find, run_through};
 
-/// A request that takes longer stands still.
+/// A request that takes longer than this has stalled.
 const STALL: Duration = Duration::from_secs(20);
 
-/// Trap 2: several requests to one entry at a time can stall for 60 s and lose records. The host has one writer an
-/// entry: eight partitions that meet in one entry neither stall nor lose any.
+/// Trap 2: several requests to one entry at a time can stall for 60 s and lose records. The host has one writer for
+/// each entry, so that eight partitions that share an entry neither stall nor lose records.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_partitions_write_one_entry_without_a_stall() -> Result<()> {
     let mut damage = None;
@@ -41,7 +41,8 @@ async fn many_partitions_write_one_entry_without_a_stall() -> Result<()> {
     Ok(())
 }
 
-/// What eight writers do to one entry, each with a history of its own, as eight partitions would be written.
+/// Lets eight writers write to one entry at the same time, each its own range of times. Returns what went wrong, if
+/// anything.
 async fn write_at_once(round: u64) -> Result<Option<String>> {
     let store = Store::start()?;
     let bucket = store.client()?.create_bucket("at-once").send().await?;
@@ -177,8 +178,8 @@ async fn no_label_ends_the_server() -> Result<()> {
     Ok(())
 }
 
-/// Trap 6: a label's value that isn't ASCII makes the server refuse its whole batch; CR, LF, NUL and DEL make the client
-/// panic.
+/// Trap 6: a label's value that isn't ASCII makes the server refuse its whole batch; CR, LF, NUL and DEL make the
+/// client panic.
 #[tokio::test]
 async fn no_value_spoils_its_batch_or_panics() -> Result<()> {
     let bed = bed()?;

@@ -1,5 +1,5 @@
-//! What somebody who may act does to a running host: pause and resume, tap, a trial of a replay; and files that would
-//! keep it from starting again.
+//! Tests what a person who may act can do with a running host: pause and resume, tap, a trial of a replay. Tests also
+//! that the host reports files that would keep it from starting again.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::guest;
 
 const MENDED: &str = r#"(call $label $"mended" $"yes") (call $change)"#;
 
-/// A command for the host at this address; its exit code and what it printed.
+/// Runs a command for the host at this address. Returns its exit code and its output.
 fn command(address: &str, args: &[&str]) -> Result<(Option<i32>, String)> {
     let args = [args, &["--status", address]].concat();
     let output = run_to_end(&args, &[], BOUND)?;
@@ -49,7 +49,7 @@ fn a_pause_reads_nothing_more_and_is_shown_until_it_ends() -> Result<()> {
     let message = wait_problem(&mut sink, &address, "paused")?;
     ensure!(message.contains(&topic) && message.contains("reduct-sink resume"), "{message}");
     kafka.produce(&topic, batch())?;
-    // Longer than `stuck_after`, and than it takes to look at the tail of an idle partition.
+    // This is longer than `stuck_after`, and longer than the host takes to look at the end of an idle partition.
     std::thread::sleep(Duration::from_secs(15));
     ensure!(position(&address)? == 200, "{}", status(&address)?);
     let (_, health) = super::health(&address)?;
@@ -62,7 +62,7 @@ fn a_pause_reads_nothing_more_and_is_shown_until_it_ends() -> Result<()> {
     wait_healthy(&mut sink, &address)?;
     ensure!(command(&address, &["resume"])?.0 == Some(1), "nothing is paused");
 
-    // The whole host, also for a partition that comes later; a restart ends it.
+    // This pauses the whole host, also for partitions that are assigned later; a restart ends the pause.
     ensure!(command(&address, &["pause"])?.0 == Some(0));
     kafka.produce(&topic, batch())?;
     sink.stop_cleanly()?;
@@ -142,7 +142,7 @@ fn is_dead(record: &Stored) -> bool {
     record.entry.starts_with("dead-letters/")
 }
 
-/// A running host only tries; what it tells is what `replay --write` does when it is stopped.
+/// A running host only tries a replay; it reports what `replay --write` does when the host is stopped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_host_tries_a_replay_and_writes_nothing() -> Result<()> {
     let bed = bed()?;
@@ -168,7 +168,8 @@ async fn a_running_host_tries_a_replay_and_writes_nothing() -> Result<()> {
     let before = stored().await?;
     ensure!(before.iter().filter(|record| is_dead(record)).count() == 200);
 
-    // With the plugin as it was each letter fails as it did; the host's own figures and breakers learn nothing of it.
+    // With the unchanged plugin each record fails as before; the host's own figures and circuit breakers don't count
+    // this.
     let figures = || -> Result<(Value, Value)> {
         let status = status(&address)?;
         Ok((status["plugins"][0]["failed"].clone(), status["plugins"][0]["breaker_open"].clone()))

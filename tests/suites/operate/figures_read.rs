@@ -1,5 +1,5 @@
-//! The metrics as Prometheus reads them: enough of them, with rules and a dashboard whose every query finds them, and cheap
-//! to collect.
+//! Tests the metrics as Prometheus reads them: there are enough of them, every query of the alerts and of the dashboard
+//! finds them, and collecting them is cheap.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -87,7 +87,7 @@ fn a_real_prometheus_reads_the_metrics_and_loads_the_rules() -> Result<()> {
     sink.stop_cleanly()
 }
 
-/// What each panel asks, with Grafana's variables filled in.
+/// The queries of the dashboard's panels, with Grafana's variables filled in.
 fn dashboard_queries(file: &str) -> Result<Vec<String>> {
     let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(file)?)?;
     let panels = dashboard["panels"].as_array().context("panels")?;
@@ -102,7 +102,7 @@ fn names_in(query: &str) -> BTreeSet<String> {
     words.filter(|word| word.starts_with("reduct_sink_")).map(str::to_owned).collect()
 }
 
-/// Has Prometheus evaluate it.
+/// Has Prometheus evaluate a query.
 fn evaluate(prometheus: &str, query: &str) -> Result<()> {
     let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let (code, body) = get(prometheus, &format!("/api/v1/query?query={escaped}"))?;
@@ -110,7 +110,7 @@ fn evaluate(prometheus: &str, query: &str) -> Result<()> {
     Ok(())
 }
 
-/// Collecting must stay cheap where there are many partitions.
+/// Collecting the metrics must stay cheap with many partitions.
 #[test]
 fn a_scrape_of_200_partitions_is_quick() -> Result<()> {
     let bed = bed()?;
@@ -140,7 +140,7 @@ fn a_scrape_of_200_partitions_is_quick() -> Result<()> {
     sink.stop_cleanly()
 }
 
-/// One of Prometheus's programs.
+/// The command for one of Prometheus's programs.
 fn tool(name: &str) -> Result<Command> {
     let path = process::cache()?.join("prometheus/usr/bin").join(name);
     ensure!(path.is_file(), "{} isn't there: run tests/setup prometheus", path.display());

@@ -1,5 +1,5 @@
-//! The page at `/`, opened in a real Chromium: what a stranger sees, what somebody with the token can do, by keyboard, on a
-//! phone, in light and dark.
+//! Tests the page at `/` in a real Chromium: what a caller without the token sees, what one with the token can do, with
+//! the keyboard, on a phone, in light and dark.
 
 use std::process::Command;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{BOUND, address, wait_healthy};
 use crate::guest;
 
-/// Rejects what has a header, and keeps the rest.
+/// The body of a plugin that rejects records with a header and keeps all others.
 pub(super) const PICKY: &str = r#"
     (if (i32.eq (local.get $header-count) (i32.const 1)) (then (return (call $reject $"no such camera"))))
     (call $keep)"#;

@@ -1,4 +1,4 @@
-//! What is wrong with a store shows in `/health` with its reason, and is gone from there when it is mended.
+//! Tests that `/health` shows what is wrong with a store, with its reason, and no longer shows it when it is repaired.
 
 use std::time::Duration;
 
@@ -42,7 +42,8 @@ async fn a_full_bucket_is_shown() -> Result<()> {
     sink.stop_cleanly()
 }
 
-/// Behind one address: the store, then the same one as a replica, which takes no writes, then a new and empty one.
+/// Behind one address there is first the store, then the same store as a replica, which refuses writes, then an empty
+/// store.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_replaced_behind_its_address_is_shown_or_written() -> Result<()> {
     let (mut first, kafka) = (Store::start()?, bed()?.kafka.client());

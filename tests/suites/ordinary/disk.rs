@@ -1,4 +1,4 @@
-//! The store's disk fills, and gets room again.
+//! Tests a store whose disk fills up and later has room again.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use reduct_sink_testbed::{Message, Sink, SinkConfig, Store, bed, figures, long, 
 
 use super::CATCH_UP;
 
-/// How long the host may take to meet the full disk; a bound, not an expectation.
+/// How long the host may take until the disk is full; a bound, not an expectation.
 const FILLED: Duration = Duration::from_secs(120);
 
 /// ReductStore acknowledges records whose bytes don't reach the disk.
@@ -23,7 +23,7 @@ async fn nothing_is_lost_while_the_disk_is_full() -> Result<()> {
             kafka.create_topic(&topic, 2)?;
             let messages = (0..records).map(|n| Message::new(payload(n, size)).partition(n as i32 % 2));
             let produced = kafka.produce(&topic, messages)?;
-            // It is full after between a third and two thirds of the records.
+            // The disk is full after between a third and two thirds of the records.
             let bytes = size as u64 * records;
             let store = Store::start_on_disk_of(bytes / 3 + dice.below(bytes / 3))?;
             let config = SinkConfig::new(kafka.brokers(), &store.url(), "disk").topics(&[&topic]);

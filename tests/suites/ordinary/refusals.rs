@@ -1,4 +1,4 @@
-//! Records that the store can never hold.
+//! Tests records that the store can never hold.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ async fn a_record_larger_than_the_quota_empties_no_bucket() -> Result<()> {
     let message = |n: u64| Message::new(payload(n, if n == 150 { 6_000_000 } else { 1_000 })).partition(n as i32 % 2);
     let produced = kafka.produce(&topic, (0..300).map(message))?;
     let mut sink = Sink::start(&config)?;
-    // The other partition reaches its end, and this one waits with a reason.
+    // The host reaches the other partition's end, and waits with this one and reports why.
     let group = kafka.group(config.group())?;
     wait_for("the other partition", CATCH_UP, || {
         sink.process().expect_running()?;
@@ -51,7 +51,7 @@ async fn a_record_larger_than_the_quota_empties_no_bucket() -> Result<()> {
     ledger.audit(&bed.store.client()?, config.bucket()).await?.exact()
 }
 
-/// A producer that gives nanoseconds for milliseconds.
+/// A producer sends nanoseconds where Kafka expects milliseconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_in_nanoseconds_ends_no_host() -> Result<()> {
     let bed = bed()?;

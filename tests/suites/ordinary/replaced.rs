@@ -1,4 +1,4 @@
-//! The store behind the address isn't what it was: restored from a backup, or another one that is empty.
+//! Tests a store that was restored from a backup, or replaced by an empty one.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use reduct_sink_testbed::{Message, Sink, SinkConfig, Store, bed, figures, payloa
 
 use super::CATCH_UP;
 
-/// The host can't know what a backup lacks. It says what it sees, and what brings the records back.
+/// The host can't know which records a backup lacks. It reports what it notices, and how to get the records back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_lost_what_it_acknowledged_is_named_and_filled_again() -> Result<()> {
     let kafka = bed()?.kafka.client();
@@ -25,7 +25,7 @@ async fn a_store_that_lost_what_it_acknowledged_is_named_and_filled_again() -> R
     store.stop()?;
     let backup = store.back_up()?;
     store.restart()?;
-    // More than the host re-reads in any case, which is what two blocks hold.
+    // These are more records than the host re-reads after any restart, which is what two blocks hold.
     produced.extend(send(1_000, 6_000)?);
     sink.wait_caught_up(&kafka, config.group(), &[&topic], CATCH_UP)?;
     store.stop()?;
@@ -36,7 +36,8 @@ async fn a_store_that_lost_what_it_acknowledged_is_named_and_filled_again() -> R
     sink.wait_caught_up(&kafka, config.group(), &[&topic], CATCH_UP)?;
     sink.stop_cleanly()?;
 
-    // The remedy that the log names: another group reads the topic from its begin, and finds what is there.
+    // The log names this remedy: a new group reads the topic from its begin, and the host finds the records that are
+    // there.
     let config = config.set("kafka.group", unique("again"));
     let mut sink = Sink::start(&config)?;
     sink.wait_caught_up(&kafka, config.group(), &[&topic], CATCH_UP)?;

@@ -1,4 +1,4 @@
-//! How the host gets to the store: over IPv6, through a proxy that the environment names, past a redirect.
+//! Tests ways to the store: over IPv6, through a proxy that the environment names, and a redirect.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,7 +14,8 @@ use super::CATCH_UP;
 
 const QUIET: (&str, &str) = ("REDUCT_SINK_STATUS_LISTEN", "");
 
-/// Passes connections on to the shared store, listening on `address`: where. It ends with the process.
+/// Listens on `address` and passes connections on to the shared store. Returns where it listens. It ends with the
+/// process.
 fn forward(address: &str) -> Result<String> {
     let listener = TcpListener::bind(address).with_context(|| address.to_owned())?;
     let (here, target) = (listener.local_addr()?, bed()?.store.url().trim_start_matches("http://").to_owned());
@@ -33,7 +34,7 @@ fn forward(address: &str) -> Result<String> {
     Ok(here.to_string())
 }
 
-/// Runs the host on a new topic with this URL and these variables until all is there.
+/// Runs the host on a new topic with this URL and these variables until all records are stored.
 async fn carries(url: &str, environment: &[(&str, &str)]) -> Result<()> {
     let bed = bed()?;
     let kafka = bed.kafka.client();
@@ -47,7 +48,7 @@ async fn carries(url: &str, environment: &[(&str, &str)]) -> Result<()> {
     Ledger::of(&produced).audit(&bed.store.client()?, &topic).await?.exact()
 }
 
-/// What a command that fails says with this URL and these variables.
+/// The output of a command that fails with this URL and these variables.
 fn refusal(command: &str, url: &str, environment: &[(&str, &str)]) -> Result<String> {
     let kafka = bed()?.kafka.client();
     let topic = unique("refused");
@@ -86,7 +87,7 @@ fn get(address: &str, path: &str) -> Result<String> {
     Ok(answer)
 }
 
-/// A proxy that is asked for a whole URL; the store itself takes such requests, so forwarding is enough.
+/// A client asks an HTTP proxy for a complete URL. The store accepts such requests, so forwarding them is enough here.
 #[tokio::test(flavor = "multi_thread")]
 async fn proxies_of_the_environment_are_used_and_named() -> Result<()> {
     let proxy = format!("http://{}", forward("127.0.0.1:0")?);
@@ -96,7 +97,7 @@ async fn proxies_of_the_environment_are_used_and_named() -> Result<()> {
     let named = "the variable http_proxy names a proxy 127.0.0.1:9";
     let told = refusal("check", &url, &[("http_proxy", dead), QUIET])?;
     ensure!(told.contains(named), "{told}");
-    // A start waits for the store.
+    // `run` would wait for the store, so the test uses `check`.
     let args =
         ["--brokers", &bed()?.kafka.brokers(), "--topic", "any", "--url", &url, "--bucket", "b"].map(String::from);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -106,7 +107,7 @@ async fn proxies_of_the_environment_are_used_and_named() -> Result<()> {
     sink.kill9()
 }
 
-/// A client follows a redirect of a GET, and makes a GET of a redirected POST: nothing would ever be written.
+/// The HTTP client follows a redirect, but turns a POST into a GET, so that no record would ever be written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_is_refused_with_its_target() -> Result<()> {
     let target = bed()?.store.url();

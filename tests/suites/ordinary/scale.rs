@@ -1,4 +1,4 @@
-//! Many entries and many partitions.
+//! Tests thousands of entries, and many partitions.
 
 use std::process::Command;
 use std::time::Duration;
@@ -12,13 +12,14 @@ use super::{CATCH_UP, MEMORY};
 
 /// What a run cost the host.
 struct Cost {
-    /// CPU seconds a record, user and system, without the start.
+    /// The processor time for each record in seconds, user and system, without the start.
     cpu: f64,
     open_files: usize,
     peak: u64,
 }
 
-/// Neither connections nor the host's work for a record grow much with the entries. The limit of open files is a shell's.
+/// Neither the connections nor the work for each record grow much with the number of entries. The host has the limit of
+/// open files that a shell has.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_entries_need_few_open_files() -> Result<()> {
     let (entries, records) = if long() { (10_000, 40_000) } else { (2_000, 8_000) };
@@ -95,7 +96,7 @@ fn limit_open_files(pid: u32, files: u64) -> Result<()> {
     Ok(())
 }
 
-/// User and system, all threads.
+/// The processor time of all threads in seconds, user and system.
 fn cpu_seconds(process: &Process) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{}/stat", process.pid()))?;
     // The name in parentheses may hold anything; the 14th and 15th fields are the 12th and 13th behind it.

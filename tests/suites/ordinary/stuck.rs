@@ -1,4 +1,4 @@
-//! One partition cannot move: the others do.
+//! Tests that all other partitions continue while one can't.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,25 +13,25 @@ use reduct_sink_testbed::{Message, Produced, Sink, SinkConfig, bed, figures, pay
 
 use super::{CATCH_UP, MEMORY};
 
-/// What becomes of requests that write to one entry.
+/// What the proxy does with requests that write to one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Fate {
     Passed,
-    /// 503.
+    /// It answers 503.
     Refused,
-    /// No answer.
+    /// It doesn't answer.
     Swallowed,
 }
 
-/// A proxy before the store that treats the writes to one entry apart. It ends with the process.
+/// A proxy before the store that can block the writes to one entry. It ends with the process.
 struct Gate {
     url: String,
     fate: Arc<AtomicU8>,
 }
 
 impl Gate {
-    /// `marked`: what the path of these requests contains.
+    /// Starts a proxy for `target`; `marked` is a text in the path of the requests that it blocks.
     fn start(target: &str, marked: &str) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -54,7 +54,7 @@ impl Gate {
 
 fn carry(mut client: TcpStream, target: &str, marked: &str, fate: &AtomicU8) -> Option<()> {
     let mut server = TcpStream::connect(target).ok()?;
-    // What a client sends after an answer begins a new request.
+    // The bytes that a client sends after an answer begin a new request.
     let begins = Arc::new(AtomicBool::new(true));
     let (mut from, mut to, answered) = (server.try_clone().ok()?, client.try_clone().ok()?, begins.clone());
     std::thread::spawn(move || {
@@ -93,7 +93,7 @@ fn carry(mut client: TcpStream, target: &str, marked: &str, fate: &AtomicU8) -> 
 const PARTITIONS: i32 = 51;
 const STUCK: i32 = 7;
 
-/// The partition that cannot move has more records waiting than the host may have in flight.
+/// The blocked partition has more records than the host may have in flight.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_partition_that_cannot_move_holds_up_no_other() -> Result<()> {
     let bed = bed()?;
@@ -110,7 +110,7 @@ async fn one_partition_that_cannot_move_holds_up_no_other() -> Result<()> {
     let mut produced = kafka.produce(&topic, (0..300).map(large))?;
     let mut sink = Sink::start(&config)?;
     sink.wait_log("can't write to ReductStore", Duration::from_secs(60))?;
-    // The host has read as much of it as it will.
+    // In this time the host reads as much of the blocked partition as it may.
     std::thread::sleep(Duration::from_secs(2));
     for (round, fate) in [Fate::Refused, Fate::Swallowed].into_iter().enumerate() {
         gate.set(fate);

@@ -1,4 +1,5 @@
-//! What surrounds the host: a slow line, a system without CA certificates, a token that is replaced, an old server.
+//! Tests the host's surroundings: a slow line, a system without CA certificates, a token that is replaced, an old
+//! server.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +13,8 @@ use reduct_sink_testbed::{Message, Sink, SinkConfig, Store, bed, payload, unique
 
 use super::CATCH_UP;
 
-/// A line of 2 Mbit/s to `target`, in one direction: the address to use instead. It ends with the process.
+/// Makes a line of 2 Mbit/s, in one direction, to `target`. Returns the address to use instead. It ends with the
+/// process.
 fn slow_line(target: &str) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let (address, target) = (listener.local_addr()?, target.trim_start_matches("http://").to_owned());
@@ -38,7 +40,7 @@ fn carry_slowly(mut from: TcpStream, mut to: TcpStream) {
     let _ = to.shutdown(std::net::Shutdown::Write);
 }
 
-/// The time that a request may take grows with its size.
+/// The host gives a large request more time than a small one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_record_arrives_over_a_slow_line() -> Result<()> {
     let bed = bed()?;
@@ -54,7 +56,7 @@ async fn a_large_record_arrives_over_a_slow_line() -> Result<()> {
     Ledger::of(&produced).audit(&bed.store.client()?, config.bucket()).await?.exact()
 }
 
-/// The HTTP client wants CA certificates, also where it doesn't need them.
+/// The HTTP client needs CA certificates even for plain HTTP, so the host must cope with a system that has none.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_ca_certificates_are_needed_without_tls() -> Result<()> {
     let bed = bed()?;
@@ -83,7 +85,7 @@ async fn no_ca_certificates_are_needed_without_tls() -> Result<()> {
     Ok(())
 }
 
-/// A token expires; the file that held it holds another one.
+/// A token expires, and its file is given another one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replaced_token_is_read_again() -> Result<()> {
     let kafka = bed()?.kafka.client();
@@ -109,7 +111,7 @@ async fn a_replaced_token_is_read_again() -> Result<()> {
     Ledger::of(&produced).audit(&client, "rotated").await?.exact()
 }
 
-/// Servers before 1.19 know no entry names with a slash. This one is made of text.
+/// Servers before 1.19 don't allow a slash in an entry's name. The test imitates such a server.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_server_is_refused_by_its_version() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;

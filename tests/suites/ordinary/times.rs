@@ -1,4 +1,5 @@
-//! The order of records in time: thousands that share a millisecond, and late ones.
+//! Tests records whose timestamps collide or come late: thousands in one millisecond, and old timestamps after new
+//! ones.
 
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use super::{CATCH_UP, MEMORY};
 
 const BASE_MS: i64 = 1_700_000_000_000;
 
-/// Produces records with these times, and waits until the host has written them: records per second.
+/// Produces records with these times, and waits until the host has written them. Returns how many it wrote per second.
 fn write(
     kafka: &KafkaClient,
     sink: &mut Sink,
@@ -28,8 +29,8 @@ fn write(
     Ok(records as f64 / begin.elapsed().as_secs_f64())
 }
 
-/// A late record wants a microsecond that the host gave away long ago, and the store takes a second record there without
-/// a word (trap 8).
+/// A late record has a timestamp at which the host has written a record long ago, and the store accepts a second record
+/// there without an error (trap 8).
 #[tokio::test(flavor = "multi_thread")]
 async fn late_records_are_not_lost() -> Result<()> {
     let bed = bed()?;
@@ -49,7 +50,7 @@ async fn late_records_are_not_lost() -> Result<()> {
             times.map(|n| BASE_MS + 10 * n).collect::<Vec<_>>().into_iter(),
         )
     };
-    // Rates of equally many records, because each waits for the last commit.
+    // Rates are compared for equal numbers of records, because each measurement waits for the last commit.
     let (first, late, each) = if long() { (1_000_000, 1_000, 60_000) } else { (20_000, 2_000, 20_000) };
     write(0..first)?;
     let before = write(first..first + each)?;
@@ -65,7 +66,7 @@ async fn late_records_are_not_lost() -> Result<()> {
     diff.exact()
 }
 
-/// Many records want one microsecond, and late ones want those of seconds long ago.
+/// Many records have one timestamp, and late ones have timestamps of long ago.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_rounds_times_to_seconds() -> Result<()> {
     let bed = bed()?;
@@ -81,7 +82,7 @@ async fn a_plugin_rounds_times_to_seconds() -> Result<()> {
     let mut ledger = Ledger::default();
     let (first, late) = if long() { (100_000, 5_000) } else { (6_000, 500) };
     for times in [0..first, 0..late, first..first + late] {
-        // 250 a second.
+        // There are 250 records a second.
         let times: Vec<i64> = times.map(|n| BASE_MS + 4 * n).collect();
         write(&kafka, &mut sink, &config, &mut ledger, &topic, times.into_iter())?;
     }
@@ -113,8 +114,8 @@ async fn sources_a_day_apart_share_an_entry() -> Result<()> {
     diff.exact()
 }
 
-/// Records that share a millisecond are shown in Kafka's order; a query costs the same wherever it looks, which shows that
-/// no two blocks overlap.
+/// Records that share a millisecond are shown in Kafka's order; a query costs the same wherever it looks, which shows
+/// that no two blocks overlap.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_shows_records_in_kafkas_order() -> Result<()> {
     let bed = bed()?;
@@ -123,7 +124,7 @@ async fn the_store_shows_records_in_kafkas_order() -> Result<()> {
     for (name, kind) in [("appended", "LogAppendTime"), ("created", "CreateTime")] {
         let topic = unique(name);
         kafka.create_topic_with(&topic, 1, &[("message.timestamp.type", kind)])?;
-        // 4,000 records a millisecond.
+        // There are 4,000 records in each millisecond.
         let message = |n: u64| Message::new(payload(n, 100)).timestamp_ms(BASE_MS + n as i64 / 4_000);
         kafka.produce(&topic, (0..records).map(message))?;
         let config = bed.sink_config(&topic);
@@ -143,7 +144,7 @@ async fn the_store_shows_records_in_kafkas_order() -> Result<()> {
         ensure!(times.len() as u64 == records, "{} of {records}", times.len());
         let mut costs = Vec::new();
         for n in 0..102 {
-            // At the begin, in the middle and at the end, in turn.
+            // The queries look at the begin, in the middle and at the end, in turn.
             let from = (times.len() - 120) / 2 * (n % 3) + n / 3;
             let begin = Instant::now();
             let shown = shown(&bucket, &topic, times[from], times[from + 80]).await?;

@@ -1,5 +1,5 @@
-//! `[[attachments]]` on the real store: before the first record, by pattern, after a removal, from a file that changes or
-//! goes away.
+//! Tests `[[attachments]]` on the real store: before the first record, by pattern, after a removal, from a file that
+//! changes or disappears.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use toml::Table;
 
 const BOUND: Duration = Duration::from_secs(60);
-/// The files are read, and entries looked at, every five seconds.
+/// How long a change may take to arrive; the host reads the files and looks at the entries every five seconds.
 const SOON: Duration = Duration::from_secs(20);
 
 fn with_attachments(config: SinkConfig, rules: &[(&str, &str, &Path)]) -> SinkConfig {
@@ -28,7 +28,7 @@ fn produce(bed: &Bed, topic: &str, partition: i32) -> Result<()> {
     bed.kafka.client().produce(topic, [Message::new("{\"temp\": 7}").partition(partition)]).map(drop)
 }
 
-/// Waits until the entry holds exactly these; answers with how long it took.
+/// Waits until the entry has exactly these attachments. Returns how long that took.
 async fn wait_for(bucket: &Bucket, entry: &str, expected: &Value) -> Result<Duration> {
     let begin = Instant::now();
     loop {
@@ -41,7 +41,7 @@ async fn wait_for(bucket: &Bucket, entry: &str, expected: &Value) -> Result<Dura
     }
 }
 
-/// Waits for the entry's first record; a reader who sees it sees the attachments too.
+/// Waits for the entry's first record. Returns the attachments that a reader sees at this moment.
 async fn first_record(bucket: &Bucket, entry: &str) -> Result<Value> {
     let begin = Instant::now();
     while bucket.read_record(entry).head_only(true).send().await.is_err() {
@@ -85,7 +85,7 @@ async fn attachments_come_before_the_first_record_and_again_after_a_removal() ->
     ensure!(first_record(&bucket, &one).await? == with_note, "by a pattern and by the name");
     ensure!(first_record(&bucket, &other).await? == json!({}), "an entry that nothing fits");
 
-    // The entry is removed, with its attachments, and one record comes at once.
+    // The entry is removed with its attachments, and a record is written to it at once.
     bucket.remove_entry(&zero).await?;
     let begin = Instant::now();
     while bucket.entries().await?.iter().any(|entry| entry.name == zero) && begin.elapsed() < BOUND {
@@ -95,7 +95,7 @@ async fn attachments_come_before_the_first_record_and_again_after_a_removal() ->
     first_record(&bucket, &zero).await?;
     wait_for(&bucket, &zero, &both).await?;
 
-    // A file that changes counts with the next record.
+    // The change of a file takes effect with the next record.
     std::fs::write(&ros, r#"{"encoding": "cdr", "topic": "/left"}"#)?;
     let mut changed = both.clone();
     changed["$ros"]["topic"] = "/left".into();
@@ -103,7 +103,7 @@ async fn attachments_come_before_the_first_record_and_again_after_a_removal() ->
     produce(bed, &topic, 0)?;
     wait_for(&bucket, &zero, &changed).await?;
 
-    // A file that is gone is told, and what it held before stays in force.
+    // The host reports a missing file, and its earlier content stays in force.
     std::fs::remove_file(&ros)?;
     sink.wait_log("attachments.file: cannot read", SOON)?;
     produce(bed, &topic, 1)?;
@@ -114,7 +114,7 @@ async fn attachments_come_before_the_first_record_and_again_after_a_removal() ->
     let written = sink.log()?.matches("attachments written").count();
     sink.stop_cleanly()?;
 
-    // Started again, it finds what is there and writes nothing again.
+    // After a restart the host finds the attachments and doesn't write them again.
     let mut sink = Sink::start(&config)?;
     produce(bed, &topic, 0)?;
     sink.wait_caught_up(&bed.kafka.client(), config.group(), &[&topic, &other], BOUND)?;

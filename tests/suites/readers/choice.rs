@@ -1,4 +1,5 @@
-//! The keys of `[labels]` on the running host: which headers become labels, their case, and how many there may be.
+//! Tests the keys of `[labels]` with a running host: which headers become labels, their letter case, and how many there
+//! may be.
 
 use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::{Message, Sink, bed, read_back, unique};
@@ -32,7 +33,7 @@ async fn the_configuration_chooses_headers_and_bounds_labels() -> Result<()> {
     ensure!(stored.len() == 1, "{stored:?}");
     ensure!(stored[0].label("deviceId") == Some("a") && stored[0].label("type") == Some("image"), "{stored:?}");
     ensure!(!stored[0].labels.keys().any(|name| name.contains("trace")), "{stored:?}");
-    // The headers that are left out aren't kept elsewhere either.
+    // The headers that are left out aren't stored elsewhere either.
     ensure!(stored[0].label("kafka.headers").is_none_or(|text| !text.contains("trace")), "{stored:?}");
     let letters = read_back(&client, config.bucket(), "dead-letters/*").await?;
     let reasons = letters.iter().map(|letter| letter.label("sink.reason").context("a reason"));
@@ -40,7 +41,7 @@ async fn the_configuration_chooses_headers_and_bounds_labels() -> Result<()> {
     ensure!(reasons.len() == 2, "{reasons:?}");
     ensure!(reasons[0].contains("labels.max_bytes allows 4000"), "{reasons:?}");
     ensure!(reasons[1].contains("labels.max_count allows 16"), "{reasons:?}");
-    // The first is read whole even so: its headers are behind the payload.
+    // The first dead letter is complete all the same: its headers follow the payload.
     ensure!(letters[0].label("sink.headers-at") == Some("4"), "{:?}", letters[0].labels.keys());
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! Headers and payloads as widespread producers write them.
+//! Records with headers and payloads as widely used producers write them.
 
 use reduct_sink_testbed::Message;
 
-/// One record of each.
+/// One record of each kind.
 pub fn as_others_produce() -> Vec<Message> {
     let guid = [&[1][..], &(0..16).collect::<Vec<u8>>()].concat();
     vec![

@@ -1,4 +1,4 @@
-//! The plugin `fields` with schemas: from a granted directory, and over HTTP from a registry.
+//! Tests the plugin `fields` with schemas from a granted directory, and over HTTP from a registry.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -13,7 +13,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/fields/fixtures").join(name)
 }
 
-/// A payload behind the prefix of a schema registry.
+/// A payload with the prefix of a schema registry.
 fn prefixed(id: u32, numbers: &[u8], payload: &[u8]) -> Vec<u8> {
     [&[0], &id.to_be_bytes()[..], numbers, payload].concat()
 }

@@ -2,12 +2,12 @@
 
 use crate::guest::{Guest, guest};
 
-/// Leaves its number in a label.
+/// A version that marks each record with its number, in a label.
 pub fn good(number: u64) -> Vec<u8> {
     guest(&format!(r#"(call $label $"version" $"{number}") (call $change)"#))
 }
 
-/// The same, and traps on one record in a hundred.
+/// A version that marks each record with its number, and traps on one record in a hundred.
 pub fn trapping(number: u64) -> Vec<u8> {
     guest(&format!(
         r#"(if (i64.eq (i64.rem_u (local.get $offset) (i64.const 100)) (i64.const 7)) (then unreachable))
@@ -19,7 +19,7 @@ pub fn is_trapped(offset: u64) -> bool {
     offset % 100 == 7
 }
 
-/// A version that doesn't load, of one kind or another, with the host's word of it.
+/// A version that doesn't load, for a reason that depends on `number`, and what the host logs about it.
 pub fn bad(number: usize) -> (Vec<u8>, &'static str) {
     let refusing = || Guest::new("(call $keep)").configure(&format!(r#"(call $refuse $"version {number} refuses")"#));
     let trapping = || Guest::new("(call $keep)").configure(&format!("(drop (i32.const {number})) unreachable"));
@@ -34,7 +34,7 @@ pub fn bad(number: usize) -> (Vec<u8>, &'static str) {
     (bytes, "doesn't load")
 }
 
-/// Gives each record the time at which it is handled, in microseconds.
+/// A plugin that sets each record's timestamp to the time at which it is asked, in microseconds.
 pub fn clock() -> Vec<u8> {
     let clock = Guest::new(
         r#"(call $now (i32.const 1024))

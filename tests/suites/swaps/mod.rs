@@ -1,7 +1,8 @@
-//! Swaps under full load: good versions and bad ones, on the real servers, between two controls without swaps.
+//! Tests swaps under full load, of good and bad versions, on the real servers, between two control runs without swaps.
 //!
-//! What must be (nothing lost, nothing twice, one version a record) is asserted; what depends on the machine (the ratio
-//! of the throughputs, the longest pause) is a figure, and beside it stands what two controls differ in.
+//! The tests assert what must be true on every machine: no record is lost or stored twice, and one version decides
+//! about each record. What depends on the machine (the ratio of the throughputs, the longest pause) is recorded as a
+//! figure, together with the difference between the two control runs.
 
 mod guests;
 
@@ -19,22 +20,23 @@ use tokio::sync::Mutex;
 
 const CATCH_UP: Duration = Duration::from_secs(600);
 const PARTITIONS: i32 = 4;
-/// More than the store takes of small records on the machines that this runs on: there is always something to do.
+/// How many small records a second are produced: more than the store can take on usual machines, so that there are
+/// always records to handle.
 const PER_SECOND: u32 = 8000;
-/// Before anything is measured.
+/// How long the load runs before the measurement.
 const WARM_UP: Duration = Duration::from_secs(5);
-/// From one swap to the next, more than one takes.
+/// The time from one swap to the next: longer than a swap takes.
 const PACE: Duration = Duration::from_secs(1);
 
-/// One test at a time: what is measured here is measured without a neighbour of ours.
+/// Held by the test that runs, because these tests measure and must not run side by side.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// What one run left behind.
+/// What one run stored and measured.
 struct Run {
     produced: Vec<Produced>,
     stored: Vec<Stored>,
     log: String,
-    /// Between the warm-up and the load's end, in microseconds since the Unix epoch.
+    /// The measured time, between the warm-up and the end of the load, in microseconds since the Unix epoch.
     measured: Range<u64>,
 }
 
@@ -46,7 +48,7 @@ async fn under_full_load_each_record_is_handled_by_exactly_one_version() -> Resu
         (_, true) => (20, 6),
         _ => (8, 3),
     };
-    // The short form has nothing to compare speeds with.
+    // The short form runs no controls, and compares no speeds.
     let control =
         async || if all() { run(|sink, _| idle(sink, PACE * swaps as u32)).await.map(Some) } else { Ok(None) };
     let before = control().await?;
@@ -76,7 +78,7 @@ async fn under_full_load_each_record_is_handled_by_exactly_one_version() -> Resu
     Ok(())
 }
 
-/// What swaps cost, in relation to the two controls, and how much the controls differ from each other.
+/// Records what swaps cost in relation to the two control runs, and how much these differ from each other.
 fn record_speed(before: &Run, swapped: &Run, after: &Run) -> Result<()> {
     let [rate_before, rate, rate_after] = [before, swapped, after].map(Run::per_second);
     let [pause_before, pause, pause_after] =
@@ -133,7 +135,8 @@ async fn a_version_that_traps_on_one_record_in_a_hundred_is_back_out() -> Result
     Ok(())
 }
 
-/// Runs the sink under more load than it can take until `meanwhile` is through, and then to the load's end.
+/// Runs the sink under more load than it can take until `meanwhile` has ended, and then until it has written all
+/// records.
 async fn run(meanwhile: impl FnOnce(&mut Sink, &Path) -> Result<()>) -> Result<Run> {
     let bed = bed()?;
     let kafka = bed.kafka.client();
@@ -178,12 +181,13 @@ fn now_us() -> Result<u64> {
     Ok(SystemTime::UNIX_EPOCH.elapsed()?.as_micros() as u64)
 }
 
-/// Puts one version after the other there, bad ones among them, and waits for the host's word of each.
+/// Replaces the plugin's file by one version after the other, some of them bad, and waits for the host's log line about
+/// each.
 fn swap(sink: &mut Sink, file: &Path, swaps: usize, bad: usize) -> Result<()> {
     let begin = Instant::now();
     let (mut good_ones, mut bad_ones) = (0, 0);
     for number in 1..=swaps {
-        // Spread evenly.
+        // The bad versions are spread evenly among the good ones.
         let is_bad = number * bad / swaps > bad_ones;
         let (bytes, word) = if is_bad {
             bad_ones += 1;
@@ -204,7 +208,8 @@ fn swap(sink: &mut Sink, file: &Path, swaps: usize, bad: usize) -> Result<()> {
     Ok(())
 }
 
-/// Records whose mark names another version than the one that left its number on them, or more than one.
+/// How many records have a label `sink.plugins` that names another version than the one that marked them with its
+/// number, or more than one version.
 fn two_versions(stored: &[Stored]) -> Result<usize> {
     let mut marks: BTreeMap<&str, HashSet<&str>> = BTreeMap::new();
     let mut wrong = 0;
