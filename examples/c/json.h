@@ -8,7 +8,7 @@ typedef struct {
   int depth;
 } json_t;
 
-// Each reads from where json->at is to behind what it read; false where something else is there.
+// Each function reads a value at json->at and moves json->at after it. It returns false if there is something else.
 
 bool json_value(json_t *json);                                    // any value; goes past it
 bool json_string(json_t *json, uint8_t *text, size_t *length);    // text has room for as many bytes as are left

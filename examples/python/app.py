@@ -1,4 +1,4 @@
-"""Three transforms; the configuration picks one."""
+"""A plugin with three transforms, of which the configuration chooses one."""
 
 import json
 
@@ -37,7 +37,7 @@ class Transformer(exports.Transformer):
             raise componentize_py_types.Err(Failure_Reject(str(error)))
 
     def drop(self, message: Message) -> Verdict:
-        """Drops the records that have the header with this value."""
+        """Drops the records that have this header with this value."""
         key, value = config["header"], config["value"].encode()
         found = any(header.key == key and header.value == value for header in message.headers)
         return Verdict_Drop() if found else Verdict_Keep()
@@ -80,5 +80,5 @@ def parse(text: bytes, what: str):
 
 
 def no_constant(name: str):
-    # Python would take NaN and Infinity, which aren't JSON.
+    # Python would accept NaN and Infinity, which aren't JSON.
     raise ValueError(name)

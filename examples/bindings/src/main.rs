@@ -1,6 +1,6 @@
-//! Writes the bindings that are committed (for C, C++, Zig and Go); with `--check` it only says which aren't current.
+//! Writes the committed bindings for C, C++, Zig and Go; with `--check` it only names those that aren't current.
 //!
-//! Guarantees: what is committed is what these pinned generators make of `wit/`, byte by byte.
+//! Guarantees: the committed bindings are byte for byte what these pinned generators make of `wit/`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use wit_bindgen_core::wit_parser::Resolve;
 use wit_bindgen_core::{Files, WorldGenerator};
 
-/// What `wit-bindgen go` names after the contract, and what it's called here. Its runtime is `examples/go/abi`.
+/// Names that `wit-bindgen go` makes of the contract, and the names that they get here. The runtime is `examples/go/abi`.
 const GO_NAMES: [(&str, &str); 8] = [
     ("\"go.bytecodealliance.org/pkg/wit/runtime\"", "\"plugin/abi\""),
     ("\"go.bytecodealliance.org/pkg/wit/types\"", "\"plugin/abi\""),
@@ -17,7 +17,7 @@ const GO_NAMES: [(&str, &str); 8] = [
     ("\"wit_component/", "\"plugin/bindings/"),
     ("export_reduct_sink_transform_transformer", "transformer"),
     ("reduct_sink_transform_types", "types"),
-    // So that tests without WebAssembly are compiled with `native.go` instead.
+    // The ending `_wasm` keeps the file out of tests without WebAssembly, which are compiled with `native.go` instead.
     ("reduct_sink_transform_host/wit_bindings.go", "host/wit_bindings_wasm.go"),
     ("reduct_sink_transform_host", "host"),
 ];
@@ -56,7 +56,7 @@ fn generate(mut generator: Box<dyn WorldGenerator>, examples: &Path) -> Result<F
     Ok(files)
 }
 
-/// The file under the names that suit a folder of one plugin; `None` for what the folder has already.
+/// The file's name and text for the folder of a plugin; `None`: the folder has such a file already.
 fn in_go(name: &str, contents: &[u8]) -> Option<(String, Vec<u8>)> {
     if name == "go.mod" || name.starts_with("reduct_sink_transform_transformer/") {
         return None;

@@ -1,9 +1,9 @@
-// Package abi is what the generated bindings need to run: values that may be missing, and memory that the host may write
-// to. A plugin uses Some, None, Ok and Err of it.
+// Package abi is what the generated bindings need to run: values that may be missing, and memory that the host may
+// write to. A plugin uses Some, None, Ok and Err of it.
 //
-// Two traps of Go are dealt with here. A garbage collection that ends while the host asks for memory traps, so there are
-// none by themselves: Unpin, with which each call begins, sees to them. And what the host wrote must not be collected
-// before the call has seen it: it's pinned until then.
+// Two problems of Go are solved here. A garbage collection that ends while the host asks for memory would trap, so
+// automatic collections are switched off, and Unpin, with which each call begins, runs them. And memory that the host
+// wrote must not be collected before the call has read it, so it is pinned until then.
 package abi
 
 import (
@@ -32,7 +32,7 @@ func None[T any]() Option[T]        { return Option[T]{} }
 
 func (o Option[T]) IsSome() bool { return o.some }
 
-// Some is the value; a panic where it is missing.
+// Some returns the value, and panics if it is missing.
 func (o Option[T]) Some() T {
 	if !o.some {
 		panic("the value is missing")
@@ -40,7 +40,7 @@ func (o Option[T]) Some() T {
 	return o.value
 }
 
-// SomeOr is the value, or other where it is missing.
+// SomeOr returns the value, or other if it is missing.
 func (o Option[T]) SomeOr(other T) T {
 	if o.some {
 		return o.value
@@ -67,7 +67,7 @@ const (
 	ResultErr = 1
 )
 
-// Unit is the answer of a function that has none.
+// Unit is the answer of a function that returns nothing.
 type Unit struct{}
 
 func Ok[T, E any](value T) Result[T, E]  { return Result[T, E]{ok: value} }
@@ -83,14 +83,15 @@ func (r Result[T, E]) Tag() uint8 {
 	return ResultOk
 }
 
-// Recover, deferred, turns a panic into a rejected record: the reason is the panic's text, with the plugin's file and line.
+// Recover, deferred, turns a panic into a rejected record: the reason is the panic's text, with the plugin's file and
+// line.
 func Recover(reject func(reason string)) {
 	if problem := recover(); problem != nil {
 		reject(fmt.Sprintf("panic: %v%s", problem, panicPlace()))
 	}
 }
 
-// The innermost call of the plugin's own code.
+// panicPlace returns the file and line of the innermost call of the plugin's own code.
 func panicPlace() string {
 	callers := make([]uintptr, 64)
 	frames := runtime.CallersFrames(callers[:runtime.Callers(1, callers)])
@@ -105,7 +106,7 @@ func panicPlace() string {
 	}
 }
 
-// Allocate is memory that stays where it is until it's unpinned.
+// Allocate returns memory that stays where it is until it is unpinned.
 func Allocate(pinner *runtime.Pinner, size, align uintptr) unsafe.Pointer {
 	if size == 0 {
 		return nil
@@ -121,8 +122,8 @@ func Allocate(pinner *runtime.Pinner, size, align uintptr) unsafe.Pointer {
 }
 
 const (
-	// A collection runs after this many bytes were allocated. Whether they were is looked at every callsALook calls, or when
-	// the host itself wrote that many bytes.
+	// A collection runs after this many bytes were allocated. Whether they were is looked at every callsALook calls, or
+	// when the host itself wrote that many bytes.
 	garbage    = 16 << 20
 	callsALook = 100
 )
@@ -141,7 +142,7 @@ func init() {
 	running = true
 }
 
-// Unpin gives up what the host wrote; who still refers to it keeps it.
+// Unpin releases the memory that the host wrote; what is still referred to isn't collected.
 func Unpin() {
 	fromHost.Unpin()
 	if calls++; calls%callsALook != 0 && fromHostBytes < garbage {
@@ -161,7 +162,7 @@ func pauseClock(paused bool)
 //go:linkname sbrk runtime.sbrk
 func sbrk(size uintptr) unsafe.Pointer
 
-// The host's way to ask for memory.
+// realloc is the function by which the host asks for memory.
 //
 //go:wasmexport cabi_realloc
 func realloc(old unsafe.Pointer, oldSize, align, size uintptr) unsafe.Pointer {
@@ -169,7 +170,7 @@ func realloc(old unsafe.Pointer, oldSize, align, size uintptr) unsafe.Pointer {
 		panic("the host doesn't grow what it has")
 	}
 	if !running {
-		// The adapter asks before Go has begun, so past Go's heap.
+		// The adapter asks before Go's runtime has started, so the memory must lie outside Go's heap.
 		memory := uintptr(sbrk(size + align))
 		return unsafe.Pointer((memory + align - 1) &^ (align - 1))
 	}

@@ -1,6 +1,7 @@
-//! Whether ReductStore holds what it must: compared with what Kafka acknowledged, record by record.
+//! Compares the records in ReductStore with those that Kafka acknowledged, one by one.
 //!
-//! Guarantees: shares no code with the host; everything in a [`Row`] was checked against what Kafka acknowledged.
+//! Guarantees: this code shares nothing with the host; everything in a [`Row`] was compared with what Kafka
+//! acknowledged.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,7 +15,7 @@ use crate::feed::{Blob, Headers};
 pub struct Version {
     /// What the file held: `passthrough` or `relabel`.
     pub what: &'static str,
-    /// How the label `sink.plugins` begins: `name@digest`. The configuration's digest may follow.
+    /// The beginning of the label `sink.plugins`: `name@digest`, which the configuration's digest may follow.
     pub mark: String,
     /// The labels that this version makes of a record's headers.
     pub labels: fn(&Headers) -> BTreeMap<String, String>,
@@ -34,16 +35,16 @@ pub struct Row {
     pub records: usize,
     pub first_offset: u64,
     pub last_offset: u64,
-    /// Of the last one.
+    /// The labels of the last of these records.
     pub labels: BTreeMap<String, String>,
 }
 
-/// Headers become labels of the same name.
+/// The passthrough's labels: each header becomes a label of the same name.
 pub fn labels_of_passthrough(headers: &Headers) -> BTreeMap<String, String> {
     headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
 }
 
-/// What `relabel.toml` says, said again in Rust.
+/// The labels that `relabel.toml` asks for, computed here a second time.
 pub fn labels_of_relabel(headers: &Headers) -> BTreeMap<String, String> {
     let mut labels = labels_of_passthrough(headers);
     if let Some(camera) = labels.remove("camera") {
@@ -57,7 +58,8 @@ pub fn labels_of_relabel(headers: &Headers) -> BTreeMap<String, String> {
     labels
 }
 
-/// An error that names what differs, or what arrived where under which version; the versions in their order of time.
+/// Compares the stored records with the produced ones. `versions` are in the order of time. Returns what arrived in
+/// which entry under which version, or an error that names what differs.
 pub fn check(blobs: &[Blob], stored: &[Stored], versions: &[Version]) -> Result<Vec<Row>> {
     compare(blobs.iter().map(|blob| &blob.produced), stored)?
         .exact()
@@ -66,7 +68,7 @@ pub fn check(blobs: &[Blob], stored: &[Stored], versions: &[Version]) -> Result<
     let mut rows: BTreeMap<(String, usize), Row> = BTreeMap::new();
     for record in stored {
         let identity = record.identity()?.context("a record without an identity")?;
-        // The default name of an entry. Dead letters would be elsewhere.
+        // The entry has its default name; a dead letter would be in another entry.
         ensure!(record.entry == identity.source, "{identity} is in entry {:?}", record.entry);
         let mark = record.label("sink.plugins").with_context(|| format!("{identity} names no plugin"))?;
         let found = versions.iter().enumerate().find(|(_, version)| version.has_mark(mark));
@@ -95,7 +97,7 @@ pub fn check(blobs: &[Blob], stored: &[Stored], versions: &[Version]) -> Result<
     Ok(rows)
 }
 
-/// In each entry a version's records begin where those of the version before end.
+/// Checks that in each entry a version's records begin where those of the previous version end.
 fn taken_over_between_two_records(rows: &[Row]) -> Result<()> {
     for (before, after) in rows.iter().zip(rows.iter().skip(1)).filter(|(a, b)| a.entry == b.entry) {
         ensure!(
@@ -113,7 +115,7 @@ fn place(blob: &Blob) -> (String, u64) {
     (format!("{}/{}", blob.produced.topic, blob.produced.partition), blob.produced.offset)
 }
 
-/// Without those that the sink itself sets.
+/// The record's labels, without those that the sink itself sets.
 fn visible_labels(record: &Stored) -> BTreeMap<String, String> {
     let own = |name: &str| name.starts_with("kafka.") || name.starts_with("sink.");
     record.labels.iter().filter(|(name, _)| !own(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
@@ -190,7 +192,7 @@ mod tests {
             ),
             (
                 |stored| {
-                    // The versions of offsets 1 and 2 the wrong way round.
+                    // The versions of offsets 1 and 2 are exchanged.
                     let (mut one, mut two) = (stored[2].labels.clone(), stored[1].labels.clone());
                     one.extend([("kafka.offset".into(), "1".into()), ("size".into(), "32767".into())]);
                     two.extend([("kafka.offset".into(), "2".into()), ("size".into(), "32768".into())]);

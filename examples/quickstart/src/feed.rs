@@ -12,11 +12,11 @@ use reduct_sink_testbed::client::ProducerStream;
 use reduct_sink_testbed::{KafkaClient, Message, Produced};
 
 const CAMERAS: [&str; 3] = ["left", "right", "rear"];
-/// 200 records a second.
+/// The time between two records: 200 records a second.
 const PAUSE: Duration = Duration::from_millis(5);
 const SIZES: std::ops::RangeInclusive<usize> = 1_000..=60_000;
 
-/// A record that was produced: where it is in Kafka, and the headers that it was given.
+/// A produced record: where it is in Kafka, and its headers.
 pub struct Blob {
     pub produced: Produced,
     pub headers: Headers,
@@ -44,7 +44,7 @@ impl Feed {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Whether producing ended by itself, which is an error that `stop` tells.
+    /// Whether producing has ended by itself, which is an error that `stop` returns.
     pub fn broke(&self) -> bool {
         self.thread.is_finished()
     }

@@ -1,7 +1,7 @@
-//! Records under way: progress, until enough has arrived, and the end.
+//! The flow of records: shows its progress, waits until enough records have arrived, and ends it.
 //!
-//! Guarantees: what counts as arrived was read from ReductStore; whatever stops the flow (a process that ended, nothing
-//! arriving any more) is an error that names it.
+//! Guarantees: a record counts as arrived only if it was read from ReductStore; if a process ends or no more records
+//! arrive, the error says so.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::check::Version;
 use crate::feed::{Blob, Feed};
 use crate::screen::Screen;
 
-/// Each stage takes seconds; the bound is for very slow machines.
+/// How long each stage may take. It takes seconds; the bound is for very slow machines.
 const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
@@ -56,7 +56,8 @@ impl Flow {
         }
     }
 
-    /// Ends producing, waits until all of it is committed, stops the sink, and reads back what ReductStore holds.
+    /// Ends producing, waits until all offsets are committed, stops the sink, and reads the records back from
+    /// ReductStore.
     pub fn finish(mut self, group: &str) -> Result<(Vec<Blob>, Vec<Stored>, Screen)> {
         let blobs = self.feed.stop().context("producing failed")?;
         self.screen.say(&format!("produced {} records; waiting until their offsets are committed", blobs.len()));
@@ -74,7 +75,7 @@ async fn arrived(store: &Store, versions: &[Version]) -> Result<Vec<usize>> {
     let client = store.client()?;
     let mut counts = vec![0; versions.len()];
     if !client.bucket_list().await?.buckets.iter().any(|bucket| bucket.name == BUCKET) {
-        // The sink makes it, and may not have come to that yet.
+        // The sink creates the bucket, and may not have done so yet.
         return Ok(counts);
     }
     let bucket = client.get_bucket(BUCKET).await?;

@@ -1,9 +1,9 @@
-//! The quick start: real servers, blobs with headers, the host with its passthrough, and a plugin swapped while records
-//! flow; then a look at what ReductStore holds.
+//! The quick start: starts real servers and the host, produces blobs with headers, swaps the passthrough for another
+//! plugin while records flow, and shows what ReductStore holds.
 //!
-//! Guarantees: nothing is left running, however it ends, and no data (only SIGKILL leaves that); what it shows was
-//! checked against what Kafka acknowledged: each record once, bit for bit, its labels as the plugin at work makes
-//! them; it ends with 0 only if all of that held, and names what failed otherwise.
+//! Guarantees: no process is left running and no data is left behind, however the run ends (only SIGKILL leaves data);
+//! what the run shows was compared with what Kafka acknowledged: each record once, bit for bit, with the labels that
+//! the active version makes; the exit code is 0 only if all of this was true, otherwise the run names what failed.
 
 mod check;
 mod feed;
@@ -44,7 +44,8 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 fn main() -> ExitCode {
     let result = quick_start();
     while INTERRUPTED.load(Ordering::SeqCst) {
-        // Another thread ends the process. An error now says only that all is being stopped.
+        // Another thread is ending the process, so an error at this moment means only that the servers are being
+        // stopped.
         thread::park();
     }
     match result {
@@ -119,20 +120,20 @@ fn passthrough() -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// As the host marks the records that this file of the plugin handled.
+/// The beginning of the label `sink.plugins` on records that this file of the plugin handled.
 fn mark(plugin: &[u8]) -> String {
     let digest = Sha256::digest(plugin);
     let digits: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     format!("{PLUGIN}@{digits}")
 }
 
-/// Whole or not at all: written beside, then renamed over it.
+/// Replaces the plugin's file at once: writes another file beside it and renames that.
 fn put_in_place(plugin: &Path, bytes: &[u8]) -> Result<()> {
     let fresh = plugin.with_extension("new");
     fs::write(&fresh, bytes).and_then(|()| fs::rename(&fresh, plugin)).context("cannot put the plugin in place")
 }
 
-/// At SIGINT or SIGTERM the process ends as at its own end: the test bed stops the servers and removes their data.
+/// Ends the process at SIGINT or SIGTERM as at its normal end: the test bed stops the servers and removes their data.
 fn end_when_interrupted(runtime: &Runtime) -> Result<()> {
     let _inside = runtime.enter();
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,4 +1,4 @@
-//! The words at the end: what arrived where under which version, and how to go on.
+//! The text at the end of the run: what arrived in which entry under which version, and what to try next.
 
 use std::collections::BTreeMap;
 use std::path::Path;

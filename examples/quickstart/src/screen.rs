@@ -1,13 +1,13 @@
-//! What the user sees: lines that stay, and progress, which on a terminal is one line in motion and elsewhere a plain
-//! line now and then.
+//! Prints what the user sees: lines that stay, and the progress, which is one changing line on a terminal and otherwise
+//! a plain line now and then.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// How often progress is told where it can't be overwritten.
+/// How often the progress is printed if it can't be overwritten.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// Takes back the line that the cursor is in.
+/// Clears the line in which the cursor stands.
 const CLEAR: &str = "\r\x1b[2K";
 
 pub struct Screen {
@@ -20,13 +20,13 @@ impl Screen {
         Self { terminal: io::stdout().is_terminal(), last_line: None }
     }
 
-    /// A line that stays, in the place of progress that was told last.
+    /// Prints a line that stays, in place of the last progress.
     pub fn say(&mut self, text: &str) {
         self.write(&format!("{}{text}\n", if self.terminal { CLEAR } else { "" }));
         self.last_line = None;
     }
 
-    /// A line that the next call replaces.
+    /// Prints the progress, which the next call replaces.
     pub fn progress(&mut self, text: &str) {
         if self.terminal {
             self.write(&format!("{CLEAR}{text}"));
@@ -36,7 +36,8 @@ impl Screen {
         }
     }
 
-    /// Nobody may be reading any more (`run | head`): the run goes on to its end all the same, and its exit code tells.
+    /// Writes the text and ignores errors: the reader may be gone (`run | head`), and the run still continues to its
+    /// end.
     fn write(&self, text: &str) {
         let mut out = io::stdout().lock();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

@@ -1,6 +1,6 @@
 use reduct_sink_plugin::{Change, Failure, Verdict};
 
-/// The fields of the payload that matter.
+/// The fields of the payload that the transform uses.
 #[derive(serde::Deserialize)]
 struct Frame {
     camera: String,

@@ -1,15 +1,15 @@
-//! Three transforms; the configuration picks one.
+//! A plugin with three transforms, of which the configuration chooses one.
 
 mod label;
 mod split;
 
 use reduct_sink_plugin::{Failure, Record, Transform, Verdict, plugin};
 
-/// `[plugins.config]`, by its key `transform`.
+/// What `[plugins.config]` may hold; its key `transform` chooses the variant.
 #[derive(serde::Deserialize)]
 #[serde(tag = "transform", rename_all = "lowercase", deny_unknown_fields)]
 enum Plugin {
-    /// Drops the records that have the header with this value.
+    /// Drops the records that have this header with this value.
     Drop { header: String, value: String },
     /// Turns fields of a JSON payload into the entry and labels.
     Label,
