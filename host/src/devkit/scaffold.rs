@@ -222,7 +222,7 @@ fn words(language: Language) -> Words {
         Language::JavaScript => Words {
             title: "JavaScript",
             prepare: "npm install\nnpm test                            # the unit tests, on this machine, without WebAssembly\n",
-            files: "| `plugin.js` | the transform, in one file |\n| `test/` | its unit tests, and what stands for the host in them |\n\
+            files: "| `plugin.js` | the transform, in one file |\n| `test/` | its unit tests, and what replaces the host in them |\n\
                     | `package.json` | pins the tool that puts QuickJS around it |",
             notes: JAVASCRIPT_NOTES,
         },
@@ -230,7 +230,7 @@ fn words(language: Language) -> Words {
             title: "TypeScript",
             prepare: "npm install\nnpm test                            # the unit tests, on this machine, without WebAssembly\n",
             files: "| `plugin.ts` | the transform, in one file |\n| `contract.d.ts` | the contract's types |\n\
-                    | `test/` | its unit tests, and what stands for the host in them |\n\
+                    | `test/` | its unit tests, and what replaces the host in them |\n\
                     | `package.json` | pins the compiler, and the tool that puts QuickJS around what it makes |",
             notes: JAVASCRIPT_NOTES,
         },
@@ -248,10 +248,10 @@ fn words(language: Language) -> Words {
         Language::C => Words {
             title: "C",
             prepare: C_UNIT_TESTS,
-            files: "| `plugin.c` | the transform |\n| `test/` | its unit tests, and what stands for the host in them |\n\
+            files: "| `plugin.c` | the transform |\n| `test/` | its unit tests, and what replaces the host in them |\n\
                     | `json.c`, `json.h` | a small reader of JSON, for the configuration |\n\
                     | `bindings/` | the contract in C, generated: leave it as it is |",
-            notes: "- Free what the host hands over; give what you answer from `malloc`, and the bindings free it.\n\
+            notes: "- Free what the host passes to you. Take the memory of your answer from `malloc`: the bindings free it.\n\
                     - `assert` and what is printed to `stderr` before a trap become the reason of the dead letter. A null \
                     pointer doesn't trap in WebAssembly: check for it.\n\
                     - Built with clang 16 or later and wasi-libc, or with Zig's compiler.",
@@ -259,10 +259,10 @@ fn words(language: Language) -> Words {
         Language::Cpp => Words {
             title: "C++",
             prepare: ZIG_AND_UNIT_TESTS,
-            files: "| `plugin.cpp` | the transform |\n| `test/` | its unit tests, and what stands for the host in them |\n\
+            files: "| `plugin.cpp` | the transform |\n| `test/` | its unit tests, and what replaces the host in them |\n\
                     | `json.hpp` | a small reader of JSON, for the configuration |\n\
                     | `bindings/` | the contract in C, generated: leave it as it is |",
-            notes: "- Free what the host hands over; give what you answer from `malloc`, and the bindings free it.\n\
+            notes: "- Free what the host passes to you. Take the memory of your answer from `malloc`: the bindings free it.\n\
                     - There are no exceptions in WebAssembly: what would throw one ends the instance. `assert` and what is \
                     printed to `stderr` before that become the reason of the dead letter.\n\
                     - Built with Zig's compiler, or with clang 16 or later and libc++ for WebAssembly.",
@@ -271,10 +271,10 @@ fn words(language: Language) -> Words {
             title: "Zig",
             prepare: ZIG_AND_UNIT_TESTS,
             files: "| `plugin.zig` | the transform, and its unit tests |\n\
-                    | `test/` | what runs them, and what stands for the host in them |\n\
+                    | `test/` | what runs them, and what replaces the host in them |\n\
                     | `bindings/` | the contract in C, generated: leave it as it is |\n\
                     | `requirements.txt` | pins Zig's compiler |",
-            notes: "- Free what the host hands over; give what you answer from `heap`, and the bindings free it.\n\
+            notes: "- Free what the host passes to you. Take the memory of your answer from `heap`: the bindings free it.\n\
                     - An error that `decide` returns rejects the record, with the error's name as the reason. A panic does so \
                     too, with its text, and the next record goes to a fresh instance.\n\
                     - Zig 0.16 builds it.",

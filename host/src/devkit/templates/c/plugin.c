@@ -1,7 +1,7 @@
 // Drops records of one type, and labels the others by their size.
 //
-// What the host hands over belongs to the plugin, which frees it; what the plugin answers is freed by the bindings, so it
-// must come from malloc.
+// The plugin owns what the host passes to it, and frees it. The bindings free what the plugin answers, so that memory must
+// come from malloc.
 
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +17,7 @@ typedef exports_reduct_sink_transform_transformer_failure_t failure_t;
 // Records whose header "type" is this are dropped.
 static uint8_t *dropped;
 static size_t dropped_length;
-// Payloads of at least so many bytes are large.
+// Payloads of at least this many bytes are large.
 static uint64_t large_bytes = 1000;
 
 static bool equal(const char *text, const uint8_t *bytes, size_t length) {
@@ -80,7 +80,7 @@ bool exports_reduct_sink_transform_transformer_transform(message_t *message, ver
     transform_string_dup(&label->name, "size_class");
     label->value.is_some = true;
     transform_string_dup(&label->value.val, message->payload_size >= large_bytes ? "large" : "small");
-    // What isn't set stays as it is.
+    // Fields that aren't set leave the record as it is.
     verdict->val.change.labels.ptr = label;
     verdict->val.change.labels.len = 1;
   }

@@ -11,7 +11,7 @@ class Json {
  public:
   explicit Json(std::string_view text) : rest(text) {}
 
-  // Whether this character comes next, which is then stepped over.
+  // Steps over this character and returns true, if it comes next.
   bool token(char wanted) {
     space();
     if (rest.empty() || rest.front() != wanted) return false;
@@ -19,7 +19,7 @@ class Json {
     return true;
   }
 
-  // A text; none where something else comes next. Of the escapes, only \u is left as it is.
+  // Reads a text; none if something else comes next. The escape \u is left as it is; all others are resolved.
   std::optional<std::string> text() {
     if (!token('"')) return std::nullopt;
     std::string text;
@@ -36,7 +36,7 @@ class Json {
     return std::nullopt;
   }
 
-  // A whole number from 0 on; none where something else comes next.
+  // Reads a whole number from 0 on; none if something else comes next.
   std::optional<uint64_t> whole() {
     space();
     uint64_t number = 0;

@@ -1,7 +1,7 @@
 // Drops records of one type, and labels the others by their size.
 //
-// What the host hands over belongs to the plugin, which frees it; what the plugin answers is freed by the bindings, so it
-// must come from malloc.
+// The plugin owns what the host passes to it, and frees it. The bindings free what the plugin answers, so that memory must
+// come from malloc.
 
 #include <cstdlib>
 #include <cstring>
@@ -37,7 +37,7 @@ Text owned(std::string_view text) {
 
 std::string_view view(const uint8_t *bytes, size_t length) { return {reinterpret_cast<const char *>(bytes), length}; }
 
-// The value of the first header of that key; none where there is no such header, or its value is null.
+// The value of the first header with that key; none if there is no such header, or its value is null.
 std::optional<std::string_view> header(const Message &message, std::string_view key) {
   for (size_t at = 0; at < message.headers.len; at++) {
     const auto &header = message.headers.ptr[at];
@@ -48,7 +48,7 @@ std::optional<std::string_view> header(const Message &message, std::string_view 
   return std::nullopt;
 }
 
-// An empty text where the configuration is right, or what is wrong with it.
+// Reads the configuration. Returns an empty text, or what is wrong with it.
 std::string read_settings(std::string_view config, Settings &settings) {
   Json json{config};
   if (!json.token('{')) return "the configuration isn't a JSON object";
@@ -81,7 +81,7 @@ bool decide(const Message &message, Verdict &verdict, Failure &) {
   label->name = owned("size_class");
   label->value = {true, owned(message.payload_size >= settings.large_bytes ? "large" : "small")};
   verdict.tag = REDUCT_SINK_TRANSFORM_TYPES_VERDICT_CHANGE;
-  // What isn't set stays as it is.
+  // Fields that aren't set leave the record as it is.
   verdict.val.change.labels = {label, 1};
   return true;
 }

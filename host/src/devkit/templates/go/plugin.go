@@ -11,7 +11,7 @@ import (
 	"plugin/bindings/types"
 )
 
-// What [plugins.config] may hold. A key that isn't here is an error when the plugin is loaded.
+// The settings in [plugins.config]. The host refuses to load the plugin with any other key.
 type settings struct {
 	// Records whose header "type" is this are dropped.
 	Drop string `json:"drop"`
@@ -33,7 +33,7 @@ func Configure(text string) abi.Result[abi.Unit, string] {
 	return abi.Ok[abi.Unit, string](abi.Unit{})
 }
 
-// Transform decides on one record. An error rejects it, and so does a panic: it goes to the dead letters.
+// Transform decides about one record. An error or a panic rejects the record, which then goes to the dead letters.
 func Transform(message types.Message) (answer abi.Result[types.Verdict, types.Failure]) {
 	defer abi.Recover(func(reason string) {
 		answer = abi.Err[types.Verdict](types.MakeFailureReject(reason))
@@ -53,7 +53,7 @@ func decide(message types.Message) types.Verdict {
 	return types.MakeVerdictChange(types.Change{Labels: []types.LabelChange{label}})
 }
 
-// The value of the first header of that key; false where there is none, or its value is null.
+// The value of the first header with that key; false if there is no such header, or its value is null.
 func header(message types.Message, key string) ([]byte, bool) {
 	for _, header := range message.Headers {
 		if header.Key == key {

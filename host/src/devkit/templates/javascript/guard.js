@@ -1,8 +1,8 @@
-// What `plugin build` puts around a plugin in JavaScript or TypeScript. It writes one line before the author's code, so that
-// line numbers stay, and the rest behind it.
+// The code that `plugin build` puts around a plugin in JavaScript or TypeScript. The first part is joined to the author's
+// first line, so that line numbers stay; the rest follows the author's code.
 //
-// Guarantees: an exception, and a verdict of a wrong shape, reject the record with the exception's type and message, and
-// with the author's file and line; `console` writes to the host's log.
+// Guarantees: an exception or a verdict of a wrong shape rejects the record; the reason has the exception's type and message,
+// and the author's file and line; `console` writes to the host's log.
 
 //@before
 import { log as reductSinkLog } from "reduct-sink:transform/host@0.1.0";
@@ -31,7 +31,7 @@ globalThis.console = (() => {
 //@after
 {
   const file = "{{file}}";
-  // The line of the author's file for each line of what was compiled from it; null where they are the same.
+  // For each line of the compiled script, the line of the author's file; null if the script wasn't compiled.
   const lines = {{lines}};
   const lastLine = {{last_line}};
 
@@ -40,10 +40,10 @@ globalThis.console = (() => {
     const found = String(error.stack ?? "").matchAll(/([^\s()]+?):(\d+)(?::\d+)?\)?\s*$/gm);
     return [...found].map(([, name, line]) => ({ name, line: Number(line) }));
   };
-  // What QuickJS calls this file. Texts that are read as JSON have lines, too.
+  // QuickJS's name for this file. A stack can also name lines of a text that is parsed as JSON.
   const name = calls(new Error())[0]?.name;
 
-  // Where in the author's file an error was thrown, or a function called that threw it.
+  // The line of the author's file that threw an error, or that called the function that threw it.
   const place = (error) => {
     for (const call of calls(error)) {
       const { line } = call;

@@ -24,19 +24,19 @@ export const transformer = {
     if (text(header(message, "type")) === settings.drop) {
       return { tag: "drop" };
     }
-    // 64-bit numbers: Number() makes one of whatever the engine hands over; exact up to 2^53.
+    // The engine may pass a 64-bit number as a BigInt; Number() converts it, exactly up to 2^53.
     const sizeClass = Number(message.payloadSize) >= settings.large_bytes ? "large" : "small";
-    // What isn't named stays as it is.
+    // Fields that aren't named leave the record as it is.
     return { tag: "change", val: { labels: [{ name: "size_class", value: sizeClass }] } };
   },
 };
 
-// The bytes of the first header of that key; undefined where there is none, or its value is null.
+// The bytes of the first header with that key; undefined if there is no such header, or its value is null.
 function header(message, key) {
   return message.headers.find((header) => header.key === key)?.value ?? undefined;
 }
 
-// Headers are bytes, and QuickJS has no TextDecoder. Undefined where they aren't UTF-8.
+// The text of these bytes; undefined if they aren't UTF-8. QuickJS has no TextDecoder.
 function text(bytes) {
   try {
     return bytes && decodeURIComponent(escape(String.fromCharCode(...bytes)));

@@ -1,6 +1,6 @@
-"""The modules that the component gets from the contract, as far as tests without WebAssembly need them.
+"""The contract's modules, as far as tests without WebAssembly need them.
 
-`host.record` is what the functions of `host` tell about.
+The functions of `host` return what `record` holds; a test may set it.
 """
 
 import sys

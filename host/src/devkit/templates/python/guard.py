@@ -1,6 +1,6 @@
-"""What `plugin build` puts around a plugin in Python.
+"""The code that `plugin build` puts around a plugin in Python.
 
-Guarantees: an exception, and a verdict of a wrong type, reject the record with the exception's type and message, and with the
+Guarantees: an exception or a verdict of a wrong type rejects the record; the reason has the exception's type and message, and the
 author's file and line; the whole traceback is in the host's log, at level debug.
 """
 
@@ -20,7 +20,7 @@ from wit_world.imports.types import (
 
 FOLDER = app.__file__.rpartition("/")[0]
 VERDICTS = (Verdict_Keep, Verdict_Drop, Verdict_Change, Verdict_Split)
-# What a change holds, and what a reason calls it.
+# The fields of a change: name, type, and how a reason names the type.
 FIELDS = (
     ("entry", str, "a str"),
     ("timestamp", int, "an int of microseconds"),
@@ -53,7 +53,7 @@ class Transformer(app.Transformer):
 
 
 def described(error):
-    """The exception on one line."""
+    """The exception as one line, with the author's file and line; logs the traceback."""
     calls = []
     place = ""
     at = error.__traceback__
@@ -61,7 +61,7 @@ def described(error):
         code = at.tb_frame.f_code
         folder, _, file = code.co_filename.rpartition("/")
         calls.append(f"{file}:{at.tb_lineno} in {code.co_name}")
-        # The author's own line, also where the exception comes from a module of Python's.
+        # The place is the author's own line, even if a module of Python raised the exception.
         if folder == FOLDER or folder.startswith(FOLDER + "/"):
             place = f" ({code.co_filename.removeprefix(FOLDER + '/')}:{at.tb_lineno})"
         at = at.tb_next

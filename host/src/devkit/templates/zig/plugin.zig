@@ -1,7 +1,7 @@
 //! Drops records of one type, and labels the others by their size.
 //!
-//! What the host hands over belongs to the plugin, which frees it; what the plugin answers is freed by the bindings, so it
-//! must come from `heap`.
+//! The plugin owns what the host passes to it, and frees it. The bindings free what the plugin answers, so that memory must
+//! come from `heap`.
 
 const std = @import("std");
 const wit = @cImport(@cInclude("bindings/transform.h"));
@@ -13,7 +13,7 @@ const LabelChange = wit.reduct_sink_transform_types_label_change_t;
 
 const heap = std.heap.c_allocator;
 
-/// A panic's text reaches the host's log, and the reason of the dead letter.
+/// Writes a panic's text to the host's log, from where it becomes the reason of the dead letter.
 pub const panic = std.debug.FullPanic(struct {
     fn log(text: []const u8, _: ?usize) noreturn {
         var string: wit.transform_string_t = .{ .ptr = @constCast(text.ptr), .len = text.len };
@@ -31,7 +31,7 @@ const Settings = struct {
 
 var settings: Settings = .{};
 
-/// Decides on one record. An error rejects it, with the error's name as the reason.
+/// Decides about one record. An error rejects it, with the error's name as the reason.
 fn decide(message: *const Message, verdict: *Verdict) !void {
     if (header(message, "type")) |kind| if (std.mem.eql(u8, kind, settings.drop)) {
         verdict.tag = wit.REDUCT_SINK_TRANSFORM_TYPES_VERDICT_DROP;
@@ -41,11 +41,11 @@ fn decide(message: *const Message, verdict: *Verdict) !void {
     const labels = try heap.alloc(LabelChange, 1);
     labels[0] = .{ .name = try owned("size_class"), .value = .{ .is_some = true, .val = try owned(size_class) } };
     verdict.tag = wit.REDUCT_SINK_TRANSFORM_TYPES_VERDICT_CHANGE;
-    // What isn't set stays as it is.
+    // Fields that aren't set leave the record as it is.
     verdict.val.change.labels = .{ .ptr = labels.ptr, .len = labels.len };
 }
 
-/// The value of the first header of that key; null where there is none, or its value is null.
+/// The value of the first header with that key; null if there is no such header, or its value is null.
 fn header(message: *const Message, key: []const u8) ?[]const u8 {
     if (message.headers.len == 0) return null;
     for (message.headers.ptr[0..message.headers.len]) |found| {
@@ -92,7 +92,7 @@ fn owned(text: []const u8) error{OutOfMemory}!wit.transform_string_t {
 
 const host = @cImport(@cInclude("test/host.h"));
 
-/// What becomes of a record with this payload, and with a header `type` if one is given.
+/// The plugin's verdict about a record with this payload, and with a header `type` if one is given.
 fn decideOn(config: []const u8, kind: ?[]const u8, payload: []const u8) !Verdict {
     var text = try owned(config);
     var err: wit.transform_string_t = undefined;

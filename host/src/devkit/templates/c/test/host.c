@@ -1,4 +1,4 @@
-// The functions that the bindings import from the host. What they hand over is the plugin's, as it is in WebAssembly.
+// The functions that the bindings import from the host. The plugin owns the memory that they return, as in WebAssembly.
 
 #include "host.h"
 
@@ -7,7 +7,7 @@
 
 host_record_t host_record = {NULL, 0, "topic", ""};
 
-// Writes a pointer and a length to where the bindings expect them.
+// Writes a pointer and a length to the place where the bindings expect them.
 static void answer(uint8_t *place, const void *bytes, size_t length) {
   void *copy = malloc(length + 1);
   if (length > 0) memcpy(copy, bytes, length);
@@ -37,8 +37,8 @@ void __wasm_import_reduct_sink_transform_host_content_type(uint8_t *place) {
   answer(place, host_record.content_type, strlen(host_record.content_type));
 }
 
-// No labels.
+// The record has no labels.
 void __wasm_import_reduct_sink_transform_host_labels(uint8_t *place) { answer(place, NULL, 0); }
 
-// Refers to the contract in the component, of which there is none here.
+// The bindings refer to this symbol, which brings the contract into a component. It isn't needed here.
 void __component_type_object_force_link_transform(void) {}

@@ -1,4 +1,4 @@
-// What stands for the host in tests without WebAssembly.
+// Replaces the host in tests without WebAssembly.
 
 #pragma once
 
@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-// What the host's functions tell about the record; a test may set it.
+// What the host's functions return about the record; a test may set it.
 typedef struct {
   const uint8_t *payload;
   size_t payload_size;

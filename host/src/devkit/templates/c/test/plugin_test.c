@@ -13,14 +13,14 @@ typedef exports_reduct_sink_transform_transformer_message_t message_t;
 typedef exports_reduct_sink_transform_transformer_verdict_t verdict_t;
 typedef exports_reduct_sink_transform_transformer_failure_t failure_t;
 
-// Configures the plugin; the error is the caller's to free.
+// Configures the plugin. If it fails, the caller frees the error.
 static bool configure(const char *settings, transform_string_t *error) {
   transform_string_t config;
   transform_string_dup(&config, settings);
   return exports_reduct_sink_transform_transformer_configure(&config, error);
 }
 
-// What becomes of a record with this payload, and with a header `type` unless that is NULL.
+// The plugin's verdict about a record with this payload, and with a header `type` unless that is NULL.
 static verdict_t decide(const char *settings, const char *type, const char *payload) {
   transform_string_t error;
   assert(configure(settings, &error));

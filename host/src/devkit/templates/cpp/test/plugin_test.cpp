@@ -27,7 +27,7 @@ Text owned(std::string_view text) {
 
 std::string_view view(Text text) { return {reinterpret_cast<const char *>(text.ptr), text.len}; }
 
-// What the plugin says against the settings; none where it takes them.
+// Configures the plugin. Returns its error; none if it accepts the settings.
 std::optional<std::string> configure(std::string_view settings) {
   Text config = owned(settings), error{};
   if (exports_reduct_sink_transform_transformer_configure(&config, &error)) return std::nullopt;
@@ -36,7 +36,7 @@ std::optional<std::string> configure(std::string_view settings) {
   return problem;
 }
 
-// What becomes of a record with this payload, and with a header `type` if one is given.
+// The plugin's verdict about a record with this payload, and with a header `type` if one is given.
 Verdict decide(std::string_view settings, std::optional<std::string_view> type, std::string_view payload) {
   assert(!configure(settings));
   Message message{};

@@ -3,7 +3,7 @@
 use reduct_sink_plugin::{Change, Failure, Record, Transform, Verdict, log, plugin};
 use serde::Deserialize;
 
-/// What `[plugins.config]` may hold. A key that isn't here is an error when the plugin is loaded.
+/// The settings in `[plugins.config]`. The host refuses to load the plugin with any other key.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Config {
