@@ -1,7 +1,7 @@
-// Three transforms; the configuration picks one.
+// A plugin with three transforms, of which the configuration chooses one.
 //
-// What the host hands over belongs to the plugin, which frees it; what the plugin answers is freed by the bindings, so it
-// must come from malloc.
+// The plugin owns what the host passes to it, and frees it. The bindings free what the plugin answers, so that memory must
+// come from malloc.
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -37,14 +37,14 @@ static void add_label(change_t *change, const char *name, string_t value) {
   change->labels.ptr[count] = (reduct_sink_transform_types_label_change_t){format("%s", name), {true, value}};
 }
 
-// The record goes to the dead letters.
+// Rejects the record, which then goes to the dead letters.
 static bool reject(failure_t *failure, string_t reason) {
   failure->tag = REDUCT_SINK_TRANSFORM_TYPES_FAILURE_REJECT;
   failure->val.reject = reason;
   return false;
 }
 
-// Drops the records that have the header with this value.
+// Drops the records that have this header with this value.
 
 static bytes_t wanted_header, wanted_value;
 
@@ -153,7 +153,7 @@ static bool split(message_t *message, verdict_t *verdict, failure_t *failure) {
   return good;
 }
 
-// The contract.
+// The functions of the contract.
 
 static bool (*chosen)(message_t *, verdict_t *, failure_t *);
 
@@ -187,7 +187,7 @@ bool exports_reduct_sink_transform_transformer_configure(string_t *config, strin
   return chosen != NULL;
 }
 
-// Decides on one record.
+// Decides about one record.
 bool exports_reduct_sink_transform_transformer_transform(message_t *message, verdict_t *verdict, failure_t *failure) {
   memset(verdict, 0, sizeof *verdict);
   bool good = chosen(message, verdict, failure);

@@ -16,18 +16,18 @@ struct Json {
   enum Kind { null, boolean, number, text, list, object };
 
   Kind kind = null;
-  // Of a text its characters, of anything else that isn't a list or an object the way it is written.
+  // The characters of a text; for a number, a boolean or null, the way it is written.
   std::string characters;
-  // What a list or an object holds; the names are empty in a list.
+  // The members of a list or an object; in a list their names are empty.
   std::vector<Member> members;
 
-  // Nothing where the text isn't one value and white space around it.
+  // Reads a text; returns nothing if it isn't one value with white space around it.
   static std::optional<Json> read(std::string_view text);
 
-  // The last member of the name, if this is an object that has one which isn't null.
+  // The last member with this name; nothing if this isn't an object, or has no such member, or the member is null.
   const Json *find(std::string_view name) const;
 
-  // Nothing where this isn't a whole number of at most 64 bits.
+  // The value as a whole number; nothing if it isn't one, or needs more than 64 bits.
   std::optional<int64_t> whole() const {
     int64_t value = 0;
     const char *begin = characters.data(), *end = begin + characters.size();
@@ -55,7 +55,7 @@ class JsonReader {
   bool whole_text(Json &value) { return read(value) && rest.empty(); }
 
  private:
-  // A plugin's stack is small.
+  // The depth is limited, because a plugin's stack is small.
   static constexpr int max_depth = 64;
 
   std::string_view rest;

@@ -1,7 +1,7 @@
-// Three transforms; the configuration picks one.
+// A plugin with three transforms, of which the configuration chooses one.
 //
-// What the host hands over belongs to the plugin, which frees it; what the plugin answers is freed by the bindings, so it
-// must come from malloc.
+// The plugin owns what the host passes to it, and frees it. The bindings free what the plugin answers, so that memory must
+// come from malloc.
 
 #include <algorithm>
 #include <cstdlib>
@@ -24,19 +24,19 @@ using LabelChange = reduct_sink_transform_types_label_change_t;
 
 namespace {
 
-// A record as it shall be stored; what isn't set stays as it is.
+// A record as it has to be stored; a field that isn't set leaves the record as it is.
 struct Output {
   std::optional<std::string> entry, content_type, payload;
   std::vector<std::pair<std::string, std::string>> labels;
 };
 
-// What becomes of a record.
+// The decision about a record.
 struct Decision {
   enum Kind { keep, drop, change, split, reject };
 
   Kind kind = keep;
   std::vector<Output> outputs;
-  // Why it is rejected.
+  // Why the record is rejected.
   std::string reason;
 };
 
@@ -52,7 +52,7 @@ std::string whole_payload() {
   return copy;
 }
 
-// Drops the records that have the header with this value.
+// Drops the records that have this header with this value.
 
 std::string wanted_header, wanted_value;
 
@@ -104,11 +104,11 @@ Decision split(const Message &) {
   return decision;
 }
 
-// From here to the host's memory.
+// The functions below copy values into memory that the bindings free.
 
 template <typename T>
 T *allocated(size_t count) {
-  // For nothing at all malloc may answer with no address.
+  // For zero bytes malloc may return a null pointer.
   return static_cast<T *>(std::calloc(count + 1, sizeof(T)));
 }
 
@@ -165,7 +165,7 @@ std::string text_of(const Json &config, std::string_view name) {
 
 }  // namespace
 
-// The contract.
+// The functions of the contract.
 
 // Called once, before the first record.
 extern "C" bool exports_reduct_sink_transform_transformer_configure(Text *text, Text *error) {
@@ -181,7 +181,7 @@ extern "C" bool exports_reduct_sink_transform_transformer_configure(Text *text, 
   return chosen != nullptr;
 }
 
-// Decides on one record.
+// Decides about one record.
 extern "C" bool exports_reduct_sink_transform_transformer_transform(Message *message, Verdict *verdict, Failure *failure) {
   std::memset(verdict, 0, sizeof *verdict);
   bool decided = answer(chosen(*message), *verdict, *failure);

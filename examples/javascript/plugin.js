@@ -1,11 +1,11 @@
-// Three transforms; the configuration picks one.
+// A plugin with three transforms, of which the configuration chooses one.
 
 import { payload } from "reduct-sink:transform/host@0.1.0";
 
 let decide;
 
 const transforms = {
-  // Drops the records that have the header with this value.
+  // Drops the records that have this header with this value.
   drop({ header, value }) {
     const bytes = encode(value);
     return (message) => {
@@ -43,7 +43,7 @@ const transforms = {
 };
 
 export const transformer = {
-  // Called once, before the first record. What is thrown is the error that the operator sees.
+  // Called once, before the first record. The operator sees what it throws as the error.
   configure(text) {
     const config = JSON.parse(text);
     if (!Object.hasOwn(transforms, config.transform ?? ""))
@@ -51,11 +51,11 @@ export const transformer = {
     decide = transforms[config.transform](config);
   },
 
-  // Decides on one record.
+  // Decides about one record.
   transform: (message) => decide(message),
 };
 
-// The record goes to the dead letters.
+// Rejects the record, which then goes to the dead letters.
 function reject(reason) {
   throw { tag: "reject", val: reason };
 }
@@ -80,7 +80,7 @@ function equal(a, b) {
   return a.length === b.length && a.every((byte, at) => byte === b[at]);
 }
 
-// QuickJS has no TextEncoder and no TextDecoder. This throws where the bytes aren't UTF-8.
+// Makes text of UTF-8 bytes, and throws if they aren't UTF-8. QuickJS has no TextDecoder, and no TextEncoder for the way back.
 function decode(bytes) {
   let text = "";
   for (let at = 0; at < bytes.length; at += 4096) {

@@ -1,4 +1,4 @@
-// Three transforms; the configuration picks one.
+// A plugin with three transforms, of which the configuration chooses one.
 
 import { payload } from "reduct-sink:transform/host@0.1.0";
 import type { Change, Failure, LabelChange, Message, Verdict } from "reduct-sink:transform/types@0.1.0";
@@ -14,7 +14,7 @@ type Transform = (message: Message) => Verdict;
 let decide: Transform;
 
 const transforms: Record<string, (config: Config) => Transform> = {
-  // Drops the records that have the header with this value.
+  // Drops the records that have this header with this value.
   drop({ header, value = "" }) {
     const bytes = encode(value);
     return (message) => {
@@ -52,7 +52,7 @@ const transforms: Record<string, (config: Config) => Transform> = {
 };
 
 export const transformer = {
-  // Called once, before the first record. What is thrown is the error that the operator sees.
+  // Called once, before the first record. The operator sees what it throws as the error.
   configure(text: string): void {
     const config: Config = JSON.parse(text);
     const name = config.transform ?? "";
@@ -60,11 +60,11 @@ export const transformer = {
     decide = transforms[name](config);
   },
 
-  // Decides on one record.
+  // Decides about one record.
   transform: (message: Message): Verdict => decide(message),
 };
 
-// The record goes to the dead letters.
+// Rejects the record, which then goes to the dead letters.
 function reject(reason: string): never {
   const failure: Failure = { tag: "reject", val: reason };
   throw failure;
@@ -90,7 +90,7 @@ function equal(a: Uint8Array, b: Uint8Array): boolean {
   return a.length === b.length && a.every((byte, at) => byte === b[at]);
 }
 
-// QuickJS has no TextEncoder and no TextDecoder. This throws where the bytes aren't UTF-8.
+// Makes text of UTF-8 bytes, and throws if they aren't UTF-8. QuickJS has no TextDecoder, and no TextEncoder for the way back.
 function decode(bytes: Uint8Array): string {
   let text = "";
   for (let at = 0; at < bytes.length; at += 4096) {

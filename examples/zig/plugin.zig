@@ -1,7 +1,7 @@
-//! Three transforms; the configuration picks one.
+//! A plugin with three transforms, of which the configuration chooses one.
 //!
-//! What the host hands over belongs to the plugin, which frees it; what the plugin answers is freed by the bindings, so it
-//! must come from `heap`.
+//! The plugin owns what the host passes to it, and frees it. The bindings free what the plugin answers, so that memory must
+//! come from `heap`.
 
 const std = @import("std");
 const wit = @cImport(@cInclude("bindings/transform.h"));
@@ -13,7 +13,7 @@ const Value = std.json.Value;
 
 const heap = std.heap.c_allocator;
 
-/// A panic's text reaches the host's log before the instance ends.
+/// Writes a panic's text to the host's log before the instance ends.
 pub const panic = std.debug.FullPanic(struct {
     fn log(text: []const u8, _: ?usize) noreturn {
         var string = borrowed(text);
@@ -24,7 +24,7 @@ pub const panic = std.debug.FullPanic(struct {
 
 const Verdict = union(enum) { keep, drop, change: Change, split: []Change };
 
-/// Why a record is rejected; `format` makes it.
+/// The reason for which a record is rejected; `format` makes it.
 var reason: []u8 = &.{};
 
 const Error = error{ Reject, OutOfMemory };
@@ -38,7 +38,7 @@ const Config = struct { transform: enum { drop, label, split }, header: []const 
 
 var config: Config = undefined;
 
-/// Drops the records that have the header with this value.
+/// Drops the records that have this header with this value.
 fn drop(message: *Message) Error!Verdict {
     for (items(message.headers)) |header| {
         if (!header.value.is_some or !std.mem.eql(u8, items(header.key), config.header)) continue;
@@ -102,7 +102,7 @@ fn split(arena: std.mem.Allocator) Error!Verdict {
     return .{ .split = try heap.dupe(Change, parts.items) };
 }
 
-// The contract.
+// The functions of the contract.
 
 /// Called once, before the first record.
 export fn exports_reduct_sink_transform_transformer_configure(text: *wit.transform_string_t, err: *wit.transform_string_t) bool {
@@ -114,7 +114,7 @@ export fn exports_reduct_sink_transform_transformer_configure(text: *wit.transfo
     return true;
 }
 
-/// Decides on one record. A reject goes to the dead letters.
+/// Decides about one record. A rejected record goes to the dead letters.
 export fn exports_reduct_sink_transform_transformer_transform(
     message: *Message,
     verdict: *wit.exports_reduct_sink_transform_transformer_verdict_t,
@@ -144,14 +144,14 @@ export fn exports_reduct_sink_transform_transformer_transform(
     return true;
 }
 
-// Between Zig's slices and the contract's lists and strings.
+// Conversions between Zig's slices and the contract's lists and strings.
 
 fn items(from: anytype) []std.meta.Child(@TypeOf(from.ptr)) {
     return if (from.len == 0) &.{} else from.ptr[0..from.len];
 }
 
 fn list(slice: anytype, comptime List: type) List {
-    // An empty slice points nowhere that the host would accept.
+    // The host wouldn't accept the address of an empty slice.
     return .{ .ptr = if (slice.len == 0) null else slice.ptr, .len = slice.len };
 }
 

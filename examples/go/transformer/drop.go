@@ -2,7 +2,7 @@ package transformer
 
 import "plugin/bindings/types"
 
-// Drops the records that have the header with this value.
+// Drops the records that have this header with this value.
 func dropByHeader(key, value string) transform {
 	return func(message types.Message) (types.Verdict, error) {
 		for _, header := range message.Headers {

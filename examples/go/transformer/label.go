@@ -10,7 +10,7 @@ import (
 	"plugin/bindings/types"
 )
 
-// The fields of the payload that matter.
+// The fields of the payload that the transform uses.
 type frame struct {
 	Camera *string
 	Line   *int64

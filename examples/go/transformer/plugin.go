@@ -1,4 +1,4 @@
-// Package transformer is the plugin: the configuration picks one of three transforms.
+// Package transformer is the plugin: it has three transforms, of which the configuration chooses one.
 package transformer
 
 import (
@@ -32,7 +32,7 @@ func Configure(text string) abi.Result[abi.Unit, string] {
 	return abi.Ok[abi.Unit, string](abi.Unit{})
 }
 
-// Transform decides on one record. An error rejects it, and so does a panic: it goes to the dead letters.
+// Transform decides about one record. An error or a panic rejects the record, which then goes to the dead letters.
 func Transform(message types.Message) (answer abi.Result[types.Verdict, types.Failure]) {
 	defer abi.Recover(func(reason string) {
 		answer = abi.Err[types.Verdict](types.MakeFailureReject(reason))
