@@ -59,7 +59,7 @@ pub struct DryRunSummary {
     pub outputs: u64,
     /// How many records would be dropped.
     pub dropped: u64,
-    /// On how many records a plugin failed, so that its failure policy would decide about them.
+    /// How many records a plugin would fail on, or the host couldn't handle.
     pub failed: u64,
     /// How many records would be tried again.
     pub retried: u64,
