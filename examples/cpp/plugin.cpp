@@ -1,7 +1,7 @@
 // A plugin with three transforms, of which the configuration chooses one.
 //
-// The plugin owns what the host passes to it, and frees it. The bindings free what the plugin answers, so that memory must
-// come from malloc.
+// The plugin owns what the host passes to it, and frees it. The bindings free what the plugin answers, so that memory
+// must come from malloc.
 
 #include <algorithm>
 #include <cstdlib>

@@ -80,7 +80,8 @@ function equal(a, b) {
   return a.length === b.length && a.every((byte, at) => byte === b[at]);
 }
 
-// Makes text of UTF-8 bytes, and throws if they aren't UTF-8. QuickJS has no TextDecoder, and no TextEncoder for the way back.
+// Makes text of UTF-8 bytes, and throws if they aren't UTF-8. QuickJS has no TextDecoder, and no TextEncoder for the
+// way back.
 function decode(bytes) {
   let text = "";
   for (let at = 0; at < bytes.length; at += 4096) {

@@ -90,7 +90,8 @@ function equal(a: Uint8Array, b: Uint8Array): boolean {
   return a.length === b.length && a.every((byte, at) => byte === b[at]);
 }
 
-// Makes text of UTF-8 bytes, and throws if they aren't UTF-8. QuickJS has no TextDecoder, and no TextEncoder for the way back.
+// Makes text of UTF-8 bytes, and throws if they aren't UTF-8. QuickJS has no TextDecoder, and no TextEncoder for the
+// way back.
 function decode(bytes: Uint8Array): string {
   let text = "";
   for (let at = 0; at < bytes.length; at += 4096) {

@@ -1,7 +1,7 @@
 //! A plugin with three transforms, of which the configuration chooses one.
 //!
-//! The plugin owns what the host passes to it, and frees it. The bindings free what the plugin answers, so that memory must
-//! come from `heap`.
+//! The plugin owns what the host passes to it, and frees it. The bindings free what the plugin answers, so that memory
+//! must come from `heap`.
 
 const std = @import("std");
 const wit = @cImport(@cInclude("bindings/transform.h"));

@@ -1,7 +1,7 @@
 //! The host as a child process, with its configuration in a temporary folder.
 //!
-//! Guarantees: the host gets exactly the configuration, flags and variables of the test, and no `REDUCT_SINK_…` variable of
-//! the machine.
+//! Guarantees: the host gets exactly the configuration, flags and variables of the test, and no `REDUCT_SINK_…`
+//! variable of the machine.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
@@ -35,7 +35,7 @@ impl SinkConfig {
             .set("status.listen", "")
     }
 
-    /// One file with several pipelines. What holds for the whole process is taken from the first.
+    /// A configuration with several pipelines. The keys for the whole process are taken from the first one.
     pub fn several(pipelines: &[(&str, &Self)]) -> Self {
         const OF_PROCESS: [&str; 3] = ["status", "cache", "trust"];
         let (mut table, mut tables) = (Table::new(), Table::new());
@@ -158,7 +158,7 @@ impl Sink {
         Ok(Self { folder, log, log_begin: 0, process })
     }
 
-    /// Replaces the configuration of a host that runs.
+    /// Replaces the configuration file of a running host.
     pub fn reconfigure(&self, config: &SinkConfig) -> Result<()> {
         let (new, file) = (self.folder.path().join("sink.toml.new"), self.folder.path().join("sink.toml"));
         std::fs::write(&new, config.text())?;
@@ -215,8 +215,8 @@ impl Sink {
         .with_context(|| format!("{last}; the sink's log says:\n{}", process::tail(&self.log, 20)))
     }
 
-    /// Sends SIGTERM and returns how the sink ended. It waits for the sink to handle signals first, because an earlier SIGTERM
-    /// would kill it.
+    /// Sends SIGTERM and returns how the sink ended. It waits for the sink to handle signals first, because an earlier
+    /// SIGTERM would kill it.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         process::wait_for("the sink to start", STOP_WITHIN, || {
             let log = std::fs::read(&self.log)?;

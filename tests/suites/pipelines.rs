@@ -1,5 +1,5 @@
-//! Several pipelines in one process: each with its own topics, chain, store and state; one that fails doesn't stop the
-//! others, is reported under its name, and is started again.
+//! Tests several pipelines in one process: each has its own topics, chain, store and state; a pipeline that fails
+//! doesn't stop the others, is reported under its name, and is started again.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn json(address: &str, path: &str) -> Result<(u16, Value)> {
     Ok((code, serde_json::from_str(&body).with_context(|| format!("{path}: {body:?} is no JSON"))?))
 }
 
-/// Waits until `/health` has this problem of this pipeline, and gives its message.
+/// Waits until `/health` has a problem with this code of this pipeline. Returns its message.
 fn wait_problem(sink: &mut Sink, address: &str, pipeline: &str, code: &str) -> Result<String> {
     let mut last = String::new();
     let found = process::wait_for(&format!("the problem {code} of {pipeline}"), BOUND, || {
@@ -44,15 +44,15 @@ fn wait_healthy(sink: &mut Sink, address: &str) -> Result<()> {
     healthy.with_context(|| format!("{last}\n{}", sink.log().unwrap_or_default()))
 }
 
-/// A command for the host at this address; its exit code and what it printed.
+/// Runs a command for the host at this address. Returns its exit code and its output.
 fn command(address: &str, args: &[&str]) -> Result<(Option<i32>, String)> {
     let output = run_to_end(&[args, &["--status", address]].concat(), &[], BOUND)?;
     let text = [output.stdout, output.stderr].concat();
     Ok((output.status.code(), String::from_utf8_lossy(&text).into_owned()))
 }
 
-/// Three pipelines: the store of one refuses, the plugin of another one doesn't load. Both are mended while the first one
-/// delivers.
+/// Of three pipelines, the store of one refuses it and the plugin of another one doesn't load. Both are repaired while
+/// the third one delivers.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_cannot_start_does_not_stop_the_others_and_starts_when_it_is_mended() -> Result<()> {
     let bed = bed()?;
@@ -108,7 +108,7 @@ async fn one_that_cannot_start_does_not_stop_the_others_and_starts_when_it_is_me
     );
     ensure!(told.contains("is text, not a component"), "who may act sees the cause: {told}");
 
-    // Mended, while the first one goes on.
+    // Both are repaired while the third pipeline goes on.
     sink.reconfigure(&several(&of_refused.clone().set("store.token", "secret")))?;
     std::fs::write(&file, guest(r#"(call $label $"mended" $"yes") (call $change)"#))?;
     let in_well = load.finish()?;
@@ -131,8 +131,8 @@ async fn one_that_cannot_start_does_not_stop_the_others_and_starts_when_it_is_me
     figures::record("pipelines", 3.0)
 }
 
-/// A version of a plugin is swapped in one pipeline, and that pipeline is paused: the other one has the same plugin's name,
-/// file format and topic, and notices nothing of either.
+/// A plugin is swapped in one pipeline, and that pipeline is paused. Neither affects the other pipeline, although it
+/// reads the same topic and its plugin has the same name.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_done_to_one_does_not_touch_the_other() -> Result<()> {
     let bed = bed()?;
@@ -221,8 +221,8 @@ async fn what_is_done_to_one_does_not_touch_the_other() -> Result<()> {
     Ok(())
 }
 
-/// A pipeline that fails while it runs is started again, and its records come once; the process ends by itself only where no
-/// pipeline could be started at all.
+/// A pipeline that fails while it runs is started again, and its records are stored once. The process ends by itself
+/// only if it can start none of its pipelines.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_fails_is_started_again_and_a_process_without_any_ends() -> Result<()> {
     let bed = bed()?;

@@ -1,4 +1,4 @@
-//! A process with two pipelines is killed under load, and the servers of one of them.
+//! Tests a process with two pipelines under load: the process is killed, and the store of one pipeline.
 
 use anyhow::Result;
 use reduct_sink_testbed::dice::Dice;
@@ -8,8 +8,9 @@ use reduct_sink_testbed::{Sink, SinkConfig, Store, figures};
 use super::{CATCH_UP, Trial, guests, kafka, pause, size, wait_progress};
 use reduct_sink_testbed::process;
 
-/// One pipeline writes what it reads, the other one makes three of each record; each has a store of its own. The process is
-/// killed again and again, and in between the store of the one alone: the other one then moves on.
+/// One pipeline writes its records unchanged, the other one splits each record into three; each has its own store. The
+/// process is killed again and again, and sometimes only the store of the first pipeline: the second one then
+/// continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_with_two_pipelines_is_killed() -> Result<()> {
     let mut stores = [Store::start()?, Store::start()?];

@@ -1,7 +1,7 @@
 // Drops records of one type, and labels the others by their size.
 //
-// The plugin owns what the host passes to it, and frees it. The bindings free what the plugin answers, so that memory must
-// come from malloc.
+// The plugin owns what the host passes to it, and frees it. The bindings free what the plugin answers, so that memory
+// must come from malloc.
 
 #include <stdlib.h>
 #include <string.h>

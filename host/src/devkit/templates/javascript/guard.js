@@ -1,8 +1,8 @@
-// The code that `plugin build` puts around a plugin in JavaScript or TypeScript. The first part is joined to the author's
-// first line, so that line numbers stay; the rest follows the author's code.
+// The code that `plugin build` puts around a plugin in JavaScript or TypeScript. The first part is joined to the
+// author's first line, so that line numbers stay; the rest follows the author's code.
 //
-// Guarantees: an exception or a verdict of a wrong shape rejects the record; the reason has the exception's type and message,
-// and the author's file and line; `console` writes to the host's log.
+// Guarantees: an exception or a verdict of a wrong shape rejects the record; the reason has the exception's type and
+// message, and the author's file and line; `console` writes to the host's log.
 
 //@before
 import { log as reductSinkLog } from "reduct-sink:transform/host@0.1.0";

@@ -1,5 +1,5 @@
-// Replaces the host's module in tests without WebAssembly. Its functions return what globalThis.record holds, which a test
-// may set.
+// Replaces the host's module in tests without WebAssembly. Its functions return what globalThis.record holds, which a
+// test may set.
 import { register } from "node:module";
 
 globalThis.record = { payload: new Uint8Array(0), entry: "topic", labels: [], contentType: "" };
