@@ -127,7 +127,7 @@ async fn a_changed_configuration_is_taken_up_and_a_wrong_one_is_told() -> Result
     rewrite(&sink, &config.text().replace("'drop'", "'dorp'").replace("\"drop\"", "\"dorp\""))?;
     sink.wait_log("isn't applied", CATCH_UP)?;
     rewrite(&sink, "[kafka\n")?;
-    sink.wait_log("the configuration isn't right", CATCH_UP)?;
+    sink.wait_log("the changed configuration is wrong", CATCH_UP)?;
 
     // The file of the new plugin is missing and isn't watched yet; SIGHUP tells the host that it is there.
     let longer = config.clone().plugin("relabel", &other, "steps = [{ set = 'site', value = 'plant-1' }]")?;
