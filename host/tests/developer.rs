@@ -149,6 +149,27 @@ fn inspect_tells_what_a_component_is() {
     assert!(text.contains("WASI        none") && text.contains("loads       yes"), "{text}");
 }
 
+/// An operator who inspects a plugin doesn't trust it yet.
+#[test]
+fn inspect_shows_names_on_one_line_and_escaped() {
+    let evil = "\u{1b}[2J\nsigned      by a friend\u{202e}";
+    let named = |text: &str| [vec![text.len() as u8], text.as_bytes().to_vec()].concat();
+    let section =
+        |name: &str, body: Vec<u8>| [vec![0, (body.len() + name.len() + 1) as u8], named(name), body].concat();
+    let name = named(evil);
+    let component_name = section("component-name", [vec![0, name.len() as u8], name.clone()].concat());
+    let tools = [vec![1], named("processed-by"), vec![1], named(evil), named("1")].concat();
+    let component = [guest("(call $keep)"), component_name, section("producers", tools)].concat();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("evil.wasm"), component).unwrap();
+    let told = run_in(folder.path(), &["plugin", "inspect", "evil.wasm"]);
+    assert_eq!(told.code, Some(0), "{}", told.stdout);
+    assert!(told.stdout.contains("name        \\u{1b}[2J\\n"), "{}", told.stdout);
+    assert!(told.stdout.lines().any(|line| line.starts_with("made by") && line.contains("friend")), "{}", told.stdout);
+    assert!(!told.stdout.contains(['\u{1b}', '\u{202e}']), "{}", told.stdout);
+    assert!(!told.stdout.lines().any(|line| line.starts_with("signed") && line.contains("friend")), "{}", told.stdout);
+}
+
 #[test]
 fn inspect_tells_what_wasi_would_mean_and_why_a_file_does_not_load() {
     let folder = tempfile::tempdir().unwrap();

@@ -197,6 +197,25 @@ fn words_are_those_that_a_stranger_understands() {
     report(problems);
 }
 
+/// `.github/SECURITY.md` names the tests that hold its promises.
+#[test]
+fn the_tests_that_security_names_are_there() {
+    let files = repository(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    let security = fs::read_to_string(root().join(".github/SECURITY.md")).unwrap();
+    let named = Regex::new(r"`((?:[a-z_]+::)+)?([a-z]+_[a-z_]{12,}|(?:hostile|faults|main_job)::[a-z_]+)`").unwrap();
+    let (mut problems, mut found) = (Vec::new(), 0);
+    for name in named.captures_iter(&security) {
+        found += 1;
+        let last = name[2].rsplit("::").next().unwrap();
+        let (function, file) = (format!("fn {last}("), format!("/{last}.rs"));
+        if !files.iter().any(|(path, text)| text.contains(&function) || path.ends_with(&file)) {
+            problems.push(format!(".github/SECURITY.md names {last}, and there is no such test"));
+        }
+    }
+    assert!(found > 20, "only {found} names were found");
+    report(problems);
+}
+
 fn report(problems: Vec<String>) {
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }

@@ -1,4 +1,4 @@
-//! Kafka's access control lists: rights that a test grants and revokes while the host runs.
+//! Kafka's access control lists and passwords: what a test grants, revokes and changes while the host runs.
 //!
 //! Guarantees: when a call returns, the controller has accepted the change.
 
@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow, bail, ensure};
 use rdkafka::bindings::{
     self as native, rd_kafka_AclBinding_t, rd_kafka_AclOperation_t as Operation,
     rd_kafka_AclPermissionType_t as Permission, rd_kafka_ResourcePatternType_t as Pattern,
-    rd_kafka_ResourceType_t as Resource, rd_kafka_resp_err_t as ErrorCode,
+    rd_kafka_ResourceType_t as Resource, rd_kafka_ScramMechanism_t as Mechanism, rd_kafka_resp_err_t as ErrorCode,
 };
 
 use crate::client::KafkaClient;
@@ -28,6 +28,39 @@ pub fn grant_read(kafka: &KafkaClient, principal: &str, target: Target<'_>) -> R
 /// Takes that right away again.
 pub fn revoke_read(kafka: &KafkaClient, principal: &str, target: Target<'_>) -> Result<()> {
     change(kafka, principal, target, Change::Delete)
+}
+
+/// Gives a user another password for SCRAM-SHA-512.
+pub fn set_scram_password(kafka: &KafkaClient, user: &str, password: &str) -> Result<()> {
+    let user = CString::new(user)?;
+    let admin = kafka.admin()?;
+    let client = admin.inner().native_ptr();
+    // SAFETY: the texts, the client and the change outlive the calls that get them; what librdkafka made is destroyed once.
+    unsafe {
+        let mut change = native::rd_kafka_UserScramCredentialUpsertion_new(
+            user.as_ptr(),
+            Mechanism::RD_KAFKA_SCRAM_MECHANISM_SHA_512,
+            4096,
+            password.as_ptr(),
+            password.len(),
+            std::ptr::null(),
+            0,
+        );
+        ensure!(!change.is_null(), "librdkafka takes no password for {user:?}");
+        let queue = native::rd_kafka_queue_new(client);
+        native::rd_kafka_AlterUserScramCredentials(client, &mut change, 1, std::ptr::null(), queue);
+        let event = native::rd_kafka_queue_poll(queue, 30_000);
+        let result = if event.is_null() {
+            Err(anyhow!("Kafka gave no answer within 30 s"))
+        } else {
+            let outcome = failure(event);
+            native::rd_kafka_event_destroy(event);
+            outcome
+        };
+        native::rd_kafka_queue_destroy(queue);
+        native::rd_kafka_UserScramCredentialAlteration_destroy(change);
+        result
+    }
 }
 
 #[derive(Clone, Copy)]

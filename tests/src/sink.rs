@@ -78,6 +78,15 @@ impl SinkConfig {
         self
     }
 
+    /// Sets a librdkafka property to what a file holds.
+    pub fn property_file(mut self, name: &str, file: &Path) -> Self {
+        self = self.property(name, "");
+        let properties = self.table["kafka"]["properties"].as_table_mut().expect("just made");
+        let reference = Table::from_iter([("file".to_owned(), file.display().to_string().into())]);
+        properties.insert(name.to_owned(), reference.into());
+        self
+    }
+
     /// Takes a librdkafka property out again.
     pub fn without_property(mut self, name: &str) -> Self {
         let properties = self.table.get_mut("kafka").and_then(|kafka| kafka.get_mut("properties"));

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use reduct_sink_testbed::acls::{Target, grant_read, revoke_read};
+use reduct_sink_testbed::acls::{Target, grant_read, revoke_read, set_scram_password};
 use reduct_sink_testbed::certificates::{Authority, Certificate};
 use reduct_sink_testbed::figures;
 use reduct_sink_testbed::kafka::Security;
@@ -283,6 +283,105 @@ async fn access_rules_revoked_and_granted_under_load() -> Result<()> {
     sink.stop_cleanly()?;
     Ledger::of(&produced).audit(&bed.store.client()?, config.bucket()).await?.exact()?;
     figures::add("brokers", 1.0)
+}
+
+/// A host under load whose secrets are replaced: first by wrong ones, which end nothing, then by right ones.
+struct Replacing<'a> {
+    bed: &'a Secured,
+    topic: String,
+    config: SinkConfig,
+    port: u16,
+    sink: Sink,
+    load: Load,
+}
+
+impl<'a> Replacing<'a> {
+    fn start(bed: &'a Secured, topic: &str, config: SinkConfig) -> Result<Self> {
+        let kafka = bed.kafka.client();
+        kafka.create_topic(topic, 2)?;
+        let port = process::free_port()?;
+        let config = config.set("status.listen", format!("127.0.0.1:{port}"));
+        let load = Load::start(&kafka, topic, 100, |n| Message::new(payload(n, 500)))?;
+        let mut sink = Sink::start(&config)?;
+        // Its client is made of the files that are there now.
+        sink.wait_log("assigned partitions=[\"", CATCH_UP)?;
+        Ok(Self { bed, topic: topic.to_owned(), config, port, sink, load })
+    }
+
+    fn wait_problem(&mut self, is_there: bool) -> Result<()> {
+        wait_for(&format!("/health to name the files: {is_there}"), CATCH_UP, || {
+            self.sink.process().expect_running()?;
+            Ok((health(self.port)?.1.contains("kafka.new-files") == is_there).then_some(()))
+        })
+        .with_context(|| self.sink.log().unwrap_or_default())
+    }
+
+    /// The host has joined again, and goes on after the old secrets have lost their worth.
+    async fn finish(mut self) -> Result<()> {
+        self.sink.wait_log("joining the group again", CATCH_UP)?;
+        self.wait_problem(false)?;
+        // Longer than a connection may live without proving who it is.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        let produced = self.load.finish()?;
+        let kafka = self.bed.kafka.client();
+        self.sink.wait_caught_up(&kafka, self.config.group(), &[&self.topic], CATCH_UP)?;
+        self.sink.stop_cleanly()?;
+        let log = self.sink.log()?;
+        ensure!(!log.contains(PASSWORD), "the log shows the password");
+        ensure!(!log.contains("without a restart"), "it asks for a restart: {log}");
+        Ledger::of(&produced).audit(&self.bed.store.client()?, self.config.bucket()).await?.exact()?;
+        figures::add("secrets_replaced_while_running", 1.0)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_is_replaced_while_the_host_runs() -> Result<()> {
+    let bed = secured()?;
+    let (kafka, topic, user) = (bed.kafka.client(), unique("password"), unique("user"));
+    let folder = process::data_folder("password")?;
+    let file = folder.path().join("password");
+    set_scram_password(&kafka, &user, "the first one")?;
+    std::fs::write(&file, "the first one\n")?;
+    let config = bed.config("SCRAM", "SASL_SSL", &topic)?.property("sasl.mechanism", "SCRAM-SHA-512");
+    let config = config.property("sasl.username", &user).property_file("sasl.password", &file);
+    let mut replacing = Replacing::start(bed, &topic, config)?;
+    // The file is there before the broker knows of it.
+    std::fs::write(&file, PASSWORD)?;
+    replacing.wait_problem(true)?;
+    set_scram_password(&kafka, &user, PASSWORD)?;
+    replacing.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificate_and_key_are_replaced_while_the_host_runs() -> Result<()> {
+    let bed = secured()?;
+    let (kafka, topic) = (bed.kafka.client(), unique("certificate"));
+    let (first, second) = (bed.authority.issue("first")?, bed.authority.issue("second")?);
+    let folder = process::data_folder("certificate")?;
+    let (certificate, key) = (folder.path().join("client.pem"), folder.path().join("client.key"));
+    std::fs::copy(&first.certificate, &certificate)?;
+    std::fs::copy(&first.key, &key)?;
+    let config = bed.config("MTLS", "SSL", &topic)?;
+    let config = config.property("ssl.certificate.location", &certificate.display().to_string());
+    let config = config.property("ssl.key.location", &key.display().to_string());
+    let group = config.group().to_owned();
+    let rights = [Target::Topic(&topic), Target::Group(&group)];
+    for (principal, target) in
+        ["User:CN=first", "User:CN=second"].into_iter().flat_map(|who| rights.map(|to| (who, to)))
+    {
+        grant_read(&kafka, principal, target)?;
+    }
+    let mut replacing = Replacing::start(bed, &topic, config)?;
+    // A certificate without its key is of no use.
+    std::fs::copy(&second.certificate, &certificate)?;
+    replacing.wait_problem(true)?;
+    std::fs::copy(&second.key, &key)?;
+    replacing.sink.wait_log("joining the group again", CATCH_UP)?;
+    // Who reads now is the other one.
+    for target in rights {
+        revoke_read(&kafka, "User:CN=first", target)?;
+    }
+    replacing.finish().await
 }
 
 fn health(port: u16) -> Result<(u16, String)> {

@@ -15,8 +15,10 @@ mod pipelines;
 mod pipelines_tests;
 mod plugins;
 mod problem;
+mod property_files;
 mod reader;
 mod reference;
+mod regular_file;
 mod schema;
 mod substitute;
 mod swaps;
@@ -51,11 +53,17 @@ pub use self::plugins::{
 pub use self::problem::{ConfigPlace, ConfigProblem, ConfigProblems};
 pub use self::reader::in_full;
 pub use self::reference::{example, reference};
+pub(crate) use self::regular_file::{open_regular, read_small, read_small_text};
 pub use self::schema::schema;
 pub use self::swaps::{Bake, Mode, Share, Trial};
 pub use self::warnings::of_process as warning_of_process;
 pub use self::when::{HeaderIs, TopicIs, When};
 use crate::record::content_type::ContentTypes;
+
+/// `limits.compile_memory` and `limits.compile_time` where nobody sets them.
+pub(crate) fn default_compile_limits() -> (u64, Duration) {
+    reader::defaults(|reader| (reader.size("limits.compile_memory"), reader.duration("limits.compile_time")))
+}
 
 /// What a configuration is put together from.
 #[derive(Debug, Default, Clone)]
@@ -185,6 +193,8 @@ pub struct Kafka {
     pub on_unreadable: OnUnreadable,
     /// Any librdkafka property, as given. It wins over what the host sets itself, except for those that the host owns.
     pub properties: BTreeMap<String, String>,
+    /// The properties whose values come from files, and these files.
+    pub property_files: BTreeMap<String, PathBuf>,
 }
 
 impl Kafka {

@@ -12,6 +12,7 @@ use super::layers::Layers;
 use super::pipelines::in_pipeline;
 use super::problem::ConfigProblem;
 use super::reader::in_full;
+use super::regular_file::read_small_text;
 use super::value::{ConfigValue, Origin, Value};
 
 /// What the references of one configuration are replaced from.
@@ -86,14 +87,16 @@ impl Substitution<'_> {
         }
     }
 
-    /// Without the line break that editors and shells put at the end of a file.
     fn read(&mut self, path: &str) -> Result<(String, Origin), String> {
         let path = self.folder.join(path);
-        let read = std::fs::read_to_string(&path);
+        let read = read_small_text(&path);
         let text = read.map_err(|error| format!("cannot read {}: {error}", in_full(&path)))?;
-        let trimmed = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
-        let trimmed = trimmed.to_owned();
         self.files.push(path.clone());
-        Ok((trimmed, Origin::File(path)))
+        Ok((without_last_break(&text).to_owned(), Origin::File(path)))
     }
+}
+
+/// Without the line break that editors and shells put at the end of a file.
+pub fn without_last_break(text: &str) -> &str {
+    text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line))
 }

@@ -11,10 +11,11 @@ use super::key_table::{self, Preset};
 use super::layers::Layers;
 use super::problem::{ConfigPlace, ConfigProblem};
 use super::reader::{KeyReader, in_full, plain_text};
+use super::regular_file::read_small_text;
 use super::value::{ConfigValue, Origin, Value};
 use super::{
     BucketSettings, CacheConfig, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, MemberName, PluginConfig,
-    PluginSource, Quota, QuotaType, Secret, StatusConfig, StoreConfig, attachments, plugins,
+    PluginSource, Quota, QuotaType, Secret, StatusConfig, StoreConfig, attachments, plugins, property_files,
 };
 use crate::record::content_type::{ANY_TOPIC, ContentTypes};
 use crate::record::entry_name::{EntriesAllowed, Template, TemplateError};
@@ -78,6 +79,7 @@ pub fn validate(layers: Layers, pipeline: Option<&Arc<str>>) -> Result<Config, V
         start: reader.choice("kafka.start"),
         on_unreadable: reader.choice("kafka.on_unreadable"),
         properties: checked_properties(&properties, &folder, reader.problems),
+        property_files: property_files::of(&properties),
     };
     let store = store(&mut reader);
     let group = reader.text("kafka.group").unwrap_or_else(|| format!("reduct-sink-{}", store.bucket));
@@ -420,7 +422,7 @@ fn token(reader: &mut KeyReader<'_>) -> (Option<Secret>, Option<PathBuf>) {
     let (Some(path), Some(file)) = (reader.path("store.token_file"), file) else { return (None, None) };
     let place = &file.place;
     let shown = in_full(&path);
-    let token = match std::fs::read_to_string(&path) {
+    let token = match read_small_text(&path) {
         Ok(text) => checks::token(text.trim()).ok_or_else(|| format!("{shown} holds no token, expected {EXPECTED}")),
         Err(error) => Err(format!("cannot read {shown}: {error}")),
     };

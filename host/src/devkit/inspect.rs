@@ -16,6 +16,7 @@ use wit_parser::{Resolve, WorldId, WorldItem, WorldKey};
 use super::testing::plugin_name;
 use crate::config::{PluginConfig, PluginSource};
 use crate::plugin::{Digest, LoadProblem, Runtime, claimed_signer};
+use crate::record::text::one_line;
 
 /// The description of a component's file.
 #[derive(Debug, Serialize)]
@@ -96,6 +97,10 @@ pub fn inspect(file: &Path) -> anyhow::Result<Inspection> {
     Ok(inspection)
 }
 
+/// What is shown of a name that the component gives itself or its tools, and how many tools of each kind.
+const SHOWN_BYTES: usize = 200;
+const SHOWN_TOOLS: usize = 20;
+
 impl Inspection {
     /// Notes the core modules and the name, as far as the file can be read. Returns the languages and tools.
     fn add_metadata(&mut self, bytes: &[u8]) -> BTreeSet<String> {
@@ -113,14 +118,15 @@ impl Inspection {
                     KnownCustom::Producers(fields) => {
                         for field in fields.into_iter().map_while(Result::ok) {
                             let values = field.values.into_iter().map_while(Result::ok);
-                            tools
-                                .extend(values.map(|tool| format!("{} {}", tool.name, tool.version).trim().to_owned()));
+                            let shown = |text: String| one_line(text.trim(), SHOWN_BYTES);
+                            let values = values.map(|tool| shown(format!("{} {}", tool.name, tool.version)));
+                            tools.extend(values.take(SHOWN_TOOLS));
                         }
                     }
                     KnownCustom::ComponentName(names) if depth == 0 => {
                         for name in names.map_while(Result::ok) {
                             if let ComponentName::Component { name, .. } = name {
-                                self.name = name.to_owned();
+                                self.name = one_line(name, SHOWN_BYTES);
                             }
                         }
                     }
@@ -175,7 +181,7 @@ impl Inspection {
 
     fn load(&mut self, file: &Path) -> anyhow::Result<()> {
         let plugin = PluginConfig::new(plugin_name(file), PluginSource::File(file.to_owned()));
-        let runtime = Runtime::new()?;
+        let runtime = Runtime::for_strangers(None)?;
         let started = Instant::now();
         match runtime.load(&plugin) {
             Ok(_) => self.load_ms = Some(milliseconds(started.elapsed())),

@@ -10,9 +10,9 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Uri, header};
 
-use crate::config::Secret;
+use crate::config::{Secret, read_small_text};
 
 /// The way a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,10 @@ impl Access {
         if way == Way::Socket {
             return None;
         }
+        // Who stands between might have looked at the other one.
+        if [header::HOST, header::ORIGIN].iter().any(|name| headers.get_all(name).iter().count() > 1) {
+            return Some("a request has one Host and one Origin header at most");
+        }
         let text = |name| headers.get(name).map(|value: &header::HeaderValue| value.to_str().unwrap_or_default());
         let host = text(header::HOST);
         // A page that this host served has the host's own address for its origin; a proxy may have added TLS.
@@ -57,6 +61,12 @@ impl Access {
         }
     }
 
+    /// The same for the host that a request names in the place of its path, as requests to proxies do.
+    pub fn refuse_target(&self, way: Way, uri: &Uri) -> Option<&'static str> {
+        let is_own = way == Way::Socket || uri.authority().is_none_or(|named| self.is_own(named.as_str()));
+        (!is_own).then_some("this is no proxy")
+    }
+
     /// Whether the caller may act and may see parts of records.
     pub fn may_act(&self, way: Way, headers: &HeaderMap) -> bool {
         if self.actions_off {
@@ -69,7 +79,7 @@ impl Access {
     /// The token, read now, so that one that was replaced holds at once.
     pub fn token(&self) -> Option<Result<Secret, String>> {
         let path = self.token_file.as_ref()?;
-        let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+        let text = read_small_text(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
         Some(text.and_then(|text| match text.trim() {
             "" => Err(format!("{} is empty", path.display())),
             token => Ok(Secret::new(token)),
@@ -171,6 +181,11 @@ mod tests {
         }
         assert!(refused(Some("evil.example"), &[(header::ORIGIN, "http://evil.example")]), "its Host isn't ours");
         assert_eq!(access.refuse(Way::Socket, &headers(None, &[])), None);
+        for two in [("127.0.0.1", "evil.example"), ("evil.example", "127.0.0.1"), ("127.0.0.1", "127.0.0.1")] {
+            assert!(refused(Some(two.0), &[(header::HOST, two.1)]), "{two:?}");
+        }
+        let target = |text: &str| access.refuse_target(Way::Port, &text.parse().unwrap()).is_some();
+        assert!(!target("/status") && !target("http://127.0.0.1:9640/status") && target("http://evil.example/status"));
     }
 
     #[test]

@@ -67,7 +67,12 @@ pub struct PartitionView {
 }
 
 /// Looks until the host has ended.
-pub fn supervise(host: Arc<dyn Supervised>, observer: Option<Observer>, stuck_after: Duration, last: Arc<Mutex<Look>>) {
+pub fn supervise(
+    host: Arc<dyn Supervised>,
+    mut observer: Option<Observer>,
+    stuck_after: Duration,
+    last: Arc<Mutex<Look>>,
+) {
     let mut supervisor = Supervisor::new(stuck_after);
     let mut next = Instant::now();
     while !host.ended() {
@@ -75,7 +80,7 @@ pub fn supervise(host: Arc<dyn Supervised>, observer: Option<Observer>, stuck_af
         if Instant::now() < next {
             continue;
         }
-        let look = supervisor.look(&*host, observer.as_ref());
+        let look = supervisor.look(&*host, observer.as_mut());
         *last.lock().unwrap_or_else(PoisonError::into_inner) = look;
         next = Instant::now() + EVERY;
     }
@@ -105,7 +110,7 @@ impl Supervisor {
         }
     }
 
-    fn look(&mut self, host: &dyn Supervised, observer: Option<&Observer>) -> Look {
+    fn look(&mut self, host: &dyn Supervised, observer: Option<&mut Observer>) -> Look {
         let mut positions = host.standings();
         positions.sort();
         let sources: Vec<TopicPartition> = positions.iter().map(|(source, _, _)| source.clone()).collect();

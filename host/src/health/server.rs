@@ -277,7 +277,8 @@ pub(super) fn guarded(routes: Router<Served>, served: Served) -> Router {
 }
 
 async fn guard(State(served): State<Served>, Extension(way): Extension<Way>, request: Request, next: Next) -> Response {
-    match served.access.refuse(way, request.headers()) {
+    let access = &served.access;
+    match access.refuse(way, request.headers()).or_else(|| access.refuse_target(way, request.uri())) {
         Some(reason) => (StatusCode::FORBIDDEN, reason).into_response(),
         None => next.run(request).await,
     }

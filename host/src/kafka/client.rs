@@ -77,7 +77,7 @@ pub fn client_config(config: &config::Kafka) -> ClientConfig {
         // Without it a byte that was changed on a broker's disk arrives as good.
         .set("check.crcs", "true")
         .set("socket.keepalive.enable", "true");
-    for (key, value) in &config.properties {
+    for (key, value) in config.present_properties() {
         client.set(key, value);
     }
     if let Some(hidden) = hidden(config) {
@@ -308,6 +308,7 @@ mod tests {
                 start: StartPolicy::Earliest,
                 on_unreadable: crate::config::OnUnreadable::Wait,
                 properties: properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+                property_files: Default::default(),
             };
             client_config(&config).get(HIDDEN).unwrap_or_default().to_owned()
         };

@@ -386,6 +386,7 @@ mod tests {
             start: StartPolicy::Earliest,
             on_unreadable: crate::config::OnUnreadable::Wait,
             properties: properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect::<BTreeMap<_, _>>(),
+            property_files: BTreeMap::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod client;
+pub mod client_files;
 pub mod message;
 pub mod metadata;
 pub mod observer;

@@ -6,6 +6,7 @@
 //! client of its own, so that a member that is stuck doesn't hide what is wrong.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -14,14 +15,15 @@ use regex::Regex;
 
 use super::admin::{self, Edge, TopicDescription};
 use super::client::{Reports, is_refusal, reader};
+use super::client_files::ClientFiles;
 use super::metadata::KafkaCheckError;
 use crate::config;
 use crate::record::TopicPartition;
 
 /// How long one question may take.
 const ANSWER: Duration = Duration::from_secs(3);
-/// How long a look may take: five questions and a little.
-pub const LONGEST: Duration = Duration::from_secs(17);
+/// How long a look may take: six questions and a little.
+pub const LONGEST: Duration = Duration::from_secs(20);
 /// How long librdkafka may take to say why a question has failed.
 const REASON_WITHIN: Duration = Duration::from_secs(1);
 
@@ -46,6 +48,7 @@ pub struct KafkaLook {
 /// Looks at Kafka.
 pub struct Observer {
     consumer: BaseConsumer<Reports>,
+    files: Arc<ClientFiles>,
     brokers: String,
     group: String,
     /// Configured topics without a pattern.
@@ -55,10 +58,11 @@ pub struct Observer {
 
 impl Observer {
     /// Asks nothing yet.
-    pub fn new(config: &config::Kafka) -> Result<Self, KafkaCheckError> {
+    pub fn new(config: &config::Kafka, files: Arc<ClientFiles>) -> Result<Self, KafkaCheckError> {
         let is_pattern = |topic: &&String| topic.starts_with('^');
         Ok(Self {
             consumer: reader(config)?,
+            files,
             brokers: config.brokers.clone(),
             group: config.group.clone(),
             named: config.topics.iter().filter(|topic| !is_pattern(topic)).cloned().collect(),
@@ -67,8 +71,18 @@ impl Observer {
     }
 
     /// Looks at the configured topics, the group, and the partitions that are assigned to this host.
-    pub fn look(&self, assigned: &[TopicPartition]) -> KafkaLook {
+    pub fn look(&mut self, assigned: &[TopicPartition]) -> KafkaLook {
+        if let Some(renewed) = self.files.look(self.named.first().map(String::as_str)) {
+            self.consumer = renewed;
+        }
         let mut look = KafkaLook::default();
+        look.findings.extend(self.files.refusal().map(|reason| Finding {
+            code: "kafka.new-files",
+            message: format!(
+                "the changed certificates, keys or passwords of kafka.properties aren't taken: {reason}; the present \
+                 connections stay, and the files are tried again"
+            ),
+        }));
         let names: BTreeSet<&str> =
             self.named.iter().map(String::as_str).chain(assigned.iter().map(|source| &*source.topic)).collect();
         let names: Vec<&str> = names.into_iter().collect();

@@ -204,8 +204,8 @@ fn client_config(config: &config::Kafka, transactional_id: &str) -> ClientConfig
         // The topic's own limit decides.
         .set("message.max.bytes", "1000000000");
     let for_all = |name: &&String| !CONSUMERS_ONLY.iter().any(|prefix| name.starts_with(prefix));
-    for name in config.properties.keys().filter(for_all) {
-        if let Some(value) = config.properties.get(name) {
+    for (name, value) in config.present_properties() {
+        if for_all(&&name) {
             client.set(name, value);
         }
     }

@@ -350,6 +350,7 @@ mod tests {
             start: StartPolicy::Earliest,
             on_unreadable: crate::config::OnUnreadable::Wait,
             properties: Default::default(),
+            property_files: Default::default(),
         };
         let producer: BaseProducer = client::client_config(&config).create().unwrap();
         for n in 0..20 {
@@ -389,6 +390,7 @@ mod tests {
             start: StartPolicy::Earliest,
             on_unreadable: crate::config::OnUnreadable::Wait,
             properties: Default::default(),
+            property_files: Default::default(),
         };
         let reader = ScanReader::of_group(&config, "group.replay").unwrap();
         reader.commit(&of(1), 7, "12-14").unwrap();

@@ -20,6 +20,7 @@ use crate::config::{self, Config, ConfigProblem, LoadOutcome, Sources, threads};
 use crate::dead_letters::topic::DeadLetterTopic;
 use crate::flow::membership::{Membership, watch_for_pauses};
 use crate::health::progress::{Supervised, supervise};
+use crate::kafka::client_files::ClientFiles;
 use crate::kafka::observer::Observer;
 use crate::plugin::SharedEngines;
 use crate::recovery::Partitions;
@@ -29,6 +30,9 @@ use crate::source::{GroupHandler, Member, Source, SourceEnd, SourceError};
 
 /// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
+
+/// After which it is tried again to join the group with files that were replaced.
+const JOIN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct PipelineRun<'a> {
@@ -138,8 +142,10 @@ impl PipelineRun<'_> {
         let config = self.config;
         (self.running)(Arc::clone(host))?;
         say_configuration(config, chain);
+        let files = Arc::new(ClientFiles::new(&config.kafka));
         let consume = |member: &Member| -> Result<Source, SourceError> {
-            Source::new(&config.kafka, member, partitions, Arc::clone(host) as Arc<dyn GroupHandler>)
+            let handler = Arc::clone(host) as Arc<dyn GroupHandler>;
+            Source::new(&config.kafka, member, partitions, Arc::clone(&files), handler)
         };
         // Held until the end: a host that is started again shall not find the name taken by this one, which still works.
         let member = Member::new(&config.kafka);
@@ -147,15 +153,33 @@ impl PipelineRun<'_> {
         let look = Arc::clone(&host.look);
         let supervisor = {
             let host = Arc::clone(host) as Arc<dyn Supervised>;
-            let observer = Observer::new(&config.kafka).map_err(SourceError::from)?;
+            let observer = Observer::new(&config.kafka, Arc::clone(&files)).map_err(SourceError::from)?;
             let stuck_after = config.limits.stuck_after;
             threads::spawn("supervisor", move || supervise(host, Some(observer), stuck_after, look))
                 .map_err(failed("can't start the supervisor"))?
         };
-        while source.run() == SourceEnd::NameTaken {
-            // Two that take the name from each other by turns would never get on; so this one does without.
-            host.lose_name(member.name().unwrap_or_default());
-            source = consume(&Member::default())?;
+        let (nameless, mut present) = (Member::default(), &member);
+        loop {
+            match source.run() {
+                SourceEnd::Stopped => break,
+                SourceEnd::FilesReplaced => {}
+                SourceEnd::NameTaken => {
+                    // Two that take the name from each other by turns would never get on; so this one does without.
+                    host.lose_name(member.name().unwrap_or_default());
+                    present = &nameless;
+                }
+            }
+            source = loop {
+                match consume(present) {
+                    Ok(source) => break source,
+                    // The files may be half written just now; what works is tried before it is used, and can still change.
+                    Err(error) if files.renewals() > 0 && !host.is_told_to_stop() => {
+                        warn!(%error, "can't join the group again; trying again");
+                        std::thread::sleep(JOIN_AGAIN_AFTER);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            };
         }
         Ok(supervisor)
     }

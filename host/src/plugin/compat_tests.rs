@@ -61,6 +61,7 @@ fn state() -> State {
         grants: &code.grants,
         log: &code.log,
         http: None,
+        files: &code.files,
         seed: 0,
         labels: &code.labels,
         time_limit: Duration::from_secs(5),

@@ -15,6 +15,7 @@ use wasmtime::component::Component;
 
 use super::engine::{self, EngineKind, Platforms};
 use super::error::LoadProblem;
+use crate::config::default_compile_limits;
 
 /// The command of this program that compiles: see [`compile_as_child`].
 pub const CHILD_COMMAND: &str = "compile-component";
@@ -36,6 +37,14 @@ pub struct CompileLimits {
     pub memory_bytes: u64,
     /// Processor time, over all threads.
     pub time: Duration,
+}
+
+impl Default for CompileLimits {
+    /// Those of a configuration that sets none.
+    fn default() -> Self {
+        let (memory_bytes, time) = default_compile_limits();
+        Self { memory_bytes, time }
+    }
 }
 
 pub(super) enum Compiler {

@@ -70,6 +70,7 @@ impl Instance {
             grants: &code.grants,
             log: &code.log,
             http: code.http.as_ref(),
+            files: &code.files,
             seed: code.seed,
             labels: &code.labels,
             time_limit: START_TIMEOUT,

@@ -13,6 +13,7 @@ use super::failure_log::{FailureLog, RecentFailure};
 use super::host_calls::HostCalls;
 use super::http_client::HttpClient;
 use super::log::PluginLog;
+use super::open_files::OpenFiles;
 use super::state::State;
 use crate::config::{FailurePolicy, Grants, PluginLimits, Recycle};
 use crate::record::InputRecord;
@@ -56,6 +57,8 @@ pub(super) struct Code {
     pub log: Arc<PluginLog>,
     /// `None`: no host is granted.
     pub http: Option<Arc<HttpClient>>,
+    /// That its instances have open.
+    pub files: Arc<OpenFiles>,
     pub failures: FailureLog,
     pub breaker: Breaker,
     /// Outlives the code: what a version did is still reported after it was replaced.

@@ -3,7 +3,6 @@
 //! Guarantees: loading does all that may take long or go wrong (read, compile, check, start, configure), so that a
 //! [`LoadedPlugin`] is ready for its first record; each problem is a [`LoadError`] that names the remedy.
 
-use std::fs;
 use std::io::{self, Read};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Weak};
@@ -33,7 +32,7 @@ use super::log::PluginLog;
 use super::own_files;
 use super::signature;
 use super::state::State;
-use crate::config::{CacheFolder, Config, PluginConfig, PluginSource, threads};
+use crate::config::{CacheFolder, Config, PluginConfig, PluginSource, open_regular, threads};
 use crate::record::labels::LabelRules;
 
 /// How often the thread that loads a plugin is looked at.
@@ -97,6 +96,13 @@ impl Runtime {
     pub fn with_cache(cache: Option<Cache>) -> anyhow::Result<Arc<Self>> {
         let compiler = Compiler::here().context("couldn't start the threads that compile plugins")?;
         Self::with(&SharedEngines::new(cache)?, compiler, LabelRules::default(), 0)
+    }
+
+    /// For a tool that is given a component of unknown origin: it is compiled as a host that runs compiles it by default, in a
+    /// process with limits.
+    pub fn for_strangers(cache: Option<Cache>) -> anyhow::Result<Arc<Self>> {
+        let limits = Compiler::Child(CompileLimits::default());
+        Self::with(&SharedEngines::new(cache)?, limits, LabelRules::default(), 0)
     }
 
     /// For a host that runs: with the cache that the configuration names, and a process of its own for compiling. If the
@@ -194,6 +200,7 @@ impl Runtime {
             grants: Arc::new(plugin.grants.clone()),
             log,
             http,
+            files: Arc::default(),
             failures: FailureLog::new(name.clone(), digest.short()),
             breaker: Breaker::new(plugin.breaker, format!("{name}@{}", digest.short())),
             counters: Arc::new(CounterSet::default()),
@@ -295,11 +302,7 @@ pub(crate) fn read(plugin: &PluginConfig) -> Result<Vec<u8>, LoadProblem> {
         io::ErrorKind::NotFound => LoadProblem::NotFound,
         _ => LoadProblem::Unreadable(error),
     };
-    // Reading a pipe or a device might never end.
-    if !fs::metadata(path).map_err(problem)?.is_file() {
-        return Err(LoadProblem::Unreadable(io::Error::other("not a regular file")));
-    }
-    let file = fs::File::open(path).map_err(problem)?;
+    let file = open_regular(path).map_err(problem)?;
     let (found, most) = (file.metadata().map_err(problem)?.len(), plugin.limits.file_bytes);
     let mut bytes = Vec::new();
     // It may grow while it is read.

@@ -32,6 +32,7 @@ mod loader;
 mod log;
 mod memory;
 mod message;
+mod open_files;
 mod own_files;
 mod sandbox;
 mod signature;

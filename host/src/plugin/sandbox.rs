@@ -13,6 +13,7 @@ use super::http::Gate;
 use super::http_client::HttpClient;
 use super::log::{Denied, LogStream, PluginLog, Printer, Printout};
 use super::memory::MAX_HANDLES;
+use super::open_files::{MOST_LISTS, MOST_OPEN, OpenFiles, OwnFiles, holds_all_lists};
 use crate::config::Grants;
 
 /// The most bytes of randomness that one call gets.
@@ -37,6 +38,7 @@ pub(super) struct Sandbox {
     resources: ResourceTable,
     http: WasiHttpCtx,
     gate: Gate,
+    files: OwnFiles,
 }
 
 impl Sandbox {
@@ -45,6 +47,7 @@ impl Sandbox {
         grants: &Arc<Grants>,
         log: &Arc<PluginLog>,
         http_client: Option<&Arc<HttpClient>>,
+        files: &Arc<OpenFiles>,
         time_limit: Duration,
     ) -> Result<Self, String> {
         let printout = Arc::new(Printout::new(log.clone()));
@@ -86,6 +89,7 @@ impl Sandbox {
             resources,
             http,
             gate: Gate::new(grants.clone(), log.clone(), http_client.cloned(), time_limit),
+            files: OwnFiles::new(files),
         })
     }
 
@@ -104,6 +108,31 @@ impl Sandbox {
     /// The next call is about another record.
     pub fn next_record(&mut self) {
         self.random = None;
+        self.files.recount(&mut self.resources);
+    }
+
+    /// Whether the plugin has as many files open as it may.
+    pub fn refuses_file(&mut self) -> bool {
+        let full = !self.files.may_open(&mut self.resources);
+        if full {
+            self.log.warn_once(
+                "files",
+                &format!("the plugin's instances have {MOST_OPEN} files open, which are the most; it got no other"),
+            );
+        }
+        full
+    }
+
+    /// Whether the plugin holds as many lists of directories as it may.
+    pub fn refuses_list(&mut self) -> bool {
+        let full = holds_all_lists(&mut self.resources);
+        if full {
+            self.log.warn_once(
+                "lists",
+                &format!("the plugin holds {MOST_LISTS} lists of directories, which are the most; it got no other"),
+            );
+        }
+        full
     }
 
     pub fn wasi(&mut self) -> WasiCtxView<'_> {

@@ -5,7 +5,6 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use minisign_verify::{PublicKey, Signature};
 
+use crate::config::read_small_text;
 use crate::record::text::one_line;
 
 /// The signer's comment is shown in at most this many bytes.
@@ -56,7 +56,7 @@ pub fn is_public_key(text: &str) -> bool {
 /// Checks the signature beside the file against these keys. `component`: the bytes that were read from the file.
 pub fn verify(component: &[u8], file: &Path, keys: &[String]) -> Result<SignedBy, SignatureError> {
     let path = signature_file(file);
-    let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
+    let text = read_small_text(&path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => SignatureError::Missing(path.clone()),
         _ => SignatureError::Unreadable(error.to_string()),
     })?;
@@ -71,7 +71,7 @@ pub fn verify(component: &[u8], file: &Path, keys: &[String]) -> Result<SignedBy
 /// Who the file beside the component says has signed it, and what the signer wrote; `None`: there is no signature. Nothing is
 /// checked.
 pub fn claimed_signer(component: &Path) -> Option<String> {
-    let text = fs::read_to_string(signature_file(component)).ok()?;
+    let text = read_small_text(&signature_file(component)).ok()?;
     let signature = Signature::decode(&text).ok()?;
     let bytes = STANDARD.decode(text.lines().nth(1)?).ok()?;
     // After two bytes for the algorithm; minisign shows it as a little-endian number.
@@ -88,6 +88,8 @@ impl fmt::Display for SignedBy {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// From minisign's own documentation: the file is `test`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::http_client::HttpClient;
 use super::log::{Level, PluginLog};
 use super::memory::Memory;
+use super::open_files::OpenFiles;
 use super::sandbox::Sandbox;
 use crate::config::Grants;
 use crate::record::OutputRecord;
@@ -19,6 +20,8 @@ pub(super) struct Setting<'a> {
     pub grants: &'a Arc<Grants>,
     pub log: &'a Arc<PluginLog>,
     pub http: Option<&'a Arc<HttpClient>>,
+    /// Of all instances of the version.
+    pub files: &'a Arc<OpenFiles>,
     /// What its hash tables are seeded with.
     pub seed: u64,
     /// Which labels the plugin sees.
@@ -48,7 +51,7 @@ impl State {
             outputs: Vec::new(),
             at: 0,
             memory: Memory::new(setting.memory_bytes),
-            sandbox: Sandbox::new(setting.grants, setting.log, setting.http, setting.time_limit)?,
+            sandbox: Sandbox::new(setting.grants, setting.log, setting.http, setting.files, setting.time_limit)?,
             seed: setting.seed,
             labels: Arc::clone(setting.labels),
             log_lines: setting.log_lines,

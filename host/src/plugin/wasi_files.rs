@@ -1,6 +1,10 @@
-//! Reports what WASI refuses a plugin in its directories: changing one that it may only read, and leaving them.
+//! Reports what WASI refuses a plugin in its directories: changing one that it may only read, and leaving them. Refuses
+//! what WASI doesn't: more open files and longer lists than [`super::open_files`] allows.
 //!
-//! Guarantees: each function answers as WASI's own does, and the log says what was refused, once for each version and kind.
+//! Guarantees: each function answers as WASI's own does otherwise, and the log says what was refused, once for each version
+//! and kind.
+
+use std::sync::Arc;
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource};
@@ -11,6 +15,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 
 use super::log::Denied;
+use super::open_files::{MOST_LISTED, is_too_long};
 use super::state::State;
 
 /// As `wasmtime-wasi` links it: plugins that import an older 0.2 find this one.
@@ -20,13 +25,16 @@ const INTERFACE: &str = "wasi:filesystem/types@0.2.12";
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(INTERFACE)?;
     macro_rules! report_refused {
-        ($name:literal, $method:ident($($argument:ident: $kind:ty),*), changes: $changes:expr) => {
+        ($name:literal, $method:ident($($argument:ident: $kind:ty),*), changes: $changes:expr $(, unless: $full:ident)?) => {
             interface.func_wrap_async(
                 concat!("[method]descriptor.", $name),
                 |mut store: StoreContextMut<'_, State>,
                  (at, $($argument),*): (Resource<Descriptor>, $($kind),*)| {
                     Box::new(async move {
                         let changes = $changes;
+                        $(if store.data_mut().sandbox.$full() {
+                            return Ok((Err(ErrorCode::Quota),));
+                        })?
                         let answer = store.data_mut().filesystem().$method(at, $($argument),*).await;
                         store.data_mut().report_refused(answer, changes)
                     })
@@ -37,7 +45,8 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     report_refused!(
         "open-at",
         open_at(links: PathFlags, path: String, how: OpenFlags, flags: DescriptorFlags),
-        changes: is_to_change(how, flags)
+        changes: is_to_change(how, flags),
+        unless: refuses_file
     );
     report_refused!("create-directory-at", create_directory_at(path: String), changes: true);
     report_refused!("remove-directory-at", remove_directory_at(path: String), changes: true);
@@ -45,6 +54,19 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     report_refused!("rename-at", rename_at(path: String, to: Resource<Descriptor>, new: String), changes: true);
     report_refused!("link-at", link_at(links: PathFlags, path: String, to: Resource<Descriptor>, new: String), changes: true);
     report_refused!("symlink-at", symlink_at(path: String, new: String), changes: true);
+    interface.func_wrap_async(
+        "[method]descriptor.read-directory",
+        |mut store: StoreContextMut<'_, State>, (at,): (Resource<Descriptor>,)| {
+            Box::new(async move {
+                let state = store.data_mut();
+                if state.refuses_list_of(&at).await? {
+                    return Ok((Err(ErrorCode::Quota),));
+                }
+                let answer = state.filesystem().read_directory(at).await;
+                state.report_refused(answer, false)
+            })
+        },
+    )?;
     Ok(())
 }
 
@@ -55,6 +77,29 @@ fn is_to_change(how: OpenFlags, flags: DescriptorFlags) -> bool {
 }
 
 impl State {
+    /// WASI reads the whole directory into the host's memory when a list is asked for.
+    async fn refuses_list_of(&mut self, at: &Resource<Descriptor>) -> wasmtime::Result<bool> {
+        if self.sandbox.refuses_list() {
+            return Ok(true);
+        }
+        let directory = match self.sandbox.wasi().table.get(at)? {
+            Descriptor::Dir(directory) => Arc::clone(&directory.dir),
+            Descriptor::File(_) => return Ok(false),
+        };
+        let found = tokio::task::spawn_blocking(move || is_too_long(&directory)).await;
+        // What can't be looked at isn't read either.
+        let refused = !matches!(found, Ok(Ok(false)));
+        if refused {
+            self.sandbox.log.warn_once(
+                "list",
+                &format!(
+                    "the plugin asked for the list of a directory that has more than {MOST_LISTED} entries; it got none"
+                ),
+            );
+        }
+        Ok(refused)
+    }
+
     fn report_refused<T>(&mut self, answer: FsResult<T>, changes: bool) -> wasmtime::Result<(Result<T, ErrorCode>,)> {
         let error = match answer {
             Ok(value) => return Ok((Ok(value),)),

@@ -30,7 +30,7 @@ pub fn clip(text: &str, bytes: usize) -> &str {
 }
 
 /// Unicode's format characters (Cf) and its line and paragraph separators (Zl, Zp).
-fn is_invisible(c: char) -> bool {
+pub fn is_invisible(c: char) -> bool {
     matches!(
         c,
         '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}'

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
-use crate::config::{PluginConfig, PluginSource};
+use crate::config::{PluginConfig, PluginSource, read_small};
 use crate::plugin::{Digest, read, signature_file};
 
 /// A watched file, and what is known of it.
@@ -97,7 +97,7 @@ impl FileStamp {
 /// For each plugin, the digest of its file together with its signature; `None`: the file can't be read.
 pub(super) fn digests(plugins: &[PluginConfig]) -> Vec<Option<Digest>> {
     let signature = |plugin: &PluginConfig| match &plugin.source {
-        PluginSource::File(path) => std::fs::read(signature_file(path)).ok(),
+        PluginSource::File(path) => read_small(&signature_file(path)).ok(),
         PluginSource::Builtin => None,
     };
     let digest = |plugin: &PluginConfig| {

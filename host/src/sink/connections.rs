@@ -2,7 +2,8 @@
 //!
 //! Guarantees: each request runs in a task of its own, so that a caller who stops waiting doesn't cut it off in
 //! mid-body (which would leave unfinished records), and a panic inside the client becomes an error; the time allowed for
-//! a request grows with its size; a token file is read again when the store refuses the token; the system needs no CA
+//! a request grows with its size; a token file is read again when the store refuses the token, and the
+//! file of the authorities when the store can't be reached; the system needs no CA
 //! certificates unless the URL is `https`.
 
 use std::future::Future;
@@ -56,6 +57,8 @@ pub(super) struct Connections {
     clients: Mutex<Arc<Clients>>,
     /// When the token file was read last.
     token_read: Mutex<Option<Instant>>,
+    /// What the file of the authorities held last, and when it was read.
+    authorities: Mutex<(Option<Vec<u8>>, Instant)>,
 }
 
 impl Connections {
@@ -66,6 +69,7 @@ impl Connections {
             config: config.clone(),
             clients: Mutex::new(Arc::new(Clients::new(token))),
             token_read: Mutex::default(),
+            authorities: Mutex::new((authorities(config), Instant::now())),
         };
         this.connection(0).map(|_| this)
     }
@@ -126,6 +130,9 @@ impl Connections {
                 StoreError::Unauthorized(text) if self.read_token_again() => {
                     Err(StoreError::Unavailable(format!("{text}; store.token_file holds another token now")))
                 }
+                StoreError::Unavailable(text) if self.read_authorities_again() => {
+                    Err(StoreError::Unavailable(format!("{text}; store.tls.ca holds other authorities now")))
+                }
                 StoreError::Unavailable(text) => Err(StoreError::Unavailable(match route::proxy(&self.config.url) {
                     Some(proxy) => format!("{text}; {proxy}"),
                     None => text,
@@ -136,6 +143,32 @@ impl Connections {
         }
     }
 
+    /// Reads `store.tls.ca` again. `true`: it holds other authorities than before.
+    fn read_authorities_again(&self) -> bool {
+        if self.config.ca.is_none() {
+            return false;
+        }
+        let mut known = lock(&self.authorities);
+        if known.1.elapsed() < TOKEN_EVERY {
+            return false;
+        }
+        known.1 = Instant::now();
+        let found = authorities(&self.config);
+        if found.is_none() || known.0 == found {
+            return false;
+        }
+        let mut clients = lock(&self.clients);
+        // What is half written makes no client.
+        if let Err(error) = self.client(clients.token.as_deref(), self.config.timeout) {
+            warn!(%error, "store.tls.ca has changed and can't be used");
+            return false;
+        }
+        known.0 = found;
+        info!("ReductStore can't be reached, and store.tls.ca holds other authorities: they are used from now on");
+        *clients = Arc::new(Clients::new(clients.token.clone()));
+        true
+    }
+
     /// Reads `store.token_file` again. `true`: it holds another token than before.
     fn read_token_again(&self) -> bool {
         let Some(path) = &self.config.token_file else { return false };
@@ -144,7 +177,7 @@ impl Connections {
             return false;
         }
         *read = Some(Instant::now());
-        let token = match std::fs::read_to_string(path) {
+        let token = match config::read_small_text(path) {
             Ok(text) => text.trim().to_owned(),
             Err(error) => {
                 warn!(file = %path.display(), %error, "the token is refused, and store.token_file can't be read");
@@ -159,6 +192,11 @@ impl Connections {
         *clients = Arc::new(Clients::new(Some(token)));
         true
     }
+}
+
+/// What the file of the authorities holds.
+fn authorities(config: &config::StoreConfig) -> Option<Vec<u8>> {
+    config.ca.as_deref().and_then(|path| config::read_small(path).ok())
 }
 
 /// A panic elsewhere must not spread: what these locks guard is valid at every step.

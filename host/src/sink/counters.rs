@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::store::StoreError;
 use crate::flow::sharded::Sharded;
+use crate::record::text::is_invisible;
 use crate::record::{OutputRecord, Rejection};
 
 /// How many dead letters are remembered, and how much of each payload.
@@ -160,7 +161,9 @@ pub struct CountersNow {
 pub fn beginning(bytes: &[u8], most: usize) -> String {
     let cut = bytes.get(..most).unwrap_or(bytes);
     let text = String::from_utf8_lossy(cut);
-    text.chars().map(|letter| if letter.is_control() && letter != '\n' { '\u{b7}' } else { letter }).collect()
+    text.chars()
+        .map(|letter| if letter != '\n' && (letter.is_control() || is_invisible(letter)) { '\u{b7}' } else { letter })
+        .collect()
 }
 
 /// Milliseconds since the Unix epoch.
@@ -218,6 +221,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_are_shown_as_far_as_they_are() {
+        assert_eq!(beginning("a\u{202e}b".as_bytes(), 10), "a\u{b7}b");
         assert_eq!(beginning(b"a\x00\x1bb\n\xff", 10), "a\u{b7}\u{b7}b\n\u{fffd}");
         assert_eq!(beginning(b"abc", 2), "ab");
     }

@@ -42,6 +42,7 @@ use crate::flow::store_start::now_ms;
 use crate::flow::{CommitPoint, PartitionState};
 
 use crate::kafka::client::{QUEUE, client_config, told};
+use crate::kafka::client_files::ClientFiles;
 use crate::kafka::metadata::KafkaCheckError;
 use crate::kafka::start::{self, Facts};
 use crate::record::{TopicId, TopicPartition};
@@ -149,6 +150,9 @@ pub enum SourceEnd {
     Stopped,
     /// Another host has taken this one's name in the group. Nothing of what this one had is its own any more.
     NameTaken,
+    /// The certificates, keys or passwords were replaced, which a client can't take over: all was given back, for a member that
+    /// is made of the new ones.
+    FilesReplaced,
 }
 
 /// A member of the consumer group.
@@ -168,6 +172,9 @@ pub struct Source {
     late_until_ms: Option<u64>,
     /// Partitions begin after this moment.
     begin_after: Instant,
+    files: Arc<ClientFiles>,
+    /// What `files` counted when the client was made.
+    made_of: u64,
 }
 
 impl Source {
@@ -176,8 +183,10 @@ impl Source {
         config: &config::Kafka,
         member: &Member,
         partitions: usize,
+        files: Arc<ClientFiles>,
         handler: Arc<dyn GroupHandler>,
     ) -> Result<Self, SourceError> {
+        let made_of = files.renewals();
         let mut client = client_config(config);
         if let Some(name) = member.name() {
             client.set("group.instance.id", name);
@@ -213,6 +222,8 @@ impl Source {
             late_until_ms: succeeds.then(|| now_ms().saturating_add(session)),
             begin_after: Instant::now()
                 + if succeeds && member.may_be_shared() { NAMESAKE_NOTICES } else { Duration::ZERO },
+            files,
+            made_of,
         })
     }
 
@@ -221,8 +232,14 @@ impl Source {
         let mut committed_at = Instant::now();
         while !self.handler.is_stopping() {
             if self.has_lost_its_name() {
-                self.leave(true);
+                self.leave(true, CLOSE_TIMEOUT);
                 return SourceEnd::NameTaken;
+            }
+            if self.files.renewals() != self.made_of {
+                info!("joining the group again with the replaced certificates, keys and passwords");
+                let lost = self.consumer.assignment_lost();
+                self.leave(lost, CLOSE_TIMEOUT);
+                return SourceEnd::FilesReplaced;
             }
             let is_waiting =
                 self.context().places().values().any(|place| matches!(place, AssignedPartition::Waiting(_)));
@@ -241,7 +258,8 @@ impl Source {
             }
         }
         let lost = self.consumer.assignment_lost();
-        self.leave(lost);
+        let within = CLOSE_TIMEOUT.min(self.handler.time_to_leave());
+        self.leave(lost, within);
         SourceEnd::Stopped
     }
 
@@ -528,7 +546,7 @@ impl Source {
     }
 
     /// Gives all partitions back, commits and leaves the group. `lost`: they belong to others already.
-    fn leave(self, lost: bool) {
+    fn leave(self, lost: bool, within: Duration) {
         let (done, closed) = channel();
         let (consumer, assigned) = (Arc::clone(&self.consumer), self.consumer.assignment());
         let (is_named, context) = (self.is_named && !lost, Arc::clone(self.consumer.context()));
@@ -540,8 +558,6 @@ impl Source {
             }
         };
         let points = context.take_back(&assigned, lost);
-        // A host that lost its name goes on; its stop hasn't begun.
-        let within = if lost { CLOSE_TIMEOUT } else { CLOSE_TIMEOUT.min(self.handler.time_to_leave()) };
         context.has_left.store(true, Ordering::SeqCst);
         drop(self);
         let leaving = threads::spawn("leaving", move || {

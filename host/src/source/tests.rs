@@ -16,6 +16,7 @@ use super::{Beginning, GroupHandler, Member, PartitionReader, Source};
 use crate::config::{Kafka, StartPolicy};
 use crate::flow::{Begin, Budget, CommitPoint, PartitionState};
 use crate::kafka::client::client_config;
+use crate::kafka::client_files::ClientFiles;
 use crate::record::TopicPartition;
 use crate::record::entry_name::Naming;
 
@@ -92,6 +93,7 @@ fn config(cluster: &MockCluster<'_, DefaultProducerContext>) -> Kafka {
         start: StartPolicy::Earliest,
         on_unreadable: crate::config::OnUnreadable::Wait,
         properties: Default::default(),
+        property_files: Default::default(),
     }
 }
 
@@ -121,6 +123,10 @@ fn committed(view: &BaseConsumer, partition: i32) -> Offset {
 }
 
 /// As in a rebalance, which refuses what is committed in its midst, and nothing new comes after it.
+fn files(config: &Kafka) -> Arc<ClientFiles> {
+    Arc::new(ClientFiles::new(config))
+}
+
 #[test]
 fn a_commit_that_was_refused_is_sent_again_though_nothing_was_settled_since() {
     let cluster = MockCluster::new(1).unwrap();
@@ -130,7 +136,9 @@ fn a_commit_that_was_refused_is_sent_again_though_nothing_was_settled_since() {
     cluster
         .request_errors(RDKafkaApiKey::OffsetCommit, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_COMMIT_OFFSET_SIZE]);
     let handler = Arc::new(Acknowledged::default());
-    let source = Source::new(&config, &Member::default(), 1, Arc::clone(&handler) as Arc<dyn GroupHandler>).unwrap();
+    let source =
+        Source::new(&config, &Member::default(), 1, files(&config), Arc::clone(&handler) as Arc<dyn GroupHandler>)
+            .unwrap();
     let running = std::thread::spawn(move || source.run());
     let view: BaseConsumer = client_config(&config).create().unwrap();
     wait_for("it was never committed", || committed(&view, 0) == Offset::Offset(5));
@@ -152,7 +160,9 @@ fn a_broker_that_is_away_holds_up_neither_the_partitions_of_others_nor_a_stop() 
     produce(&config, 2);
     cluster.broker_down(2).unwrap();
     let handler = Arc::new(Acknowledged::default());
-    let source = Source::new(&config, &Member::default(), 2, Arc::clone(&handler) as Arc<dyn GroupHandler>).unwrap();
+    let source =
+        Source::new(&config, &Member::default(), 2, files(&config), Arc::clone(&handler) as Arc<dyn GroupHandler>)
+            .unwrap();
     let running = std::thread::spawn(move || source.run());
     let view: BaseConsumer = client_config(&config).create().unwrap();
     wait_for("the healthy partition was never committed", || committed(&view, 0) == Offset::Offset(5));

@@ -25,7 +25,7 @@ impl Compile {
         let folder = self.cache.or_else(Cache::default_folder);
         let folder =
             folder.context("the environment names no folder for a cache; name one by --cache").map_err(failed)?;
-        let runtime = Runtime::with_cache(Some(cache(&folder).map_err(failed)?)).map_err(failed)?;
+        let runtime = Runtime::for_strangers(Some(cache(&folder).map_err(failed)?)).map_err(failed)?;
         let file = self.file.display();
         let component = std::fs::read(&self.file).with_context(|| format!("cannot read {file}")).map_err(failed)?;
         let started = Instant::now();

@@ -103,10 +103,11 @@ pub(super) const KEYS: &[Key] = &[
         Takes::Properties,
         Absent,
         "A property of librdkafka. Properties that the host must own are refused. Relative paths of certificates and keys are \
-         relative to the configuration file's folder.",
+         relative to the configuration file's folder. Other users of the machine can see a command line, so passwords belong \
+         into the file, as `{ file = … }` or `{ env = … }`.",
     )
     .repeatable_flag("--property", "NAME=VALUE")
-    .restart(same!(kafka.properties)),
+    .restart(|old, new| old.kafka.lasting_properties() == new.kafka.lasting_properties()),
     Key::new(
         "store.url",
         Takes::Text("http:// or https://, a host, a port and perhaps a path"),
