@@ -8,10 +8,10 @@ use reduct_sink_testbed::verify::compare;
 use reduct_sink_testbed::{Message, Produced, Sink, bed, figures, payload, process, read_back, unique};
 
 use super::misdeeds::{Fate, Misdeed, misdeed};
-use super::{at_work, by_answers, by_wasi, has_died};
+use super::{at_work, by_answers, by_tables, by_wasi, has_died};
 
 /// The attacks that hold a call up or hold memory.
-const ATTACKS: [&str; 12] = [
+const ATTACKS: [&str; 14] = [
     "endless",
     "recursion",
     "memory-taken-quietly",
@@ -24,6 +24,8 @@ const ATTACKS: [&str; 12] = [
     "bodies-hoarded",
     "allocator-grows",
     "parts-with-60-mb-of-labels",
+    "own-resources-hoarded",
+    "waitable-sets-hoarded",
 ];
 const MEMORY_MB: u64 = 8;
 const WORKERS: u64 = 2;
@@ -45,7 +47,8 @@ struct Harm {
 #[test]
 fn an_attack_on_every_record_is_borne_by_its_own_topic() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let all: Vec<Misdeed> = [at_work::all(), by_wasi::all(), by_answers::all()].into_iter().flatten().collect();
+    let all: Vec<Misdeed> =
+        [at_work::all(), by_wasi::all(), by_answers::all(), by_tables::all()].into_iter().flatten().collect();
     let control = harm(&misdeed("harmless", Fate::Written, "(call $keep)"), &runtime)?;
     let (mut over, mut slowest, mut outlived, mut died, mut errors) = (0, control.stop_s, 0, 0, 0);
     for name in ATTACKS {

@@ -7,7 +7,7 @@ use reduct_sink_testbed::verify::{Expected, compare};
 use reduct_sink_testbed::{Message, Produced, Sink, Stored, bed, long, payload, process, read_back, unique};
 
 use super::misdeeds::{Fate, Misdeed, forever, misdeed, times};
-use super::{CATCH_UP, by_answers, by_wasi, has_died, note};
+use super::{CATCH_UP, by_answers, by_tables, by_wasi, has_died, note};
 
 /// The offset of the first record on which a plugin misbehaves; before it all instances have handled records.
 const FIRST: u64 = 20;
@@ -118,7 +118,8 @@ async fn plugins_that_misbehave_spoil_their_own_records_only() -> Result<()> {
     let kafka = bed.kafka.client();
     let topic = unique("hostile");
     kafka.create_topic(&topic, PARTITIONS)?;
-    let misdeeds: Vec<Misdeed> = [all(), by_wasi::all(), by_answers::all()].into_iter().flatten().collect();
+    let misdeeds: Vec<Misdeed> =
+        [all(), by_wasi::all(), by_answers::all(), by_tables::all()].into_iter().flatten().collect();
     let folder = process::data_folder("hostile")?;
     let mut config = bed.sink_config(&topic).set("cache.path", "");
     for (offset, misdeed) in (FIRST..).zip(&misdeeds) {

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::CATCH_UP;
 use crate::guest::guest;
+use crate::operate::get;
 
 /// The id of the process's thread with this name; `None`: there is none.
 fn thread(pid: u32, name: &str) -> Result<Option<i32>> {
@@ -115,6 +116,11 @@ fn a_worker_that_hangs_is_replaced_while_the_host_runs() -> Result<()> {
     sink.wait_log("a worker is lost: plugin busy hangs on", CATCH_UP)?;
     sink.wait_caught_up(&kafka, config.group(), &[topic.as_str()], CATCH_UP)?;
     sink.wait_log("plugin.hung", CATCH_UP)?;
+    let address = config.get("status.listen").context("an address")?;
+    for path in ["/health", "/status", "/metrics"] {
+        let (_, body) = get(address, path)?;
+        ensure!(body.contains("plugin.hung"), "{path} doesn't show it: {body}");
+    }
     figures::record("stop_beside_a_hung_worker_s", end(&mut stopped)?)?;
     let Stopped { produced, config, .. } = stopped;
     let stored = runtime.block_on(async { read_back(&bed.store.client()?, config.bucket(), "*").await })?;

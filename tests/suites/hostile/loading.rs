@@ -224,7 +224,7 @@ async fn bad_files_in_the_place_of_a_good_one_stop_nothing() -> Result<()> {
         fs::write(&path, &good[..end])?;
         thread::sleep(Duration::from_millis(300));
     }
-    sink.wait_log("swapped", CATCH_UP)?;
+    sink.wait_log("swapped: the plugin's new version", CATCH_UP)?;
     let died = has_died(&mut sink);
     thread::sleep(Duration::from_millis(500));
     let produced = load.finish()?;

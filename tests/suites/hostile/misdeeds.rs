@@ -47,6 +47,12 @@ impl Misdeed {
         self
     }
 
+    /// With an interface of its own that it exports.
+    pub fn exporting(mut self, interface: &str) -> Self {
+        self.more.1 = self.more.1.replace("world hostile {", &format!("world hostile {{ export {interface};"));
+        self
+    }
+
     /// Replaces a part of the module's text.
     pub fn replacing(mut self, part: &'static str, by: impl Into<String>) -> Self {
         self.instead = Some((part, by.into()));

@@ -4,13 +4,16 @@
 mod alone;
 mod at_work;
 mod by_answers;
+mod by_tables;
 mod by_wasi;
 mod callers;
+mod entries;
 mod hung;
 mod loading;
 mod misdeeds;
 mod producers;
 mod secrets;
+mod stops;
 
 use std::time::Duration;
 
