@@ -108,7 +108,8 @@ typedef struct {
 // What to change in the output record. None leaves a field as it is.
 typedef struct reduct_sink_transform_types_change_t {
   // The name of the entry: `A-Z a-z 0-9 _ -` in segments divided by `/`, none of them empty or longer than 255
-  // bytes. Anything else is a failure of the plugin. The operator's configuration puts this name into a template: by
+  // bytes, at most 16 segments and 512 bytes in all. Anything else is a failure of the plugin, and so is an entry that
+  // the operator doesn't allow: by default these are the topic's own and those below it. The operator's configuration puts this name into a template: by
   // default it is the entry for a topic of one partition, and gets `/{partition}` behind it for more, so that each
   // partition writes entries of its own. None: as it is, at first the topic's name, with `.` as `_2E`.
   transform_option_string_t   entry;
@@ -117,7 +118,7 @@ typedef struct reduct_sink_transform_types_change_t {
   // `message`).
   transform_option_u64_t   timestamp;
   // Applied in order, so that of two for one name the later wins. Labels that aren't named stay as they are. At most
-  // 256.
+  // 256, and the names and values that all plugins of the chain give to one output record have at most 64 KiB.
   reduct_sink_transform_types_list_label_change_t   labels;
   // The payload's content type, `image/jpeg` for example: printable ASCII without a comma, not empty, no space at
   // its ends, at most 255 bytes. Anything else is a failure of the plugin. None: as it is, at first what the record's
@@ -134,7 +135,8 @@ typedef struct {
   size_t len;
 } reduct_sink_transform_types_list_change_t;
 
-// What becomes of the record. The bytes in one verdict, payloads included, are 64 MiB at most.
+// What becomes of the record. The bytes in one verdict, payloads included, are 64 MiB at most; more is a failure of the
+// plugin. The operator may set other limits.
 typedef struct reduct_sink_transform_types_verdict_t {
   uint8_t tag;
   union {
@@ -212,7 +214,7 @@ typedef struct {
 // Imported Functions from `reduct-sink:transform/host@0.1.0`
 // Writes one line to the host's log, under the plugin's name and, during `transform`, with the record's topic,
 // partition and offset. May be called at any time, `configure` included. A long text is cut, and in a flood of lines
-// some are left out; the log says so.
+// some are left out; the log says so. A call that logs more lines than the operator allows to one call is a trap.
 extern void reduct_sink_transform_host_log(reduct_sink_transform_host_level_t level, transform_string_t *text);
 // The whole payload. It is copied into the plugin's memory, so ask only when the decision needs it. Empty for an
 // empty payload and for a tombstone.

@@ -73,7 +73,8 @@ type LabelChange struct {
 // What to change in the output record. None leaves a field as it is.
 type Change struct {
 	// The name of the entry: `A-Z a-z 0-9 _ -` in segments divided by `/`, none of them empty or longer than 255
-	// bytes. Anything else is a failure of the plugin. The operator's configuration puts this name into a template: by
+	// bytes, at most 16 segments and 512 bytes in all. Anything else is a failure of the plugin, and so is an entry that
+	// the operator doesn't allow: by default these are the topic's own and those below it. The operator's configuration puts this name into a template: by
 	// default it is the entry for a topic of one partition, and gets `/{partition}` behind it for more, so that each
 	// partition writes entries of its own. None: as it is, at first the topic's name, with `.` as `_2E`.
 	Entry witTypes.Option[string]
@@ -82,7 +83,7 @@ type Change struct {
 	// `message`).
 	Timestamp witTypes.Option[uint64]
 	// Applied in order, so that of two for one name the later wins. Labels that aren't named stay as they are. At most
-	// 256.
+	// 256, and the names and values that all plugins of the chain give to one output record have at most 64 KiB.
 	Labels []LabelChange
 	// The payload's content type, `image/jpeg` for example: printable ASCII without a comma, not empty, no space at
 	// its ends, at most 255 bytes. Anything else is a failure of the plugin. None: as it is, at first what the record's
@@ -109,7 +110,8 @@ const (
 	Verdict_Split uint8 = 3
 )
 
-// What becomes of the record. The bytes in one verdict, payloads included, are 64 MiB at most.
+// What becomes of the record. The bytes in one verdict, payloads included, are 64 MiB at most; more is a failure of the
+// plugin. The operator may set other limits.
 type Verdict struct {
 	tag   uint8
 	value any
