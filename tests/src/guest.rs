@@ -21,7 +21,7 @@ pub fn passthrough() -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// The same component with another digest: a custom section is added, which means nothing to anyone.
+/// The same component with another digest: it gets an additional custom section, which nothing reads.
 pub fn version(component: &[u8], name: &str) -> Vec<u8> {
     assert!(name.len() < 100, "the lengths below are written as single bytes");
     let mut bytes = component.to_vec();

@@ -124,7 +124,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the write-ahead logs of a killed store unreadable, as a kill during a write to them does. Returns how many there were.
+    /// Makes the write-ahead logs of a killed store unreadable, as a kill during a write to them does. Returns how many
+    /// there were.
     pub fn tear_logs(&self) -> Result<usize> {
         let (mut torn, mut folders) = (0, vec![self.data.path().to_owned()]);
         while let Some(folder) = folders.pop() {
@@ -231,7 +232,7 @@ fn mount(args: &[&str], folder: &Path) -> Result<()> {
 /// A client with the settings that reading back needs.
 pub fn client(url: &str, token: Option<&str>) -> Result<reduct_rs::ReductClient> {
     let builder = reduct_rs::ReductClient::builder().url(url).timeout(Duration::from_secs(60)).http1_only();
-    // Only this machine's own stores are spoken to.
+    // The client only speaks to stores on this machine, whose certificates it needn't check.
     let builder = builder.verify_ssl(false);
     let builder = match token {
         Some(token) => builder.api_token(token),

@@ -31,8 +31,8 @@ impl fmt::Display for Identity {
 
 /// A record as ReductStore holds it. Of its payload only the size and the digest are kept.
 ///
-/// A dead letter can hold the key and the headers after the payload, from the byte that its label `sink.headers-at` names.
-/// That part is kept in `behind_payload` and does not count as payload.
+/// A dead letter can hold the key and the headers after the payload, from the byte that its label `sink.headers-at`
+/// names. That part is kept in `behind_payload` and does not count as payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     pub entry: String,
@@ -59,12 +59,12 @@ impl Stored {
     }
 }
 
-/// How many entries are read at the same time. The server answers a query in parts of about 85 records, and each part takes
-/// more than 60 ms even if both sides are idle, so that one query alone reads about 1,300 small records a second.
+/// How many entries are read at the same time. The server answers a query in parts of about 85 records, and each part
+/// takes more than 60 ms even if both sides are idle, so that one query alone reads about 1,300 small records a second.
 const AT_ONCE: usize = 16;
 
-/// All finished records of the entries that match `pattern`, ordered by entry and timestamp. The pattern is an entry's name,
-/// or a prefix followed by `*`.
+/// All finished records of the entries that match `pattern`, ordered by entry and timestamp. The pattern is an entry's
+/// name, or a prefix followed by `*`.
 pub async fn read_back(client: &ReductClient, bucket: &str, pattern: &str) -> Result<Vec<Stored>> {
     let bucket = client.get_bucket(bucket).await?;
     let mut records: Vec<Stored> = stored(&bucket, pattern).await?.try_collect().await?;
@@ -72,7 +72,8 @@ pub async fn read_back(client: &ReductClient, bucket: &str, pattern: &str) -> Re
     Ok(records)
 }
 
-/// The same as a stream. Records of one entry come in the order of their timestamps; entries are read at the same time.
+/// All finished records of the entries that match the pattern, as a stream. Records of one entry come in the order of
+/// their timestamps; entries are read at the same time.
 pub(crate) async fn stored<'a>(
     bucket: &'a Bucket,
     pattern: &str,
@@ -84,8 +85,8 @@ pub(crate) async fn stored<'a>(
 }
 
 async fn entry_of(bucket: &Bucket, entry: String) -> Result<impl Stream<Item = Result<Stored>>> {
-    // The query names its start and stop. By default the server takes both from its last summary of the entry, which can be
-    // old while the entry is being written.
+    // The query names its start and stop. By default the server takes both from its last summary of the entry, which
+    // can be old while the entry is being written.
     let query = bucket.query(&*entry).start_us(0).stop_us(i64::MAX as u64).send().await;
     let query = query.with_context(|| format!("can't query {entry}"))?;
     Ok(query.then(move |record| {

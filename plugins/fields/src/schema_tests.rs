@@ -1,4 +1,4 @@
-//! Avro and Protobuf payloads as other libraries write them, and what is made of others.
+//! Tests Avro and Protobuf payloads that other libraries wrote, and random and malicious ones.
 
 use reduct_sink_plugin::LabelChange;
 use reduct_sink_plugin::testing::{Sample, configure};
@@ -120,7 +120,7 @@ fn fields_of_protobuf_are_found() {
         let found = label(&config, PROTOBUF);
         assert!(found == expected || found == expected.replace("%20", " "), "{path}: {found:?}");
     }
-    // Of a message that says nothing, only what can't be absent is there.
+    // An empty message has only the fields that can't be absent.
     let all = r#""message": "acme.Frame", "labels": {"a": "payload:ok", "b": "payload:kind", "c": "payload:temp",
         "d": "payload:note", "e": "payload:header.frame_id", "f": "payload:points[0]"}"#;
     assert_eq!(label(&protobuf(all), &[0x32, 0]), "false UNKNOWN 0");
@@ -194,7 +194,7 @@ fn the_schema_registrys_prefix_chooses_the_schema() {
     let unknown = reason(&name, &prefixed(11, b"\x02\x12\x0a\x01y"));
     assert_eq!(unknown, "the payload's prefix names the message [9], which the schema hasn't");
     std::fs::remove_dir_all(&by_id).unwrap();
-    // What is known stays known, within one instance; here each call configures a new one.
+    // An instance keeps the schemas that it has read; here each call configures a new instance.
     assert!(reason(&a, &prefixed(7, &[84])).starts_with("schema 7: cannot read "));
 }
 
@@ -202,11 +202,11 @@ fn the_schema_registrys_prefix_chooses_the_schema() {
 fn a_schema_that_cannot_be_asked_for_is_asked_for_again() {
     let config = r#"{"format": "avro", "schema": "http://registry:8081/schemas/ids/{id}", "unreadable": "keep",
         "labels": {"l": "payload:a"}}"#;
-    // Natively there is no HTTP, which is a failure of the question.
+    // In a unit test there is no HTTP, so the schema's place counts as unreachable.
     assert!(matches!(transform(config, &[0, 0, 0, 0, 7, 84]), Err(Failure::Retry(_))));
 }
 
-/// Any other bytes are refused with a reason, or give some values; nothing panics.
+/// Random bytes are refused with a reason, or give some values, but never cause a panic.
 #[test]
 fn other_payloads_never_panic() {
     let frame = r#""message": "acme.Frame", "labels": {"a": "payload:camera", "b": "payload:points[2]",
@@ -238,12 +238,12 @@ fn other_payloads_never_panic() {
     }
 }
 
-/// Payloads that would cost much more than their bytes.
+/// Payloads that would cost much more time or memory than their size suggests.
 #[test]
 fn bombs_are_cheap() {
     let nulls = r#"{"format": "avro", "prefix": "never", "schema": "{\"type\": \"array\", \"items\": \"null\"}",
         "labels": {"l": "payload:[3]"}}"#;
-    // 2^62 nulls.
+    // This is a list of 2^62 nulls.
     let payload = [&[0xfe][..], &[0xff; 7], &[0x7f, 0]].concat();
     assert_eq!(label(nulls, &payload), "");
     let deep = r#"{"format": "avro", "prefix": "never", "schema":

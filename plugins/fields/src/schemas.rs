@@ -1,7 +1,7 @@
-//! The schemas that payloads are read by: one for all, or one for each id of a schema registry.
+//! The schemas by which payloads are read: one for all payloads, or one for each id of a schema registry.
 //!
-//! Guarantees: a schema is fetched once and kept, as long as there aren't too many; one that couldn't be asked for is asked
-//! for again by the next record, and one that isn't there more and more rarely, see [`MissingSchemas`].
+//! Guarantees: a schema is fetched once and kept, unless there are too many; if a schema's place can't be reached, the
+//! next record asks again; if there is no such schema, the plugin asks again ever more rarely, see [`MissingSchemas`].
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,21 +10,21 @@ use std::rc::Rc;
 use crate::fetch::{FetchError, fetch};
 use crate::payload::Problem;
 
-/// What stands for the id in a path or an address.
+/// The placeholder for the id in a path or an address.
 const ID: &str = "{id}";
-/// With more schemas than these all are forgotten.
+/// The most schemas that are kept; when there are more, all are discarded and read again as they are needed.
 const MOST_KNOWN: usize = 1_000;
-/// With more missing ids than these all are forgotten.
+/// The most missing ids that are remembered; when there are more, all are forgotten.
 const MOST_MISSING: usize = 1_000;
-/// As many payloads at most are answered in a row without asking again for the schema that they miss.
+/// The most payloads with a missing schema that are answered in a row without asking for the schema again.
 const MOST_UNASKED: u32 = 127;
-/// Bytes that are kept of what is said of a missing schema.
+/// The most bytes that are kept of the reason for which a schema is missing.
 const MOST_SAID: usize = 500;
 
-/// How the bytes of a schema become one.
+/// Makes a schema of its bytes.
 type Parse<S> = Box<dyn Fn(&[u8]) -> Result<S, String>>;
 
-/// See the module.
+/// The schemas that were read so far, and where to read more.
 pub struct Schemas<S> {
     parse: Parse<S>,
     from: From<S>,
@@ -35,23 +35,24 @@ enum From<S> {
     ById { place: String, known: RefCell<BTreeMap<u32, Rc<S>>>, missing: RefCell<MissingSchemas> },
 }
 
-/// The ids whose schema isn't there or can't be read, so that a producer of such payloads doesn't cost a question each. A
-/// plugin has no clock unless it is granted one, so this counts: after the first question the next payload is answered
-/// without one, after the second the next three, and so on up to [`MOST_UNASKED`]. So when the schema comes, about as many
-/// payloads at most are still refused as were before.
+/// The ids whose schema is missing or can't be read. They are remembered so that the plugin doesn't ask for the schema
+/// with every such payload. A plugin has no clock unless it is granted one, so payloads are counted instead: after the
+/// first question the next payload is answered without a question, after the second one the next three payloads, and so
+/// on up to [`MOST_UNASKED`]. So when the schema appears, at most about as many payloads are still refused as were
+/// refused before.
 #[derive(Default)]
 struct MissingSchemas(BTreeMap<u32, MissingSchema>);
 
 struct MissingSchema {
     said: String,
-    /// Payloads that were answered without a question since the last one.
+    /// How many payloads were answered without a question since the last question.
     unasked: u32,
-    /// As many of them there may be.
+    /// How many payloads may be answered without a question.
     most: u32,
 }
 
 impl MissingSchemas {
-    /// What was said of the schema, where it isn't to be asked for now.
+    /// The reason for which the schema is missing, if the plugin shouldn't ask for it again now; `None`: it should.
     fn said(&mut self, id: u32) -> Option<String> {
         let missing = self.0.get_mut(&id)?;
         if missing.unasked >= missing.most {
@@ -92,7 +93,7 @@ impl<S> Schemas<S> {
         Ok(Self { parse, from })
     }
 
-    /// The schema, where there is but one.
+    /// The schema for all payloads; `None`: the schema depends on the payload's id.
     pub fn only(&self) -> Option<&S> {
         match &self.from {
             From::One(schema) => Some(schema),
@@ -100,7 +101,7 @@ impl<S> Schemas<S> {
         }
     }
 
-    /// The schema of a payload with this id.
+    /// The schema of a payload with this id (`None`: it has no prefix), which is read if necessary.
     pub fn of(&self, id: Option<u32>) -> Result<Rc<S>, Problem> {
         let (place, known, missing) = match &self.from {
             From::One(schema) => return Ok(Rc::clone(schema)),
@@ -134,7 +135,7 @@ impl<S> Schemas<S> {
     }
 }
 
-/// An inline schema may be long.
+/// The schema's place for a message, cut off after a while, because it may be a long inline schema.
 fn shortened(place: &str) -> String {
     place.chars().take(80).collect()
 }
@@ -173,7 +174,7 @@ mod tests {
         std::fs::write(folder.join("7"), "good").unwrap();
         let still = (0..1_000).take_while(|_| schemas.of(Some(7)).is_err()).count();
         assert!(still <= MOST_UNASKED as usize, "{still}");
-        // Another id isn't touched by that, and a short absence is short.
+        // Another id isn't affected, and is asked for again soon after a short absence.
         refused(8);
         std::fs::write(folder.join("8"), "good").unwrap();
         refused(8);

@@ -1,4 +1,4 @@
-//! The plugin as a whole: records in, verdicts out.
+//! Tests the whole plugin: which verdicts it gives about which records.
 
 use reduct_sink_plugin::LabelChange;
 use reduct_sink_plugin::testing::{Sample, configure};
@@ -31,7 +31,7 @@ fn reason(config: &str, sample: &Sample) -> String {
     }
 }
 
-/// The labels that are set, `name=value`, in order.
+/// The labels that the verdict sets, each `name=value`, in order.
 fn labels(config: &str, sample: &Sample) -> String {
     let show = |LabelChange { name, value }: LabelChange| format!("{name}={}", value.unwrap_or("(removed)".into()));
     change(config, sample).labels.into_iter().map(show).collect::<Vec<_>>().join(" ")
@@ -60,7 +60,7 @@ fn labels_are_fields_of_the_payload() {
         (r#""payload:quote""#, "l=a%22b"),
         (r#""payload:empty""#, "l="),
         (r#""key""#, "l=k"),
-        // Missing in one way or another.
+        // These values are missing in one way or another.
         (r#""payload:none""#, ""),
         (r#""payload:half""#, ""),
         (r#""payload:x""#, ""),
@@ -191,7 +191,7 @@ fn a_payload_that_is_no_json_is_rejected_or_kept() {
         let keeps = json(r#""unreadable": "keep", "labels": {"l": "payload:a"}"#);
         assert_eq!(sample.transform(&mut plugin(&keeps)), Ok(Verdict::Keep));
     }
-    // No object, but JSON: it has no such field.
+    // The payload is JSON but not an object, so it has no such field.
     for payload in ["7", "\"a\"", "[1]", "{}", "null", " {\"a\": {}} "] {
         assert_eq!(labels(&config, &Sample::new().payload(payload)), "", "{payload}");
     }
@@ -210,7 +210,7 @@ fn only_what_is_needed_is_read() {
     assert_eq!(late.payload_reads(), 1 + 3);
 }
 
-/// A value that the end of a part cuts off must not be taken for whole, wherever the cut is.
+/// A value that is cut off at the end of the part that was read must not count as complete, wherever the cut is.
 #[test]
 fn a_value_is_whole_wherever_a_part_ends() {
     let config = json(r#""labels": {"l": "payload:key", "m": "payload:list[1]"}"#);
@@ -245,7 +245,7 @@ fn the_schema_registrys_prefix_is_recognised() {
     assert!(reason(&always, &Sample::new().payload([0, 1])).contains("no schema registry's prefix"));
     let never = json(r#""prefix": "never", "labels": {"l": "payload:a"}"#);
     assert!(reason(&never, &with([0, 0, 0, 1], "{}")).starts_with("the payload isn't JSON"));
-    // The label alone is a reason to look at the payload.
+    // The payload is read for this label alone.
     assert_eq!(labels(&json(r#""schema_id": "id""#), &with([0, 0, 0, 1], "{}")), "id=1");
 }
 
@@ -265,7 +265,7 @@ fn csv_fields_are_columns() {
     for payload in ["camera", "camera\n", "\n\n"] {
         assert_eq!(labels(&all, &Sample::new().payload(payload)), "", "{payload}");
     }
-    // Only as far as the row's end.
+    // The payload is read only as far as the end of the row.
     let long = Sample::new().payload(format!("camera,note\nleft,{}\n{}", "x".repeat(9000), "y\n".repeat(100_000)));
     assert_eq!(labels(&all, &long).len(), "a=left c=".len() + 9000);
     assert_eq!(long.payload_reads(), 2);

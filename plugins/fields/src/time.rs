@@ -1,14 +1,14 @@
-//! Times as payloads have them, as microseconds since the Unix epoch.
+//! Converts the times in payloads to microseconds since the Unix epoch.
 //!
-//! Guarantees: decimal digits are taken exactly, without the detour of a floating-point number; what is finer than a
-//! microsecond is cut off; a time before 1970 is none.
+//! Guarantees: decimal digits are converted exactly, without floating-point numbers; digits finer than a microsecond
+//! are cut off; a time before 1970 counts as missing.
 
 use chrono::DateTime;
 use serde::Deserialize;
 
 use crate::value::{Stamp, Value};
 
-/// How a field says the time.
+/// How a field expresses a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Unit {
     #[serde(rename = "s")]
@@ -40,7 +40,7 @@ impl Unit {
         }
     }
 
-    /// The power of ten that makes a microsecond of one.
+    /// The power of ten by which the number is multiplied to get microseconds; `None`: the unit isn't a single number.
     fn exponent(self) -> Option<i32> {
         match self {
             Unit::Seconds => Some(6),
@@ -52,7 +52,7 @@ impl Unit {
     }
 }
 
-/// `None` where the value is no such time.
+/// The time in microseconds since the Unix epoch; `None`: the value isn't a time in this unit.
 pub fn microseconds(value: &Value, unit: Unit) -> Option<u64> {
     match (value, unit.exponent(), unit) {
         (Value::Number(text) | Value::Text(text) | Value::Untyped(text), Some(exponent), _) => scaled(text, exponent),
@@ -79,7 +79,7 @@ fn scaled(text: &str, exponent: i32) -> Option<u64> {
     if whole.is_empty() || !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    // The digits that lie before the point once it is moved.
+    // This is how many digits stand before the point after it was moved.
     let length = i32::try_from(whole.len()).ok()?.checked_add(power)?.checked_add(exponent)?;
     let length = usize::try_from(length.max(0)).ok()?;
     let digits = whole.bytes().chain(fraction.bytes()).chain(std::iter::repeat(b'0'));

@@ -1,4 +1,4 @@
-//! A field's value as it was found in a payload.
+//! The value of a field as it was found in a payload, and the types that a value may have.
 
 use std::borrow::Cow;
 
@@ -9,15 +9,15 @@ use serde::Deserialize;
 pub enum Value {
     Null,
     Boolean(bool),
-    /// In the digits of the payload where the format has digits.
+    /// A number, with the payload's own digits if the format writes numbers in digits.
     Number(String),
     Text(String),
     Bytes(Vec<u8>),
-    /// Text of a format that knows no types, such as CSV.
+    /// A text of a format that has no types, such as CSV.
     Untyped(String),
     /// A time of two numbers, as ROS writes it.
     Stamp(Stamp),
-    /// An object, a list or the like: nothing that a label could hold.
+    /// An object, a list or the like, which no label can hold; the text names its type.
     Other(&'static str),
 }
 
@@ -31,7 +31,7 @@ pub struct Stamp {
     pub nanosec: i64,
 }
 
-/// What a value must be to be used.
+/// The type that a value must have to be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Type {
@@ -45,7 +45,7 @@ pub enum Type {
 }
 
 impl Value {
-    /// What a format says is a text.
+    /// The value of bytes that the format declares to be text.
     pub fn of_text(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(text) => Self::Text(text.into()),
@@ -53,7 +53,7 @@ impl Value {
         }
     }
 
-    /// In as few digits as tell it from its neighbours.
+    /// The value of a floating-point number, in as few digits as distinguish it from its neighbours.
     pub fn of_float<F: Copy + Into<f64> + std::fmt::Display + std::fmt::LowerExp>(float: F) -> Self {
         let size = float.into().abs();
         match () {

@@ -1,6 +1,6 @@
-//! One record with the fields of its payload.
+//! A record together with the fields of its payload.
 //!
-//! Guarantees: the payload is read when the first field of it is asked for, and once.
+//! Guarantees: the payload is read once, when one of its fields is first asked for.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -24,7 +24,7 @@ impl<'a> View<'a> {
         Self { record, payload, content: OnceCell::new() }
     }
 
-    /// The value at a path of the payload; `None` where there is none, or the payload can't be read.
+    /// The value at a path of the payload; `None`: there is none, or the payload can't be read.
     pub fn field(&self, path: &Path) -> Option<&Value> {
         self.content().ok()?.found.values.get(path.slot)?.as_ref()
     }
@@ -39,7 +39,7 @@ impl<'a> View<'a> {
         self.content().ok()?.schema_id
     }
 
-    /// Why the payload couldn't be read; `None` also where nobody asked for a field of it.
+    /// Why the payload couldn't be read; `None`: it could, or none of its fields was asked for.
     pub fn problem(&self) -> Option<&Problem> {
         self.content.get()?.as_ref().err()
     }

@@ -94,7 +94,7 @@ fn torn_load() -> u64 {
     size(1000, 400)
 }
 
-/// The same, and a plugin that sends one record in fifty to an entry of its own. The plugin's file is in the folder.
+/// A [`torn_log`] with a plugin that sends one record in fifty to a separate entry. The plugin's file is in the folder.
 fn torn_log_with_a_seldom_entry(name: &str) -> Result<(Store, Trial, TempDir)> {
     let (store, mut trial) = torn_log(name)?;
     let folder = process::data_folder("seldom")?;

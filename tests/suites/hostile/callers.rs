@@ -1,4 +1,4 @@
-//! Callers of the status address who may not act, and callers who mean to use up the host.
+//! Tests callers of the status address who may not act, and callers who try to use up the host's resources.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -48,13 +48,13 @@ fn strangers_see_little_and_change_nothing() -> Result<()> {
     refuse(&address, &format!("{promote}\r\n{own}\r\nContent-Length: 0"), 403)?;
     refuse(&address, &format!("{promote}\r\n{own}\r\nAuthorization: Bearer wrong\r\nContent-Length: 0"), 403)?;
     refuse(&address, &format!("{promote}\r\n{own}\r\nOrigin: http://x\r\nAuthorization: Bearer a-secret"), 403)?;
-    // Heads that are too large, and no HTTP at all.
+    // These requests have a head that is too large, or aren't HTTP.
     for (what, code) in [
         (format!("GET /status HTTP/1.1\r\n{own}\r\nX-Large: {}", "x".repeat(100_000)), 431),
         (format!("GET /{} HTTP/1.1\r\n{own}", "x".repeat(100_000)), 414),
         ("\u{1}\u{2}\u{3} not a request".to_owned(), 400),
     ] {
-        // Where the host ends the connection while it is still being written to, there is no answer to read.
+        // If the host closes the connection while the test still writes to it, there is no answer to read.
         match request(&address, &format!("{what}\r\nConnection: close\r\n\r\n")) {
             Ok((found, _)) => ensure!(found == code || found == 400 || found == 431, "{found} instead of {code}"),
             Err(_) => ensure!(get(&address, "/livez")?.0 == 200, "the status address is gone"),
@@ -75,12 +75,12 @@ fn strangers_see_little_and_change_nothing() -> Result<()> {
     ensure!(!is_paused(&address)?, "a stranger has paused the host");
     only_its_user_reaches_the_socket(&address)?;
     ensure!(get(&probes, "/livez")?.0 == 200 && get(&probes, "/metrics")?.0 == 200);
-    // With the token it gets as far as the plugin, of which there is no candidate.
+    // With the token the request is accepted, and fails because the plugin has no candidate.
     let head = format!("{promote}\r\n{own}\r\nAuthorization: Bearer a-secret\r\nContent-Length: 0");
     let (code, body) = request(&address, &format!("{head}\r\nConnection: close\r\n\r\n"))?;
     ensure!(code == 409, "{code}: {body}");
 
-    // Callers that say nothing are sent away, and others are served in the meantime.
+    // The host disconnects callers that send nothing, and serves others in the meantime.
     let silent: Vec<TcpStream> = (0..200).filter_map(|_| TcpStream::connect(&address).ok()).collect();
     let begun = Instant::now();
     ensure!(get(&probes, "/livez")?.0 == 200);
@@ -90,7 +90,7 @@ fn strangers_see_little_and_change_nothing() -> Result<()> {
         Ok(get(&address, "/livez").ok().filter(|(code, _)| *code == 200))
     })?;
     drop(silent);
-    // Callers that send their head a byte at a time.
+    // These callers send their head one byte at a time.
     let mut slow: Vec<TcpStream> = (0..100).filter_map(|_| TcpStream::connect(&address).ok()).collect();
     for byte in b"GET / HTTP/1.1" {
         slow.iter_mut().for_each(|caller| drop(caller.write_all(&[*byte])));

@@ -1,4 +1,5 @@
-//! The three transforms of `examples/README.md`: the same answers in every language, by the fixtures that the examples share.
+//! The three transforms of `examples/README.md`: the same answers in every language, by the fixtures that the examples
+//! share.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,9 +10,9 @@ use reduct_sink_testbed::sink::run_to_end;
 
 use super::guests::{component, plugin, runtime};
 
-/// For all fixtures of a language. Python's component compiles for seconds.
+/// How long all fixtures of a language may take. Compiling Python's component takes seconds.
 const BOUND: Duration = Duration::from_secs(300);
-/// In the three files of `examples/fixtures`.
+/// How many cases the three files of `examples/fixtures` have.
 const CASES: usize = 30;
 const LANGUAGES: [&str; 8] = ["c", "cpp", "go", "javascript", "python", "rust", "typescript", "zig"];
 

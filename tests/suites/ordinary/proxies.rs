@@ -113,7 +113,7 @@ async fn a_record_too_large_for_nginx_names_the_limit() -> Result<()> {
     Ok(())
 }
 
-/// Where only the attachments are refused, the records are written all the same, and the reason is told until it is gone.
+/// If only the attachments are refused, the host still writes the records, and reports the reason until it is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn attachments_too_large_for_nginx_are_told_and_hold_no_record_up() -> Result<()> {
     let proxy = Proxy::nginx()?;

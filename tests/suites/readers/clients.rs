@@ -87,7 +87,7 @@ pub fn script(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/readers")).join(name)
 }
 
-/// Where `tests/setup readers` put the clients.
+/// The folder into which `tests/setup readers` has installed the clients.
 pub fn installed() -> Result<PathBuf> {
     let files =
         [&include_bytes!("../../readers/requirements.txt")[..], &include_bytes!("../../readers/package.json")[..]];

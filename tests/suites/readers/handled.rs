@@ -15,8 +15,8 @@ fn small_shapes() -> Vec<Message> {
     shapes().into_iter().filter(is_small).collect()
 }
 
-/// A topic with the shapes and their neighbours, and a host with this plugin that has written `each` records of each into
-/// the entry of this name, in which TOPIC stands for the topic.
+/// A topic with the shapes and their neighbours, and a host with this plugin that has written `each` records of each
+/// into the entry of this name, in which TOPIC stands for the topic.
 async fn written(name: &str, plugin: PathBuf, config: &str, entry: &str, each: usize) -> Result<Bench> {
     let bed = bed()?;
     let topic = unique("handled");
@@ -39,13 +39,14 @@ fn check_the_rest(bench: &Bench, stored: &Stored, offset: usize, sent: &Message)
     check(&plain, &bench.source(), offset as u64, sent).with_context(|| format!("record {offset}"))
 }
 
-/// Where the records of the shapes are, which have odd offsets. Of several parts one: the first, the second, the third, the
-/// first and so on.
+/// The places of the records with the shapes, which have odd offsets. If they were split, one part of each: the first,
+/// the second, the third, the first and so on.
 fn places(bench: &Bench, each: usize) -> Vec<usize> {
     (1..bench.sent.len()).step_by(2).map(|offset| offset * each + offset / 2 % each).collect()
 }
 
-/// `relabel` sets a label from key and offset, copies one, puts one in the place of a header's, and sets the content type.
+/// `relabel` sets a label from key and offset, copies one, puts one in the place of a header's, and sets the content
+/// type.
 #[tokio::test(flavor = "multi_thread")]
 async fn labels_made_by_plugins_are_read_by_every_client() -> Result<()> {
     let steps = r#"
@@ -69,7 +70,7 @@ async fn labels_made_by_plugins_are_read_by_every_client() -> Result<()> {
             ensure!(rest.labels.remove(name).is_some_and(|value| value == "ours"), "{name}: {stored:?}");
         }
         ensure!(rest.content_type == "image/x-made", "{stored:?}");
-        // Of a header whose label a plugin sets nothing is kept.
+        // If a plugin sets a header's label, the header's own value isn't stored.
         let mut sent = sent.clone();
         sent.headers.retain(|(key, _)| label_name(key) != "tag");
         check_the_rest(&bench, &rest, offset, &sent)?;
@@ -99,7 +100,7 @@ async fn splits_are_read_by_every_client() -> Result<()> {
             1 => {
                 sent.payload = Some("half, of it".into());
                 ensure!(rest.content_type == "text/x-half", "{stored:?}");
-                // That the record was a tombstone stays a label of its parts, too.
+                // The parts of a tombstone have the label that says so, too.
                 let tombstone = bench.sent.get(offset).is_some_and(|sent| sent.payload.is_none());
                 ensure!(rest.labels.remove("kafka.tombstone").is_some() == tombstone, "{stored:?}");
             }

@@ -66,7 +66,7 @@ pub async fn read_of(record: Record, entry: &str) -> Result<Read> {
     })
 }
 
-/// With more than one pattern reduct-rs asks by the protocol for several entries.
+/// Two patterns instead of one, so that reduct-rs uses the protocol for several entries.
 pub fn several(pattern: &str) -> Vec<String> {
     vec![pattern.to_owned(), "nothing-has-this-name*".to_owned()]
 }
