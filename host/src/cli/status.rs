@@ -83,7 +83,7 @@ impl StatusCommand {
             let report: Value = serde_json::from_str(&text)
                 .with_context(|| format!("{} doesn't answer as a host does", self.host.host.status))
                 .map_err(|error| CommandError::new(Exit::Failed, error))?;
-            match report["pipelines"].as_object() {
+            match report.get("pipelines").and_then(Value::as_object) {
                 Some(pipelines) => several(pipelines),
                 None => table(&report),
             }
