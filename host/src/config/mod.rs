@@ -120,6 +120,8 @@ pub struct Config {
     pub labels: Labels,
     /// Health, status and control over HTTP.
     pub status: StatusConfig,
+    /// Spans for OpenTelemetry.
+    pub traces: TracesConfig,
     /// Where compiled plugins are kept.
     pub cache: CacheConfig,
     /// Files that ReductStore keeps beside the records of an entry.
@@ -160,6 +162,13 @@ pub struct StatusConfig {
     pub token_file: Option<PathBuf>,
     /// Whether anybody may act.
     pub control: ControlAccess,
+}
+
+/// Spans for OpenTelemetry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TracesConfig {
+    /// Where they are sent to; `None`: where OpenTelemetry's own variables say, or nowhere.
+    pub endpoint: Option<String>,
 }
 
 /// Whether plugins can be promoted and rolled back over HTTP.

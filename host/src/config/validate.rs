@@ -15,7 +15,8 @@ use super::regular_file::read_small_text;
 use super::value::{ConfigValue, Origin, Value};
 use super::{
     BucketSettings, CacheConfig, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, MemberName, PluginConfig,
-    PluginSource, Quota, QuotaType, Secret, StatusConfig, StoreConfig, attachments, plugins, property_files,
+    PluginSource, Quota, QuotaType, Secret, StatusConfig, StoreConfig, TracesConfig, attachments, plugins,
+    property_files,
 };
 use crate::record::content_type::{ANY_TOPIC, ContentTypes};
 use crate::record::entry_name::{EntriesAllowed, Template, TemplateError};
@@ -94,6 +95,7 @@ pub fn validate(layers: Layers, pipeline: Option<&Arc<str>>) -> Result<Config, V
         limits: limits(&mut reader),
         labels: labels(&mut reader),
         status: status(&mut reader),
+        traces: traces(&mut reader),
         cache: cache(&mut reader),
         plugins: plugins::chain(tables, &folder, &mut problems),
         attachments: attachments::attachments(attachments.unwrap_or_default(), &folder, &mut problems),
@@ -303,6 +305,11 @@ fn status(reader: &mut KeyReader<'_>) -> StatusConfig {
         token_file: reader.path("status.token_file"),
         control: reader.choice("status.control"),
     }
+}
+
+fn traces(reader: &mut KeyReader<'_>) -> TracesConfig {
+    let expected = "http:// or https://, a host, a port and perhaps a path, such as \"http://127.0.0.1:4318\"";
+    TracesConfig { endpoint: reader.parsed("traces.endpoint", expected, |found| checks::url(plain_text(found)?)) }
 }
 
 fn cache(reader: &mut KeyReader<'_>) -> CacheConfig {

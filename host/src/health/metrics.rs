@@ -71,6 +71,14 @@ impl Collector for Figures {
             report.store_retries.iter().map(|(class, count)| (vec![("class", *class)], *count)),
         )?;
         self.store_requests(&mut write)?;
+        if let Some(spans) = report.spans {
+            let outcomes = [("made", spans.made), ("sent", spans.sent), ("failed", spans.failed)];
+            write.counters(
+                "trace_spans",
+                "Spans for OpenTelemetry: made, taken by the collector, and not taken by it",
+                outcomes.map(|(outcome, count)| (vec![("outcome", outcome)], count)),
+            )?;
+        }
         let paused = report.paused.all || !report.paused.topics.is_empty();
         write.gauge("paused", "1 while somebody has paused the host or a topic", f64::from(u8::from(paused)))?;
         write.gauge("in_flight_records", "Records read and not done with", report.in_flight_records as f64)?;

@@ -14,4 +14,5 @@ pub mod report;
 pub mod server;
 pub mod service;
 pub mod tap;
+pub mod traces;
 pub mod watchdog;

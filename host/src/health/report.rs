@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use super::problems::HealthProblem;
+use super::traces::SpanCounts;
 use crate::chain::{Latency, PluginTotals};
 use crate::flow::pauses::Paused;
 use crate::plugin::{Counts, RecentFailure};
@@ -64,6 +65,9 @@ pub struct HostReport {
     pub commits_taken: u64,
     /// See there.
     pub commits_refused: u64,
+    /// Spans for OpenTelemetry; absent where none are made.
+    #[serde(skip)]
+    pub spans: Option<SpanCounts>,
     /// How many swaps ended how, since the host started.
     #[serde(skip)]
     pub swaps_ended: Vec<(&'static str, u64)>,
@@ -81,6 +85,8 @@ pub struct HostReport {
     pub records_per_s_now: f64,
     /// Bytes a second over the last minute.
     pub bytes_per_s: f64,
+    /// What the host waits for and what helps; absent where it keeps up.
+    pub behind: Option<String>,
     /// Each assigned partition, sorted.
     pub partitions: Vec<PartitionReport>,
     /// In the chain's order.

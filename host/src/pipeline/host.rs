@@ -25,6 +25,7 @@ use crate::flow::{Begin, Budget, CommitPoint, EntryNaming, PartitionState};
 use crate::health::history::History;
 use crate::health::progress::Look;
 use crate::health::tap::Taps;
+use crate::health::traces::Traces;
 use crate::pipeline::worker::WorkerCommand;
 use crate::record::TopicPartition;
 use crate::record::entry_name::{Naming, Template};
@@ -58,6 +59,8 @@ pub(super) struct Host {
     pub commits: [AtomicU64; 2],
     /// Set once the host is shared.
     pub this: OnceLock<Weak<Host>>,
+    /// Set where spans are sent.
+    pub traces: OnceLock<Arc<Traces>>,
     /// When the thread that polls Kafka moved last.
     pub polled: Heartbeat,
     pub ended: AtomicBool,
@@ -116,6 +119,7 @@ impl Host {
             replay: Replaying::default(),
             commits: Default::default(),
             this: OnceLock::new(),
+            traces: OnceLock::new(),
             polled: Heartbeat::default(),
             ended: AtomicBool::new(false),
             stop_time: StopTime::new(config.limits.shutdown),

@@ -20,6 +20,7 @@ use crate::config::{self, Config, ConfigProblem, LoadOutcome, Sources, threads};
 use crate::dead_letters::topic::DeadLetterTopic;
 use crate::flow::membership::{Membership, watch_for_pauses};
 use crate::health::progress::{Supervised, supervise};
+use crate::health::traces::Traces;
 use crate::kafka::client_files::ClientFiles;
 use crate::kafka::observer::Observer;
 use crate::plugin::SharedEngines;
@@ -84,6 +85,11 @@ impl PipelineRun<'_> {
             dead_letters,
             tokio.handle().clone(),
         );
+        let traces = Traces::start(&config.traces, tokio.handle()).map(Arc::new);
+        if let Some(target) = traces.as_ref().and_then(|all| all.of_batches(&config.kafka.group, &config.store.bucket))
+        {
+            sink.tell_of_batches(target);
+        }
         let Some(recovery) = known_start(config, tokio, stop, &store, &sink)? else { return stopped_early() };
         let recovery = Arc::new(recovery);
         // Before the workers, so that whatever happens to the files from now on is seen.
@@ -96,6 +102,9 @@ impl PipelineRun<'_> {
         let host = Arc::new(host);
         // Nobody has set it before.
         let _ = host.this.set(Arc::downgrade(&host));
+        if let Some(traces) = &traces {
+            let _ = host.traces.set(Arc::clone(traces));
+        }
         if !config.store.discard {
             tokio.spawn(recovery.watch(Arc::clone(&host) as Arc<dyn Partitions>, sink.clone()));
         }
@@ -116,6 +125,9 @@ impl PipelineRun<'_> {
                 );
             }
         });
+        if let Some(traces) = traces {
+            traces.end(host.stop_time.within(LAST_REQUESTS));
+        }
         supervised?;
         if let Some(reason) = host.failure() {
             return Err(RunError::Failed(reason.full.clone()));

@@ -27,6 +27,8 @@ use crate::sink::DeadLetterNote;
 
 /// A polling thread that hasn't moved for this long won't: Kafka gives its partitions away after five minutes, too.
 const DEAD_AFTER: Duration = Duration::from_secs(300);
+/// A host that is less far behind keeps up.
+const BEHIND: Duration = Duration::from_secs(10);
 /// How many partitions that wait are named.
 const NAMED: usize = 3;
 
@@ -86,6 +88,8 @@ impl Supervised for Host {
             );
             findings.push(finding("paused", message));
         }
+        let spans = self.traces.get().and_then(|traces| traces.problem());
+        findings.extend(spans.map(|message| finding("traces", message)));
         findings.extend(self.control.next_start.reasons().into_iter().map(|reason| finding("next-start", reason)));
         findings.extend(self.workers.hung().into_iter().map(|what| {
             let message = format!("{what}; its thread was replaced; restart the host to free what it holds");
@@ -175,6 +179,7 @@ impl Reporter for Host {
             store_requests: self.sink.request_times(),
             commits_taken: self.commits.first().map_or(0, |taken| taken.load(Ordering::Relaxed)),
             commits_refused: self.commits.last().map_or(0, |refused| refused.load(Ordering::Relaxed)),
+            spans: self.traces.get().map(|traces| traces.counts()),
             swaps_ended: self.control.swaps.ended().to_vec(),
             paused: self.pauses.now(),
             replay: self.replay.progress(),
@@ -183,6 +188,7 @@ impl Reporter for Host {
             records_per_s: done.per_second(done.totals.records),
             records_per_s_now: lock(&self.history).records_per_s(),
             bytes_per_s: done.per_second(done.totals.bytes),
+            behind: self.behind(&look.partitions, (in_flight_records, in_flight_bytes)),
             partitions: look.partitions.iter().map(partition).collect(),
             plugins: self.chain.versions().into_iter().map(|version| plugin(version, &self.chain)).collect(),
             swaps: self.control.swaps.last(),
@@ -238,6 +244,24 @@ impl Host {
         let quiet = self.polled.elapsed();
         let text = || format!("the thread that polls Kafka has not moved for {} s", quiet.as_secs());
         (quiet > DEAD_AFTER).then(text)
+    }
+
+    /// Where records wait for long, says which part they wait for: with much in flight the store, with little what is before it.
+    fn behind(&self, partitions: &[PartitionView], (records, bytes): (usize, usize)) -> Option<String> {
+        let worst = partitions.iter().filter_map(|seen| seen.behind).max().filter(|worst| *worst > BEHIND)?;
+        let limits = &self.config.limits;
+        let is_much = |used: usize, most: usize| used >= most / 2;
+        let seconds = worst.as_secs();
+        let why = if !self.pauses.now().is_nothing() {
+            "something is paused"
+        } else if is_much(records, limits.in_flight_records) || is_much(bytes, limits.in_flight_bytes) {
+            "what was read waits for ReductStore; a faster store or network helps, or topics with more partitions, which are written side \
+             by side"
+        } else {
+            "little waits for ReductStore, so Kafka or the plugins are what takes the time; look at the plugins' times, raise \
+             limits.workers, or run more hosts in the group"
+        };
+        Some(format!("{seconds} s behind: {why}"))
     }
 
     /// What anybody may see of the problems whose messages may hold what a plugin said.

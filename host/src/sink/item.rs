@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
+use super::batch_trace::TracedMessage;
 use super::store::Write;
 use crate::flow::AckHandle;
 use crate::record::content_type::ContentTypes;
@@ -91,6 +92,11 @@ impl Prepared {
     /// Whether it is a dead letter.
     pub fn is_dead_letter(&self) -> bool {
         self.record.rejection.is_some()
+    }
+
+    /// What it tells of itself to those who follow records.
+    pub(super) fn traced(&self) -> TracedMessage {
+        TracedMessage::of(&self.record.input)
     }
 
     /// What describes it in the header of a batch, in bytes.

@@ -5,6 +5,7 @@
 //! bounded by [`crate::flow::Budget`] upstream).
 
 pub mod attachments;
+mod batch_trace;
 pub mod check;
 mod connections;
 pub mod counters;
@@ -31,6 +32,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tracing::{debug, error, info, warn};
 
 pub use self::attachments::{AttachmentError, Attachments};
+pub use self::batch_trace::{BatchTarget, TracedBatch, TracedMessage};
 use self::counters::SinkCounters;
 pub use self::counters::{CountersNow, DeadLetterClass, DeadLetterNote};
 pub use self::dead_letter_target::DeadLetterTarget;
@@ -85,6 +87,8 @@ pub struct Shared {
     turns: Semaphore,
     writers: Mutex<HashMap<EntryName, mpsc::UnboundedSender<Item>>>,
     failed: OnceLock<String>,
+    /// Who wants to know of each batch.
+    pub(crate) batches: OnceLock<Arc<dyn BatchTarget>>,
     pub(crate) gate: Arc<CommitGate>,
     recent: Mutex<Recent>,
     /// Partitions that share an entry from which a record of another one was removed.
@@ -135,11 +139,17 @@ impl Sink {
             turns: Semaphore::new(MAX_TURNS),
             writers: Mutex::default(),
             failed: OnceLock::new(),
+            batches: OnceLock::new(),
             gate: Arc::default(),
             recent: Mutex::default(),
             neighbours: Mutex::default(),
             this: this.clone(),
         }))
+    }
+
+    /// From now on tells this one of each batch; a second one learns nothing.
+    pub fn tell_of_batches(&self, target: Arc<dyn BatchTarget>) {
+        let _ = self.0.batches.set(target);
     }
 
     /// Takes charge of a record: it will be written, or become a dead letter, and then be acknowledged.

@@ -30,6 +30,7 @@ pub(super) const SECTIONS: &[Section] = &[
     section("limits", "What the host may use."),
     section("trust", "Whose plugins are loaded."),
     section("status", "Health, status and control over HTTP."),
+    section("traces", "Spans for OpenTelemetry."),
     section("cache", "Where compiled plugins are kept."),
     section("dead_letters", "Where records go that a plugin failed on, or that ReductStore refused."),
 ];
@@ -461,6 +462,17 @@ pub(super) const KEYS: &[Key] = &[
     .example("\"0.0.0.0:9641\"")
     .env("STATUS_PROBES_LISTEN")
     .restart(same!(status.probes_listen)),
+    Key::new(
+        "traces.endpoint",
+        Takes::Text("a URL"),
+        Absent,
+        "Where spans are sent to: a collector's address for OTLP over HTTP. `/v1/traces` is appended to an address without a path. \
+         Without this key `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` and `OTEL_EXPORTER_OTLP_ENDPOINT` count, and without those no \
+         spans are made.",
+    )
+    .example("\"http://127.0.0.1:4318\"")
+    .env("TRACES_ENDPOINT")
+    .restart(same!(traces.endpoint)),
     Key::new(
         "cache.path",
         Takes::Path("a folder, or `\"\"` for none"),

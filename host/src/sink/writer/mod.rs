@@ -28,6 +28,7 @@ use self::place::Rewritten;
 use self::refuse::Parked;
 use self::verify::Verifier;
 use super::Shared;
+use super::batch_trace::TracedBatch;
 use super::counters::DeadLetterClass;
 use super::item::{Item, Prepared};
 use super::occupied::OccupiedTimestamps;
@@ -157,7 +158,7 @@ impl Writer {
         // From here on a revocation waits for the answer; records of partitions that were revoked before aren't sent.
         let _under_way = under_way(&batch);
         batch.retain(|pending| pending.state().may_write());
-        let answer = if batch.is_empty() { Ok(()) } else { self.write(&mut batch).await };
+        let answer = if batch.is_empty() { Ok(()) } else { self.write_traced(&mut batch).await };
         for mut pending in batch.into_iter().rev() {
             pending.withdraw(&mut self.occupied);
             self.pending.push_front(pending);
@@ -168,6 +169,17 @@ impl Writer {
         }
         answer?;
         if self.is_time_to_verify() { self.verify().await } else { Ok(()) }
+    }
+
+    /// Writes, and tells of it if somebody follows batches.
+    async fn write_traced(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
+        let Some(target) = self.shared.batches.get().map(Arc::clone) else { return self.write(batch).await };
+        let bytes = batch.iter().map(PendingWrite::bytes).sum();
+        let messages = batch.iter().map(|pending| pending.prepared.traced()).collect();
+        let traced = TracedBatch::begin(&self.entry, messages, bytes);
+        let answer = self.write(batch).await;
+        target.wrote(traced.ended(&answer));
+        answer
     }
 
     async fn write(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
