@@ -1,7 +1,7 @@
 //! `reduct-sink check`: one line for each thing that was checked, on standard output.
 //!
 //! Guarantees: a failure doesn't keep the rest from being checked; nothing is consumed, written or created; a line says
-//! what is wrong and what would be right, and in `--json` output carries the exit code's name.
+//! what is wrong and what would be right, and in `--json` output carries the error's code.
 
 use std::fmt::Display;
 use std::io::ErrorKind;
@@ -21,8 +21,9 @@ use reduct_sink::sink::check as store;
 use serde::Serialize;
 
 use super::options::{ConfigFlags, LoadedConfig};
+use super::progress::Progress;
 use super::status::RunningHost;
-use super::{CommandError, Exit, print};
+use super::{CommandError, ErrorCode, Exit, is_json, print};
 
 #[derive(Debug, Args)]
 pub struct Check {
@@ -31,14 +32,12 @@ pub struct Check {
     /// Check the configuration and the plugins only; ask neither Kafka nor ReductStore
     #[arg(long)]
     offline: bool,
-    /// Print one JSON object for each line
-    #[arg(long)]
-    json: bool,
 }
 
 impl Check {
     pub fn execute(self) -> Result<(), CommandError> {
-        let mut report = CheckReport { json: self.json, pipeline: None, worst: None };
+        let progress = Progress::start("checking the configuration");
+        let mut report = CheckReport { pipeline: None, worst: None };
         let LoadedConfig { pipelines, warnings, .. } = self.options.load()?;
         for config in pipelines.all() {
             report.pipeline.clone_from(&config.pipeline);
@@ -56,23 +55,26 @@ impl Check {
         }
         for config in pipelines.all() {
             report.pipeline.clone_from(&config.pipeline);
+            progress.now("loading the plugins");
             check_plugins(config, &mut report);
             check_attachments(config, &mut report);
             if !self.offline {
+                progress.now(format!("asking Kafka at {}", config.kafka.brokers));
                 check_kafka(config, &mut report);
+                progress.now(format!("asking ReductStore at {}", config.store.url));
                 check_store(&config.store, &mut report);
             }
         }
+        drop(progress);
         report.worst.map_or(Ok(()), |exit| Err(CommandError::reported(exit)))
     }
 }
 
 struct CheckReport {
-    json: bool,
     /// The one of several that is being checked.
     pipeline: Option<Arc<str>>,
-    /// The lowest code of all failures: what has to be corrected first.
-    worst: Option<Exit>,
+    /// The failure with the lowest exit code: what has to be corrected first.
+    worst: Option<ErrorCode>,
 }
 
 /// A line of `--json` output.
@@ -84,7 +86,7 @@ struct Line<'a> {
     pipeline: Option<&'a str>,
     /// What was checked, such as `kafka`.
     subject: &'a str,
-    /// Of a failure: the name of the exit code that it would lead to alone.
+    /// Of a failure: its name in the table of error codes.
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'a str>,
     text: &'a str,
@@ -99,19 +101,22 @@ impl CheckReport {
         self.line("warning", subject, None, text);
     }
 
-    fn failed(&mut self, subject: &str, exit: Exit, text: impl Display) {
-        self.line("failed", subject, Some(exit), text);
-        self.worst = Some(self.worst.map_or(exit, |worst| worst.min(exit)));
+    fn failed(&mut self, subject: &str, code: impl Into<ErrorCode>, text: impl Display) {
+        let code = code.into();
+        self.line("failed", subject, Some(code), text);
+        if self.worst.is_none_or(|worst| code.exit() < worst.exit()) {
+            self.worst = Some(code);
+        }
     }
 
-    fn line(&self, outcome: &str, subject: &str, exit: Option<Exit>, text: impl Display) {
+    fn line(&self, outcome: &str, subject: &str, code: Option<ErrorCode>, text: impl Display) {
         let text = text.to_string();
         // Compilers and servers answer in several lines at times.
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let text = lines.join("; ");
-        if self.json {
+        if is_json() {
             let pipeline = self.pipeline.as_deref();
-            let line = Line { outcome, pipeline, subject, code: exit.map(Exit::name), text: &text };
+            let line = Line { outcome, pipeline, subject, code: code.map(ErrorCode::name), text: &text };
             return print(serde_json::to_string(&line).unwrap_or_default());
         }
         let mark = match outcome {
@@ -145,7 +150,7 @@ fn check_attachments(config: &Config, report: &mut CheckReport) {
     }
     match Attachments::load(&config.attachments) {
         Ok(_) => report.ok("attachments", format_args!("{} can be read", config.attachments.len())),
-        Err(error) => report.failed("attachments", Exit::from(&error), error),
+        Err(error) => report.failed("attachments", ErrorCode::from(&error), error),
     }
 }
 
@@ -179,7 +184,7 @@ fn check_plugins(config: &Config, report: &mut CheckReport) {
                     format!("plugin `{name}` ({from}): {bytes} bytes, sha256 {digest}…, ready in {ms} ms{entries}");
                 report.ok("plugin", text);
             }
-            Err(error) => report.failed("plugin", Exit::from(&error), error),
+            Err(error) => report.failed("plugin", ErrorCode::from(&error), error),
         }
     }
 }
@@ -200,7 +205,11 @@ fn check_status(config: &Config, report: &mut CheckReport) {
         }
         Err(error) => {
             let remedy = "set status.listen to an address that is free, or to \"\" for none";
-            report.failed("status", Exit::Usage, format_args!("cannot listen on {address}: {error}; {remedy}"));
+            report.failed(
+                "status",
+                ErrorCode::StatusAddress,
+                format_args!("cannot listen on {address}: {error}; {remedy}"),
+            );
         }
     }
 }
@@ -208,7 +217,7 @@ fn check_status(config: &Config, report: &mut CheckReport) {
 fn check_kafka(config: &Config, report: &mut CheckReport) {
     let topics = match kafka::check_reading(&config.kafka) {
         Ok(topics) => topics,
-        Err(error) => return report.failed("kafka", Exit::from(&error), error),
+        Err(error) => return report.failed("kafka", ErrorCode::from(&error), error),
     };
     report.ok("kafka", format_args!("{} answers", config.kafka.brokers));
     for topic in topics {
@@ -224,15 +233,15 @@ fn check_kafka(config: &Config, report: &mut CheckReport) {
                     check_entries(config, topic, report);
                 }
             }
-            Err(error) => report.failed(&subject, Exit::Unreachable, error),
+            Err(error) => report.failed(&subject, ErrorCode::from(&error), error),
         }
     }
     check_labels(config, report);
     let group = format!("group {}", config.kafka.group);
     match kafka::check_group(&config.kafka) {
         Ok(Ok(())) => report.ok(&group, "its coordinator answers"),
-        Ok(Err(error)) => report.failed(&group, Exit::Unreachable, error),
-        Err(error) => report.failed(&group, Exit::from(&error), error),
+        Ok(Err(error)) => report.failed(&group, ErrorCode::from(&error), error),
+        Err(error) => report.failed(&group, ErrorCode::from(&error), error),
     }
     if let Some(topic) = &config.dead_letters.topic {
         check_dead_letter_topic(config, topic, report);
@@ -272,7 +281,7 @@ fn check_entries(config: &Config, topic: &kafka::TopicInfo, report: &mut CheckRe
     let last = u32::try_from(topic.partitions.saturating_sub(1)).unwrap_or(u32::MAX);
     match entries(&naming, &topic.name, last) {
         Ok(text) => report.ok(&subject, text),
-        Err(error) => report.failed(&subject, Exit::Usage, format_args!("{error}; set store.entry")),
+        Err(error) => report.failed(&subject, ErrorCode::EntryName, format_args!("{error}; set store.entry")),
     }
     let dead_letters = Template::parse(&config.dead_letters.entry).ok().filter(|_| config.dead_letters.topic.is_none());
     for (key, template) in [("store.entry", template), ("dead_letters.entry", dead_letters)] {
@@ -312,12 +321,12 @@ fn check_dead_letter_topic(config: &Config, topic: &str, report: &mut CheckRepor
         Ok(Ok(info)) => report.ok(&subject, format_args!("{} partitions", info.partitions)),
         Ok(Err(kafka::TopicError::Missing)) => report.failed(
             &subject,
-            Exit::Unreachable,
+            ErrorCode::KafkaTopic,
             "there is no such topic; create it, or correct dead_letters.topic (brokers with auto.create.topics.enable \
              create it for the first dead letter)",
         ),
-        Ok(Err(error)) => report.failed(&subject, Exit::Unreachable, error),
-        Err(error) => report.failed(&subject, Exit::from(&error), error),
+        Ok(Err(error)) => report.failed(&subject, ErrorCode::KafkaTopic, error),
+        Err(error) => report.failed(&subject, ErrorCode::from(&error), error),
     }
 }
 
@@ -331,10 +340,14 @@ fn check_store(config: &StoreConfig, report: &mut CheckReport) {
             let state = if bucket_exists { "there, and left as it is" } else { "not there, will be created" };
             report.ok(&format!("bucket {}", config.bucket), state);
         }
-        Err(error) => report.failed("store", Exit::from(&error), error),
+        Err(error) => report.failed("store", ErrorCode::from(&error), error),
     }
     if let Some(ca) = config.ca.as_deref().filter(|ca| !Path::exists(ca)) {
         let ca = std::path::absolute(ca).unwrap_or_else(|_| ca.into());
-        report.failed("store", Exit::Usage, format_args!("there is no file {}; correct store.tls.ca", ca.display()));
+        report.failed(
+            "store",
+            ErrorCode::StoreClient,
+            format_args!("there is no file {}; correct store.tls.ca", ca.display()),
+        );
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::status::{RunningPipeline, escaped, word, write};
-use super::{CommandError, Exit};
+use super::{CommandError, ErrorCode, is_json};
 
 #[derive(Debug, Args)]
 pub struct PauseCommand {
@@ -16,9 +16,6 @@ pub struct PauseCommand {
     topic: Option<String>,
     #[command(flatten)]
     host: RunningPipeline,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl PauseCommand {
@@ -36,7 +33,7 @@ impl PauseCommand {
             None => what.to_owned(),
         };
         let done = self.host.ask(reqwest::Method::POST, &path)?;
-        if self.json {
+        if is_json() {
             return write(&format!("{}\n", serde_json::json!({ "done": what, "topic": self.topic, "text": done })));
         }
         write(&format!("{done}\n"))
@@ -58,9 +55,6 @@ pub struct TapCommand {
     /// End after this number of records [default: until interrupted]
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// Print each record as one line of JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
     host: RunningPipeline,
 }
@@ -78,17 +72,18 @@ impl TapCommand {
         let (mut after, mut shown, mut left_out) = (0, 0, 0);
         loop {
             let text = self.host.ask(reqwest::Method::GET, &format!("tap?{query}&after={after}"))?;
-            let answer: Value = serde_json::from_str(&text).map_err(|error| CommandError::new(Exit::Failed, error))?;
+            let answer: Value =
+                serde_json::from_str(&text).map_err(|error| CommandError::new(ErrorCode::HostAnswer, error))?;
             for record in answer.get("records").and_then(serde_json::Value::as_array).into_iter().flatten() {
                 after = record["number"].as_u64().unwrap_or(after);
-                write(&if self.json { format!("{record}\n") } else { lines(record) })?;
+                write(&if is_json() { format!("{record}\n") } else { lines(record) })?;
                 shown += 1;
                 if self.count.is_some_and(|count| shown >= count) {
                     return Ok(());
                 }
             }
             let missed = answer.get("left_out").and_then(serde_json::Value::as_u64).unwrap_or(0);
-            if missed > left_out && !self.json {
+            if missed > left_out && !is_json() {
                 write(&format!("… {} more, which are too many to show\n", missed - left_out))?;
             }
             left_out = missed;

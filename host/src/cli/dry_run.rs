@@ -5,7 +5,7 @@ use reduct_sink::config::Config;
 use reduct_sink::devkit::answer::{AnswerVerdict, Output};
 use reduct_sink::devkit::dry_run::{DryRunRecord, DryRunSummary, dry_run};
 
-use super::{CommandError, print};
+use super::{CommandError, is_json, print};
 
 #[derive(Debug, Args)]
 pub struct DryRun {
@@ -15,9 +15,6 @@ pub struct DryRun {
     /// With --dry-run: end after this number of records
     #[arg(long, value_name = "N", requires = "dry_run")]
     count: Option<u64>,
-    /// With --dry-run: print a JSON object a record
-    #[arg(long, requires = "dry_run")]
-    json: bool,
 }
 
 impl DryRun {
@@ -26,7 +23,7 @@ impl DryRun {
     }
 
     pub fn execute(&self, config: &Config) -> Result<(), CommandError> {
-        let summary = dry_run(config, self.count, &mut |told| if self.json { tell_json(told) } else { tell(told) });
+        let summary = dry_run(config, self.count, &mut |told| if is_json() { tell_json(told) } else { tell(told) });
         let summary = summary.map_err(CommandError::of)?;
         let DryRunSummary { records, written, outputs, dropped, failed, retried } = summary;
         let conclusion = format!(
@@ -34,7 +31,7 @@ impl DryRun {
              tried again later; nothing was written or committed"
         );
         // A program that reads the JSON lines on standard output expects nothing else there.
-        if self.json {
+        if is_json() {
             tracing::info!("{conclusion}")
         } else {
             print(&conclusion)

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::{Cli, CommandError, Exit, print};
+use super::{Cli, CommandError, ErrorCode, print};
 
 const NAME: &str = "reduct-sink";
 
@@ -21,7 +21,10 @@ impl Completions {
     pub fn execute(self) -> Result<(), CommandError> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), NAME, &mut script);
-        print(String::from_utf8_lossy(&script).trim_end());
+        // clap_complete 4.6 takes the hyphen of the program's name for the space before a subcommand in one half of its script for
+        // bash, which then completes nothing behind a subcommand.
+        let script = String::from_utf8_lossy(&script).replace("reduct__subcmd__sink", "reduct__sink");
+        print(script.trim_end());
         Ok(())
     }
 }
@@ -45,6 +48,6 @@ impl Man {
                 rendered.context("the page cannot be rendered")
             }
         };
-        written.map_err(|error| CommandError::new(Exit::Failed, error))
+        written.map_err(|error| CommandError::new(ErrorCode::Output, error))
     }
 }

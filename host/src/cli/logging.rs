@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::json_log::JsonLines;
 use super::pipeline_fields::PipelineFields;
+use super::progress::LogOutput;
 use super::{CommandError, Exit};
 
 /// How many lines may wait for a slow reader: some megabytes of text at most.
@@ -54,7 +55,7 @@ impl Logging {
             .buffered_lines_limit(WAITING_LINES)
             .lossy(true)
             .thread_name("log")
-            .finish(stderr());
+            .finish(LogOutput);
         let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
         match or_environment(self.log_format, "REDUCT_SINK_LOG_FORMAT")? {
             Some(Format::Json) => lines.event_format(JsonLines).init(),

@@ -1,13 +1,15 @@
 //! The command line: one file for each command.
 //!
 //! Guarantees: standard output carries only what was asked for (a report, a component); logs and errors go to standard
-//! error; a process that ends with 0 did what it was asked.
+//! error; a process that ends with 0 did what it was asked; with `--json` standard output holds JSON alone, and the last
+//! line says what went wrong if something did.
 
 mod check;
 mod compile_child;
 mod configuration;
 mod control;
 mod dry_run;
+mod error_code;
 mod exit;
 mod generate;
 mod json_log;
@@ -15,6 +17,7 @@ mod logging;
 mod options;
 mod pipeline_fields;
 mod plugin;
+mod progress;
 mod replay;
 mod run;
 mod status;
@@ -23,10 +26,11 @@ mod version;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{Parser, Subcommand};
 
-use self::exit::{CommandError, EXIT_CODES, Exit};
+use self::exit::{CommandError, EXIT_CODES, ErrorCode, Exit};
 use self::logging::Logging;
 use self::stdout::print;
 
@@ -36,6 +40,9 @@ use self::stdout::print;
 struct Cli {
     #[command(flatten)]
     logging: Logging,
+    /// Answer in JSON; the last line is {"error": …} if the command fails
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     command: CliCommand,
 }
@@ -95,14 +102,32 @@ impl CliCommand {
 
 pub use self::compile_child::compile_child;
 
+/// Whether a program reads the output: known before the command line is, so that its mistakes can be told in JSON, too.
+pub fn is_json() -> bool {
+    static JSON: LazyLock<bool> = LazyLock::new(|| {
+        std::env::args_os().take_while(|argument| argument != "--").any(|argument| argument == "--json")
+    });
+    *JSON
+}
+
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and versions are what was asked for.
+        Err(told) if !told.use_stderr() || !is_json() => told.exit(),
+        Err(wrong) => return ended(&CommandError::new(ErrorCode::CommandLine, anyhow::anyhow!("{}", wrong.render()))),
+    };
     // The log ends with the command, so that its last lines stand before the error.
     let result = cli.logging.start().and_then(|_log| cli.command.execute());
-    let Err(failure) = result else { return ExitCode::SUCCESS };
-    if let Some(error) = failure.error {
+    result.err().map_or(ExitCode::SUCCESS, |failure| ended(&failure))
+}
+
+fn ended(failure: &CommandError) -> ExitCode {
+    if is_json() {
+        print(failure.to_json());
+    } else if let Some(error) = &failure.error {
         // Without the log's decoration, for people and for editors that read `file:line: …`.
         let _ = writeln!(std::io::stderr(), "{error:#}");
     }
-    ExitCode::from(failure.exit as u8)
+    ExitCode::from(failure.code.exit() as u8)
 }

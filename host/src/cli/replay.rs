@@ -1,6 +1,6 @@
 //! `reduct-sink replay`: one line a dead letter on standard output, and a summary; or what a running host says of its trial.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use reduct_sink::dead_letters::replay::{self, Fate, ReplaySummary, ReplayedLetter};
@@ -8,8 +8,9 @@ use reduct_sink::dead_letters::replay::{self, Fate, ReplaySummary, ReplayedLette
 use serde_json::{Value, json};
 
 use super::options::ConfigFlags;
+use super::progress::Progress;
 use super::status::{RunningHost, replay_line};
-use super::{CommandError, Exit, print};
+use super::{CommandError, ErrorCode, Exit, is_json, print};
 
 #[derive(Debug, Args)]
 pub struct ReplayCommand {
@@ -27,15 +28,10 @@ pub struct ReplayCommand {
     running: bool,
     #[command(flatten)]
     host: RunningHost,
-    /// Print one JSON object for each dead letter, and one with the sums
-    #[arg(long)]
-    json: bool,
 }
 
 /// How often a running host is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-/// How often it is said how far a replay is, on standard error.
-const SAY_EVERY: Duration = Duration::from_secs(10);
 
 impl ReplayCommand {
     pub fn execute(self) -> Result<(), CommandError> {
@@ -43,8 +39,9 @@ impl ReplayCommand {
             return self.by_the_running_host();
         }
         let config = self.options.load()?.only()?;
-        let (write, json) = (self.write, self.json);
-        let (mut seen, mut said) = (0_u64, Instant::now());
+        let (write, json) = (self.write, is_json());
+        let mut seen = 0_u64;
+        let progress = Progress::start("looking for dead letters");
         let summary = replay::replay(&config, self.dead_letters.as_deref(), write, &mut |told| {
             if json {
                 tell_json(told)
@@ -52,11 +49,9 @@ impl ReplayCommand {
                 tell(told, write)
             }
             seen += 1;
-            if said.elapsed() >= SAY_EVERY {
-                said = Instant::now();
-                tracing::info!(dead_letters = seen, "replaying");
-            }
+            progress.now(format!("{seen} dead letters replayed"));
         });
+        drop(progress);
         let summary = summary.map_err(CommandError::of)?;
         if json {
             print(sums(&summary, write));
@@ -64,7 +59,7 @@ impl ReplayCommand {
             print(conclusion(&summary, write));
         }
         let left = write && summary.failing + summary.untouched > 0;
-        if left { Err(CommandError::reported(Exit::Failed)) } else { Ok(()) }
+        if left { Err(CommandError::reported(ErrorCode::LettersLeft)) } else { Ok(()) }
     }
 
     /// Of the pipeline that is meant.
@@ -79,21 +74,20 @@ impl ReplayCommand {
             return Err(CommandError::new(Exit::Usage, anyhow::Error::msg(problem)));
         }
         self.ask(reqwest::Method::POST, "replay")?;
-        let mut said = Instant::now();
+        let progress = Progress::start("the host tries a replay");
         let replay = loop {
             std::thread::sleep(ASK_EVERY);
             let text = self.ask(reqwest::Method::GET, "status")?;
-            let report: Value = serde_json::from_str(&text).map_err(|error| CommandError::new(Exit::Failed, error))?;
+            let report: Value =
+                serde_json::from_str(&text).map_err(|error| CommandError::new(ErrorCode::HostAnswer, error))?;
             let replay = report.get("replay").cloned().unwrap_or_default();
             if replay.get("running") != Some(&true.into()) {
                 break replay;
             }
-            if said.elapsed() >= SAY_EVERY {
-                said = Instant::now();
-                tracing::info!("{}", replay_line(&replay));
-            }
+            progress.now(replay_line(&replay));
         };
-        print(if self.json { replay.to_string() } else { replay_line(&replay) });
+        drop(progress);
+        print(if is_json() { replay.to_string() } else { replay_line(&replay) });
         if replay.get("error").is_some_and(|error| !error.is_null()) {
             Err(CommandError::reported(Exit::Failed))
         } else {

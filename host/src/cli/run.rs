@@ -5,7 +5,7 @@ use reduct_sink::{config, pipeline};
 
 use super::dry_run::DryRun;
 use super::options::ConfigFlags;
-use super::{CommandError, Exit};
+use super::{CommandError, Exit, is_json};
 
 #[derive(Debug, Args)]
 pub struct RunCommand {
@@ -26,13 +26,17 @@ impl RunCommand {
                 pipelines.only().map_err(|problem| CommandError::new(Exit::Usage, anyhow::Error::msg(problem)))?;
             return self.dry_run.execute(&config);
         }
-        pipeline::run(&pipelines, sources).map_err(|error| match Exit::from(&error) {
-            Exit::Usage => CommandError::of(error),
-            // What happens to a running host belongs into its log.
-            exit => {
-                tracing::error!("{error:#}");
-                CommandError::reported(exit)
+        pipeline::run(&pipelines, sources).map_err(|error| {
+            let failure = CommandError::of(error);
+            if failure.code.exit() == Exit::Usage {
+                return failure;
             }
+            // What happens to a running host belongs into its log.
+            let error = failure.error.filter(|error| {
+                tracing::error!("{error:#}");
+                is_json()
+            });
+            CommandError { error, ..failure }
         })
     }
 }

@@ -10,7 +10,7 @@ use clap::Args;
 use reduct_sink::health::access::{check_own_folder, socket_path, without_port};
 use serde_json::Value;
 
-use super::{CommandError, Exit};
+use super::{CommandError, ErrorCode, Exit, is_json};
 
 /// A host answers at once, save for a promotion that starts instances.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -19,9 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(40);
 pub struct StatusCommand {
     #[command(flatten)]
     host: RunningPipeline,
-    /// As JSON, with everything
-    #[arg(long)]
-    json: bool,
     /// Show it again every two seconds until interrupted
     #[arg(long, conflicts_with = "json")]
     watch: bool,
@@ -55,6 +52,8 @@ impl RunningPipeline {
     }
 }
 
+/// Kinds of failures that the table shows of a plugin.
+const FAILURES: usize = 3;
 /// How often `--watch` asks.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 /// Clears a terminal and goes to its first line.
@@ -77,12 +76,12 @@ impl StatusCommand {
 
     fn show(&self) -> Result<(), CommandError> {
         let text = self.host.ask(reqwest::Method::GET, "status")?;
-        let told = if self.json {
+        let told = if is_json() {
             text
         } else {
             let report: Value = serde_json::from_str(&text)
                 .with_context(|| format!("{} doesn't answer as a host does", self.host.host.status))
-                .map_err(|error| CommandError::new(Exit::Failed, error))?;
+                .map_err(|error| CommandError::new(ErrorCode::HostAnswer, error))?;
             match report.get("pipelines").and_then(Value::as_object) {
                 Some(pipelines) => several(pipelines),
                 None => table(&report),
@@ -96,7 +95,7 @@ impl StatusCommand {
 pub(super) fn write(text: &str) -> Result<(), CommandError> {
     let mut output = std::io::stdout().lock();
     let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
-    written.map_err(|error| CommandError::new(Exit::Failed, anyhow!("cannot write to standard output: {error}")))
+    written.map_err(|error| CommandError::new(ErrorCode::Output, anyhow!("cannot write to standard output: {error}")))
 }
 
 impl RunningHost {
@@ -142,10 +141,12 @@ impl RunningHost {
         let runtime = runtime.map_err(|error| CommandError::new(Exit::Failed, error))?;
         match runtime.block_on(asked) {
             Ok((status, text)) if status.is_success() => Ok(text),
-            Ok((status, text)) => Err(CommandError::new(Exit::Failed, anyhow!("the host refuses ({status}): {text}"))),
+            Ok((status, text)) => {
+                Err(CommandError::new(ErrorCode::HostRefuses, anyhow!("the host refuses ({status}): {text}")))
+            }
             Err(error) => {
                 let what = format!("no host answers at {}; is it running, and is its status.listen this?", self.status);
-                Err(CommandError::new(Exit::Unreachable, anyhow::Error::new(error).context(what)))
+                Err(CommandError::new(ErrorCode::HostUnreachable, anyhow::Error::new(error).context(what)))
             }
         }
     }
@@ -216,7 +217,8 @@ fn table(report: &Value) -> String {
     }
     let _ = writeln!(
         text,
-        "{:.0} records/s; written {} ({}), found {}, repaired {}, dead letters {}, in flight {} ({})",
+        "{:.0} records/s now, {:.0} over the last minute; written {} ({}), found {}, repaired {}, dead letters {}, in flight {} ({})",
+        report["records_per_s_now"].as_f64().unwrap_or_default(),
         report["records_per_s"].as_f64().unwrap_or_default(),
         number("written"),
         size(number("written_bytes")),
@@ -226,6 +228,9 @@ fn table(report: &Value) -> String {
         number("in_flight_records"),
         size(number("in_flight_bytes")),
     );
+    if let Some(reason) = report["behind"].as_str() {
+        let _ = writeln!(text, "{reason}");
+    }
     let partitions = list(report, "partitions").iter().map(|partition| {
         let name = format!("{}/{}", word(&partition["topic"]), word(&partition["partition"]));
         let stuck = if partition["stuck"] == true { "stuck" } else { "" };
@@ -262,6 +267,14 @@ fn table(report: &Value) -> String {
         "",
     ];
     rows(&mut text, &head, plugins.collect());
+    for plugin in list(report, "plugins") {
+        for failure in list(plugin, "failures").iter().take(FAILURES) {
+            let (name, count, reason) = (word(&plugin["name"]), word(&failure["count"]), word(&failure["reason"]));
+            let last = ago(failure["last_at_ms"].as_u64().map(|ms| ms / 1000));
+            let _ =
+                writeln!(text, "{name} failed {count} times, last {last} ago: {}", reason.replace(['\n', '\r'], " "));
+        }
+    }
     let swaps = list(report, "swaps").iter().map(|swap| {
         let steps = ["compile_ms", "start_ms", "trial_ms", "take_over_ms", "worker_ms"];
         let first = vec![

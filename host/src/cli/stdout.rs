@@ -8,5 +8,6 @@ use std::io::Write;
 
 /// Writes one line, or several.
 pub fn print(line: impl Display) {
+    super::progress::clear();
     let _ = writeln!(std::io::stdout(), "{line}");
 }

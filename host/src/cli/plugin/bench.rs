@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use reduct_sink::devkit::bench::{BenchComparison, BenchOptions, Cost, bench};
 
-use super::{CommandError, failed, print};
+use super::{CommandError, Progress, failed, is_json, print};
 
 #[derive(Debug, Args)]
 pub struct Bench {
@@ -36,9 +36,6 @@ pub struct Bench {
     /// How long to measure each kind of record, in all
     #[arg(long, value_name = "DURATION", default_value = "1s")]
     time: humantime::Duration,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Bench {
@@ -61,8 +58,10 @@ impl Bench {
             // The components share it, in seven rounds each.
             round: Duration::from(self.time) / (7 * components),
         };
+        let progress = Progress::start(format!("measuring {}", self.file.display()));
         let comparison = bench(&self.file, &options).map_err(CommandError::of)?;
-        if self.json {
+        drop(progress);
+        if is_json() {
             print(serde_json::to_string_pretty(&comparison).map_err(failed)?)
         } else {
             print_table(&comparison)

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use reduct_sink::devkit::build::build;
 use reduct_sink::devkit::project::Project;
+use serde_json::json;
 
-use super::{CommandError, Exit, print};
+use super::{CommandError, Exit, Progress, tell_done};
 
 #[derive(Debug, Args)]
 pub struct Build {
@@ -20,11 +21,15 @@ impl Build {
     pub fn execute(self) -> Result<(), CommandError> {
         let folder = self.folder.as_deref().unwrap_or(Path::new("."));
         let project = Project::open(folder).map_err(|error| CommandError::new(Exit::Usage, error))?;
+        let progress = Progress::start_beside_output("building");
         let built = build(&project, &mut |command| {
             let _ = writeln!(std::io::stderr(), "{command}");
+            progress.now(format!("running {command}"));
         });
+        drop(progress);
         let component = built.map_err(CommandError::of)?;
-        print(component.display());
+        let component = component.display();
+        tell_done(format_args!("{component}"), &json!({ "component": component.to_string() }));
         Ok(())
     }
 }

@@ -6,9 +6,10 @@ use clap::Args;
 use reduct_sink::config::Flag;
 use reduct_sink::devkit::capture::capture;
 use reduct_sink::kafka::peek::From;
+use serde_json::json;
 
 use super::super::options::ConfigFlags;
-use super::{CommandError, Exit, print};
+use super::{CommandError, ErrorCode, tell_done};
 
 #[derive(Debug, Args)]
 pub struct Capture {
@@ -47,11 +48,14 @@ impl Capture {
         ];
         let options = ConfigFlags::reading_only(self.config, self.pipeline, flags);
         let kafka = options.load()?.only()?.kafka;
-        let captured = capture(&kafka, self.from, self.count, &self.output, &mut |path| print(path.display()));
+        let captured = capture(&kafka, self.from, self.count, &self.output, &mut |path| {
+            let path = path.display();
+            tell_done(format_args!("{path}"), &json!({ "fixture": path.to_string() }));
+        });
         let captured = captured.map_err(CommandError::of)?;
         if captured == 0 && self.count > 0 {
             return Err(CommandError::new(
-                Exit::Failed,
+                ErrorCode::NoRecords,
                 anyhow::anyhow!("{} has no record there", kafka.topics.join(", ")),
             ));
         }

@@ -7,8 +7,9 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use reduct_sink::devkit::cache;
 use reduct_sink::plugin::{Cache, Runtime};
+use serde_json::json;
 
-use super::{CommandError, Exit, failed, print};
+use super::{CommandError, ErrorCode, Progress, failed, tell_done};
 
 #[derive(Debug, Args)]
 pub struct Compile {
@@ -29,14 +30,17 @@ impl Compile {
         let file = self.file.display();
         let component = std::fs::read(&self.file).with_context(|| format!("cannot read {file}")).map_err(failed)?;
         let started = Instant::now();
-        let was_there = runtime
-            .compile_ahead(&component)
-            .map_err(|problem| CommandError::new(Exit::Plugin, anyhow!("{file} {problem}; {}", problem.remedy())))?;
+        let progress = Progress::start(format!("compiling {file}, {} bytes", component.len()));
+        let was_there = runtime.compile_ahead(&component).map_err(|problem| {
+            CommandError::new(ErrorCode::from(&problem), anyhow!("{file} {problem}; {}", problem.remedy()))
+        })?;
+        drop(progress);
         let (ms, folder) = (started.elapsed().as_millis(), folder.display());
-        print(match was_there {
-            true => format!("{file} was there already, in {folder}"),
-            false => format!("{file} compiled in {ms} ms, to {folder}"),
-        });
+        let told = json!({ "file": file.to_string(), "was_there": was_there, "ms": ms, "folder": folder.to_string() });
+        match was_there {
+            true => tell_done(format_args!("{file} was there already, in {folder}"), &told),
+            false => tell_done(format_args!("{file} compiled in {ms} ms, to {folder}"), &told),
+        }
         Ok(())
     }
 }

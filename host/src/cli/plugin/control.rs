@@ -1,10 +1,11 @@
 //! `reduct-sink plugin promote` and `rollback`: what may be asked of a running host.
 
 use clap::Args;
+use serde_json::json;
 
 use super::super::CommandError;
 use super::super::status::RunningPipeline;
-use super::write;
+use super::tell_done;
 
 #[derive(Debug, Args)]
 pub struct NamedPlugin {
@@ -26,6 +27,7 @@ impl NamedPlugin {
 
     fn ask(&self, action: &str) -> Result<(), CommandError> {
         let done = self.host.ask(reqwest::Method::POST, &format!("plugins/{}/{action}", self.name))?;
-        write(None, format!("{done}\n").as_bytes())
+        tell_done(format_args!("{done}"), &json!({ "done": action, "plugin": self.name, "text": done }));
+        Ok(())
     }
 }

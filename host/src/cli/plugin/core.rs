@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 use reduct_sink::plugin::{componentize, passthrough};
+use serde_json::json;
 
-use super::{CommandError, Exit, failed, write};
+use super::{CommandError, ErrorCode, Exit, failed, is_json, print, write};
 
 #[derive(Debug, Args)]
 pub struct Passthrough {
@@ -17,7 +18,15 @@ pub struct Passthrough {
 
 impl Passthrough {
     pub fn execute(self) -> Result<(), CommandError> {
-        write(self.output.as_deref(), passthrough())
+        if is_json() && self.output.is_none() {
+            let problem = "--json needs --output: the component itself goes to standard output otherwise";
+            return Err(CommandError::new(ErrorCode::CommandLine, anyhow::Error::msg(problem)));
+        }
+        write(self.output.as_deref(), passthrough())?;
+        if let Some(output) = self.output.filter(|_| is_json()) {
+            print(json!({ "component": output.display().to_string() }));
+        }
+        Ok(())
     }
 }
 
@@ -38,6 +47,10 @@ impl Componentize {
         let component = componentize::componentize(&module)
             .with_context(|| format!("cannot make a component of {core}"))
             .map_err(|error| CommandError::new(Exit::Plugin, error))?;
-        write(Some(&self.output), &component)
+        write(Some(&self.output), &component)?;
+        if is_json() {
+            print(json!({ "component": self.output.display().to_string() }));
+        }
+        Ok(())
     }
 }

@@ -19,7 +19,7 @@ use reduct_sink::devkit::testing::Tester;
 use serde_json::Value;
 
 use super::super::status::RunningHost;
-use super::{CommandError, Exit, print};
+use super::{CommandError, ErrorCode, Exit, Progress, print};
 
 /// How often the folder is looked at. A change counts when nothing has changed since the last look.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -87,9 +87,12 @@ impl Dev {
     /// Builds, runs the fixtures, and hands the version over.
     fn round(&self, project: &Project, target: Option<&mut HandOverTarget>) -> Result<(), CommandError> {
         let failed = |error| CommandError::new(Exit::Failed, error);
+        let progress = Progress::start_beside_output("building");
         let built = build_aside(project, &mut |command| {
             let _ = writeln!(std::io::stderr(), "{command}");
+            progress.now(format!("running {command}"));
         });
+        drop(progress);
         let fresh = built.map_err(CommandError::of)?;
         let cases = fixtures::read(&project.fixtures()).map_err(failed)?;
         let tester = Tester::new(vec![fresh.clone()], Duration::from(self.timeout), self.memory.as_u64());
@@ -103,7 +106,7 @@ impl Dev {
             print(format_args!("{kept}; if the new answers are right, accept them:"));
             let (folder, fresh) = (project.folder.display(), fresh.display());
             print(format_args!("  reduct-sink plugin test {folder} --plugin {fresh} --update"));
-            return Err(CommandError::reported(Exit::Failed));
+            return Err(CommandError::reported(ErrorCode::TestFailed));
         }
         let Some(target) = target else {
             let component = take_over(project, &fresh).map_err(failed)?;

@@ -5,22 +5,19 @@ use std::path::PathBuf;
 use clap::Args;
 use reduct_sink::devkit::inspect::{Inspection, inspect};
 
-use super::{CommandError, Exit, failed, print};
+use super::{CommandError, Exit, failed, is_json, print};
 
 #[derive(Debug, Args)]
 pub struct Inspect {
     /// The component
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Inspect {
     pub fn execute(self) -> Result<(), CommandError> {
         let inspection = inspect(&self.file).map_err(failed)?;
-        if self.json {
+        if is_json() {
             print(serde_json::to_string_pretty(&inspection).map_err(failed)?);
         } else {
             tell(&inspection);

@@ -18,7 +18,8 @@ use std::path::Path;
 use anyhow::Context;
 use clap::Subcommand;
 
-use super::{CommandError, Exit, print};
+use super::progress::Progress;
+use super::{CommandError, ErrorCode, Exit, is_json, print};
 
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
@@ -71,7 +72,8 @@ impl PluginCommand {
 }
 
 fn failed(error: impl Into<anyhow::Error>) -> CommandError {
-    CommandError::new(Exit::Failed, error)
+    let error = error.into();
+    CommandError::new(ErrorCode::from(&error), error)
 }
 
 fn write(output: Option<&Path>, bytes: &[u8]) -> Result<(), CommandError> {
@@ -79,5 +81,10 @@ fn write(output: Option<&Path>, bytes: &[u8]) -> Result<(), CommandError> {
         Some(path) => std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display())),
         None => std::io::stdout().lock().write_all(bytes).context("cannot write to standard output"),
     };
-    written.map_err(failed)
+    written.map_err(|error| CommandError::new(ErrorCode::Output, error))
+}
+
+/// A sentence, or what a program reads.
+fn tell_done(text: std::fmt::Arguments<'_>, done: &serde_json::Value) {
+    if is_json() { print(done) } else { print(text) }
 }

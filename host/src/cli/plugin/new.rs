@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use reduct_sink::devkit::project::Language;
 use reduct_sink::devkit::scaffold::create;
 
-use super::{CommandError, Exit, print};
+use super::{CommandError, Exit, is_json, print};
 
 #[derive(Debug, Args)]
 pub struct New {
@@ -23,6 +23,11 @@ impl New {
     pub fn execute(self) -> Result<(), CommandError> {
         let name = self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let files = create(&self.folder, &name, self.lang).map_err(|error| CommandError::new(Exit::Usage, error))?;
+        if is_json() {
+            let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+            print(serde_json::json!({ "folder": self.folder.display().to_string(), "files": files }));
+            return Ok(());
+        }
         files.iter().for_each(|file| print(file.display()));
         let folder = self.folder.display();
         print(format_args!("\nnext, as {folder}/README.md has it:\n  cd {folder}"));

@@ -10,7 +10,7 @@ use reduct_sink::devkit::junit;
 use reduct_sink::devkit::project::Project;
 use reduct_sink::devkit::testing::{CaseReport, StoredView, TestResult, Tester, plugin_name};
 
-use super::{CommandError, Exit, failed, print, write};
+use super::{CommandError, ErrorCode, Exit, Progress, failed, is_json, print, write};
 
 #[derive(Debug, Args)]
 pub struct Test {
@@ -24,14 +24,11 @@ pub struct Test {
     #[arg(long, value_name = "DIR")]
     fixtures: Option<PathBuf>,
     /// Write the results of the fixtures as the expected ones from now on
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     update: bool,
     /// Write the results as JUnit's XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-    /// Print one JSON object for each fixture, and one with the sums
-    #[arg(long, conflicts_with = "update")]
-    json: bool,
     /// How long a call may take
     #[arg(long, value_name = "DURATION", default_value = "1s")]
     timeout: humantime::Duration,
@@ -46,12 +43,20 @@ impl Test {
         let cases = fixtures::read(&folder).map_err(|error| CommandError::new(Exit::Usage, error))?;
         if let Some(missing) = plugins.iter().find(|plugin| !plugin.exists()) {
             let error = anyhow::anyhow!("there is no {}; build it first: reduct-sink plugin build", missing.display());
-            return Err(CommandError::new(Exit::Plugin, error));
+            return Err(CommandError::new(ErrorCode::PluginMissing, error));
         }
         let suite = plugins.iter().map(|plugin| plugin_name(plugin)).collect::<Vec<_>>().join("+");
+        let progress = Progress::start(format!("loading {suite}"));
         let mut tester = Tester::new(plugins, Duration::from(self.timeout), self.memory.as_u64()).map_err(failed)?;
-        let reports: Vec<CaseReport> = cases.iter().map(|case| tester.run(case)).collect();
-        let outcome = match (self.update, self.json) {
+        let reports: Vec<CaseReport> = cases
+            .iter()
+            .map(|case| {
+                progress.now(format!("running {}", case.name));
+                tester.run(case)
+            })
+            .collect();
+        drop(progress);
+        let outcome = match (self.update, is_json()) {
             (true, _) => update(&cases, &reports),
             (false, true) => tell_json(&reports),
             (false, false) => tell(&reports),
@@ -94,7 +99,7 @@ fn tell_json(reports: &[CaseReport]) -> Result<(), CommandError> {
     }
     let failures = reports.iter().filter(|report| report.result != TestResult::Passed).count();
     print(serde_json::json!({ "passed": reports.len() - failures, "failed": failures }));
-    if failures == 0 { Ok(()) } else { Err(CommandError::reported(Exit::Failed)) }
+    if failures == 0 { Ok(()) } else { Err(CommandError::reported(ErrorCode::TestFailed)) }
 }
 
 /// Prints what came of each case. Fails if one failed.
@@ -118,7 +123,7 @@ pub(super) fn tell(reports: &[CaseReport]) -> Result<(), CommandError> {
     }
     let failures = reports.iter().filter(|report| report.result != TestResult::Passed).count();
     print(format_args!("{} passed, {failures} failed", reports.len() - failures));
-    if failures == 0 { Ok(()) } else { Err(CommandError::reported(Exit::Failed)) }
+    if failures == 0 { Ok(()) } else { Err(CommandError::reported(ErrorCode::TestFailed)) }
 }
 
 /// What readers will see: the entry depends on the topic, and the host adds labels.
@@ -160,5 +165,5 @@ fn update(cases: &[Case], reports: &[CaseReport]) -> Result<(), CommandError> {
         changed.len(),
         cases.len() - changed.len() - broken
     ));
-    if broken == 0 { Ok(()) } else { Err(CommandError::reported(Exit::Failed)) }
+    if broken == 0 { Ok(()) } else { Err(CommandError::reported(ErrorCode::TestFailed)) }
 }

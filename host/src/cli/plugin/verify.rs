@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use reduct_sink::plugin::{is_public_key, verify};
 
-use super::{CommandError, Exit, failed, print};
+use super::{CommandError, ErrorCode, Exit, failed, tell_done};
 
 #[derive(Debug, Args)]
 pub struct Verify {
@@ -27,10 +27,13 @@ impl Verify {
         let component = std::fs::read(&self.file).with_context(|| format!("cannot read {file}")).map_err(failed)?;
         match verify(&component, &self.file, &self.keys) {
             Ok(signed) => {
-                print(format_args!("{file} is {signed}"));
+                tell_done(
+                    format_args!("{file} is {signed}"),
+                    &serde_json::json!({ "file": file.to_string(), "signed": signed.to_string() }),
+                );
                 Ok(())
             }
-            Err(error) => Err(CommandError::new(Exit::Plugin, anyhow::anyhow!("{file} {error}"))),
+            Err(error) => Err(CommandError::new(ErrorCode::PluginSignature, anyhow::anyhow!("{file} {error}"))),
         }
     }
 }
