@@ -145,10 +145,12 @@ impl Supervisor {
             let Standing { source, position, .. } = &stuck.standing;
             Finding { code: "partition.stuck", message: format!("{source} does not move on from offset {position}") }
         }));
-        if done.is_all_dead_letters() {
+        let recent = self.last_minute.recent();
+        if let Some(bad) = [done, recent].into_iter().find(RateDelta::is_all_dead_letters) {
             let message = format!(
-                "all of the last {} records became dead letters; their label sink.reason says why",
-                done.totals.dead_letters
+                "all of the last {} records became dead letters; `reduct-sink status`, the page and their label sink.reason say \
+                 why; correct the plugin or its configuration, and `reduct-sink replay` writes them",
+                bad.totals.dead_letters
             );
             findings.push(Finding { code: "dead-letters.all", message });
         }

@@ -74,19 +74,30 @@ impl LastMinute {
         while self.0.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= MINUTE) {
             self.0.pop_front();
         }
-        let Some((since, before)) = self.0.front() else { return RateDelta::default() };
-        RateDelta {
-            seconds: now.duration_since(*since).as_secs_f64(),
-            totals: Totals {
-                records: totals.records.saturating_sub(before.records),
-                bytes: totals.bytes.saturating_sub(before.bytes),
-                dead_letters: totals.dead_letters.saturating_sub(before.dead_letters),
-            },
-        }
+        self.0.front().map_or_else(RateDelta::default, |(since, before)| RateDelta::of(*before, totals, now - *since))
+    }
+
+    /// What was done within the last quarter of it, so that a change shows soon.
+    pub fn recent(&self) -> RateDelta {
+        const QUARTER: Duration = Duration::from_secs(15);
+        let Some((now, totals)) = self.0.back() else { return RateDelta::default() };
+        let before = self.0.iter().rev().find(|(at, _)| now.duration_since(*at) >= QUARTER).or(self.0.front());
+        before.map_or_else(RateDelta::default, |(since, before)| RateDelta::of(*before, *totals, *now - *since))
     }
 }
 
 impl RateDelta {
+    fn of(before: Totals, now: Totals, passed: Duration) -> Self {
+        Self {
+            seconds: passed.as_secs_f64(),
+            totals: Totals {
+                records: now.records.saturating_sub(before.records),
+                bytes: now.bytes.saturating_sub(before.bytes),
+                dead_letters: now.dead_letters.saturating_sub(before.dead_letters),
+            },
+        }
+    }
+
     /// Whether all that was done for a while ended in the dead letters.
     pub fn is_all_dead_letters(&self) -> bool {
         const ENOUGH: u64 = 20;
@@ -103,6 +114,24 @@ impl RateDelta {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_fails_now_is_not_hidden_by_what_went_well_before() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let totals = |records, dead_letters| Totals { records, bytes: 0, dead_letters };
+        let mut minute = LastMinute::default();
+        for seconds in 0..6 {
+            minute.look(at(seconds * 5), totals(seconds * 500, 0));
+        }
+        assert!(!minute.recent().is_all_dead_letters());
+        for more in 1..=3 {
+            let told = minute.look(at(25 + more * 5), totals(2500 + more * 100, more * 100));
+            assert!(!told.is_all_dead_letters(), "most of the minute went well");
+        }
+        assert!(minute.recent().is_all_dead_letters());
+        assert_eq!((minute.recent().seconds, minute.recent().totals.dead_letters), (15.0, 300));
+    }
 
     fn standing(position: u64, end: u64) -> Standing {
         let source = TopicPartition { topic: "t".into(), partition: 0 };

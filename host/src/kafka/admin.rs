@@ -227,7 +227,8 @@ fn some_broker<C: ClientContext>(client: &Client<C>, topics: &[&str], timeout: D
     let answered = metadata.orig_broker_id();
     let known = metadata.brokers().iter().map(rdkafka::metadata::MetadataBroker::id);
     // A broker that was only reached by its bootstrap address has no id yet.
-    known.clone().find(|id| *id == answered).or_else(|| known.clone().next()).ok_or_else(unexpected)
+    let none = || AskError { code: RDKafkaErrorCode::AllBrokersDown, reason: "no broker is known to be there".into() };
+    known.clone().find(|id| *id == answered).or_else(|| known.clone().next()).ok_or_else(none)
 }
 
 /// SAFETY: `topic` is a valid description, alive during the call.

@@ -134,7 +134,12 @@ impl Observer {
         admin::describe_topics(self.consumer.client(), names, ANSWER).map_err(|error| {
             let reason = self.reason().unwrap_or(error.reason);
             let brokers = metadata.brokers().iter().map(|broker| format!("{}:{}", broker.host(), broker.port()));
-            let addresses = brokers.collect::<Vec<_>>().join(", ");
+            let addresses: Vec<String> = brokers.collect();
+            // Where they name the very address that we asked, it is no matter of names: they answer one question and not the next.
+            if addresses.iter().any(|address| self.brokers.split(',').any(|ours| ours.trim() == address)) {
+                return self.away(&reason);
+            }
+            let addresses = addresses.join(", ");
             let message = format!(
                 "Kafka answers at {}, but not at the address that the brokers name themselves, {addresses}: {reason}; that \
                  address (advertised.listeners) has to be reachable from here",
@@ -162,6 +167,8 @@ impl Observer {
         }
         let reason = self.consumer.context().last_reason();
         let reason = reason.as_deref().unwrap_or(otherwise);
+        // librdkafka's words for it leave open who has timed out.
+        let reason = if reason.contains("OperationTimedOut") { "it doesn't answer" } else { reason };
         let message = format!(
             "Kafka at {} can't be reached: {reason}; check that it runs and can be reached from here",
             self.brokers

@@ -24,6 +24,8 @@ use crate::source::SourceError;
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
 /// The server's default for the records of a block.
 const SERVERS_BLOCK_RECORDS: u64 = 1024;
+/// How often it is said that plugins are being loaded.
+const WORD_EVERY: Duration = Duration::from_secs(5);
 /// How often a signal to stop is looked for.
 const STOP_LOOK: Duration = Duration::from_millis(50);
 
@@ -45,8 +47,9 @@ pub(super) fn open(
     let plugins = config.plugins.clone();
     // May take seconds for each plugin, six for one of 18 MB; what a stop leaves behind ends with the process.
     let loading = tokio.spawn_blocking(move || SharedChain::load(runtime, &plugins));
-    let loaded =
-        tokio.block_on(unless_stopped(stop, loading)).ok_or_else(|| RunError::Failed("told to stop".into()))?;
+    let loaded = tokio
+        .block_on(unless_stopped(stop, with_a_word(loading)))
+        .ok_or_else(|| RunError::Failed("told to stop".into()))?;
     let chain = loaded.map_err(failed("can't load the plugins"))??;
     let partitions = check::wait_ready(&config.kafka, stop).map_err(SourceError::from)?;
     let store = open_store(config, tokio, stop)?;
@@ -134,6 +137,21 @@ pub(super) fn known_start(
                 let pause = backoff.wait();
                 tokio.block_on(unless_stopped(stop, async { tokio::time::sleep(pause).await }));
             }
+        }
+    }
+}
+
+/// Says from time to time that the plugins are being loaded: an operator would take the silence for a host that hangs.
+async fn with_a_word<T>(loading: impl Future<Output = T>) -> T {
+    let mut loading = std::pin::pin!(loading);
+    let begun = Instant::now();
+    loop {
+        match tokio::time::timeout(WORD_EVERY, &mut loading).await {
+            Ok(loaded) => return loaded,
+            Err(_) => info!(
+                for_s = begun.elapsed().as_secs(),
+                "still loading the plugins; what isn't in the cache is compiled"
+            ),
         }
     }
 }

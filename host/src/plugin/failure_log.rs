@@ -15,7 +15,8 @@ use crate::record::InputRecord;
 const KINDS: usize = 16;
 /// Two reasons are of one kind if their first characters, this many, are alike, digits aside.
 const KIND_CHARACTERS: usize = 80;
-const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// Each kind says how often it was met at most this often.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
 
 /// One kind of failures of a plugin's version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

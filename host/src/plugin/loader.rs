@@ -35,6 +35,8 @@ use super::state::State;
 use crate::config::{CacheFolder, Config, PluginConfig, PluginSource, open_regular, threads};
 use crate::record::labels::LabelRules;
 
+/// Compiling a component of this size takes long enough to be noticed.
+const LARGE: usize = 1_000_000;
 /// How often the thread that loads a plugin is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -222,6 +224,13 @@ impl Runtime {
         let cached = EngineKind::ALL.into_iter().find_map(|kind| Some((kind, self.cached(kind, digest)?)));
         if let Some((kind, component)) = cached {
             return Ok((self.platforms.of(kind).prepare(&component, http)?, true));
+        }
+        if bytes.len() >= LARGE {
+            tracing::info!(
+                bytes = bytes.len(),
+                digest = digest.short(),
+                "compiling a plugin, which may take some seconds"
+            );
         }
         let compiled = self.compiler.compile(bytes, &self.platforms)?;
         let pre = self.platforms.of(compiled.kind).prepare(&compiled.component, http)?;

@@ -207,11 +207,15 @@ impl TrialComparison {
         let differs =
             |differ: fn(&OutputRecord, &OutputRecord) -> bool| pairs().find(|(one, other)| differ(one, other));
         let entries = differs(|one, other| one.entry != other.entry);
-        tell(&mut self.entries_differ, entries.is_some(), &|| two("entry", entries, |output| &output.entry));
+        tell(&mut self.entries_differ, entries.is_some(), &|| two("entry", entries, |output| output.entry.clone()));
         let times = differs(|one, other| one.timestamp_us != other.timestamp_us);
-        tell(&mut self.timestamps_differ, times.is_some(), &|| two("timestamp", times, |output| &output.timestamp_us));
+        tell(&mut self.timestamps_differ, times.is_some(), &|| {
+            two("timestamp", times, |output| output.timestamp_us.map(|time| time.to_string()))
+        });
         let types = differs(|one, other| one.content_type != other.content_type);
-        tell(&mut self.content_types_differ, types.is_some(), &|| two("type", types, |output| &output.content_type));
+        tell(&mut self.content_types_differ, types.is_some(), &|| {
+            two("type", types, |output| output.content_type.clone())
+        });
         // Labels that differ only in letter case count as different.
         let rules = LabelRules { lowercase: false, ..LabelRules::default() };
         let labels = |output| rules.record_labels(output);
@@ -221,24 +225,31 @@ impl TrialComparison {
         });
         let payloads = differs(|one, other| one.payload() != other.payload());
         tell(&mut self.payloads_differ, payloads.is_some(), &|| {
-            two("payload's bytes", payloads, |output| output.payload().len())
+            two("payload's bytes", payloads, |output| Some(output.payload().len().to_string()))
         });
         first
     }
 }
 
-fn two<'a, T: std::fmt::Debug>(
+fn two(
     what: &str,
-    pair: Option<(&'a OutputRecord, &'a OutputRecord)>,
-    of: impl Fn(&'a OutputRecord) -> T,
+    pair: Option<(&OutputRecord, &OutputRecord)>,
+    of: impl Fn(&OutputRecord) -> Option<String>,
 ) -> String {
-    pair.map_or(String::new(), |(one, other)| format!("{what} {:?}, the candidate's {:?}", of(one), of(other)))
+    pair.map_or(String::new(), |(one, other)| {
+        format!("{what} {}, the candidate's {}", chosen(of(one).as_ref()), chosen(of(other).as_ref()))
+    })
 }
 
 fn differing_labels(present: &BTreeMap<String, String>, candidate: &BTreeMap<String, String>) -> String {
     let names = present.keys().chain(candidate.keys());
     let name = names.into_iter().find(|name| present.get(*name) != candidate.get(*name));
     name.map_or(String::new(), |name| {
-        format!("label {name} {:?}, the candidate's {:?}", present.get(name), candidate.get(name))
+        format!("label {name} {}, the candidate's {}", chosen(present.get(name)), chosen(candidate.get(name)))
     })
+}
+
+/// What a plugin chose, for a person.
+fn chosen(value: Option<&String>) -> String {
+    value.map_or_else(|| "none".into(), |value| format!("{value:?}"))
 }

@@ -92,7 +92,9 @@ impl WriteProblems {
                     }
                 };
                 let remedy = error.remedy();
-                let message = format!("{what}: {error}; {remedy} (entry {entry}, {entries} in all)");
+                let entries_named = if entries == 1 { String::new() } else { format!(" and {} more", entries - 1) };
+                let waits = if subject == RefusedSubject::Entry { "; nothing is lost, they wait in Kafka" } else { "" };
+                let message = format!("{what}: {error}; {remedy}{waits} (entry {entry}{entries_named})");
                 let code = if subject == RefusedSubject::Attachments { ATTACHMENTS } else { "store" };
                 WriteProblem { code, since: *since, entries, message }
             })
@@ -122,7 +124,7 @@ mod tests {
         problems.report(&name("a"), RefusedSubject::DeadLetter, &full);
         let listed = problems.list();
         assert_eq!(listed.iter().map(|problem| problem.entries).collect::<Vec<_>>(), [3, 1, 1]);
-        assert!(listed.iter().any(|problem| problem.message.contains("entry a, 3 in all")), "{listed:?}");
+        assert!(listed.iter().any(|problem| problem.message.contains("entry a and 2 more")), "{listed:?}");
         for entry in ["a", "b", "c", "d"] {
             problems.clear(&name(entry), RefusedSubject::Entry);
         }

@@ -97,7 +97,7 @@ fn a_trial_sees_live_records_and_changes_nothing_until_it_is_passed() {
     let report = run.outcome(RolloutOutcome::Baking);
     let found = report.trial.unwrap();
     assert_eq!((found.records, found.failed, found.same, found.timestamps_differ), (200, 0, 0, 200), "{found:?}");
-    assert!(found.first_difference.as_deref().unwrap().contains("timestamp Some(1), the candidate's Some(2)"));
+    assert!(found.first_difference.as_deref().unwrap().contains("timestamp \"1\", the candidate's \"2\""));
     assert!(found.latency.measured == 200 && found.latency_present.p50_us > 0.0, "{found:?}");
     let steps = report.steps;
     assert!(steps.compile_ms.is_some() && steps.start_ms.is_some() && steps.trial_ms.is_some(), "{steps:?}");
