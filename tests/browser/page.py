@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Opens the host's page in a real Chromium and checks what a person finds there, by keyboard and by the accessibility tree.
 
-    page.py ADDRESS TOKEN FOLDER     writes screenshots into FOLDER, prints one JSON object: {"checks": [{"name", "ok", "seen"}]}
+    page.py ADDRESS TOKEN FOLDER PLUGIN FIRST SECOND
+
+Writes screenshots into FOLDER, puts the components FIRST and SECOND in the place of PLUGIN to see their trials, and prints one JSON
+object: {"checks": [{"name", "ok", "seen"}]}.
 
 It speaks Chromium's debugging protocol over two pipes, so it needs nothing but Python's own library.
 """
@@ -86,9 +89,9 @@ class Browser:
         self.ask("Input.dispatchKeyEvent", type="keyUp", key=name, code=name, windowsVirtualKeyCode=code)
 
     def tab_to(self, wanted, most=80):
-        """Goes on with the Tab key until the element with this id has the focus."""
+        """Goes on with the Tab key until the element with this id or label has the focus."""
         for _ in range(most):
-            if self.js("document.activeElement.id") == wanted:
+            if wanted in self.js("[document.activeElement.id, document.activeElement.getAttribute('aria-label')]"):
                 return True
             self.key("Tab", 9)
         return False
@@ -115,7 +118,7 @@ CONTRAST = """(() => {
 })()"""
 
 
-def main(address, token, folder):
+def main(address, token, folder, plugin_file, first, second):
     checks = []
 
     def check(name, ok, seen=""):
@@ -163,6 +166,16 @@ def main(address, token, folder):
         check("failures have their reasons now", browser.wait("document.getElementById('failure-list').textContent.includes('no such camera')"),
               text("failure-list"))
 
+        swaps = lambda: browser.js("document.querySelector('#swaps tr').textContent")
+        check("without a trial there is none on the page", not visible("trial"))
+        os.rename(first, plugin_file)
+        check("a trial is shown", browser.wait("!!document.getElementById('trial').offsetParent", 60), text("trials"))
+        check("with how many records were compared", browser.wait("/[1-9][0-9]* records compared/.test(document.getElementById('trials').textContent)"), text("trials"))
+        check("and what differs", browser.wait("document.getElementById('trials').textContent.includes('with other labels')"), text("trials"))
+        check("rates are round", not browser.js("/[0-9][.][0-9]{3}/.test(document.getElementById('tiles').textContent)"), text("tiles"))
+        check("the first difference names a record and both answers", browser.wait("/First difference: .*mended/.test(document.getElementById('trials').textContent)"), text("trials"))
+        check("it waits for a decision", browser.wait("document.getElementById('trials').textContent.includes('waits for somebody')", 60), text("trials"))
+
         browser.js("window.scrollTo(0, 0)")
         browser.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
         browser.js("document.getElementById('partitions-more').open = true")
@@ -171,6 +184,25 @@ def main(address, token, folder):
         browser.picture(os.path.join(folder, "page-light.png"), 1200, min(height, 1600))
         light = browser.js(CONTRAST)
         check("light: every text stands out", light[0] >= 4.5, light)
+
+        start = lambda: browser.js("document.body.focus(), document.getElementById('main').focus(), true")
+        check("rolling back is reached by the keyboard", start() and browser.tab_to("Roll back picky"))
+        browser.key("Enter", 13)
+        check("it asks before it rolls back", browser.js("document.getElementById('sure').open"), text("sure-what"))
+        browser.key("Enter", 13)
+        check("the candidate is gone and the swap has its outcome", browser.wait("!document.getElementById('trial').offsetParent") and "failed-trial" in swaps(), swaps())
+        version = lambda: browser.js("document.querySelector('#plugins tr').children[1].textContent")
+        before = version()
+        os.rename(second, plugin_file)
+        check("the next trial is shown", browser.wait("document.getElementById('trials').textContent.includes('waits for somebody')", 60), text("trials"))
+        check("promoting is reached by the keyboard", start() and browser.tab_to("Promote the candidate of picky"))
+        browser.key("Enter", 13)
+        check("leaving it changes nothing", browser.js("document.getElementById('sure-no').click(), !document.getElementById('sure').open") and version() == before, version())
+        browser.js("document.querySelector('[aria-label=\"Promote the candidate of picky\"]').focus()")
+        browser.key("Enter", 13)
+        browser.key("Enter", 13)
+        check("the candidate is at work", browser.wait(f"document.querySelector('#plugins tr').children[1].textContent !== '{before}'"), (before, version()))
+        check("the past swaps say so", any(word in swaps() for word in ["baking", "active"]), swaps())
 
         check("pausing is reached by the keyboard", browser.js("document.body.focus(), document.getElementById('main').focus(), true") and browser.tab_to("pause"))
         browser.key("Enter", 13)
@@ -195,6 +227,10 @@ def main(address, token, folder):
         check("a phone needs no sideways scrolling", browser.js("document.documentElement.scrollWidth") <= 360, browser.js("document.documentElement.scrollWidth"))
         browser.js("window.scrollTo(0, 0)")
         browser.picture(os.path.join(folder, "page-phone-dark.png"), 360, 1100)
+        browser.ask("Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False)
+        time.sleep(1)
+        browser.picture(os.path.join(folder, "page-dark.png"), 1200, min(browser.js("document.documentElement.scrollHeight"), 1600))
+        browser.ask("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=True)
         small = browser.js("[...document.querySelectorAll('button, input')].filter(e => e.offsetParent && e.getBoundingClientRect().height < 32).map(e => e.textContent || e.id).join()")
         check("buttons are large enough for a finger", small == "", small)
 

@@ -7,6 +7,7 @@
 pub mod acls;
 pub mod certificates;
 pub mod client;
+pub mod collector;
 pub mod dice;
 pub mod figures;
 pub mod guest;

@@ -51,6 +51,16 @@ impl Process {
         Ok(kib * 1024)
     }
 
+    /// Processor time so far, of the system too.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // The name, in parentheses, may hold spaces.
+        let (_, rest) = stat.rsplit_once(')').context("a process's statistics")?;
+        let ticks = rest.split_whitespace().skip(11).take(2).map(str::parse::<f64>).sum::<Result<f64, _>>()?;
+        // SAFETY: a plain system call.
+        Ok(ticks / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64)
+    }
+
     /// How the process ended, if it did.
     pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
         if self.status.is_none() {

@@ -1,7 +1,7 @@
 //! The host as a child process, with its configuration in a temporary folder.
 //!
-//! Guarantees: the host gets exactly the configuration, flags and variables of the test, and no `REDUCT_SINK_…`
-//! variable of the machine.
+//! Guarantees: the host gets exactly the configuration, flags and variables of the test, and no `REDUCT_SINK_…` or `OTEL_…` variable of
+//! the machine.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
@@ -286,7 +286,9 @@ pub fn binary() -> Result<PathBuf> {
 
 fn command() -> Result<Command> {
     let mut command = Command::new(binary()?);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("REDUCT_SINK_")) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| {
+        name.to_string_lossy().starts_with("REDUCT_SINK_") || name.to_string_lossy().starts_with("OTEL_")
+    }) {
         command.env_remove(name);
     }
     Ok(command)

@@ -3,8 +3,11 @@
 
 mod acting;
 mod figures_read;
+mod figures_true;
 mod page;
+mod picky;
 mod stores;
+mod traced;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -382,7 +385,11 @@ fn a_store_that_is_away_is_shown_with_its_reason() -> Result<()> {
     store.kill9()?;
     kafka.produce(&topic, (0..10).map(|n| Message::new(payload(n, 100))))?;
     let message = wait_problem(&mut sink, &address, "store")?;
-    ensure!(message.contains("can't be written to ReductStore"), "{message}");
+    ensure!(message.contains("can't be written to ReductStore") && message.contains("nothing is lost"), "{message}");
+    let metrics = get(&address, "/metrics")?.1;
+    let retries =
+        metrics.lines().find_map(|line| line.strip_prefix("reduct_sink_store_retries_total{class=\"unavailable\"} "));
+    ensure!(retries.is_some_and(|count| count.parse().is_ok_and(|count: u64| count > 0)), "{metrics}");
     ensure!(get(&address, "/livez")?.0 == 200 && get(&address, "/readyz")?.0 == 503);
     store.start_again()?;
     wait_healthy(&mut sink, &address)?;

@@ -9,11 +9,9 @@ use reduct_sink_testbed::verify::compare;
 use reduct_sink_testbed::{Message, Sink, SinkConfig, Stored, bed, payload, process, read_back, unique};
 use serde_json::Value;
 
-use super::page::PICKY;
+use super::picky::{MENDED, PICKY, PickyHost};
 use super::{BOUND, SHOWN_WITHIN, address, get, status, wait_healthy, wait_problem};
 use crate::guest;
-
-const MENDED: &str = r#"(call $label $"mended" $"yes") (call $change)"#;
 
 /// Runs a command for the host at this address. Returns its exit code and its output.
 fn command(address: &str, args: &[&str]) -> Result<(Option<i32>, String)> {
@@ -73,29 +71,14 @@ fn a_pause_reads_nothing_more_and_is_shown_until_it_ends() -> Result<()> {
 
 #[test]
 fn a_tap_shows_records_and_what_the_plugins_made_of_them() -> Result<()> {
-    let bed = bed()?;
-    let kafka = bed.kafka.client();
-    let topic = unique("tapped");
-    kafka.create_topic(&topic, 1)?;
-    let folder = process::data_folder("tap")?;
-    let (plugin, token) = (folder.path().join("picky.wasm"), folder.path().join("token"));
-    std::fs::write(&plugin, guest::guest(PICKY))?;
-    std::fs::write(&token, "a-secret\n")?;
-    let address = address()?;
-    let config = bed
-        .sink_config(&topic)
-        .set("status.listen", address.as_str())
-        .set("status.token_file", token.to_str().context("UTF-8")?)
-        .plugin("picky", &plugin, "")?;
-    let mut sink = Sink::start(&config)?;
-    wait_healthy(&mut sink, &address)?;
+    let PickyHost { kafka, topic, address, config, mut sink, folder: _folder, .. } = PickyHost::start("tapped", "")?;
     ensure!(
         get(&address, "/tap?id=x")?.0 == 403 && get(&address, "/dead-letters")?.0 == 403,
         "records are for those who may act"
     );
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let producing = {
-        let (stop, topic, kafka) = (stop.clone(), topic.clone(), bed.kafka.client());
+        let (stop, topic, kafka) = (stop.clone(), topic.clone(), bed()?.kafka.client());
         std::thread::spawn(move || -> Result<()> {
             let mut n = 0;
             while !stop.load(std::sync::atomic::Ordering::SeqCst) {
@@ -145,19 +128,10 @@ fn is_dead(record: &Stored) -> bool {
 /// A running host only tries a replay; it reports what `replay --write` does when the host is stopped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_host_tries_a_replay_and_writes_nothing() -> Result<()> {
+    let PickyHost { kafka, topic, folder, plugin, address, config, mut sink } = PickyHost::start("replayed", "")?;
     let bed = bed()?;
-    let kafka = bed.kafka.client();
-    let topic = unique("replayed");
-    kafka.create_topic(&topic, 2)?;
-    let folder = process::data_folder("replay")?;
-    let plugin = folder.path().join("picky.wasm");
-    std::fs::write(&plugin, guest::guest(PICKY))?;
-    let address = address()?;
-    let config = bed.sink_config(&topic).set("status.listen", address.as_str()).plugin("picky", &plugin, "")?;
     let file = folder.path().join("sink.toml");
     std::fs::write(&file, config.text())?;
-    let mut sink = Sink::start(&config)?;
-    wait_healthy(&mut sink, &address)?;
     let message = |n: u64| {
         let message = Message::new(payload(n, 300)).partition((n % 2) as i32);
         if n.is_multiple_of(10) { message.header("camera", "x") } else { message }
