@@ -3,10 +3,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use reduct_sink::chain::Outcome;
-use reduct_sink_testbed::figures;
+use reduct_sink_testbed::original::unquote;
+use reduct_sink_testbed::sink::run_to_end;
+use reduct_sink_testbed::{Message, Sink, bed, figures, process, read_back, unique};
 
 use super::guests::{chain, component, header, record};
 
@@ -23,6 +26,10 @@ const LANGUAGES: [(&str, &str, &str); 8] = [
 ];
 
 const MISTAKES: usize = 10;
+/// For all languages. Python's component compiles for seconds.
+const BOUND: Duration = Duration::from_secs(300);
+/// The mistakes are made by the record at this offset, because some of them need it.
+const OFFSET: u64 = 7;
 
 struct Mistake {
     name: String,
@@ -50,6 +57,71 @@ fn a_reason_names_the_mistake_in_every_language() -> Result<()> {
     }
     ensure!(problems.is_empty(), "{}", problems.join("\n"));
     Ok(())
+}
+
+/// On a running host, a topic a language: the dead letter, the dry run and the log name the cause, and with it the record.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_cause_is_told_with_its_topic_partition_and_offset() -> Result<()> {
+    let bed = bed()?;
+    let kafka = bed.kafka.client();
+    let prefix = unique("causes");
+    let topic_of = |language: &str| format!("{prefix}-{language}");
+    let topics: Vec<String> = LANGUAGES.iter().map(|(language, ..)| topic_of(language)).collect();
+    let all: Vec<&str> = topics.iter().map(String::as_str).collect();
+    let mut config = bed.sink_config(&topics[0]).topics(&all);
+    let mut sent = Vec::new();
+    for (language, file, called) in LANGUAGES {
+        let topic = topic_of(language);
+        kafka.create_topic(&topic, MISTAKES as i32)?;
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("causes").join(language).join(file);
+        for (partition, mistake) in (0..).zip(mistakes(&source, called)?) {
+            let before = (0..OFFSET).map(|_| Message::new("payload"));
+            let message = Message::new("payload").header("mistake", mistake.name.clone());
+            kafka.produce(&topic, before.chain([message]).map(|message| message.partition(partition)))?;
+            sent.push((language, topic.clone(), partition, mistake));
+        }
+        let keys = format!(
+            "timeout = '3s'\nmemory = '256MB'\nwhen = {{ topics = [{topic:?}], headers = {{ mistake = true }} }}\n"
+        );
+        config = config.plugin_with(language, &component("causes", language), &keys)?;
+    }
+    let folder = process::data_folder("causes")?;
+    let file = folder.path().join("sink.toml");
+    std::fs::write(&file, config.text())?;
+    let ended = run_to_end(&["run", "--dry-run", "--config", &file.display().to_string()], &[], BOUND)?;
+    let dry = String::from_utf8_lossy(&ended.stdout).into_owned();
+
+    let mut sink = Sink::start(&config)?;
+    sink.wait_caught_up(&kafka, config.group(), &all, BOUND)?;
+    sink.stop_cleanly()?;
+    let letters = read_back(&bed.store.client()?, config.bucket(), "dead-letters/*").await?;
+    let log = sink.log()?;
+    let mut problems = Vec::new();
+    for (language, topic, partition, Mistake { name, texts }) in sent {
+        let names = |line: &str| texts.iter().all(|text| line.contains(text));
+        let source = format!("{topic}/{partition}");
+        let letter = letters.iter().find(|letter| {
+            letter.label("kafka.source") == Some(&source) && letter.label("kafka.offset") == Some(&OFFSET.to_string())
+        });
+        let reason = letter.and_then(|letter| letter.label("sink.reason")).unwrap_or("no dead letter");
+        // A label has no quotation marks.
+        let reason = String::from_utf8_lossy(&unquote(reason)?).into_owned();
+        if !texts.iter().all(|text| reason.contains(&text.replace('"', "'"))) {
+            problems.push(format!("{language}: {name}: dead letter: expected {texts:?}: {reason}"));
+        }
+        let place = format!("{source}@{OFFSET} by plugin `{language}`");
+        if !dry.lines().any(|line| line.contains(&place) && names(line)) {
+            let found = dry.lines().find(|line| line.contains(&place)).unwrap_or("no line");
+            problems.push(format!("{language}: {name}: dry run: expected {texts:?}: {found}"));
+        }
+        let place = format!("topic={topic} partition={partition} offset={OFFSET}");
+        if !log.lines().any(|line| line.contains(&place) && names(&line.replace("\\\"", "\""))) {
+            let found = log.lines().find(|line| line.contains(&place)).unwrap_or("no line");
+            problems.push(format!("{language}: {name}: log: expected {texts:?}: {found}"));
+        }
+    }
+    ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    figures::record("causes_told_with_their_record", (LANGUAGES.len() * MISTAKES) as f64)
 }
 
 /// The mistakes that the file's comments describe; see tests/causes/README.md.

@@ -31,8 +31,8 @@ func make_mistake(name string, message types.Message) error {
 	var table map[string]int
 	var pointer *types.Message
 	var anything any = name
-	list := make([]int, message.Partition)
 	zero := int(message.Offset - 7)
+	list := make([]int, 2+zero)
 	switch name {
 	case "panic":
 		panic("my own panic") //= panic: panic: my own panic
