@@ -1,5 +1,5 @@
 //! Does in each language what a new user does: from an empty folder, by `plugin new`, `build` and `test`, to a changed
-//! label in ReductStore after a swap. Records how long each step takes.
+//! label in ReductStore after a swap, and on to the line of a deliberate mistake. Records how long each step takes.
 //!
 //! `tests/setup languages` installs the toolchains.
 
@@ -194,7 +194,54 @@ async fn first_plugin(language: &'static str, source: &str) -> Result<()> {
     })?;
     assert_eq!(labels(&kafka, &mut sink).await?, (1, 1), "the changed label");
     steps.took("swap_to_label")?;
+
+    // A deliberate mistake: until its author reads what and where it is.
+    let Fault { head, line, told } = fault(language)?;
+    let changed = fs::read_to_string(&file)?;
+    let at = changed.lines().position(|line| line.contains("size_group")).context("the label's line")?;
+    let mut lines: Vec<&str> = changed.lines().collect();
+    lines.insert(at, line);
+    lines.splice(0..0, head.iter().copied());
+    fs::write(&file, lines.join("\n"))?;
+    command(&["plugin", "build", &path])?;
+    process::wait_for("the version with the mistake", BOUND, || {
+        sink.process().expect_running()?;
+        Ok((sink.log()?.matches("swapped").count() > 1).then_some(()))
+    })?;
+    kafka.produce(&topic, [Message::new("frame").header("type", "frame")])?;
+    let record = format!("topic={topic} partition=0 offset=2");
+    let place = told.replace("LINE", &(at + head.len() + 1).to_string());
+    sink.wait_log(&record, BOUND)?;
+    let log = sink.log()?;
+    let reason = log.lines().find(|line| line.contains(&record)).context("the record's line")?;
+    ensure!(reason.contains("deliberate") && reason.contains(&place), "no {place:?} in {reason}");
+    steps.took("fault_to_its_line")?;
     sink.stop_cleanly()
+}
+
+/// A mistake for the line before the label's.
+struct Fault {
+    /// Lines for the file's begin.
+    head: &'static [&'static str],
+    line: &'static str,
+    /// What the reason must contain, with LINE for the number of the line.
+    told: &'static str,
+}
+
+fn fault(language: &str) -> Result<Fault> {
+    let (head, line, told): (&[&str], _, _) = match language {
+        "rust" => (&[], "if config.large_bytes > 0 { panic!(\"deliberate\") }", "(src/lib.rs:LINE)"),
+        "python" => (&[], "        raise ValueError(\"deliberate\")", "(app.py:LINE)"),
+        "javascript" => (&[], "if (sizeClass) throw new Error(\"deliberate\");", "(plugin.js:LINE)"),
+        "typescript" => (&[], "if (sizeClass) throw new Error(\"deliberate\");", "(plugin.ts:LINE)"),
+        "go" => (&[], "if size != \"\" { panic(\"deliberate\") }", "(plugin.go:LINE)"),
+        "c" => (&["#include <assert.h>"], "assert(!\"deliberate\");", ": LINE"),
+        "cpp" => (&["#include <cassert>"], "assert(!\"deliberate\");", ": LINE"),
+        // Zig's panics know no line.
+        "zig" => (&[], "if (size_class.len > 0) @panic(\"deliberate\");", ""),
+        _ => anyhow::bail!("no mistake in {language}"),
+    };
+    Ok(Fault { head, line, told })
 }
 
 /// Records the time of each step as a figure.
