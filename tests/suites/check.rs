@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::Result;
 use reduct_rs::Permissions;
 use reduct_sink_testbed::sink::run_to_end;
-use reduct_sink_testbed::{Bed, Sink, Store, bed, unique};
+use reduct_sink_testbed::{Bed, Sink, SinkConfig, Store, bed, guest as components, process, unique};
+
+use crate::guest::Guest;
 
 const BOUND: Duration = Duration::from_secs(60);
 
@@ -131,6 +133,46 @@ fn each_mistake_that_a_server_answers_has_its_remedy() -> Result<()> {
     ] {
         assert_eq!(code, Some(expected), "{told}");
         for part in parts {
+            assert!(told.contains(part), "expected {part:?} in:\n{told}");
+        }
+    }
+    Ok(())
+}
+
+/// What only the plugin itself can say of its configuration, and what the host says of one that it cannot start.
+#[test]
+fn a_plugin_that_cannot_be_loaded_is_told_with_its_name_and_remedy() -> Result<()> {
+    let folder = process::data_folder("check")?;
+    let filter = components::plugin("filter")?;
+    let hungry = folder.path().join("hungry.wasm");
+    // Ten pages of 64 KB more than a plugin of 1 MB may have.
+    std::fs::write(
+        &hungry,
+        Guest::new("(call $keep)")
+            .replacing("(memory (export \"memory\") 4)", "(memory (export \"memory\") 26)")
+            .build(),
+    )?;
+    for (name, path, keys, expected) in [
+        (
+            "filter",
+            &filter,
+            "config = { onmatch = 'drop' }",
+            &["plugin `filter`", "onmatch", "on_match", "change the plugin's `config`"][..],
+        ),
+        (
+            "filter",
+            &filter,
+            "config = { on_match = 'drop', rules = [{ field = 'kay', equals = 'x' }] }",
+            &["plugin `filter`", "unknown field \"kay\"", "header:KEY", "change the plugin's `config`"],
+        ),
+        ("hungry", &hungry, "memory = '1MB'", &["plugin `hungry`", "raise `plugins.memory`"]),
+    ] {
+        let config = SinkConfig::new("127.0.0.1:1", "http://127.0.0.1:1", "b").topics(&["t"]);
+        let file = folder.path().join("sink.toml");
+        std::fs::write(&file, config.plugin_with(name, path, keys)?.text())?;
+        let (code, told) = run(&["check", "--offline", "--config", &file.display().to_string()])?;
+        assert_eq!(code, Some(3), "{told}");
+        for part in expected {
             assert!(told.contains(part), "expected {part:?} in:\n{told}");
         }
     }

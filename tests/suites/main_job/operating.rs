@@ -68,6 +68,10 @@ async fn a_person_promotes_a_version_and_takes_it_back() -> Result<()> {
     // No version is on trial yet.
     let refused = operator.ask(&["plugin", "promote", "swapped"]).err().context("nothing to promote")?;
     ensure!(refused.to_string().contains("plugin swapped has"), "{refused:#}");
+    let refused = operator.ask(&["plugin", "promote", "swaped"]).err().context("no such plugin")?;
+    for part in ["exit status: 1", "the chain has no plugin swaped; it has: swapped"] {
+        ensure!(refused.to_string().contains(part), "{refused:#}");
+    }
     guest::replace(&file, &guest::version(&component, "version 1"))?;
     let report = operator.wait_for_swap(&mut sink, "awaits-promotion")?;
     ensure!(report["trial"]["records"] == 50 && report["trial"]["same"] == 50, "{report}");
