@@ -113,6 +113,9 @@ impl Bench {
         if let Some((name, value)) = text_label(&self.stored[at]) {
             questions.push(json!({ "id": format!("{at} text"), "when": { format!("&{name}"): { "$eq": value } } }));
         }
+        if let Some(name) = true_label(&self.stored[at]) {
+            questions.push(json!({ "id": format!("{at} truth"), "when": { format!("&{name}"): { "$eq": true } } }));
+        }
         questions
     }
 
@@ -132,6 +135,11 @@ impl Bench {
             "text" => {
                 let (name, value) = text_label(&self.stored[at]).context("a text")?;
                 let same = self.stored.iter().filter(|stored| stored.label(name) == Some(value));
+                return Ok(same.map(Read::from).collect());
+            }
+            "truth" => {
+                let name = true_label(&self.stored[at]).context("a truth value")?;
+                let same = self.stored.iter().filter(|stored| stored.label(name) == Some("true"));
                 return Ok(same.map(Read::from).collect());
             }
             _ => at..at + 1,
@@ -177,8 +185,15 @@ fn offset_of(stored: &Stored) -> u64 {
     stored.label("kafka.offset").and_then(|offset| offset.parse().ok()).unwrap_or(u64::MAX)
 }
 
+/// A label whose value ReductStore takes for a truth value.
+fn true_label(stored: &Stored) -> Option<&str> {
+    stored.labels.iter().find(|(_, value)| *value == "true").map(|(name, _)| name.as_str())
+}
+
 fn text_label(stored: &Stored) -> Option<(&str, &str)> {
-    let is_text = |value: &str| value.len() > 3 && value.len() < 200 && value.chars().all(|c| c.is_ascii_alphabetic());
+    let is_text = |value: &str| {
+        value.len() > 3 && value.len() < 200 && value != "true" && value.chars().all(|c| c.is_ascii_alphabetic())
+    };
     let found = stored.labels.iter().find(|(name, value)| !name.starts_with("kafka.") && is_text(value));
     found.map(|(name, value)| (name.as_str(), value.as_str()))
 }

@@ -30,6 +30,18 @@ pub fn shapes() -> Vec<Message> {
         Message::new("forged exact").header("kafka.headers", "a=1&b!").header("kafka.index", "3"),
         Message::new("forged by value").header("a", "1,kafka.offset=7").header("b", "x,y=z"),
         Message::new("forged by encoding").header("%6bafka.offset", "7").header("kafka%2eoffset", "8"),
+        // The Kelvin sign and the long s become `k` and `s` where somebody lowers them by Unicode's rules.
+        Message::new("forged by case").header("\u{212a}afka.offset", "7").header("\u{17f}ink.plugins", "me"),
+        Message::new("bare prefixes")
+            .header("kafka.", "1")
+            .header("sink.", "2")
+            .header("kafka", "3")
+            .header("sink", "4"),
+        Message::new("doubled prefixes").header("kafka.kafka.offset", "7").header("kafka..offset", "8"),
+        Message::new("dots and dashes").header(".", "1").header("..", "2").header("-", "3").header("-x", "4"),
+        Message::new("inherited names").header("toString", "1").header("hasOwnProperty", "2").header("prototype", "3"),
+        Message::new("values like others").header("a", "true").header("b", "1e5").header("c", "NaN").header("d", "3d"),
+        Message::new("two content types").header("content-type", "text/a").header("Content-Type", "text/b"),
         Message::new("at").header("@x", "1"),
         Message::new("proto").header("__proto__", "1").header("constructor", "2"),
         Message::new("numbers as names").header("0", "zero").header("1", "one").header("17", "seventeen"),
