@@ -238,7 +238,7 @@ fn fault(language: &str) -> Result<Fault> {
         "c" => (&["#include <assert.h>"], "assert(!\"deliberate\");", ": LINE"),
         "cpp" => (&["#include <cassert>"], "assert(!\"deliberate\");", ": LINE"),
         // Zig's panics know no line.
-        "zig" => (&[], "if (size_class.len > 0) @panic(\"deliberate\");", ""),
+        "zig" => (&[], "if (settings.large_bytes > 0) @panic(\"deliberate\");", ""),
         _ => anyhow::bail!("no mistake in {language}"),
     };
     Ok(Fault { head, line, told })
