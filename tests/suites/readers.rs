@@ -139,7 +139,7 @@ impl Bench {
             }
             "truth" => {
                 let name = true_label(&self.stored[at]).context("a truth value")?;
-                let same = self.stored.iter().filter(|stored| stored.label(name) == Some("true"));
+                let same = self.stored.iter().filter(|stored| matches!(stored.label(name), Some("true" | "1")));
                 return Ok(same.map(Read::from).collect());
             }
             _ => at..at + 1,
@@ -185,7 +185,7 @@ fn offset_of(stored: &Stored) -> u64 {
     stored.label("kafka.offset").and_then(|offset| offset.parse().ok()).unwrap_or(u64::MAX)
 }
 
-/// A label whose value ReductStore takes for a truth value.
+/// A label whose value ReductStore takes for a truth value; 1 is equal to it.
 fn true_label(stored: &Stored) -> Option<&str> {
     stored.labels.iter().find(|(_, value)| *value == "true").map(|(name, _)| name.as_str())
 }
