@@ -26,6 +26,9 @@ struct Reach {
 
 #[derive(Debug, Default)]
 struct KnownLetters {
+    /// Letters of records before this offset weren't looked for: an assignment that has ended since may have asked, when it
+    /// was further than the present one began.
+    from: u64,
     /// Where the newest letter of each offset stands that isn't committed.
     letters: BTreeMap<u64, u64>,
     /// Later letters come from here on.
@@ -56,9 +59,10 @@ impl Reaches {
         self.all().get_mut(source)?.from(position)
     }
 
-    /// The partition of the topic was looked through up to its `end`, and these letters were found: by offset, where.
-    pub fn looked(&self, source: &TopicPartition, letters: impl IntoIterator<Item = (u64, u64)>, end: u64) {
-        let mut known = KnownLetters { end, ..KnownLetters::default() };
+    /// The partition of the topic was looked through up to its `end`, and these letters of records from the offset `from` on
+    /// were found: by offset, where.
+    pub fn looked(&self, source: &TopicPartition, from: u64, letters: impl IntoIterator<Item = (u64, u64)>, end: u64) {
+        let mut known = KnownLetters { from, end, ..KnownLetters::default() };
         letters.into_iter().for_each(|(offset, at)| known.keep(offset, at));
         self.all().entry(source.clone()).or_default().known = Some(known);
     }
@@ -82,7 +86,7 @@ impl Reach {
         if position < self.marked {
             *self = Self { marked: position, ..Self::default() };
         }
-        match &self.known {
+        match self.known.as_ref().filter(|known| known.from <= position) {
             Some(known) => {
                 let later = known.letters.range(position..).map(|(_, at)| *at);
                 Some(later.min().unwrap_or(known.end).min(known.end))
@@ -118,7 +122,7 @@ mod tests {
         reaches.begin(&source(), "dead", 4, Some(&index("dead", 30)));
         assert_eq!(reaches.from(&source(), 5), Some(30));
         assert_eq!(reaches.index(&source(), 5), Some(30), "as it was");
-        reaches.looked(&source(), [(7, 31), (9, 40)], 50);
+        reaches.looked(&source(), 5, [(7, 31), (9, 40)], 50);
         reaches.kept(&source(), 12, 60);
         let indices = [6, 8, 12, 13].map(|position| reaches.index(&source(), position));
         assert_eq!(indices, [Some(31), Some(40), Some(60), Some(61)]);
@@ -141,15 +145,26 @@ mod tests {
         let reaches = Reaches::default();
         reaches.begin(&source(), "dead", 100, Some(&index("dead", 30)));
         assert_eq!(reaches.from(&source(), 60), None);
-        reaches.looked(&source(), [(60, 3)], 40);
+        reaches.looked(&source(), 60, [(60, 3)], 40);
         assert_eq!(reaches.index(&source(), 60), Some(3));
         assert_eq!(reaches.index(&source(), 61), Some(40));
+    }
+
+    /// The thread that looks was slow: the partition was lost meanwhile, and came back further behind.
+    #[test]
+    fn a_look_of_an_assignment_that_has_ended_hides_no_letter_from_the_next_one() {
+        let reaches = Reaches::default();
+        reaches.begin(&source(), "dead", 100, Some(&index("dead", 30)));
+        reaches.looked(&source(), 150, [(150, 80)], 90);
+        assert_eq!(reaches.from(&source(), 120), Some(30), "the letters of 100 to 149 weren't looked for");
+        assert_eq!(reaches.index(&source(), 120), Some(30));
+        assert_eq!(reaches.index(&source(), 151), Some(90));
     }
 
     #[test]
     fn letters_out_of_order_hold_the_index_back() {
         let reaches = Reaches::default();
-        reaches.looked(&source(), [], 10);
+        reaches.looked(&source(), 0, [], 10);
         reaches.kept(&source(), 9, 10);
         reaches.kept(&source(), 3, 11);
         assert_eq!(reaches.index(&source(), 4), Some(10));

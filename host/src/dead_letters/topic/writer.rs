@@ -43,7 +43,7 @@ impl Lane {
         let wanted = Wanted { source, from: assignment.position() };
         let (letters, end) = look_up(config, topic, partition, reaches.from(source, wanted.from), &wanted)?;
         debug!(%source, topic, partition, letters = letters.len(), "looked for earlier dead letters");
-        reaches.looked(source, letters.iter().map(|(identity, at)| (identity.offset, *at)), end);
+        reaches.looked(source, wanted.from, letters.iter().map(|(identity, at)| (identity.offset, *at)), end);
         let mut found = IdentityMap::default();
         for identity in letters.into_keys() {
             found.insert(identity, ());
