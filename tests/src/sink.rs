@@ -27,12 +27,17 @@ impl SinkConfig {
     /// The passthrough into `bucket`, in a new consumer group, without an HTTP port.
     pub fn new(brokers: &str, url: &str, bucket: &str) -> Self {
         let config = Self { table: Table::new() };
-        config
+        let config = config
             .set("kafka.brokers", brokers)
             .set("kafka.group", unique("group"))
             .set("store.url", url)
             .set("store.bucket", bucket)
-            .set("status.listen", "")
+            .set("status.listen", "");
+        // Runs any suite with hosts that have names.
+        match std::env::var("TESTBED_MEMBER") {
+            Ok(member) => config.set("kafka.member", member),
+            Err(_) => config,
+        }
     }
 
     /// A configuration with several pipelines. The keys for the whole process are taken from the first one.
