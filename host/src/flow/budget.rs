@@ -1,17 +1,20 @@
 //! Bounds what is in flight in this process: records that were read and aren't acknowledged.
 //!
 //! Guarantees: what was taken is given back by its taker; a worker that waits for room is woken when there is some; a
-//! partition that cannot move leaves room for the others, see [`Budget::has_share`].
+//! partitions that cannot move leave room for the others, however many they are, see [`Budget::share`].
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
 
 use super::sharded::Sharded;
 
-/// How many times what nobody uses a partition may have. One partition alone may take two thirds of the budget, and each
-/// further one that cannot move at most two thirds of what is left.
+/// How many times what nobody uses a partition may have. One partition alone may take two thirds of what isn't kept for
+/// the others, and each further one that cannot move at most two thirds of what is left.
 const SHARE: usize = 2;
+/// The budget divided by this number is kept for partitions that have less than their equal part of it: those that
+/// cannot move never take all.
+const KEPT: usize = 4;
 
 /// Records and bytes in flight over all partitions, including what plugins made of the records.
 #[derive(Debug)]
@@ -20,9 +23,25 @@ pub struct Budget {
     max_bytes: usize,
     records: Sharded,
     bytes: Sharded,
+    /// How many partitions take from it.
+    partitions: AtomicUsize,
     /// Set by a worker that found no room: a release wakes workers only while one waits.
     wanted: AtomicBool,
     waiters: Mutex<Vec<Thread>>,
+}
+
+/// How many records and bytes in flight one partition may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetShare {
+    records: usize,
+    bytes: usize,
+}
+
+impl BudgetShare {
+    /// Whether a partition that has this many records and bytes may read another record.
+    pub fn has_room_beside(self, (records, bytes): (usize, usize)) -> bool {
+        records < self.records && bytes < self.bytes
+    }
 }
 
 impl Budget {
@@ -33,6 +52,7 @@ impl Budget {
             max_bytes,
             records: Sharded::default(),
             bytes: Sharded::default(),
+            partitions: AtomicUsize::new(0),
             wanted: AtomicBool::new(false),
             waiters: Mutex::default(),
         }
@@ -45,12 +65,21 @@ impl Budget {
         records < self.max_records && bytes < self.max_bytes
     }
 
-    /// Whether a partition that has this many records and bytes of the budget may read more: the less is left over, the
-    /// less it may have.
-    pub fn has_share(&self, (records, bytes): (usize, usize)) -> bool {
+    /// What one partition may have now, before another record of it is read: the less is left over, the less, but always
+    /// its equal part of what is kept. Where records are larger than that, what is kept may be used twice.
+    pub fn share(&self) -> BudgetShare {
         let (all_records, all_bytes) = self.used();
-        let share = |most: usize, used: usize| most.saturating_sub(used).saturating_mul(SHARE);
-        records < share(self.max_records, all_records) && bytes < share(self.max_bytes, all_bytes)
+        let partitions = self.partitions.load(Ordering::Relaxed).max(1);
+        let share = |most: usize, used: usize| {
+            let kept = most / KEPT;
+            let equal = (kept / partitions).max(1);
+            match used {
+                used if used < most => (most - kept).saturating_sub(used).saturating_mul(SHARE).max(equal),
+                used if used < most.saturating_add(kept) => equal,
+                _ => 0,
+            }
+        };
+        BudgetShare { records: share(self.max_records, all_records), bytes: share(self.max_bytes, all_bytes) }
     }
 
     /// Asks for the calling thread to be unparked when there is room again. Check [`Self::has_room`] once more after it.
@@ -87,13 +116,25 @@ impl Budget {
 }
 
 /// What one partition has of the budget.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Usage {
+    budget: Arc<Budget>,
     records: AtomicUsize,
     bytes: AtomicUsize,
 }
 
+impl Drop for Usage {
+    fn drop(&mut self) {
+        self.budget.partitions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Usage {
+    pub fn of(budget: &Arc<Budget>) -> Self {
+        budget.partitions.fetch_add(1, Ordering::Relaxed);
+        Self { budget: Arc::clone(budget), records: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
+    }
+
     pub fn take(&self, records: usize, bytes: usize) {
         self.records.fetch_add(records, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -117,21 +158,62 @@ mod tests {
     fn partitions_that_cannot_move_leave_room_for_another() {
         // One after the other, which leaves the least.
         for stuck in [1, 2, 4] {
-            let budget = Budget::new(usize::MAX, 64 << 20);
+            let budget = Arc::new(Budget::new(usize::MAX, 64 << 20));
+            let _all: Vec<Usage> = (0..=stuck).map(|_| Usage::of(&budget)).collect();
             let mut used = vec![0; stuck];
             while used.iter_mut().any(|used| {
-                let may_take = budget.has_share((1, *used));
+                let may_take = budget.share().has_room_beside((1, *used));
                 if may_take {
                     budget.take(1, 100_000);
                     *used += 100_000;
                 }
                 may_take
             }) {}
-            assert!(budget.has_room() && budget.has_share((0, 0)), "{stuck} have taken everything");
+            assert!(budget.has_room() && budget.share().has_room_beside((0, 0)), "{stuck} have taken everything");
         }
+        // However many they are, each of the others has its equal part.
+        let budget = Arc::new(Budget::new(4_000, 64 << 20));
+        let all: Vec<Usage> = (0..50).map(|_| Usage::of(&budget)).collect();
+        let (mut stuck, mut moving) = (vec![(0, 0); 20], vec![(0, 0); 30]);
+        let fill = |partitions: &mut [(usize, usize)]| {
+            for used in partitions {
+                while budget.share().has_room_beside(*used) {
+                    budget.take(1, 10_000);
+                    *used = (used.0 + 1, used.1 + 10_000);
+                }
+            }
+        };
+        fill(&mut stuck);
+        fill(&mut moving);
+        assert!(moving.iter().all(|(records, _)| *records >= 20), "{moving:?}");
+        let (records, bytes) = budget.used();
+        assert!(records <= 4_000 && bytes <= 64 << 20, "{records} records, {bytes} bytes");
+        // Records that are larger than an equal part: each of the others gets one, and they don't add up without end.
+        let (mut stuck, mut moving) = (vec![0; 20], vec![0; 30]);
+        let budget = Arc::new(Budget::new(usize::MAX, 8_000_000));
+        let few: Vec<Usage> = (0..50).map(|_| Usage::of(&budget)).collect();
+        let fill = |partitions: &mut [usize]| {
+            for used in partitions {
+                while budget.share().has_room_beside((0, *used)) {
+                    budget.take(1, 100_000);
+                    *used += 100_000;
+                }
+            }
+        };
+        fill(&mut stuck);
+        // One after the other, as their records are written.
+        for used in &mut moving {
+            fill(std::slice::from_mut(used));
+            assert!(*used > 0, "{} bytes are taken", budget.used().1);
+            budget.give_back(*used / 100_000, *used);
+        }
+        assert!(budget.used().1 <= 10_000_000 + 100_000);
+        drop(few);
+        drop(all);
+        assert_eq!(budget.partitions.load(Ordering::Relaxed), 0);
         let budget = Budget::new(1, 100);
-        assert!(budget.has_share((0, 0)), "the smallest budget");
-        assert!(Budget::new(usize::MAX, usize::MAX).has_share((1 << 40, 1 << 40)), "no budget at all");
+        assert!(budget.share().has_room_beside((0, 0)), "the smallest budget");
+        assert!(Budget::new(usize::MAX, usize::MAX).share().has_room_beside((1 << 40, 1 << 40)), "no budget at all");
     }
 
     #[test]

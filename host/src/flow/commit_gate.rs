@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub struct CommitGate {
     failures: AtomicU64,
+    /// The number of the last failure that was a removal.
+    removal: AtomicU64,
     resolved: AtomicU64,
 }
 
@@ -18,6 +20,17 @@ impl CommitGate {
     /// A request to the store failed. Call it before the request is repeated.
     pub fn report_failure(&self) {
         self.failures.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A record was removed, which may have harmed others that were acknowledged before.
+    pub fn report_removal(&self) {
+        let number = self.failures.fetch_add(1, Ordering::SeqCst).saturating_add(1);
+        self.removal.fetch_max(number, Ordering::SeqCst);
+    }
+
+    /// Whether a removal isn't explained yet: then even what was proved before must not be committed.
+    pub fn is_removal_unexplained(&self) -> bool {
+        self.removal.load(Ordering::SeqCst) > self.resolved.load(Ordering::SeqCst)
     }
 
     /// How many failures there were. Ask before looking at the store's uptime.

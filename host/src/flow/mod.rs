@@ -16,7 +16,7 @@ pub mod sharded;
 pub mod store_start;
 
 pub use self::ack_handle::{AckHandle, UnderWay};
-pub use self::budget::Budget;
+pub use self::budget::{Budget, BudgetShare};
 pub use self::checkpoint::Checkpoint;
 pub use self::commit_gate::CommitGate;
 pub use self::commit_metadata::{CommitMetadata, DeadLetterIndex, EntryNaming, LateRequests};

@@ -8,6 +8,7 @@
 //! point that is followed by another owner makes that owner re-read whatever this one still owes; after
 //! [`PartitionState::end`] nothing is received, written or committed. No I/O.
 
+mod commit;
 mod replay;
 mod reread;
 
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use self::replay::Replayed;
 pub use self::reread::{Reread, RereadCause};
 use super::ack_handle::{AckHandle, UnderWay};
-use super::budget::{Budget, Usage};
+use super::budget::{Budget, BudgetShare, Usage};
 use super::checkpoint::Checkpoint;
 use super::commit_gate::CommitGate;
 use super::commit_metadata::{CommitMetadata, LateRequests};
@@ -89,6 +90,9 @@ struct Inner {
     durable: u64,
     /// The lowest offset of a record that a crash of the store may harm now.
     at_risk: Option<u64>,
+    /// Everything below this offset had been acknowledged when the store was last looked at and hadn't restarted, or was
+    /// committed before: a failure since then doesn't concern it.
+    proven: Option<u64>,
 }
 
 /// What happens with a partition.
@@ -182,8 +186,8 @@ impl PartitionState {
             source,
             template: naming.chosen,
             generation: GENERATIONS.fetch_add(1, Ordering::SeqCst),
+            usage: Usage::of(&budget),
             budget,
-            usage: Usage::default(),
             gate,
             block_offsets,
             written_before,
@@ -282,8 +286,17 @@ impl PartitionState {
 
     /// Whether the records of this partition that are in flight leave enough of the budget to the others.
     pub fn has_share(&self) -> bool {
-        let used = self.usage.now();
-        used == (0, 0) || self.budget.has_share(used)
+        self.is_within(self.share())
+    }
+
+    /// What this partition may have of the budget now.
+    pub fn share(&self) -> BudgetShare {
+        self.budget.share()
+    }
+
+    /// Whether another record may be read under this share: asking this is cheap.
+    pub fn is_within(&self, share: BudgetShare) -> bool {
+        share.has_room_beside(self.usage.now())
     }
 
     pub(super) fn take_budget(&self, records: usize, bytes: usize) {
@@ -315,40 +328,6 @@ impl PartitionState {
     /// committed.
     pub fn is_record_lost(&self) -> bool {
         self.lock().record_lost
-    }
-
-    /// What may be committed now; `None`: nothing. The only place that decides it.
-    pub fn commit_point(&self) -> Option<CommitPoint> {
-        let inner = self.lock();
-        // What is owed is committed in any case: it lets nobody off anything.
-        let may_commit = self.gate.is_open() || inner.owed.is_some();
-        (inner.phase != Phase::Ended && may_commit).then(|| self.point(&inner))
-    }
-
-    /// What to commit for a partition that the group has no offset for, before its first record is read. It is the same
-    /// whatever the store does.
-    pub fn first_commit(&self) -> CommitPoint {
-        self.point(&self.lock())
-    }
-
-    fn point(&self, inner: &Inner) -> CommitPoint {
-        let position = inner.checkpoint.position();
-        let owed = inner.owed.unwrap_or(OwedReread { from: position, until: 0, compare_below: 0 });
-        let offset = owed.from.min(position);
-        let (reread_until, compare_below) =
-            (inner.reread_until.max(owed.until), inner.compare_below.max(owed.compare_below));
-        // The next owner goes back by `block_offsets` from what is durable.
-        let at_risk = inner.at_risk.map(|lowest| lowest.saturating_add(self.block_offsets));
-        let durable = at_risk.into_iter().fold(inner.durable, u64::min);
-        let metadata = CommitMetadata {
-            store_start: inner.store_start,
-            durable: inner.store_start.map(|_| durable),
-            reread_until: Some(reread_until).filter(|until| offset < *until),
-            compare_below: Some(compare_below).filter(|below| offset < *below),
-            late: inner.late,
-            ..self.metadata.clone()
-        };
-        CommitPoint { offset, metadata }
     }
 
     /// Demands that the partition be re-read. From now on no commit point lets the next owner off the re-read. A re-read
@@ -463,6 +442,7 @@ impl PartitionState {
         inner.at_risk = at_risk;
         if inner.phase == Phase::Reading && !inner.is_rereading() && inner.owed.is_none() {
             inner.durable = position;
+            inner.proven = Some(position);
         }
     }
 
@@ -574,6 +554,7 @@ impl Inner {
             store_start: None,
             durable: offset,
             at_risk: None,
+            proven: None,
         }
     }
 

@@ -1,8 +1,8 @@
 //! A worker: a thread that owns plugin instances and the partitions pinned to it, and takes each record from its reader
 //! through the chain to the sink.
 //!
-//! Guarantees: the records of a partition go through the chain in order, one after the other; nothing is read while the
-//! budget is used up, nor from a partition that has its share of it; every record that was read ends in exactly one of: handed to the sink, acknowledged because of a
+//! Guarantees: the records of a partition go through the chain in order, one after the other; nothing is read from a
+//! partition that has its share of the budget; every record that was read ends in exactly one of: handed to the sink, acknowledged because of a
 //! verdict, or left unacknowledged because its partition isn't read any more or the host is stopping; the worker looks at
 //! its commands and at the state of the partition before each record; no plugin instance is started before the worker has
 //! a partition.
@@ -153,7 +153,7 @@ impl Running {
         if is_held_up {
             let budget = &self.worker.budget;
             budget.wake_when_free();
-            if budget.has_room() && self.partitions.iter().all(|partition| partition.state.has_share()) {
+            if self.partitions.iter().all(|partition| partition.state.has_share()) {
                 return;
             }
         }
@@ -168,26 +168,22 @@ impl Running {
         let next_first = 1.min(self.partitions.len());
         self.partitions.rotate_left(next_first);
         self.partitions.retain(|partition| !partition.is_finished());
-        'partitions: for partition in &mut self.partitions {
-            let mut has_share = partition.state.has_share();
-            is_held_up |= !has_share;
+        for partition in &mut self.partitions {
+            let mut share = partition.state.share();
             for _ in 0..TURN {
                 // A plugin may take long for each record, and a command shall not wait for a whole turn.
                 if let Ok(command) = self.worker.commands.try_recv() {
                     return Some(command);
                 }
                 if records >= BUDGET_RECORDS || bytes >= BUDGET_BYTES {
-                    if !self.worker.budget.has_room() {
-                        is_held_up = true;
-                        break 'partitions;
-                    }
-                    has_share = partition.state.has_share();
-                    is_held_up |= !has_share;
+                    share = partition.state.share();
                     (records, bytes) = (0, 0);
                 }
                 if partition.stopped {
                     break;
                 }
+                let has_share = partition.state.is_within(share);
+                is_held_up |= !has_share;
                 self.chain.refresh();
                 self.worker.place.calls.rest();
                 match partition.next(&mut self.chain, &self.worker, has_share) {

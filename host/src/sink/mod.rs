@@ -54,6 +54,8 @@ use crate::record::{Identity, OutputRecord, Rejection, TopicPartition};
 
 /// Writers that talk to the store at once; the others wait, and gather larger batches meanwhile.
 const MAX_TURNS: usize = 32;
+/// How many of these may be writers whose last request failed: each may wait for its time-out.
+const MAX_FAILING: usize = 16;
 /// What a batch is never made smaller than for a proxy's limits.
 const LEAST_LIMIT: usize = 1024;
 /// Records that are compared with the store at once, bytes included.
@@ -85,6 +87,7 @@ pub struct Shared {
     discard: bool,
     runtime: Handle,
     turns: Semaphore,
+    failing_turns: Semaphore,
     writers: Mutex<HashMap<EntryName, mpsc::UnboundedSender<Item>>>,
     failed: OnceLock<String>,
     /// Who wants to know of each batch.
@@ -137,6 +140,7 @@ impl Sink {
             discard: config.discard,
             runtime,
             turns: Semaphore::new(MAX_TURNS),
+            failing_turns: Semaphore::new(MAX_FAILING),
             writers: Mutex::default(),
             failed: OnceLock::new(),
             batches: OnceLock::new(),
@@ -373,7 +377,7 @@ impl Shared {
         if !others.is_empty() {
             self.neighbours().extend(others);
             // Nothing is committed before the recovery has looked.
-            self.gate.report_failure();
+            self.gate.report_removal();
         }
     }
 
@@ -435,6 +439,11 @@ impl Shared {
         info!(%error, bytes, header_bytes, "batches become smaller; {}", error.remedy());
     }
 
+    /// Waits until few enough others talk to the store whose last request failed, as the caller's did.
+    pub(crate) async fn failing_permit(&self) -> Option<SemaphorePermit<'_>> {
+        self.failing_turns.acquire().await.ok()
+    }
+
     /// Waits for a turn to talk to the store.
     pub(crate) async fn permit(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed; without a permit the requests would only be less bounded.
@@ -445,3 +454,6 @@ impl Shared {
         self.writers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,6 +100,31 @@ fn nothing_is_committed_while_a_failure_is_unexplained() {
     assert_eq!(offset(&state), Some(5));
 }
 
+/// Entries of other partitions fail again and again, so that the gate is hardly ever open.
+#[test]
+fn what_a_look_at_the_store_proved_is_committed_whatever_fails_since() {
+    let state = at(5);
+    let acks: Vec<_> = (5..8).map(|offset| state.receive(offset, 1).unwrap()).collect();
+    state.gate.report_failure();
+    let mut acks = acks.into_iter();
+    acks.next().unwrap().acknowledge();
+    let (position, failures) = (state.position(), state.gate.failures());
+    // While the store is asked, more is acknowledged, and more fails.
+    acks.next().unwrap().acknowledge();
+    state.gate.report_failure();
+    assert_eq!(offset(&state), None);
+    state.looked(Started { from: 1, to: 2 }, position, None);
+    state.gate.resolve(failures);
+    assert_eq!(offset(&state), Some(6), "what was acknowledged before the look");
+    state.gate.report_removal();
+    assert_eq!(offset(&state), None, "a removal may have harmed what was proved");
+    state.gate.resolve(state.gate.failures());
+    assert_eq!(offset(&state), Some(7));
+    state.gate.report_failure();
+    assert_eq!(offset(&state), Some(7), "it doesn't go back");
+    drop(acks);
+}
+
 #[test]
 fn a_reread_begins_when_nothing_is_in_flight() {
     let state = at(1000);

@@ -147,6 +147,7 @@ impl Writer {
     /// Writes one batch, and reads back what was written when there is nothing else to write, or enough.
     async fn turn(&mut self) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
+        let _failing = if self.complained.is_some() { shared.failing_permit().await } else { None };
         let _permit = shared.permit().await;
         // While it waited for its turn, more may have come.
         while let Ok(item) = self.inbox.try_recv() {

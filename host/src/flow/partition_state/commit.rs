@@ -1,0 +1,56 @@
+//! What may be committed for a partition, and what the next owner is told with it.
+//!
+//! Guarantees: [`PartitionState::commit_point`] is the only place that decides it; while a failure of the store isn't
+//! explained, only what was proved before it is committed.
+
+use super::{CommitPoint, Inner, OwedReread, PartitionState, Phase};
+use crate::flow::commit_metadata::CommitMetadata;
+
+impl PartitionState {
+    /// What may be committed now; `None`: nothing. The only place that decides it.
+    pub fn commit_point(&self) -> Option<CommitPoint> {
+        let mut inner = self.lock();
+        if inner.phase == Phase::Ended {
+            return None;
+        }
+        // What is owed is committed in any case: it lets nobody off anything.
+        if self.gate.is_open() || inner.owed.is_some() {
+            if inner.owed.is_none() {
+                inner.proven = inner.proven.max(Some(inner.checkpoint.position()));
+            }
+            return Some(self.point(&inner));
+        }
+        // Entries that fail for good must not hold up the commits of all others.
+        let proven = inner.proven.filter(|_| !self.gate.is_removal_unexplained())?;
+        Some(self.point_at(&inner, proven.min(inner.checkpoint.position())))
+    }
+
+    /// What to commit for a partition that the group has no offset for, before its first record is read. It is the same
+    /// whatever the store does.
+    pub fn first_commit(&self) -> CommitPoint {
+        self.point(&self.lock())
+    }
+
+    pub(super) fn point(&self, inner: &Inner) -> CommitPoint {
+        self.point_at(inner, inner.checkpoint.position())
+    }
+
+    fn point_at(&self, inner: &Inner, position: u64) -> CommitPoint {
+        let owed = inner.owed.unwrap_or(OwedReread { from: position, until: 0, compare_below: 0 });
+        let offset = owed.from.min(position);
+        let (reread_until, compare_below) =
+            (inner.reread_until.max(owed.until), inner.compare_below.max(owed.compare_below));
+        // The next owner goes back by `block_offsets` from what is durable.
+        let at_risk = inner.at_risk.map(|lowest| lowest.saturating_add(self.block_offsets));
+        let durable = at_risk.into_iter().fold(inner.durable, u64::min);
+        let metadata = CommitMetadata {
+            store_start: inner.store_start,
+            durable: inner.store_start.map(|_| durable),
+            reread_until: Some(reread_until).filter(|until| offset < *until),
+            compare_below: Some(compare_below).filter(|below| offset < *below),
+            late: inner.late,
+            ..self.metadata.clone()
+        };
+        CommitPoint { offset, metadata }
+    }
+}
