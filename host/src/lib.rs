@@ -26,6 +26,7 @@
 //! | a writer task for each active entry | what it knows of the entry; its one request | records for the entry, answers of the store | when the entry was idle for a while |
 //! | the recovery task | the store's last known start | one second at a time | with the host |
 //! | `kafka-questions` | the questions to the brokers before a partition can be read | answers of the brokers | with the source |
+//! | `kafka-unreadable` (only with `kafka.on_unreadable = "skip"`) | the search for the end of a batch that can't be read | answers of the brokers | when the end is found, or the brokers don't answer |
 //! | the supervisor | what is known of each partition's progress | five seconds at a time | with the host |
 //! | `status` | the HTTP listener and the Unix socket, on a runtime of its own | requests | with the process |
 //! | `log` | the queue of log lines | lines | with the process |

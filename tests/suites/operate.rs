@@ -335,16 +335,17 @@ async fn a_damaged_batch_is_named_and_nothing_behind_it_is_read() -> Result<()> 
     let client = kafka.client();
     let topic = unique("damaged");
     client.create_topic(&topic, 1)?;
-    // Each call produces a batch of its own.
+    // Each call makes at least one batch of its own.
     for n in 0..3 {
-        let one = if n == 1 { MARK.to_vec() } else { payload(n, 100).to_vec() };
-        client.produce(&topic, [Message::new(one)])?;
+        let one = |k| if (n, k) == (1, 3) { MARK.to_vec() } else { payload(10 * n + k, 100).to_vec() };
+        client.produce(&topic, (0..6).map(|k| Message::new(one(k))))?;
     }
     kafka.stop()?;
     let log = kafka.data().join(format!("{topic}-0/00000000000000000000.log"));
     let mut bytes = std::fs::read(&log).with_context(|| log.display().to_string())?;
     let at = bytes.windows(MARK.len()).position(|window| window == MARK).context("the record isn't in the log")?;
     bytes[at] ^= 1;
+    let (first, last) = batch_of(&bytes, at)?;
     std::fs::write(&log, bytes)?;
     kafka.start_again()?;
     kafka.wait_ready()?;
@@ -355,19 +356,56 @@ async fn a_damaged_batch_is_named_and_nothing_behind_it_is_read() -> Result<()> 
         .set("status.listen", address.as_str());
     let mut sink = Sink::start(&config)?;
     let message = wait_problem(&mut sink, &address, "kafka.unreadable")?;
-    ensure!(message.contains(&format!("{topic}/0")) && message.contains("offset 1"), "{message}");
+    ensure!(message.contains(&format!("{topic}/0")) && message.contains(&format!("offset {first} ")), "{message}");
     // In this time the host would have continued after the damaged record, if it did that.
     std::thread::sleep(Duration::from_secs(15));
-    ensure!(status(&address)?["partitions"][0]["position"] == 1, "{}", status(&address)?);
+    ensure!(status(&address)?["partitions"][0]["position"] == first, "{}", status(&address)?);
     sink.stop_cleanly()?;
     let stored = reduct_sink_testbed::read_back(&bed.store.client()?, config.bucket(), "*").await?;
-    ensure!(stored.len() == 1, "{} records are stored, expected the one before the damaged batch", stored.len());
+    ensure!(
+        stored.len() as u64 == first,
+        "{} records are stored, expected those before the damaged batch",
+        stored.len()
+    );
 
     // With the other policy the host stops.
-    let mut sink = Sink::start(&config.set("kafka.on_unreadable", "stop"))?;
+    let mut sink = Sink::start(&config.clone().set("kafka.on_unreadable", "stop"))?;
     let ended = sink.process().wait(BOUND)?;
     ensure!(!ended.success() && sink.log()?.contains("can't be read"), "{ended}: {}", sink.log()?);
+
+    // And the third one: exactly the damaged batch is left out, and told.
+    let config = config.set("kafka.on_unreadable", "skip");
+    let mut sink = Sink::start(&config)?;
+    let message = wait_problem(&mut sink, &address, "kafka.skipped")?;
+    let count = last + 1 - first;
+    ensure!(message.contains(&format!("{topic}/0: {count} offsets")), "{message}");
+    ensure!(message.contains(&format!("{first} to {last} last")), "{message}");
+    sink.wait_caught_up(&client, config.group(), &[&topic], BOUND)?;
+    ensure!(get(&address, "/metrics")?.1.contains(&format!("reduct_sink_skipped_offsets_total {count}")));
+    sink.wait_log("kafka.on_unreadable is \"skip\"", BOUND)?;
+    sink.stop_cleanly()?;
+    let stored = reduct_sink_testbed::read_back(&bed.store.client()?, config.bucket(), "*").await?;
+    let mut offsets = Vec::new();
+    for record in &stored {
+        offsets.push(record.label("kafka.offset").context("an offset")?.parse::<u64>()?);
+    }
+    offsets.sort_unstable();
+    ensure!(offsets == (0..first).chain(last + 1..18).collect::<Vec<_>>(), "{offsets:?} are stored");
     Ok(())
+}
+
+/// The first and the last offset of the batch that holds this byte of a log's file. Source: Kafka's format of a record batch.
+fn batch_of(log: &[u8], byte: usize) -> Result<(u64, u64)> {
+    let mut at = 0;
+    while let Some(header) = log.get(at..at + 61) {
+        let first = u64::from_be_bytes(header[..8].try_into()?);
+        let end = at + 12 + u32::from_be_bytes(header[8..12].try_into()?) as usize;
+        if byte < end {
+            return Ok((first, first + u64::from(u32::from_be_bytes(header[23..27].try_into()?))));
+        }
+        at = end;
+    }
+    anyhow::bail!("no batch holds byte {byte}")
 }
 
 #[test]

@@ -272,11 +272,13 @@ pub enum OnUnreadable {
     Wait,
     /// The host stops with an error.
     Stop,
+    /// The partition goes on behind the batch, whose records are lost to the sink.
+    Skip,
 }
 
 impl Word for OnUnreadable {
     const FIRST: (&'static str, Self) = ("wait", Self::Wait);
-    const REST: &'static [(&'static str, Self)] = &[("stop", Self::Stop)];
+    const REST: &'static [(&'static str, Self)] = &[("stop", Self::Stop), ("skip", Self::Skip)];
 }
 
 /// Where a partition begins that has no committed offset, or whose committed offset the broker no longer has.

@@ -39,6 +39,9 @@ pub struct CommitMetadata {
     pub replayed: RangeSet,
     /// The topic's id: a topic that was deleted and created again has another one.
     pub topic_id: Option<TopicId>,
+    /// The leader epoch of Kafka under which the last record before the offset was written: a log that was truncated below
+    /// the offset has no such record any more.
+    pub leader_epoch: Option<u32>,
     /// How the entries of the partition are named.
     pub naming: Option<EntryNaming>,
     /// Parts that this version doesn't know.
@@ -90,6 +93,7 @@ impl fmt::Display for CommitMetadata {
         parts.extend(self.late.map(|late| format!("late={}@{}", late.from, late.until_ms)));
         parts.extend(self.dead_letters.as_ref().map(|index| format!("letters={}@{}", index.offset, index.topic)));
         parts.extend(self.topic_id.map(|id| format!("topic={id}")));
+        parts.extend(self.leader_epoch.map(|epoch| format!("epoch={epoch}")));
         parts.extend(self.naming.map(|naming| {
             let naming = match naming {
                 EntryNaming::Topic => "topic",
@@ -157,6 +161,7 @@ impl CommitMetadata {
                 self.dead_letters = Some(DeadLetterIndex { topic: topic.to_owned(), offset: offset.parse().ok()? });
             }
             "topic" => self.topic_id = Some(value.parse().ok()?),
+            "epoch" => self.leader_epoch = Some(value.parse().ok()?),
             "naming" => {
                 self.naming = Some(match value {
                     "topic" => EntryNaming::Topic,
@@ -198,6 +203,7 @@ mod tests {
             dead_letters: Some(DeadLetterIndex { topic: "dead".into(), offset: 30 }),
             replayed,
             topic_id: TopicId::from_halves(0, 1),
+            leader_epoch: Some(7),
             naming: Some(EntryNaming::Topic),
             unknown: vec!["later=1".into()],
         }
@@ -206,7 +212,7 @@ mod tests {
     #[test]
     fn it_is_read_as_it_was_written() {
         let text = "store=1000-1050 durable=4990 reread=5500 compare=6000 late=4000@1700 letters=30@dead \
-                    topic=AAAAAAAAAAAAAAAAAAAAAQ naming=topic later=1 done=7-8,20-20";
+                    topic=AAAAAAAAAAAAAAAAAAAAAQ epoch=7 naming=topic later=1 done=7-8,20-20";
         assert_eq!(full().to_string(), text);
         assert_eq!(CommitMetadata::read(text), full());
         assert_eq!(CommitMetadata::default().to_string(), "");
@@ -214,9 +220,18 @@ mod tests {
 
     #[test]
     fn what_somebody_else_committed_means_nothing_and_is_kept() {
-        for text in
-            ["store=x", "hello world", "done=9", "naming=other", "topic=a", "letters=1", "late=4", "=", "durable=-1"]
-        {
+        for text in [
+            "store=x",
+            "hello world",
+            "done=9",
+            "naming=other",
+            "topic=a",
+            "letters=1",
+            "late=4",
+            "=",
+            "durable=-1",
+            "epoch=-1",
+        ] {
             let metadata = CommitMetadata::read(text);
             let expected =
                 CommitMetadata { unknown: text.split(' ').map(String::from).collect(), ..CommitMetadata::default() };

@@ -8,6 +8,7 @@ mod budget;
 mod checkpoint;
 mod commit_gate;
 mod commit_metadata;
+mod leader_epochs;
 pub mod membership;
 mod partition_state;
 pub mod pauses;

@@ -23,6 +23,7 @@ use super::budget::{Budget, BudgetShare, Usage};
 use super::checkpoint::Checkpoint;
 use super::commit_gate::CommitGate;
 use super::commit_metadata::{CommitMetadata, LateRequests};
+use super::leader_epochs::LeaderEpochs;
 use super::store_start::Started;
 use crate::record::entry_name::{EntryName, NameError, Naming, Template, topic_segment};
 use crate::record::{TopicId, TopicPartition};
@@ -63,6 +64,7 @@ pub struct PartitionState {
 struct Inner {
     phase: Phase,
     checkpoint: Checkpoint,
+    epochs: LeaderEpochs,
     /// Records whose [`AckHandle`] somebody has.
     held: usize,
     /// Requests to the store that aren't answered.
@@ -176,6 +178,7 @@ impl PartitionState {
             reread_until: metadata.reread_until.unwrap_or_default(),
             compare_below: metadata.compare_below.unwrap_or_default(),
             late: metadata.late,
+            epochs: LeaderEpochs::starting_at(offset, metadata.leader_epoch),
             store_start: metadata.store_start,
             durable: metadata.durable.unwrap_or(offset),
             ..Inner::starting_at(offset)
@@ -238,10 +241,18 @@ impl PartitionState {
     /// Takes a record in. `None`: its offset was received before, or the partition is no longer read.
     #[must_use]
     pub fn receive(self: &Arc<Self>, offset: u64, bytes: usize) -> Option<AckHandle> {
+        self.receive_under(offset, bytes, None)
+    }
+
+    /// The same for a record that was written under this leader epoch; `None`: the broker doesn't tell.
+    #[must_use]
+    pub fn receive_under(self: &Arc<Self>, offset: u64, bytes: usize, epoch: Option<u32>) -> Option<AckHandle> {
         let mut inner = self.lock();
         if inner.phase != Phase::Reading || !inner.checkpoint.receive(offset) {
             return None;
         }
+        let position = inner.checkpoint.position();
+        inner.epochs.read(offset, epoch, position);
         inner.held += 1;
         drop(inner);
         Some(AckHandle::new(Arc::clone(self), offset, bytes))
@@ -317,6 +328,12 @@ impl PartitionState {
     /// The next offset to read.
     pub fn next_offset(&self) -> u64 {
         self.lock().checkpoint.next_offset()
+    }
+
+    /// The leader epoch that is known of the next offset to read; `None`: none is.
+    pub fn leader_epoch(&self) -> Option<u32> {
+        let inner = self.lock();
+        inner.epochs.at(inner.checkpoint.next_offset())
     }
 
     /// Records received and not acknowledged.
@@ -540,6 +557,7 @@ impl Inner {
         Self {
             phase: Phase::Reading,
             checkpoint: Checkpoint::starting_at(offset),
+            epochs: LeaderEpochs::default(),
             held: 0,
             requests: 0,
             waiting: 0,

@@ -54,6 +54,11 @@ impl Collector for Figures {
         write.counter("written_bytes", "Bytes of the records written to ReductStore", report.written_bytes)?;
         write.counter("records_found", "Records that were found in ReductStore and not written again", report.found)?;
         write.counter("records_repaired", "Unfinished records that were removed and written again", report.repaired)?;
+        write.counter(
+            "skipped_offsets",
+            "Offsets of Kafka that were skipped because they can't be read",
+            report.skipped_offsets,
+        )?;
         write.counters(
             "dead_letters",
             "Records that became dead letters, by why",

@@ -52,6 +52,8 @@ pub struct HostReport {
     pub found: u64,
     /// Unfinished records that were removed and written again.
     pub repaired: u64,
+    /// Offsets of Kafka that were skipped because they can't be read.
+    pub skipped_offsets: u64,
     /// Records that became dead letters since the host started.
     pub dead_letters: u64,
     /// The same by class.
@@ -199,8 +201,12 @@ impl HostReport {
 
     /// Whether what is wrong keeps the host from taking part, and what it is.
     pub fn not_ready(&self) -> Vec<&HealthProblem> {
+        // What was skipped is told, and over.
         let keeps = |problem: &&HealthProblem| {
-            ["kafka.", "store", "membership", "host.", "pipeline."].iter().any(|kind| problem.code.starts_with(kind))
+            problem.code != "kafka.skipped"
+                && ["kafka.", "store", "membership", "host.", "pipeline."]
+                    .iter()
+                    .any(|kind| problem.code.starts_with(kind))
         };
         self.problems.iter().filter(keeps).collect()
     }

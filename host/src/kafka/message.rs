@@ -42,6 +42,14 @@ pub fn input_record(message: &BorrowedMessage<'_>, source: &TopicPartition) -> (
     (InputRecord { source, topic_id: None, offset, timestamp_ms, key, headers, payload }, problem)
 }
 
+/// The leader epoch under which a message was written; `None`: the broker doesn't tell.
+#[expect(unsafe_code, reason = "the safe wrapper doesn't tell it")]
+pub fn leader_epoch(message: &BorrowedMessage<'_>) -> Option<u32> {
+    // SAFETY: the message is alive for as long as it is borrowed.
+    let epoch = unsafe { ffi::rd_kafka_message_leader_epoch(message.ptr()) };
+    u32::try_from(epoch).ok()
+}
+
 /// Most records have few headers; these need no allocation of their own.
 pub type RawHeaders<'a> = SmallVec<[(&'a [u8], Option<&'a [u8]>); 8]>;
 

@@ -11,5 +11,6 @@ pub mod peek;
 pub mod producer;
 pub mod scan;
 pub mod start;
+pub mod unreadable;
 
 pub use self::admin::topic_ids;

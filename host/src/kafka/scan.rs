@@ -168,6 +168,11 @@ impl ScanReader {
         self.consumer.context().last_reason().unwrap_or(otherwise)
     }
 
+    /// What librdkafka said of the last error.
+    pub(super) fn last_reason(&self) -> Option<String> {
+        self.consumer.context().last_reason()
+    }
+
     /// What the group has committed for each partition of a topic.
     pub fn committed(&self, topic: &str, partitions: u32) -> Result<Vec<Committed>, ScanError> {
         let mut list = TopicPartitionList::new();
@@ -314,6 +319,7 @@ impl ScanError {
                 RDKafkaErrorCode::BadMessage
                     | RDKafkaErrorCode::InvalidMessage
                     | RDKafkaErrorCode::BadCompression
+                    | RDKafkaErrorCode::NotImplemented
                     | RDKafkaErrorCode::MessageSizeTooLarge
                     | RDKafkaErrorCode::TopicAuthorizationFailed
                     | RDKafkaErrorCode::GroupAuthorizationFailed

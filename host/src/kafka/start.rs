@@ -51,6 +51,9 @@ pub fn begin(
         info!(partition = %source, offset, low, high, "no committed offset; beginning by kafka.start");
         return Ok(CommitPoint { offset, metadata: CommitMetadata { topic_id, ..CommitMetadata::default() } });
     };
+    // Of an offset that was refused, nothing that was known of it holds: asking again would be refused again.
+    let leader_epoch = metadata.leader_epoch.filter(|_| !was_out_of_range);
+    let metadata = CommitMetadata { leader_epoch, ..metadata };
     let read_to = metadata.reread_until.or(metadata.compare_below).unwrap_or_default().max(offset);
     let known_id = metadata.topic_id;
     if let (Some(before), Some(now)) = (known_id, topic_id)
@@ -70,7 +73,9 @@ pub fn begin(
         );
         let durable = metadata.durable.map(|durable| durable.min(from));
         let compare_below = metadata.compare_below.max(Some(read_to));
-        let metadata = CommitMetadata { reread_until: Some(read_to), compare_below, durable, topic_id, ..metadata };
+        let reread_until = Some(read_to);
+        let metadata =
+            CommitMetadata { reread_until, compare_below, durable, topic_id, leader_epoch: None, ..metadata };
         return Ok(CommitPoint { offset: from, metadata });
     }
     if (low..=high).contains(&offset) {

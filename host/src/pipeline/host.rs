@@ -3,7 +3,8 @@
 //! Guarantees: a partition belongs to one worker; it is taken back, and what is in flight is settled as far as that goes
 //! within `limits.shutdown`, before it is given up.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -71,6 +72,8 @@ pub(super) struct Host {
     pub waiting: Mutex<HashMap<TopicPartition, String>>,
     /// Partitions with a batch that can't be read: its offset, and why.
     pub unreadable: Mutex<HashMap<TopicPartition, (u64, String)>>,
+    /// Offsets that were skipped because they can't be read, by partition: how many, and the last ones.
+    pub skipped: Mutex<BTreeMap<TopicPartition, (u64, Range<u64>)>>,
     /// What this host was called in its group until another host took the name.
     pub lost_name: Mutex<Option<String>>,
     /// Why the group doesn't take the commits.
@@ -126,6 +129,7 @@ impl Host {
             assignments: Mutex::default(),
             waiting: Mutex::default(),
             unreadable: Mutex::default(),
+            skipped: Mutex::default(),
             lost_name: Mutex::default(),
             commits_refused: Mutex::default(),
             probes: Mutex::default(),
@@ -204,6 +208,17 @@ impl GroupHandler for Host {
 
     fn unreadable(&self, source: &TopicPartition, offset: u64, reason: &str) {
         lock(&self.unreadable).insert(source.clone(), (offset, reason.to_owned()));
+    }
+
+    fn skipped(&self, source: &TopicPartition, offsets: Range<u64>, reason: &str) {
+        let (from, to) = (offsets.start, offsets.end.saturating_sub(1));
+        error!(
+            partition = %source, from, to, reason,
+            "skipped: these offsets can't be read, and kafka.on_unreadable is \"skip\"; their records are not written"
+        );
+        let mut skipped = lock(&self.skipped);
+        let (count, last) = skipped.entry(source.clone()).or_default();
+        (*count, *last) = (*count + offsets.end.saturating_sub(offsets.start), offsets);
     }
 
     fn begin(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String> {

@@ -109,6 +109,14 @@ impl Supervised for Host {
             );
             finding("kafka.unreadable", message)
         }));
+        findings.extend(lock(&self.skipped).iter().map(|(source, (count, last))| {
+            let (from, to) = (last.start, last.end.saturating_sub(1));
+            let message = format!(
+                "{source}: {count} offsets were skipped because they can't be read, {from} to {to} last \
+                 (kafka.on_unreadable is \"skip\"); restart the host once you have taken note"
+            );
+            finding("kafka.skipped", message)
+        }));
         let waiting = lock(&self.waiting);
         // Each assignment begins with a question, which is no problem yet.
         let failed = waiting.iter().filter(|(_, why)| !why.starts_with("asking"));
@@ -173,6 +181,7 @@ impl Reporter for Host {
             written_bytes: counters.written_bytes,
             found: counters.found,
             repaired: counters.repaired,
+            skipped_offsets: lock(&self.skipped).values().map(|(count, _)| count).sum(),
             dead_letters: counters.dead_letters,
             dead_letters_by_class: counters.dead_letters_by_class.to_vec(),
             store_retries: counters.retries,

@@ -272,7 +272,7 @@ impl WorkerPartition {
 
     /// `None`: it was received before, or is read again.
     fn receive(&self, record: &InputRecord) -> Option<AckHandle> {
-        let ack = self.state.receive(record.offset, record.size());
+        let ack = self.state.receive_under(record.offset, record.size(), self.reader.leader_epoch());
         if ack.is_none() {
             debug!(partition = %self.state.source, offset = record.offset, "not taken");
         }

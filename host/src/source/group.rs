@@ -20,6 +20,7 @@ use tracing::info;
 use super::GroupHandler;
 use super::commits::Commits;
 use super::partition_reader::ReaderControl;
+use super::topic_ids::TopicIds;
 use crate::config::threads;
 use crate::flow::{CommitPoint, PartitionState};
 use crate::kafka::client::{error_of_member, log_of_member};
@@ -38,6 +39,7 @@ pub struct GroupContext {
     pub(super) consumer: OnceLock<Weak<BaseConsumer<GroupContext>>>,
     pub(super) places: Mutex<HashMap<TopicPartition, AssignedPartition>>,
     pub(super) commits: Mutex<Commits>,
+    pub(super) ids: Arc<TopicIds>,
     /// All partitions were given up for good: what the group says now concerns nobody.
     pub(super) has_left: AtomicBool,
     /// Whose lines librdkafka's threads write to the log.
@@ -71,6 +73,7 @@ impl GroupContext {
             consumer: OnceLock::new(),
             places: Mutex::default(),
             commits: Mutex::default(),
+            ids: Arc::default(),
             has_left: AtomicBool::new(false),
             pipeline: threads::pipeline(),
         }
@@ -137,6 +140,7 @@ impl GroupContext {
 
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.ids.hear(facility, message);
         threads::within(self.pipeline.clone(), || log_of_member(level, facility, message));
     }
 

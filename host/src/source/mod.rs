@@ -13,16 +13,20 @@ mod group;
 mod member;
 mod partition_reader;
 mod questions;
+mod seek;
 #[cfg(test)]
 mod tests;
+mod topic_ids;
+mod unreadable;
 
 use std::collections::{HashMap, HashSet};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message;
@@ -34,9 +38,9 @@ use tracing::{debug, error, info, warn};
 use self::commit_queue::CommitQueue;
 use self::group::{AssignedPartition, GroupContext, UNDECIDED, Waiting, partitions};
 pub use self::member::Member;
-use self::partition_reader::UnreadableBatch;
 pub use self::partition_reader::{PartitionReader, Polled};
 use self::questions::{BeginAnswer, BrokerNews, FoundBegin, Question, Questions};
+use self::unreadable::Skipping;
 use crate::config::{self, OnUnreadable, StartPolicy, threads};
 use crate::flow::store_start::now_ms;
 use crate::flow::{CommitPoint, PartitionState};
@@ -52,8 +56,6 @@ const POLL: Duration = Duration::from_millis(100);
 const POLL_WAITING: Duration = Duration::from_millis(10);
 /// How often progress is committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
-/// When a batch that can't be read is fetched again.
-const FETCH_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How long a seek may take, which asks no broker.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
 /// librdkafka may refuse to seek in a partition that was assigned a moment ago.
@@ -89,6 +91,8 @@ pub trait GroupHandler: Send + Sync {
     fn begin(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String>;
     /// The batch at this offset of the partition can't be read, for this reason. It is fetched again from time to time.
     fn unreadable(&self, source: &TopicPartition, offset: u64, reason: &str);
+    /// Nothing is read of these offsets, because the batch that has them can't be read, for this reason.
+    fn skipped(&self, source: &TopicPartition, offsets: Range<u64>, reason: &str);
     /// The partition is ready to be read.
     fn assigned(&self, reader: PartitionReader, state: &Arc<PartitionState>);
     /// The group takes the partitions back; `states` are those that had begun, and nothing is read for them any more.
@@ -161,6 +165,7 @@ pub struct Source {
     handler: Arc<dyn GroupHandler>,
     policy: StartPolicy,
     on_unreadable: OnUnreadable,
+    skipping: Skipping,
     questions: Questions,
     next_question: u64,
     commit_queue: CommitQueue,
@@ -194,6 +199,13 @@ impl Source {
         if !config.properties.contains_key(QUEUE) {
             client.set(QUEUE, queue_kbytes(partitions).to_string());
         }
+        // What it says to that is for the topics' ids.
+        let debug = config.properties.get("debug").filter(|list| !list.is_empty());
+        client.set(
+            "debug",
+            debug.into_iter().map(String::as_str).chain([topic_ids::DEBUG]).collect::<Vec<_>>().join(","),
+        );
+        client.set_log_level(RDKafkaLogLevel::Debug);
         let consumer: BaseConsumer<GroupContext> = client
             .create_with_context(GroupContext::new(Arc::clone(&handler)))
             .map_err(|e| SourceError::Configuration(told(&e)))?;
@@ -214,6 +226,7 @@ impl Source {
             handler,
             policy,
             on_unreadable: config.on_unreadable,
+            skipping: Skipping::new(config),
             questions,
             next_question: 0,
             commit_queue,
@@ -249,6 +262,7 @@ impl Source {
             self.hear();
             self.probe();
             self.look_at_unreadable();
+            self.skip();
             self.hear_of_commits();
             self.confirm_membership();
             if committed_at.elapsed() >= COMMIT_EVERY {
@@ -320,7 +334,8 @@ impl Source {
                 let number = self.next_question;
                 waiting.question = Some(number);
                 let wants_committed = waiting.known.is_none();
-                self.questions.ask(Question { source: source.clone(), number, wants_committed });
+                let topic_id = waiting.known.as_ref().and_then(|point| point.metadata.topic_id);
+                self.questions.ask(Question { source: source.clone(), number, wants_committed, topic_id });
             }
         }
     }
@@ -375,14 +390,19 @@ impl Source {
             Ok(state) => state,
             Err(reason) => return self.handler.failed(reason),
         };
-        match self.move_to(&source, &waiting, state.next_offset()) {
+        match self.move_to(&source, &waiting, state.next_offset(), state.leader_epoch()) {
             Ok(()) => {
                 if is_first || late_until_ms.is_some() {
                     // For the next reader, too, `latest` holds from now on, and late requests are expected.
                     let first = vec![(source.clone(), state.first_commit())];
                     self.context().commits().send_changed(&self.commit_queue, first);
                 }
-                let (reader, control) = PartitionReader::new(source.clone(), state.topic_id(), waiting.queue);
+                let (reader, control) = PartitionReader::new(
+                    source.clone(),
+                    state.topic_id(),
+                    Arc::clone(&self.context().ids),
+                    waiting.queue,
+                );
                 self.handler.assigned(reader, &state);
                 self.put(source, AssignedPartition::Reading { state, control });
             }
@@ -396,15 +416,14 @@ impl Source {
     }
 
     /// Makes librdkafka read the partition from this offset on.
-    fn move_to(&self, source: &TopicPartition, waiting: &Waiting, offset: u64) -> KafkaResult<()> {
+    fn move_to(&self, source: &TopicPartition, waiting: &Waiting, offset: u64, epoch: Option<u32>) -> KafkaResult<()> {
         // What is queued is of another offset. Errors in there would be taken for ones of the new.
         let mut has_stopped = waiting.was_out_of_range;
         while let Some(queued) = waiting.queue.poll(Duration::ZERO) {
             has_stopped |= matches!(queued, Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)));
         }
-        let (topic, partition, to) =
-            (&source.topic, source.partition.cast_signed(), Offset::Offset(offset.cast_signed()));
-        match self.consumer.seek(topic, partition, to, SEEK_TIMEOUT) {
+        let to = Offset::Offset(offset.cast_signed());
+        match seek::seek(&self.consumer, source, offset, epoch, SEEK_TIMEOUT) {
             Err(_) if has_stopped || waiting.since.elapsed() > SEEK_PATIENCE => {
                 // librdkafka has stopped reading the partition, and seeks only in those that it reads.
                 self.assign_again(source, to)
@@ -463,32 +482,6 @@ impl Source {
             let seek = || self.consumer.seek(&source.topic, source.partition.cast_signed(), next, SEEK_TIMEOUT);
             if let Err(error) = control.probe(end, seek) {
                 warn!(partition = %source, %error, "can't read the end of the partition again");
-            }
-        }
-    }
-
-    /// Batches that can't be read: says so, and fetches them again from time to time, because a broker may have been
-    /// repaired or another replica may lead.
-    fn look_at_unreadable(&self) {
-        let places = self.context().places();
-        for (source, place) in places.iter() {
-            let AssignedPartition::Reading { state, control } = place else { continue };
-            let Some(UnreadableBatch { since, reason, is_reported }) = control.unreadable() else { continue };
-            let offset = state.next_offset();
-            if !is_reported {
-                control.unreadable_is_reported();
-                let told = format!("the batch from offset {offset} on can't be read: {reason}");
-                if self.on_unreadable == OnUnreadable::Stop {
-                    self.handler.failed(format!("{source}: {told} (kafka.on_unreadable is \"stop\")"));
-                }
-                self.handler.unreadable(source, offset, &told);
-            }
-            if since.elapsed() >= FETCH_AGAIN_AFTER {
-                let next = Offset::Offset(offset.cast_signed());
-                let seek = || self.consumer.seek(&source.topic, source.partition.cast_signed(), next, SEEK_TIMEOUT);
-                if let Err(error) = control.try_again(seek) {
-                    debug!(partition = %source, %error, "can't fetch the batch again yet");
-                }
             }
         }
     }

@@ -16,8 +16,9 @@ use rdkafka::types::RDKafkaErrorCode;
 use tracing::debug;
 
 use super::group::GroupContext;
+use super::topic_ids::TopicIds;
 use crate::kafka::client::{is_unreadable, last_reason_here};
-use crate::kafka::message::input_record;
+use crate::kafka::message::{input_record, leader_epoch};
 use crate::record::{InputRecord, TopicId, TopicPartition};
 
 /// The worker's end. See the module.
@@ -25,6 +26,11 @@ pub struct PartitionReader {
     /// The topic and the partition's number.
     pub source: TopicPartition,
     topic_id: Option<TopicId>,
+    /// Of the last record.
+    leader_epoch: Option<u32>,
+    ids: Arc<TopicIds>,
+    /// How often topics had got other ids when this one's was last compared.
+    compared: Option<u64>,
     slot: Arc<Mutex<ReaderSlot>>,
 }
 
@@ -61,7 +67,7 @@ pub enum Polled {
     Nothing,
     /// No record stands between the last one and this offset.
     NothingBefore(u64),
-    /// The broker doesn't have the next offset.
+    /// The broker doesn't have the next offset, or has it in another topic of the same name.
     OutOfRange,
     /// The partition can't be read on.
     Fatal(String),
@@ -71,10 +77,14 @@ impl PartitionReader {
     pub(super) fn new(
         source: TopicPartition,
         topic_id: Option<TopicId>,
+        ids: Arc<TopicIds>,
         queue: PartitionQueue<GroupContext>,
     ) -> (Self, ReaderControl) {
         let slot = Arc::new(Mutex::new(ReaderSlot { queue: Some(queue), probing: None, unreadable: None }));
-        (Self { source, topic_id, slot: Arc::clone(&slot) }, ReaderControl(slot))
+        (
+            Self { source, topic_id, leader_epoch: None, ids, compared: None, slot: Arc::clone(&slot) },
+            ReaderControl(slot),
+        )
     }
 
     /// Unparks `worker` when records arrive while none was there. Poll once after setting it.
@@ -82,6 +92,11 @@ impl PartitionReader {
         if let Some(queue) = &mut lock(&self.slot).queue {
             queue.set_nonempty_callback(move || worker.unpark());
         }
+    }
+
+    /// The leader epoch under which the last record was written; `None`: the broker doesn't tell.
+    pub fn leader_epoch(&self) -> Option<u32> {
+        self.leader_epoch
     }
 
     /// Takes the next record, if one is there; doesn't wait.
@@ -114,7 +129,11 @@ impl PartitionReader {
             }
         };
         *probing = None;
+        if is_of_another_topic(&self.ids, &self.source, self.topic_id, &mut self.compared) {
+            return Polled::OutOfRange;
+        }
         let (record, problem) = input_record(&message, &self.source);
+        self.leader_epoch = leader_epoch(&message);
         let record = InputRecord { topic_id: self.topic_id, ..record };
         match problem {
             None => Polled::Record(record),
@@ -157,6 +176,22 @@ impl ReaderControl {
         slot.probing = Some(end);
         Ok(())
     }
+}
+
+/// Whether what was just taken from librdkafka may have been fetched from a topic that was created again.
+fn is_of_another_topic(
+    ids: &TopicIds,
+    source: &TopicPartition,
+    id: Option<TopicId>,
+    compared: &mut Option<u64>,
+) -> bool {
+    let changes = ids.changes();
+    if *compared == Some(changes) {
+        return false;
+    }
+    let is_other = id.is_some() && ids.of(&source.topic).is_some_and(|fetched| Some(fetched) != id);
+    *compared = Some(changes).filter(|_| !is_other);
+    is_other
 }
 
 fn lock(slot: &Mutex<ReaderSlot>) -> MutexGuard<'_, ReaderSlot> {

@@ -41,6 +41,8 @@ pub(super) struct Question {
     pub number: u64,
     /// What was committed has to be asked for, too.
     pub wants_committed: bool,
+    /// The topic's id as far as the present owner knows it.
+    pub topic_id: Option<TopicId>,
 }
 
 /// The answer to a [`Question`], or a reason why there is none yet.
@@ -214,7 +216,7 @@ impl Asker {
             }
         };
         let (lows, highs) = (edge(Edge::Begin), edge(Edge::End));
-        for Question { source, number, wants_committed } in std::mem::take(&mut self.open) {
+        for Question { source, number, wants_committed, topic_id } in std::mem::take(&mut self.open) {
             let found = match failed.remove(&source) {
                 Some(reason) => Err(reason),
                 None => found(&source, &topics, &lows, &highs).and_then(|facts| {
@@ -222,12 +224,16 @@ impl Asker {
                         true => committed.get(&source).cloned().unwrap_or_else(|| Err("no answer".to_owned()))?,
                         false => None,
                     };
+                    let before = topic_id.or(committed.as_ref().and_then(|point| point.metadata.topic_id));
+                    if consumer.context().ids.is_outdated(&source.topic, before, facts.topic_id) {
+                        return Err("the topic was created again, and a broker doesn't know of it yet".into());
+                    }
                     Ok(FoundBegin { facts, committed })
                 }),
             };
             if let Err(reason) = &found {
                 self.complain(&source, reason);
-                self.open.push(Question { source: source.clone(), number, wants_committed });
+                self.open.push(Question { source: source.clone(), number, wants_committed, topic_id });
             }
             let _ = self.outbox.send(BrokerNews::Answer(Box::new(BeginAnswer { source, number, found })));
         }

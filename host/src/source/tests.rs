@@ -45,6 +45,7 @@ impl GroupHandler for Acknowledged {
         state.skip_to(5);
         Ok(Arc::new(state))
     }
+    fn skipped(&self, _: &TopicPartition, _: std::ops::Range<u64>, _: &str) {}
     fn assigned(&self, reader: PartitionReader, state: &Arc<PartitionState>) {
         self.waiting.lock().unwrap().remove(&state.source);
         self.readers.lock().unwrap().push(reader);

@@ -70,6 +70,49 @@ async fn created_again(assignor: &str) -> Result<()> {
     Ok(())
 }
 
+/// The new topic outgrows the old offset at once, so that the next offset to read is there, in another topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_created_again_and_grows_at_once_is_read_once() -> Result<()> {
+    let store = Store::start()?;
+    let trial = Trial::new(kafka()?.client(), &store, "outgrown", 1)?;
+    let group = trial.group()?;
+    let send = |from: u64, to: u64| {
+        trial.kafka.produce(&trial.topic, (from..to).map(|n| Message::new(payload(n, 200)).partition(0)))
+    };
+    let mut produced = send(0, 300)?;
+    let mut sink = Sink::start(&trial.config)?;
+    let (admin, mut from) = (trial.kafka.admin()?, 300);
+    for round in 1..=size(3, 20) {
+        wait_for("the commit", CATCH_UP, || {
+            sink.process().expect_running()?;
+            Ok(trial.committed(&group).ok().filter(|committed| *committed == from))
+        })?;
+        // Otherwise it would look at the new topic while that is still short.
+        sink.process().signal(libc::SIGSTOP)?;
+        for deleted in admin.delete_topics(&[&trial.topic], &AdminOptions::new()).await? {
+            deleted.map_err(|(topic, code)| anyhow::anyhow!("{topic} can't be deleted: {code}"))?;
+        }
+        wait_for("the topic to be created again", STEP, || Ok(trial.kafka.create_topic(&trial.topic, 1).ok()))?;
+        // The offsets begin at 0, so the new topic has as many more than the old one.
+        let more = from + 600;
+        produced.extend(send(1_000_000 * round, 1_000_000 * round + more)?);
+        sink.process().signal(libc::SIGCONT)?;
+        from = more;
+    }
+    sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
+    // A host that looked at the id only now would read it again.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
+    sink.stop_cleanly()?;
+    let counts = counts(&trial, &store, &produced).await?;
+    let missing = counts.values().filter(|count| **count == 0).count();
+    figures::add("recreated_missing", missing as f64)?;
+    ensure!(missing == 0, "{missing} of {} records are missing:\n{}", counts.len(), sink.log()?);
+    let twice = counts.values().filter(|count| **count > 1).count();
+    ensure!(twice == 0, "{twice} records are there twice:\n{}", sink.log()?);
+    Ok(())
+}
+
 /// When a topic gets more partitions, the entry of partition 0 keeps its name, so that the host finds records there
 /// that were written but not committed.
 #[tokio::test(flavor = "multi_thread")]

@@ -74,6 +74,8 @@ impl Cluster {
 struct Reader {
     trial: Trial,
     sink: Sink,
+    /// Whether the host is down while the log is truncated; otherwise it is only held.
+    is_down: bool,
     kept: Vec<Produced>,
     truncated: Vec<Produced>,
 }
@@ -99,21 +101,22 @@ impl Reader {
 
 /// Partition 0 stays shorter than the host's position. Partition 1 grows beyond it before the host reads again, so that
 /// the next offset exists, but other records stand at the offsets before it than those that the host has read.
+/// One of the hosts is down meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_an_unclean_election_truncated_is_read_again() -> Result<()> {
     let mut cluster = Cluster::start()?;
     let store = Store::start()?;
     let client = cluster.first.client();
     let mut readers = Vec::new();
-    for assignor in ASSIGNORS {
-        let name = format!("truncated-{assignor}");
+    for (assignor, is_down) in ASSIGNORS.map(|assignor| (assignor, false)).into_iter().chain([(ASSIGNORS[0], true)]) {
+        let name = format!("truncated-{assignor}{}", if is_down { "-down" } else { "" });
         let topic = unique(&name);
         cluster.create_topic(&topic)?;
         let trial = Trial::of_topic(client.clone(), &store, &name, topic).configure(|config| {
             config.property("partition.assignment.strategy", assignor).property("session.timeout.ms", "20000")
         });
         let sink = Sink::start(&trial.config)?;
-        readers.push(Reader { trial, sink, kept: Vec::new(), truncated: Vec::new() });
+        readers.push(Reader { trial, sink, is_down, kept: Vec::new(), truncated: Vec::new() });
     }
     let before = size(300, 5_000);
     for reader in &mut readers {
@@ -129,7 +132,11 @@ async fn a_log_that_an_unclean_election_truncated_is_read_again() -> Result<()> 
             reader.truncated.extend(reader.send(partition, before..before + 200)?);
         }
         reader.wait_committed(2 * before + 400)?;
-        reader.sink.process().signal(libc::SIGSTOP)?;
+        if reader.is_down {
+            reader.sink.stop_cleanly()?;
+        } else {
+            reader.sink.process().signal(libc::SIGSTOP)?;
+        }
     }
     cluster.leader.kill9()?;
     cluster.follower.start_again()?;
@@ -139,9 +146,13 @@ async fn a_log_that_an_unclean_election_truncated_is_read_again() -> Result<()> 
         ensure!(ends.iter().all(|(_, end)| *end == before), "the log wasn't truncated: {ends:?}");
         reader.kept.extend(reader.send(0, before + 200..before + 300)?);
         reader.kept.extend(reader.send(1, before + 200..before + 600)?);
-        reader.sink.process().signal(libc::SIGCONT)?;
+        if reader.is_down {
+            reader.sink.start_again()?;
+        } else {
+            reader.sink.process().signal(libc::SIGCONT)?;
+        }
     }
-    for Reader { trial, sink, kept, truncated } in &mut readers {
+    for Reader { trial, sink, kept, truncated, .. } in &mut readers {
         let mut counted = BTreeMap::new();
         for _ in 0..60 {
             sink.process().expect_running()?;

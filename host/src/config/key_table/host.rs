@@ -95,7 +95,8 @@ pub(super) const KEYS: &[Key] = &[
         Preset::Text("wait"),
         "What happens at a batch of records that can't be read, because its checksum is wrong or it can't be decompressed. \
          `wait`: the partition waits, `/health` says at which offset, and the batch is fetched again every 10 s. `stop`: the \
-         host stops with an error. Nothing behind the batch is read before it.",
+         host stops with an error. `skip`: the host goes on behind the batch, whose records are not written; it tells their \
+         offsets in the log, in `/health` and in the metrics. With the others nothing behind the batch is read before it.",
     )
     .env("ON_UNREADABLE")
     .restart(same!(kafka.on_unreadable)),

@@ -49,6 +49,7 @@ impl PartitionState {
             reread_until: Some(reread_until).filter(|until| offset < *until),
             compare_below: Some(compare_below).filter(|below| offset < *below),
             late: inner.late,
+            leader_epoch: inner.epochs.at(offset),
             ..self.metadata.clone()
         };
         CommitPoint { offset, metadata }

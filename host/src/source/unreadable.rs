@@ -1,0 +1,130 @@
+//! Batches that can't be read: the host tells of them, and fetches them again, stops, or goes on behind them, as
+//! `kafka.on_unreadable` says.
+//!
+//! To go on behind a batch, a thread for its partition looks for the batch's end, because that takes several fetches; the
+//! polling thread moves the partition.
+//!
+//! Guarantees: only what was found unreadable is skipped, up to an end that was found, never guessed; it is told with its
+//! offsets.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::Offset;
+use tracing::{debug, warn};
+
+use super::group::AssignedPartition;
+use super::partition_reader::UnreadableBatch;
+use super::{SEEK_TIMEOUT, Source};
+use crate::config::{self, OnUnreadable, threads};
+use crate::flow::Phase;
+use crate::kafka::unreadable::end_of_batch;
+use crate::record::TopicPartition;
+
+/// When a batch that can't be read is fetched again.
+const FETCH_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// The partitions whose batches are looked at. See the module.
+pub(super) struct Skipping {
+    config: config::Kafka,
+    looking: HashSet<TopicPartition>,
+    outbox: Sender<(TopicPartition, u64, Result<u64, String>)>,
+    found: Receiver<(TopicPartition, u64, Result<u64, String>)>,
+}
+
+impl Skipping {
+    pub fn new(config: &config::Kafka) -> Self {
+        let (outbox, found) = channel();
+        Self { config: config.clone(), looking: HashSet::new(), outbox, found }
+    }
+
+    /// Looks for the end of the batch that has this offset, unless that goes on already.
+    pub fn look(&mut self, source: &TopicPartition, from: u64) {
+        if !self.looking.insert(source.clone()) {
+            return;
+        }
+        let (config, asked, outbox) = (self.config.clone(), source.clone(), self.outbox.clone());
+        let look = move || {
+            let found = end_of_batch(&config, &asked, from);
+            // The source may have ended meanwhile.
+            let _ = outbox.send((asked, from, found));
+        };
+        if let Err(error) = threads::spawn("kafka-unreadable", look) {
+            warn!(partition = %source, %error, "can't look for the end of the batch");
+            self.looking.remove(source);
+        }
+    }
+
+    /// What was found since: the offsets to skip. Where nothing was found it is looked for again when the batch was fetched
+    /// again.
+    pub fn found(&mut self) -> Vec<(TopicPartition, Range<u64>)> {
+        let mut all = Vec::new();
+        for (source, from, found) in self.found.try_iter() {
+            self.looking.remove(&source);
+            match found {
+                Ok(end) => all.push((source, from..end)),
+                Err(reason) => warn!(partition = %source, from, reason, "the unreadable batch can't be skipped yet"),
+            }
+        }
+        all
+    }
+}
+
+impl Source {
+    /// Batches that can't be read: says so, and fetches them again from time to time, because a broker may have been
+    /// repaired or another replica may lead.
+    pub(super) fn look_at_unreadable(&mut self) {
+        let places = self.consumer.context().places();
+        for (source, place) in places.iter() {
+            let AssignedPartition::Reading { state, control } = place else { continue };
+            let Some(UnreadableBatch { since, reason, is_reported }) = control.unreadable() else { continue };
+            let offset = state.next_offset();
+            if !is_reported {
+                control.unreadable_is_reported();
+                let told = format!("the batch from offset {offset} on can't be read: {reason}");
+                if self.on_unreadable == OnUnreadable::Stop {
+                    self.handler.failed(format!("{source}: {told} (kafka.on_unreadable is \"stop\")"));
+                }
+                self.handler.unreadable(source, offset, &told);
+                if self.on_unreadable == OnUnreadable::Skip {
+                    self.skipping.look(source, offset);
+                }
+            }
+            if since.elapsed() >= FETCH_AGAIN_AFTER {
+                let next = Offset::Offset(offset.cast_signed());
+                let seek = || self.consumer.seek(&source.topic, source.partition.cast_signed(), next, SEEK_TIMEOUT);
+                if let Err(error) = control.try_again(seek) {
+                    debug!(partition = %source, %error, "can't fetch the batch again yet");
+                }
+            }
+        }
+    }
+
+    /// Goes on behind batches that can't be read, where their ends were found.
+    pub(super) fn skip(&mut self) {
+        for (source, offsets) in self.skipping.found() {
+            let places = self.context().places();
+            let Some(AssignedPartition::Reading { state, control }) = places.get(&source) else { continue };
+            // Somebody else may have moved it meanwhile, or it is about to begin elsewhere.
+            let Some(UnreadableBatch { reason, .. }) = control.unreadable() else { continue };
+            if state.next_offset() != offsets.start || state.phase() != Phase::Reading {
+                continue;
+            }
+            let end = Offset::Offset(offsets.end.cast_signed());
+            let seek = || {
+                self.consumer.seek(&source.topic, source.partition.cast_signed(), end, SEEK_TIMEOUT)?;
+                state.skip_to(offsets.end);
+                Ok::<_, KafkaError>(())
+            };
+            match control.try_again(seek) {
+                Ok(()) if offsets.is_empty() => debug!(partition = %source, "the batch can be read again"),
+                Ok(()) => self.handler.skipped(&source, offsets, &reason),
+                Err(error) => debug!(partition = %source, %error, "can't go on behind the batch yet"),
+            }
+        }
+    }
+}
