@@ -121,7 +121,7 @@ impl Report {
              within a round of a b c d f e f c b a. (b), (c) and (d) \
              read back what they write, as the host does by default.\n",
             store::VERSION,
-            kafka::version().unwrap_or("of an unknown version"),
+            kafka::version().unwrap_or_else(|_| "of an unknown version".into()),
             self.partitions,
         )
     }

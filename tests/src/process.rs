@@ -175,6 +175,11 @@ pub fn free_port() -> Result<u16> {
     bail!("no free loopback port between {FIRST} and {}", FIRST + COUNT)
 }
 
+/// The version of a server that a variable names, where suites are to run on another than usual.
+pub fn another_version(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|version| !version.is_empty())
+}
+
 /// Where the tools and servers that `tests/setup` installs are found.
 pub fn cache() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("REDUCT_SINK_CACHE") {

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::certificates::Authority;
 use crate::process::{self, Process};
 
-/// The version that `tests/setup` installs.
+/// The version that `tests/setup` installs, unless `TESTBED_STORE` names another.
 pub const VERSION: &str = "1.21.5";
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -45,15 +45,15 @@ impl Store {
         Self::start_in(process::data_folder("store")?, token, environment, None)
     }
 
-    /// Starts a store that speaks TLS, with a certificate for 127.0.0.1 by an authority of its own.
-    pub fn start_tls() -> Result<Self> {
+    /// Starts a store that speaks TLS, with a certificate for 127.0.0.1 by an authority of its own, and perhaps a full-access token.
+    pub fn start_tls(token: Option<&str>) -> Result<Self> {
         let tls = Authority::new()?;
         let own = tls.issue("store")?;
         let environment = vec![
             ("RS_CERT_PATH".into(), own.certificate.display().to_string()),
             ("RS_CERT_KEY_PATH".into(), own.key.display().to_string()),
         ];
-        Self::start_in(process::data_folder("store")?, None, environment, Some(tls))
+        Self::start_in(process::data_folder("store")?, token, environment, Some(tls))
     }
 
     /// Starts a store whose disk has this many bytes. Only root may make one.
@@ -242,7 +242,8 @@ pub fn client(url: &str, token: Option<&str>) -> Result<reduct_rs::ReductClient>
 }
 
 fn command(data: &TempDir, port: u16, token: Option<&str>, environment: &[(String, String)]) -> Result<Command> {
-    let server = process::cache()?.join(format!("reductstore-{VERSION}/bin/reductstore"));
+    let version = process::another_version("TESTBED_STORE").unwrap_or_else(|| VERSION.to_owned());
+    let server = process::cache()?.join(format!("reductstore-{version}/bin/reductstore"));
     ensure!(server.is_file(), "the ReductStore server isn't in {}: run tests/setup store", server.display());
     let mut command = Command::new(server);
     command

@@ -24,6 +24,7 @@ const RUN_ELSEWHERE: &[(&str, &str)] = &[
     ("examples/quickstart/run", "the suite quickstart"),
     ("plugins/build", "every run of tests/run builds the plugins; the suite unit runs --tests"),
     ("cd plugins && cargo build", "plugins/build runs the same"),
+    ("reduct-sink plugin push", "the suite install pushes to a registry of its own"),
     ("reduct-sink plugin componentize", "plugins/build runs the same"),
     ("examples/packaging/", "the suite install"),
     ("sudo ", "changes the machine"),

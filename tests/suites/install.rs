@@ -4,6 +4,10 @@
 //! Guarantees: the package's own scripts run; the service's command runs as the service's user, with the service's
 //! configuration, on the real servers, and every record is compared.
 
+mod registries;
+mod signer;
+mod web_servers;
+
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};

@@ -170,6 +170,7 @@ fn check_plugins(config: &Config, report: &mut CheckReport) {
             Ok(loaded) => {
                 let from = match &plugin.source {
                     PluginSource::Builtin => "builtin".into(),
+                    PluginSource::Remote(remote) => remote.address.to_string(),
                     PluginSource::File(path) => {
                         std::path::absolute(path).as_ref().unwrap_or(path).display().to_string()
                     }

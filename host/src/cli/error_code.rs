@@ -82,6 +82,7 @@ codes! {
     PluginContract "plugin.contract" Plugin "the component wasn't built for this host's contract" "build it against the released WIT"
     PluginGrant "plugin.grant" Plugin "the plugin can't be given what it is granted" "correct its `grants`"
     PluginStart "plugin.start" Plugin "the plugin fails when it is started" "the plugin's author has to fix it"
+    PluginAddress "plugin.address" Plugin "what the plugin's address leads to isn't what was asked for" "check the address and its digest"
     PluginConfig "plugin.config" Plugin "the plugin refuses its configuration" "change the plugin's `config`"
     Unreachable "unreachable" Unreachable "a server can't be reached, or refuses" "see the message"
     KafkaUnreachable "kafka.unreachable" Unreachable "no broker answers" "check kafka.brokers, and that Kafka runs and can be reached from here"
@@ -95,6 +96,7 @@ codes! {
     StoreDenied "store.denied" Unreachable "the token lacks a right" "give it read and write access to the bucket"
     StoreVersion "store.version" Unreachable "ReductStore is too old" "update the server"
     StoreAnswer "store.answer" Unreachable "ReductStore answers with an error" "see its message"
+    PluginRegistry "plugin.registry" Unreachable "a plugin's registry or web server doesn't answer, or refuses" "check the address, the network and `docker login`"
     HostUnreachable "host.unreachable" Unreachable "no host answers at --status" "check that it runs, and that its status.listen is this"
 }
 
@@ -127,6 +129,9 @@ impl From<&LoadProblem> for ErrorCode {
         use LoadProblem as P;
         match problem {
             P::NotFound | P::Unreadable(_) => Self::PluginMissing,
+            // Another time it may answer.
+            P::Fetch(error) if error.is_no_answer() => Self::PluginRegistry,
+            P::Fetch(_) => Self::PluginAddress,
             P::TooLarge { .. } => Self::PluginSize,
             P::OtherDigest { .. } => Self::PluginDigest,
             P::Signature(_) => Self::PluginSignature,

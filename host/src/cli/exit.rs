@@ -19,7 +19,7 @@ Exit codes:
   1  it failed while running
   2  the command line or the configuration is wrong
   3  a plugin doesn't load
-  4  Kafka, ReductStore or the running host can't be reached, or refuses";
+  4  Kafka, ReductStore, a plugin's registry or the running host can't be reached, or refuses";
 
 /// Why the process doesn't end with 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,6 +11,7 @@ use super::layers::{LayerValues, TableOfList};
 use super::network::Network;
 use super::problem::{ConfigPlace, ConfigProblem};
 use super::reader::{KeyReader, defaults, plain_text};
+use super::remote::{FetchRules, RemoteAddress, RemotePlugin, remote_plugin, sha256_digits};
 use super::swaps::{self, Bake, Trial};
 use super::value::{ConfigValue, Value};
 use super::when::{self, When};
@@ -64,6 +65,8 @@ pub enum PluginSource {
     Builtin,
     /// A file.
     File(PathBuf),
+    /// A registry or a web server.
+    Remote(Box<RemotePlugin>),
 }
 
 /// What becomes of a record on which a plugin failed (a trap, a timeout, a wrong answer, a `reject`).
@@ -215,6 +218,7 @@ const NAME: &str = "plugins.name";
 /// Nothing said about plugins is the builtin passthrough alone; an empty list is no plugin.
 pub(super) fn chain(
     tables: Option<Vec<TableOfList>>,
+    rules: &FetchRules,
     folder: &Path,
     problems: &mut Vec<ConfigProblem>,
 ) -> Vec<PluginConfig> {
@@ -227,7 +231,7 @@ pub(super) fn chain(
     let mut chain = Vec::new();
     for TableOfList { values, place } in &tables {
         let mut reader = KeyReader { values, folder, misspelt: &[], pipeline: None, problems };
-        let source = plugin_source(&mut reader, place);
+        let source = plugin_source(&mut reader, rules, place);
         let name = plugin_name(&mut reader, place, source.as_ref());
         if let Some(name) = &name
             && !names.insert(name.clone())
@@ -251,6 +255,7 @@ fn plugin_name(reader: &mut KeyReader<'_>, place: &ConfigPlace, source: Option<&
     let path = match source? {
         PluginSource::Builtin => return Some("passthrough".into()),
         PluginSource::File(path) => path,
+        PluginSource::Remote(remote) => Path::new(remote.address.last_name()),
     };
     let name = plugin_name_of(path);
     if name.is_none() {
@@ -270,11 +275,20 @@ pub fn plugin_name_of(file: &Path) -> Option<String> {
 }
 
 /// Where a plugin comes from.
-fn plugin_source(reader: &mut KeyReader<'_>, place: &ConfigPlace) -> Option<PluginSource> {
+fn plugin_source(reader: &mut KeyReader<'_>, rules: &FetchRules, place: &ConfigPlace) -> Option<PluginSource> {
     let expected = "one of \"passthrough\"";
     let builtin =
         reader.parsed("plugins.builtin", expected, |found| (plain_text(found)? == "passthrough").then_some(()));
-    let path = reader.path("plugins.path");
+    let address = reader.text("plugins.path").filter(|text| RemoteAddress::is_meant(text));
+    let remote = address.is_some();
+    let follow = reader.optional_duration("plugins.follow");
+    if let (Some(found), false) = (reader.find("plugins.follow"), remote) {
+        reader.reject("plugins.follow", found, "none beside a file, which is always followed, or beside `builtin`");
+    }
+    let path = match address {
+        Some(address) => remote_plugin(reader, &address, follow, rules).map(Box::new).map(PluginSource::Remote),
+        None => reader.path("plugins.path").map(PluginSource::File),
+    };
     match (reader.find("plugins.path"), reader.find("plugins.builtin")) {
         (None, None) => {
             let text = "missing: set the `path` of a component, or `builtin = \"passthrough\"`";
@@ -287,15 +301,15 @@ fn plugin_source(reader: &mut KeyReader<'_>, place: &ConfigPlace) -> Option<Plug
             None
         }
         (None, Some(_)) => builtin.map(|()| PluginSource::Builtin),
-        (Some(_), None) => path.map(PluginSource::File),
+        (Some(_), None) => path,
     }
 }
 
 fn plugin(reader: &mut KeyReader<'_>, name: String, source: PluginSource) -> PluginConfig {
     PluginConfig {
         name,
+        sha256: sha256(reader, &source),
         source,
-        sha256: sha256(reader),
         signed_by: Vec::new(),
         entries: entries(reader),
         config: plugin_config(reader),
@@ -314,12 +328,18 @@ fn plugin(reader: &mut KeyReader<'_>, name: String, source: PluginSource) -> Plu
     }
 }
 
-fn sha256(reader: &mut KeyReader<'_>) -> Option<String> {
+fn sha256(reader: &mut KeyReader<'_>, source: &PluginSource) -> Option<String> {
     let expected = "the file's sha256: 64 hexadecimal digits, as `sha256sum` prints them";
-    let digest = |text: &str| {
-        (text.len() == 64 && text.bytes().all(|digit| digit.is_ascii_hexdigit())).then(|| text.to_ascii_lowercase())
-    };
-    let sha256 = reader.parsed("plugins.sha256", expected, |found| digest(plain_text(found)?.trim()));
+    let sha256 = reader.parsed("plugins.sha256", expected, |found| sha256_digits(plain_text(found)?.trim()));
+    if let PluginSource::Remote(remote) = source
+        && let RemoteAddress::Web(web) = &remote.address
+        && let Some(digest) = &web.sha256
+    {
+        if let (Some(found), Some(_)) = (reader.find("plugins.sha256"), sha256.filter(|sha256| sha256 != digest)) {
+            reader.reject("plugins.sha256", found, "the same digest as behind the # of `path`, or only one of them");
+        }
+        return Some(digest.clone());
+    }
     if let (Some(found), Some(_)) = (reader.find("plugins.sha256"), reader.find("plugins.builtin")) {
         reader.reject("plugins.sha256", found, "none beside `builtin`, which is part of the host");
     }

@@ -135,19 +135,24 @@ impl<'a> KeyReader<'a> {
         T::try_from(bytes).unwrap_or_else(|_| self.wrong_row(key))
     }
 
-    /// A duration such as `"30s"`. A bare number is refused, because its unit would have to be guessed.
-    pub fn duration(&mut self, key: &str) -> Duration {
-        let Some(&Key { takes: Takes::Duration { min, max }, preset: Preset::Duration(default), .. }) = self.row(key)
-        else {
-            return self.wrong_row(key);
-        };
+    /// A duration such as `"30s"`, if one is set. A bare number is refused, because its unit would have to be guessed.
+    pub fn optional_duration(&mut self, key: &str) -> Option<Duration> {
+        let Some(&Key { takes: Takes::Duration { min, max }, .. }) = self.row(key) else { return self.wrong_row(key) };
         let (least, most) = (humantime::format_duration(min), humantime::format_duration(max));
         let expected = format!("a duration from {least} to {most}, such as \"30s\" or \"500ms\"");
-        let parsed = self.parsed(key, &expected, |found| match &found.value {
+        self.parsed(key, &expected, |found| match &found.value {
             Value::Text(text) => humantime::parse_duration(text).ok().filter(|parsed| (min..=max).contains(parsed)),
             _ => None,
-        });
-        parsed.unwrap_or(default)
+        })
+    }
+
+    /// A duration such as `"30s"`.
+    pub fn duration(&mut self, key: &str) -> Duration {
+        let default = match self.row(key) {
+            Some(&Key { preset: Preset::Duration(default), .. }) => default,
+            _ => return self.wrong_row(key),
+        };
+        self.optional_duration(key).unwrap_or(default)
     }
 
     /// A share such as `"0.5%"`, as a number from 0 to 1. A bare number is refused: it could be one of a hundred.

@@ -247,7 +247,13 @@ fn every_key_stands_in_a_section_and_has_a_place_of_its_own() {
         let is_known = key.path == "plugins" || key_table::sections().any(|section| section.path == key.section());
         assert!(is_known, "{} stands in no section", key.path);
         let is_live = matches!(key.change, key_table::Change::Live);
-        assert_eq!(is_live, key.path.starts_with("plugins") || key.path.starts_with("trust."), "{}", key.path);
+        assert_eq!(
+            is_live,
+            key.path.starts_with("plugins")
+                || ["trust.", "registries."].iter().any(|table| key.path.starts_with(table)),
+            "{}",
+            key.path
+        );
     }
 }
 

@@ -16,7 +16,7 @@ use super::value::{ConfigValue, Origin, Value};
 use super::{
     BucketSettings, CacheConfig, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, MemberName, PluginConfig,
     PluginSource, Quota, QuotaType, Secret, StatusConfig, StoreConfig, TracesConfig, attachments, plugins,
-    property_files,
+    property_files, remote,
 };
 use crate::record::content_type::{ANY_TOPIC, ContentTypes};
 use crate::record::entry_name::{EntriesAllowed, Template, TemplateError};
@@ -86,6 +86,7 @@ pub fn validate(layers: Layers, pipeline: Option<&Arc<str>>) -> Result<Config, V
     let group = reader.text("kafka.group").unwrap_or_else(|| format!("reduct-sink-{}", store.bucket));
     let token_file = store.token_file.clone().filter(|path| !files.contains(path));
     let trust = Trust { require_sha256: reader.boolean("trust.require_sha256"), signed_by: signed_by(&mut reader) };
+    let rules = remote::fetch_rules(&mut reader);
     let mut config = Config {
         pipeline: pipeline.cloned(),
         store,
@@ -97,7 +98,7 @@ pub fn validate(layers: Layers, pipeline: Option<&Arc<str>>) -> Result<Config, V
         status: status(&mut reader),
         traces: traces(&mut reader),
         cache: cache(&mut reader),
-        plugins: plugins::chain(tables, &folder, &mut problems),
+        plugins: plugins::chain(tables, &rules, &folder, &mut problems),
         attachments: attachments::attachments(attachments.unwrap_or_default(), &folder, &mut problems),
     };
     trust.apply(&mut config.plugins, &mut problems);
@@ -115,7 +116,12 @@ impl Trust {
     fn apply(&self, plugins: &mut [PluginConfig], problems: &mut Vec<ConfigProblem>) {
         for plugin in plugins.iter_mut().filter(|plugin| plugin.source != PluginSource::Builtin) {
             plugin.signed_by.clone_from(&self.signed_by);
-            if self.require_sha256 && plugin.sha256.is_none() {
+            let is_pinned = match &plugin.source {
+                // Its digest is that of a manifest, which holds the component's.
+                PluginSource::Remote(remote) => plugin.sha256.is_some() || remote.address.has_digest(),
+                PluginSource::File(_) | PluginSource::Builtin => plugin.sha256.is_some(),
+            };
+            if self.require_sha256 && !is_pinned {
                 let text = format!("missing for plugin `{}`: `trust.require_sha256` is set", plugin.name);
                 problems.push(ConfigProblem { place: None, key: "plugins.sha256".into(), text });
             }
@@ -162,6 +168,7 @@ pub fn keep_own_files(configs: &mut [Config], file: Option<&Path>) {
         own.extend(config.plugins.iter().filter_map(|plugin| plugin.grants.http_ca.clone()));
         let files = config.plugins.iter().filter_map(|plugin| match &plugin.source {
             PluginSource::File(path) => Some(path.clone()),
+            PluginSource::Remote(remote) => remote.rules.ca.clone(),
             PluginSource::Builtin => None,
         });
         own.extend(files);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use serde::Serialize;
 use wasmparser::{ComponentName, KnownCustom, Parser, Payload};
 use wit_component::DecodedWasm;
@@ -15,7 +15,7 @@ use wit_parser::{Resolve, WorldId, WorldItem, WorldKey};
 
 use super::testing::plugin_name;
 use crate::config::{PluginConfig, PluginSource};
-use crate::plugin::{Digest, LoadProblem, Runtime, claimed_signer};
+use crate::plugin::{Cache, Digest, LoadProblem, Runtime, claimed_by, claimed_signer};
 use crate::record::text::one_line;
 
 /// The description of a component's file.
@@ -23,6 +23,9 @@ use crate::record::text::one_line;
 pub struct Inspection {
     /// The file's path.
     pub file: String,
+    /// For an address: the same with the digest, as a configuration has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<String>,
     /// The component's name: the one in the file, or else the file's own.
     pub name: String,
     /// The file's sha256, which identifies the version.
@@ -69,11 +72,44 @@ pub struct Wasi {
 /// Reads, compiles and starts the component in `file`, and describes it.
 pub fn inspect(file: &Path) -> anyhow::Result<Inspection> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let mut inspection = Inspection {
-        file: file.display().to_string(),
-        name: plugin_name(file),
-        digest: Digest::of(&bytes).to_string(),
-        signed_by: claimed_signer(file),
+    let plugin = PluginConfig::new(plugin_name(file), PluginSource::File(file.to_owned()));
+    let mut inspection = Inspection::of(file.display().to_string(), &plugin, &bytes);
+    inspection.signed_by = claimed_signer(file);
+    let runtime = Runtime::for_strangers(None)?;
+    inspection.load(&runtime, &plugin);
+    Ok(inspection)
+}
+
+/// Does the same with a plugin that has an address. It is fetched into the user's cache.
+pub fn inspect_at(plugin: &PluginConfig) -> anyhow::Result<Inspection> {
+    let PluginSource::Remote(remote) = &plugin.source else { return Err(anyhow!("it has no address")) };
+    let cache = Cache::default_folder().and_then(|folder| super::cache(&folder).ok());
+    let runtime = Runtime::for_strangers(cache)?;
+    let address = remote.address.to_string();
+    let fetched = runtime.latest(plugin).map_err(|problem| anyhow!("{address} {problem}; {}", problem.remedy()))?;
+    let fetched = fetched.context("it has no address")?;
+    let mut inspection = Inspection::of(address, plugin, &fetched.bytes);
+    inspection.signed_by = fetched.signature.as_deref().and_then(claimed_by);
+    inspection.pinned = Some(fetched.pinned);
+    inspection.load(&runtime, plugin);
+    Ok(inspection)
+}
+
+/// What a component imports, and what it exports. `None`: it isn't a component.
+pub fn interfaces(component: &[u8]) -> Option<[Vec<String>; 2]> {
+    let Ok(DecodedWasm::Component(resolve, world)) = wit_component::decode(component) else { return None };
+    let world = resolve.worlds.get(world)?;
+    let imports = world.imports.keys().map(|key| resolve.name_world_key(key)).collect();
+    Some([imports, world.exports.keys().map(|key| resolve.name_world_key(key)).collect()])
+}
+
+fn blank(file: String, plugin: &PluginConfig, bytes: &[u8]) -> Inspection {
+    Inspection {
+        file,
+        pinned: None,
+        name: plugin.name.clone(),
+        digest: Digest::of(bytes).to_string(),
+        signed_by: None,
         bytes: bytes.len(),
         core_modules: Vec::new(),
         made_by: Vec::new(),
@@ -86,15 +122,7 @@ pub fn inspect(file: &Path) -> anyhow::Result<Inspection> {
         load_ms: None,
         problem: None,
         wants_configuration: None,
-    };
-    // If the file isn't WebAssembly, the loader's message in `problem` says so.
-    let tools = inspection.add_metadata(&bytes);
-    inspection.made_by = tools.into_iter().collect();
-    if let Ok(DecodedWasm::Component(resolve, world)) = wit_component::decode(&bytes) {
-        inspection.add_world(&resolve, world);
     }
-    inspection.load(file)?;
-    Ok(inspection)
 }
 
 /// What is shown of a name that the component gives itself or its tools, and how many tools of each kind.
@@ -102,6 +130,18 @@ const SHOWN_BYTES: usize = 200;
 const SHOWN_TOOLS: usize = 20;
 
 impl Inspection {
+    /// All that can be said without loading it.
+    fn of(file: String, plugin: &PluginConfig, bytes: &[u8]) -> Self {
+        let mut inspection = blank(file, plugin, bytes);
+        // If the file isn't WebAssembly, the loader's message in `problem` says so.
+        let tools = inspection.add_metadata(bytes);
+        inspection.made_by = tools.into_iter().collect();
+        if let Ok(DecodedWasm::Component(resolve, world)) = wit_component::decode(bytes) {
+            inspection.add_world(&resolve, world);
+        }
+        inspection
+    }
+
     /// Notes the core modules and the name, as far as the file can be read. Returns the languages and tools.
     fn add_metadata(&mut self, bytes: &[u8]) -> BTreeSet<String> {
         let mut tools = BTreeSet::new();
@@ -179,11 +219,9 @@ impl Inspection {
         self.contract = transformer;
     }
 
-    fn load(&mut self, file: &Path) -> anyhow::Result<()> {
-        let plugin = PluginConfig::new(plugin_name(file), PluginSource::File(file.to_owned()));
-        let runtime = Runtime::for_strangers(None)?;
+    fn load(&mut self, runtime: &Runtime, plugin: &PluginConfig) {
         let started = Instant::now();
-        match runtime.load(&plugin) {
+        match runtime.load(plugin) {
             Ok(_) => self.load_ms = Some(milliseconds(started.elapsed())),
             Err(error) => match &error.problem {
                 LoadProblem::ConfigureRefused(reason) => {
@@ -193,7 +231,6 @@ impl Inspection {
                 problem => self.problem = Some(format!("it {problem}; {}", problem.remedy())),
             },
         }
-        Ok(())
     }
 }
 

@@ -313,6 +313,7 @@ fn plugin(version: PluginVersion, chain: &SharedChain) -> report::PluginReport {
         config: version.config.map(|config| config.to_string()),
         file: match &version.source {
             PluginSource::File(path) => Some(in_full(path)),
+            PluginSource::Remote(remote) => Some(remote.address.to_string()),
             PluginSource::Builtin => None,
         },
         since_s: version.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),

@@ -1,4 +1,4 @@
-//! Compiled components, kept so that a restart doesn't compile them again.
+//! Compiled components, and components that were fetched, kept so that a restart neither compiles nor fetches them again.
 //!
 //! Guarantees: an entry is used only for the component, engine, host version and name that it was made for, and only if
 //! its seal (an HMAC-SHA256 with the folder's own key) is right: machine code that somebody else wrote, or half of a
@@ -109,6 +109,11 @@ impl Cache {
         let start = MAGIC.len() + SEAL;
         entry.drain(..start);
         Ok(Some(entry))
+    }
+
+    /// Whether there is an entry of that name, right or damaged.
+    pub(super) fn has(&self, name: &str) -> bool {
+        fs::symlink_metadata(self.entry(name)).is_ok_and(|found| found.is_file())
     }
 
     /// Keeps a compiled component, in place of one of the same name.

@@ -4,6 +4,7 @@ use std::io;
 
 use super::contract::{CONTRACT, START_TIMEOUT};
 use super::digest::Digest;
+use super::remote::FetchError;
 use super::signature::SignatureError;
 
 /// A plugin that didn't load. Its text names the plugin, the file, what was found and what would be right.
@@ -26,6 +27,8 @@ pub enum LoadProblem {
     NotFound,
     #[error("can't be read: {0}")]
     Unreadable(#[source] io::Error),
+    #[error("{0}")]
+    Fetch(#[source] Box<FetchError>),
     #[error("has {found} bytes, and {most} are the most")]
     TooLarge { found: u64, most: u64 },
     #[error("has the sha256 {found}, and its `sha256` in the configuration lets in {pinned} only")]
@@ -69,6 +72,11 @@ pub enum LoadProblem {
 }
 
 impl LoadProblem {
+    /// From a fetch, whose error is large.
+    pub(super) fn of_fetching(error: FetchError) -> Self {
+        Self::Fetch(Box::new(error))
+    }
+
     /// From what the compiler says.
     pub(super) fn of_compiling(text: &str) -> Self {
         // The parser's messages may have line breaks.
@@ -81,10 +89,12 @@ impl LoadProblem {
         match self {
             Self::NotFound => "check `path`; a relative one starts at the folder of the configuration file",
             Self::Unreadable(_) => "check the file's permissions and that it is a regular file",
+            Self::Fetch(error) => error.remedy(),
             Self::TooLarge { .. } => "make it smaller (strip it), or raise the plugin's `limits.file_size`",
             Self::OtherDigest { .. } => "put the file back, or change `sha256` once you trust this one",
             Self::Signature(_) => {
-                "sign it (`minisign -Sm FILE`) with a key of `trust.signed_by`, and put FILE.minisig beside it"
+                "sign it (`minisign -Sm FILE`) with a key of `trust.signed_by`, and put FILE.minisig beside it; for a \
+                 registry, push both again with `reduct-sink plugin push`"
             }
             Self::Empty => "copy the component to a temporary name and rename it over the file",
             Self::CoreModule => "make a component of it: `reduct-sink plugin componentize CORE.wasm --output OUT.wasm`",
@@ -117,6 +127,7 @@ impl LoadProblem {
                 | Self::ConfigureTrapped(_)
                 | Self::StartTimedOut
                 | Self::TooCostly(_)
+                | Self::Fetch(_)
                 | Self::Grant(_)
                 | Self::Host(_)
         )

@@ -30,7 +30,8 @@ use super::instance::Instance;
 use super::loaded::{Code, LoadedPlugin};
 use super::log::PluginLog;
 use super::own_files;
-use super::signature;
+use super::remote::{Fallback, FetchedComponent, Fetcher};
+use super::signature::{self, SignedBy};
 use super::state::State;
 use crate::config::{CacheFolder, Config, PluginConfig, PluginSource, open_regular, threads};
 use crate::record::labels::LabelRules;
@@ -173,13 +174,24 @@ impl Runtime {
     }
 
     fn prepare(&self, plugin: &PluginConfig) -> Result<LoadedPlugin, LoadProblem> {
-        let bytes = read(plugin)?;
-        let digest = Digest::of(&bytes);
+        let fetched = self.fetch(plugin, Fallback::Allowed)?;
+        let bytes = match &fetched {
+            Some((_, component)) => &component.bytes,
+            None => &read(plugin)?,
+        };
+        let digest = Digest::of(bytes);
         if let Some(pinned) = plugin.sha256.as_ref().filter(|pinned| **pinned != digest.to_string()) {
             return Err(LoadProblem::OtherDigest { found: digest, pinned: pinned.clone() });
         }
-        if let (PluginSource::File(file), false) = (&plugin.source, plugin.signed_by.is_empty()) {
-            let signed = signature::verify(&bytes, file, &plugin.signed_by).map_err(LoadProblem::Signature)?;
+        let signed = match (&plugin.source, &fetched) {
+            _ if plugin.signed_by.is_empty() => None,
+            (_, Some((fetcher, component))) => Some(fetcher.verify(component, &plugin.signed_by)?),
+            (PluginSource::File(file), None) => {
+                Some(signature::verify(bytes, file, &plugin.signed_by).map_err(LoadProblem::Signature)?)
+            }
+            (PluginSource::Builtin | PluginSource::Remote(_), None) => None,
+        };
+        if let Some(signed) = signed {
             tracing::info!(plugin = plugin.name, digest = digest.short(), "{signed}");
         }
         if let Some(problem) = own_files::exposed(&plugin.grants, self.cache.as_deref().map(Cache::folder)) {
@@ -187,7 +199,7 @@ impl Runtime {
         }
         let name: Arc<str> = plugin.name.as_str().into();
         let started = Instant::now();
-        let (pre, from_cache) = self.compile(&bytes, digest, !plugin.grants.http.is_empty())?;
+        let (pre, from_cache) = self.compile(bytes, digest, !plugin.grants.http.is_empty())?;
         let compiled_in = started.elapsed();
         let log = Arc::new(PluginLog::new(name.clone(), digest, plugin.limits.log_rate));
         let http = HttpClient::new(&plugin.grants, &plugin.limits, &log).map_err(LoadProblem::Grant)?;
@@ -217,6 +229,40 @@ impl Runtime {
         Instance::start(&loaded)?;
         loaded.started_in = started.elapsed();
         Ok(loaded)
+    }
+
+    /// What a plugin's address means now, fetched into the cache. `None`: it has no address. Not to be called from one of
+    /// tokio's threads.
+    pub fn latest(&self, plugin: &PluginConfig) -> Result<Option<FetchedComponent>, LoadProblem> {
+        Ok(self.fetch(plugin, Fallback::Refused)?.map(|(_, component)| component))
+    }
+
+    /// The digest of what a plugin's address means now. It is fetched into the cache, for [`Self::load`] to find it there. Not to
+    /// be called from one of tokio's threads.
+    pub fn look(&self, plugin: &PluginConfig) -> Result<Digest, LoadProblem> {
+        let PluginSource::Remote(remote) = &plugin.source else { return Err(LoadProblem::NotFound) };
+        let fetcher = Fetcher::new(plugin, remote, self.cache.as_deref()).map_err(LoadProblem::of_fetching)?;
+        fetcher.look().map_err(LoadProblem::of_fetching)
+    }
+
+    /// Fetches a plugin that has an address and checks who signed it. Returns the address with its digest, too. Not to be
+    /// called from one of tokio's threads.
+    pub fn verify(&self, plugin: &PluginConfig) -> Result<(String, SignedBy), LoadProblem> {
+        let (fetcher, component) = self.fetch(plugin, Fallback::Refused)?.ok_or(LoadProblem::NotFound)?;
+        let signed = fetcher.verify(&component, &plugin.signed_by)?;
+        Ok((component.pinned, signed))
+    }
+
+    /// The component of a plugin that has an address, and what fetched it.
+    fn fetch<'a>(
+        &'a self,
+        plugin: &'a PluginConfig,
+        fallback: Fallback,
+    ) -> Result<Option<(Fetcher<'a>, FetchedComponent)>, LoadProblem> {
+        let PluginSource::Remote(remote) = &plugin.source else { return Ok(None) };
+        let fetcher = Fetcher::new(plugin, remote, self.cache.as_deref()).map_err(LoadProblem::of_fetching)?;
+        let component = fetcher.component(fallback).map_err(LoadProblem::of_fetching)?;
+        Ok(Some((fetcher, component)))
     }
 
     fn compile(&self, bytes: &[u8], digest: Digest, http: bool) -> Result<(TransformPre<State>, bool), LoadProblem> {
@@ -298,14 +344,16 @@ fn file_name(plugin: &PluginConfig) -> String {
         PluginSource::Builtin => "builtin".into(),
         // In full: a relative path would leave open where it begins.
         PluginSource::File(path) => std::path::absolute(path).as_ref().unwrap_or(path).display().to_string(),
+        PluginSource::Remote(remote) => remote.address.to_string(),
     }
 }
 
-/// The component's bytes, no more than the plugin's file may have.
+/// The bytes of a component that is here, no more than the plugin's file may have.
 pub(crate) fn read(plugin: &PluginConfig) -> Result<Vec<u8>, LoadProblem> {
     let path = match &plugin.source {
         PluginSource::Builtin => return Ok(passthrough().to_vec()),
         PluginSource::File(path) => path,
+        PluginSource::Remote(_) => return Err(LoadProblem::NotFound),
     };
     let problem = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => LoadProblem::NotFound,

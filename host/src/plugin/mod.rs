@@ -34,6 +34,7 @@ mod memory;
 mod message;
 mod open_files;
 mod own_files;
+mod remote;
 mod sandbox;
 mod signature;
 mod state;
@@ -52,7 +53,10 @@ pub use error::{LoadError, LoadProblem};
 pub use failure_log::RecentFailure;
 pub use loaded::LoadedPlugin;
 pub use loader::{Runtime, SharedEngines};
-pub use signature::{SignatureError, SignedBy, claimed_signer, is_public_key, signature_file, verify};
+pub use remote::{FetchError, FetchedComponent, push};
+pub use signature::{
+    SignatureError, SignedBy, claimed_by, claimed_signer, is_public_key, signature_file, verify, verify_text,
+};
 
 pub(crate) use breaker::{Admission, Breaker};
 pub(crate) use call_slot::{CallSlot, CallWatch, Overdue, calls_stage};

@@ -30,9 +30,9 @@ pub struct SignedBy {
 /// Why a signature doesn't count.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
-    /// There is no signature file.
-    #[error("has no signature: {} isn't there", .0.display())]
-    Missing(PathBuf),
+    /// There is no signature.
+    #[error("has no signature: {0}")]
+    Missing(String),
     /// The signature file isn't a minisign signature.
     #[error("has a signature that can't be read: {0}")]
     Unreadable(String),
@@ -57,10 +57,15 @@ pub fn is_public_key(text: &str) -> bool {
 pub fn verify(component: &[u8], file: &Path, keys: &[String]) -> Result<SignedBy, SignatureError> {
     let path = signature_file(file);
     let text = read_small_text(&path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => SignatureError::Missing(path.clone()),
+        io::ErrorKind::NotFound => SignatureError::Missing(format!("{} isn't there", path.display())),
         _ => SignatureError::Unreadable(error.to_string()),
     })?;
-    let signature = Signature::decode(&text).map_err(|error| SignatureError::Unreadable(error.to_string()))?;
+    verify_text(component, &text, keys)
+}
+
+/// Checks the text of a signature file against these keys.
+pub fn verify_text(component: &[u8], text: &str, keys: &[String]) -> Result<SignedBy, SignatureError> {
+    let signature = Signature::decode(text).map_err(|error| SignatureError::Unreadable(error.to_string()))?;
     let signer = keys
         .iter()
         .find(|key| PublicKey::from_base64(key).is_ok_and(|key| key.verify(component, &signature, true).is_ok()));
@@ -71,8 +76,12 @@ pub fn verify(component: &[u8], file: &Path, keys: &[String]) -> Result<SignedBy
 /// Who the file beside the component says has signed it, and what the signer wrote; `None`: there is no signature. Nothing is
 /// checked.
 pub fn claimed_signer(component: &Path) -> Option<String> {
-    let text = read_small_text(&signature_file(component)).ok()?;
-    let signature = Signature::decode(&text).ok()?;
+    claimed_by(&read_small_text(&signature_file(component)).ok()?)
+}
+
+/// The same of a signature's text.
+pub fn claimed_by(text: &str) -> Option<String> {
+    let signature = Signature::decode(text).ok()?;
     let bytes = STANDARD.decode(text.lines().nth(1)?).ok()?;
     // After two bytes for the algorithm; minisign shows it as a little-endian number.
     let key: [u8; 8] = bytes.get(2..10)?.try_into().ok()?;

@@ -12,6 +12,7 @@ mod report;
 #[expect(clippy::module_inception, reason = "the rollout of one plugin, beside what serves all of them")]
 mod rollout;
 mod shadow_trial;
+mod tags;
 mod task;
 mod watcher;
 

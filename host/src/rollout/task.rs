@@ -6,7 +6,8 @@
 //! configuration or its signature changes.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use super::next_start::NextStart;
 use super::reload::Plan;
 use super::report::{Cause, RolloutOutcome, Swaps};
 use super::rollout::Rollout;
+use super::tags::Tags;
 use super::watcher::{Folders, LastSeen, WatchedFile, digests};
 use super::{ChainSource, Control, Pace};
 use crate::chain::{SharedChain, StageSpec, Version};
@@ -24,6 +26,8 @@ use crate::plugin::{Digest, LoadError, LoadProblem, LoadedPlugin, read};
 /// How often running trials and bake windows are judged: a bad version is rolled back within this time after it passed
 /// a bound.
 const STEP: Duration = Duration::from_millis(50);
+/// How often a configuration is tried again whose plugins couldn't be fetched.
+const FETCH_AGAIN: Duration = Duration::from_secs(20);
 
 pub(super) enum Signal {
     /// Something changed in a watched folder.
@@ -31,6 +35,8 @@ pub(super) enum Signal {
     Reload,
     Promote(String, Sender<Result<String, String>>),
     Rollback(String, Sender<Result<String, String>>),
+    /// What a followed tag means, by the name of its plugin.
+    TagRead(String, Result<Digest, LoadProblem>),
     /// The thread that loads plugins has finished.
     Loaded(Job, Result<Vec<LoadedPlugin>, LoadError>),
     Stop,
@@ -38,7 +44,7 @@ pub(super) enum Signal {
 
 /// What the thread that loads plugins has to load.
 pub(super) enum Job {
-    /// The changed file of this plugin, which has this digest.
+    /// The changed file of this plugin, or what its tag means now, which has this digest.
     File(Arc<PluginConfig>, Digest),
     /// The plugins that a changed configuration needs.
     Reload(Plan),
@@ -50,15 +56,18 @@ struct PendingConfig {
     /// The digests of the plugins' files when they were tried.
     tried: Vec<Option<Digest>>,
     files: Vec<WatchedFile>,
+    /// When it is tried again though no file has changed: a registry may be back.
+    fetch_at: Option<Instant>,
 }
 
 impl PendingConfig {
-    fn new(plan: Plan) -> Self {
+    fn new(plan: Plan, problem: &LoadProblem) -> Self {
         let files = plan.plugins.iter().filter_map(|plugin| match &plugin.source {
             PluginSource::File(path) => Some(WatchedFile::new(path.clone())),
-            PluginSource::Builtin => None,
+            PluginSource::Builtin | PluginSource::Remote(_) => None,
         });
-        Self { files: files.collect(), tried: plan.digests, plugins: plan.plugins }
+        let fetch_at = matches!(problem, LoadProblem::Fetch(_)).then(|| Instant::now() + FETCH_AGAIN);
+        Self { fetch_at, files: files.collect(), tried: plan.digests, plugins: plan.plugins }
     }
 }
 
@@ -70,6 +79,7 @@ pub(super) struct Task {
     next_start: NextStart,
     /// The files of the plugins, by the plugins' names; the builtin plugin has none.
     files: BTreeMap<String, WatchedFile>,
+    tags: Tags,
     folders: Folders,
     source: Option<ChainSource>,
     source_file: Option<WatchedFile>,
@@ -108,6 +118,7 @@ impl Task {
             swaps: control.swaps.clone(),
             next_start: control.next_start.clone(),
             files: BTreeMap::new(),
+            tags: Tags::default(),
             folders,
             source,
             source_file,
@@ -130,7 +141,8 @@ impl Task {
                 self.poll_files();
             }
             self.step();
-            let mut wake = self.next_poll;
+            self.tags.look(&self.shared, &self.signals);
+            let mut wake = self.tags.next().map_or(self.next_poll, |at| at.min(self.next_poll));
             if self.rollouts.values().any(Rollout::is_under_way) {
                 wake = wake.min(Instant::now() + STEP);
             }
@@ -150,6 +162,7 @@ impl Task {
                 // Sending the answer fails if the caller no longer waits for it.
                 Ok(Signal::Promote(name, answer)) => drop(answer.send(self.promote(&name))),
                 Ok(Signal::Rollback(name, answer)) => drop(answer.send(self.rollback(&name))),
+                Ok(Signal::TagRead(name, found)) => self.tag_read(&name, found),
                 Ok(Signal::Loaded(job, result)) => {
                     self.loading = false;
                     self.next_poll = Instant::now();
@@ -177,6 +190,9 @@ impl Task {
             .iter()
             .filter(|name| !self.files.contains_key(*name))
             .for_each(|name| self.next_start.right(&plugin_file(name)));
+        for name in self.tags.follow(&self.shared.stages()) {
+            self.next_start.right(&plugin_file(&name));
+        }
         self.follow_folders();
     }
 
@@ -251,7 +267,7 @@ impl Task {
             // The file needs no other poll: when its permissions change, so does its stamp.
             Err(problem) => {
                 self.next_start.wrong(&plugin_file(name), &problem);
-                return log_refused(name, &file.path, stage.version.plugin.digest, &problem);
+                return log_refused(name, &file.path.display(), stage.version.plugin.digest, &problem);
             }
         };
         let candidate = self.rollouts.get(name).and_then(Rollout::candidate).map(|stage| stage.version.plugin.digest);
@@ -264,6 +280,31 @@ impl Task {
         }
         let plugin = Arc::clone(plugin);
         self.load(Job::File(plugin, digest));
+    }
+
+    /// Loads what a followed tag means if it is new.
+    fn tag_read(&mut self, name: &str, found: Result<Digest, LoadProblem>) {
+        let (Some(digest), Some(stage)) = (self.tags.read(name, found), self.shared.stage(name)) else { return };
+        let candidate = self.rollouts.get(name).and_then(Rollout::candidate);
+        let plugin = candidate.map_or(&stage.config, |candidate| &candidate.config);
+        if digest == candidate.unwrap_or(&stage).version.plugin.digest {
+            self.next_start.right(&plugin_file(name));
+        } else if self.loading {
+            self.tags.again(name, self.pace.settle);
+        } else {
+            self.load(Job::File(Arc::clone(plugin), digest));
+        }
+    }
+
+    /// Notes what became of the bytes that were read last, of a plugin's file or tag.
+    fn saw(&mut self, name: &str, what: LastSeen) {
+        let last_seen = match self.files.get_mut(name) {
+            Some(file) => Some(&mut file.last_seen),
+            None => self.tags.last_seen(name),
+        };
+        if let Some(last_seen) = last_seen {
+            *last_seen = what;
+        }
     }
 
     /// Loads plugins on a thread of its own, because that may take seconds and a bad version may have to be rolled back
@@ -288,26 +329,30 @@ impl Task {
 
     fn file_loaded(&mut self, plugin: Arc<PluginConfig>, digest: Digest, result: Result<Vec<LoadedPlugin>, LoadError>) {
         let name = &plugin.name;
-        let (Some(file), Some(stage)) = (self.files.get_mut(name), self.shared.stage(name)) else { return };
+        let Some(stage) = self.shared.stage(name) else { return };
         let present = stage.version.plugin.digest;
         match result {
             Ok(loaded) => {
-                file.last_seen = LastSeen::Nothing;
+                self.saw(name, LastSeen::Nothing);
                 self.next_start.right(&plugin_file(name));
                 for loaded in loaded {
                     let candidate = StageSpec::new(Arc::clone(&plugin), Version::new(loaded));
                     self.introduce(candidate, Cause::File);
                 }
             }
-            Err(error) if error.problem.may_be_half_written() && file.is_fresh(self.pace.settle) => file.due = true,
             Err(error) => {
-                file.last_seen = LastSeen::Done(digest);
+                let file = self.files.get_mut(name).filter(|file| file.is_fresh(self.pace.settle));
+                if let Some(file) = file.filter(|_| error.problem.may_be_half_written()) {
+                    file.due = true;
+                    return;
+                }
+                self.saw(name, LastSeen::Done(digest));
                 let (old, new) = (present.to_string(), digest.to_string());
                 let number = self.swaps.begin(name, Cause::File, old, new, RolloutOutcome::Refused);
                 let reason = format!("{}; {}", error.problem, error.problem.remedy());
                 self.next_start.wrong(&plugin_file(name), &reason);
                 self.swaps.update(number, |report| report.reason = Some(reason));
-                log_refused(name, &file.path, present, &error.problem);
+                log_refused(name, &error.file, present, &error.problem);
             }
         }
     }
@@ -319,12 +364,11 @@ impl Task {
     }
 
     fn step(&mut self) {
-        for (name, rollout) in &mut self.rollouts {
-            if let Some(digest) = rollout.step(&self.shared, &self.swaps)
-                && let Some(file) = self.files.get_mut(name)
-            {
-                file.last_seen = LastSeen::Done(digest);
-            }
+        let step =
+            |(name, rollout): (&String, &mut Rollout)| Some((name.clone(), rollout.step(&self.shared, &self.swaps)?));
+        let given_up: Vec<(String, Digest)> = self.rollouts.iter_mut().filter_map(step).collect();
+        for (name, digest) in given_up {
+            self.saw(&name, LastSeen::Done(digest));
         }
     }
 
@@ -338,8 +382,8 @@ impl Task {
             return Err(self.missing(name, "no previous version"));
         };
         let (answer, digest) = rollout.rollback(&self.shared, &self.swaps)?;
-        if let (Some(file), Some(digest)) = (self.files.get_mut(name), digest) {
-            file.last_seen = LastSeen::Done(digest);
+        if let Some(digest) = digest {
+            self.saw(name, LastSeen::Done(digest));
         }
         Ok(answer)
     }
@@ -406,11 +450,12 @@ impl Task {
     /// Tries a configuration again whose plugins didn't load, if one of their files changed since.
     fn retry_pending(&mut self) {
         let (Some(pending), Some(source)) = (&mut self.pending, &self.source) else { return };
-        if !pending.files.iter().any(|file| file.due) {
+        let is_time = pending.fetch_at.is_some_and(|at| at <= Instant::now());
+        if !is_time && !pending.files.iter().any(|file| file.due) {
             return;
         }
         pending.files.iter_mut().for_each(|file| file.due = false);
-        if pending.tried == digests(&pending.plugins) {
+        if !is_time && pending.tried == digests(&pending.plugins) {
             return;
         }
         let plan = Plan::new(&self.shared.stages(), &source.present.plugins, pending.plugins.clone());
@@ -427,12 +472,16 @@ impl Task {
         let loaded = match result {
             Ok(loaded) => loaded,
             Err(error) => {
-                tracing::error!(
-                    "the changed configuration isn't applied and the present chain stays; the host tries it again when a \
-                     file of its plugins changes: {error}"
-                );
+                // That a registry stays away is logged once.
+                let is_known = self.pending.as_ref().is_some_and(|pending| pending.fetch_at.is_some());
+                if !(is_known && matches!(error.problem, LoadProblem::Fetch(_))) {
+                    tracing::error!(
+                        "the changed configuration isn't applied and the present chain stays; the host tries it again when a \
+                         file of its plugins changes, or the registry may be back: {error}"
+                    );
+                }
                 self.next_start.wrong(CONFIGURATION, &error);
-                self.pending = Some(PendingConfig::new(plan));
+                self.pending = Some(PendingConfig::new(plan, &error.problem));
                 self.follow_folders();
                 return;
             }
@@ -485,9 +534,9 @@ fn plugin_file(name: &str) -> String {
     format!("the file of plugin {name}")
 }
 
-fn log_refused(plugin: &str, file: &Path, kept: Digest, problem: &LoadProblem) {
+fn log_refused(plugin: &str, file: &dyn fmt::Display, kept: Digest, problem: &LoadProblem) {
     tracing::error!(
-        plugin, file = %file.display(), kept = kept.short(), reason = %problem, remedy = problem.remedy(),
+        plugin, %file, kept = kept.short(), reason = %problem, remedy = problem.remedy(),
         "the plugin's file doesn't load; its active version stays",
     );
 }

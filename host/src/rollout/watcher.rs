@@ -98,10 +98,13 @@ impl FileStamp {
 pub(super) fn digests(plugins: &[PluginConfig]) -> Vec<Option<Digest>> {
     let signature = |plugin: &PluginConfig| match &plugin.source {
         PluginSource::File(path) => read_small(&signature_file(path)).ok(),
-        PluginSource::Builtin => None,
+        PluginSource::Builtin | PluginSource::Remote(_) => None,
     };
     let digest = |plugin: &PluginConfig| {
-        let mut bytes = read(plugin).ok()?;
+        let mut bytes = match &plugin.source {
+            PluginSource::Remote(remote) => remote.address.to_string().into_bytes(),
+            PluginSource::File(_) | PluginSource::Builtin => read(plugin).ok()?,
+        };
         bytes.extend(signature(plugin).unwrap_or_default());
         Some(Digest::of(&bytes))
     };

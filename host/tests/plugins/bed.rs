@@ -42,7 +42,7 @@ impl Bed {
     pub fn path(&self, index: usize) -> PathBuf {
         match &self.plugins[index].source {
             PluginSource::File(path) => path.clone(),
-            PluginSource::Builtin => panic!("plugin {index} has no file"),
+            PluginSource::Builtin | PluginSource::Remote(_) => panic!("plugin {index} has no file"),
         }
     }
 

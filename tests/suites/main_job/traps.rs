@@ -215,7 +215,7 @@ async fn no_value_spoils_its_batch_or_panics() -> Result<()> {
 /// Trap 7: over TLS the client speaks HTTP/2, where the server takes no more than 16 KiB of headers, and so of labels.
 #[tokio::test]
 async fn over_tls_a_batch_may_have_many_labels() -> Result<()> {
-    let store = Store::start_tls()?;
+    let store = Store::start_tls(None)?;
     let http2 = ReductClient::builder().url(&store.url()).verify_ssl(false).try_build()?;
     let bucket = store.client()?.create_bucket("tls").send().await?;
     let records =

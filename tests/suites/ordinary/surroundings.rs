@@ -85,11 +85,11 @@ async fn no_ca_certificates_are_needed_without_tls() -> Result<()> {
     Ok(())
 }
 
-/// A token expires, and its file is given another one.
+/// A token expires, and its file is given another one. The store speaks TLS.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replaced_token_is_read_again() -> Result<()> {
     let kafka = bed()?.kafka.client();
-    let store = Store::start_with(Some("full"), &[])?;
+    let store = Store::start_tls(Some("full"))?;
     let client = store.client()?;
     client.create_bucket("rotated").send().await?;
     let topic = unique("token");
@@ -99,7 +99,8 @@ async fn a_replaced_token_is_read_again() -> Result<()> {
     let rights = || Permissions { full_access: true, read: vec![], write: vec![] };
     std::fs::write(&file, client.create_token("first", rights()).await?)?;
     let config = SinkConfig::new(kafka.brokers(), &store.url(), "rotated").topics(&[&topic]);
-    let config = config.set("store.token_file", file.to_str().context("a path that is UTF-8")?);
+    let ca = store.ca().context("the authority's certificate")?.display().to_string();
+    let config = config.set("store.token_file", file.to_str().context("a path that is UTF-8")?).set("store.tls.ca", ca);
     let mut produced = kafka.produce(&topic, [Message::new("by the first")])?;
     let mut sink = Sink::start(&config)?;
     sink.wait_caught_up(&kafka, config.group(), &[&topic], CATCH_UP)?;

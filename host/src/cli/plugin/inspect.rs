@@ -3,20 +3,27 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use reduct_sink::devkit::inspect::{Inspection, inspect};
+use reduct_sink::devkit::inspect::{Inspection, inspect, inspect_at};
 
+use super::registry::RegistryOptions;
 use super::{CommandError, Exit, failed, is_json, print};
 
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// The component
+    /// The component: a file, or an address such as oci://HOST/NAME:TAG
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    #[command(flatten)]
+    registry: RegistryOptions,
 }
 
 impl Inspect {
     pub fn execute(self) -> Result<(), CommandError> {
-        let inspection = inspect(&self.file).map_err(failed)?;
+        let inspection = match self.registry.plugin(&self.file)? {
+            Some(plugin) => inspect_at(&plugin),
+            None => inspect(&self.file),
+        };
+        let inspection = inspection.map_err(failed)?;
         if is_json() {
             print(serde_json::to_string_pretty(&inspection).map_err(failed)?);
         } else {
@@ -30,6 +37,9 @@ fn tell(inspection: &Inspection) {
     let line = |what: &str, text: String| print(format_args!("{what:<12}{text}"));
     let list = |names: &[String]| if names.is_empty() { "none".into() } else { names.join(", ") };
     line("file", inspection.file.clone());
+    if let Some(pinned) = &inspection.pinned {
+        line("pinned", pinned.clone());
+    }
     line("name", inspection.name.clone());
     line("digest", format!("sha256 {}", inspection.digest));
     line(

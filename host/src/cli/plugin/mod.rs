@@ -9,6 +9,7 @@ mod core;
 mod dev;
 mod inspect;
 mod new;
+mod registry;
 mod test;
 mod verify;
 
@@ -37,6 +38,8 @@ pub enum PluginCommand {
     Bench(bench::Bench),
     /// Show what a file is: version, contract, imports, sizes, and why it wouldn't load
     Inspect(inspect::Inspect),
+    /// Store a component in an OCI registry, from which hosts can fetch it
+    Push(registry::Push),
     /// Check that a plugin is signed by one of these keys
     Verify(verify::Verify),
     /// Compile a plugin into the cache ahead of time, so that a small machine needn't when it starts
@@ -61,6 +64,7 @@ impl PluginCommand {
             Self::Capture(capture) => capture.execute(),
             Self::Bench(bench) => bench.execute(),
             Self::Inspect(inspect) => inspect.execute(),
+            Self::Push(push) => push.execute(),
             Self::Verify(verify) => verify.execute(),
             Self::Compile(compile) => compile.execute(),
             Self::Passthrough(passthrough) => passthrough.execute(),

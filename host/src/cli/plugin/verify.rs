@@ -4,18 +4,22 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use reduct_sink::plugin::{is_public_key, verify};
+use reduct_sink::config::PluginConfig;
+use reduct_sink::plugin::{Runtime, is_public_key, verify};
 
+use super::registry::RegistryOptions;
 use super::{CommandError, ErrorCode, Exit, failed, tell_done};
 
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// The component; its signature is FILE.minisig
+    /// The component, whose signature is FILE.minisig; or an address such as oci://HOST/NAME:TAG
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// A public key of minisign that may have signed it: the second line of the .pub file; repeatable
     #[arg(long = "key", value_name = "KEY", required = true)]
     keys: Vec<String>,
+    #[command(flatten)]
+    registry: RegistryOptions,
 }
 
 impl Verify {
@@ -24,6 +28,18 @@ impl Verify {
             return Err(CommandError::new(Exit::Usage, anyhow::anyhow!("{wrong:?} isn't a public key of minisign")));
         }
         let file = self.file.display();
+        if let Some(plugin) = self.registry.plugin(&self.file)? {
+            let plugin = PluginConfig { signed_by: self.keys, ..plugin };
+            let runtime = Runtime::new().map_err(failed)?;
+            let (pinned, signed) = runtime.verify(&plugin).map_err(|problem| {
+                CommandError::new(ErrorCode::from(&problem), anyhow::anyhow!("{file} {problem}; {}", problem.remedy()))
+            })?;
+            tell_done(
+                format_args!("{pinned} is {signed}"),
+                &serde_json::json!({ "file": pinned.clone(), "signed": signed.to_string() }),
+            );
+            return Ok(());
+        }
         let component = std::fs::read(&self.file).with_context(|| format!("cannot read {file}")).map_err(failed)?;
         match verify(&component, &self.file, &self.keys) {
             Ok(signed) => {

@@ -29,6 +29,7 @@ pub(super) const SECTIONS: &[Section] = &[
     section("labels", "Which labels a record gets."),
     section("limits", "What the host may use."),
     section("trust", "Whose plugins are loaded."),
+    section("registries", "How plugins are fetched whose `path` is an address."),
     section("status", "Health, status and control over HTTP."),
     section("traces", "Spans for OpenTelemetry."),
     section("cache", "Where compiled plugins are kept."),
@@ -427,6 +428,29 @@ pub(super) const KEYS: &[Key] = &[
          the start and in swaps.",
     )
     .example("[\"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\"]"),
+    Key::new(
+        "registries.ca",
+        Takes::Path("a PEM file"),
+        Absent,
+        "Certificate authorities that are trusted beside the system's, for registries and web servers.",
+    )
+    .example("\"registry-ca.pem\"")
+    .env("REGISTRIES_CA"),
+    Key::new(
+        "registries.plain_http",
+        Takes::Texts("`host` or `host:port`"),
+        Absent,
+        "Registries and web servers that are asked without TLS. Docker's password for them goes over the network readable.",
+    )
+    .example("[\"localhost:5000\"]")
+    .env("REGISTRIES_PLAIN_HTTP"),
+    Key::new(
+        "registries.timeout",
+        Takes::Duration { min: SECOND, max: HOUR },
+        Preset::Duration(SECOND.saturating_mul(60)),
+        "How long fetching one component may take, from the first request to the last byte.",
+    )
+    .env("REGISTRIES_TIMEOUT"),
     Key::new(
         "status.listen",
         Takes::Text("one host:port, or `\"\"` for none"),

@@ -23,8 +23,8 @@ pub const COMMAND_LINE: [&str; 3] = ["REDUCT_SINK_CONFIG", "REDUCT_SINK_LOG_LEVE
 /// The table of several pipelines in one file.
 pub const PIPELINES: &str = "pipelines";
 /// Tables and keys that hold for the whole process, however many pipelines it has.
-const OF_PROCESS: [&str; 6] =
-    ["trust", "status", "cache", "limits.shutdown", "limits.compile_memory", "limits.compile_time"];
+const OF_PROCESS: [&str; 7] =
+    ["trust", "registries", "status", "cache", "limits.shutdown", "limits.compile_memory", "limits.compile_time"];
 
 pub const KB: u64 = 1_000;
 pub const MB: u64 = 1_000_000;

@@ -44,9 +44,24 @@ pub(super) const KEYS: &[Key] = &[
         "A plugin that is part of the host: the passthrough, which changes nothing.",
     )
     .example("\"passthrough\""),
-    Key::new("plugins.path", Takes::Path("a component"), Absent, "The component's file.")
-        .example("\"relabel.wasm\"")
-        .excludes("plugins.builtin"),
+    Key::new(
+        "plugins.path",
+        Takes::Path("a component, or the address of one"),
+        Absent,
+        "The component's file, or an address that the host fetches it from: `oci://HOST/NAME@sha256:DIGEST`, where DIGEST is \
+         that of the manifest, or `https://HOST/PATH#sha256=DIGEST`, where it is that of the file.",
+    )
+    .example("\"relabel.wasm\"")
+    .excludes("plugins.builtin"),
+    Key::new(
+        "plugins.follow",
+        Takes::Duration { min: SECOND, max: DAY },
+        Absent,
+        "How often the host asks the registry what the tag in `path` means (`oci://HOST/NAME:TAG`). What it comes to mean is \
+         fetched, tried and taken over as a changed file is. Without `follow` an address needs a digest.",
+    )
+    .example("\"1m\"")
+    .excludes("plugins.builtin"),
     Key::new(
         "plugins.name",
         Takes::Text("small letters, digits and `-`; unique in the chain"),
