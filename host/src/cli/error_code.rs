@@ -288,8 +288,6 @@ impl From<&anyhow::Error> for ErrorCode {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, clippy::panic, reason = "tests may")]
-
     use std::collections::HashSet;
     use std::path::Path;
 

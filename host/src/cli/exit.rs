@@ -80,8 +80,10 @@ impl CommandError {
             "place": place,
             "remedy": remedy,
         });
-        if config.is_some() {
-            error["problems"] = problems.into();
+        if config.is_some()
+            && let Some(fields) = error.as_object_mut()
+        {
+            fields.insert("problems".into(), problems.into());
         }
         json!({ "error": error })
     }
