@@ -1,7 +1,8 @@
 //! Bounds what is in flight in this process: records that were read and aren't acknowledged.
 //!
-//! Guarantees: what was taken is given back by its taker; a worker that waits for room is woken when there is some; a
-//! partitions that cannot move leave room for the others, however many they are, see [`Budget::share`].
+//! Guarantees: what was taken is given back by its taker; a worker that waits for room is woken when there is some; partitions
+//! that cannot move leave room for the others, however many they are, unless their records are larger than a partition's
+//! equal part of what is kept, see [`Budget::share`].
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -258,13 +258,15 @@ impl PartitionState {
         Some(AckHandle::new(Arc::clone(self), offset, bytes))
     }
 
-    /// See [`Checkpoint::skip_to`].
-    pub fn skip_to(&self, offset: u64) {
+    /// See [`Checkpoint::skip_to`]. `false`: the partition is about to be read from elsewhere, and nothing is skipped.
+    pub fn skip_to(&self, offset: u64) -> bool {
         let mut inner = self.lock();
-        if inner.phase == Phase::Reading {
+        let is_reading = inner.phase == Phase::Reading;
+        if is_reading {
             inner.checkpoint.skip_to(offset);
             inner.finish_reread();
         }
+        is_reading
     }
 
     pub(super) fn acknowledge(&self, offset: u64) {
@@ -459,7 +461,8 @@ impl PartitionState {
         inner.at_risk = at_risk;
         if inner.phase == Phase::Reading && !inner.is_rereading() && inner.owed.is_none() {
             inner.durable = position;
-            inner.proven = Some(position);
+            // More may have been committed since the position was taken.
+            inner.proven = inner.proven.max(Some(position));
         }
     }
 

@@ -82,8 +82,8 @@ pub fn begin(
         return Ok(CommitPoint { offset, metadata: CommitMetadata { topic_id, ..metadata } });
     }
     if offset < low && low <= read_to {
-        // Everything that is missing was processed before.
-        return Ok(CommitPoint { offset: low, metadata: CommitMetadata { topic_id, ..metadata } });
+        // Everything that is missing was processed before. The epoch is of an offset further back.
+        return Ok(CommitPoint { offset: low, metadata: CommitMetadata { topic_id, leader_epoch: None, ..metadata } });
     }
     let missed = low.saturating_sub(read_to);
     let begin = match policy {
@@ -100,8 +100,9 @@ pub fn begin(
         partition = %source, offset, low, high, missed, begin,
         "the offset to read next isn't in the partition any more; going on by kafka.start"
     );
-    // What an earlier owner wrote behind the missing offsets is still there, and so is what it said of the store.
-    Ok(CommitPoint { offset: begin, metadata: CommitMetadata { topic_id, ..metadata } })
+    // What an earlier owner wrote behind the missing offsets is still there, and so is what it said of the store. The epoch
+    // is of an offset further back: the log of that epoch may well end before this one.
+    Ok(CommitPoint { offset: begin, metadata: CommitMetadata { topic_id, leader_epoch: None, ..metadata } })
 }
 
 #[cfg(test)]

@@ -63,6 +63,8 @@ pub(super) struct Waiting {
     pub was_out_of_range: bool,
     /// The number of the question about it; `None`: it has to be asked.
     pub question: Option<u64>,
+    /// The offset at which librdkafka was made to begin once more, if it was.
+    pub assigned_at: Option<u64>,
     pub since: Instant,
 }
 
@@ -98,8 +100,14 @@ impl GroupContext {
             let queue = consumer
                 .split_partition_queue(topic, partition)
                 .ok_or_else(|| format!("{source} has no queue of its own"))?;
-            let waiting =
-                Waiting { queue, known: None, was_out_of_range: false, question: None, since: Instant::now() };
+            let waiting = Waiting {
+                queue,
+                known: None,
+                was_out_of_range: false,
+                question: None,
+                assigned_at: None,
+                since: Instant::now(),
+            };
             self.handler.waiting(source, "asking Kafka where it begins");
             self.places().insert(source.clone(), AssignedPartition::Waiting(Box::new(waiting)));
         }

@@ -316,8 +316,8 @@ impl Source {
             self.handler.waiting(source, "asking Kafka where to go on");
             let known = Some(point);
             let since = Instant::now();
-            *place =
-                AssignedPartition::Waiting(Box::new(Waiting { queue, known, was_out_of_range, question: None, since }));
+            let waiting = Waiting { queue, known, was_out_of_range, question: None, assigned_at: None, since };
+            *place = AssignedPartition::Waiting(Box::new(waiting));
         }
     }
 
@@ -390,7 +390,7 @@ impl Source {
             Ok(state) => state,
             Err(reason) => return self.handler.failed(reason),
         };
-        match self.move_to(&source, &waiting, state.next_offset(), state.leader_epoch()) {
+        match self.move_to(&source, &mut waiting, state.next_offset(), state.leader_epoch()) {
             Ok(()) => {
                 if is_first || late_until_ms.is_some() {
                     // For the next reader, too, `latest` holds from now on, and late requests are expected.
@@ -415,18 +415,30 @@ impl Source {
         }
     }
 
-    /// Makes librdkafka read the partition from this offset on.
-    fn move_to(&self, source: &TopicPartition, waiting: &Waiting, offset: u64, epoch: Option<u32>) -> KafkaResult<()> {
+    /// Makes librdkafka read the partition from this offset on. An error: it can't be done yet.
+    fn move_to(
+        &self,
+        source: &TopicPartition,
+        waiting: &mut Waiting,
+        offset: u64,
+        epoch: Option<u32>,
+    ) -> KafkaResult<()> {
         // What is queued is of another offset. Errors in there would be taken for ones of the new.
         let mut has_stopped = waiting.was_out_of_range;
         while let Some(queued) = waiting.queue.poll(Duration::ZERO) {
             has_stopped |= matches!(queued, Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)));
         }
-        let to = Offset::Offset(offset.cast_signed());
         match seek::seek(&self.consumer, source, offset, epoch, SEEK_TIMEOUT) {
-            Err(_) if has_stopped || waiting.since.elapsed() > SEEK_PATIENCE => {
-                // librdkafka has stopped reading the partition, and seeks only in those that it reads.
-                self.assign_again(source, to)
+            Err(refused) if has_stopped || waiting.since.elapsed() > SEEK_PATIENCE => {
+                // librdkafka has stopped reading the partition, and seeks only in those that it reads. That happens at each
+                // start where Kafka has deleted the partition's first records.
+                self.assign_again(source, Offset::Offset(offset.cast_signed()))?;
+                if epoch.is_none() {
+                    return Ok(());
+                }
+                // Only a seek has librdkafka ask whether the log was truncated below the offset, so it is tried again.
+                (waiting.assigned_at, waiting.since) = (Some(offset), Instant::now());
+                Err(refused)
             }
             sought => sought,
         }
@@ -446,7 +458,10 @@ impl Source {
         all.add_partition_offset(&source.topic, partition, offset)?;
         for (other, place) in self.context().places().iter().filter(|(other, _)| *other != source) {
             let next = match place {
-                AssignedPartition::Waiting(_) => UNDECIDED,
+                // At the beginning librdkafka might find nothing and stop again, and so would take turns with this one.
+                AssignedPartition::Waiting(waiting) => {
+                    waiting.assigned_at.map_or(UNDECIDED, |offset| Offset::Offset(offset.cast_signed()))
+                }
                 AssignedPartition::Reading { state, .. } => Offset::Offset(state.next_offset().cast_signed()),
             };
             all.add_partition_offset(&other.topic, other.partition.cast_signed(), next)?;

@@ -115,12 +115,15 @@ impl Source {
                 continue;
             }
             let end = Offset::Offset(offsets.end.cast_signed());
+            let mut is_skipped = false;
             let seek = || {
                 self.consumer.seek(&source.topic, source.partition.cast_signed(), end, SEEK_TIMEOUT)?;
-                state.skip_to(offsets.end);
+                is_skipped = state.skip_to(offsets.end);
                 Ok::<_, KafkaError>(())
             };
             match control.try_again(seek) {
+                // A re-read that was announced meanwhile comes to the batch once more.
+                Ok(()) if !is_skipped => {}
                 Ok(()) if offsets.is_empty() => debug!(partition = %source, "the batch can be read again"),
                 Ok(()) => self.handler.skipped(&source, offsets, &reason),
                 Err(error) => debug!(partition = %source, %error, "can't go on behind the batch yet"),

@@ -117,7 +117,7 @@ async fn what_retention_took_before_it_was_read_is_named() -> Result<()> {
 
     // While the host is down, retention deletes the records 1000 to 1399.
     produced.extend(send(1000, 2000)?);
-    delete_before(&trial, 1400).await?;
+    delete_before(&trial, 0, 1400).await?;
     let mut sink = Sink::start(&trial.config)?;
     sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], STEP)?;
     let log = sink.log()?;
@@ -143,7 +143,7 @@ async fn what_retention_took_from_a_running_host_is_named() -> Result<()> {
     produced.extend(send(100, 3000)?);
     // The host reads as much as it may hold in flight.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    delete_before(&trial, 2500).await?;
+    delete_before(&trial, 0, 2500).await?;
     store.restart()?;
     sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
     let log = sink.log()?;
@@ -159,9 +159,10 @@ async fn what_retention_took_from_a_running_host_is_named() -> Result<()> {
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
-async fn delete_before(trial: &Trial, offset: i64) -> Result<()> {
+/// Has Kafka delete a partition's records before this offset.
+pub(super) async fn delete_before(trial: &Trial, partition: i32, offset: i64) -> Result<()> {
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&trial.topic, 0, Offset::Offset(offset))?;
+    list.add_partition_offset(&trial.topic, partition, Offset::Offset(offset))?;
     let deleted = trial.kafka.admin()?.delete_records(&list, &AdminOptions::new()).await?;
     for element in deleted.elements() {
         element.error()?;
