@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info};
 
-use self::index::Reaches;
-use self::writer::Lane;
+use self::index::LookupStarts;
+use self::writer::PartitionWriter;
 use crate::config::{self, threads};
 use crate::flow::backoff::Backoff;
 use crate::flow::membership::Membership;
@@ -47,9 +47,9 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// The way to the topic; when it is dropped, what waits is given up.
 pub struct DeadLetterTopic {
-    inbox: Sender<Letter>,
+    inbox: Sender<PendingLetter>,
     topic: String,
-    reaches: Arc<Reaches>,
+    lookup_starts: Arc<LookupStarts>,
 }
 
 impl DeadLetterTopic {
@@ -58,16 +58,16 @@ impl DeadLetterTopic {
         // For what is wrong with the properties to be told at once.
         Producer::transactional(config, topic, "reduct-sink")?;
         let (inbox, letters) = channel();
-        let reaches = Arc::new(Reaches::default());
+        let lookup_starts = Arc::new(LookupStarts::default());
         let worker = TopicThread {
             config: config.clone(),
             topic: topic.to_owned(),
             membership,
             inbox: letters,
-            reaches: Arc::clone(&reaches),
+            lookup_starts: Arc::clone(&lookup_starts),
             waiting: BTreeMap::new(),
             last: None,
-            lanes: HashMap::new(),
+            writers: HashMap::new(),
             backoff: Backoff::default(),
             not_before: None,
             failing_since: None,
@@ -75,32 +75,32 @@ impl DeadLetterTopic {
         };
         let thread = threads::spawn("dead-letters", move || worker.run());
         thread.map_err(|error| KafkaCheckError::Property(format!("no thread for the dead letters: {error}")))?;
-        Ok(Self { inbox, topic: topic.to_owned(), reaches })
+        Ok(Self { inbox, topic: topic.to_owned(), lookup_starts })
     }
 }
 
 impl DeadLetterTarget for DeadLetterTopic {
     fn take(&self, letter: OutputRecord, ack: AckHandle) {
         // If the thread is gone, the lost ack stops the host.
-        let _ = self.inbox.send(Letter { record: letter, ack });
+        let _ = self.inbox.send(PendingLetter { record: letter, ack });
     }
 
     fn begin(&self, source: &TopicPartition, offset: u64, index: Option<&DeadLetterIndex>) {
-        self.reaches.begin(source, &self.topic, offset, index);
+        self.lookup_starts.begin(source, &self.topic, offset, index);
     }
 
     fn index(&self, source: &TopicPartition, offset: u64) -> Option<DeadLetterIndex> {
-        let offset = self.reaches.index(source, offset)?;
+        let offset = self.lookup_starts.index(source, offset)?;
         Some(DeadLetterIndex { topic: self.topic.clone(), offset })
     }
 }
 
-struct Letter {
+struct PendingLetter {
     record: OutputRecord,
     ack: AckHandle,
 }
 
-impl Letter {
+impl PendingLetter {
     fn source(&self) -> &TopicPartition {
         &self.record.input.source
     }
@@ -114,13 +114,13 @@ struct TopicThread {
     config: config::Kafka,
     topic: String,
     membership: Arc<Membership>,
-    inbox: Receiver<Letter>,
-    reaches: Arc<Reaches>,
+    inbox: Receiver<PendingLetter>,
+    lookup_starts: Arc<LookupStarts>,
     /// In the order in which they came, by source partition; none of the queues is empty.
-    waiting: BTreeMap<TopicPartition, VecDeque<Letter>>,
+    waiting: BTreeMap<TopicPartition, VecDeque<PendingLetter>>,
     /// Whose turn it was last.
     last: Option<TopicPartition>,
-    lanes: HashMap<TopicPartition, Lane>,
+    writers: HashMap<TopicPartition, PartitionWriter>,
     backoff: Backoff,
     not_before: Option<Instant>,
     failing_since: Option<Instant>,
@@ -130,8 +130,8 @@ struct TopicThread {
 impl TopicThread {
     fn run(mut self) {
         while self.gather() {
-            self.forget_moot();
-            self.lanes.retain(|_, lane| !lane.is_idle(IDLE));
+            self.drop_stale();
+            self.writers.retain(|_, writer| !writer.is_idle(IDLE));
             if !self.may_write() {
                 std::thread::sleep(TICK);
             } else if let Some(source) = self.next_source() {
@@ -158,11 +158,11 @@ impl TopicThread {
         }
     }
 
-    fn queue(&mut self, letter: Letter) {
+    fn queue(&mut self, letter: PendingLetter) {
         self.waiting.entry(letter.source().clone()).or_default().push_back(letter);
     }
 
-    fn forget_moot(&mut self) {
+    fn drop_stale(&mut self) {
         self.waiting.retain(|_, letters| {
             letters.retain(|letter| !letter.is_stale());
             !letters.is_empty()
@@ -190,7 +190,7 @@ impl TopicThread {
             }
             Err(reason) => {
                 // Whether anything was written is found out by looking the topic through again.
-                self.lanes.remove(&source);
+                self.writers.remove(&source);
                 let waiting = self.waiting.entry(source).or_default();
                 batch.into_iter().rev().for_each(|letter| waiting.push_front(letter));
                 self.complain(&reason);
@@ -199,7 +199,7 @@ impl TopicThread {
         }
     }
 
-    fn take_batch(&mut self, source: &TopicPartition) -> Vec<Letter> {
+    fn take_batch(&mut self, source: &TopicPartition) -> Vec<PendingLetter> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         let Some(waiting) = self.waiting.get_mut(source) else { return batch };
         while batch.len() < BATCH && bytes < BATCH_BYTES {
@@ -213,15 +213,15 @@ impl TopicThread {
         batch
     }
 
-    fn write(&mut self, source: &TopicPartition, batch: &[Letter]) -> Result<(), String> {
+    fn write(&mut self, source: &TopicPartition, batch: &[PendingLetter]) -> Result<(), String> {
         let Some(assignment) = batch.first().map(|letter| letter.ack.partition()) else { return Ok(()) };
-        if let Some(lane) = self.lanes.get_mut(source).filter(|lane| lane.serves(assignment)) {
-            return lane.write(batch, &self.reaches);
+        if let Some(writer) = self.writers.get_mut(source).filter(|writer| writer.serves(assignment)) {
+            return writer.write(batch, &self.lookup_starts);
         }
-        self.lanes.remove(source);
-        let mut lane = Lane::open(&self.config, &self.topic, source, assignment, &self.reaches)?;
-        let written = lane.write(batch, &self.reaches);
-        self.lanes.insert(source.clone(), lane);
+        self.writers.remove(source);
+        let mut writer = PartitionWriter::open(&self.config, &self.topic, source, assignment, &self.lookup_starts)?;
+        let written = writer.write(batch, &self.lookup_starts);
+        self.writers.insert(source.clone(), writer);
         written
     }
 

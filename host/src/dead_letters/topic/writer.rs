@@ -1,7 +1,7 @@
 //! The way of one source partition's letters into the topic: a transactional producer that shuts every earlier one of
 //! the same partition out, and what these have left in the topic.
 //!
-//! Guarantees: when a lane is open, nothing that an earlier host sent for the partition can arrive any more, and what it
+//! Guarantees: when a writer is open, nothing that an earlier host sent for the partition can arrive any more, and what it
 //! has committed is known; a batch is in the topic as a whole or, for readers of committed records, not at all.
 
 use std::sync::{Arc, Weak};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::Letter;
-use super::index::Reaches;
+use super::PendingLetter;
+use super::index::LookupStarts;
 use super::scan::{Wanted, look_up};
 use crate::config;
 use crate::dead_letters::format::headers;
@@ -18,7 +18,7 @@ use crate::flow::{PartitionState, Phase};
 use crate::kafka::producer::{Producer, Refused};
 use crate::record::{IdentityMap, TopicPartition};
 
-pub struct Lane {
+pub struct PartitionWriter {
     assignment: Weak<PartitionState>,
     producer: Producer,
     partition: u32,
@@ -26,14 +26,14 @@ pub struct Lane {
     used: Instant,
 }
 
-impl Lane {
+impl PartitionWriter {
     /// Shuts earlier producers out, then looks for what they left. Blocks.
     pub fn open(
         config: &config::Kafka,
         topic: &str,
         source: &TopicPartition,
         assignment: &Arc<PartitionState>,
-        reaches: &Reaches,
+        lookup_starts: &LookupStarts,
     ) -> Result<Self, String> {
         let id = format!("reduct-sink/{}/{source}", config.group);
         let producer = Producer::transactional(config, topic, &id).map_err(|error| error.to_string())?;
@@ -41,9 +41,9 @@ impl Lane {
         producer.init()?;
         // Whatever lies before is committed, and doesn't come again.
         let wanted = Wanted { source, from: assignment.position() };
-        let (letters, end) = look_up(config, topic, partition, reaches.from(source, wanted.from), &wanted)?;
+        let (letters, end) = look_up(config, topic, partition, lookup_starts.from(source, wanted.from), &wanted)?;
         debug!(%source, topic, partition, letters = letters.len(), "looked for earlier dead letters");
-        reaches.looked(source, wanted.from, letters.iter().map(|(identity, at)| (identity.offset, *at)), end);
+        lookup_starts.looked(source, wanted.from, letters.iter().map(|(identity, at)| (identity.offset, *at)), end);
         let mut found = IdentityMap::default();
         for identity in letters.into_keys() {
             found.insert(identity, ());
@@ -62,11 +62,11 @@ impl Lane {
             || self.assignment.upgrade().is_none_or(|assignment| assignment.phase() == Phase::Ended)
     }
 
-    /// Writes those of the letters that aren't there yet. After an error the lane must not be used any more.
-    pub fn write(&mut self, letters: &[Letter], reaches: &Reaches) -> Result<(), String> {
+    /// Writes those of the letters that aren't there yet. After an error the writer must not be used any more.
+    pub fn write(&mut self, letters: &[PendingLetter], lookup_starts: &LookupStarts) -> Result<(), String> {
         self.used = Instant::now();
-        let new = |letter: &&Letter| !self.found.contains(&letter.record.identity());
-        let new: Vec<&Letter> = letters.iter().filter(new).collect();
+        let new = |letter: &&PendingLetter| !self.found.contains(&letter.record.identity());
+        let new: Vec<&PendingLetter> = letters.iter().filter(new).collect();
         if new.is_empty() {
             return Ok(());
         }
@@ -76,13 +76,13 @@ impl Lane {
         }
         for (offset, at) in self.producer.commit()? {
             if let Some(letter) = new.first() {
-                reaches.kept(letter.source(), offset, at);
+                lookup_starts.kept(letter.source(), offset, at);
             }
         }
         Ok(())
     }
 
-    fn send(&self, letter: &Letter) -> Result<(), String> {
+    fn send(&self, letter: &PendingLetter) -> Result<(), String> {
         let offset = letter.record.input.offset;
         loop {
             match self.producer.send(&letter.record, &headers(&letter.record), self.partition, offset) {
