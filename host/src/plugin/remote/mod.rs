@@ -8,6 +8,8 @@
 mod credentials;
 mod error;
 mod oci;
+#[cfg(test)]
+mod test_server;
 mod web;
 
 use bytes::Bytes;

@@ -234,6 +234,10 @@ impl<'a> Repository<'a> {
         if answer.status() != StatusCode::UNAUTHORIZED || self.authorization.is_some() {
             return Ok(answer);
         }
+        // The server that a redirect leads to may not choose who gets the credentials of the registry.
+        if answer.url().origin() != self.url("")?.origin() {
+            return Ok(answer);
+        }
         let challenges = answer.headers().get_all(WWW_AUTHENTICATE);
         let challenges = challenges.iter().filter_map(|value| Challenge::read(value.to_str().ok()?));
         let challenges: Vec<Challenge> = challenges.collect();
@@ -269,12 +273,12 @@ impl<'a> Repository<'a> {
                 form.append_pair("grant_type", "refresh_token").append_pair("service", service);
                 form.append_pair("client_id", "reduct-sink").append_pair("scope", &scope);
                 form.append_pair("refresh_token", token);
-                let post = self.web.client.post(realm).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+                let post = self.web.token_client.post(realm).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
                 post.body(form.finish())
             }
             _ => {
                 realm.query_pairs_mut().append_pair("service", service).append_pair("scope", &scope);
-                let get = self.web.client.get(realm);
+                let get = self.web.token_client.get(realm);
                 match credential {
                     Some(DockerCredential::UsernamePassword(user, password)) => get.basic_auth(user, Some(password)),
                     _ => get,
@@ -338,7 +342,11 @@ impl Challenge {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::test_server::TestServer;
     use super::*;
+    use crate::config::FetchRules;
 
     #[test]
     fn challenges_are_read_as_registries_write_them() {
@@ -351,6 +359,55 @@ mod tests {
         assert_eq!(Challenge::read("Basic").unwrap().parameters, []);
         assert_eq!(Challenge::read(""), None);
         assert_eq!(Challenge::read("Bearer realm=\"open"), None);
+    }
+
+    fn rules(plain_http: &[&TestServer]) -> FetchRules {
+        let plain_http = plain_http.iter().map(|server| server.host.clone()).collect();
+        FetchRules { ca: None, plain_http, timeout: Duration::from_secs(20) }
+    }
+
+    fn address(server: &TestServer) -> OciAddress {
+        let (registry, repository) = (server.host.clone(), "acme/numbers".into());
+        OciAddress { registry, repository, tag: Some("1".into()), digest: None }
+    }
+
+    #[tokio::test]
+    async fn who_the_registry_redirects_to_names_no_token_server() {
+        let thief = TestServer::start(|_| ("200 OK".into(), br#"{"token":"x"}"#.to_vec()));
+        let realm = format!("401 No\r\nwww-authenticate: Bearer realm=\"http://{}/token\",service=\"s\"", thief.host);
+        let target = TestServer::start(move |_| (realm.clone(), Vec::new()));
+        let to = format!("307 There\r\nlocation: http://{}/blob", target.host);
+        let registry = TestServer::start(move |_| (to.clone(), Vec::new()));
+        let (web, address) = (Web::new(&rules(&[&thief, &target, &registry])).unwrap(), address(&registry));
+        let refused = Repository::to_pull(&web, &address).manifest("1").await;
+        assert!(matches!(refused, Err(FetchError::Refused { status: 401, .. })), "{:?}", refused.err());
+        assert_eq!((target.requests().len(), thief.requests()), (1, Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn a_token_server_that_redirects_hands_no_secret_on() {
+        let thief = TestServer::start(|_| ("200 OK".into(), br#"{"token":"x"}"#.to_vec()));
+        let to = format!("307 There\r\nlocation: http://{}/token", thief.host);
+        let server = TestServer::start(move |_| (to.clone(), Vec::new()));
+        let (web, address) = (Web::new(&rules(&[&thief, &server])).unwrap(), address(&server));
+        let repository = Repository::to_pull(&web, &address);
+        let challenge = Challenge::read(&format!("Bearer realm=\"http://{}/token\"", server.host)).unwrap();
+        let credential = DockerCredential::IdentityToken("my-secret".into());
+        let refused = repository.token(&challenge, Some(&credential)).await;
+        assert!(matches!(refused, Err(FetchError::Status { status: 307, .. })), "{:?}", refused.err());
+        assert!(server.requests()[0].contains("my-secret"));
+        assert_eq!(thief.requests(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_redirect_does_not_tell_the_address_it_came_from() {
+        let target = TestServer::start(|_| ("200 OK".into(), b"x".to_vec()));
+        let to = format!("302 There\r\nlocation: http://{}/x", target.host);
+        let server = TestServer::start(move |_| (to.clone(), Vec::new()));
+        let web = Web::new(&rules(&[&target, &server])).unwrap();
+        let url = format!("http://{}/a.wasm?key=my-secret", server.host);
+        assert_eq!(send(web.client.get(url), &server.host).await.unwrap().status(), StatusCode::OK);
+        assert!(!target.requests()[0].contains("my-secret"), "{:?}", target.requests());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Requests to registries and web servers.
 //!
 //! Guarantees: each answer is read up to a bound and no further; at most five redirects are followed, none of them from TLS
-//! to plain HTTP; a server whose certificate neither the system nor `registries.ca` vouches for gets no request.
+//! to plain HTTP, and none tells its target the address that it came from; a request for a token is redirected to no other
+//! server; a server whose certificate neither the system nor `registries.ca` vouches for gets no request.
 
 use std::fmt;
 use std::time::Duration;
@@ -24,6 +25,8 @@ const SAID_BYTES: usize = 300;
 /// Sends requests by the rules of the configuration.
 pub struct Web {
     pub client: Client,
+    /// For requests that hold a secret in their body.
+    pub token_client: Client,
     plain_http: Vec<String>,
 }
 
@@ -44,19 +47,30 @@ impl Web {
             attempt.error(text)
         });
         let agent = concat!("reduct-sink/", env!("CARGO_PKG_VERSION"));
-        let mut client =
-            Client::builder().user_agent(agent).redirect(policy).connect_timeout(CONNECT).read_timeout(SILENCE);
+        // A redirect by 307 or 308 sends the body again, with the secret.
+        let at_home = Policy::custom(|attempt| {
+            let before = attempt.previous();
+            let is_home = before.len() <= REDIRECTS && before.iter().all(|url| url.origin() == attempt.url().origin());
+            if is_home { attempt.follow() } else { attempt.stop() }
+        });
+        let mut certificates = Vec::new();
         if let Some(path) = &rules.ca {
             let unusable = |error: &dyn fmt::Display| setup(&format!("registries.ca, {}: {error}", path.display()));
             let pem = read_small(path).map_err(|error| unusable(&error))?;
-            let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&error))?;
+            certificates = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&error))?;
             if certificates.is_empty() {
                 return Err(unusable(&"the file holds no certificate in PEM form"));
             }
-            client = client.tls_certs_merge(certificates);
         }
-        let client = client.build().map_err(|error| setup(&cause(&error)))?;
-        Ok(Self { client, plain_http: rules.plain_http.clone() })
+        let client = |policy: Policy| {
+            // The address that a redirect comes from may hold a secret.
+            let client = Client::builder().user_agent(agent).redirect(policy).referer(false);
+            let client = client.connect_timeout(CONNECT).read_timeout(SILENCE);
+            let client = client.tls_certs_merge(certificates.iter().cloned());
+            client.build().map_err(|error| setup(&cause(&error)))
+        };
+        let (client, token_client) = (client(policy)?, client(at_home)?);
+        Ok(Self { client, token_client, plain_http: rules.plain_http.clone() })
     }
 
     /// `https`, unless the configuration says otherwise for this `host:port`.
