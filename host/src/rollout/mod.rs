@@ -7,6 +7,7 @@
 
 mod bake_window;
 mod next_start;
+mod pending;
 mod reload;
 mod report;
 #[expect(clippy::module_inception, reason = "the rollout of one plugin, beside what serves all of them")]

@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use super::next_start::NextStart;
+use super::pending::PendingConfig;
 use super::reload::Plan;
 use super::report::{Cause, RolloutOutcome, Swaps};
 use super::rollout::Rollout;
@@ -26,8 +27,6 @@ use crate::plugin::{Digest, LoadError, LoadProblem, LoadedPlugin, read};
 /// How often running trials and bake windows are judged: a bad version is rolled back within this time after it passed
 /// a bound.
 const STEP: Duration = Duration::from_millis(50);
-/// How often a configuration is tried again whose plugins couldn't be fetched.
-const FETCH_AGAIN: Duration = Duration::from_secs(20);
 
 pub(super) enum Signal {
     /// Something changed in a watched folder.
@@ -48,27 +47,6 @@ pub(super) enum Job {
     File(Arc<PluginConfig>, Digest),
     /// The plugins that a changed configuration needs.
     Reload(Plan),
-}
-
-/// A valid configuration whose plugins don't load yet.
-struct PendingConfig {
-    plugins: Vec<PluginConfig>,
-    /// The digests of the plugins' files when they were tried.
-    tried: Vec<Option<Digest>>,
-    files: Vec<WatchedFile>,
-    /// When it is tried again though no file has changed: a registry may be back.
-    fetch_at: Option<Instant>,
-}
-
-impl PendingConfig {
-    fn new(plan: Plan, problem: &LoadProblem) -> Self {
-        let files = plan.plugins.iter().filter_map(|plugin| match &plugin.source {
-            PluginSource::File(path) => Some(WatchedFile::new(path.clone())),
-            PluginSource::Builtin | PluginSource::Remote(_) => None,
-        });
-        let fetch_at = matches!(problem, LoadProblem::Fetch(_)).then(|| Instant::now() + FETCH_AGAIN);
-        Self { fetch_at, files: files.collect(), tried: plan.digests, plugins: plan.plugins }
-    }
 }
 
 pub(super) struct Task {
@@ -481,7 +459,7 @@ impl Task {
                     );
                 }
                 self.next_start.wrong(CONFIGURATION, &error);
-                self.pending = Some(PendingConfig::new(plan, &error.problem));
+                self.pending = Some(PendingConfig::new(plan, &error.problem, self.pending.as_ref()));
                 self.follow_folders();
                 return;
             }

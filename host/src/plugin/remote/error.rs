@@ -63,4 +63,9 @@ impl FetchError {
                 | Self::Setup(_)
         )
     }
+
+    /// Whether it may be there later though nothing changes here: the registry may be back, or somebody may push it.
+    pub fn may_be_there_later(&self) -> bool {
+        self.is_no_answer() || matches!(self, Self::Missing { .. })
+    }
 }
