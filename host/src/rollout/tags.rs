@@ -1,7 +1,7 @@
 //! Tags that are followed: each is looked up at the registry every so often, on a thread of its own.
 //!
 //! Guarantees: a registry that is slow or away delays nothing else; one lookup of a tag runs at a time; the log says once
-//! that a tag can't be looked up, and once that it can again.
+//! that a tag can't be looked up, and once that it can again. An answer about an address that isn't followed any more is dropped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::task::Signal;
 use super::watcher::LastSeen;
-use crate::chain::{SharedChain, StageSpec};
+use crate::chain::SharedChain;
 use crate::config::{PluginConfig, PluginSource, threads};
 use crate::plugin::{Digest, LoadProblem};
 
@@ -29,22 +29,22 @@ struct Tag {
 }
 
 impl Tags {
-    /// Follows those of the chain as it is configured now. What is known of tags that stay is kept. Returns the plugins whose tags
-    /// aren't followed any more.
-    pub fn follow(&mut self, chain: &[StageSpec]) -> Vec<String> {
+    /// Follows those of these plugins. What is known of tags that stay is kept. Returns the plugins whose tags aren't followed any
+    /// more.
+    pub fn follow(&mut self, plugins: &[Arc<PluginConfig>]) -> Vec<String> {
         let mut before = std::mem::take(&mut self.0);
-        for stage in chain {
-            let PluginSource::Remote(remote) = &stage.config.source else { continue };
+        for plugin in plugins {
+            let PluginSource::Remote(remote) = &plugin.source else { continue };
             let Some(every) = remote.follow else { continue };
-            let known = before.remove(&stage.config.name).filter(|tag| tag.plugin.source == stage.config.source);
+            let known = before.remove(&plugin.name).filter(|tag| tag.plugin.source == plugin.source);
             let tag = known.unwrap_or_else(|| Tag {
-                plugin: Arc::clone(&stage.config),
+                plugin: Arc::clone(plugin),
                 every,
                 look_at: Some(Instant::now() + every),
                 last_seen: LastSeen::Nothing,
                 is_lost: false,
             });
-            self.0.insert(stage.config.name.clone(), Tag { plugin: Arc::clone(&stage.config), ..tag });
+            self.0.insert(plugin.name.clone(), Tag { plugin: Arc::clone(plugin), ..tag });
         }
         before.into_keys().collect()
     }
@@ -61,16 +61,15 @@ impl Tags {
     /// Looks up those that are due; the answers come as signals.
     pub fn look(&mut self, shared: &Arc<SharedChain>, signals: &Sender<Signal>) {
         let now = Instant::now();
-        for (name, tag) in &mut self.0 {
+        for tag in self.0.values_mut() {
             if tag.look_at.is_none_or(|at| at > now) {
                 continue;
             }
-            let (shared, signals, plugin, name) =
-                (Arc::clone(shared), signals.clone(), Arc::clone(&tag.plugin), name.clone());
+            let (shared, signals, plugin) = (Arc::clone(shared), signals.clone(), Arc::clone(&tag.plugin));
             let look = move || {
                 let found = shared.runtime().look(&plugin);
                 // Fails only when the task has ended.
-                let _ = signals.send(Signal::TagRead(name, found));
+                let _ = signals.send(Signal::TagRead(plugin, found));
             };
             match threads::spawn("plugin-tag", look) {
                 Ok(_) => tag.look_at = None,
@@ -83,8 +82,9 @@ impl Tags {
     }
 
     /// What a lookup found. Returns the digest that the tag means, unless it was dealt with already.
-    pub fn read(&mut self, plugin: &str, found: Result<Digest, LoadProblem>) -> Option<Digest> {
-        let tag = self.0.get_mut(plugin)?;
+    pub fn read(&mut self, asked: &PluginConfig, found: Result<Digest, LoadProblem>) -> Option<Digest> {
+        let plugin = asked.name.as_str();
+        let tag = self.0.get_mut(plugin).filter(|tag| tag.plugin.source == asked.source)?;
         tag.look_at = Some(Instant::now() + tag.every);
         match found {
             Ok(digest) => {

@@ -34,8 +34,8 @@ pub(super) enum Signal {
     Reload,
     Promote(String, Sender<Result<String, String>>),
     Rollback(String, Sender<Result<String, String>>),
-    /// What a followed tag means, by the name of its plugin.
-    TagRead(String, Result<Digest, LoadProblem>),
+    /// What a followed tag means, with the configuration by which it was looked up.
+    TagRead(Arc<PluginConfig>, Result<Digest, LoadProblem>),
     /// The thread that loads plugins has finished.
     Loaded(Job, Result<Vec<LoadedPlugin>, LoadError>),
     Stop,
@@ -140,7 +140,7 @@ impl Task {
                 // Sending the answer fails if the caller no longer waits for it.
                 Ok(Signal::Promote(name, answer)) => drop(answer.send(self.promote(&name))),
                 Ok(Signal::Rollback(name, answer)) => drop(answer.send(self.rollback(&name))),
-                Ok(Signal::TagRead(name, found)) => self.tag_read(&name, found),
+                Ok(Signal::TagRead(plugin, found)) => self.tag_read(&plugin, found),
                 Ok(Signal::Loaded(job, result)) => {
                     self.loading = false;
                     self.next_poll = Instant::now();
@@ -168,7 +168,11 @@ impl Task {
             .iter()
             .filter(|name| !self.files.contains_key(*name))
             .for_each(|name| self.next_start.right(&plugin_file(name)));
-        for name in self.tags.follow(&self.shared.stages()) {
+        // While a version is on trial, what its configuration names is looked up, and not what the active one came from.
+        let candidate = |name: &str| Some(Arc::clone(&self.rollouts.get(name)?.candidate()?.config));
+        let configured = |stage: StageSpec| candidate(&stage.config.name).unwrap_or(stage.config);
+        let configured: Vec<Arc<PluginConfig>> = self.shared.stages().into_iter().map(configured).collect();
+        for name in self.tags.follow(&configured) {
             self.next_start.right(&plugin_file(&name));
         }
         self.follow_folders();
@@ -261,8 +265,9 @@ impl Task {
     }
 
     /// Loads what a followed tag means if it is new.
-    fn tag_read(&mut self, name: &str, found: Result<Digest, LoadProblem>) {
-        let (Some(digest), Some(stage)) = (self.tags.read(name, found), self.shared.stage(name)) else { return };
+    fn tag_read(&mut self, asked: &PluginConfig, found: Result<Digest, LoadProblem>) {
+        let name = asked.name.as_str();
+        let (Some(digest), Some(stage)) = (self.tags.read(asked, found), self.shared.stage(name)) else { return };
         let candidate = self.rollouts.get(name).and_then(Rollout::candidate);
         let plugin = candidate.map_or(&stage.config, |candidate| &candidate.config);
         if digest == candidate.unwrap_or(&stage).version.plugin.digest {
@@ -317,6 +322,8 @@ impl Task {
                     let candidate = StageSpec::new(Arc::clone(&plugin), Version::new(loaded));
                     self.introduce(candidate, Cause::File);
                 }
+                // A candidate from another address may be gone.
+                self.follow_chain();
             }
             Err(error) => {
                 let file = self.files.get_mut(name).filter(|file| file.is_fresh(self.pace.settle));
@@ -344,15 +351,24 @@ impl Task {
     fn step(&mut self) {
         let step =
             |(name, rollout): (&String, &mut Rollout)| Some((name.clone(), rollout.step(&self.shared, &self.swaps)?));
+        let candidates = |task: &Self| task.rollouts.values().filter(|rollout| rollout.candidate().is_some()).count();
+        let before = candidates(self);
         let given_up: Vec<(String, Digest)> = self.rollouts.iter_mut().filter_map(step).collect();
+        let has_changed = !given_up.is_empty() || candidates(self) != before;
         for (name, digest) in given_up {
             self.saw(&name, LastSeen::Done(digest));
+        }
+        // The version that is active now may come from another address than the one before.
+        if has_changed {
+            self.follow_chain();
         }
     }
 
     fn promote(&mut self, name: &str) -> Result<String, String> {
         let Some(rollout) = self.rollouts.get_mut(name) else { return Err(self.missing(name, "no candidate")) };
-        rollout.promote(&self.shared, &self.swaps)
+        let answer = rollout.promote(&self.shared, &self.swaps)?;
+        self.follow_chain();
+        Ok(answer)
     }
 
     fn rollback(&mut self, name: &str) -> Result<String, String> {
@@ -363,6 +379,7 @@ impl Task {
         if let Some(digest) = digest {
             self.saw(name, LastSeen::Done(digest));
         }
+        self.follow_chain();
         Ok(answer)
     }
 

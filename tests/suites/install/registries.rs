@@ -355,6 +355,35 @@ async fn a_changed_address_is_taken_over_as_soon_as_it_can_be_fetched() -> Resul
     host.end(&[("1", 20), ("2", 10)]).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_tag_is_followed_through_one_trial_and_after_it() -> Result<()> {
+    let desk = Desk::new()?;
+    let registry = Registry::plain()?;
+    let [first, second] = ["numbers:first", "numbers:second"].map(|name| registry.address(name));
+    desk.push("docker", &desk.version(1)?, &first, &["--plain-http"])?;
+    desk.push("docker", &desk.version(2)?, &second, &["--plain-http"])?;
+    let plain = vec![toml::Value::from(registry.host.as_str())];
+    let keys = "follow = \"1s\"\n\
+                trial = { mode = \"auto\", records = 20, every = 1, within = \"5m\", max_slowdown = 1000 }";
+    let mut host = Host::start(desk.config("cache", &first, keys)?.set("registries.plain_http", plain))?;
+    host.handle(10)?;
+    let file = host.sink.folder().join("sink.toml");
+    fs::write(&file, fs::read_to_string(&file)?.replace(&first, &second))?;
+    host.wait_more("is on trial", 0)?;
+    // Long enough for several looks at the tag.
+    std::thread::sleep(Duration::from_secs(4));
+    host.handle(20)?;
+    host.wait_more("swapped:", 0)?;
+    ensure!(host.said("is on trial")? == 1, "looks at the tag start the trial again");
+    host.handle(10)?;
+    desk.push("docker", &desk.version(3)?, &second, &["--plain-http"])?;
+    host.wait_more("is on trial", 1)?;
+    host.handle(20)?;
+    host.wait_more("swapped:", 1)?;
+    host.handle(10)?;
+    host.end(&[("1", 30), ("2", 30), ("3", 10)]).await
+}
+
 #[test]
 fn what_is_not_what_was_asked_for_is_refused() -> Result<()> {
     let desk = Desk::new()?;
