@@ -331,6 +331,15 @@ impl Task {
                     file.due = true;
                     return;
                 }
+                if matches!(&error.problem, LoadProblem::Fetch(problem) if problem.is_no_answer()) {
+                    // It says nothing about this version, which is tried again when its tag is looked up next.
+                    self.next_start.wrong(&plugin_file(name), &error.problem);
+                    tracing::warn!(
+                        plugin = name, kept = present.short(), reason = %error.problem, remedy = error.problem.remedy(),
+                        "what the plugin's tag means can't be fetched; its active version stays, and the registry is asked again",
+                    );
+                    return;
+                }
                 self.saw(name, LastSeen::Done(digest));
                 let (old, new) = (present.to_string(), digest.to_string());
                 let number = self.swaps.begin(name, Cause::File, old, new, RolloutOutcome::Refused);
