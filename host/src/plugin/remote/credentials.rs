@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential};
+use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential_from_reader};
 use tokio::sync::oneshot;
 
 use super::error::FetchError;
@@ -16,6 +17,8 @@ use crate::record::text::one_line;
 
 /// Helpers that run at the same time.
 const HELPERS: usize = 4;
+/// A helper that takes longer may wait for a person.
+const HELPER_TIME: Duration = Duration::from_secs(10);
 /// Of what a helper says.
 const SAID_BYTES: usize = 200;
 
@@ -31,11 +34,11 @@ fn folder() -> Option<PathBuf> {
 pub async fn of(registry: &str) -> Result<Option<DockerCredential>, FetchError> {
     let failed = |why: String| FetchError::Credentials { host: registry.to_owned(), why };
     let Some(file) = folder().map(|folder| folder.join("config.json")) else { return Ok(None) };
-    match std::fs::File::open(&file) {
-        Ok(_) => {}
+    let config = match std::fs::read(&file) {
+        Ok(config) => config,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(format!("{}: {error}", file.display()))),
-    }
+    };
     if RUNNING.load(Ordering::SeqCst) >= HELPERS {
         return Err(failed("earlier credential helpers haven't ended yet".into()));
     }
@@ -45,11 +48,14 @@ pub async fn of(registry: &str) -> Result<Option<DockerCredential>, FetchError> 
     let ask = move || {
         let _running = running;
         // Refused where nobody waits any more.
-        let _ = answer.send(get_credential(&server));
+        let _ = answer.send(get_credential_from_reader(config.as_slice(), &server));
     };
     let thread = thread::Builder::new().name("docker-login".into()).spawn(ask);
     thread.map_err(|error| failed(error.to_string()))?;
-    match answered.await.map_err(|_| failed("the helper's thread panicked".into()))? {
+    let answered = tokio::time::timeout(HELPER_TIME, answered).await;
+    let answered =
+        answered.map_err(|_| failed(format!("its credential helper hasn't answered within {HELPER_TIME:?}")))?;
+    match answered.map_err(|_| failed("the helper's thread panicked".into()))? {
         Ok(credential) => Ok(Some(credential)),
         Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
         // What helpers print where they have nothing.
