@@ -194,6 +194,9 @@ impl Runtime {
         if let Some(signed) = signed {
             tracing::info!(plugin = plugin.name, digest = digest.short(), "{signed}");
         }
+        if let Some((fetcher, component)) = &fetched {
+            fetcher.remember(component);
+        }
         if let Some(problem) = own_files::exposed(&plugin.grants, self.cache.as_deref().map(Cache::folder)) {
             return Err(LoadProblem::Grant(problem));
         }

@@ -405,7 +405,7 @@ fn what_is_not_what_was_asked_for_is_refused() -> Result<()> {
     ensure!(check(&pinned, &registry.host, "")?.0, "what is right isn't taken");
     refused(&pinned, "localhost", "", "can't be fetched")?;
     refused(&pinned, &registry.host, "limits.file_size = \"1KB\"", "longer than 1000 bytes")?;
-    refused(&pinned, &registry.host, &format!("sha256 = \"{}\"", sha256(b"other")), "lets in")?;
+    refused(&pinned, &registry.host, &format!("sha256 = \"{}\"", sha256(b"other")), "isn't what was asked for")?;
     let component = fs::read(&file)?;
     let blob = registry.blob(&sha256(&component));
     let mut changed = component.clone();

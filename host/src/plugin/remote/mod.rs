@@ -2,14 +2,17 @@
 //!
 //! Guarantees: bytes are returned, and kept in the sealed cache, only if they have the digest that was asked for, or that the
 //! tag's manifest holds; what is in the cache is not fetched again; all of a fetch, redirects and tokens included, ends within
-//! `registries.timeout`, and its bytes are bounded by `limits.file_size`. A tag is looked up each time; only if the registry
-//! gives no answer, what the tag meant before is loaded, and the log says so.
+//! `registries.timeout`, and its bytes are bounded by `limits.file_size`. A tag is looked up each time, unless `sha256` says
+//! which component it has to mean; only if the registry gives no answer, what the tag meant before is loaded, and the log says
+//! so. What a tag meant is remembered only of a component that `sha256` and `trust.signed_by` let in.
 
 mod credentials;
 mod error;
 mod oci;
 #[cfg(test)]
 mod test_server;
+#[cfg(test)]
+mod tests;
 mod web;
 
 use bytes::Bytes;
@@ -36,6 +39,8 @@ pub struct FetchedComponent {
     pub pinned: String,
     /// The text of a signature that came with it. Not checked.
     pub signature: Option<String>,
+    /// The digest of the manifest that the tag means. `None`: the address has no tag, or a digest beside it.
+    meant: Option<Digest>,
 }
 
 /// Whether a tag may mean what it meant before.
@@ -50,6 +55,7 @@ pub(super) struct Fetcher<'a> {
     remote: &'a RemotePlugin,
     /// The component's digest, where the configuration has it.
     pinned: Option<&'a str>,
+    signed_by: &'a [String],
     most: u64,
     cache: Option<&'a Cache>,
     web: Web,
@@ -61,16 +67,35 @@ impl<'a> Fetcher<'a> {
         remote: &'a RemotePlugin,
         cache: Option<&'a Cache>,
     ) -> Result<Self, FetchError> {
-        let (pinned, most) = (plugin.sha256.as_deref(), plugin.limits.file_bytes);
-        Ok(Self { remote, pinned, most, cache, web: Web::new(&remote.rules)? })
+        let (pinned, most, signed_by) = (plugin.sha256.as_deref(), plugin.limits.file_bytes, &plugin.signed_by);
+        Ok(Self { remote, pinned, signed_by, most, cache, web: Web::new(&remote.rules)? })
     }
 
     /// The component. Not to be called from one of tokio's threads.
     pub fn component(&self, fallback: Fallback) -> Result<FetchedComponent, FetchError> {
-        match &self.remote.address {
-            RemoteAddress::Oci(oci) => self.oci(oci, fallback),
-            RemoteAddress::Web(web) => self.file(web),
+        let oci = match &self.remote.address {
+            RemoteAddress::Oci(oci) => oci,
+            RemoteAddress::Web(web) => return self.file(web),
+        };
+        let before = || self.kept(oci, self.meant_before().filter(|_| oci.digest.is_none())?);
+        if fallback == Fallback::Refused {
+            return self.oci(oci);
         }
+        // Whatever the tag means by now: only this component may be loaded.
+        let is_pinned = |component: &FetchedComponent| self.pinned == Some(component.digest.to_string().as_str());
+        if let Some(pinned) = self.pinned.and_then(|_| before()).filter(is_pinned) {
+            return Ok(pinned);
+        }
+        let error = match self.oci(oci) {
+            Err(error) if error.is_no_answer() => error,
+            answered => return answered,
+        };
+        let Some(component) = before() else { return Err(error) };
+        tracing::warn!(
+            plugin = %self.remote.address, %error,
+            "the registry doesn't give what the tag means: what it meant before is loaded, from the cache",
+        );
+        Ok(component)
     }
 
     /// The digest of what the address means now. The component is fetched into the cache unless it is there.
@@ -78,16 +103,38 @@ impl<'a> Fetcher<'a> {
         let RemoteAddress::Oci(address) = &self.remote.address else {
             return self.component(Fallback::Refused).map(|component| component.digest);
         };
-        let artifact = self.in_time(async {
+        let (digest, artifact) = self.in_time(async {
             let mut repository = Repository::to_pull(&self.web, address);
-            let (digest, manifest) = self.manifest(&mut repository, address, Fallback::Refused).await?;
+            let (digest, manifest) = self.manifest(&mut repository, address).await?;
             self.keep_once(&format!("{digest}-manifest"), &manifest);
-            Artifact::read(manifest)
+            Ok((digest, Artifact::read(manifest)?))
         })?;
         if self.cache.is_some_and(|cache| !cache.has(&format!("{}-component", artifact.component))) {
-            return self.component(Fallback::Refused).map(|component| component.digest);
+            let component = self.component(Fallback::Refused)?;
+            self.remember(&component);
+            return Ok(component.digest);
+        }
+        // A tag that went back to an earlier version means that one after a restart, too.
+        if self.meant_before() != Some(digest)
+            && let Some(component) = self.kept(address, digest)
+        {
+            self.remember(&component);
         }
         Ok(artifact.component)
+    }
+
+    /// Remembers what the tag means, for a start at which the registry gives no answer, if it is let in.
+    pub fn remember(&self, component: &FetchedComponent) {
+        let Some(meant) = component.meant else { return };
+        let has_digest = self.pinned.is_none_or(|pinned| pinned == component.digest.to_string());
+        let is_signed = self.signed_by.is_empty()
+            || component
+                .signature
+                .as_ref()
+                .is_some_and(|text| verify_text(&component.bytes, text, self.signed_by).is_ok());
+        if has_digest && is_signed {
+            self.keep_once(&self.tag_entry(), meant.to_string().as_bytes());
+        }
     }
 
     /// Checks who signed it. The signature of a file is beside it, at its address with `.minisig`.
@@ -119,11 +166,15 @@ impl<'a> Fetcher<'a> {
         Ok(signed)
     }
 
-    fn oci(&self, address: &OciAddress, fallback: Fallback) -> Result<FetchedComponent, FetchError> {
+    fn oci(&self, address: &OciAddress) -> Result<FetchedComponent, FetchError> {
         self.in_time(async {
             let mut repository = Repository::to_pull(&self.web, address);
-            let (digest, manifest) = self.manifest(&mut repository, address, fallback).await?;
+            let (digest, manifest) = self.manifest(&mut repository, address).await?;
             let artifact = Artifact::read(manifest)?;
+            let found = artifact.component;
+            if let Some(pinned) = self.pinned.filter(|pinned| *pinned != found.to_string()) {
+                return Err(FetchError::OtherBytes { what: "the component", found, expected: pinned.into() });
+            }
             // Before its bytes: a manifest without them is of no use, and they are what may be damaged.
             let name = format!("{}-component", artifact.component);
             let bytes = match self.cached(&name).filter(|bytes| Digest::of(bytes) == artifact.component) {
@@ -139,13 +190,17 @@ impl<'a> Fetcher<'a> {
                 }
             };
             self.keep_once(&format!("{digest}-manifest"), &artifact.manifest);
-            if address.digest.is_none() {
-                self.keep_once(&self.tag_entry(), digest.to_string().as_bytes());
-            }
-            let pinned = OciAddress { digest: Some(digest.to_string()), ..address.clone() };
-            let (digest, pinned) = (artifact.component, pinned.to_string());
-            Ok(FetchedComponent { bytes, digest, pinned, signature: artifact.signature })
+            Ok(of_artifact(address, digest, artifact, bytes))
         })
+    }
+
+    /// The component of the manifest with this digest, if the cache has both.
+    fn kept(&self, address: &OciAddress, digest: Digest) -> Option<FetchedComponent> {
+        let manifest = self.cached(&format!("{digest}-manifest")).filter(|bytes| Digest::of(bytes) == digest)?;
+        let artifact = Artifact::read(manifest.into()).ok()?;
+        let bytes = self.cached(&format!("{}-component", artifact.component))?;
+        let is_right = Digest::of(&bytes) == artifact.component && bytes.len() as u64 <= self.most;
+        is_right.then(|| of_artifact(address, digest, artifact, bytes))
     }
 
     /// The manifest, from the cache where its digest is known.
@@ -153,27 +208,13 @@ impl<'a> Fetcher<'a> {
         &self,
         repository: &mut Repository<'_>,
         address: &OciAddress,
-        fallback: Fallback,
     ) -> Result<(Digest, Bytes), FetchError> {
-        let wanted = match (&address.digest, &address.tag) {
-            (Some(digest), _) => Digest::parse(digest),
-            (None, tag) => match repository.resolve(tag.as_deref().unwrap_or_default()).await {
-                Ok(digest) => digest,
-                Err(error) => {
-                    match self.meant_before().filter(|_| fallback == Fallback::Allowed && error.is_no_answer()) {
-                        Some(digest) => {
-                            tracing::warn!(
-                                plugin = %self.remote.address, %error,
-                                "the registry doesn't say what the tag means: what it meant before is loaded, from the cache",
-                            );
-                            Some(digest)
-                        }
-                        None => return Err(error),
-                    }
-                }
-            },
+        let tag = address.tag.as_deref().unwrap_or_default();
+        let wanted = match &address.digest {
+            Some(digest) => Digest::parse(digest),
+            None => repository.resolve(tag).await?,
         };
-        let Some(digest) = wanted else { return repository.manifest(address.tag.as_deref().unwrap_or_default()).await };
+        let Some(digest) = wanted else { return repository.manifest(tag).await };
         match self.cached(&format!("{digest}-manifest")).filter(|manifest| Digest::of(manifest) == digest) {
             Some(manifest) => Ok((digest, manifest.into())),
             None => repository.manifest(&format!("sha256:{digest}")).await,
@@ -185,7 +226,7 @@ impl<'a> Fetcher<'a> {
         let component = |bytes: Vec<u8>| {
             let digest = Digest::of(&bytes);
             let pinned = format!("{}#sha256={digest}", self.remote.address);
-            FetchedComponent { bytes, digest, pinned, signature: None }
+            FetchedComponent { bytes, digest, pinned, signature: None, meant: None }
         };
         let cached = expected.and_then(|digest| self.cached(&format!("{digest}-component")));
         if let Some(bytes) = cached.filter(|bytes| Some(Digest::of(bytes)) == expected) {
@@ -254,6 +295,12 @@ impl<'a> Fetcher<'a> {
             self.keep(name, bytes);
         }
     }
+}
+
+fn of_artifact(address: &OciAddress, digest: Digest, artifact: Artifact, bytes: Vec<u8>) -> FetchedComponent {
+    let pinned = OciAddress { digest: Some(digest.to_string()), ..address.clone() }.to_string();
+    let meant = address.digest.is_none().then_some(digest);
+    FetchedComponent { bytes, digest: artifact.component, pinned, signature: artifact.signature, meant }
 }
 
 fn in_time<T>(rules: &FetchRules, fetch: impl Future<Output = Result<T, FetchError>>) -> Result<T, FetchError> {
