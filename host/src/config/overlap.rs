@@ -67,6 +67,17 @@ pub(super) fn warnings(configs: &[Config]) -> Vec<String> {
                     config.kafka.group
                 ));
             }
+            if let (Some(topic), Some(same)) = (&config.dead_letters.topic, &earlier.dead_letters.topic)
+                && topic == same
+                && !share_brokers(earlier, config)
+            {
+                warnings.push(format!(
+                    "pipelines {} and {} have the same topic of dead letters, {topic:?}; unless their brokers are of different \
+                     clusters, set dead_letters.topic in one of them",
+                    name(earlier),
+                    name(config)
+                ));
+            }
         }
     }
     warnings
@@ -81,7 +92,9 @@ fn share_brokers(one: &Config, other: &Config) -> bool {
     let brokers = |config: &Config| -> BTreeSet<String> {
         let address = |broker: &str| {
             let address = broker.split_once("://").map_or(broker, |(_, address)| address);
-            address.to_ascii_lowercase().replace("localhost", "127.0.0.1").replace("[::1]", "127.0.0.1")
+            let address = address.to_ascii_lowercase().replace("localhost", "127.0.0.1").replace("[::1]", "127.0.0.1");
+            // Kafka's own port.
+            if address.contains(':') { address } else { format!("{address}:9092") }
         };
         config.kafka.brokers.split(',').map(address).collect()
     };

@@ -90,7 +90,8 @@ fn alone(config: &Config, sources: Sources, stop: Arc<AtomicBool>) -> Result<(),
         service::ready();
         Ok(())
     };
-    PipelineRun { config, sources, engines: &engines, names: "", stop, running: &running }.run()
+    let accept = Arc::new(|_: &Config| Ok(()));
+    PipelineRun { config, sources, engines: &engines, names: "", accept, stop, running: &running }.run()
 }
 
 fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {

@@ -35,6 +35,12 @@ const LAST_REQUESTS: Duration = Duration::from_secs(2);
 /// After which it is tried again to join the group with files that were replaced.
 const JOIN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// The longest time that a pipeline waits for the requests of its run that failed, before it is started again in this process.
+const MOST_REQUESTS: Duration = Duration::from_secs(300);
+
+/// Says whether a changed configuration may be taken over while the pipeline runs, and takes note of it; the error says why not.
+pub(super) type Accept = Arc<dyn Fn(&Config) -> Result<(), String> + Send + Sync>;
+
 /// See the module.
 pub(super) struct PipelineRun<'a> {
     pub config: &'a Config,
@@ -43,6 +49,7 @@ pub(super) struct PipelineRun<'a> {
     pub engines: &'a SharedEngines,
     /// The names of all pipelines of the process, separated by commas.
     pub names: &'a str,
+    pub accept: Accept,
     /// Set when the process is told to stop.
     pub stop: Arc<AtomicBool>,
     /// Gets the host before it reads anything.
@@ -93,7 +100,7 @@ impl PipelineRun<'_> {
         let Some(recovery) = known_start(config, tokio, stop, &store, &sink)? else { return stopped_early() };
         let recovery = Arc::new(recovery);
         // Before the workers, so that whatever happens to the files from now on is seen.
-        let source = configured_by(config, self.sources.clone(), self.names.to_owned());
+        let source = configured_by(config, self.sources.clone(), self.names.to_owned(), Arc::clone(&self.accept));
         let lifecycle = rollout::start(Arc::clone(&chain), Some(source), Pace::default());
         let control = lifecycle.control();
         tokio.block_on(async { reload_on_signal(lifecycle.control()) }).map_err(failed("can't listen to signals"))?;
@@ -119,6 +126,13 @@ impl PipelineRun<'_> {
         chain.stages().iter().for_each(|stage| stage.version.plugin.end_log());
         let supervised = consumed.map(|supervisor| wait_for_supervisor(&host, supervisor));
         tokio.block_on(async {
+            // A pipeline of several is started again soon, and must not meet its own requests at the store.
+            let until = Instant::now() + MOST_REQUESTS;
+            while config.pipeline.is_some() && !self.stop.load(Ordering::SeqCst) && Instant::now() < until {
+                if tokio::time::timeout(LAST_REQUESTS, sink.idle()).await.is_ok() {
+                    break;
+                }
+            }
             if tokio::time::timeout(host.stop_time.within(LAST_REQUESTS), sink.idle()).await.is_err() {
                 warn!(
                     "requests to ReductStore are still under way; what they leave unfinished is mended at the next start"
@@ -233,11 +247,15 @@ fn dead_letter_topic(
     Ok(Some(Arc::new(topic)))
 }
 
-fn configured_by(config: &Config, sources: Sources, names: String) -> rollout::ChainSource {
+fn configured_by(config: &Config, sources: Sources, names: String, accept: Accept) -> rollout::ChainSource {
     let pipeline = config.pipeline.clone();
     rollout::ChainSource {
         file: sources.file.as_ref().map(|(path, _)| path.clone()),
-        load: Box::new(move || read_again(sources.clone(), pipeline.as_deref(), &names)),
+        load: Box::new(move || {
+            let new = read_again(sources.clone(), pipeline.as_deref(), &names)?;
+            accept(&new).map_err(|text| ConfigProblem { place: None, key: "pipelines".into(), text })?;
+            Ok(new)
+        }),
         present: config.clone(),
     }
 }

@@ -29,6 +29,8 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// A pipeline that ran for this long begins with the shortest wait again.
 const RAN_WELL: Duration = Duration::from_secs(300);
+/// How much longer than `limits.shutdown` a pipeline may take before the process ends without it.
+const OVERTIME: Duration = Duration::from_secs(2);
 /// How often it is looked whether to stop.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often the files of a pipeline that waits are looked at.
@@ -96,6 +98,12 @@ pub(super) fn run(pipelines: &[Config], sources: Sources, stop: Arc<AtomicBool>)
     process.watch(&threads);
     let mut failures = Vec::new();
     for (name, thread) in threads {
+        if !thread.is_finished() {
+            let text =
+                "it hangs, and hasn't ended within limits.shutdown; what it had in flight is read again".to_owned();
+            failures.push((name, RunError::Failed(text)));
+            continue;
+        }
         let ended = thread.join().unwrap_or_else(|_| Err(RunError::Failed("its thread panicked".into())));
         failures.extend(ended.err().map(|error| (name, error)));
     }
@@ -103,17 +111,24 @@ pub(super) fn run(pipelines: &[Config], sources: Sources, stop: Arc<AtomicBool>)
 }
 
 impl Process {
-    /// Says when the process is ready, and ends it if nothing can be started.
+    /// Says when the process is ready, and ends it if nothing can be started. Returns when all have ended, or soon after
+    /// they should have.
     fn watch(&self, threads: &[PipelineThread]) {
-        let mut is_ready = false;
+        let (mut is_ready, mut told_at) = (false, None::<Instant>);
+        let shutdown = self.slots.iter().map(|slot| slot.config().limits.shutdown).max().unwrap_or_default();
         while threads.iter().any(|(_, thread)| !thread.is_finished()) {
+            // In this order: one that runs has been tried before.
+            let all_tried = self.slots.iter().all(|slot| slot.has_been_tried());
             if !is_ready && self.slots.iter().any(|slot| slot.has_run()) {
                 // Of one that waits for its servers the service manager must not think that the process doesn't start.
                 is_ready = true;
                 service::ready();
-            } else if !is_ready && !self.is_told_to_stop() && self.slots.iter().all(|slot| slot.has_been_tried()) {
+            } else if !is_ready && !self.is_told_to_stop() && all_tried {
                 error!("no pipeline could be started; the process ends");
                 self.stop.store(true, Ordering::SeqCst);
+            }
+            if self.is_told_to_stop() && told_at.get_or_insert_with(Instant::now).elapsed() > shutdown + OVERTIME {
+                return;
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -124,7 +139,7 @@ impl Process {
     }
 
     /// Runs a pipeline, and starts it again when it has failed.
-    fn keep_running(&self, slot: &Arc<PipelineSlot>) -> Result<(), RunError> {
+    fn keep_running(self: &Arc<Self>, slot: &Arc<PipelineSlot>) -> Result<(), RunError> {
         let (mut wait, mut left_behind) = (FIRST_WAIT, 0);
         loop {
             let config = slot.config();
@@ -135,11 +150,14 @@ impl Process {
                 Ok(())
             };
             let (sources, stop) = (self.sources.clone(), Arc::clone(&self.stop));
+            let (process, place) = (Arc::clone(self), Arc::clone(slot));
+            let accept = Arc::new(move |new: &Config| process.accept(&place, new));
             let ended = PipelineRun {
                 config: &config,
                 sources,
                 engines: &self.engines,
                 names: &self.names,
+                accept,
                 stop,
                 running: &running,
             }
@@ -219,8 +237,7 @@ impl Process {
         if config == slot.config() {
             return;
         }
-        let others = self.slots.iter().filter(|other| other.name() != slot.name()).map(|other| other.config());
-        let conflicts = Pipelines::conflicts(&others.chain([config.clone()]).collect::<Vec<_>>());
+        let conflicts = self.conflicts(slot, &config);
         if conflicts.is_empty() {
             info!("the pipeline is started with the changed configuration");
             return slot.configure(config);
@@ -230,5 +247,76 @@ impl Process {
              {}",
             conflicts.join("; ")
         );
+    }
+
+    /// Lets a running pipeline take new plugins over, unless these may write what another pipeline may write. Other keys need
+    /// a restart.
+    fn accept(&self, slot: &PipelineSlot, new: &Config) -> Result<(), String> {
+        let _changing = lock(&self.changing);
+        let running = Config { plugins: new.plugins.clone(), ..slot.config() };
+        let conflicts = self.conflicts(slot, &running);
+        if conflicts.is_empty() {
+            slot.takes_over(running);
+            return Ok(());
+        }
+        Err(format!("the others run with what the file said before; restart the process: {}", conflicts.join("; ")))
+    }
+
+    /// What this pipeline would share, with this configuration, with what the others may be running with.
+    fn conflicts(&self, slot: &PipelineSlot, config: &Config) -> Vec<String> {
+        let others = self.slots.iter().filter(|other| other.name() != slot.name()).flat_map(|other| other.configs());
+        let mut conflicts: Vec<String> =
+            others.flat_map(|other| Pipelines::conflicts(&[other, config.clone()])).collect();
+        conflicts.dedup();
+        conflicts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests may")]
+
+    use super::*;
+
+    /// Two that write one bucket; the plugin of `one` may choose these entries, and `two` writes below `place`.
+    fn file(entries: &str, place: &str) -> String {
+        format!(
+            "[kafka]\nbrokers = \"127.0.0.1:1\"\ntopics = [\"t\"]\n[store]\nbucket = \"b\"\n[dead_letters]\ntopic = \"dead\"\n\
+             [pipelines.one]\nkafka.group = \"one\"\n[[pipelines.one.plugins]]\npath = \"one.wasm\"\nentries = [\"{entries}\"]\n\
+             [pipelines.two]\nkafka.group = \"two\"\ndead_letters.topic = \"dead-two\"\n\
+             store.entry = \"{place}/{{topic}}/{{partition}}\"\n"
+        )
+    }
+
+    fn pipelines(folder: &std::path::Path, text: &str) -> Vec<Config> {
+        let path = folder.join("sink.toml");
+        std::fs::write(&path, text).unwrap();
+        let file = Some((path, crate::config::ConfigPlace::Flag("--config")));
+        crate::config::load(Sources { file, ..Sources::default() }).config.unwrap().all().to_vec()
+    }
+
+    #[test]
+    fn new_plugins_may_not_write_what_another_pipeline_runs_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = pipelines(folder.path(), &file("{topic}/*", "x"));
+        let stop = Arc::new(AtomicBool::new(false));
+        let slots = before.iter().map(|config| Arc::new(PipelineSlot::new(config.clone(), Arc::clone(&stop))));
+        let process = Process {
+            engines: SharedEngines::for_config(&before[0]).unwrap(),
+            sources: Sources::default(),
+            stop: Arc::clone(&stop),
+            slots: slots.collect(),
+            names: "one, two".into(),
+            changing: Mutex::new(()),
+        };
+        // The file is right by itself, but the other pipeline writes below x until the process is started again.
+        let after = pipelines(folder.path(), &file("x/*", "y"));
+        let refused = process.accept(&process.slots[0], &after[0]).unwrap_err();
+        assert!(refused.contains("restart the process") && refused.contains("can write one entry"), "{refused}");
+        let elsewhere = pipelines(folder.path(), &file("z/*", "y"));
+        process.accept(&process.slots[0], &elsewhere[0]).unwrap();
+        // What was taken over counts for the others: the older version may come back, the newer one is there.
+        let moved = pipelines(folder.path(), &file("w/*", "z"));
+        assert!(!process.conflicts(&process.slots[1], &moved[1]).is_empty());
     }
 }

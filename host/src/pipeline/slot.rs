@@ -21,6 +21,9 @@ use crate::sink::DeadLetterNote;
 pub(super) struct PipelineSlot {
     name: Arc<str>,
     config: Mutex<Config>,
+    /// Configurations that the pipeline has taken over since it was started, of which any may be the active one: a version of a
+    /// plugin may still be loaded, or be rolled back.
+    taken_over: Mutex<Vec<Config>>,
     state: Mutex<SlotState>,
     /// Whether the process is told to stop.
     stop: Arc<AtomicBool>,
@@ -52,6 +55,7 @@ impl PipelineSlot {
         Self {
             name: config.pipeline.clone().unwrap_or_else(|| "default".into()),
             config: Mutex::new(config),
+            taken_over: Mutex::default(),
             state: Mutex::new(SlotState::Starting { since: Instant::now() }),
             stop,
             tried: AtomicBool::new(false),
@@ -70,6 +74,20 @@ impl PipelineSlot {
 
     pub fn configure(&self, config: Config) {
         *lock(&self.config) = config;
+        lock(&self.taken_over).clear();
+    }
+
+    /// The running pipeline takes this configuration over.
+    pub fn takes_over(&self, config: Config) {
+        let mut all = lock(&self.taken_over);
+        if !all.contains(&config) {
+            all.push(config);
+        }
+    }
+
+    /// Every configuration that the pipeline may be running with.
+    pub fn configs(&self) -> Vec<Config> {
+        [self.config()].into_iter().chain(lock(&self.taken_over).iter().cloned()).collect()
     }
 
     pub fn has_been_tried(&self) -> bool {
