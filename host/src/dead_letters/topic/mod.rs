@@ -47,7 +47,7 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// The way to the topic; when it is dropped, what waits is given up.
 pub struct DeadLetterTopic {
-    inbox: Sender<PendingLetter>,
+    inbox: Sender<QueuedLetter>,
     topic: String,
     lookup_starts: Arc<LookupStarts>,
 }
@@ -82,7 +82,7 @@ impl DeadLetterTopic {
 impl DeadLetterTarget for DeadLetterTopic {
     fn take(&self, letter: OutputRecord, ack: AckHandle) {
         // If the thread is gone, the lost ack stops the host.
-        let _ = self.inbox.send(PendingLetter { record: letter, ack });
+        let _ = self.inbox.send(QueuedLetter { record: letter, ack });
     }
 
     fn begin(&self, source: &TopicPartition, offset: u64, index: Option<&DeadLetterIndex>) {
@@ -95,12 +95,12 @@ impl DeadLetterTarget for DeadLetterTopic {
     }
 }
 
-struct PendingLetter {
+struct QueuedLetter {
     record: OutputRecord,
     ack: AckHandle,
 }
 
-impl PendingLetter {
+impl QueuedLetter {
     fn source(&self) -> &TopicPartition {
         &self.record.input.source
     }
@@ -114,10 +114,10 @@ struct TopicThread {
     config: config::Kafka,
     topic: String,
     membership: Arc<Membership>,
-    inbox: Receiver<PendingLetter>,
+    inbox: Receiver<QueuedLetter>,
     lookup_starts: Arc<LookupStarts>,
     /// In the order in which they came, by source partition; none of the queues is empty.
-    waiting: BTreeMap<TopicPartition, VecDeque<PendingLetter>>,
+    waiting: BTreeMap<TopicPartition, VecDeque<QueuedLetter>>,
     /// Whose turn it was last.
     last: Option<TopicPartition>,
     writers: HashMap<TopicPartition, PartitionWriter>,
@@ -158,7 +158,7 @@ impl TopicThread {
         }
     }
 
-    fn queue(&mut self, letter: PendingLetter) {
+    fn queue(&mut self, letter: QueuedLetter) {
         self.waiting.entry(letter.source().clone()).or_default().push_back(letter);
     }
 
@@ -199,7 +199,7 @@ impl TopicThread {
         }
     }
 
-    fn take_batch(&mut self, source: &TopicPartition) -> Vec<PendingLetter> {
+    fn take_batch(&mut self, source: &TopicPartition) -> Vec<QueuedLetter> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         let Some(waiting) = self.waiting.get_mut(source) else { return batch };
         while batch.len() < BATCH && bytes < BATCH_BYTES {
@@ -213,7 +213,7 @@ impl TopicThread {
         batch
     }
 
-    fn write(&mut self, source: &TopicPartition, batch: &[PendingLetter]) -> Result<(), String> {
+    fn write(&mut self, source: &TopicPartition, batch: &[QueuedLetter]) -> Result<(), String> {
         let Some(assignment) = batch.first().map(|letter| letter.ack.partition()) else { return Ok(()) };
         if let Some(writer) = self.writers.get_mut(source).filter(|writer| writer.serves(assignment)) {
             return writer.write(batch, &self.lookup_starts);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::PendingLetter;
+use super::QueuedLetter;
 use super::index::LookupStarts;
 use super::scan::{Wanted, look_up};
 use crate::config;
@@ -63,10 +63,10 @@ impl PartitionWriter {
     }
 
     /// Writes those of the letters that aren't there yet. After an error the writer must not be used any more.
-    pub fn write(&mut self, letters: &[PendingLetter], lookup_starts: &LookupStarts) -> Result<(), String> {
+    pub fn write(&mut self, letters: &[QueuedLetter], lookup_starts: &LookupStarts) -> Result<(), String> {
         self.used = Instant::now();
-        let new = |letter: &&PendingLetter| !self.found.contains(&letter.record.identity());
-        let new: Vec<&PendingLetter> = letters.iter().filter(new).collect();
+        let new = |letter: &&QueuedLetter| !self.found.contains(&letter.record.identity());
+        let new: Vec<&QueuedLetter> = letters.iter().filter(new).collect();
         if new.is_empty() {
             return Ok(());
         }
@@ -82,7 +82,7 @@ impl PartitionWriter {
         Ok(())
     }
 
-    fn send(&self, letter: &PendingLetter) -> Result<(), String> {
+    fn send(&self, letter: &QueuedLetter) -> Result<(), String> {
         let offset = letter.record.input.offset;
         loop {
             match self.producer.send(&letter.record, &headers(&letter.record), self.partition, offset) {
