@@ -274,15 +274,14 @@ impl Process {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests may")]
-
     use super::*;
 
     /// Two that write one bucket; the plugin of `one` may choose these entries, and `two` writes below `place`.
     fn file(entries: &str, place: &str) -> String {
         format!(
             "[kafka]\nbrokers = \"127.0.0.1:1\"\ntopics = [\"t\"]\n[store]\nbucket = \"b\"\n[dead_letters]\ntopic = \"dead\"\n\
-             [pipelines.one]\nkafka.group = \"one\"\n[[pipelines.one.plugins]]\npath = \"one.wasm\"\nentries = [\"{entries}\"]\n\
+             [pipelines.one]\nkafka.group = \"one\"\n[[pipelines.one.plugins]]\npath = \"one.wasm\"\n\
+             [pipelines.one.plugins.limits]\nentries = [\"{entries}\"]\n\
              [pipelines.two]\nkafka.group = \"two\"\ndead_letters.topic = \"dead-two\"\n\
              store.entry = \"{place}/{{topic}}/{{partition}}\"\n"
         )
