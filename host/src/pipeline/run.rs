@@ -2,6 +2,7 @@
 //!
 //! Guarantees: a run leaves nothing behind that could still write or commit, however it ends, so that the next run of the same
 //! pipeline in this process finds what a new process would find; a thread that hangs in a plugin is left behind and counted.
+//! Not guaranteed: that, where a request to the store is still under way five minutes after the run failed.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
