@@ -1,5 +1,11 @@
-//! Why a partition is read again, and from where. Plain values.
+//! Why a partition is read again, from where, and what that does to its state.
+//!
+//! Guarantees: from the moment that a re-read is owed, no commit point lets the next owner off it; a re-read that is owed grows towards
+//! earlier offsets only.
 
+use std::time::{Duration, Instant};
+
+use super::{Inner, OwedReread, PartitionState, Phase};
 use crate::flow::store_start::Started;
 
 /// Why records of a partition have to be read from Kafka again.
@@ -19,4 +25,110 @@ pub struct Reread {
     pub discard_unsent: bool,
     /// The store's start as it is now.
     pub store_start: Option<Started>,
+}
+
+impl PartitionState {
+    /// Demands that the partition be re-read. From now on no commit point lets the next owner off the re-read. A re-read
+    /// that is under way is completed first: it may have more to remove.
+    pub fn require_reread(&self, RereadCause::Removal: RereadCause) {
+        let mut inner = self.lock();
+        // The block may reach back further than this value's own begin: an earlier owner may have begun the re-read.
+        let window = self.window(&inner);
+        self.owe(&mut inner, window);
+        if !inner.is_rereading() && matches!(inner.phase, Phase::Reading | Phase::OutOfRange) {
+            inner.phase = Phase::RereadRequired;
+        }
+    }
+
+    /// The first offset of the re-read that is owed: a removal demanded it.
+    pub fn required_reread(&self) -> Option<u64> {
+        let inner = self.lock();
+        inner.owed.filter(|_| inner.phase == Phase::RereadRequired).map(|owed| owed.from)
+    }
+
+    /// From where records may be harmed when the store crashes now.
+    pub fn crash_window(&self) -> u64 {
+        let inner = self.lock();
+        let owed = inner.owed.map_or(u64::MAX, |owed| owed.from);
+        self.window(&inner).min(owed)
+    }
+
+    /// Nothing at or behind this offset was ever written.
+    fn written_end(&self, inner: &Inner) -> u64 {
+        inner.checkpoint.next_offset().max(inner.compare_below).max(self.written_before)
+    }
+
+    /// From this offset on everything that was read before is to be read again.
+    fn owe(&self, inner: &mut Inner, from: u64) {
+        let until = inner.checkpoint.next_offset().max(inner.reread_until);
+        let compare_below = self.written_end(inner);
+        let from = inner.owed.map_or(from, |owed| owed.from.min(from));
+        inner.owed = Some(OwedReread { from, until, compare_below });
+    }
+
+    fn window(&self, inner: &Inner) -> u64 {
+        inner.durable.saturating_sub(self.block_offsets).min(inner.checkpoint.position())
+    }
+
+    /// The partition is going to be re-read, by [`Self::try_end`] and a newer value.
+    pub fn announce_reread(&self, reread: Reread) {
+        let mut inner = self.lock();
+        self.owe(&mut inner, reread.from);
+        inner.durable = inner.durable.min(reread.from.saturating_add(self.block_offsets));
+        inner.store_start = reread.store_start.or(inner.store_start);
+        inner.phase = match inner.phase {
+            Phase::Reading | Phase::RereadRequired | Phase::OutOfRange => {
+                Phase::AwaitingReread { discard_unsent: reread.discard_unsent }
+            }
+            Phase::AwaitingReread { discard_unsent } => {
+                Phase::AwaitingReread { discard_unsent: discard_unsent && reread.discard_unsent }
+            }
+            phase @ (Phase::Revoked | Phase::Ended) => phase,
+        };
+        inner.awaits_since.get_or_insert_with(Instant::now);
+    }
+
+    /// For how long a re-read has been waiting for records in flight that are still written; `None`: none waits for such.
+    pub fn awaits_reread_for(&self) -> Option<Duration> {
+        let inner = self.lock();
+        let since = inner.awaits_since.filter(|_| inner.phase == Phase::AwaitingReread { discard_unsent: false });
+        since.map(|since| since.elapsed())
+    }
+
+    /// Records that the awaited re-read waits for and that weren't sent are dropped: they are read again, too.
+    pub fn discard_unsent(&self) {
+        let mut inner = self.lock();
+        if let Phase::AwaitingReread { discard_unsent } = &mut inner.phase {
+            *discard_unsent = true;
+        }
+    }
+
+    /// Announces the re-read of what requests of an earlier owner may have harmed, once no more of them can come. `false`:
+    /// nothing has to be re-read, or not yet.
+    pub fn reread_after_late_requests(&self, now_ms: u64) -> bool {
+        let mut inner = self.lock();
+        let Some(late) = inner.late.filter(|late| late.until_ms <= now_ms) else { return false };
+        if inner.is_rereading() || !matches!(inner.phase, Phase::Reading | Phase::OutOfRange) {
+            // It will be announced after whatever happens now, or by the next owner.
+            return false;
+        }
+        // The block that they are written to holds records that were written before.
+        self.owe(&mut inner, late.from.saturating_sub(self.block_offsets));
+        inner.late = None;
+        inner.phase = Phase::AwaitingReread { discard_unsent: false };
+        inner.awaits_since = Some(Instant::now());
+        true
+    }
+
+    /// The worker that reads the partition doesn't come back from a plugin. The partition is read on from its position by
+    /// a newer value and another worker; what the lost worker still does with this value is stale.
+    pub fn abandon(&self) {
+        let mut inner = self.lock();
+        inner.abandoned = true;
+        if matches!(inner.phase, Phase::Reading | Phase::RereadRequired | Phase::OutOfRange) {
+            inner.phase = Phase::AwaitingReread { discard_unsent: false };
+            inner.awaits_since = Some(Instant::now());
+        }
+        self.notify(&inner);
+    }
 }

@@ -1,0 +1,206 @@
+//! Begins partitions: those that the group gave to this host, those that are read again from another offset, and those whose
+//! topic was created again.
+//!
+//! Guarantees: a partition is read only after the brokers answered the question for it that was asked last; one that can't be begun
+//! yet waits with its reason, and is tried again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{Consumer, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaErrorCode;
+use tracing::{debug, info};
+
+use super::group::{AssignedPartition, UNDECIDED, Waiting};
+use super::questions::{BeginAnswer, BrokerNews, FoundBegin, Question};
+use super::{Beginning, PartitionReader, Source, seek};
+use crate::flow::store_start::now_ms;
+use crate::kafka::start;
+use crate::record::{TopicId, TopicPartition};
+
+/// How long a seek may take, which asks no broker.
+pub(super) const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
+/// librdkafka may refuse to seek in a partition that was assigned a moment ago.
+const SEEK_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Source {
+    /// Takes partitions away from their workers that have to begin at another offset and have nothing in flight.
+    pub(super) fn end_rereads(&self) {
+        let mut places = self.context().places();
+        for (source, place) in places.iter_mut() {
+            let AssignedPartition::Reading { state, control } = place else { continue };
+            let Some(point) = state.try_end() else { continue };
+            let was_out_of_range = state.was_out_of_range();
+            let Some(queue) = control.close() else { continue };
+            info!(partition = %source, offset = point.offset, was_out_of_range, "reading from another offset");
+            self.handler.waiting(source, "asking Kafka where to go on");
+            let known = Some(point);
+            let since = Instant::now();
+            let waiting = Waiting { queue, known, was_out_of_range, question: None, assigned_at: None, since };
+            *place = AssignedPartition::Waiting(Box::new(waiting));
+        }
+    }
+
+    pub(super) fn ask(&mut self) {
+        if Instant::now() < self.begin_after {
+            return;
+        }
+        let mut places = self.consumer.context().places();
+        for (source, place) in places.iter_mut() {
+            if let AssignedPartition::Waiting(waiting) = place
+                && waiting.question.is_none()
+            {
+                self.next_question += 1;
+                let number = self.next_question;
+                waiting.question = Some(number);
+                let wants_committed = waiting.known.is_none();
+                let topic_id = waiting.known.as_ref().and_then(|point| point.metadata.topic_id);
+                self.questions.ask(Question { source: source.clone(), number, wants_committed, topic_id });
+            }
+        }
+    }
+
+    pub(super) fn hear(&mut self) {
+        for told in self.questions.told() {
+            match told {
+                BrokerNews::Answer(answer) => self.answered(*answer),
+                BrokerNews::Ids(ids) => self.compare_ids(&ids),
+            }
+        }
+    }
+
+    fn answered(&mut self, answer: BeginAnswer) {
+        let BeginAnswer { source, number, found } = answer;
+        let is_open = |place: &AssignedPartition| matches!(place, AssignedPartition::Waiting(waiting) if waiting.question == Some(number));
+        let taken = {
+            let mut places = self.context().places();
+            if places.get(&source).is_some_and(is_open) { places.remove(&source) } else { None }
+        };
+        let Some(AssignedPartition::Waiting(waiting)) = taken else { return self.questions.forget(number) };
+        match found {
+            Err(reason) => {
+                self.handler.waiting(&source, &reason);
+                self.put(source, AssignedPartition::Waiting(waiting));
+            }
+            Ok(found) => self.begin(source, waiting, found),
+        }
+    }
+
+    fn put(&self, source: TopicPartition, place: AssignedPartition) {
+        self.context().places().insert(source, place);
+    }
+
+    /// Begins a partition whose begin can be decided now.
+    fn begin(&mut self, source: TopicPartition, mut waiting: Box<Waiting>, found: FoundBegin) {
+        let FoundBegin { facts, committed } = found;
+        if let Some(committed) = &committed {
+            self.context().commits().known(&source, committed.clone());
+        }
+        let known = waiting.known.clone().or(committed);
+        // The group has no offset for a topic that was created again.
+        let is_first = known.as_ref().is_none_or(|point| point.metadata.topic_id != facts.topic_id);
+        let is_reread = waiting.known.is_some() && !waiting.was_out_of_range;
+        let mut point = start::begin(&source, known, &facts, self.policy, waiting.was_out_of_range);
+        let late_until_ms = self.late_until_ms.filter(|until_ms| now_ms() < *until_ms);
+        if let (Ok(point), Some(until_ms)) = (&mut point, late_until_ms) {
+            point.expect_late_requests(until_ms);
+        }
+        let begun = point.and_then(|point| self.handler.begin(&source, Beginning { point, facts, is_reread }));
+        let state = match begun {
+            Ok(state) => state,
+            Err(reason) => return self.handler.failed(reason),
+        };
+        match self.move_to(&source, &mut waiting, state.next_offset(), state.leader_epoch()) {
+            Ok(()) => {
+                if is_first || late_until_ms.is_some() {
+                    // For the next reader, too, `latest` holds from now on, and late requests are expected.
+                    let first = vec![(source.clone(), state.first_commit())];
+                    self.context().commits().send_changed(&self.commit_queue, first);
+                }
+                let (reader, control) = PartitionReader::new(
+                    source.clone(),
+                    state.topic_id(),
+                    Arc::clone(&self.context().ids),
+                    waiting.queue,
+                );
+                self.handler.assigned(reader, &state);
+                self.put(source, AssignedPartition::Reading { state, control });
+            }
+            Err(error) => {
+                debug!(partition = %source, %error, "can't read from there yet; trying again");
+                state.end();
+                waiting.question = None;
+                self.put(source, AssignedPartition::Waiting(waiting));
+            }
+        }
+    }
+
+    /// Makes librdkafka read the partition from this offset on. An error: it can't be done yet.
+    fn move_to(
+        &self,
+        source: &TopicPartition,
+        waiting: &mut Waiting,
+        offset: u64,
+        epoch: Option<u32>,
+    ) -> KafkaResult<()> {
+        // What is queued is of another offset. Errors in there would be taken for ones of the new.
+        let mut has_stopped = waiting.was_out_of_range;
+        while let Some(queued) = waiting.queue.poll(Duration::ZERO) {
+            has_stopped |= matches!(queued, Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)));
+        }
+        match seek::seek(&self.consumer, source, offset, epoch, SEEK_TIMEOUT) {
+            Err(refused) if has_stopped || waiting.since.elapsed() > SEEK_PATIENCE => {
+                // librdkafka has stopped reading the partition, and seeks only in those that it reads. That happens at each
+                // start where Kafka has deleted the partition's first records.
+                self.assign_again(source, Offset::Offset(offset.cast_signed()))?;
+                if epoch.is_none() {
+                    return Ok(());
+                }
+                // Only a seek has librdkafka ask whether the log was truncated below the offset, so it is tried again.
+                (waiting.assigned_at, waiting.since) = (Some(offset), Instant::now());
+                Err(refused)
+            }
+            sought => sought,
+        }
+    }
+
+    fn assign_again(&self, source: &TopicPartition, offset: Offset) -> KafkaResult<()> {
+        let partition = source.partition.cast_signed();
+        if matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative) {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&source.topic, partition, offset)?;
+            self.consumer.incremental_unassign(&list)?;
+            return self.consumer.incremental_assign(&list);
+        }
+        // Eager protocols know only whole assignments. The others go on where they are; a record that comes twice is
+        // ignored by the state, and none is left out.
+        let mut all = TopicPartitionList::new();
+        all.add_partition_offset(&source.topic, partition, offset)?;
+        for (other, place) in self.context().places().iter().filter(|(other, _)| *other != source) {
+            let next = match place {
+                // At the beginning librdkafka might find nothing and stop again, and so would take turns with this one.
+                AssignedPartition::Waiting(waiting) => {
+                    waiting.assigned_at.map_or(UNDECIDED, |offset| Offset::Offset(offset.cast_signed()))
+                }
+                AssignedPartition::Reading { state, .. } => Offset::Offset(state.next_offset().cast_signed()),
+            };
+            all.add_partition_offset(&other.topic, other.partition.cast_signed(), next)?;
+        }
+        self.consumer.assign(&all)
+    }
+
+    /// Lets partitions begin again whose topics were deleted and created again.
+    fn compare_ids(&self, ids: &HashMap<String, TopicId>) {
+        for place in self.context().places().values() {
+            if let AssignedPartition::Reading { state, .. } = place
+                && let (Some(before), Some(now)) = (state.topic_id(), ids.get(&*state.source.topic))
+                && before != *now
+            {
+                state.report_out_of_range();
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What a source tells the host, and what it asks: the seam between `source` and the pipeline.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::error::KafkaError;
+use thiserror::Error;
+
+use super::PartitionReader;
+use crate::flow::{CommitPoint, PartitionState};
+use crate::kafka::metadata::KafkaCheckError;
+use crate::kafka::start::Facts;
+use crate::record::TopicPartition;
+
+/// Where a partition begins, with what the brokers say of it.
+#[derive(Debug, Clone)]
+pub struct Beginning {
+    /// Where to begin; the handler may choose an earlier offset that is still there.
+    pub point: CommitPoint,
+    /// What the brokers say of the partition.
+    pub facts: Facts,
+    /// This host goes on with the partition, to re-read it: nobody else has written since.
+    pub is_reread: bool,
+}
+
+/// Has the partitions that the group gives to this host. Called by the thread that runs [`Source::run`], where nothing
+/// else is said.
+pub trait GroupHandler: Send + Sync {
+    /// The partition isn't read yet, for this reason.
+    fn waiting(&self, source: &TopicPartition, reason: &str);
+    /// Decides where exactly the partition begins.
+    fn begin(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String>;
+    /// The batch at this offset of the partition can't be read, for this reason. It is fetched again from time to time.
+    fn unreadable(&self, source: &TopicPartition, offset: u64, reason: &str);
+    /// Nothing is read of these offsets, because the batch that has them can't be read, for this reason.
+    fn skipped(&self, source: &TopicPartition, offsets: Range<u64>, reason: &str);
+    /// The partition is ready to be read.
+    fn assigned(&self, reader: PartitionReader, state: &Arc<PartitionState>);
+    /// The group takes the partitions back; `states` are those that had begun, and nothing is read for them any more.
+    /// Finishes what is in flight as far as that goes, and answers with what may be committed. `lost`: the partitions
+    /// belong to others already, so nothing more may be written.
+    fn revoked(
+        &self,
+        partitions: &[TopicPartition],
+        states: &[Arc<PartitionState>],
+        lost: bool,
+    ) -> Vec<(TopicPartition, CommitPoint)>;
+    /// What may be committed for the partition now. Adds what the state doesn't know.
+    fn commit_point(&self, state: &PartitionState) -> Option<CommitPoint>;
+    /// The group took a commit, or refused it.
+    fn committed(&self, outcome: Result<(), String>);
+    /// The reason if no other member of the group may own partitions of this topic, because several partitions of it
+    /// write to one entry. Called by any thread.
+    fn requires_sole_member(&self, topic: &str, partitions: usize) -> Option<String>;
+    /// The source can't go on. Called by any thread.
+    fn failed(&self, reason: String);
+    /// Whether to stop.
+    fn is_stopping(&self) -> bool;
+    /// How long leaving the group may take at a stop.
+    fn time_to_leave(&self) -> Duration;
+    /// Idle partitions whose tails may hold no records, with the ends that Kafka named.
+    fn take_probes(&self) -> Vec<(TopicPartition, u64)>;
+    /// Whether the group should be asked if this host is still a member.
+    fn is_membership_doubted(&self) -> bool;
+    /// The group says that it is.
+    fn membership_confirmed(&self);
+}
+
+/// Why a source doesn't start.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// librdkafka takes one of the properties for wrong.
+    #[error("librdkafka refuses the configuration: {0}")]
+    Configuration(String),
+    /// Kafka doesn't answer, or refuses.
+    #[error("Kafka at {0}")]
+    Away(#[from] KafkaCheckError),
+    /// librdkafka takes one of the topics for wrong.
+    #[error("can't subscribe to {topics:?}: {error}")]
+    Subscribe {
+        /// As configured.
+        topics: Vec<String>,
+        /// librdkafka's words.
+        error: KafkaError,
+    },
+    /// The system gives no thread.
+    #[error("can't start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Why a source has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceEnd {
+    /// The host stops.
+    Stopped,
+    /// Another host has taken this one's name in the group. Nothing of what this one had is its own any more.
+    NameTaken,
+    /// The certificates, keys or passwords were replaced, which a client can't take over: all was given back, for a member that
+    /// is made of the new ones.
+    FilesReplaced,
+}
