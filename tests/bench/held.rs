@@ -36,13 +36,16 @@ pub struct Rate {
     pub cpu: Vec<(&'static str, f64)>,
     /// Cores that all other processes of the machine kept busy meanwhile.
     pub others: f64,
+    /// Of the CPU time of all watched processes, what answering those who look took, in percent; `None`: nobody looked.
+    pub looks_percent: Option<f64>,
 }
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.0} records/s; CPU a record:", self.per_second)?;
         self.cpu.iter().try_for_each(|(name, cpu)| write!(f, " {name} {cpu:.0} µs"))?;
-        write!(f, "; others kept {:.1} cores busy", self.others)
+        write!(f, "; others kept {:.1} cores busy", self.others)?;
+        self.looks_percent.map_or(Ok(()), |percent| write!(f, "; being watched took {percent:.2} % of the CPU time"))
     }
 }
 
@@ -90,7 +93,7 @@ pub fn watch(
     let used: Vec<f64> = first.cpu.iter().zip(&last.cpu).map(|(first, last)| last - first).collect();
     let others = (last.machine - first.machine - used.iter().sum::<f64>()).max(0.0) / seconds;
     let cpu = watched.iter().zip(used).map(|(it, used)| (it.name, used * 1e6 / records)).collect();
-    Ok(Rate { per_second: records / seconds, cpu, others })
+    Ok(Rate { per_second: records / seconds, cpu, others, looks_percent: None })
 }
 
 /// What a process has used so far, user and system, all threads.
@@ -99,6 +102,20 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
     // The name in parentheses may hold anything; the 14th and 15th fields are the 12th and 13th behind it.
     let (_, fields) = text.rsplit_once(") ").context("/proc/PID/stat has a name in parentheses")?;
     seconds(fields.split(' ').skip(11).take(2))
+}
+
+/// What the threads of this name have used so far.
+pub fn thread_cpu_seconds(pid: u32, name: &str) -> Result<f64> {
+    let mut used = 0.0;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        // One may have ended meanwhile.
+        let Ok(text) = std::fs::read_to_string(thread?.path().join("stat")) else { continue };
+        let Some((head, fields)) = text.rsplit_once(") ") else { continue };
+        if head.split_once('(').is_some_and(|(_, found)| found == name) {
+            used += seconds(fields.split(' ').skip(11).take(2))?;
+        }
+    }
+    Ok(used)
 }
 
 /// What all processes have used so far: user, nice and system, and the interrupts that are counted with none.

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use reduct_rs::BucketSettings;
-use reduct_sink_testbed::process::wait_for;
+use reduct_sink_testbed::process::{free_port, wait_for};
 use reduct_sink_testbed::{Sink, SinkConfig, unique};
 
 use crate::bed::Bench;
-use crate::held::{Rate, Watched, cpu_seconds, peak_memory, watch};
+use crate::held::{Rate, Watched, cpu_seconds, peak_memory, thread_cpu_seconds, watch};
 use crate::note;
 use crate::plan::{BACKLOG_BYTES, BACKLOG_RECORD, DISCARD_LONG_RUNS, DISCARD_RECORDS, DISCARD_RUNS};
+use crate::scraper::Scraper;
 
 /// How the host writes a record, for the direct writer to write the same.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub enum Plugins {
     RelabelRoute,
 }
 
+/// The host's thread that answers over HTTP.
+const STATUS_THREAD: &str = "status";
 const WARM_UP_RECORDS: u64 = 500;
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(180);
 
@@ -77,6 +80,26 @@ pub fn run(bench: &Bench, records: u64, bucket: &str, topic: &str, plugins: Plug
     let rate = watch(bench, bucket, records, &watched, || sink.process().expect_running())?;
     sink.stop_cleanly()?;
     Ok(rate)
+}
+
+/// The same with the passthrough, while a Prometheus and a browser look at the host.
+///
+/// The difference of two rates is mostly noise, at this size. So what answering takes is measured itself: as a part of the
+/// CPU time of all that shares the cores, which is the part of the throughput that it takes where they are all busy.
+pub fn watched_run(bench: &Bench, records: u64, bucket: &str, topic: &str) -> Result<Rate> {
+    let address = format!("127.0.0.1:{}", free_port()?);
+    let config = config(bench, topic, bucket, Plugins::Passthrough)?.set("status.listen", address.as_str());
+    let mut sink = Sink::start(&config)?;
+    let watched = watched(bench, &mut sink);
+    let used = || watched.iter().map(|it| cpu_seconds(it.pid)).sum::<Result<f64>>();
+    let before = used()?;
+    let scraper = Scraper::start(address);
+    let rate = watch(bench, bucket, records, &watched, || sink.process().expect_running())?;
+    let pid = sink.process().pid();
+    let looks_percent = Some(thread_cpu_seconds(pid, STATUS_THREAD)? / (used()? - before) * 100.0);
+    ensure!(scraper.stop()? > 1, "the run was too short to be watched");
+    sink.stop_cleanly()?;
+    Ok(Rate { looks_percent, ..rate })
 }
 
 /// What the host does into a sink that discards.

@@ -1,5 +1,5 @@
 //! `tests/run bench`: how fast the host is beside the fastest direct writer, beside itself without a plugin, and beside
-//! the tutorial's consumer and one written by hand, on real servers in one run.
+//! the tutorial's consumer and one written by hand, and what it costs to be watched, on real servers in one run.
 //!
 //! Guarantees: a rate counts what ReductStore holds, never what was sent; every rate is taken in the same way (see
 //! [`held`]); the runs are interleaved, and a ratio is taken within a round, so that a machine which others use as well
@@ -15,6 +15,7 @@ mod host;
 mod options;
 mod plan;
 mod report;
+mod scraper;
 mod tutorial;
 
 use anyhow::{Context, Result};
@@ -49,7 +50,7 @@ fn main() -> Result<()> {
         note(&format!("{} warm-up a: {warm_up}", size.label));
         let mut measured = Rounds::new(size);
         for round in 1..=rounds {
-            for kind in ORDER.into_iter().filter(|kind| options.wants(*kind)) {
+            for kind in ORDER.into_iter().filter(|kind| options.wants(*kind) && kind.is_of(size)) {
                 let rate = one_run(&bench, kind, size, &topic, &tutorial_topic, &style)
                     .with_context(|| format!("run {} at {}, round {round}", kind.letter(), size.label))?;
                 note(&format!("{} round {round}/{rounds} {}: {rate}", size.label, kind.letter()));
@@ -80,11 +81,25 @@ pub enum Kind {
     RelabelRoute,
     Tutorial,
     ByHand,
+    Scraped,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] =
-        [Kind::Direct, Kind::NoPlugin, Kind::Passthrough, Kind::RelabelRoute, Kind::Tutorial, Kind::ByHand];
+    pub const ALL: [Kind; 7] = [
+        Kind::Direct,
+        Kind::NoPlugin,
+        Kind::Passthrough,
+        Kind::RelabelRoute,
+        Kind::Tutorial,
+        Kind::ByHand,
+        Kind::Scraped,
+    ];
+
+    /// Whether it is measured at this size. Being watched costs the same each second, whatever is written: it shows most
+    /// where most records come.
+    pub fn is_of(self, size: &Size) -> bool {
+        self != Kind::Scraped || size.name == SIZES[0].name
+    }
 
     pub fn letter(self) -> char {
         match self {
@@ -94,6 +109,7 @@ impl Kind {
             Kind::RelabelRoute => 'd',
             Kind::Tutorial => 'e',
             Kind::ByHand => 'f',
+            Kind::Scraped => 'g',
         }
     }
 
@@ -105,20 +121,23 @@ impl Kind {
             Kind::RelabelRoute => "host, relabel and route",
             Kind::Tutorial => "the tutorial's consumer",
             Kind::ByHand => "a consumer written by hand",
+            Kind::Scraped => "host, passthrough, watched",
         }
     }
 }
 
 /// One round. The same forwards and backwards: a machine that gets slower or faster on the way is so for both sides of
 /// a ratio, and the direct writer against itself is the A/A control.
-const ORDER: [Kind; 10] = [
+const ORDER: [Kind; 12] = [
     Kind::Direct,
     Kind::NoPlugin,
     Kind::Passthrough,
+    Kind::Scraped,
     Kind::RelabelRoute,
     Kind::ByHand,
     Kind::Tutorial,
     Kind::ByHand,
+    Kind::Scraped,
     Kind::Passthrough,
     Kind::NoPlugin,
     Kind::Direct,
@@ -148,6 +167,10 @@ fn one_run(
             return bench.checked(&bucket, size.records, size.bytes).map(|()| rate);
         }
         Kind::NoPlugin => Plugins::None,
+        Kind::Scraped => {
+            let rate = host::watched_run(bench, size.records, &bucket, topic)?;
+            return bench.checked(&bucket, size.records, size.bytes).map(|()| rate);
+        }
         Kind::Passthrough => Plugins::Passthrough,
         Kind::RelabelRoute => Plugins::RelabelRoute,
     };

@@ -21,14 +21,16 @@ const FLOORS: [(Kind, Kind, [f64; 3]); 3] = [
     (Kind::Passthrough, Kind::ByHand, [1.0, 1.3, 1.3]),
 ];
 /// Ratios that have no floor.
-const TOLD: [(Kind, Kind); 4] = [
+const TOLD: [(Kind, Kind); 5] = [
     (Kind::Passthrough, Kind::Direct),
     (Kind::NoPlugin, Kind::Direct),
     (Kind::RelabelRoute, Kind::NoPlugin),
     (Kind::RelabelRoute, Kind::Tutorial),
+    (Kind::Scraped, Kind::Passthrough),
 ];
 const DISCARD_FLOOR: f64 = 300_000.0;
 const BACKLOG_CEILING_MB: f64 = 300.0;
+const LOOKS_CEILING_PERCENT: f64 = 1.0;
 
 /// What one size came to.
 pub struct Rounds {
@@ -61,6 +63,11 @@ impl Rounds {
     fn ratio(&self, of: Kind, to: Kind) -> Option<Spread> {
         let mean = |rates: &Vec<Rate>| rates.iter().map(|rate| rate.per_second).sum::<f64>() / rates.len() as f64;
         Spread::of(self.rounds.iter().filter_map(|round| Some(mean(round.get(&of)?) / mean(round.get(&to)?))))
+    }
+
+    /// What it costs to be watched, in percent of the CPU time.
+    fn looks_percent(&self) -> Option<Spread> {
+        Spread::of(self.rates(Kind::Scraped).into_iter().filter_map(|rate| rate.looks_percent))
     }
 
     /// The second run of a round by the first: nothing but noise.
@@ -118,8 +125,8 @@ impl Report {
             "Median (least to most). A rate counts what ReductStore {} holds, from 10 % of the records to the last \
              look (every 50 ms) before all are there; Apache Kafka {}; {shared}.{others} Topics \
              have {} partitions, so there are as many entries; the tutorial's consumer writes one. Ratios are taken \
-             within a round of a b c d f e f c b a. (b), (c) and (d) \
-             read back what they write, as the host does by default.\n",
+             within a round of a b c g d f e f g c b a. (b), (c), (d) and \
+             (g) read back what they write, as the host does by default.\n",
             store::VERSION,
             kafka::version().unwrap_or_else(|_| "of an unknown version".into()),
             self.partitions,
@@ -177,6 +184,13 @@ impl Report {
         }
         if let Some(per_second) = Spread::of(self.discard.iter().map(|run| run.per_second)) {
             table.row("the same by the clock, starting included", [Some(per_second.show(0))]);
+        }
+        if let Some(percent) = self.sizes.iter().find_map(Rounds::looks_percent) {
+            let reached = verdict(percent.median <= LOOKS_CEILING_PERCENT, "≤", LOOKS_CEILING_PERCENT);
+            table.row(
+                "a scrape every second and the page open, in percent of the CPU time of host, Kafka and store",
+                [Some(format!("{} {reached}", percent.show(2)))],
+            );
         }
         if let Some(bytes) = self.backlog {
             let megabytes = bytes as f64 / 1e6;
@@ -238,6 +252,8 @@ impl Report {
         note("ratio_a_a".into(), 4, farthest);
         let per_core = Spread::of(self.discard.iter().map(|run| run.per_core));
         note("discard_per_core".into(), 0, per_core.map(|spread| spread.median));
+        let percent = self.sizes.iter().find_map(Rounds::looks_percent);
+        note("scrape_cost_percent".into(), 3, percent.map(|spread| spread.median));
         note("rss_mb_backlog".into(), 1, self.backlog.map(|bytes| bytes as f64 / 1e6));
         if self.apart {
             figures = figures.into_iter().map(|(name, value)| (name + "_apart", value)).collect();
