@@ -1,13 +1,16 @@
-//! Tells the binary which version of wasmtime is compiled in, and makes the component that is embedded in it, from text: the passthrough in `plugins/passthrough` and the
+//! Tells the binary which commit it is built from and which version of wasmtime is compiled in, and makes the component that is embedded in it, from text: the passthrough in `plugins/passthrough` and the
 //! contract in `wit/`. The result lies in the build's output folder as `passthrough.wasm`.
 
 use std::path::Path;
+use std::process::Command;
 use std::{env, error::Error, fs};
 
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 const CONTRACT: &str = "../wit/v0.1.0";
+/// Set by who builds where there is no checkout.
+const COMMIT: &str = "REDUCT_SINK_COMMIT";
 const PASSTHROUGH: &str = "../plugins/passthrough/passthrough.wat";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -20,9 +23,34 @@ fn main() -> Result<(), Box<dyn Error>> {
     embed_component_metadata(&mut module, &contract, world, StringEncoding::UTF8)?;
     let component = ComponentEncoder::default().module(&module)?.validate(true).encode()?;
     println!("cargo::rustc-env=WASMTIME_VERSION={}", locked_version("wasmtime")?);
+    println!("cargo::rerun-if-env-changed={COMMIT}");
+    if let Some(commit) = env::var(COMMIT).ok().filter(|commit| !commit.is_empty()).or_else(checked_out) {
+        println!("cargo::rustc-env=BUILT_FROM_COMMIT={commit}");
+    }
     let out = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
     fs::write(Path::new(&out).join("passthrough.wasm"), component)?;
     Ok(())
+}
+
+/// The commit of the checkout that this is built in; `None`: it is none of this project, or there is no git.
+fn checked_out() -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+    };
+    // An unpacked archive may lie in somebody else's checkout.
+    let top = fs::canonicalize(git(&["rev-parse", "--show-toplevel"])?).ok()?;
+    if top != fs::canonicalize("..").ok()? {
+        return None;
+    }
+    // Both change with each commit and each checkout.
+    for file in ["HEAD", "logs/HEAD"] {
+        let path = git(&["rev-parse", "--git-path", file])?;
+        if Path::new(&path).exists() {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
+    git(&["rev-parse", "HEAD"])
 }
 
 /// The version of a package in the workspace's lock file.

@@ -7,7 +7,9 @@ use reduct_sink::health::build;
 static LONG: LazyLock<String> = LazyLock::new(|| {
     let text = |(name, value): (&str, &str)| match (name, value) {
         ("version", version) => version.to_owned(),
-        ("commit", "unknown") => "commit: unknown (set REDUCT_SINK_COMMIT when building)".to_owned(),
+        ("commit", "unknown") => {
+            "commit: unknown (built outside of a git checkout, without REDUCT_SINK_COMMIT)".to_owned()
+        }
         ("contract", contract) => format!("plugin contract: {contract}"),
         (name, value) => format!("{name}: {value}"),
     };

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use crate::kafka::client::library_version;
 use crate::plugin::CONTRACT;
 
-/// The commit that this was built from; the build of a package sets the variable.
-pub const COMMIT: Option<&str> = option_env!("REDUCT_SINK_COMMIT");
+/// The commit that this was built from: the value of `REDUCT_SINK_COMMIT`, or else that of the checkout.
+pub const COMMIT: Option<&str> = option_env!("BUILT_FROM_COMMIT");
 
 static LIBRDKAFKA: LazyLock<String> = LazyLock::new(library_version);
 
