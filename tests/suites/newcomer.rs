@@ -137,6 +137,43 @@ async fn dev_hands_what_passed_to_a_running_host() -> Result<()> {
 }
 
 #[test]
+fn dev_tells_what_happens_as_json() -> Result<()> {
+    let empty = tempfile::tempdir()?;
+    let folder = empty.path().join("first");
+    let path = folder.display().to_string();
+    command(&["plugin", "new", "--lang", "c", &path])?;
+    let output = empty.path().join("events");
+    let mut dev = Command::new(binary()?);
+    dev.args(["plugin", "dev", &path, "--json"]).stdout(fs::File::create(&output)?).stderr(std::process::Stdio::null());
+    let mut dev = dev.spawn()?;
+    let source = folder.join("plugin.c");
+    let events = |wanted: &str, times: usize| {
+        process::wait_for(&format!("{times} {wanted}"), BOUND, || {
+            let text = fs::read_to_string(&output)?;
+            // The last line may be half written.
+            let lines = text.rsplit_once('\n').map_or("", |(whole, _)| whole).lines();
+            let events = lines.map(serde_json::from_str).collect::<Result<Vec<serde_json::Value>, _>>()?;
+            let found = events.iter().filter(|event| event["event"] == wanted).count();
+            Ok((found >= times).then_some(events))
+        })
+    };
+    let checked = (|| {
+        let first = events("watching", 1)?;
+        ensure!(first.iter().any(|event| event["event"] == "built"), "{first:?}");
+        ensure!(first.iter().any(|event| event["failed"] == 0), "{first:?}");
+        fs::write(&source, fs::read_to_string(&source)?.replace("static uint64_t", "static no_type"))?;
+        let second = events("watching", 2)?;
+        ensure!(second.iter().any(|event| event["files"][0] == "plugin.c"), "{second:?}");
+        let failed = second.iter().find(|event| event["event"] == "failed").context("a failure")?;
+        ensure!(failed["error"]["code"].is_string(), "{failed}");
+        Ok(())
+    })();
+    dev.kill()?;
+    dev.wait()?;
+    checked
+}
+
+#[test]
 fn dev_says_at_once_what_is_wrong_with_the_host() -> Result<()> {
     let empty = tempfile::tempdir()?;
     let path = empty.path().join("first").display().to_string();

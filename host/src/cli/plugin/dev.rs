@@ -1,4 +1,4 @@
-//! `reduct-sink plugin dev`.
+//! `reduct-sink plugin dev`. With `--json` each thing that happens is one line with an object, whose `event` says what it is.
 //!
 //! Guarantees: a version that doesn't build, or whose fixtures fail, reaches neither the plugin's component nor a running
 //! host; what a host made of a version that it was handed is printed, a roll-back later on included; only a component that
@@ -16,10 +16,10 @@ use reduct_sink::devkit::dev::{FolderStamp, component_digest, digest_of, put_in_
 use reduct_sink::devkit::fixtures;
 use reduct_sink::devkit::project::Project;
 use reduct_sink::devkit::testing::Tester;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::super::status::RunningHost;
-use super::{CommandError, ErrorCode, Exit, Progress, print};
+use super::{CommandError, ErrorCode, Exit, Progress, is_json, print};
 
 /// How often the folder is looked at. A change counts when nothing has changed since the last look.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -72,13 +72,24 @@ impl Dev {
                 // The first time it is everything.
                 if built != FolderStamp::default() {
                     let names: Vec<_> = changed.iter().map(|path| path.display().to_string()).collect();
-                    print(format_args!("\nchanged: {}", names.join(", ")));
+                    say(
+                        &json!({ "event": "changed", "files": names }),
+                        format_args!("\nchanged: {}", names.join(", ")),
+                    );
                 }
                 built = seen.clone();
-                if let Err(CommandError { error: Some(error), .. }) = self.round(&project, target.as_mut()) {
-                    print(format_args!("FAILED  {error:#}"));
+                if let Err(failure) = self.round(&project, target.as_mut()) {
+                    let mut event = failure.to_json();
+                    if let (Some(fields), true) = (event.as_object_mut(), is_json()) {
+                        fields.insert("event".into(), "failed".into());
+                        print(event);
+                    } else if let Some(error) = &failure.error {
+                        print(format_args!("FAILED  {error:#}"));
+                    }
                 }
-                print(format_args!("watching {}; Ctrl-C ends it", project.folder.display()));
+                let folder = project.folder.display();
+                let event = json!({ "event": "watching", "folder": folder.to_string() });
+                say(&event, format_args!("watching {folder}; Ctrl-C ends it"));
             }
             seen = self.next_change(&project, &built, target.as_mut());
         }
@@ -98,7 +109,11 @@ impl Dev {
         let tester = Tester::new(vec![fresh.clone()], Duration::from(self.timeout), self.memory.as_u64());
         let mut tester = tester.map_err(failed)?;
         let reports: Vec<_> = cases.iter().map(|case| tester.run(case)).collect();
-        if super::test::tell(&reports).is_err() {
+        let tested = if is_json() { super::test::tell_json(&reports) } else { super::test::tell(&reports) };
+        if tested.is_err() && is_json() {
+            return tested;
+        }
+        if tested.is_err() {
             let kept = match &target {
                 Some(target) => format!("{} keeps the version that it has", target.address),
                 None => format!("{} stays as it was", project.component().display()),
@@ -110,7 +125,8 @@ impl Dev {
         }
         let Some(target) = target else {
             let component = take_over(project, &fresh).map_err(failed)?;
-            print(format_args!("built   {}", component.display()));
+            let component = component.display();
+            say(&json!({ "event": "built", "component": component.to_string() }), format_args!("built   {component}"));
             return Ok(());
         };
         target.hand_over(project, &fresh)
@@ -223,7 +239,10 @@ impl HandOverTarget {
         let component = take_over(project, fresh).map_err(failed)?;
         if had == digest {
             let of_host = if at_work == digest { "is at work" } else { "was handed over before, and isn't at work" };
-            print(format_args!("version {short} {of_host} in {}; nothing to hand over", self.address));
+            let event =
+                json!({ "event": "known", "digest": digest, "host": self.address, "at_work": at_work == digest });
+            let text = format_args!("version {short} {of_host} in {}; nothing to hand over", self.address);
+            say(&event, text);
             return Ok(());
         }
         // The host may watch the very file that was built.
@@ -236,13 +255,12 @@ impl HandOverTarget {
             if let Some(swap) =
                 swap_of(&status, |swap| swap["number"].as_u64() > Some(last_swap) && swap["new"] == digest.as_str())
             {
-                let outcome = outcome_of(swap);
-                print(format_args!(
-                    "handed  version {short} to {} as {}, after {:.1} s: {outcome}",
-                    self.address,
-                    file.display(),
-                    begun.elapsed().as_secs_f64()
-                ));
+                let (outcome, seconds) = (outcome_of(swap), begun.elapsed().as_secs_f64());
+                let (host, file) = (&self.address, file.display());
+                say(
+                    &self.event_of("handed-over", &digest, swap),
+                    format_args!("handed  version {short} to {host} as {file}, after {seconds:.1} s: {outcome}"),
+                );
                 self.handed = swap["number"].as_u64().map(|number| (number, outcome));
                 return Ok(());
             }
@@ -256,6 +274,11 @@ impl HandOverTarget {
         )))
     }
 
+    fn event_of(&self, event: &str, digest: &str, swap: &Value) -> Value {
+        let (outcome, reason) = (&swap["outcome"], &swap["reason"]);
+        json!({ "event": event, "digest": digest, "host": self.address, "plugin": self.plugin, "outcome": outcome, "reason": reason })
+    }
+
     /// Prints what the host has found of the version meanwhile. A host that doesn't answer is asked again later.
     fn report_change(&mut self) {
         let Some((number, told)) = &self.handed else { return };
@@ -263,9 +286,19 @@ impl HandOverTarget {
         let Some(swap) = swap_of(&status, |swap| swap["number"].as_u64() == Some(*number)) else { return };
         let (outcome, number) = (outcome_of(swap), *number);
         if outcome != *told {
-            print(format_args!("{}: {outcome}", self.address));
+            let event = self.event_of("outcome", swap["new"].as_str().unwrap_or_default(), swap);
+            say(&event, format_args!("{}: {outcome}", self.address));
             self.handed = Some((number, outcome));
         }
+    }
+}
+
+/// Prints the object with `--json`, and the text without.
+fn say(event: &Value, text: std::fmt::Arguments<'_>) {
+    if is_json() {
+        print(event);
+    } else {
+        print(text);
     }
 }
 

@@ -87,7 +87,8 @@ impl Test {
     }
 }
 
-fn tell_json(reports: &[CaseReport]) -> Result<(), CommandError> {
+/// The same as [`tell`], as objects.
+pub(super) fn tell_json(reports: &[CaseReport]) -> Result<(), CommandError> {
     for CaseReport { name, result, .. } in reports {
         let (outcome, text) = match result {
             TestResult::Passed => ("passed", None),
