@@ -12,7 +12,7 @@ use reduct_sink_testbed::process::{free_port, wait_for};
 use reduct_sink_testbed::{Sink, SinkConfig, unique};
 
 use crate::bed::Bench;
-use crate::held::{Rate, Watched, cpu_seconds, peak_memory, thread_cpu_seconds, watch};
+use crate::held::{Rate, Watched, cpu_seconds, peak_memory, thread_cpu_ns, watch};
 use crate::note;
 use crate::plan::{BACKLOG_BYTES, BACKLOG_RECORD, DISCARD_LONG_RUNS, DISCARD_RECORDS, DISCARD_RUNS};
 use crate::scraper::Scraper;
@@ -96,7 +96,7 @@ pub fn watched_run(bench: &Bench, records: u64, bucket: &str, topic: &str) -> Re
     let scraper = Scraper::start(address);
     let rate = watch(bench, bucket, records, &watched, || sink.process().expect_running())?;
     let pid = sink.process().pid();
-    let looks_percent = Some(thread_cpu_seconds(pid, STATUS_THREAD)? / (used()? - before) * 100.0);
+    let looks_percent = Some(thread_cpu_ns(pid, STATUS_THREAD)? as f64 / 1e9 / (used()? - before) * 100.0);
     ensure!(scraper.stop()? > 1, "the run was too short to be watched");
     sink.stop_cleanly()?;
     Ok(Rate { looks_percent, ..rate })
