@@ -9,7 +9,7 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 const CONTRACT: &str = "../wit/v0.1.0";
-/// Set by who builds where there is no checkout.
+/// Set by a builder where there is no checkout.
 const COMMIT: &str = "REDUCT_SINK_COMMIT";
 const PASSTHROUGH: &str = "../plugins/passthrough/passthrough.wat";
 

@@ -34,7 +34,7 @@
 //! | `pauses` | the clocks that show a pause of the process or the machine | 200 ms at a time | with the process |
 //! | `plugin-life` | the rollout of plugins: watched files, trials, bake windows | file events, requests to promote or roll back | with the pipeline |
 //! | `plugin-loader`, `plugin-load` | one version that is being compiled and started | the compiler | when the version is ready or refused |
-//! | `replay` | a trial of a replay of the dead letters | dead letters, answers of the store | when all were looked at, or with the host |
+//! | `replay` | a replay of the dead letters, or a trial of one | dead letters, answers of the store | when all were looked at, or with the host |
 //! | `plugin-trial` | the shadow of a candidate | sampled records | when the trial is decided |
 //! | `plugin-ticker` | the clock of the deadlines of calls | one tick at a time | with the process |
 //!

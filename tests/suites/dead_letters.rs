@@ -2,6 +2,7 @@
 //! replayed once.
 
 mod from_topic;
+mod running;
 
 use std::collections::BTreeMap;
 use std::process::Output;

@@ -254,10 +254,10 @@ impl From<&ReplayError> for ErrorCode {
         match error {
             ReplayError::Plugin(error) => Self::from(error),
             ReplayError::Kafka(error) => Self::from(error),
-            ReplayError::Discard => Self::Usage,
+            ReplayError::Discard | ReplayError::SharedEntries => Self::Usage,
             ReplayError::Attachment(error) => Self::from(error),
             ReplayError::Store { error, .. } => Self::from(error),
-            ReplayError::Members { .. } => Self::GroupInUse,
+            ReplayError::Members { .. } | ReplayError::NotAlone { .. } => Self::GroupInUse,
             ReplayError::Failed(_) => Self::Failed,
         }
     }

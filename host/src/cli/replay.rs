@@ -1,9 +1,9 @@
-//! `reduct-sink replay`: one line a dead letter on standard output, and a summary; or what a running host says of its trial.
+//! `reduct-sink replay`: one line a dead letter on standard output, and a summary; or what a running host says of its own.
 
 use std::time::Duration;
 
 use clap::Args;
-use reduct_sink::dead_letters::replay::{self, Fate, ReplaySummary, ReplayedLetter};
+use reduct_sink::dead_letters::replay::{self, Fate, LeftReason, ReplaySummary, ReplayedLetter};
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ pub struct ReplayCommand {
     /// Write the outputs, and remove the dead letters that are done with; without this nothing is changed
     #[arg(long)]
     write: bool,
-    /// Have the running host try it with the plugins that it has now; it goes on meanwhile, and never writes
+    /// Have the running host do it with the plugins that it has now, for the partitions that it reads; it goes on meanwhile
     #[arg(long, conflicts_with = "dead_letters")]
     running: bool,
     #[command(flatten)]
@@ -68,13 +68,10 @@ impl ReplayCommand {
     }
 
     fn by_the_running_host(&self) -> Result<(), CommandError> {
-        if self.write {
-            let problem = "a running host only tries what a replay would do; to write, stop every reduct-sink of the group and \
-                           run `reduct-sink replay --write` without --running";
-            return Err(CommandError::new(Exit::Usage, anyhow::Error::msg(problem)));
-        }
-        self.ask(reqwest::Method::POST, "replay")?;
-        let progress = Progress::start("the host tries a replay");
+        let path = if self.write { "replay?write=true" } else { "replay" };
+        self.ask(reqwest::Method::POST, path)?;
+        let what = if self.write { "the host replays its dead letters" } else { "the host tries a replay" };
+        let progress = Progress::start(what);
         let replay = loop {
             std::thread::sleep(ASK_EVERY);
             let text = self.ask(reqwest::Method::GET, "status")?;
@@ -88,8 +85,11 @@ impl ReplayCommand {
         };
         drop(progress);
         print(if is_json() { replay.to_string() } else { replay_line(&replay) });
+        let count = |key: &str| replay.get(key).and_then(Value::as_u64).unwrap_or_default();
         if replay.get("error").is_some_and(|error| !error.is_null()) {
             Err(CommandError::reported(Exit::Failed))
+        } else if self.write && count("failing") + count("untouched") > 0 {
+            Err(CommandError::reported(ErrorCode::LettersLeft))
         } else {
             Ok(())
         }
@@ -97,13 +97,14 @@ impl ReplayCommand {
 }
 
 fn tell_json(ReplayedLetter { place, identity, fate }: &ReplayedLetter) {
+    let left = |reason: &LeftReason| Some(reason.to_string());
     let (outcome, entries, reason) = match fate {
         Fate::Written(entries) => {
             ("written", entries.iter().map(|entry| entry.as_str().to_owned()).collect::<Vec<_>>(), None)
         }
         Fate::Dropped => ("dropped", Vec::new(), None),
-        Fate::Failing(reason) => ("failing", Vec::new(), Some(reason)),
-        Fate::Untouched => ("left", Vec::new(), None),
+        Fate::Failing(reason) => ("failing", Vec::new(), Some(reason.clone())),
+        Fate::Left(reason) => ("left", Vec::new(), left(reason)),
     };
     print(json!({
         "place": place.to_string(),
@@ -137,7 +138,7 @@ fn tell(ReplayedLetter { place, identity, fate }: &ReplayedLetter, write: bool) 
         }
         Fate::Dropped => (if write { "dropped" } else { "drop" }, String::new()),
         Fate::Failing(reason) => ("failing", format!(": {}", reason.replace(['\n', '\r'], " "))),
-        Fate::Untouched => ("left", String::new()),
+        Fate::Left(reason) => ("left", format!(": {reason}")),
     };
     print(format!("{outcome:<8}{who}{more}"));
 }

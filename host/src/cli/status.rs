@@ -310,19 +310,32 @@ fn table(report: &Value) -> String {
     text
 }
 
-/// How far a trial of a replay by the running host is, or how it ended.
+/// How far a replay by the running host is, or a trial, or how it ended.
 pub(super) fn replay_line(replay: &Value) -> String {
     let count = |key: &str| replay[key].as_u64().unwrap_or(0);
     let state = if replay["running"] == true { "running" } else { "ended" };
+    let (what, written) =
+        if replay["write"] == true { ("replay", "written") } else { ("trial of a replay", "would be written") };
     let mut text = format!(
-        "trial of a replay {state}: {} dead letters looked at, {} would be written, {} dropped, {} failing, {} left",
+        "{what} {state}: {} dead letters looked at, {} {written}, {} dropped, {} failing, {} left",
         count("letters"),
         count("written"),
         count("dropped"),
         count("failing"),
         count("untouched"),
     );
-    for (key, words) in [("first_failing", "the first that fails"), ("error", "it failed")] {
+    if count("settling") > 0 {
+        text += &format!("; {} more are written", count("settling"));
+        if let Some(seconds) = replay["settled_in_s"].as_u64() {
+            text += &format!(", and their dead letters are removed in {seconds} s, when the store has saved them");
+        }
+    }
+    for (reason, letters) in replay["left_because"].as_object().into_iter().flatten() {
+        text += &format!("; {} left: {reason}", letters.as_u64().unwrap_or(0));
+    }
+    for (key, words) in
+        [("first_failing", "the first that fails"), ("first_left", "the first that is left"), ("error", "it failed")]
+    {
         if let Some(reason) = replay[key].as_str() {
             text += &format!("; {words}: {reason}");
         }

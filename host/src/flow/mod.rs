@@ -21,5 +21,7 @@ pub use self::budget::{Budget, BudgetShare};
 pub use self::checkpoint::Checkpoint;
 pub use self::commit_gate::CommitGate;
 pub use self::commit_metadata::{CommitMetadata, DeadLetterIndex, EntryNaming, LateRequests};
-pub use self::partition_state::{Begin, CommitPoint, MAX_AHEAD, PartitionState, Phase, Reread, RereadCause};
+pub use self::partition_state::{
+    Begin, CommitPoint, MAX_AHEAD, PartitionState, Phase, ReplayRefusal, Reread, RereadCause, StoredOutput,
+};
 pub use self::range_set::RangeSet;

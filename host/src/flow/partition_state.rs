@@ -10,15 +10,17 @@
 
 mod commit;
 mod replay;
+mod requests;
 mod reread;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use self::replay::Replayed;
+pub use self::replay::{ReplayRefusal, StoredOutput};
 pub use self::reread::{Reread, RereadCause};
-use super::ack_handle::{AckHandle, UnderWay};
+use super::ack_handle::AckHandle;
 use super::budget::{Budget, BudgetShare, Usage};
 use super::checkpoint::Checkpoint;
 use super::commit_gate::CommitGate;
@@ -224,6 +226,9 @@ impl PartitionState {
 
     /// Whether records of this partition may be written now.
     pub fn may_write(&self) -> bool {
+        if self.live().is_some_and(|live| !live.may_replay()) {
+            return false;
+        }
         match self.lock().phase {
             Phase::Reading | Phase::OutOfRange | Phase::Revoked => true,
             Phase::AwaitingReread { discard_unsent } => !discard_unsent,
@@ -281,19 +286,6 @@ impl PartitionState {
         inner.held = inner.held.saturating_sub(1);
         // In the other phases the record is read again, by a newer value or by the next owner.
         inner.record_lost |= !acknowledged && matches!(inner.phase, Phase::Reading | Phase::OutOfRange);
-        self.notify(&inner);
-    }
-
-    /// A request with records of this partition is under way until the answer is dropped.
-    #[must_use]
-    pub fn request(self: &Arc<Self>) -> UnderWay {
-        self.lock().requests += 1;
-        UnderWay::new(Arc::clone(self))
-    }
-
-    pub(super) fn answered(&self) {
-        let mut inner = self.lock();
-        inner.requests = inner.requests.saturating_sub(1);
         self.notify(&inner);
     }
 
@@ -408,35 +400,6 @@ impl PartitionState {
         let mut inner = self.lock();
         inner.phase = Phase::Ended;
         self.notify(&inner);
-    }
-
-    /// Waits until nothing is in flight; `false`: that took longer than `bound`, or can't happen any more.
-    pub fn wait_drained(&self, bound: Duration) -> bool {
-        self.wait(bound, |inner| match inner.checkpoint.in_flight() {
-            0 => Some(true),
-            _ => (!inner.is_held()).then_some(false),
-        })
-    }
-
-    /// Waits until no request is under way; `false`: that took longer than `bound`.
-    pub fn wait_answered(&self, bound: Duration) -> bool {
-        self.wait(bound, |inner| (inner.requests == 0).then_some(true))
-    }
-
-    fn wait(&self, bound: Duration, is_done: impl Fn(&Inner) -> Option<bool>) -> bool {
-        let deadline = Instant::now() + bound;
-        let mut inner = self.lock();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match is_done(&inner) {
-                Some(answer) => return answer,
-                None if left.is_zero() => return false,
-                None => {}
-            }
-            inner.waiting += 1;
-            inner = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
-            inner.waiting -= 1;
-        }
     }
 
     fn notify(&self, inner: &Inner) {

@@ -2,6 +2,8 @@
 //!
 //! Guarantees: what may show parts of records is left out for callers who may not act, see [`HostReport::redact`]. Plain values.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::problems::HealthProblem;
@@ -75,7 +77,7 @@ pub struct HostReport {
     pub swaps_ended: Vec<(&'static str, u64)>,
     /// What isn't read because somebody paused it.
     pub paused: Paused,
-    /// The trial of a replay of dead letters that runs, or the last one.
+    /// The replay of dead letters, or the trial of one, that runs, or the last one.
     pub replay: Option<ReplayProgress>,
     /// Records that were read and aren't done with.
     pub in_flight_records: usize,
@@ -151,21 +153,31 @@ pub struct PluginReport {
     pub totals: PluginTotals,
 }
 
-/// How far the running host is with a trial of a replay: what would become of each dead letter. Nothing is changed.
+/// How far the running host is with a replay of its dead letters, or with a trial, which changes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ReplayProgress {
     /// It hasn't ended yet.
     pub running: bool,
-    /// Dead letters that it has looked at.
+    /// It is no trial: outputs are written, and dead letters that are done with are removed.
+    pub write: bool,
+    /// Dead letters whose fate is decided.
     pub letters: u64,
-    /// Those whose outputs would be written.
+    /// Those whose outputs are written, or would be.
     pub written: u64,
-    /// Those that a plugin would drop.
+    /// Those that a plugin drops.
     pub dropped: u64,
     /// Those that fail again.
     pub failing: u64,
-    /// Those that were left because it was stopped.
+    /// Those that were left.
     pub untouched: u64,
+    /// Those that are done with and wait to be removed.
+    pub settling: u64,
+    /// In how many seconds they are removed; absent while more are written.
+    pub settled_in_s: Option<u64>,
+    /// Why letters were left, and how many.
+    pub left_because: BTreeMap<&'static str, u64>,
+    /// The first one that was left, and why.
+    pub first_left: Option<String>,
     /// The first one that failed again, and why.
     pub first_failing: Option<String>,
     /// Why it ended before its end.
@@ -194,6 +206,7 @@ impl HostReport {
             HIDDEN.clone_into(&mut failure.reason);
         }
         if let Some(replay) = &mut self.replay {
+            replay.first_left = replay.first_left.take().map(|_| HIDDEN.to_owned());
             replay.first_failing = replay.first_failing.take().map(|_| HIDDEN.to_owned());
             replay.error = replay.error.take().map(|_| HIDDEN.to_owned());
         }
@@ -258,6 +271,7 @@ mod tests {
                 swap(RolloutOutcome::RolledBack, "a person asked for it"),
             ],
             replay: Some(ReplayProgress {
+                first_left: Some(SECRET.into()),
                 first_failing: Some(SECRET.into()),
                 error: Some(SECRET.into()),
                 ..ReplayProgress::default()

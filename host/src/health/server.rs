@@ -12,7 +12,7 @@
 //! | `GET /dead-letters`, `GET /tap` | parts of records, only for callers who may act |
 //! | `POST /plugins/NAME/promote`, `/rollback` | does it; see [`super::access`] for who may |
 //! | `POST /pause`, `/resume`, `/topics/NAME/pause`, `/topics/NAME/resume` | the same |
-//! | `POST /replay` | the same; tells what a replay would do. A running host doesn't write, `?write=true` is refused |
+//! | `POST /replay` | the same; tells what a replay would do, and with `?write=true` does it for the host's own partitions |
 //!
 //! With several pipelines each of these paths takes `?pipeline=NAME`, see [`super::pipelined`].
 //!
@@ -67,10 +67,6 @@ const LISTENING_WITHIN: Duration = Duration::from_secs(2);
 /// How long a connection may last at all.
 const CONNECTION_WITHIN: Duration = Duration::from_secs(60);
 
-/// The answer to a caller who wants a running host to write.
-const WRITES_NOT: &str = "a running host only tries what a replay would do; to write, stop every reduct-sink of the group and \
-                          run: reduct-sink replay --write";
-
 /// Where a [`HostReport`] comes from.
 pub trait Reporter: Send + Sync + 'static {
     /// The host as it is now.
@@ -83,8 +79,8 @@ pub trait Reporter: Send + Sync + 'static {
     fn pause(&self, topic: Option<&str>) -> Result<String, String>;
     /// Ends that.
     fn resume(&self, topic: Option<&str>) -> Result<String, String>;
-    /// Begins to look what the chain would make of the dead letters now. Nothing is written.
-    fn try_replay(&self) -> Result<String, String>;
+    /// Begins to send the dead letters through the chain. `write`: not only to look what would become of them.
+    fn replay(&self, write: bool) -> Result<String, String>;
     /// The last dead letters, the newest first.
     fn dead_letters(&self) -> Vec<DeadLetterNote>;
     /// Rates and lag over the last minutes.
@@ -392,8 +388,8 @@ async fn resume_topic(
 
 async fn replay(State(served): State<Served>, Extension(way): Extension<Way>, uri: Uri, headers: HeaderMap) -> Done {
     let write = parameters(&uri).any(|(name, value)| name == "write" && value == "true");
-    let answer = move |reporter: &dyn Reporter| if write { Err(WRITES_NOT.into()) } else { reporter.try_replay() };
-    served.change(way, &headers, "try a replay", answer).await
+    let what = if write { "replay the dead letters" } else { "try a replay" };
+    served.change(way, &headers, what, move |reporter| reporter.replay(write)).await
 }
 
 async fn act(

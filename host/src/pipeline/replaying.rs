@@ -1,8 +1,8 @@
-//! Tries a replay of the dead letters while the host runs: what would become of each. It doesn't write: that is for
-//! `reduct-sink replay --write`, while no host of the group runs.
+//! Replays the dead letters while the host runs, or tries it: what would become of each.
 //!
-//! Guarantees: one trial at a time; it has a thread and plugin instances of its own, changes nothing, and neither circuit
-//! breakers nor the bake window of a new version learn of its calls; a stop of the host ends it; a panic ends it, too.
+//! Guarantees: one at a time; it has a thread and plugin instances of its own, and neither circuit breakers nor the bake window of
+//! a new version learn of its calls; a trial changes nothing; what is written is safe as [`beside_live`] says; a stop of the host ends it; a
+//! panic ends it, too.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,14 +12,17 @@ use super::host::Host;
 use super::lock;
 use crate::chain::Chain;
 use crate::config::threads;
-use crate::dead_letters::replay::{Fate, ReplaySummary, ReplayedLetter, trial};
+use crate::dead_letters::replay::{
+    Fate, HostReplay, ReplayListener, ReplaySummary, ReplayedLetter, Settling, beside_live, trial,
+};
 use crate::health::report::ReplayProgress;
+use crate::record::TopicPartition;
 
-/// The trial that runs, or the last one.
+/// The replay that runs, or the last one.
 #[derive(Default)]
 pub(super) struct Replaying(Mutex<Option<ReplayProgress>>);
 
-/// Says that a trial has ended, also where it panics.
+/// Says that a replay has ended, also where it panics.
 struct Ending {
     host: Arc<Host>,
     outcome: Result<(), String>,
@@ -37,20 +40,21 @@ impl Replaying {
     }
 
     /// Begins one. The answer says so, or why not.
-    pub fn start(&self, host: Arc<Host>) -> Result<String, String> {
+    pub fn start(&self, host: Arc<Host>, write: bool) -> Result<String, String> {
         {
             let mut progress = lock(&self.0);
             if progress.as_ref().is_some_and(|progress| progress.running) {
-                return Err("a trial of a replay is running already; /status shows how far it is".into());
+                return Err("a replay is running already; /status shows how far it is".into());
             }
-            *progress = Some(ReplayProgress { running: true, ..ReplayProgress::default() });
+            *progress = Some(ReplayProgress { running: true, write, ..ReplayProgress::default() });
         }
         let thread = threads::spawn("replay", move || {
             let mut ending = Ending { host, outcome: Err("it panicked; the log says where".into()) };
-            ending.outcome = run(&ending.host);
+            ending.outcome = if write { write_now(&ending.host) } else { try_it(&ending.host) };
         });
+        let what = if write { "the replay" } else { "the trial of a replay" };
         match thread {
-            Ok(_) => Ok("the trial of a replay has begun; /status shows how far it is".into()),
+            Ok(_) => Ok(format!("{what} has begun; /status shows how far it is")),
             Err(error) => {
                 self.ended(Err(error.to_string()));
                 Err(format!("no thread for it: {error}"))
@@ -64,37 +68,55 @@ impl Replaying {
         let Some(progress) = progress.as_mut() else { return };
         (progress.letters, progress.written, progress.dropped) = (letters, written, dropped);
         (progress.failing, progress.untouched) = (failing, untouched);
-        if let Fate::Failing(reason) = &told.fate
-            && progress.first_failing.is_none()
-        {
-            let who = told.identity.as_ref().map_or_else(|| told.place.to_string(), ToString::to_string);
-            progress.first_failing = Some(format!("{who}: {reason}"));
+        let who = || told.identity.as_ref().map_or_else(|| told.place.to_string(), ToString::to_string);
+        match &told.fate {
+            Fate::Failing(reason) if progress.first_failing.is_none() => {
+                progress.first_failing = Some(format!("{}: {reason}", who()));
+            }
+            Fate::Left(reason) => {
+                *progress.left_because.entry(reason.words()).or_default() += 1;
+                progress.first_left.get_or_insert_with(|| format!("{}: {reason}", who()));
+            }
+            _ => {}
         }
+    }
+
+    fn settling(&self, settling: Settling) {
+        let mut progress = lock(&self.0);
+        let Some(progress) = progress.as_mut() else { return };
+        progress.settling = settling.letters;
+        progress.settled_in_s = settling.left.map(|left| left.as_secs());
     }
 
     fn ended(&self, outcome: Result<(), String>) {
         let mut progress = lock(&self.0);
         let Some(progress) = progress.as_mut() else { return };
         progress.running = false;
+        (progress.settling, progress.settled_in_s) = (0, None);
         progress.error = outcome.err();
-        match &progress.error {
-            Some(reason) => error!(reason, "the trial of a replay failed; nothing was changed, start it again"),
-            None => info!(
-                letters = progress.letters,
-                written = progress.written,
-                dropped = progress.dropped,
-                failing = progress.failing,
-                left = progress.untouched,
-                "the trial of a replay has ended; nothing was changed"
-            ),
+        let ReplayProgress { letters, written, dropped, failing, untouched: left, .. } = *progress;
+        match (&progress.error, progress.write) {
+            (Some(reason), true) => {
+                error!(reason, "the replay failed; no dead letter is lost, start it again");
+            }
+            (Some(reason), false) => {
+                error!(reason, "the trial of a replay failed; nothing was changed, start it again")
+            }
+            (None, true) => info!(letters, written, dropped, failing, left, "the replay has ended"),
+            (None, false) => {
+                info!(letters, written, dropped, failing, left, "the trial of a replay has ended; nothing was changed");
+            }
         }
     }
 }
 
-fn run(host: &Host) -> Result<(), String> {
+fn chain_of(host: &Host) -> Result<Chain, String> {
+    Chain::for_replay(Arc::clone(&host.chain)).map_err(|error| format!("can't start the plugins: {error:#}"))
+}
+
+fn try_it(host: &Host) -> Result<(), String> {
     info!("trying what a replay would make of the dead letters");
-    let chain =
-        Chain::for_replay(Arc::clone(&host.chain)).map_err(|error| format!("can't start the plugins: {error:#}"))?;
+    let chain = chain_of(host)?;
     let mut summary = ReplaySummary::default();
     let tell = &mut |told: &ReplayedLetter| {
         summary.count(&told.fate);
@@ -103,4 +125,37 @@ fn run(host: &Host) -> Result<(), String> {
     trial(&host.config, chain, host.sink.store(), host.sink.runtime(), host.stop_flag(), tell)
         .map(drop)
         .map_err(|error| error.to_string())
+}
+
+/// What is shown of a replay under way.
+struct Shown<'a> {
+    host: &'a Host,
+    summary: ReplaySummary,
+}
+
+impl ReplayListener for Shown<'_> {
+    fn told(&mut self, letter: &ReplayedLetter) {
+        self.summary.count(&letter.fate);
+        self.host.replay.told(self.summary, letter);
+    }
+
+    fn settling(&mut self, settling: Settling) {
+        self.host.replay.settling(settling);
+    }
+}
+
+fn write_now(host: &Arc<Host>) -> Result<(), String> {
+    info!("replaying the dead letters of the partitions that this host has");
+    let chain = chain_of(host)?;
+    let owner = Arc::clone(host);
+    let owned = move |source: &TopicPartition| owner.assignments().get(source).map(|owned| Arc::clone(&owned.state));
+    let replay = HostReplay {
+        config: &host.config,
+        chain,
+        sink: host.sink.clone(),
+        owned: Arc::new(owned),
+        stop: host.stop_flag(),
+    };
+    let summary = beside_live(replay, &mut Shown { host, summary: ReplaySummary::default() });
+    summary.map(drop).map_err(|error| error.to_string())
 }

@@ -232,8 +232,8 @@ impl Reporter for PipelineSlot {
         self.ask(|host| host.resume(topic))
     }
 
-    fn try_replay(&self) -> Result<String, String> {
-        self.ask(Host::try_replay)
+    fn replay(&self, write: bool) -> Result<String, String> {
+        self.ask(|host| host.replay(write))
     }
 
     fn dead_letters(&self) -> Vec<DeadLetterNote> {

@@ -229,9 +229,9 @@ impl Reporter for Host {
         Ok(topic.map_or_else(|| "everything is read again".to_owned(), |topic| format!("topic {topic} is read again")))
     }
 
-    fn try_replay(&self) -> Result<String, String> {
+    fn replay(&self, write: bool) -> Result<String, String> {
         let host = self.this.get().and_then(Weak::upgrade).ok_or("the host isn't ready yet")?;
-        self.replay.start(host)
+        self.replay.start(host, write)
     }
 
     fn dead_letters(&self) -> Vec<DeadLetterNote> {

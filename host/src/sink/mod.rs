@@ -13,6 +13,7 @@ pub mod dead_letter_target;
 mod error;
 mod hand_over;
 pub mod item;
+mod letters;
 mod occupied;
 pub mod pages;
 pub mod problems;
@@ -39,6 +40,7 @@ pub use self::dead_letter_target::DeadLetterTarget;
 pub use self::hand_over::{entry_of, hand_over};
 pub use self::item::Item;
 use self::item::Mapping;
+use self::letters::Work;
 pub use self::problems::WriteProblem;
 use self::problems::WriteProblems;
 use self::recent::{Recent, Written};
@@ -46,9 +48,9 @@ use self::request_times::RequestHistogram;
 use self::store::{Content, QueriedRecord, Store, StoreError};
 use self::writer::Writer;
 use crate::config;
-use crate::flow::CommitGate;
 use crate::flow::membership::Membership;
 use crate::flow::store_start::Started;
+use crate::flow::{CommitGate, ReplayRefusal};
 use crate::record::entry_name::EntryName;
 use crate::record::{Identity, OutputRecord, Rejection, TopicPartition};
 
@@ -88,7 +90,9 @@ pub struct Shared {
     runtime: Handle,
     turns: Semaphore,
     failing_turns: Semaphore,
-    writers: Mutex<HashMap<EntryName, mpsc::UnboundedSender<Item>>>,
+    writers: Mutex<HashMap<EntryName, mpsc::UnboundedSender<Work>>>,
+    /// When a request failed last: the store may still be at work on it.
+    failed_request: Mutex<Option<Instant>>,
     failed: OnceLock<String>,
     /// Who wants to know of each batch.
     pub(crate) batches: OnceLock<Arc<dyn BatchTarget>>,
@@ -142,6 +146,7 @@ impl Sink {
             turns: Semaphore::new(MAX_TURNS),
             failing_turns: Semaphore::new(MAX_FAILING),
             writers: Mutex::default(),
+            failed_request: Mutex::default(),
             failed: OnceLock::new(),
             batches: OnceLock::new(),
             gate: Arc::default(),
@@ -309,22 +314,27 @@ impl Shared {
             item.ack.acknowledge();
             return;
         }
+        let entry = item.entry.clone();
+        self.hand(&entry, Work::Write(item));
+    }
+
+    /// Gives the entry's one writer something to do.
+    fn hand(&self, entry: &EntryName, work: Work) {
         let mut writers = self.writers();
-        let item = match writers.get(&item.entry) {
-            Some(writer) => match writer.send(item) {
+        let work = match writers.get(entry) {
+            Some(writer) => match writer.send(work) {
                 Ok(()) => return,
                 // Only a writer that panicked leaves the registry without retiring.
                 Err(unsent) => unsent.0,
             },
-            None => item,
+            None => work,
         };
         let Some(shared) = self.this.upgrade() else { return };
         let (sender, inbox) = mpsc::unbounded_channel();
-        let entry = item.entry.clone();
         // The receiver is at hand, so this can't fail.
-        let _ = sender.send(item);
+        let _ = sender.send(work);
         self.runtime.spawn(Writer::new(entry.clone(), shared, inbox).run());
-        writers.insert(entry, sender);
+        writers.insert(entry.clone(), sender);
     }
 
     pub(crate) fn dead_letter(&self, item: Item, reason: &str, class: DeadLetterClass) {
@@ -333,7 +343,7 @@ impl Shared {
 
     fn submit_dead_letter(&self, item: Item, rejection: Rejection, class: DeadLetterClass) {
         let Item { record, ack, .. } = item;
-        if ack.partition().refuse_replay(&rejection.reason) {
+        if ack.partition().refuse_replay(ReplayRefusal::Failing(rejection.reason.clone())) {
             // It is a dead letter already, and stays where it is.
             ack.acknowledge();
             return;
@@ -370,6 +380,11 @@ impl Shared {
         self.recent().wrote(entry, written.drain(..), Instant::now());
     }
 
+    /// Dead letters are about to be removed from their entry.
+    pub(crate) fn forget_removed(&self, entry: &EntryName, times: &[u64]) {
+        self.recent().forget(entry, times);
+    }
+
     /// A record was removed from an entry; its own partitions, which the writer knows, are `known`.
     pub(crate) fn removed_beside_others(&self, entry: &EntryName, known: impl Fn(&TopicPartition) -> bool) {
         let mut others = self.recent().sources(entry);
@@ -390,7 +405,7 @@ impl Shared {
     }
 
     /// Lets a writer go that has nothing to do. `false`: something arrived in the meantime.
-    pub(crate) fn retire(&self, entry: &EntryName, inbox: &mpsc::UnboundedReceiver<Item>) -> bool {
+    pub(crate) fn retire(&self, entry: &EntryName, inbox: &mpsc::UnboundedReceiver<Work>) -> bool {
         let mut writers = self.writers();
         // Nothing can arrive while the lock is held.
         if inbox.is_empty() {
@@ -450,7 +465,7 @@ impl Shared {
         self.turns.acquire().await.ok()
     }
 
-    fn writers(&self) -> MutexGuard<'_, HashMap<EntryName, mpsc::UnboundedSender<Item>>> {
+    fn writers(&self) -> MutexGuard<'_, HashMap<EntryName, mpsc::UnboundedSender<Work>>> {
         self.writers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

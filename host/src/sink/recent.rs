@@ -102,6 +102,17 @@ impl Recent {
         picked.filter(|(_, records): &(EntryName, Vec<Written>)| !records.is_empty()).collect()
     }
 
+    /// Records that were removed from the entry on purpose: that they are missing proves nothing from now on.
+    pub fn forget(&mut self, entry: &EntryName, times: &[u64]) {
+        let Some(known) = self.entries.get_mut(entry) else { return };
+        let before = known.len();
+        let stays = |record: &Written| !times.contains(&record.time_us);
+        known.written.retain(|(_, record)| stays(record));
+        known.found.retain(|(_, record)| stays(record));
+        known.settled = known.settled.take().filter(stays);
+        self.total = (self.total + known.len()).saturating_sub(before);
+    }
+
     /// One record of each entry that no crash takes, of at most `most` entries: those that were written to last.
     pub fn settled(&self, most: usize) -> Vec<(EntryName, Written)> {
         let mut entries: Vec<(&EntryName, &Entry)> = self.entries.iter().collect();
@@ -244,5 +255,17 @@ mod tests {
             assert_ne!(sketch(damaged), whole);
         }
         assert_ne!(sketch(b""), sketch(b"\0"));
+    }
+
+    #[test]
+    fn what_was_removed_on_purpose_is_not_missed() {
+        let (mut recent, now) = (Recent::new(2), Instant::now());
+        let entry = name("letters");
+        recent.wrote(&entry, (0..5).map(|time_us| Written { time_us, ..written(0, time_us) }), now);
+        assert_eq!(recent.settled(1).first().map(|(_, record)| record.time_us), Some(2));
+        recent.forget(&entry, &[2, 3]);
+        assert!(recent.settled(1).is_empty());
+        let left: Vec<u64> = recent.at_risk(now, |_| true).iter().flat_map(|(_, all)| all).map(|r| r.time_us).collect();
+        assert_eq!((left, recent.total), (vec![4], 1));
     }
 }

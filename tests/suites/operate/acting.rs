@@ -1,4 +1,4 @@
-//! Tests what a person who may act can do with a running host: pause and resume, tap, a trial of a replay. Tests also
+//! Tests what a person who may act can do with a running host: pause and resume, tap, a replay and a trial of it. Tests also
 //! that the host reports files that would keep it from starting again.
 
 use std::time::Duration;
@@ -125,13 +125,12 @@ fn is_dead(record: &Stored) -> bool {
     record.entry.starts_with("dead-letters/")
 }
 
-/// A running host only tries a replay; it reports what `replay --write` does when the host is stopped.
+/// A trial of a replay changes nothing, and reports what `replay --running --write` then does, while the host runs on.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_host_tries_a_replay_and_writes_nothing() -> Result<()> {
-    let PickyHost { kafka, topic, folder, plugin, address, config, mut sink } = PickyHost::start("replayed", "")?;
+async fn a_running_host_tries_a_replay_and_then_does_it() -> Result<()> {
+    let PickyHost { kafka, topic, plugin, address, config, mut sink, folder: _folder } =
+        PickyHost::start("replayed", "")?;
     let bed = bed()?;
-    let file = folder.path().join("sink.toml");
-    std::fs::write(&file, config.text())?;
     let message = |n: u64| {
         let message = Message::new(payload(n, 300)).partition((n % 2) as i32);
         if n.is_multiple_of(10) { message.header("camera", "x") } else { message }
@@ -153,8 +152,16 @@ async fn a_running_host_tries_a_replay_and_writes_nothing() -> Result<()> {
     ensure!(code == Some(0) && told.contains("200 failing") && told.contains("no such camera"), "{told}");
     ensure!(figures()? == before_the_trial, "{:?}, then {:?}", before_the_trial, figures()?);
     ensure!(stored().await? == before, "a trial changes nothing");
+    let refused = super::request(
+        &address,
+        &format!("POST /replay?write=true HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"),
+    )?;
+    ensure!(refused.0 == 403, "it is for those who may act: {refused:?}");
+    // A replay that fails for all changes nothing either.
     let (code, told) = command(&address, &["replay", "--running", "--write"])?;
-    ensure!(code == Some(2) && told.contains("stop every reduct-sink of the group"), "{code:?} {told}");
+    ensure!(code == Some(1) && told.contains("replay ended") && told.contains("200 failing"), "{code:?} {told}");
+    ensure!(figures()? == before_the_trial, "{:?}, then {:?}", before_the_trial, figures()?);
+    ensure!(stored().await? == before, "it changed something");
 
     std::fs::write(&plugin, guest::guest(MENDED))?;
     process::wait_for("the mended version", BOUND, || {
@@ -164,11 +171,22 @@ async fn a_running_host_tries_a_replay_and_writes_nothing() -> Result<()> {
     let (code, told) = command(&address, &["replay", "--running", "--json"])?;
     ensure!(code == Some(0) && told.contains("\"written\":200"), "{told}");
     ensure!(stored().await? == before, "a trial changes nothing");
+    // Another one is refused meanwhile, and the host says how far it is.
+    let replaying = {
+        let address = address.clone();
+        std::thread::spawn(move || command(&address, &["replay", "--running", "--write"]))
+    };
+    process::wait_for("letters that wait to be removed", BOUND, || {
+        let replay = status(&address)?["replay"].clone();
+        Ok((replay["settling"] == 200 && replay["settled_in_s"].as_u64().is_some()).then_some(()))
+    })?;
+    let (code, told) = command(&address, &["replay", "--running", "--write"])?;
+    ensure!(code == Some(1) && told.contains("a replay is running already"), "{code:?} {told}");
+    let (_, told) = command(&address, &["status"])?;
+    ensure!(told.contains("replay running") && told.contains("200 more are written"), "{told}");
+    let (code, told) = replaying.join().map_err(|_| anyhow::anyhow!("the command panicked"))??;
+    ensure!(code == Some(0) && told.contains("200 written") && told.contains("0 failing, 0 left"), "{told}");
     sink.stop_cleanly()?;
-    let args = ["replay", "--write", "--config", file.to_str().context("UTF-8")?];
-    let output = run_to_end(&args, &[], BOUND)?;
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success() && told.contains("200 written") && told.contains("0 still failing"), "{told}");
     let after = stored().await?;
     compare(&produced, &after)?.exact()?;
     ensure!(!after.iter().any(is_dead), "each is done with");

@@ -1,11 +1,15 @@
 //! Replays the dead letters of ReductStore's entries: each is removed when it is done with.
 
+use std::sync::Arc;
+
 use regex::Regex;
 use tokio::runtime::Handle;
 
+use super::beside_live::BesideLive;
 use super::{FoundLetter, LetterPlace, Replay, ReplayError, wrong};
 use crate::config::Config;
 use crate::dead_letters::format;
+use crate::flow::PartitionState;
 use crate::record::entry_name::Template;
 use crate::sink::pages::EntryRecord;
 use crate::sink::store::Store;
@@ -53,6 +57,50 @@ pub fn replay(
         }
     }
     Ok(())
+}
+
+/// Letters that are written together beside live records.
+const SMALL_PAGE: usize = 64;
+const SMALL_PAGE_BYTES: usize = 4 << 20;
+
+/// The same beside the live records of the host that runs.
+pub fn replay_beside_live(replay: &mut BesideLive<'_>) -> Result<(), ReplayError> {
+    let (config, sink) = (replay.config, replay.sink.clone());
+    let wrong = |error| wrong(config, error);
+    let (store, runtime) = (sink.store(), sink.runtime());
+    let glob = glob(None, config).map_err(|error| ReplayError::Failed(format!("the pattern of entries: {error}")))?;
+    let entries = runtime.block_on(store.entries()).map_err(wrong)?;
+    let remove = &mut |replay: &mut BesideLive<'_>, live: &Arc<PartitionState>, places: &[&LetterPlace]| {
+        let times = places.iter().filter_map(|place| match place {
+            LetterPlace::Entry { timestamp_us, .. } => Some(*timestamp_us),
+            LetterPlace::Topic { .. } => None,
+        });
+        let removal = replay.sink.remove_letters(&live.dead_letter_entry, vec![Arc::clone(live)], times.collect());
+        replay.sink.runtime().block_on(removal)
+    };
+    for entry in entries.iter().filter(|entry| glob.is_match(entry.as_str())) {
+        let mut from = 0;
+        while !replay.stopped() {
+            let page = runtime.block_on(store.page(entry, from, SMALL_PAGE, SMALL_PAGE_BYTES)).map_err(wrong)?;
+            let Some(last) = page.last() else { break };
+            from = last.timestamp_us.saturating_add(1);
+            let mut found = Vec::new();
+            for EntryRecord { timestamp_us, labels, payload } in page {
+                match format::read(&labels, payload) {
+                    Some(letter) => {
+                        let place = LetterPlace::Entry { entry: entry.clone(), timestamp_us };
+                        found.push(FoundLetter { place, letter });
+                    }
+                    None => replay.summary.others += 1,
+                }
+            }
+            replay.page(found)?;
+            if replay.is_full() {
+                replay.settle(remove)?;
+            }
+        }
+    }
+    replay.settle(remove)
 }
 
 /// The entries that are meant: those of the pattern, or all that the configured template can name.

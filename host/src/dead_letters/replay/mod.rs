@@ -7,9 +7,10 @@
 //!
 //! Guarantees: nothing is lost: a dead letter goes only after its outputs are safe; nothing is written twice, also when a
 //! replay is interrupted and run again, as long as the chain makes the same of a record as before; two writers of one entry
-//! would lose records, so [`replay`] writes nothing while the consumer group has members, and a running host only tries
-//! what a replay would do ([`trial`]).
+//! would lose records, so [`replay`] writes nothing while the consumer group has members, and a running host writes only letters
+//! of its own partitions, through its own writers ([`beside_live`]); [`trial`] changes nothing.
 
+mod beside_live;
 mod done;
 mod entries;
 mod run;
@@ -22,7 +23,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use thiserror::Error;
 use tracing::warn;
 
+pub use self::beside_live::{HostReplay, ReplayListener, Settling, beside_live};
 pub use self::done::DoneOffsets;
+pub use self::run::OwnPartitions;
 use self::run::ReplayRun;
 use crate::chain::{Chain, SharedChain};
 use crate::config::Config;
@@ -45,8 +48,52 @@ pub enum Fate {
     Dropped,
     /// It stays in the dead letters, for this reason.
     Failing(String),
+    /// It stays in the dead letters for now, as it is.
+    Left(LeftReason),
+}
+
+/// Why a dead letter was left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeftReason {
     /// The replay was told to stop first.
-    Untouched,
+    Stopped,
+    /// Its partition was taken away or is read again meanwhile.
+    Taken,
+    /// Another host of the group reads its partition.
+    OtherHost,
+    /// It is in an entry that isn't its partition's entry of dead letters.
+    OtherEntry,
+    /// Its partition isn't ready for it: it hasn't passed the record, is read again, or an earlier host may still be writing.
+    Early,
+    /// The store has a reason.
+    Store(String),
+}
+
+impl LeftReason {
+    /// What somebody who operates the host has to know of it.
+    pub fn words(&self) -> &'static str {
+        match self {
+            Self::Stopped => "the replay was stopped",
+            Self::Taken => "their partition was taken away or is read again; replay once more",
+            Self::OtherHost => "another host of the group reads their partitions; run it there, too",
+            Self::OtherEntry => {
+                "they are in entries that no partition of this host has; stop the group and run replay --write"
+            }
+            Self::Early => {
+                "their partition is read again, or an earlier host may still be writing; replay in some minutes"
+            }
+            Self::Store(_) => "the store has a reason; replay once more",
+        }
+    }
+}
+
+impl fmt::Display for LeftReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(reason) => f.write_str(reason),
+            other => f.write_str(other.words()),
+        }
+    }
 }
 
 /// Where a dead letter is kept.
@@ -139,6 +186,16 @@ pub enum ReplayError {
     Store { url: String, bucket: String, error: StoreError },
     #[error("store.discard is set, so nothing would be written and the dead letters would be lost; unset it")]
     Discard,
+    #[error(
+        "the dead letters are in topic {topic:?}, where a replay's notes have room for one host's only, and consumer group \
+         {group:?} has {members} members; let one host run alone, or stop all and run `reduct-sink replay --write`"
+    )]
+    NotAlone { topic: String, group: String, members: usize },
+    #[error(
+        "store.shared_entries is set, so that other hosts may write the same entries; stop every reduct-sink of the group and run \
+         `reduct-sink replay --write`"
+    )]
+    SharedEntries,
     #[error(transparent)]
     Attachment(#[from] AttachmentError),
     #[error("{0}")]
@@ -242,7 +299,7 @@ impl Replay<'_> {
             // A sink may have been started in the meantime.
             refuse_company(self.config)?;
         }
-        let told = self.run.page(page)?;
+        let told: Vec<ReplayedLetter> = self.run.page(page)?.into_iter().map(|(told, _)| told).collect();
         if self.write {
             finish(told.iter().filter(|told| told.is_done()).map(|told| &told.place).collect())?;
         }
@@ -273,7 +330,7 @@ impl ReplaySummary {
             Fate::Written(_) => self.written += 1,
             Fate::Dropped => self.dropped += 1,
             Fate::Failing(_) => self.failing += 1,
-            Fate::Untouched => self.untouched += 1,
+            Fate::Left(_) => self.untouched += 1,
         }
     }
 }

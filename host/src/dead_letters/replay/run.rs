@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::{Fate, FoundLetter, LetterPlace, ReplayError, ReplayedLetter};
+use super::{Fate, FoundLetter, LeftReason, LetterPlace, ReplayError, ReplayedLetter};
 use crate::chain::{Chain, Outcome, PluginFailure};
 use crate::config::Config;
 use crate::dead_letters::format::DeadLetter;
 use crate::flow::backoff::Backoff;
-use crate::flow::{Begin, Budget, PartitionState};
+use crate::flow::{Begin, Budget, PartitionState, ReplayRefusal};
 use crate::kafka::metadata as kafka;
 use crate::record::entry_name::{EntryName, Naming, Template};
 use crate::record::{Identity, InputRecord, TopicPartition};
@@ -23,11 +23,16 @@ use crate::sink::{Sink, entry_of, hand_over};
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(50);
 
+/// Answers with a partition as this host reads it; `None`: it doesn't.
+pub type OwnPartitions = Arc<dyn Fn(&TopicPartition) -> Option<Arc<PartitionState>> + Send + Sync>;
+
 pub struct ReplayRun<'a> {
     config: &'a Config,
     chain: Chain,
     /// What writes; `None`: nothing is changed.
     sink: Option<Sink>,
+    /// What this host reads, where letters are written beside live records.
+    owned: Option<OwnPartitions>,
     budget: Arc<Budget>,
     mapping: Mapping,
     entry: Option<Template>,
@@ -38,6 +43,9 @@ pub struct ReplayRun<'a> {
     stop: Arc<AtomicBool>,
 }
 
+/// A letter's fate, and its own state where it is done with.
+pub type LetterWithState = (ReplayedLetter, Option<Arc<PartitionState>>);
+
 /// A dead letter that was handed to the sink.
 struct PendingLetter {
     assignment: Arc<PartitionState>,
@@ -46,6 +54,7 @@ struct PendingLetter {
 
 enum Begun {
     Decided(Fate),
+    Dropped(Arc<PartitionState>),
     Pending(PendingLetter),
 }
 
@@ -64,6 +73,7 @@ impl<'a> ReplayRun<'a> {
         Ok(Self {
             chain,
             sink,
+            owned: None,
             // A page is what bounds this.
             budget: Arc::new(Budget::new(usize::MAX, usize::MAX)),
             mapping: Mapping { labels: config.labels.clone(), content_types: config.store.content_types.clone() },
@@ -76,8 +86,13 @@ impl<'a> ReplayRun<'a> {
         })
     }
 
+    /// Writes only letters of partitions that this host has, through the sink that writes their live records.
+    pub fn beside_live(self, owned: OwnPartitions) -> Self {
+        Self { owned: Some(owned), ..self }
+    }
+
     /// Sends a page through chain and sink, and waits until each one's fate is known.
-    pub fn page(&mut self, page: Vec<FoundLetter>) -> Result<Vec<ReplayedLetter>, ReplayError> {
+    pub fn page(&mut self, page: Vec<FoundLetter>) -> Result<Vec<LetterWithState>, ReplayError> {
         let (mut told, mut begun) = (Vec::new(), Vec::new());
         let mut records = HashSet::new();
         for FoundLetter { place, letter } in page {
@@ -88,9 +103,9 @@ impl<'a> ReplayRun<'a> {
                 told.extend(begun.drain(..).map(|begun| self.tell(begun)));
             }
             let one = match letter {
-                _ if self.stopped() => Begun::Decided(Fate::Untouched),
+                _ if self.stopped() => Begun::Decided(Fate::Left(LeftReason::Stopped)),
                 Err(unreadable) => Begun::Decided(Fate::Failing(unreadable.to_string())),
-                Ok(letter) => self.begin(letter)?,
+                Ok(letter) => self.begin(&place, letter)?,
             };
             begun.push((place, identity, one));
         }
@@ -99,12 +114,16 @@ impl<'a> ReplayRun<'a> {
     }
 
     /// Waits until the letter's fate is known.
-    fn tell(&self, (place, identity, begun): (LetterPlace, Option<Identity>, Begun)) -> ReplayedLetter {
-        let fate = match begun {
-            Begun::Decided(fate) => fate,
-            Begun::Pending(pending) => self.finish(pending),
+    fn tell(&self, (place, identity, begun): (LetterPlace, Option<Identity>, Begun)) -> LetterWithState {
+        let (fate, state) = match begun {
+            Begun::Decided(fate) => (fate, None),
+            Begun::Dropped(state) => (Fate::Dropped, Some(state)),
+            Begun::Pending(pending) => {
+                let state = Arc::clone(&pending.assignment);
+                (self.finish(pending), Some(state))
+            }
         };
-        ReplayedLetter { place, identity, fate }
+        (ReplayedLetter { place, identity, fate }, state)
     }
 
     /// Waits for the last requests, and tells how many outputs were in their entry already.
@@ -121,18 +140,24 @@ impl<'a> ReplayRun<'a> {
         self.stop.load(Ordering::SeqCst)
     }
 
-    fn begin(&mut self, letter: DeadLetter) -> Result<Begun, ReplayError> {
+    fn begin(&mut self, place: &LetterPlace, letter: DeadLetter) -> Result<Begun, ReplayError> {
         let failing = |reason: String| Ok(Begun::Decided(Fate::Failing(reason)));
         let DeadLetter { input, index } = letter;
-        let assignment = match self.assignment(&input.source)? {
-            Ok(assignment) => assignment,
-            Err(reason) => return failing(reason),
+        let assignment = match &self.owned {
+            Some(owned) => match admitted(owned, place, &input) {
+                Ok(live) => Arc::new(live.for_letter(&self.budget)),
+                Err(reason) => return Ok(Begun::Decided(Fate::Left(reason))),
+            },
+            None => match self.assignment(&input.source)? {
+                Ok(assignment) => assignment,
+                Err(reason) => return failing(reason),
+            },
         };
         self.chain.refresh();
         let input = Arc::new(input);
         let mut outputs = match self.transform(&input) {
             Outcome::Outputs(outputs) => outputs,
-            Outcome::Dropped => return Ok(Begun::Decided(Fate::Dropped)),
+            Outcome::Dropped => return Ok(Begun::Dropped(assignment)),
             Outcome::DeadLetter(failure)
             | Outcome::Skipped(failure)
             | Outcome::Stop(failure)
@@ -175,28 +200,31 @@ impl<'a> ReplayRun<'a> {
                 return Fate::Failing("it was lost on its way; the log says more".into());
             }
             if !assignment.may_write() {
-                // A record was removed from the entry: the next replay looks again.
+                // A record was removed from the entry, or the partition was taken away: the next replay looks again.
                 assignment.end();
-                return Fate::Untouched;
+                return Fate::Left(LeftReason::Taken);
             }
             if self.stopped() {
                 assignment.end();
-                return Fate::Untouched;
+                return Fate::Left(LeftReason::Stopped);
             }
         }
         match assignment.replay_refusal() {
-            Some(reason) => Fate::Failing(reason.to_owned()),
+            Some(ReplayRefusal::Failing(reason)) => Fate::Failing(reason.clone()),
+            Some(ReplayRefusal::NotNow(reason)) => Fate::Left(LeftReason::Store(reason.clone())),
             None => Fate::Written(entries),
         }
     }
 
-    /// As a worker does; a dry run doesn't wait for a plugin that asks for a retry.
+    /// As a worker does; only a replay while no host runs waits for a plugin that asks for a retry.
     fn transform(&mut self, input: &Arc<InputRecord>) -> Outcome {
         let mut backoff = Backoff::default();
         let mut attempt = 1;
         loop {
             match self.chain.attempt(input, attempt) {
-                Outcome::Retry(_) if self.sink.is_some() && !self.stopped() => std::thread::sleep(backoff.wait()),
+                Outcome::Retry(_) if self.sink.is_some() && self.owned.is_none() && !self.stopped() => {
+                    std::thread::sleep(backoff.wait())
+                }
                 outcome => return outcome,
             }
             attempt += 1;
@@ -231,6 +259,20 @@ impl<'a> ReplayRun<'a> {
         };
         self.partitions.insert(Arc::clone(topic), found.clone());
         Ok(found)
+    }
+}
+
+/// Whether a letter may be written beside live records, and the partition that it belongs to.
+fn admitted(
+    owned: &OwnPartitions,
+    place: &LetterPlace,
+    input: &InputRecord,
+) -> Result<Arc<PartitionState>, LeftReason> {
+    let live = owned(&input.source).ok_or(LeftReason::OtherHost)?;
+    match place {
+        LetterPlace::Entry { entry, .. } if *entry != live.dead_letter_entry => Err(LeftReason::OtherEntry),
+        _ if !live.may_replay() || !live.has_passed(input.offset, input.topic_id) => Err(LeftReason::Early),
+        _ => Ok(live),
     }
 }
 

@@ -1,5 +1,8 @@
+use std::time::Duration;
+
 use super::*;
 use crate::flow::commit_metadata::EntryNaming;
+use crate::record::TopicId;
 
 const BLOCKS: u64 = 100;
 
@@ -315,4 +318,43 @@ fn a_record_that_holds_up_a_reread_can_be_given_up() {
     drop(ack);
     assert!(!state.is_record_lost());
     assert_eq!(state.try_end().unwrap().offset, 5, "it is read again");
+}
+
+/// A letter that is sent again beside live records of its partition.
+fn letter(live: &Arc<PartitionState>) -> Arc<PartitionState> {
+    Arc::new(live.for_letter(&Arc::new(Budget::new(9, 100))))
+}
+
+#[test]
+fn a_letter_is_written_only_while_its_partition_is_this_hosts() {
+    let live = at(1000);
+    let sent = letter(&live);
+    assert!(sent.may_write() && sent.is_beside_live() && live.has_passed(999, None) && !live.has_passed(1000, None));
+    assert!(live.has_passed(5000, TopicId::from_halves(1, 2)), "the topic that had the name before is gone");
+    let ack = sent.receive(7, 1).unwrap();
+    live.revoke();
+    assert!(live.may_write() && !sent.may_write(), "only what is in flight of the partition is still written");
+    drop(ack);
+    assert!(!live.is_record_lost() && live.in_flight() == 0);
+
+    let rereading = state(&Arc::new(Budget::new(9, 100)), CommitPoint { offset: 900, ..CommitPoint::default() }, 902);
+    assert!(!letter(&rereading).may_write(), "records of it may be written by both");
+    (900..902).for_each(|offset| rereading.receive(offset, 1).unwrap().acknowledge());
+    assert!(letter(&rereading).may_write());
+    let mut point = CommitPoint { offset: 10, ..CommitPoint::default() };
+    point.expect_late_requests(500);
+    assert!(!letter(&state(&Arc::new(Budget::new(9, 100)), point, 0)).may_write(), "an earlier host may still write");
+}
+
+#[test]
+fn a_request_with_a_letter_holds_up_a_revocation_and_a_reread() {
+    let live = at(1000);
+    let sent = letter(&live);
+    let request = sent.request();
+    live.announce_reread(Reread { from: 900, discard_unsent: false, store_start: None });
+    assert!(!sent.may_write() && live.try_end().is_none());
+    live.revoke();
+    assert!(!live.wait_answered(Duration::from_millis(1)));
+    drop(request);
+    assert!(live.wait_answered(Duration::ZERO) && sent.wait_answered(Duration::ZERO));
 }

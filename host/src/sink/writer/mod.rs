@@ -8,6 +8,7 @@
 //! taken away aren't written.
 
 mod attach;
+mod letters;
 mod pending;
 mod place;
 mod refuse;
@@ -30,14 +31,14 @@ use self::verify::Verifier;
 use super::Shared;
 use super::batch_trace::TracedBatch;
 use super::counters::DeadLetterClass;
-use super::item::{Item, Prepared};
+use super::item::Prepared;
+use super::letters::{LetterRemoval, Work};
 use super::occupied::OccupiedTimestamps;
 use super::problems::RefusedSubject;
 use super::recent::{Written, sketch};
 use super::store::{StoreError, Write};
-use crate::flow::PartitionState;
-use crate::flow::UnderWay;
 use crate::flow::backoff::Backoff;
+use crate::flow::{PartitionState, StoredOutput, UnderWay};
 use crate::record::TopicPartition;
 use crate::record::entry_name::EntryName;
 
@@ -50,9 +51,13 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 pub struct Writer {
     entry: EntryName,
     shared: Arc<Shared>,
-    inbox: mpsc::UnboundedReceiver<Item>,
+    inbox: mpsc::UnboundedReceiver<Work>,
     /// Records that aren't in the store, in their order; none has a microsecond.
     pending: VecDeque<PendingWrite>,
+    /// Dead letters that a replay sends beside live records.
+    letters: VecDeque<PendingWrite>,
+    /// Dead letters of this entry that are to be removed.
+    removals: VecDeque<LetterRemoval>,
     /// Records that the store acknowledged and that weren't read back yet.
     unverified: Vec<PendingWrite>,
     /// Dead letters that the store refuses.
@@ -77,12 +82,14 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn new(entry: EntryName, shared: Arc<Shared>, inbox: mpsc::UnboundedReceiver<Item>) -> Self {
+    pub fn new(entry: EntryName, shared: Arc<Shared>, inbox: mpsc::UnboundedReceiver<Work>) -> Self {
         Self {
             entry,
             shared,
             inbox,
             pending: VecDeque::new(),
+            letters: VecDeque::new(),
+            removals: VecDeque::new(),
             unverified: Vec::new(),
             parked: Parked::default(),
             occupied: OccupiedTimestamps::default(),
@@ -104,7 +111,16 @@ impl Writer {
         while self.wait_for_work().await {
             // Somebody else may own the partitions by now.
             self.shared.membership.assured().await;
-            let answer = self.turn().await;
+            let answer = match self.turn().await {
+                Ok(()) => self.write_letters().await,
+                error => error,
+            };
+            match (&answer, self.removals.pop_front()) {
+                (Ok(()), Some(removal)) => self.remove_letters(removal).await,
+                // The replay learns of it, and leaves the letters.
+                (Err(error), Some(removal)) => removal.refuse(error.to_string()),
+                (_, None) => {}
+            }
             if !self.acknowledged.is_empty() {
                 self.shared.remember(&self.entry, &mut self.acknowledged);
             }
@@ -119,13 +135,14 @@ impl Writer {
     async fn wait_for_work(&mut self) -> bool {
         loop {
             self.retry_parked();
-            if !self.pending.is_empty() || !self.unverified.is_empty() {
+            let is_replaying = !self.letters.is_empty() || !self.removals.is_empty();
+            if is_replaying || !self.pending.is_empty() || !self.unverified.is_empty() {
                 return true;
             }
             let patience = self.parked.patience().unwrap_or(IDLE);
             let look_in = self.attachments.due_in().filter(|due| *due <= patience);
             match tokio::time::timeout(look_in.unwrap_or(patience), self.inbox.recv()).await {
-                Ok(Some(item)) => self.accept(item),
+                Ok(Some(work)) => self.accept(work),
                 Ok(None) => return false,
                 Err(_) if look_in.is_some() => self.attach_again().await,
                 Err(_) if self.parked.is_empty() && self.shared.retire(&self.entry, &self.inbox) => return false,
@@ -134,8 +151,15 @@ impl Writer {
         }
     }
 
-    fn accept(&mut self, item: Item) {
+    fn accept(&mut self, work: Work) {
+        let item = match work {
+            Work::Write(item) => item,
+            Work::Remove(removal) => return self.removals.push_back(removal),
+        };
         match Prepared::new(item, &self.shared.mapping) {
+            Ok(prepared) if prepared.ack.partition().is_beside_live() => {
+                self.letters.push_back(PendingWrite::new(prepared));
+            }
             Ok(prepared) => self.pending.push_back(PendingWrite::new(prepared)),
             Err(refused) => {
                 let (item, reason) = *refused;
@@ -150,8 +174,8 @@ impl Writer {
         let _failing = if self.complained.is_some() { shared.failing_permit().await } else { None };
         let _permit = shared.permit().await;
         // While it waited for its turn, more may have come.
-        while let Ok(item) = self.inbox.try_recv() {
-            self.accept(item);
+        while let Ok(work) = self.inbox.try_recv() {
+            self.accept(work);
         }
         self.pending.retain(|pending| pending.state().may_write());
         self.refuse_too_large().await;
@@ -262,7 +286,9 @@ impl Writer {
                 }
             }
         }
-        if !occupied_again.is_empty() {
+        if !occupied_again.is_empty() && batch.iter().any(|pending| pending.state().is_beside_live()) {
+            self.pass_over(occupied_again).await?;
+        } else if !occupied_again.is_empty() {
             self.repair(occupied_again, batch).await?;
         }
         first_error.map_or(Ok(()), Err)
@@ -276,6 +302,12 @@ impl Writer {
             self.shared.counters.found(1);
         } else {
             self.shared.counters.written(1, payload.len() as u64);
+        }
+        if ack.partition().is_beside_live() {
+            // Its dead letter stays until a crash can't take it any more, and Kafka needn't be read again for it.
+            let (entry, sketch) = (self.entry.clone(), sketch(&payload));
+            ack.partition().note_stored(StoredOutput { entry, time_us, identity, sketch, found: already_present });
+            return ack.acknowledge();
         }
         self.verifier.note(&identity);
         self.acknowledged.push(Written { time_us, identity, sketch: sketch(&payload), found: already_present });
@@ -305,6 +337,7 @@ impl Writer {
 
     async fn wait_after(&mut self, error: &StoreError) {
         self.attachments.look_again();
+        self.shared.note_failed_request();
         if error.may_mean_a_crash() {
             self.shared.gate.report_failure();
         }

@@ -66,7 +66,8 @@ impl Writer {
             self.states.retain(|_, state| state.may_write());
             self.generation = generation;
         }
-        for state in batch.iter().map(PendingWrite::state) {
+        // A letter's partition is known by its live records, or a removal is told to those that share the entry.
+        for state in batch.iter().map(PendingWrite::state).filter(|state| !state.is_beside_live()) {
             if self.states.get(&state.source).is_none_or(|known| !Arc::ptr_eq(known, state)) {
                 self.states.insert(state.source.clone(), Arc::clone(state));
             }

@@ -116,7 +116,10 @@ impl Writer {
         };
         let mut again = Vec::new();
         for (mut record, is_missing) in records.into_iter().zip(missing) {
-            if is_missing {
+            if is_missing && record.state().is_beside_live() {
+                record.withdraw(&mut self.occupied);
+                Self::leave_hidden(record);
+            } else if is_missing {
                 self.attachments.look_again();
                 warn!(entry = %self.entry, record = %record.prepared.identity, "acknowledged but not shown: writing it again");
                 record.withdraw(&mut self.occupied);

@@ -1,0 +1,290 @@
+//! A replay by a host that runs, beside its live records.
+//!
+//! The host takes the letters of the partitions that it has at this moment: it is their entries' only writer in the group. Each
+//! goes through the present chain in a thread of its own, and its outputs through the same writers as live records. A letter that is
+//! done with stays for [`SETTLED_AFTER`]: the store may lose what it acknowledged a moment ago in a crash, and Kafka may have the
+//! record no more. Then the host asks the store whether it was started again and still shows the outputs, and removes the letter,
+//! again through its entry's writer.
+//!
+//! Guarantees: a letter goes only when its outputs were read back, then settled without a restart of the store, and are shown then; a letter
+//! whose partition is taken away meanwhile stays; after an interruption at any point a replay finds what was written and doesn't
+//! write it twice, as long as the chain makes the same of it; live records come first: letters come in small pages, with a pause as
+//! long as each page took; what is remembered of letters that settle is bounded by [`MOST_SETTLING`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::run::{OwnPartitions, ReplayRun};
+use super::{
+    Fate, FoundLetter, LeftReason, LetterPlace, ReplayError, ReplaySummary, ReplayedLetter, entries, topic, wrong,
+};
+use crate::chain::Chain;
+use crate::config::Config;
+use crate::flow::store_start::Started;
+use crate::flow::{PartitionState, StoredOutput};
+use crate::kafka::metadata as kafka;
+use crate::record::entry_name::EntryName;
+use crate::sink::Sink;
+use crate::sink::store::StoreError;
+
+/// How long what was written is left alone before its dead letter is removed. Source: the server saves what it holds open every 60 s by
+/// default.
+const SETTLED_AFTER: Duration = Duration::from_secs(75);
+/// How long it is waited for at most, where requests to the store fail again and again.
+const SETTLED_WITHIN: Duration = Duration::from_secs(900);
+/// Letters that settle at a time; each takes some 300 bytes.
+const MOST_SETTLING: usize = 10_000;
+/// Letters that are removed with one request.
+const REMOVED_AT_ONCE: usize = 64;
+const TICK: Duration = Duration::from_millis(200);
+const LEAST_PAUSE: Duration = Duration::from_millis(10);
+
+/// What a host has for a replay.
+pub struct HostReplay<'a> {
+    /// The configuration that it runs with.
+    pub config: &'a Config,
+    /// For the replay alone, see [`Chain::for_replay`].
+    pub chain: Chain,
+    /// The sink that writes its live records.
+    pub sink: Sink,
+    /// The partitions that it has.
+    pub owned: OwnPartitions,
+    /// Ends the replay.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// How far the letters are that are written and not removed yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Settling {
+    /// How many there are.
+    pub letters: u64,
+    /// How long until they are removed; `None`: more are being written.
+    pub left: Option<Duration>,
+}
+
+/// What gets each letter's fate, and how many wait to be removed.
+pub trait ReplayListener {
+    /// A letter's fate is decided.
+    fn told(&mut self, letter: &ReplayedLetter);
+    /// Letters wait to be removed.
+    fn settling(&mut self, settling: Settling);
+}
+
+/// A letter that is done with but for its removal.
+struct DoneLetter {
+    told: ReplayedLetter,
+    /// Its partition as this host had it when the letter was read. Where this value has ended, another host may have removed the letter
+    /// and put another one in its place.
+    live: Arc<PartitionState>,
+    outputs: Vec<StoredOutput>,
+}
+
+pub(super) struct BesideLive<'a> {
+    pub config: &'a Config,
+    run: ReplayRun<'a>,
+    pub sink: Sink,
+    stop: Arc<AtomicBool>,
+    listener: &'a mut dyn ReplayListener,
+    pub summary: ReplaySummary,
+    done: Vec<DoneLetter>,
+    /// When the last of them was written, and how the store had started before the first one was.
+    written: Option<Instant>,
+    store_start: Option<Started>,
+}
+
+/// Writes what can be written of the dead letters now, and removes what is done with. Blocks.
+pub fn beside_live(host: HostReplay<'_>, listener: &mut dyn ReplayListener) -> Result<ReplaySummary, ReplayError> {
+    let HostReplay { config, chain, sink, owned, stop } = host;
+    if config.store.discard {
+        return Err(ReplayError::Discard);
+    }
+    if config.store.shared_entries {
+        return Err(ReplayError::SharedEntries);
+    }
+    let runtime = sink.runtime().clone();
+    let run = ReplayRun::new(config, chain, Some(sink.clone()), runtime, Arc::clone(&stop))?;
+    let run = run.beside_live(owned);
+    let mut replay = BesideLive {
+        config,
+        run,
+        sink,
+        stop,
+        listener,
+        summary: ReplaySummary::default(),
+        done: Vec::new(),
+        written: None,
+        store_start: None,
+    };
+    match &config.dead_letters.topic {
+        Some(topic) => topic::replay_beside_live(&mut replay, topic)?,
+        None => entries::replay_beside_live(&mut replay)?,
+    }
+    if replay.stopped() {
+        warn!("the replay was stopped before the end; run it again for the rest");
+    }
+    Ok(replay.summary)
+}
+
+impl BesideLive<'_> {
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Refuses to go on beside other hosts of the group.
+    pub fn require_alone(&self, topic: &str) -> Result<(), ReplayError> {
+        let group = &self.config.kafka.group;
+        match kafka::members(&self.config.kafka)? {
+            0 | 1 => Ok(()),
+            members => Err(ReplayError::NotAlone { topic: topic.to_owned(), group: group.clone(), members }),
+        }
+    }
+
+    /// Writes a page, and rests for as long as that took.
+    pub fn page(&mut self, page: Vec<FoundLetter>) -> Result<(), ReplayError> {
+        let begun = Instant::now();
+        if self.done.is_empty() {
+            self.store_start = Some(self.ask_start()?);
+        }
+        for (told, state) in self.run.page(page)? {
+            self.take(told, state);
+        }
+        self.listener.settling(Settling { letters: self.done.len() as u64, left: None });
+        self.rest(begun.elapsed().max(LEAST_PAUSE));
+        Ok(())
+    }
+
+    fn take(&mut self, told: ReplayedLetter, state: Option<Arc<PartitionState>>) {
+        let live = state.as_ref().and_then(|state| state.live()).map(Arc::clone);
+        match (&told.fate, live) {
+            (Fate::Written(_) | Fate::Dropped, Some(live)) => {
+                let outputs = state.map(|state| state.take_stored()).unwrap_or_default();
+                self.summary.found += outputs.iter().filter(|output| output.found).count() as u64;
+                self.done.push(DoneLetter { told, live, outputs });
+                self.written = Some(Instant::now());
+            }
+            _ => self.tell(told),
+        }
+    }
+
+    fn tell(&mut self, told: ReplayedLetter) {
+        self.summary.count(&told.fate);
+        self.listener.told(&told);
+    }
+
+    fn leave(&mut self, letter: DoneLetter, reason: LeftReason) {
+        self.tell(ReplayedLetter { fate: Fate::Left(reason), ..letter.told });
+    }
+
+    fn rest(&self, long: Duration) {
+        let until = Instant::now() + long;
+        while !self.stopped() && Instant::now() < until {
+            std::thread::sleep(TICK.min(until.saturating_duration_since(Instant::now())));
+        }
+    }
+
+    fn ask_start(&self) -> Result<Started, ReplayError> {
+        let asked = self.sink.runtime().block_on(self.sink.store_started_exactly());
+        asked.map_err(|error| wrong(self.config, error))
+    }
+
+    /// Whether as many letters settle as may: they are removed before others are written.
+    pub fn is_full(&self) -> bool {
+        self.done.len() >= MOST_SETTLING
+    }
+
+    /// Waits until what was written can be taken for safe, and removes its letters with `remove`, which gets those of one partition and
+    /// answers with why they stay.
+    pub fn settle(
+        &mut self,
+        remove: &mut dyn FnMut(&mut Self, &Arc<PartitionState>, &[&LetterPlace]) -> Result<(), String>,
+    ) -> Result<(), ReplayError> {
+        let Some(written) = self.written.take() else { return Ok(()) };
+        self.wait_settled(written);
+        let done = std::mem::take(&mut self.done);
+        if self.stopped() {
+            done.into_iter().for_each(|letter| self.leave(letter, LeftReason::Stopped));
+            return Ok(());
+        }
+        let (now, before) = (self.ask_start()?, self.store_start);
+        if before.is_none_or(|before| before.narrow(now).is_none()) {
+            let reason = "the store was started again since they were written, and may have lost them";
+            done.into_iter().for_each(|letter| self.leave(letter, LeftReason::Store(reason.into())));
+            return Ok(());
+        }
+        let (mut by_partition, mut count) = (BTreeMap::<u64, Vec<DoneLetter>>::new(), done.len() as u64);
+        for letter in self.shown(done)? {
+            by_partition.entry(letter.live.generation()).or_default().push(letter);
+        }
+        for letters in by_partition.into_values() {
+            let mut letters = letters.into_iter().peekable();
+            while letters.peek().is_some() {
+                let some: Vec<DoneLetter> = letters.by_ref().take(REMOVED_AT_ONCE).collect();
+                let begun = Instant::now();
+                let places: Vec<&LetterPlace> = some.iter().map(|letter| &letter.told.place).collect();
+                let removed = match some.first().map(|letter| &letter.live).filter(|live| live.may_replay()) {
+                    None => Err(LeftReason::Taken),
+                    Some(_) if self.stopped() => Err(LeftReason::Stopped),
+                    Some(live) => remove(self, live, &places).map_err(LeftReason::Store),
+                };
+                count = count.saturating_sub(some.len() as u64);
+                for letter in some {
+                    match &removed {
+                        Ok(()) => self.tell(letter.told),
+                        Err(reason) => self.leave(letter, reason.clone()),
+                    }
+                }
+                self.listener.settling(Settling { letters: count, left: Some(Duration::ZERO) });
+                self.rest(begun.elapsed().max(LEAST_PAUSE));
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_settled(&mut self, written: Instant) {
+        let letters = self.done.len() as u64;
+        while !self.stopped() && written.elapsed() < SETTLED_WITHIN {
+            let left = SETTLED_AFTER.saturating_sub(written.elapsed());
+            let left = left.max(self.sink.may_be_at_work_for().unwrap_or_default());
+            if left.is_zero() {
+                break;
+            }
+            self.listener.settling(Settling { letters, left: Some(left) });
+            self.rest(left.min(Duration::from_secs(1)));
+        }
+    }
+
+    /// Those whose outputs the store shows; the others are left.
+    fn shown(&mut self, done: Vec<DoneLetter>) -> Result<Vec<DoneLetter>, ReplayError> {
+        let mut by_entry: HashMap<EntryName, (Vec<StoredOutput>, Vec<usize>)> = HashMap::new();
+        for (at, letter) in done.iter().enumerate() {
+            for output in &letter.outputs {
+                let (outputs, letters) = by_entry.entry(output.entry.clone()).or_default();
+                outputs.push(output.clone());
+                letters.push(at);
+            }
+        }
+        let mut is_gone = vec![false; done.len()];
+        for (entry, (outputs, letters)) in by_entry {
+            let shown: Result<Vec<bool>, StoreError> = self.sink.runtime().block_on(self.sink.shows(&entry, &outputs));
+            let shown = shown.map_err(|error| wrong(self.config, error))?;
+            for (at, _) in letters.into_iter().zip(shown).filter(|(_, shown)| !shown) {
+                if let Some(is_gone) = is_gone.get_mut(at) {
+                    *is_gone = true;
+                }
+            }
+        }
+        let mut shown = Vec::new();
+        for (letter, is_gone) in done.into_iter().zip(is_gone) {
+            if is_gone {
+                self.leave(letter, LeftReason::Store("the store doesn't show its record any more".into()));
+            } else {
+                shown.push(letter);
+            }
+        }
+        Ok(shown)
+    }
+}

@@ -1,0 +1,109 @@
+//! What a replay by the running host asks of the sink beside writing: to look whether records are still there, and to remove dead
+//! letters that are done with.
+//!
+//! Guarantees: a letter is removed by its entry's one writer, between two of its requests, and only while every partition that
+//! the letters belong to is this host's; nothing is removed while the store may still be at work on a request that failed.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::item::Item;
+use super::store::{Content, StoreError};
+use super::writer::NEAR_US;
+use super::{COMPARED_AT_ONCE, Shared, Sink};
+use crate::flow::{PartitionState, StoredOutput};
+use crate::record::entry_name::EntryName;
+
+/// For how long the store may be at work on a request that failed. Source: it gives up a request whose records don't come after 30 s by
+/// default.
+const AT_WORK: Duration = Duration::from_secs(60);
+
+/// What a writer has to do.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// To write a record.
+    Write(Item),
+    /// To remove dead letters.
+    Remove(LetterRemoval),
+}
+
+/// Dead letters of one entry that are done with.
+#[derive(Debug)]
+pub(crate) struct LetterRemoval {
+    /// The partitions that they belong to, as this host reads them.
+    pub owners: Vec<Arc<PartitionState>>,
+    /// Their times.
+    pub times: Vec<u64>,
+    /// Gets the reason where they aren't removed.
+    pub answer: oneshot::Sender<Result<(), String>>,
+}
+
+impl LetterRemoval {
+    /// Nothing is removed.
+    pub fn refuse(self, reason: String) {
+        // Nobody waits any more where the replay was ended.
+        let _ = self.answer.send(Err(reason));
+    }
+}
+
+impl Sink {
+    /// Removes dead letters. `owners`: the partitions that they belong to.
+    pub async fn remove_letters(
+        &self,
+        entry: &EntryName,
+        owners: Vec<Arc<PartitionState>>,
+        times: Vec<u64>,
+    ) -> Result<(), String> {
+        let (answer, answered) = oneshot::channel();
+        self.0.hand(entry, Work::Remove(LetterRemoval { owners, times, answer }));
+        answered.await.unwrap_or_else(|_| Err("the sink ends".into()))
+    }
+
+    /// Which of these outputs, all of one entry, the store shows now.
+    pub async fn shows(&self, entry: &EntryName, outputs: &[StoredOutput]) -> Result<Vec<bool>, StoreError> {
+        let mut order: Vec<usize> = (0..outputs.len()).collect();
+        order.sort_by_key(|at| outputs.get(*at).map(|output| output.time_us));
+        let mut shown = vec![false; outputs.len()];
+        let time_of = |at: &usize| outputs.get(*at).map_or(0, |output| output.time_us);
+        for near in order.chunk_by(|one, next| time_of(next) - time_of(one) <= NEAR_US) {
+            let (Some(first), Some(last)) = (near.first().map(time_of), near.last().map(time_of)) else { continue };
+            let (mut from, end) = (first, last.saturating_add(1));
+            while from < end {
+                let page = self.0.store.records(entry, from..end, COMPARED_AT_ONCE).await?;
+                for seen in page.seen {
+                    for at in near.iter().copied().filter(|at| time_of(at) == seen.timestamp_us) {
+                        let (Some(output), Some(shown)) = (outputs.get(at), shown.get_mut(at)) else { continue };
+                        let is_it = seen.identity.as_ref().is_some_and(|seen| seen.matches(&output.identity));
+                        // What was there before may be of another version of a plugin.
+                        let is_whole = match seen.content {
+                            Content::Read { sketch, .. } => output.found || sketch == output.sketch,
+                            Content::Unread | Content::Unreadable => false,
+                        };
+                        *shown = is_it && is_whole;
+                    }
+                }
+                from = page.until;
+            }
+        }
+        Ok(shown)
+    }
+
+    /// For how long the store may still be at work on a request that failed; `None`: on none.
+    pub fn may_be_at_work_for(&self) -> Option<Duration> {
+        self.0.may_be_at_work_for()
+    }
+}
+
+impl Shared {
+    /// A request failed: what the store makes of it isn't known for a while.
+    pub(super) fn note_failed_request(&self) {
+        *self.failed_request.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    pub(super) fn may_be_at_work_for(&self) -> Option<Duration> {
+        let failed = (*self.failed_request.lock().unwrap_or_else(PoisonError::into_inner))?;
+        AT_WORK.checked_sub(failed.elapsed()).filter(|left| !left.is_zero())
+    }
+}

@@ -1,0 +1,150 @@
+//! Dead letters that a replay sends beside live records: written in batches of their own, after the live ones.
+//!
+//! Guarantees: before a batch of letters the writer forgets what it knows of the entry, and again after it, so that a letter's record
+//! that the live path wrote is found, and the other way round; a letter is tried once, and left where that fails, so that it
+//! holds up no live record; nothing is ever removed to make room for a letter; its partition is asked right before each request
+//! whether it is still this host's.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tracing::debug;
+
+use super::pending::PendingWrite;
+use super::{Writer, under_way};
+use crate::flow::{PartitionState, ReplayRefusal, RereadCause};
+use crate::sink::item::Prepared;
+use crate::sink::letters::LetterRemoval;
+use crate::sink::store::{Occupant, StoreError};
+
+/// Letters that are written together: each may need a look at another time of the entry, and live records wait meanwhile.
+const AT_ONCE: usize = 16;
+/// How often a batch is placed and sent: a second time where a microsecond turned out to be occupied, and a third one where
+/// what occupies it was passed over.
+const ROUNDS: usize = 3;
+const UNFINISHED: &str = "a record that was begun and never finished stands at its time, and the request may still be at work; replay it \
+                          again in a minute";
+const HIDDEN: &str = "an unfinished record hides it; `replay --write` mends that while the group is stopped";
+
+impl Writer {
+    /// Writes some letters, if there are any. What fails is left.
+    pub(super) async fn write_letters(&mut self) -> Result<(), StoreError> {
+        if self.letters.is_empty() {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.shared);
+        let _permit = shared.permit().await;
+        let limits = shared.limits();
+        let (mut batch, mut bytes) = (VecDeque::new(), 0);
+        while let Some(next) = self.letters.front() {
+            bytes += next.bytes();
+            if !batch.is_empty() && (batch.len() >= AT_ONCE.min(limits.records) || bytes > limits.bytes) {
+                break;
+            }
+            batch.extend(self.letters.pop_front());
+        }
+        // From here on a revocation waits for the answer; letters of partitions that were revoked before aren't sent.
+        let _under_way = under_way(&batch);
+        batch.retain(|letter| letter.state().may_write());
+        let answer = self.write_batch_of_letters(&mut batch).await;
+        // What was sent is in the entry or isn't; what isn't known any more is read before it is used again.
+        self.generation = None;
+        let reason = answer.as_ref().err().map_or(UNFINISHED.to_owned(), ToString::to_string);
+        for mut letter in batch {
+            letter.withdraw(&mut self.occupied);
+            leave(letter, &reason);
+        }
+        for letter in std::mem::take(&mut self.unverified) {
+            if letter.state().is_beside_live() {
+                leave(letter, &reason);
+            } else {
+                self.unverified.push(letter);
+            }
+        }
+        match answer {
+            // It is left, and says nothing of the entry.
+            Err(error) if error.concerns_only_the_record() => {
+                debug!(entry = %self.entry, %error, "a dead letter isn't taken now");
+                Ok(())
+            }
+            answer => answer,
+        }
+    }
+
+    async fn write_batch_of_letters(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
+        // A live record that is acknowledged and not proved may be the letter's.
+        self.verify_if_any().await?;
+        self.generation = None;
+        for _ in 0..ROUNDS {
+            if batch.is_empty() {
+                break;
+            }
+            self.write_traced(batch).await?;
+        }
+        self.verify_if_any().await
+    }
+
+    async fn verify_if_any(&mut self) -> Result<(), StoreError> {
+        if self.unverified.is_empty() { Ok(()) } else { self.verify().await }
+    }
+
+    /// Where a letter's microsecond is occupied by what no query shows: passes over it, once nobody can be at work on it any more.
+    pub(super) async fn pass_over(&mut self, occupied: Vec<u64>) -> Result<(), StoreError> {
+        for time in occupied {
+            let is_unfinished = matches!(self.shared.store.occupant(&self.entry, time).await?, Occupant::Unfinished);
+            if is_unfinished && self.shared.may_be_at_work_for().is_none() {
+                self.occupied.learn(time..time.saturating_add(1), Vec::new());
+                self.occupied.occupy(time);
+            }
+        }
+        Ok(())
+    }
+
+    /// The store acknowledged the letter's record and doesn't show it.
+    pub(super) fn leave_hidden(letter: PendingWrite) {
+        leave(letter, HIDDEN);
+    }
+
+    /// Removes dead letters of this entry that are done with.
+    pub(super) async fn remove_letters(&mut self, removal: LetterRemoval) {
+        let LetterRemoval { owners, times, answer } = removal;
+        let removed = self.removed_letters(&owners, &times).await;
+        // Nobody waits any more where the replay was ended.
+        let _ = answer.send(removed);
+    }
+
+    async fn removed_letters(&mut self, owners: &[Arc<PartitionState>], times: &[u64]) -> Result<(), String> {
+        let shared = Arc::clone(&self.shared);
+        let _permit = shared.permit().await;
+        self.verify_if_any().await.map_err(|error| error.to_string())?;
+        shared.membership.assured().await;
+        let _under_way: Vec<_> = owners.iter().map(|owner| owner.request()).collect();
+        if !owners.iter().all(|owner| owner.may_replay()) {
+            return Err("its partition was taken away or is read again".into());
+        }
+        if let Some(left) = shared.may_be_at_work_for() {
+            return Err(format!("a request to the store failed, which may be at work for {} s more", left.as_secs()));
+        }
+        // What is known of the entry counts them as there.
+        self.generation = None;
+        shared.forget_removed(&self.entry, times);
+        let removed = shared.store.remove_all(&self.entry, times).await;
+        if let Err(error) = &removed {
+            shared.note_failed_request();
+            if error.may_mean_a_crash() {
+                shared.gate.report_failure();
+            }
+            // The server may be rewriting a block of theirs: what the block holds is read again and compared.
+            owners.iter().for_each(|owner| owner.require_reread(RereadCause::Removal));
+            self.removed(0);
+        }
+        removed.map_err(|error| error.to_string())
+    }
+}
+
+/// It stays a dead letter, and can be replayed again.
+fn leave(letter: PendingWrite, reason: &str) {
+    let Prepared { ack, .. } = letter.prepared;
+    ack.partition().refuse_replay(ReplayRefusal::NotNow(reason.to_owned()));
+    ack.acknowledge();
+}
