@@ -83,7 +83,7 @@ impl Chain {
         Self::start(shared, false)
     }
 
-    /// Starts a chain for a trial of a replay of the dead letters in a running host: its calls are neither counted nor
+    /// Starts a chain for a replay of the dead letters in a running host, or a trial of one: its calls are neither counted nor
     /// timed with those of the workers, and circuit breakers neither count its failures nor refuse its records.
     pub fn for_replay(shared: Arc<SharedChain>) -> anyhow::Result<Self> {
         Self::start(shared, true)

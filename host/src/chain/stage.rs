@@ -55,7 +55,7 @@ pub(crate) struct Stage {
     /// This stage runs a candidate in a shadow trial: its output is discarded and its calls aren't counted. If the
     /// candidate is promoted, its circuit breaker starts closed.
     is_shadow: bool,
-    /// This stage belongs to a trial of a replay of the dead letters: its calls aren't counted with those of the
+    /// This stage belongs to a replay of the dead letters in a running host: its calls aren't counted with those of the
     /// workers, and it uses neither the circuit breaker nor the observer.
     is_replay: bool,
     instances: Instances,
@@ -70,7 +70,7 @@ impl Stage {
         Self::empty(spec, spec.version.plugin.counters()).started(spec)
     }
 
-    /// A stage for a trial of a replay of the dead letters in a running host.
+    /// A stage for a replay of the dead letters in a running host.
     pub fn for_replay(spec: &StageSpec) -> anyhow::Result<Self> {
         Self::empty_for_replay(spec).started(spec)
     }

@@ -74,6 +74,10 @@ pub trait ReplayListener {
     fn settling(&mut self, settling: Settling);
 }
 
+/// Removes letters of one partition, or answers with why they stay.
+pub(super) type RemoveLetters<'r> =
+    dyn FnMut(&BesideLive<'_>, &Arc<PartitionState>, &[&LetterPlace]) -> Result<(), String> + 'r;
+
 /// A letter that is done with but for its removal.
 struct DoneLetter {
     told: ReplayedLetter,
@@ -198,10 +202,7 @@ impl BesideLive<'_> {
 
     /// Waits until what was written can be taken for safe, and removes its letters with `remove`, which gets those of one partition and
     /// answers with why they stay.
-    pub fn settle(
-        &mut self,
-        remove: &mut dyn FnMut(&mut Self, &Arc<PartitionState>, &[&LetterPlace]) -> Result<(), String>,
-    ) -> Result<(), ReplayError> {
+    pub fn settle(&mut self, remove: &mut RemoveLetters<'_>) -> Result<(), ReplayError> {
         let Some(written) = self.written.take() else { return Ok(()) };
         self.wait_settled(written);
         let done = std::mem::take(&mut self.done);

@@ -70,7 +70,7 @@ pub fn replay_beside_live(replay: &mut BesideLive<'_>) -> Result<(), ReplayError
     let (store, runtime) = (sink.store(), sink.runtime());
     let glob = glob(None, config).map_err(|error| ReplayError::Failed(format!("the pattern of entries: {error}")))?;
     let entries = runtime.block_on(store.entries()).map_err(wrong)?;
-    let remove = &mut |replay: &mut BesideLive<'_>, live: &Arc<PartitionState>, places: &[&LetterPlace]| {
+    let remove = &mut |replay: &BesideLive<'_>, live: &Arc<PartitionState>, places: &[&LetterPlace]| {
         let times = places.iter().filter_map(|place| match place {
             LetterPlace::Entry { timestamp_us, .. } => Some(*timestamp_us),
             LetterPlace::Topic { .. } => None,

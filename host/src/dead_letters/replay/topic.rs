@@ -58,7 +58,7 @@ pub fn replay_beside_live(replay: &mut BesideLive<'_>, topic: &str) -> Result<()
             replay.page(found)?;
         }
         if is_last || replay.is_full() {
-            replay.settle(&mut |replay: &mut BesideLive<'_>, _: &Arc<PartitionState>, places: &[&LetterPlace]| {
+            replay.settle(&mut |replay: &BesideLive<'_>, _: &Arc<PartitionState>, places: &[&LetterPlace]| {
                 replay.require_alone(topic).map_err(|error| error.to_string())?;
                 mark(&mut letters, places).map_err(|error| error.to_string())
             })?;
