@@ -13,14 +13,8 @@ const Value = std.json.Value;
 
 const heap = std.heap.c_allocator;
 
-/// Writes a panic's text to the host's log before the instance ends.
-pub const panic = std.debug.FullPanic(struct {
-    fn log(text: []const u8, _: ?usize) noreturn {
-        var string = borrowed(text);
-        wit.reduct_sink_transform_host_log(wit.REDUCT_SINK_TRANSFORM_HOST_LEVEL_ERROR, &string);
-        @trap();
-    }
-}.log);
+/// A panic becomes the reason of the dead letter, with its file and line.
+pub const panic = @import("bindings/panic.zig").panic;
 
 const Verdict = union(enum) { keep, drop, change: Change, split: []Change };
 

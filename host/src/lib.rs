@@ -56,6 +56,7 @@
 //!   notices a swap.
 //! - **host**: one run of a pipeline: the value of `pipeline` that has its partitions and workers.
 //! - **identity**: topic, partition, offset, and the position within a split: which Kafka record a stored record was made of.
+//! - **line table**: which line of its author's source each place in a component's code comes from; `plugin build` makes it.
 //! - **occupied timestamp**: a microsecond of an entry at which the store already has a record.
 //! - **re-read**: to read records from Kafka again that were read before, because the store may have lost them.
 //! - **pipeline**: topics, chain and bucket that belong together. A process has one without a name, or several, each in its slot.

@@ -272,10 +272,9 @@ fn fault(language: &str) -> Result<Fault> {
         "javascript" => (&[], "if (sizeClass) throw new Error(\"deliberate\");", "(plugin.js:LINE)"),
         "typescript" => (&[], "if (sizeClass) throw new Error(\"deliberate\");", "(plugin.ts:LINE)"),
         "go" => (&[], "if size != \"\" { panic(\"deliberate\") }", "(plugin.go:LINE)"),
-        "c" => (&["#include <assert.h>"], "assert(!\"deliberate\");", ": LINE"),
-        "cpp" => (&["#include <cassert>"], "assert(!\"deliberate\");", ": LINE"),
-        // Zig's panics know no line.
-        "zig" => (&[], "if (settings.large_bytes > 0) @panic(\"deliberate\");", ""),
+        "c" => (&["#include <assert.h>"], "assert(!\"deliberate\");", "(plugin.c:LINE)"),
+        "cpp" => (&["#include <cassert>"], "assert(!\"deliberate\");", "(plugin.cpp:LINE)"),
+        "zig" => (&[], "if (settings.large_bytes > 0) @panic(\"deliberate\");", "(plugin.zig:LINE)"),
         _ => anyhow::bail!("no mistake in {language}"),
     };
     Ok(Fault { head, line, told })

@@ -15,9 +15,13 @@ use thiserror::Error;
 use super::guard;
 use super::project::{Language, Project};
 use crate::plugin::componentize::componentize;
+use crate::plugin::line_table::with_line_table;
 
 const WASM: &str = "wasm32-unknown-unknown";
 const WORLD: &str = "transform";
+/// Makes clang keep equal ends of several paths apart. Otherwise all calls of `abort` in a function would be one instruction, which
+/// comes from no line.
+const ONE_TRAP_A_LINE: [&str; 2] = ["-mllvm", "-enable-tail-merge=false"];
 const CONTRACT: &str = include_str!("../../../wit/v0.1.0/transform.wit");
 
 /// Why a plugin can't be built.
@@ -103,6 +107,8 @@ impl Builder<'_> {
             ));
         };
         command.env("CARGO_TARGET_DIR", &target);
+        // For the line table, which replaces them in the component.
+        command.env("CARGO_PROFILE_RELEASE_DEBUG", "line-tables-only").env("CARGO_PROFILE_RELEASE_STRIP", "none");
         self.run(command)?;
         let core = target.join(WASM).join("release").join(format!("{}.wasm", self.project.name.replace('-', "_")));
         self.componentize(&core)
@@ -189,7 +195,8 @@ impl Builder<'_> {
 
     fn c(&mut self) -> Result<(), BuildError> {
         let mut command = self.c_compiler("clang", "cc", has_wasi_libc)?;
-        command.args(["-Os", "-Wall", "-Wextra", "-Ibindings", "plugin.c", "json.c", "bindings/transform.c"]);
+        command.args(["-Os", "-g"]).args(ONE_TRAP_A_LINE);
+        command.args(["-Wall", "-Wextra", "-Ibindings", "plugin.c", "json.c", "bindings/transform.c"]);
         self.link(command)
     }
 
@@ -199,7 +206,8 @@ impl Builder<'_> {
         bindings.args(["-Os", "-c", "bindings/transform.c", "-o", "build/transform.o"]);
         self.run(bindings)?;
         let mut command = self.c_compiler("clang++", "c++", has_wasi_libcxx)?;
-        command.args(["-Os", "-Wall", "-Wextra", "-Wno-nullability-completeness", "-std=c++20", "-fno-exceptions"]);
+        command.args(["-Os", "-g"]).args(ONE_TRAP_A_LINE);
+        command.args(["-Wall", "-Wextra", "-Wno-nullability-completeness", "-std=c++20", "-fno-exceptions"]);
         command.args(["-Ibindings", "plugin.cpp", "build/transform.o"]);
         self.link(command)
     }
@@ -208,7 +216,7 @@ impl Builder<'_> {
     fn c_compiler(&self, clang: &str, zig: &str, has_libraries: fn() -> bool) -> Result<Command, BuildError> {
         if let Some(clang) = find(&numbered(clang)).filter(|_| has_libraries()) {
             let mut command = Command::new(clang);
-            command.args(["--target=wasm32-wasi", "-mexec-model=reactor", "-Wl,--strip-all"]);
+            command.args(["--target=wasm32-wasi", "-mexec-model=reactor"]);
             return Ok(command);
         }
         let Some(mut command) = self.zig_compiler() else {
@@ -222,7 +230,7 @@ impl Builder<'_> {
         // Zig leaves `assert` out of optimized code, and with it the text that becomes the reason of a failure.
         command.arg("-UNDEBUG");
         // Zig's default stack of 16 MB would count as memory of each instance.
-        command.args(["-Wl,-z,stack-size=65536", "-s"]);
+        command.args(["-Wl,-z,stack-size=65536"]);
         Ok(command)
     }
 
@@ -237,13 +245,21 @@ impl Builder<'_> {
         let Some(mut command) = self.zig_compiler() else {
             return Err(self.missing_compiler("there is no Zig", None));
         };
-        let core = self.project.folder.join("build").join("core.wasm");
-        command.args(["build-exe", "plugin.zig", "bindings/transform.c", "bindings/transform_component_type.o", "-I."]);
-        command.args(["-lc", "-target", "wasm32-wasi", "-mexec-model=reactor", "-fno-entry", "-rdynamic"]);
+        let Some(mut linking) = self.zig_compiler() else { return Ok(()) };
+        // Zig's compiler itself takes no [`ONE_TRAP_A_LINE`], so its clang makes the code.
+        command.args(["build-obj", "plugin.zig", "-I.", "-fno-emit-bin", "-femit-llvm-bc=build/plugin.bc"]);
+        linking.arg("build-exe").arg("-cflags").args(ONE_TRAP_A_LINE).args(["--", "build/plugin.bc"]);
+        linking.args(["bindings/transform.c", "bindings/transform_component_type.o", "-I.", "-fno-entry", "-rdynamic"]);
         // Zig's default stack of 16 MB would count as memory of each instance.
-        command.args(["-O", "ReleaseSafe", "-fstrip", "--stack", "65536", "--cache-dir", "build/cache"]);
-        command.arg(format!("-femit-bin={}", core.display()));
+        linking.args(["--stack", "65536"]);
+        for command in [&mut command, &mut linking] {
+            command.args(["-lc", "-target", "wasm32-wasi", "-mexec-model=reactor", "-O", "ReleaseSafe"]);
+            command.args(["--cache-dir", "build/cache"]);
+        }
+        let core = self.project.folder.join("build").join("core.wasm");
+        linking.arg(format!("-femit-bin={}", core.display()));
         self.run(command)?;
+        self.run(linking)?;
         self.componentize_away(&core)
     }
 
@@ -303,6 +319,7 @@ impl Builder<'_> {
 
     fn componentize(&self, core: &Path) -> Result<(), BuildError> {
         let module = fs::read(core).with_context(|| format!("can't read {}", core.display()))?;
+        let module = with_line_table(&module, &self.project.folder);
         let component =
             componentize(&module).with_context(|| format!("can't make a component of {}", core.display()))?;
         fs::write(&self.fresh, component).with_context(|| format!("can't write {}", self.fresh.display()))?;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::project::{Language, check_name};
+use crate::config::in_full;
 
 /// The path of a file in a new folder, and its text, in which `{{name}}` and the like are placeholders.
 type TemplateFile = (&'static str, &'static str);
@@ -96,6 +97,7 @@ const CPP: &[TemplateFile] = &[
 
 const ZIG: &[TemplateFile] = &[
     ("plugin.zig", include_str!("templates/zig/plugin.zig")),
+    ("bindings/panic.zig", include_str!("../../../examples/zig/bindings/panic.zig")),
     ("test/run", include_str!("templates/zig/test/run")),
     ("requirements.txt", ZIG_PIN),
 ];
@@ -124,21 +126,21 @@ const SDK_CONTRACT: (&str, &str) = ("../../wit/v0.1.0", "../wit");
 pub fn create(folder: &Path, name: &str, language: Language) -> anyhow::Result<Vec<PathBuf>> {
     check_name(name)?;
     if folder.exists()
-        && fs::read_dir(folder).with_context(|| format!("can't read {}", folder.display()))?.next().is_some()
+        && fs::read_dir(folder).with_context(|| format!("can't read {}", in_full(folder)))?.next().is_some()
     {
-        bail!("{} exists already and isn't empty; name another folder", folder.display());
+        bail!("{} exists already and isn't empty; name another folder", in_full(folder));
     }
     let mut written = Vec::new();
     for (path, content) in files(language) {
         let path = folder.join(path);
         let parent = path.parent().unwrap_or(folder);
-        fs::create_dir_all(parent).with_context(|| format!("can't make {}", parent.display()))?;
-        fs::write(&path, filled(content, name, language)).with_context(|| format!("can't write {}", path.display()))?;
+        fs::create_dir_all(parent).with_context(|| format!("can't make {}", in_full(parent)))?;
+        fs::write(&path, filled(content, name, language)).with_context(|| format!("can't write {}", in_full(&path)))?;
         written.push(path);
     }
     for (path, content) in binary_files(language) {
         let path = folder.join(path);
-        fs::write(&path, content).with_context(|| format!("can't write {}", path.display()))?;
+        fs::write(&path, content).with_context(|| format!("can't write {}", in_full(&path)))?;
         written.push(path);
     }
     Ok(written)
@@ -194,7 +196,7 @@ fn words(language: Language) -> Words {
             files: "| `src/lib.rs` | the transform, and its unit tests |\n\
                     | `sdk/` | the crate `reduct-sink-plugin`: leave it as it is |",
             notes: "- An `Err` with a text rejects the record. A panic does so too, with its text, file and line as the reason, \
-                    and the next record goes to a fresh instance.\n\
+                    and the next record goes to a fresh instance. So does a trap, and a call that is stopped at its time limit.\n\
                     - `log::info!` and the like write to the host's log. `println!` writes nowhere.\n\
                     - `SystemTime::now()` and `Instant::now()` panic on this target, and there are no files and threads. The \
                     record's time is `record.timestamp`.\n\
@@ -252,8 +254,8 @@ fn words(language: Language) -> Words {
                     | `json.c`, `json.h` | a small reader of JSON, for the configuration |\n\
                     | `bindings/` | the contract in C, generated: leave it as it is |",
             notes: "- Free what the host passes to you. Take the memory of your answer from `malloc`: the bindings free it.\n\
-                    - `assert` and what is printed to `stderr` before a trap become the reason of the dead letter. A null \
-                    pointer doesn't trap in WebAssembly: check for it.\n\
+                    - A trap becomes the reason of the dead letter, with its file and line, after what `assert` or the plugin \
+                    printed to `stderr` before. A null pointer doesn't trap in WebAssembly: check for it.\n\
                     - Built with clang 16 or later and wasi-libc, or with Zig's compiler.",
         },
         Language::Cpp => Words {
@@ -263,8 +265,8 @@ fn words(language: Language) -> Words {
                     | `json.hpp` | a small reader of JSON, for the configuration |\n\
                     | `bindings/` | the contract in C, generated: leave it as it is |",
             notes: "- Free what the host passes to you. Take the memory of your answer from `malloc`: the bindings free it.\n\
-                    - There are no exceptions in WebAssembly: what would throw one ends the instance. `assert` and what is \
-                    printed to `stderr` before that become the reason of the dead letter.\n\
+                    - There are no exceptions in WebAssembly: what would throw one traps. A trap becomes the reason of the \
+                    dead letter, with its file and line, after what `assert` or the plugin printed to `stderr` before.\n\
                     - Built with Zig's compiler, or with clang 16 or later and libc++ for WebAssembly.",
         },
         Language::Zig => Words {
@@ -272,11 +274,11 @@ fn words(language: Language) -> Words {
             prepare: ZIG_AND_UNIT_TESTS,
             files: "| `plugin.zig` | the transform, and its unit tests |\n\
                     | `test/` | what runs them, and what replaces the host in them |\n\
-                    | `bindings/` | the contract in C, generated: leave it as it is |\n\
+                    | `bindings/` | the contract in C, generated, and what a panic does: leave it as it is |\n\
                     | `requirements.txt` | pins Zig's compiler |",
             notes: "- Free what the host passes to you. Take the memory of your answer from `heap`: the bindings free it.\n\
                     - An error that `decide` returns rejects the record, with the error's name as the reason. A panic does so \
-                    too, with its text, and the next record goes to a fresh instance.\n\
+                    too, with its text, file and line, and the next record goes to a fresh instance.\n\
                     - Zig 0.16 builds it.",
         },
     }

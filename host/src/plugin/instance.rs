@@ -8,13 +8,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wasmtime::{Store, Trap};
+use wasmtime::{FrameInfo, Store, Trap, WasmBacktrace};
 
 use super::bindings::Transform;
 use super::bindings::reduct_sink::transform::types::Failure;
 use super::contract::START_TIMEOUT;
 use super::engine::ticks;
 use super::error::LoadProblem;
+use super::line_table::LineTable;
 use super::loaded::{Code, LoadedPlugin};
 use super::memory::MAX_HANDLES;
 use super::message::RecordView;
@@ -27,6 +28,9 @@ use crate::record::text::one_line;
 const FUEL_FOR_THE_REST: usize = 1 << 20;
 /// The longest reason that is kept.
 const REASON_BYTES: usize = 4096;
+/// Behind a trap of which nothing else is known.
+const NO_LINES: &str =
+    " (the line isn't known: `reduct-sink plugin build` puts a table of lines into components of C, C++, Rust and Zig)";
 
 pub(crate) struct Instance {
     store: Store<State>,
@@ -81,7 +85,7 @@ impl Instance {
         let calls = &code.host_calls;
         let transform = match calls.run(deadline, code.pre.instantiate_async(&mut store)) {
             Some(Ok(transform)) => transform,
-            Some(Err(error)) => return Err(start_problem(&error, &store)),
+            Some(Err(error)) => return Err(start_problem(&error, &store, &code.lines)),
             None => return Err(LoadProblem::StartTimedOut),
         };
         let transformer = transform.reduct_sink_transform_transformer();
@@ -89,7 +93,9 @@ impl Instance {
             Some(Ok(Ok(()))) => {}
             Some(Ok(Err(refusal))) => return Err(LoadProblem::ConfigureRefused(one_line(&refusal, REASON_BYTES))),
             Some(Err(error)) if is_timeout(&error) => return Err(LoadProblem::StartTimedOut),
-            Some(Err(error)) => return Err(LoadProblem::ConfigureTrapped(reason(&error, &store, START_TIMEOUT))),
+            Some(Err(error)) => {
+                return Err(LoadProblem::ConfigureTrapped(reason(&error, &store, &code.lines, START_TIMEOUT)));
+            }
             None => return Err(LoadProblem::StartTimedOut),
         }
         let state = store.data_mut();
@@ -155,10 +161,12 @@ impl Instance {
                 Some(Ok(Ok(verdict))) => verdict,
                 Some(Ok(Err(Failure::Reject(text)))) => return Err(Trouble::Failed(one_line(&text, REASON_BYTES))),
                 Some(Ok(Err(Failure::Retry(text)))) => return Err(Trouble::Retry(one_line(&text, REASON_BYTES))),
-                Some(Err(error)) => return Err(Trouble::Broken(reason(&error, &self.store, timeout))),
+                Some(Err(error)) => {
+                    return Err(Trouble::Broken(reason(&error, &self.store, &self.code.lines, timeout)));
+                }
                 None => {
                     let text = format!("{}, while it waited for the host", timed_out(timeout));
-                    return Err(Trouble::Broken(with_cause(text, &self.store)));
+                    return Err(Trouble::Broken(with_cause(text, None, &self.store)));
                 }
             };
             let Some(output) = self.store.data().present() else { break };
@@ -195,15 +203,16 @@ fn store(code: &Code, state: State) -> Store<State> {
     store
 }
 
-fn start_problem(error: &wasmtime::Error, store: &Store<State>) -> LoadProblem {
+fn start_problem(error: &wasmtime::Error, store: &Store<State>, lines: &LineTable) -> LoadProblem {
+    let reason = || reason(error, store, lines, START_TIMEOUT);
     if is_timeout(error) {
         LoadProblem::StartTimedOut
     } else if error.downcast_ref::<Trap>().is_some() {
-        LoadProblem::StartTrapped(reason(error, store, START_TIMEOUT))
+        LoadProblem::StartTrapped(reason())
     } else if store.data().memory.refused {
-        LoadProblem::Host(reason(error, store, START_TIMEOUT))
+        LoadProblem::Host(reason())
     } else {
-        LoadProblem::WrongShape(reason(error, store, START_TIMEOUT))
+        LoadProblem::WrongShape(reason())
     }
 }
 
@@ -215,24 +224,35 @@ fn timed_out(timeout: Duration) -> String {
     format!("it was stopped after its time limit of {timeout:?}")
 }
 
-/// What went wrong, on one line and without a stack.
-fn reason(error: &wasmtime::Error, store: &Store<State>, timeout: Duration) -> String {
+/// What went wrong, on one line: the stack is reduced to the line of the author's source.
+fn reason(error: &wasmtime::Error, store: &Store<State>, lines: &LineTable, timeout: Duration) -> String {
+    let stack = error.downcast_ref::<WasmBacktrace>();
+    let mut offsets = stack.into_iter().flat_map(WasmBacktrace::frames).filter_map(FrameInfo::module_offset);
+    let place = offsets.find_map(|offset| lines.place(offset));
     if is_timeout(error) {
-        return with_cause(timed_out(timeout), store);
+        return with_cause(timed_out(timeout), place, store);
     }
-    let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+    // The stack is the outermost context.
+    let chain: Vec<String> = error.chain().skip(usize::from(stack.is_some())).map(ToString::to_string).collect();
     let mut reason = chain.join(": ");
     if store.data().memory.refused {
         reason.push_str(" (after it met its memory limit)");
+    } else if lines.is_empty() && error.is::<Trap>() && !store.data().sandbox.printout.has_cause() {
+        reason.push_str(NO_LINES);
     }
-    with_cause(reason, store)
+    with_cause(reason, place, store)
 }
 
-/// A trap's own text says little: what the plugin printed before it comes first.
-fn with_cause(text: String, store: &Store<State>) -> String {
-    let reason = match store.data().sandbox.printout.cause() {
-        Some(cause) => format!("{cause} ({text})"),
-        None => text,
+/// A trap's own text says little: what the plugin printed before it comes first, then the place in the author's source.
+fn with_cause(text: String, place: Option<String>, store: &Store<State>) -> String {
+    let cause = store.data().sandbox.printout.cause();
+    // A panic's text may name the place already.
+    let place = place.map(|place| format!(" ({place})"));
+    let place = place.filter(|place| !cause.as_ref().is_some_and(|cause| cause.contains(place.as_str())));
+    let place = place.unwrap_or_default();
+    let reason = match cause {
+        Some(cause) => format!("{cause}{place} ({text})"),
+        None => format!("{text}{place}"),
     };
     one_line(&reason, REASON_BYTES)
 }

@@ -12,6 +12,7 @@ use super::digest::Digest;
 use super::failure_log::{FailureLog, RecentFailure};
 use super::host_calls::HostCalls;
 use super::http_client::HttpClient;
+use super::line_table::LineTable;
 use super::log::PluginLog;
 use super::open_files::OpenFiles;
 use super::state::State;
@@ -43,6 +44,7 @@ pub struct LoadedPlugin {
 /// What instances are started from.
 pub(super) struct Code {
     pub pre: TransformPre<State>,
+    pub lines: LineTable,
     pub config: String,
     pub timeout: Duration,
     pub memory_bytes: u64,

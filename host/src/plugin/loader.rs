@@ -27,6 +27,7 @@ use super::failure_log::FailureLog;
 use super::host_calls::HostCalls;
 use super::http_client::HttpClient;
 use super::instance::Instance;
+use super::line_table::LineTable;
 use super::loaded::{Code, LoadedPlugin};
 use super::log::PluginLog;
 use super::own_files;
@@ -208,6 +209,7 @@ impl Runtime {
         let http = HttpClient::new(&plugin.grants, &plugin.limits, &log).map_err(LoadProblem::Grant)?;
         let code = Code {
             pre,
+            lines: LineTable::of_component(bytes),
             config: plugin.config.clone(),
             timeout: plugin.timeout,
             memory_bytes: plugin.memory_bytes,

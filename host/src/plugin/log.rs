@@ -298,6 +298,13 @@ impl Printout {
         (!cause.is_empty()).then(|| Vec::from(cause).join(" | "))
     }
 
+    /// Whether there is a [`Self::cause`].
+    pub fn has_cause(&self) -> bool {
+        let printed = self.lock();
+        let [_, error] = &printed.begun;
+        !printed.cause.is_empty() || !error.is_empty()
+    }
+
     pub fn keep_as_cause(&self, text: &str) {
         self.lock().keep_as_cause(text);
         self.dirty.store(true, Ordering::Relaxed);

@@ -27,6 +27,7 @@ mod http_client;
 #[cfg(test)]
 mod http_client_tests;
 mod instance;
+pub mod line_table;
 mod loaded;
 mod loader;
 mod log;

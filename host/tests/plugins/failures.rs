@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use reduct_sink::chain::{Chain, Outcome, StageSpec, Version};
 use reduct_sink::config::FailurePolicy;
 
-use crate::bed::{Bed, dead_letter, input, keep_log, logged, output, outputs, runtime};
+use crate::bed::{Bed, dead_letter, input, keep_log, load_error, logged, output, outputs, runtime};
 use crate::guest::{Guest, guest};
 
 /// A guest that does `body`, which fails, for record 3; for any other record it sets a label with the number of calls
@@ -20,7 +20,7 @@ fn failing(body: &str) -> Vec<u8> {
 fn a_failure_harms_no_other_record() {
     for (body, reason, fresh) in [
         ("unreachable", "wasm `unreachable` instruction executed", true),
-        ("(loop $ever (br $ever))", "time limit of 200ms", true),
+        ("(loop $ever (br $ever)) unreachable", "time limit of 200ms", true),
         (
             "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable",
             "after it met its memory limit",
@@ -43,6 +43,44 @@ fn a_failure_harms_no_other_record() {
         let calls = if fresh { 1 } else { 4 };
         assert_eq!(output(chain.transform(&input(4))).timestamp_us, Some(calls), "{body}");
     }
+}
+
+/// The table says that all code is line 7 of plugin.c.
+#[test]
+fn a_reason_names_the_line_from_the_components_table() {
+    let in_plugin_c = r#"(@custom "reduct-sink:lines" "\01\01\08plugin.c\00\01\07")"#;
+    for (table, body, start, end) in [
+        (in_plugin_c, "unreachable", "wasm trap: wasm `unreachable`", " executed (plugin.c:7)"),
+        (in_plugin_c, "(loop $ever (br $ever)) unreachable", "it was stopped", "time limit of 200ms (plugin.c:7)"),
+        (
+            in_plugin_c,
+            r#"(call $host-log (i32.const 0) $"on fire") unreachable"#,
+            "on fire (plugin.c:7) (wasm trap:",
+            ")",
+        ),
+        (
+            in_plugin_c,
+            r#"(call $host-log (i32.const 0) $"panic (plugin.c:7)") unreachable"#,
+            "panic (plugin.c:7) (wasm",
+            ")",
+        ),
+        // Not while its code runs.
+        (in_plugin_c, "(return (call $reject (i32.const -9) (i32.const 5)))", "", "out of bounds of memory"),
+        ("", "unreachable", "wasm trap:", "components of C, C++, Rust and Zig)"),
+        ("", r#"(call $host-log (i32.const 0) $"on fire") unreachable"#, "on fire (wasm trap:", " executed)"),
+        ("", "(loop $ever (br $ever)) unreachable", "it was stopped", "time limit of 200ms"),
+    ] {
+        let component = Guest::new(body).defining(table).build();
+        let reason = dead_letter(Bed::of(&[&component]).chain().transform(&input(3))).reason;
+        assert!(reason.starts_with(start) && reason.ends_with(end), "{table} {body}: {reason}");
+        assert!(!reason.contains("backtrace"), "{reason}");
+    }
+    let refused = Guest::new("(call $keep)").defining(in_plugin_c).configure("unreachable").build();
+    let error = load_error(&refused).to_string();
+    assert!(
+        error.contains("trapped in `configure`: wasm trap: wasm `unreachable`") && error.contains("(plugin.c:7)"),
+        "{error}"
+    );
 }
 
 #[test]

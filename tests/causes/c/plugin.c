@@ -17,28 +17,29 @@ bool exports_reduct_sink_transform_transformer_configure(transform_string_t *con
   return true;
 }
 
-static int endless(volatile int depth) { return endless(depth + 1) + endless(depth + 2); }
+static int endless(volatile int depth) { return endless(depth + 1) + endless(depth + 2); } //= recursion: out of bounds memory access
 
 bool exports_reduct_sink_transform_transformer_transform(message_t *message, verdict_t *verdict, failure_t *failure) {
   memset(verdict, 0, sizeof *verdict);
   transform_list_u8_t name = message->headers.ptr[0].value.val;
   volatile int zero = (int)(message->offset - 7);
+  printf("making the mistake %.*s\n", (int)name.len, name.ptr);
 #define IS(mistake) (name.len == strlen(mistake) && memcmp(name.ptr, mistake, name.len) == 0)
-  if (IS("assertion")) assert(zero == 1 && "not one"); //~ assertion: plugin.c: exports_reduct_sink_transform_transformer_transform: 27
+  if (IS("assertion")) assert(zero == 1 && "not one"); //= assertion: plugin.c: exports_reduct_sink_transform_transformer_transform: 28
   if (IS("printed")) {
-    fprintf(stderr, "the camera is unknown\n"); //~ printed: the camera is unknown
-    abort();
+    fprintf(stderr, "the camera is unknown\n");
+    abort(); //= printed: the camera is unknown
   }
   if (IS("logged")) {
     transform_string_t text;
-    transform_string_set(&text, "the lens is unknown"); //~ logged: the lens is unknown
+    transform_string_set(&text, "the lens is unknown");
     reduct_sink_transform_host_log(REDUCT_SINK_TRANSFORM_HOST_LEVEL_ERROR, &text);
-    __builtin_trap();
+    abort(); //= logged: the lens is unknown
   }
-  if (IS("division")) zero = 100 / zero; //~ division: integer divide by zero
-  if (IS("recursion")) zero = endless(zero); //~ recursion: out of bounds memory access
-  if (IS("wild_pointer")) zero = *(volatile int *)(0xfffffff0 + (unsigned)zero); //~ wild_pointer: out of bounds memory access
-  if (IS("unreachable")) __builtin_trap(); //~ unreachable: unreachable
+  if (IS("division")) zero = 100 / zero; //= division: integer divide by zero
+  if (IS("recursion")) zero = endless(zero);
+  if (IS("wild_pointer")) zero = *(volatile int *)(0xfffffff0 + (unsigned)zero); //= wild_pointer: out of bounds memory access
+  if (IS("unreachable")) __builtin_trap(); //= unreachable: unreachable
   if (IS("rejected")) {
     failure->tag = REDUCT_SINK_TRANSFORM_TYPES_FAILURE_REJECT;
     transform_string_dup(&failure->val.reject, "not today"); //~ rejected: not today

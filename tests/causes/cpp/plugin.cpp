@@ -17,7 +17,7 @@ using Failure = exports_reduct_sink_transform_transformer_failure_t;
 namespace {
 
 int endless(int depth) {
-  volatile int place = depth;
+  volatile int place = depth;  //= recursion: out of bounds memory access
   return place < 0 ? place : endless(place + 1) + endless(place + 2);
 }
 
@@ -33,22 +33,23 @@ extern "C" bool exports_reduct_sink_transform_transformer_transform(Message *mes
   auto bytes = message->headers.ptr[0].value.val;
   std::string_view name{reinterpret_cast<const char *>(bytes.ptr), bytes.len};
   volatile int zero = static_cast<int>(message->offset - 7);
-  if (name == "assertion") assert(zero == 1 && "not one");  //~ assertion: plugin.cpp: exports_reduct_sink_transform_transformer_transform: 36
+  std::printf("making the mistake %.*s\n", static_cast<int>(name.size()), name.data());
+  if (name == "assertion") assert(zero == 1 && "not one");  //= assertion: plugin.cpp: exports_reduct_sink_transform_transformer_transform: 37
   if (name == "printed") {
-    std::fprintf(stderr, "the camera is unknown\n");  //~ printed: the camera is unknown
-    std::abort();
+    std::fprintf(stderr, "the camera is unknown\n");
+    std::abort();  //= printed: the camera is unknown
   }
   if (name == "logged") {
     transform_string_t text;
-    transform_string_set(&text, "the lens is unknown");  //~ logged: the lens is unknown
+    transform_string_set(&text, "the lens is unknown");
     reduct_sink_transform_host_log(REDUCT_SINK_TRANSFORM_HOST_LEVEL_ERROR, &text);
-    __builtin_trap();
+    std::abort();  //= logged: the lens is unknown
   }
-  if (name == "thrown") std::vector<int>{1, 2, 3}.at(3 + zero);  //~ thrown: vector
-  if (name == "empty") zero = std::optional<int>{}.value();  //~ empty: bad_optional_access was thrown in -fno-exceptions mode
-  if (name == "division") zero = 100 / zero;  //~ division: integer divide by zero
-  if (name == "recursion") zero = endless(zero);  //~ recursion: out of bounds memory access
-  if (name == "wild_pointer") zero = *reinterpret_cast<volatile int *>(0xfffffff0 + static_cast<unsigned>(zero));  //~ wild_pointer: out of bounds memory access
+  if (name == "thrown") std::vector<int>{1, 2, 3}.at(3 + zero);  //= thrown: vector
+  if (name == "empty") zero = std::optional<int>{}.value();  //= empty: bad_optional_access was thrown in -fno-exceptions mode
+  if (name == "division") zero = 100 / zero;  //= division: integer divide by zero
+  if (name == "recursion") zero = endless(zero);
+  if (name == "wild_pointer") zero = *reinterpret_cast<volatile int *>(0xfffffff0 + static_cast<unsigned>(zero));  //= wild_pointer: out of bounds memory access
   if (name == "rejected") {
     failure->tag = REDUCT_SINK_TRANSFORM_TYPES_FAILURE_REJECT;
     transform_string_dup(&failure->val.reject, "not today");  //~ rejected: not today

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
+use reduct_sink::config::in_full;
+use reduct_sink::plugin::line_table::with_line_table;
 use reduct_sink::plugin::{componentize, passthrough};
 use serde_json::json;
 
@@ -32,7 +34,8 @@ impl Passthrough {
 
 #[derive(Debug, Args)]
 pub struct Componentize {
-    /// The core module
+    /// The core module; if it has debug information, the component gets a table of the lines of files below this folder
+    /// instead
     #[arg(value_name = "CORE.wasm")]
     core: PathBuf,
     /// Where to write the component
@@ -42,8 +45,10 @@ pub struct Componentize {
 
 impl Componentize {
     pub fn execute(self) -> Result<(), CommandError> {
-        let core = self.core.display();
+        let core = in_full(&self.core);
         let module = std::fs::read(&self.core).with_context(|| format!("cannot read {core}")).map_err(failed)?;
+        let folder = std::env::current_dir().context("this folder can't be found").map_err(failed)?;
+        let module = with_line_table(&module, &folder);
         let component = componentize::componentize(&module)
             .with_context(|| format!("cannot make a component of {core}"))
             .map_err(|error| CommandError::new(Exit::Plugin, error))?;

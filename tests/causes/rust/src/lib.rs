@@ -1,6 +1,6 @@
 //! Ten mistakes; ../../README.md says what the comments mean.
 
-use reduct_sink_plugin::{Failure, Record, Transform, Verdict, plugin};
+use reduct_sink_plugin::{Failure, Record, Transform, Verdict, log, plugin};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -17,6 +17,7 @@ impl Transform for Plugin {
 
     fn transform(&mut self, record: &Record<'_>) -> Result<Verdict, Failure> {
         let name = record.header_text("mistake").unwrap_or_default();
+        log::info!("making the mistake {name}");
         let none: Option<u8> = record.header("none").map(|bytes| bytes[0]);
         let zero = record.offset - 7;
         let list = vec![1, 2, 3];
@@ -30,7 +31,7 @@ impl Transform for Plugin {
             "division" => drop(1 / zero), //= division: attempt to divide by zero
             "assertion" => assert_eq!(zero, 1, "not one"), //= assertion: not one
             "unreachable" => unreachable!("nobody comes here"), //= unreachable: nobody comes here
-            "clock" => drop(std::time::SystemTime::now()), //~ clock: time not implemented on this platform
+            "clock" => drop(std::time::SystemTime::now()), //= clock: time not implemented on this platform
             "rejected" => return Err("not today".into()), //~ rejected: not today
             _ => {}
         }

@@ -13,14 +13,8 @@ const LabelChange = wit.reduct_sink_transform_types_label_change_t;
 
 const heap = std.heap.c_allocator;
 
-/// Writes a panic's text to the host's log, from where it becomes the reason of the dead letter.
-pub const panic = std.debug.FullPanic(struct {
-    fn log(text: []const u8, _: ?usize) noreturn {
-        var string: wit.transform_string_t = .{ .ptr = @constCast(text.ptr), .len = text.len };
-        wit.reduct_sink_transform_host_log(wit.REDUCT_SINK_TRANSFORM_HOST_LEVEL_ERROR, &string);
-        @trap();
-    }
-}.log);
+/// A panic becomes the reason of the dead letter, with its file and line.
+pub const panic = @import("bindings/panic.zig").panic;
 
 const Settings = struct {
     /// Records whose header `type` is this are dropped.
