@@ -120,7 +120,7 @@ fn what_can_not_be_tested_says_why() {
     for (args, code, expected) in [
         (&["plugin", "test"] as &[&str], 2, "plugin new --lang"),
         (&["plugin", "test", "--plugin", "p.wasm"], 2, "--plugin needs --fixtures"),
-        (&["plugin", "test", "--plugin", "p.wasm", "--fixtures", "none"], 2, "there is no folder none"),
+        (&["plugin", "test", "--plugin", "p.wasm", "--fixtures", "none"], 2, "/none; put fixtures there"),
         (&["plugin", "test", "--plugin", "gone.wasm", "--fixtures", "fixtures"], 3, "build it first"),
     ] {
         let ended = run_in(bed.path(), args);
@@ -130,6 +130,48 @@ fn what_can_not_be_tested_says_why() {
     fs::write(bed.path().join("text.wasm"), "hello").unwrap();
     let ended = run_in(bed.path(), &["plugin", "test", "--plugin", "text.wasm", "--fixtures", "fixtures"]);
     assert!(ended.code == Some(1) && ended.stdout.contains("is text, not a component"), "{}", ended.stdout);
+}
+
+#[test]
+fn paths_in_messages_are_in_full() {
+    let bed = bed();
+    let sink = |args: &str| run_in(bed.path(), &args.split(' ').collect::<Vec<_>>());
+    fs::create_dir(bed.path().join("signed")).unwrap();
+    fs::write(bed.path().join("signed/p.wasm"), "text").unwrap();
+    for (folder, manifest) in [("other", "name = 'a'\nlanguage = 'cobol'"), ("upper", "name = 'A'\nlanguage = 'c'")] {
+        fs::create_dir(bed.path().join(folder)).unwrap();
+        fs::write(bed.path().join(folder).join("plugin.toml"), manifest).unwrap();
+    }
+    let key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+    let verify = format!("plugin verify signed/p.wasm --key {key}");
+    for (args, path) in [
+        ("plugin build", ""),
+        ("plugin build fixtures", "fixtures"),
+        ("plugin build other", "other/plugin.toml"),
+        ("plugin build upper", "upper/plugin.toml"),
+        ("plugin new --lang c fixtures", "fixtures"),
+        ("plugin new --lang c p.wasm/c", "p.wasm/c"),
+        ("plugin test fixtures", "fixtures"),
+        ("plugin test --plugin gone.wasm --fixtures fixtures", "gone.wasm"),
+        ("plugin test --plugin p.wasm --fixtures other", "other"),
+        ("plugin inspect gone.wasm", "gone.wasm"),
+        ("plugin compile gone.wasm --cache cache", "gone.wasm"),
+        ("plugin compile signed/p.wasm --cache cache", "signed/p.wasm"),
+        ("plugin componentize gone.wasm --output out.wasm", "gone.wasm"),
+        ("plugin componentize p.wasm --output out.wasm", "p.wasm"),
+        ("plugin passthrough --output gone/out.wasm", "gone/out.wasm"),
+        ("plugin bench gone.wasm", "gone.wasm"),
+        ("plugin bench p.wasm --payload gone.json", "gone.json"),
+        ("plugin bench p.wasm --fixtures gone", "gone"),
+        ("plugin push gone.wasm oci://127.0.0.1:1/a:b", "gone.wasm"),
+        (&verify, "signed/p.wasm.minisig"),
+    ] {
+        let ended = sink(args);
+        let full = bed.path().canonicalize().unwrap().join(path);
+        let full = full.to_str().unwrap().trim_end_matches('/');
+        assert_ne!(ended.code, Some(0), "{args}: {}{}", ended.stdout, ended.stderr);
+        assert!(ended.stderr.contains(full), "{args}: expected {full} in: {}", ended.stderr);
+    }
 }
 
 #[test]
@@ -284,7 +326,7 @@ fn a_test_shows_what_readers_will_see() {
 #[test]
 fn every_language_has_a_folder_that_is_whole() {
     let folder = tempfile::tempdir().unwrap();
-    for language in ["rust", "python", "javascript", "typescript", "go", "c"] {
+    for language in ["rust", "python", "javascript", "typescript", "go", "c", "cpp", "zig"] {
         let ended = run_in(folder.path(), &["plugin", "new", "--lang", language, &format!("in/my-{language}")]);
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         let project = folder.path().join(format!("in/my-{language}"));

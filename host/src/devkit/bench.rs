@@ -18,7 +18,7 @@ use super::answer::AnswerVerdict;
 use super::fixtures;
 use super::testing::plugin_name;
 use crate::chain::{Chain, Outcome, SharedChain};
-use crate::config::{FailurePolicy, PluginConfig, PluginSource};
+use crate::config::{FailurePolicy, PluginConfig, PluginSource, in_full};
 use crate::plugin::Runtime;
 use crate::record::{Header, InputRecord, TopicPartition};
 
@@ -254,7 +254,7 @@ fn workloads(options: &BenchOptions) -> anyhow::Result<(Vec<Workload>, usize)> {
     let mut workloads: Vec<Workload> =
         options.sizes.iter().map(|size| made(format!("{size} B"), bytes(*size))).collect();
     for path in &options.payloads {
-        let payload = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let payload = std::fs::read(path).with_context(|| format!("cannot read {}", in_full(path)))?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         workloads.push(made(name, payload.into()));
     }
@@ -263,7 +263,7 @@ fn workloads(options: &BenchOptions) -> anyhow::Result<(Vec<Workload>, usize)> {
         let verdict = case.expected.as_ref().map(|expected| expected.verdict);
         !matches!(verdict, Some(AnswerVerdict::Fail | AnswerVerdict::Retry))
     });
-    ensure!(!handled.is_empty(), "every case in {} expects a failure, so none can be measured", folder.display());
+    ensure!(!handled.is_empty(), "every case in {} expects a failure, so none can be measured", in_full(folder));
     // A fixture without a configuration of its own gets that of the command line.
     let config = |config: String| if config == "{}" { options.config.clone() } else { config };
     workloads.extend(handled.into_iter().map(|case| Workload {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::fixtures::Case;
-use crate::config::Kafka;
+use crate::config::{Kafka, in_full};
 use crate::kafka::peek::{From, PeekedRecord, Until, peek};
 use crate::record::InputRecord;
 
@@ -49,7 +49,7 @@ fn write(folder: &Path, PeekedRecord { record, problem, .. }: &PeekedRecord) -> 
     }
     let path = folder.join(name(record));
     if path.exists() {
-        bail!("{} exists already; remove it, or name another folder with --output", path.display());
+        bail!("{} exists already; remove it, or name another folder with --output", in_full(&path));
     }
     Case::write(&path, record).with_context(|| format!("record {}@{}", record.source, record.offset))?;
     Ok(path)

@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::config::in_full;
 use crate::plugin::Digest;
 
 /// Payloads of more bytes than this are shown by their size and digest.
@@ -98,7 +99,7 @@ impl FixtureContent {
             }
             Self::File(File { file }) => {
                 let path = folder.join(file);
-                std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?.into()
+                std::fs::read(&path).with_context(|| format!("can't read {}", in_full(&path)))?.into()
             }
             Self::Repeat(Repeat { repeat, times }) => repeat.repeat(*times).into(),
             Self::Digest(_) => {

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 
 use super::project::Project;
+use crate::config::in_full;
 use crate::plugin::Digest;
 
 /// The folders that builds write to.
@@ -68,33 +69,33 @@ pub fn put_in_place(component: &Path, file: &Path) -> anyhow::Result<()> {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     // The name is hidden and doesn't end in `.wasm`, so that no program takes the unfinished file for a plugin.
     let fresh = file.with_file_name(format!(".{name}.{:016x}.new", RandomState::new().build_hasher().finish()));
-    let bytes = fs::read(component).with_context(|| format!("can't read {}", component.display()))?;
-    let found = fs::metadata(file).with_context(|| format!("can't read the permissions of {}", file.display()))?;
+    let bytes = fs::read(component).with_context(|| format!("can't read {}", in_full(component)))?;
+    let found = fs::metadata(file).with_context(|| format!("can't read the permissions of {}", in_full(file)))?;
     let rights = found.permissions();
     let mut made = OpenOptions::new()
         .write(true)
         .create_new(true)
         .open(&fresh)
-        .with_context(|| format!("can't make {}", fresh.display()))?;
+        .with_context(|| format!("can't make {}", in_full(&fresh)))?;
     let written = made.write_all(&bytes).and_then(|()| made.set_permissions(rights)).and_then(|()| made.sync_all());
     let replaced = written.and_then(|()| fs::rename(&fresh, file));
     if replaced.is_err() {
         let _ = fs::remove_file(&fresh);
     }
-    replaced.with_context(|| format!("can't replace {}", file.display()))
+    replaced.with_context(|| format!("can't replace {}", in_full(file)))
 }
 
 /// The digest of the component in `file`, which `plugin dev --into` is going to replace. Fails if the file is a link or
 /// a device, or holds something else than a component.
 pub fn component_digest(file: &Path) -> anyhow::Result<String> {
-    let is_file = fs::symlink_metadata(file).with_context(|| format!("can't look at {}", file.display()))?.is_file();
-    ensure!(is_file, "{} isn't a regular file; `--into` doesn't replace links and devices", file.display());
+    let is_file = fs::symlink_metadata(file).with_context(|| format!("can't look at {}", in_full(file)))?.is_file();
+    ensure!(is_file, "{} isn't a regular file; `--into` doesn't replace links and devices", in_full(file));
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(file);
-    let mut opened = opened.with_context(|| format!("can't read {}", file.display()))?;
-    let is_component = is_component(&mut opened).with_context(|| format!("can't read {}", file.display()))?;
-    ensure!(is_component, "{} isn't a component: it doesn't begin with \\0asm", file.display());
+    let mut opened = opened.with_context(|| format!("can't read {}", in_full(file)))?;
+    let is_component = is_component(&mut opened).with_context(|| format!("can't read {}", in_full(file)))?;
+    ensure!(is_component, "{} isn't a component: it doesn't begin with \\0asm", in_full(file));
     let mut bytes = MAGIC.to_vec();
-    opened.read_to_end(&mut bytes).with_context(|| format!("can't read {}", file.display()))?;
+    opened.read_to_end(&mut bytes).with_context(|| format!("can't read {}", in_full(file)))?;
     Ok(Digest::of(&bytes).to_string())
 }
 
@@ -109,7 +110,7 @@ fn is_component(file: &mut File) -> std::io::Result<bool> {
 
 /// The sha256 of a file, written as a host shows it.
 pub fn digest_of(file: &Path) -> anyhow::Result<String> {
-    let bytes = fs::read(file).with_context(|| format!("can't read {}", file.display()))?;
+    let bytes = fs::read(file).with_context(|| format!("can't read {}", in_full(file)))?;
     Ok(Digest::of(&bytes).to_string())
 }
 

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::{PluginAnswer, Whole};
 use super::content::FixtureContent;
+use crate::config::in_full;
 use crate::record::{Header, InputRecord, TopicPartition};
 
 /// The timestamp of a record whose file gives none. It is fixed, so that expectations stay true.
@@ -105,7 +106,7 @@ pub fn read(folder: &Path) -> anyhow::Result<Vec<Case>> {
     ensure!(
         folder.is_dir(),
         "there is no folder {}; put fixtures there, or name another folder with --fixtures",
-        folder.display()
+        in_full(folder)
     );
     let config = match either(folder, "config")? {
         Some(path) => parse::<serde_json::Value>(&path)?,
@@ -116,7 +117,7 @@ pub fn read(folder: &Path) -> anyhow::Result<Vec<Case>> {
     ensure!(
         !cases.is_empty(),
         "{} has no case; a case is a folder with record.toml, or a [[case]] in a file of several",
-        folder.display()
+        in_full(folder)
     );
     Ok(cases)
 }
@@ -144,13 +145,13 @@ impl Case {
 
     /// Writes a record as a case in `folder`, without an expectation.
     pub fn write(folder: &Path, record: &InputRecord) -> anyhow::Result<()> {
-        fs::create_dir_all(folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("can't make the folder {}", in_full(folder)))?;
         let payload = match &record.payload {
             Some(payload)
                 if payload.len() > INLINE_BYTES || matches!(FixtureContent::of(payload), FixtureContent::Base64(_)) =>
             {
                 let path = folder.join("payload.bin");
-                fs::write(&path, payload).with_context(|| format!("can't write {}", path.display()))?;
+                fs::write(&path, payload).with_context(|| format!("can't write {}", in_full(&path)))?;
                 None
             }
             Some(payload) if payload.is_empty() => None,
@@ -178,8 +179,8 @@ impl Case {
 
 fn read_folder(folder: &Path, prefix: &str, config: &str, cases: &mut Vec<Case>) -> anyhow::Result<()> {
     let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("can't read {}", folder.display()))? {
-        paths.push(entry.with_context(|| format!("can't read {}", folder.display()))?.path());
+    for entry in fs::read_dir(folder).with_context(|| format!("can't read {}", in_full(folder)))? {
+        paths.push(entry.with_context(|| format!("can't read {}", in_full(folder)))?.path());
     }
     paths.sort();
     for path in paths {
@@ -206,7 +207,7 @@ fn read_case(folder: &Path, record: &Path, name: String, config: &str) -> anyhow
         ensure!(
             file.payload.is_none() && !file.tombstone,
             "{} gives a payload, and there is the file {payload}, too; keep one of them",
-            record.display()
+            in_full(record)
         );
         file.payload = Some(FixtureContent::file(payload));
     }
@@ -214,7 +215,7 @@ fn read_case(folder: &Path, record: &Path, name: String, config: &str) -> anyhow
     let home = Home::File(expected.clone().unwrap_or_else(|| folder.join("expected.toml")));
     let expected = expected.as_deref().map(parse).transpose()?;
     let case = || -> anyhow::Result<Case> { case(file, name, folder, config, expected, home) };
-    case().with_context(|| record.display().to_string())
+    case().with_context(|| in_full(record))
 }
 
 /// Reads a file of several cases and the expectations beside it.
@@ -225,7 +226,7 @@ fn read_several(path: &Path, stem: &str, config: &str, cases: &mut Vec<Case>) ->
     let mut expectations: Expectations = if home.exists() { parse(&home)? } else { Expectations::new() };
     let mut names = Vec::new();
     for (number, mut table) in (1..).zip(tables) {
-        let here = || format!("{}: case {number}", path.display());
+        let here = || format!("{}: case {number}", in_full(path));
         let Some(toml::Value::String(name)) = table.remove("name") else {
             bail!("{} has no name; give it `name = \"…\"`", here());
         };
@@ -240,8 +241,8 @@ fn read_several(path: &Path, stem: &str, config: &str, cases: &mut Vec<Case>) ->
     if let Some(name) = expectations.keys().next() {
         bail!(
             "{} expects something of {name:?}, and {} has no such case; remove the expectation, or name the case so",
-            home.display(),
-            path.display()
+            in_full(&home),
+            in_full(path)
         );
     }
     Ok(())
@@ -288,14 +289,14 @@ fn case(
 /// The name of the file called `payload`, with or without an extension; `None`: there is none.
 fn payload_file(folder: &Path) -> anyhow::Result<Option<String>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("can't read {}", folder.display()))? {
+    for entry in fs::read_dir(folder).with_context(|| format!("can't read {}", in_full(folder)))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if name == "payload" || name.starts_with("payload.") {
             found.push(name);
         }
     }
     found.sort();
-    ensure!(found.len() <= 1, "{} has several payloads: {}; keep one", folder.display(), found.join(", "));
+    ensure!(found.len() <= 1, "{} has several payloads: {}; keep one", in_full(folder), found.join(", "));
     Ok(found.pop())
 }
 
@@ -303,7 +304,7 @@ fn payload_file(folder: &Path) -> anyhow::Result<Option<String>> {
 fn either(folder: &Path, name: &str) -> anyhow::Result<Option<PathBuf>> {
     let [toml, json] = ["toml", "json"].map(|extension| folder.join(format!("{name}.{extension}")));
     match (toml.exists(), json.exists()) {
-        (true, true) => bail!("there are {} and {}; keep one of them", toml.display(), json.display()),
+        (true, true) => bail!("there are {} and {}; keep one of them", in_full(&toml), in_full(&json)),
         (true, false) => Ok(Some(toml)),
         (false, true) => Ok(Some(json)),
         (false, false) => Ok(None),
@@ -311,17 +312,17 @@ fn either(folder: &Path, name: &str) -> anyhow::Result<Option<PathBuf>> {
 }
 
 fn parse<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
-    let text = fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+    let text = fs::read_to_string(path).with_context(|| format!("can't read {}", in_full(path)))?;
     let parsed = match path.extension().is_some_and(|extension| extension == "json") {
         true => serde_json::from_str(&text).map_err(anyhow::Error::from),
         false => toml::from_str(&text).map_err(anyhow::Error::from),
     };
-    parsed.with_context(|| path.display().to_string())
+    parsed.with_context(|| in_full(path))
 }
 
 fn write_toml(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
-    let text = toml::to_string(value).with_context(|| format!("can't write {}", path.display()))?;
-    fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
+    let text = toml::to_string(value).with_context(|| format!("can't write {}", in_full(path)))?;
+    fs::write(path, text).with_context(|| format!("can't write {}", in_full(path)))
 }
 
 fn one_line(error: &impl ToString) -> String {

@@ -14,7 +14,7 @@ use wit_component::DecodedWasm;
 use wit_parser::{Resolve, WorldId, WorldItem, WorldKey};
 
 use super::testing::plugin_name;
-use crate::config::{PluginConfig, PluginSource};
+use crate::config::{PluginConfig, PluginSource, in_full};
 use crate::plugin::{Cache, Digest, LoadProblem, Runtime, claimed_by, claimed_signer};
 use crate::record::text::one_line;
 
@@ -71,7 +71,7 @@ pub struct Wasi {
 
 /// Reads, compiles and starts the component in `file`, and describes it.
 pub fn inspect(file: &Path) -> anyhow::Result<Inspection> {
-    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", in_full(file)))?;
     let plugin = PluginConfig::new(plugin_name(file), PluginSource::File(file.to_owned()));
     let mut inspection = Inspection::of(file.display().to_string(), &plugin, &bytes);
     inspection.signed_by = claimed_signer(file);

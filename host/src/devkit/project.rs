@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::config::in_full;
+
 /// The file that marks a plugin's folder.
 pub const MANIFEST: &str = "plugin.toml";
 
@@ -91,14 +93,14 @@ impl Project {
             bail!(
                 "{} isn't a plugin's folder: it has no {MANIFEST}, which names the plugin and its language; \
                  `reduct-sink plugin new --lang LANGUAGE NAME` makes such a folder",
-                folder.display()
+                in_full(folder)
             );
         }
-        let text = fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
+        let text = fs::read_to_string(&path).with_context(|| format!("can't read {}", in_full(&path)))?;
         let Manifest { name, language } =
-            toml::from_str(&text).map_err(anyhow::Error::from).with_context(|| path.display().to_string())?;
-        check_name(&name).with_context(|| path.display().to_string())?;
-        let folder = fs::canonicalize(folder).with_context(|| format!("can't find {}", folder.display()))?;
+            toml::from_str(&text).map_err(anyhow::Error::from).with_context(|| in_full(&path))?;
+        check_name(&name).with_context(|| in_full(&path))?;
+        let folder = fs::canonicalize(folder).with_context(|| format!("can't find {}", in_full(folder)))?;
         Ok(Self { folder, name, language })
     }
 

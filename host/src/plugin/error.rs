@@ -87,7 +87,9 @@ impl LoadProblem {
     /// What the operator or the plugin's author can do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::NotFound => "check `path`; a relative one starts at the folder of the configuration file",
+            Self::NotFound => {
+                "check the path; a relative one in a configuration file starts at the folder of that file"
+            }
             Self::Unreadable(_) => "check the file's permissions and that it is a regular file",
             Self::Fetch(error) => error.remedy(),
             Self::TooLarge { .. } => "make it smaller (strip it), or raise the plugin's `limits.file_size`",

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use minisign_verify::{PublicKey, Signature};
 
-use crate::config::read_small_text;
+use crate::config::{in_full, read_small_text};
 use crate::record::text::one_line;
 
 /// The signer's comment is shown in at most this many bytes.
@@ -57,7 +57,7 @@ pub fn is_public_key(text: &str) -> bool {
 pub fn verify(component: &[u8], file: &Path, keys: &[String]) -> Result<SignedBy, SignatureError> {
     let path = signature_file(file);
     let text = read_small_text(&path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => SignatureError::Missing(format!("{} isn't there", path.display())),
+        io::ErrorKind::NotFound => SignatureError::Missing(format!("{} isn't there", in_full(&path))),
         _ => SignatureError::Unreadable(error.to_string()),
     })?;
     verify_text(component, &text, keys)

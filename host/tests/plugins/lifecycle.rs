@@ -387,8 +387,8 @@ fn a_changed_configuration_of_a_plugin_takes_over_or_is_refused() {
     assert_eq!(entry(&mut configured), "one");
     configured.write(&table("two"));
     wait_for("the second configuration", || (entry(&mut configured) == "two").then_some(()));
-    let swaps = configured.lifecycle.control().swaps.last();
-    assert_eq!((swaps.len(), swaps[0].cause), (1, rollout::Cause::Configuration));
+    let swap = configured.lifecycle.control().swaps.last().remove(0);
+    assert!(swap.cause == rollout::Cause::Configuration && swap.old_config != swap.new_config, "{swap:?}");
     configured.write(&table("much-too-long-for-this-one"));
     thread::sleep(quick().poll * 3);
     assert_eq!(entry(&mut configured), "two", "what is refused leaves the present one");

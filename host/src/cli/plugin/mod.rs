@@ -18,6 +18,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use clap::Subcommand;
+use reduct_sink::config::in_full;
 
 use super::progress::Progress;
 use super::{CommandError, ErrorCode, Exit, is_json, print};
@@ -82,7 +83,7 @@ fn failed(error: impl Into<anyhow::Error>) -> CommandError {
 
 fn write(output: Option<&Path>, bytes: &[u8]) -> Result<(), CommandError> {
     let written = match output {
-        Some(path) => std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display())),
+        Some(path) => std::fs::write(path, bytes).with_context(|| format!("cannot write {}", in_full(path))),
         None => std::io::stdout().lock().write_all(bytes).context("cannot write to standard output"),
     };
     written.map_err(|error| CommandError::new(ErrorCode::Output, error))

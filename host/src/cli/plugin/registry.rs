@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use reduct_sink::config::{FetchRules, PluginConfig, PluginSource, RemoteAddress, RemotePlugin, plugin_name_of};
+use reduct_sink::config::{
+    FetchRules, PluginConfig, PluginSource, RemoteAddress, RemotePlugin, in_full, plugin_name_of,
+};
 use reduct_sink::devkit::inspect::interfaces;
 use reduct_sink::plugin::{FetchError, push, signature_file};
 
@@ -62,7 +64,7 @@ impl Push {
             RemoteAddress::Oci(oci) if oci.tag.is_some() && oci.digest.is_none() => oci,
             _ => return Err(usage("expected oci://HOST/NAME:TAG, without a digest")),
         };
-        let file = self.file.display();
+        let file = in_full(&self.file);
         let component = std::fs::read(&self.file).with_context(|| format!("cannot read {file}")).map_err(failed)?;
         let interfaces = interfaces(&component).ok_or_else(|| {
             CommandError::new(Exit::Plugin, anyhow!("{file} isn't a component; `plugin inspect` says more"))
@@ -70,7 +72,7 @@ impl Push {
         let signature = match std::fs::read_to_string(signature_file(&self.file)) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(failed(anyhow!("cannot read {}: {error}", signature_file(&self.file).display()))),
+            Err(error) => return Err(failed(anyhow!("cannot read {}: {error}", in_full(&signature_file(&self.file))))),
         };
         let signed = if signature.is_some() { ", with its signature" } else { "" };
         let pinned = push(&oci, &rules, component, interfaces, signature).map_err(|error| {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use reduct_sink::config::in_full;
 use reduct_sink::devkit::fixtures::{self, Case};
 use reduct_sink::devkit::junit;
 use reduct_sink::devkit::project::Project;
@@ -42,7 +43,7 @@ impl Test {
         let (plugins, folder) = self.subject()?;
         let cases = fixtures::read(&folder).map_err(|error| CommandError::new(Exit::Usage, error))?;
         if let Some(missing) = plugins.iter().find(|plugin| !plugin.exists()) {
-            let error = anyhow::anyhow!("there is no {}; build it first: reduct-sink plugin build", missing.display());
+            let error = anyhow::anyhow!("there is no {}; build it first: reduct-sink plugin build", in_full(missing));
             return Err(CommandError::new(ErrorCode::PluginMissing, error));
         }
         let suite = plugins.iter().map(|plugin| plugin_name(plugin)).collect::<Vec<_>>().join("+");

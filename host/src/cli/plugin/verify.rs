@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use reduct_sink::config::PluginConfig;
+use reduct_sink::config::{PluginConfig, in_full};
 use reduct_sink::plugin::{Runtime, is_public_key, verify};
 
 use super::registry::RegistryOptions;
@@ -27,9 +27,9 @@ impl Verify {
         if let Some(wrong) = self.keys.iter().find(|key| !is_public_key(key)) {
             return Err(CommandError::new(Exit::Usage, anyhow::anyhow!("{wrong:?} isn't a public key of minisign")));
         }
-        let file = self.file.display();
         if let Some(plugin) = self.registry.plugin(&self.file)? {
             let plugin = PluginConfig { signed_by: self.keys, ..plugin };
+            let file = self.file.display();
             let runtime = Runtime::new().map_err(failed)?;
             let (pinned, signed) = runtime.verify(&plugin).map_err(|problem| {
                 CommandError::new(ErrorCode::from(&problem), anyhow::anyhow!("{file} {problem}; {}", problem.remedy()))
@@ -40,6 +40,7 @@ impl Verify {
             );
             return Ok(());
         }
+        let file = in_full(&self.file);
         let component = std::fs::read(&self.file).with_context(|| format!("cannot read {file}")).map_err(failed)?;
         match verify(&component, &self.file, &self.keys) {
             Ok(signed) => {
