@@ -17,7 +17,7 @@ const RUN_ELSEWHERE: &[(&str, &str)] = &[
     ("cargo build", "every run of tests/run builds the host"),
     ("cargo install", "installs a tool from outside"),
     ("cargo deny", "the workflow CI"),
-    ("cargo cyclonedx", "makes an SBOM with a tool from outside"),
+    (".ci/sbom", "the suite install"),
     ("tests/run", "this is tests/run"),
     ("tests/results/generate", "the suite lint"),
     ("UPDATE_GOLDEN", "writes the files that the suite unit compares"),

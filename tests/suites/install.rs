@@ -5,6 +5,7 @@
 //! configuration, on the real servers, and every record is compared.
 
 mod registries;
+mod sbom;
 mod signer;
 mod web_servers;
 
