@@ -13,7 +13,7 @@
 //!
 //! Imports point down: `cli` → `pipeline` → `source`, `sink`, `dead_letters`, `recovery`, `health`, `rollout`, `devkit` → `chain`, `kafka` →
 //! `plugin`, `flow` → `config`, `record`. `wasmtime` is known only to [`plugin`], `rdkafka` only to [`kafka`] and [`source`], `reduct_rs`
-//! only to [`sink`]; [`flow`] and [`record`] are plain values without I/O. `host/tests/structure.rs` checks the imports.
+//! only to [`sink`]; [`flow`] and [`record`] are values without network or file I/O. `host/tests/structure.rs` checks the imports.
 //!
 //! # Threads and tasks
 //!
@@ -37,35 +37,41 @@
 //! | `replay` | a replay of the dead letters, or a trial of one | dead letters, answers of the store | when all were looked at, or with the host |
 //! | `plugin-trial` | the shadow of a candidate | sampled records | when the trial is decided |
 //! | `plugin-ticker` | the clock of the deadlines of calls | one tick at a time | with the process |
+//! | `plugin-tag` | the question which digest a registry's tag means now | the registry | when it is answered |
+//! | `leaving` | the consumer after the last commit | answers of the brokers | when the group was left, or the process ends |
 //!
 //! # Glossary
 //!
 //! - **acknowledge**: to say that a record is done: written and read back, dropped by a plugin, or in the dead letters.
-//! - **block**: a file of an entry in ReductStore that holds some hundred records; an *open* block is still written to.
 //! - **active**: the version of a plugin that decides about records now.
 //! - **bake window**: the time after a swap in which the new version is watched, and rolled back if it does worse.
+//! - **block**: a file of an entry in ReductStore that holds some hundred records; an *open* block is still written to.
 //! - **budget**: how many records and bytes may be in flight; reading stops above it.
-//! - **commit gate**: closed from a failure of the store until the recovery knows that the store did not restart; nothing is committed
-//!   meanwhile.
 //! - **chain**: the plugins in their order; each worker has instances of its own.
+//! - **commit gate**: closed from a failure of the store until the recovery has looked at the store's uptime; meanwhile only what an
+//!   earlier look had proved is committed, and after a removal nothing.
 //! - **commit metadata**: the text that is committed to Kafka beside an offset, for the next owner of the partition.
 //! - **dead letter**: a record that could not be handled, kept with the reason.
 //! - **durable offset**: the offset below which everything had been acknowledged when the store was last known to run.
 //! - **entry**: ReductStore's name for a series of records in a bucket.
 //! - **generation**: a number that grows: of a `PartitionState`, so that a writer notices a newer one; of the chain, so that a worker
 //!   notices a swap.
-//! - **host**: one run of a pipeline: the value of `pipeline` that has its partitions and workers.
+//! - **head**: a record of the store without its payload: timestamp, size and labels.
+//! - **host**: in documents a running reduct-sink; in the code one run of one pipeline, which has its partitions and workers.
 //! - **identity**: topic, partition, offset, and the position within a split: which Kafka record a stored record was made of.
 //! - **line table**: which line of its author's source each place in a component's code comes from; `plugin build` makes it.
 //! - **occupied timestamp**: a microsecond of an entry at which the store already has a record.
-//! - **re-read**: to read records from Kafka again that were read before, because the store may have lost them.
+//! - **owed**: a re-read that has to happen, by this owner of the partition or by the next one.
+//! - **parked**: kept by a writer, because the store takes neither the record nor its dead letter now.
 //! - **pipeline**: topics, chain and bucket that belong together. A process has one without a name, or several, each in its slot.
+//! - **proven**: acknowledged before a look at the store's uptime that showed no restart.
+//! - **re-read**: to read records from Kafka again that were read before, because the store may have lost them.
 //! - **repair**: to remove an unfinished record from the store and write it again.
 //! - **shadow trial**: a new version that gets live records beside the active one, and whose answers are discarded.
 //! - **stage**: a plugin's place in the chain.
-//! - **stale**: belonging to an assignment that has ended; a stale record is not written any more.
+//! - **stale**: belonging to a `PartitionState` that has ended; a stale record is not written any more.
 //! - **tap**: a sample of records on their way with what each plugin made of them, for somebody who watches.
-//! - **verdict**: a plugin's answer: keep, drop, change, split, reject or retry.
+//! - **verdict**: what a plugin decided: keep, drop, change or split. A reject, a retry, a trap or an exceeded limit is a *failure*.
 
 #![warn(missing_docs)]
 

@@ -224,6 +224,7 @@ impl fmt::Debug for Kafka {
             .field("group", &self.group)
             .field("member", &self.member)
             .field("start", &self.start)
+            .field("on_unreadable", &self.on_unreadable)
             .field("properties", &self.properties.keys())
             .finish()
     }

@@ -24,7 +24,7 @@ pub struct Trial {
     pub max_slowdown: u64,
 }
 
-/// The bake window after a take-over: a new version that fails or is slow is rolled back.
+/// The bake window after a take-over: a new version that fails or is slow is rolled back, or reported where a person decides.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bake {
     /// Whether there is a bake window, and who decides.

@@ -59,8 +59,8 @@ impl Budget {
         }
     }
 
-    /// Whether another record may be read. A record's size is known only after it was read, so the last one may exceed
-    /// the bound.
+    /// Whether the budget isn't used up. A record's size is known only after it was read, so the last one may exceed the bound. How much
+    /// one partition may read says [`Self::share`].
     pub fn has_room(&self) -> bool {
         let (records, bytes) = self.used();
         records < self.max_records && bytes < self.max_bytes
@@ -83,7 +83,7 @@ impl Budget {
         BudgetShare { records: share(self.max_records, all_records), bytes: share(self.max_bytes, all_bytes) }
     }
 
-    /// Asks for the calling thread to be unparked when there is room again. Check [`Self::has_room`] once more after it.
+    /// Asks for the calling thread to be unparked when there is room again. Check the partition's share once more after it.
     pub fn wake_when_free(&self) {
         let this = std::thread::current();
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,8 +6,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// See the module. Shared by the writers, which close it, the recovery, which opens it, and every
-/// [`super::PartitionState`], which gives out no commit point while it is closed.
+/// See the module. Shared by the writers, which close it, the recovery, which opens it, and every [`super::PartitionState`]: while it is
+/// closed, its commit point is what was proved before the failure.
 #[derive(Debug, Default)]
 pub struct CommitGate {
     failures: AtomicU64,

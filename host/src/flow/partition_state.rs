@@ -289,8 +289,8 @@ impl PartitionState {
         self.notify(&inner);
     }
 
-    /// Whether the records of this partition that are in flight leave enough of the budget to the others.
-    pub fn has_share(&self) -> bool {
+    /// Whether this partition has not used up its share of the budget, so that another record of it may be read.
+    pub fn has_share_left(&self) -> bool {
         self.is_within(self.share())
     }
 

@@ -225,7 +225,8 @@ impl GroupHandler for Host {
         let Beginning { mut point, facts, is_reread } = beginning;
         let committed = point.offset;
         self.recovery.begin(source, &mut point, facts.low, facts.high, now_ms());
-        // It speaks of records from the committed offset on.
+        // What the previous owner knew of the dead letters is about records from the committed offset on; it is of no use if the partition
+        // begins elsewhere.
         let dead_letters = point.metadata.dead_letters.take().filter(|_| point.offset == committed);
         if let Some(target) = self.sink.dead_letter_target() {
             target.begin(source, point.offset, dead_letters.as_ref());
@@ -335,14 +336,14 @@ impl GroupHandler for Host {
         self.failure.set(reason);
     }
 
-    fn is_stopping(&self) -> bool {
+    fn should_stop(&self) -> bool {
         self.polled.beat();
         self.replace_hung_workers();
-        let is_stopping = self.stop.load(Ordering::SeqCst) || self.find_failure();
-        if is_stopping {
+        let should_stop = self.stop.load(Ordering::SeqCst) || self.find_failure();
+        if should_stop {
             self.stop_time.begins();
         }
-        is_stopping
+        should_stop
     }
 
     fn time_to_leave(&self) -> Duration {
@@ -353,7 +354,7 @@ impl GroupHandler for Host {
         std::mem::take(&mut lock(&self.probes))
     }
 
-    fn is_membership_doubted(&self) -> bool {
+    fn look_for_doubt(&self) -> bool {
         self.membership.look_for_pause()
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: such a record is given to no plugin again while this process runs, because the next worker would be lost to
 //! it as well; it becomes a dead letter, or what the plugin's `on_failure` says. A record of a topic that was made again under the same name
-//! is another one. Costs a worker one load a record.
+//! is another one. While no record hangs, a worker pays one atomic load for each
+//! record.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

@@ -57,7 +57,8 @@ pub enum RunError {
     Failed(String),
 }
 
-/// Runs until SIGTERM or SIGINT; a single pipeline without a name also until it can't go on, see [`several`] for others.
+/// Runs until SIGTERM or SIGINT. A process with one unnamed pipeline also ends when that pipeline fails; with several, [`several`]
+/// starts the failed one again.
 /// Blocks; call it from a plain thread.
 ///
 /// `sources` are what the configuration is read from again when it changes, or on SIGHUP.

@@ -174,7 +174,8 @@ impl PipelineRun<'_> {
             let handler = Arc::clone(host) as Arc<dyn GroupHandler>;
             Source::new(&config.kafka, member, partitions, Arc::clone(&files), handler)
         };
-        // Held until the end: a host that is started again shall not find the name taken by this one, which still works.
+        // It holds the lock on this host's name. Another host of this machine that starts while this one is still writing must not take the
+        // same name, so the lock outlives the source.
         let member = Member::new(&config.kafka);
         let mut source = consume(&member)?;
         let look = Arc::clone(&host.look);

@@ -31,12 +31,12 @@ const STOP_LOOK: Duration = Duration::from_millis(50);
 
 pub(super) struct Opened {
     pub chain: Arc<SharedChain>,
-    /// Of the topics that are there.
+    /// How many partitions the topics have that exist.
     pub partitions: usize,
     pub store: Store,
 }
 
-/// Once `stop` is set its answer means nothing.
+/// If `stop` is set when it returns, the caller ignores the answer.
 pub(super) fn open(
     config: &Config,
     engines: &SharedEngines,

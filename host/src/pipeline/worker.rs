@@ -2,7 +2,7 @@
 //! through the chain to the sink.
 //!
 //! Guarantees: the records of a partition go through the chain in order, one after the other; nothing is read from a
-//! partition that has its share of the budget; every record that was read ends in exactly one of: handed to the sink, acknowledged because of a
+//! partition that has used up its share of the budget; every record that was read ends in exactly one of: handed to the sink, acknowledged because of a
 //! verdict, or left unacknowledged because its partition isn't read any more or the host is stopping; the worker looks at
 //! its commands and at the state of the partition before each record; no plugin instance is started before the worker has
 //! a partition.
@@ -153,7 +153,7 @@ impl Running {
         if is_held_up {
             let budget = &self.worker.budget;
             budget.wake_when_free();
-            if self.partitions.iter().all(|partition| partition.state.has_share()) {
+            if self.partitions.iter().all(|partition| partition.state.has_share_left()) {
                 return;
             }
         }

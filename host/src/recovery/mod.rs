@@ -18,7 +18,10 @@
 //! re-reads what they may have damaged.
 //!
 //! Guarantees: a partition is given the store's new start only together with its re-read; between a failure of the
-//! store and the next successful look at its uptime, no offset is committed.
+//! store and the next successful look at its uptime, no offset is committed that an earlier look had not proved.
+//!
+//! A re-read passes through four places: this one decides from where, `flow::partition_state::reread` keeps what is owed,
+//! `source::begin` ends the partition and begins it again, and `sink::writer::place` compares the records.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

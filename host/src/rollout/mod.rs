@@ -1,8 +1,8 @@
 //! The rollout of new plugins: one task watches the files and the configuration, loads new versions, tries them in
 //! shadow beside the active ones, activates them, watches them for a bake window, and rolls back those that are worse.
 //!
-//! Guarantees: one thread decides and another one loads, and no worker waits for either; a file is loaded if and only
-//! if its bytes differ from those of the active version; if a version doesn't load or fails its trial, the active
+//! Guarantees: one thread decides and another one loads, and no worker waits for either; a file is loaded if its
+//! bytes differ from those of the active version, unless these bytes are on trial or were refused before; if a version doesn't load or fails its trial, the active
 //! version stays, and the log says why, once; the previous version is kept loaded for a rollback until the next swap.
 
 mod bake_window;

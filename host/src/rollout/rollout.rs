@@ -1,5 +1,8 @@
 //! The rollout of one plugin's versions: the shadow trial of a candidate, its activation, its bake window, and the
 //! rollback to the previous version.
+//!
+//! Guarantees: a version becomes active only by `take_over` or `took_over`, and the previous one only by `roll_back`; the previous
+//! version stays loaded until the next swap; bytes that were refused aren't loaded again until the file changes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

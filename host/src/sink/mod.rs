@@ -84,7 +84,7 @@ pub struct Shared {
     pub(crate) verify: bool,
     pub(crate) counters: SinkCounters,
     pub(crate) membership: Arc<Membership>,
-    /// Where dead letters go; `None`: to their assignment's entry.
+    /// Where dead letters go; `None`: to the entry that their partition's state names.
     dead_letters: Option<Arc<dyn DeadLetterTarget>>,
     discard: bool,
     runtime: Handle,

@@ -24,12 +24,12 @@ pub struct Beginning {
     pub is_reread: bool,
 }
 
-/// Has the partitions that the group gives to this host. Called by the thread that runs [`Source::run`], where nothing
-/// else is said.
+/// Has the partitions that the group gives to this host. The thread that runs [`super::Source::run`] calls the methods, unless a method's
+/// comment names another.
 pub trait GroupHandler: Send + Sync {
     /// The partition isn't read yet, for this reason.
     fn waiting(&self, source: &TopicPartition, reason: &str);
-    /// Decides where exactly the partition begins.
+    /// Makes the partition's state, and may move its begin back from where Kafka's facts put it.
     fn begin(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String>;
     /// The batch at this offset of the partition can't be read, for this reason. It is fetched again from time to time.
     fn unreadable(&self, source: &TopicPartition, offset: u64, reason: &str);
@@ -55,14 +55,14 @@ pub trait GroupHandler: Send + Sync {
     fn requires_sole_member(&self, topic: &str, partitions: usize) -> Option<String>;
     /// The source can't go on. Called by any thread.
     fn failed(&self, reason: String);
-    /// Whether to stop.
-    fn is_stopping(&self) -> bool;
+    /// Looks after the host (its workers, its failures), and answers whether to stop. Called at least every 100 ms.
+    fn should_stop(&self) -> bool;
     /// How long leaving the group may take at a stop.
     fn time_to_leave(&self) -> Duration;
     /// Idle partitions whose tails may hold no records, with the ends that Kafka named.
     fn take_probes(&self) -> Vec<(TopicPartition, u64)>;
-    /// Whether the group should be asked if this host is still a member.
-    fn is_membership_doubted(&self) -> bool;
+    /// Looks whether the process was paused, and answers whether the group should be asked if this host is still a member.
+    fn look_for_doubt(&self) -> bool;
     /// The group says that it is.
     fn membership_confirmed(&self);
 }

@@ -4,8 +4,8 @@
 //! this host waits until its begin is known, then a worker reads it. A re-read takes it away from the worker and lets it
 //! begin again, as if another host had committed where.
 //!
-//! Guarantees: what is committed is what [`PartitionState::commit_point`] says; where a partition begins is decided in one
-//! place, see [`crate::kafka::start`]; a partition is taken back before it is given up; one that can't be begun holds up no other.
+//! Guarantees: what is committed is what [`PartitionState::commit_point`] says; where a partition begins is decided by
+//! [`crate::kafka::start`] from what Kafka has, and moved back by the recovery if the store has restarted; a partition is taken back before it is given up; one that can't be begun holds up no other.
 
 mod begin;
 mod commit_queue;
@@ -148,10 +148,10 @@ impl Source {
         })
     }
 
-    /// Serves the group until [`GroupHandler::is_stopping`], then gives all partitions back, commits and leaves.
+    /// Serves the group until [`GroupHandler::should_stop`], then gives all partitions back, commits and leaves.
     pub fn run(mut self) -> SourceEnd {
         let mut committed_at = Instant::now();
-        while !self.handler.is_stopping() {
+        while !self.handler.should_stop() {
             if self.has_lost_its_name() {
                 self.leave(true, CLOSE_TIMEOUT);
                 return SourceEnd::NameTaken;
@@ -267,7 +267,7 @@ impl Source {
 
     /// Asks the group's coordinator by committing: it refuses a member that isn't in the present generation.
     fn confirm_membership(&mut self) {
-        if self.confirming.is_some() || !self.handler.is_membership_doubted() {
+        if self.confirming.is_some() || !self.handler.look_for_doubt() {
             return;
         }
         if self.context().places().is_empty() {

@@ -69,7 +69,7 @@ impl GroupHandler for Acknowledged {
     fn failed(&self, reason: String) {
         *self.failed.lock().unwrap() = Some(reason);
     }
-    fn is_stopping(&self) -> bool {
+    fn should_stop(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
     fn time_to_leave(&self) -> Duration {
@@ -78,7 +78,7 @@ impl GroupHandler for Acknowledged {
     fn take_probes(&self) -> Vec<(TopicPartition, u64)> {
         Vec::new()
     }
-    fn is_membership_doubted(&self) -> bool {
+    fn look_for_doubt(&self) -> bool {
         false
     }
     fn membership_confirmed(&self) {}

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: the file, the environment and the flags are read by these rows; range and default of a value come from its
 //! row; the reference page, the example file, the JSON Schema and the rules of a reload are generated from them. A new
-//! key touches three places: its row here, its field in [`Config`], and the line of `validate.rs` that reads it.
+//! key touches three places: its row here, its field in [`Config`], and the line of its reader (`validate.rs`, or `plugins.rs`,
+//! `swaps.rs`, `remote.rs` and `attachments.rs` for their sections).
 
 mod host;
 mod lookup;

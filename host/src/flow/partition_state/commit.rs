@@ -1,19 +1,19 @@
 //! What may be committed for a partition, and what the next owner is told with it.
 //!
-//! Guarantees: [`PartitionState::commit_point`] is the only place that decides it; while a failure of the store isn't
+//! Guarantees: every commit point is made here, by [`PartitionState::commit_point`] while the partition is read; while a failure of the store isn't
 //! explained, only what was proved before it is committed.
 
 use super::{CommitPoint, Inner, OwedReread, PartitionState, Phase};
 use crate::flow::commit_metadata::CommitMetadata;
 
 impl PartitionState {
-    /// What may be committed now; `None`: nothing. The only place that decides it.
+    /// What may be committed now; `None`: nothing.
     pub fn commit_point(&self) -> Option<CommitPoint> {
         let mut inner = self.lock();
         if inner.phase == Phase::Ended {
             return None;
         }
-        // What is owed is committed in any case: it lets nobody off anything.
+        // Where a re-read is owed, the commit point lies before it, so the next owner has to do it, whatever the store did.
         if self.gate.is_open() || inner.owed.is_some() {
             if inner.owed.is_none() {
                 inner.proven = inner.proven.max(Some(inner.checkpoint.position()));

@@ -1,8 +1,8 @@
 //! Reads back what was written: a record counts as written only then.
 //!
 //! ReductStore answers 200 before it knows whether a record's bytes reached the disk, and marks the record as broken where
-//! they didn't (a full disk). The cheapest proof is a count: of a partition's offsets the store is asked for one of `n`
-//! records, which it shows only if all `n` are there. Where that doesn't come out, the heads of the records are read, and
+//! they didn't (a full disk). The cheapest proof is a count: for a range of a partition's offsets the store is asked
+//! for every `n`-th record, and it shows one only if all `n` are there. Where that doesn't come out, the heads of the records are read, and
 //! what isn't among them is written again. Where the entry's blocks overlap in time, which late records make them do, each
 //! query costs as much as all blocks before it: then records are asked for one by one, if that was faster so far.
 //!
