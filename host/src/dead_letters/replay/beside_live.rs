@@ -9,7 +9,8 @@
 //! Guarantees: a letter goes only when its outputs were read back, then settled without a restart of the store, and are shown then; a letter
 //! whose partition is taken away meanwhile stays; after an interruption at any point a replay finds what was written and doesn't
 //! write it twice, as long as the chain makes the same of it; live records come first: letters come in small pages, with a pause as
-//! long as each page took; what is remembered of letters that settle is bounded by [`MOST_SETTLING`].
+//! long as each page took; what is remembered of letters that settle is bounded by [`MOST_SETTLING`]. Not guaranteed: any of this where
+//! the store crashes during a replay or shortly after it, for records of old times reopen blocks that were complete.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

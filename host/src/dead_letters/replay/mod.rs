@@ -8,7 +8,7 @@
 //! Guarantees: nothing is lost: a dead letter goes only after its outputs are safe; nothing is written twice, also when a
 //! replay is interrupted and run again, as long as the chain makes the same of a record as before; two writers of one entry
 //! would lose records, so [`replay`] writes nothing while the consumer group has members, and a running host writes only letters
-//! of its own partitions, through its own writers ([`beside_live`]); [`trial`] changes nothing.
+//! of its own partitions, through its own writers ([`beside_live()`]); [`trial`] changes nothing.
 
 mod beside_live;
 mod done;
