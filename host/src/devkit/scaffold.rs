@@ -255,7 +255,7 @@ fn words(language: Language) -> Words {
                     | `bindings/` | the contract in C, generated: leave it as it is |",
             notes: "- Free what the host passes to you. Take the memory of your answer from `malloc`: the bindings free it.\n\
                     - A trap becomes the reason of the dead letter, with its file and line, after what `assert` or the plugin \
-                    printed to `stderr` before. A null pointer doesn't trap in WebAssembly: check for it.\n\
+                    printed to `stderr` before. A null pointer doesn't trap in WebAssembly: check for it. What is printed to `stdout` goes to the host's log, at `fflush(stdout)`.\n\
                     - Built with clang 16 or later and wasi-libc, or with Zig's compiler.",
         },
         Language::Cpp => Words {

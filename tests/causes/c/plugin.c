@@ -23,7 +23,7 @@ bool exports_reduct_sink_transform_transformer_transform(message_t *message, ver
   memset(verdict, 0, sizeof *verdict);
   transform_list_u8_t name = message->headers.ptr[0].value.val;
   volatile int zero = (int)(message->offset - 7);
-  printf("making the mistake %.*s\n", (int)name.len, name.ptr);
+  printf("making the mistake %.*s\n", (int)name.len, name.ptr), fflush(stdout);
 #define IS(mistake) (name.len == strlen(mistake) && memcmp(name.ptr, mistake, name.len) == 0)
   if (IS("assertion")) assert(zero == 1 && "not one"); //= assertion: plugin.c: exports_reduct_sink_transform_transformer_transform: 28
   if (IS("printed")) {

@@ -33,7 +33,7 @@ extern "C" bool exports_reduct_sink_transform_transformer_transform(Message *mes
   auto bytes = message->headers.ptr[0].value.val;
   std::string_view name{reinterpret_cast<const char *>(bytes.ptr), bytes.len};
   volatile int zero = static_cast<int>(message->offset - 7);
-  std::printf("making the mistake %.*s\n", static_cast<int>(name.size()), name.data());
+  std::printf("making the mistake %.*s\n", static_cast<int>(name.size()), name.data()), std::fflush(stdout);
   if (name == "assertion") assert(zero == 1 && "not one");  //= assertion: plugin.cpp: exports_reduct_sink_transform_transformer_transform: 37
   if (name == "printed") {
     std::fprintf(stderr, "the camera is unknown\n");
