@@ -21,6 +21,11 @@ pub const MAX_TIMESTAMP_US: u64 = i64::MAX as u64 - 1;
 /// What describes one record in a batch's header beside its labels and content type, about.
 const RECORD_HEADER: usize = 60;
 
+/// What describes a record in the header of a batch, in bytes, about.
+pub(super) fn header_bytes(labels: &HashMap<String, String>, content_type: Option<&str>) -> usize {
+    RECORD_HEADER + labels::size(labels) + content_type.map_or(0, str::len)
+}
+
 /// An output record with the entry that it goes to and the duty to acknowledge its input.
 #[derive(Debug)]
 pub struct Item {
@@ -101,7 +106,7 @@ impl Prepared {
 
     /// What describes it in the header of a batch, in bytes.
     pub fn header_bytes(&self) -> usize {
-        RECORD_HEADER + labels::size(&self.labels) + self.content_type.as_ref().map_or(0, String::len)
+        header_bytes(&self.labels, self.content_type.as_deref())
     }
 
     /// What to send to this microsecond.

@@ -1,50 +1,61 @@
 //! Writes output records to ReductStore and acknowledges them.
 //!
 //! Guarantees: one writer per entry at any time in this process, one request in flight per entry; at most [`MAX_TURNS`]
-//! requests over all entries, and so about as many connections; handing a record in never blocks (what is in flight is
-//! bounded by [`crate::flow::Budget`] upstream).
+//! large requests over all entries, few that carry what writers with few records ask together ([`parts`]), and so few
+//! connections; handing a record in never blocks (what is in flight is bounded by [`crate::flow::Budget`] upstream).
 
 pub mod attachments;
+mod batch_limits;
 mod batch_trace;
 pub mod check;
 mod connections;
 pub mod counters;
 pub mod dead_letter_target;
+mod entry_list;
 mod error;
 mod hand_over;
 pub mod item;
+mod joint;
 mod letters;
 mod occupied;
 pub mod pages;
+mod parts;
 pub mod problems;
 pub mod recent;
 pub mod request_times;
 mod route;
+mod several;
+mod sharing;
 pub mod store;
 mod writer;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 pub use self::attachments::{AttachmentError, Attachments};
+pub use self::batch_limits::BatchLimits;
+use self::batch_limits::LearnedLimits;
 pub use self::batch_trace::{BatchTarget, TracedBatch, TracedMessage};
 use self::counters::SinkCounters;
 pub use self::counters::{CountersNow, DeadLetterClass, DeadLetterNote};
 pub use self::dead_letter_target::DeadLetterTarget;
+use self::entry_list::EntryList;
 pub use self::hand_over::{entry_of, hand_over};
 pub use self::item::Item;
 use self::item::Mapping;
+use self::joint::Joint;
 use self::letters::Work;
+use self::parts::{ShownPart, WritePart};
 pub use self::problems::WriteProblem;
 use self::problems::WriteProblems;
 use self::recent::{Recent, Written};
 use self::request_times::RequestHistogram;
+use self::sharing::Sharing;
 use self::store::{Content, QueriedRecord, Store, StoreError};
 use self::writer::Writer;
 use crate::config;
@@ -56,10 +67,13 @@ use crate::record::{Identity, OutputRecord, Rejection, TopicPartition};
 
 /// Writers that talk to the store at once; the others wait, and gather larger batches meanwhile.
 const MAX_TURNS: usize = 32;
-/// How many of these may be writers whose last request failed: each may wait for its time-out.
+/// How many of these may be writers whose last request failed, or that find out who made a shared one fail: each may wait
+/// for its time-out.
 const MAX_FAILING: usize = 16;
-/// What a batch is never made smaller than for a proxy's limits.
-const LEAST_LIMIT: usize = 1024;
+/// Writers with few records that talk to the store at once: they share requests.
+const MAX_SMALL_TURNS: usize = 512;
+/// How many of these send by themselves what can't be shared.
+const MAX_SINGLE: usize = 16;
 /// Records that are compared with the store at once, bytes included.
 const COMPARED_AT_ONCE: usize = 200;
 /// Entries in which an old record is looked for after the store has restarted.
@@ -75,9 +89,7 @@ pub struct Sink(Arc<Shared>);
 pub struct Shared {
     pub(crate) store: Store,
     limits: BatchLimits,
-    /// What something before the store was seen to take, in bytes; it may take less than the configured limits.
-    header_limit: AtomicUsize,
-    body_limit: AtomicU64,
+    learned_limits: LearnedLimits,
     pub(crate) problems: WriteProblems,
     pub(crate) mapping: Mapping,
     pub(crate) attachments: Arc<Attachments>,
@@ -90,6 +102,12 @@ pub struct Shared {
     runtime: Handle,
     turns: Semaphore,
     failing_turns: Semaphore,
+    small_turns: Semaphore,
+    single_turns: Semaphore,
+    sharing: Sharing,
+    joint_writes: Joint<WritePart>,
+    joint_reads: Joint<ShownPart>,
+    entry_list: EntryList,
     writers: Mutex<HashMap<EntryName, mpsc::UnboundedSender<Work>>>,
     /// When a request failed last: the store may still be at work on it.
     failed_request: Mutex<Option<Instant>>,
@@ -101,17 +119,6 @@ pub struct Shared {
     /// Partitions that share an entry from which a record of another one was removed.
     neighbours: Mutex<HashSet<TopicPartition>>,
     this: Weak<Shared>,
-}
-
-/// The most that one request may hold.
-#[derive(Debug, Clone, Copy)]
-pub struct BatchLimits {
-    /// In records.
-    pub records: usize,
-    /// In bytes of payload.
-    pub bytes: u64,
-    /// In bytes of labels.
-    pub header_bytes: usize,
 }
 
 impl Sink {
@@ -132,8 +139,7 @@ impl Sink {
                 bytes: config.batch_bytes,
                 header_bytes: BATCH_HEADER_BYTES,
             },
-            header_limit: AtomicUsize::new(usize::MAX),
-            body_limit: AtomicU64::new(u64::MAX),
+            learned_limits: LearnedLimits::default(),
             problems: WriteProblems::default(),
             mapping: Mapping { labels: labels.clone(), content_types: config.content_types.clone() },
             attachments,
@@ -145,6 +151,12 @@ impl Sink {
             runtime,
             turns: Semaphore::new(MAX_TURNS),
             failing_turns: Semaphore::new(MAX_FAILING),
+            small_turns: Semaphore::new(MAX_SMALL_TURNS),
+            single_turns: Semaphore::new(MAX_SINGLE),
+            sharing: Sharing::default(),
+            joint_writes: Joint::default(),
+            joint_reads: Joint::default(),
+            entry_list: EntryList::default(),
             writers: Mutex::default(),
             failed_request: Mutex::default(),
             failed: OnceLock::new(),
@@ -297,8 +309,9 @@ impl Sink {
 
     /// Waits until no request is under way.
     pub async fn idle(&self) {
-        let all = u32::try_from(MAX_TURNS).unwrap_or(u32::MAX);
-        drop(self.0.turns.acquire_many(all).await);
+        let all = |most: usize| u32::try_from(most).unwrap_or(u32::MAX);
+        let small = self.0.small_turns.acquire_many(all(MAX_SMALL_TURNS)).await;
+        drop((self.0.turns.acquire_many(all(MAX_TURNS)).await, small));
     }
 
     /// Why the sink can't go on, if it can't.
@@ -435,34 +448,28 @@ impl Shared {
 
     /// What a batch may hold: as configured, or less where something before the store takes less.
     pub(crate) fn limits(&self) -> BatchLimits {
-        BatchLimits {
-            records: self.limits.records,
-            bytes: self.limits.bytes.min(self.body_limit.load(Ordering::Relaxed)),
-            header_bytes: self.limits.header_bytes.min(self.header_limit.load(Ordering::Relaxed)),
-        }
+        self.learned_limits.apply(self.limits)
     }
 
     /// A batch of this size was too large for something before the store.
     pub(crate) fn learn_limit(&self, error: &StoreError, header_bytes: usize, bytes: u64) {
-        let is_body = error.to_string().contains("413");
-        if is_body {
-            self.body_limit.fetch_min((bytes / 2).max(LEAST_LIMIT as u64), Ordering::Relaxed);
-        } else {
-            self.header_limit.fetch_min((header_bytes / 2).max(LEAST_LIMIT), Ordering::Relaxed);
-        }
-        let BatchLimits { header_bytes, bytes, .. } = self.limits();
-        info!(%error, bytes, header_bytes, "batches become smaller; {}", error.remedy());
+        self.learned_limits.learn(error, header_bytes, bytes);
     }
 
-    /// Waits until few enough others talk to the store whose last request failed, as the caller's did.
+    /// Waits until few enough others talk to the store whose last request failed, or may have, as the caller's did.
     pub(crate) async fn failing_permit(&self) -> Option<SemaphorePermit<'_>> {
         self.failing_turns.acquire().await.ok()
     }
 
+    /// Waits until few enough others send by themselves what was to go together with others.
+    pub(crate) async fn single_permit(&self) -> Option<SemaphorePermit<'_>> {
+        self.single_turns.acquire().await.ok()
+    }
+
     /// Waits for a turn to talk to the store.
-    pub(crate) async fn permit(&self) -> Option<SemaphorePermit<'_>> {
-        // The semaphore is never closed; without a permit the requests would only be less bounded.
-        self.turns.acquire().await.ok()
+    pub(crate) async fn permit(&self, is_small: bool) -> Option<SemaphorePermit<'_>> {
+        // The semaphores are never closed; without a permit the requests would only be less bounded.
+        if is_small { self.small_turns.acquire().await.ok() } else { self.turns.acquire().await.ok() }
     }
 
     fn writers(&self) -> MutexGuard<'_, HashMap<EntryName, mpsc::UnboundedSender<Work>>> {

@@ -90,6 +90,11 @@ impl OccupiedTimestamps {
         }
     }
 
+    /// From here on the entry holds nothing but what this writer sent since the generation began.
+    pub fn own_from(&self) -> u64 {
+        self.others_below
+    }
+
     /// Whether an unfinished record of somebody else may stand here, which hides another one from queries.
     pub fn may_be_hidden(&self, time: u64) -> bool {
         time < self.others_below

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use reduct_rs::{Bucket, BucketSettings, ErrorCode, QuotaType, Record, RecordBuilder, ReductError};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::attachments::OfEntry;
 use super::connections::{Connection, Connections};
@@ -40,6 +41,9 @@ const QUOTA_FRESH: Duration = Duration::from_secs(30);
 const REMOVED_AT_ONCE: usize = 80;
 /// A request that reads payloads gets the time for this many bytes.
 pub(super) const READ_BYTES: u64 = 16 << 20;
+
+/// Questions that are asked at once.
+const MOST_READS: usize = 32;
 
 /// One record as it is to be written.
 #[derive(Debug, Clone)]
@@ -141,13 +145,16 @@ pub struct Store {
     config: Arc<config::StoreConfig>,
     quota: Arc<tokio::sync::Mutex<Option<AskedQuota>>>,
     times: Arc<RequestTimes>,
+    /// Writers with few records are many at once. What they write goes together; what they ask by themselves waits here.
+    reads: Arc<Semaphore>,
 }
 
 impl Store {
     /// Prepares a client; nothing is sent yet. The address must have been validated.
     pub fn new(config: &config::StoreConfig) -> Result<Self, StoreError> {
         let connections = Arc::new(Connections::new(config)?);
-        Ok(Self { connections, config: Arc::new(config.clone()), quota: Arc::default(), times: Arc::default() })
+        let (config, quota, times) = (Arc::new(config.clone()), Arc::default(), Arc::default());
+        Ok(Self { connections, config, quota, times, reads: Arc::new(Semaphore::new(MOST_READS)) })
     }
 
     /// How long requests took, of all clones together.
@@ -155,11 +162,16 @@ impl Store {
         &self.times
     }
 
-    async fn timed<T>(
+    pub(super) async fn timed<T>(
         &self,
         operation: StoreOperation,
         request: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        let _slot = match operation {
+            // The semaphore is never closed; without a permit the requests would only be less bounded.
+            StoreOperation::Query | StoreOperation::Read => self.reads.acquire().await.ok(),
+            StoreOperation::Write | StoreOperation::Remove => None,
+        };
         let begun = Instant::now();
         let answer = request.await;
         self.times.took(operation, begun.elapsed(), answer.is_ok());
@@ -256,7 +268,7 @@ impl Store {
                 }
             }
         });
-        let told = match latest.await {
+        let told = match self.timed(StoreOperation::Read, latest).await {
             Err(StoreError::NotFound(_)) => return Ok(None),
             Ok(Some(time)) => Some(time),
             Ok(None) => self.newest().await?.get(entry.as_str()).copied(),
@@ -526,7 +538,7 @@ impl Store {
     }
 }
 
-fn seen_record(record: &Record) -> QueriedRecord {
+pub(super) fn seen_record(record: &Record) -> QueriedRecord {
     QueriedRecord {
         timestamp_us: record.timestamp_us(),
         identity: labels::read_identity(record.labels()),

@@ -8,7 +8,7 @@ use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Message, Sink, Store, all, figures, payload, process};
 use tempfile::TempDir;
 
-use super::{CATCH_UP, Trial, guests, kafka, pause, size, start_kafka, wait_progress};
+use super::{CATCH_UP, Load, Trial, guests, kafka, pause, size, start_kafka, wait_progress};
 
 /// The host is a static member of its group, so that it gets its partitions back at once.
 #[tokio::test(flavor = "multi_thread")]
@@ -78,6 +78,38 @@ async fn the_store_is_killed() -> Result<()> {
         store.restart()?;
     }
     let produced = trial.finish(load, 0)?;
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
+
+/// Requests for many entries are cut off: of the host and of the store, in turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn host_and_store_are_killed_while_many_entries_share_requests() -> Result<()> {
+    let mut store = Store::start()?;
+    let mut trial = Trial::new(kafka()?.client(), &store, "kill-many", 2)?;
+    let route = reduct_sink_testbed::guest::plugin("route")?;
+    let settings = "limits.entries = ['by-key/*']\nconfig.default = 'by-key/{key}'";
+    trial.config = trial.config.set("kafka.member", "one").plugin_with("route", &route, settings)?;
+    let mut dice = Dice::new(&trial.topic)?;
+    let group = trial.group()?;
+    let keyed = |n: u64| Message::new(payload(n, 300)).key(format!("e{}", n * 7 % 300));
+    let load = Load::start(&trial.kafka, &trial.topic, size(200, 500) as u32, keyed)?;
+    let mut sink = Sink::start(&trial.config)?;
+    for round in 0..size(4, 30) {
+        let before = trial.committed(&group)?;
+        wait_progress(&mut sink, &trial, &group, before)?;
+        pause(&mut dice, 0..1000).await;
+        if round % 2 == 0 {
+            trial.weigh(&mut sink);
+            sink.kill9()?;
+            figures::add("kills_host", 1.0)?;
+            sink.start_again()?;
+        } else {
+            store.kill9()?;
+            figures::add("kills_store", 1.0)?;
+            store.restart()?;
+        }
+    }
+    let produced = trial.finish(load, size(2_000, 100_000))?;
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::process::{Process, wait_for};
+use reduct_sink_testbed::stored::read_back;
 use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Message, Sink, bed, figures, guest, long, payload, unique};
 
@@ -69,6 +70,49 @@ config.default = 'by-key/{key}'",
     sink.stop_cleanly()?;
     Ledger::of(&produced).audit(&bed.store.client()?, config.bucket()).await?.exact()?;
     Ok(Cost { cpu, open_files, peak })
+}
+
+/// Records of many entries travel in one request, where the protocol has those of one entry inherit each other's labels
+/// (trap 4).
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_many_entries_keep_their_own_labels() -> Result<()> {
+    let bed = bed()?;
+    let kafka = bed.kafka.client();
+    let topic = unique("own-labels");
+    kafka.create_topic(&topic, 1)?;
+    let config = bed.sink_config(&topic).plugin_with(
+        "route",
+        &guest::plugin("route")?,
+        "limits.entries = ['by-key/*']
+config.default = 'by-key/{key}'",
+    )?;
+    let mut sink = Sink::start(&config)?;
+    sink.wait_log("assigned partitions=[\"", Duration::from_secs(60))?;
+    // Some entries get records with the same header keys, others with a key more or less each time, and some one record.
+    let headers = |n: u64| -> Vec<(String, String)> {
+        let of_all = [("size".to_owned(), n.to_string())];
+        let more = (n % 3 != 0).then(|| (format!("only-{}", n / 300 % 3), format!("{n}, of some")));
+        of_all.into_iter().chain(more).collect()
+    };
+    let message = |n: u64| {
+        let message = Message::new(payload(n, (n % 40) as usize)).key(format!("e{}", n % 300));
+        headers(n).into_iter().fold(message, |message, (key, value)| message.header(key, value))
+    };
+    let produced = kafka.produce(&topic, (0..1_500).map(message))?;
+    sink.wait_caught_up(&kafka, config.group(), &[&topic], CATCH_UP)?;
+    sink.stop_cleanly()?;
+    let client = bed.store.client()?;
+    let stored = read_back(&client, config.bucket(), "*").await?;
+    for record in &stored {
+        let number = record.identity()?.context("an identity")?.offset;
+        let others = record.labels.iter().filter(|(name, _)| !name.starts_with("kafka.") && !name.starts_with("sink."));
+        let others: Vec<(String, String)> = others.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut wanted = headers(number);
+        wanted.sort();
+        ensure!(others == wanted, "record {number} in {} has {others:?} instead of {wanted:?}", record.entry);
+        ensure!(record.entry == format!("by-key/e{}", number % 300), "record {number} is in {}", record.entry);
+    }
+    Ledger::of(&produced).audit(&client, config.bucket()).await?.exact()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,7 +33,9 @@ impl Writer {
             return Ok(());
         }
         let shared = Arc::clone(&self.shared);
-        let _permit = shared.permit().await;
+        // It goes together with nothing of others.
+        self.is_small_turn = false;
+        let _permit = shared.permit(false).await;
         let limits = shared.limits();
         let (mut batch, mut bytes) = (VecDeque::new(), 0);
         while let Some(next) = self.letters.front() {
@@ -115,7 +117,9 @@ impl Writer {
 
     async fn removed_letters(&mut self, owners: &[Arc<PartitionState>], times: &[u64]) -> Result<(), String> {
         let shared = Arc::clone(&self.shared);
-        let _permit = shared.permit().await;
+        // It goes together with nothing of others.
+        self.is_small_turn = false;
+        let _permit = shared.permit(false).await;
         self.verify_if_any().await.map_err(|error| error.to_string())?;
         shared.membership.assured().await;
         let _under_way: Vec<_> = owners.iter().map(|owner| owner.request()).collect();

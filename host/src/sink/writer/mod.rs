@@ -28,15 +28,18 @@ pub(super) use self::place::NEAR_US;
 use self::place::Rewritten;
 use self::refuse::Parked;
 use self::verify::Verifier;
-use super::Shared;
+pub(super) use self::verify::around;
 use super::batch_trace::TracedBatch;
 use super::counters::DeadLetterClass;
 use super::item::Prepared;
+use super::joint;
 use super::letters::{LetterRemoval, Work};
 use super::occupied::OccupiedTimestamps;
+use super::parts::{self, SMALL, SMALL_BYTES, WriteAnswer, WritePart};
 use super::problems::RefusedSubject;
 use super::recent::{Written, sketch};
 use super::store::{StoreError, Write};
+use super::{BatchLimits, Shared};
 use crate::flow::backoff::Backoff;
 use crate::flow::{PartitionState, StoredOutput, UnderWay};
 use crate::record::TopicPartition;
@@ -77,8 +80,23 @@ pub struct Writer {
     attachments: AttachmentState,
     /// What was acknowledged since it was noted last.
     acknowledged: Vec<Written>,
+    company: Company,
+    /// Whether this turn is one of those that writers with few records have.
+    is_small_turn: bool,
     backoff: Backoff,
     complained: Option<Instant>,
+}
+
+/// Whether a writer's small requests go together with those of others.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Company {
+    /// They do.
+    #[default]
+    Others,
+    /// One that did has failed in this turn, or may harm others: the next turn shows whose fault it was.
+    Divided,
+    /// They don't until a turn succeeds.
+    Alone,
 }
 
 impl Writer {
@@ -101,6 +119,8 @@ impl Writer {
             verifier: Verifier::default(),
             attachments: AttachmentState::default(),
             acknowledged: Vec::new(),
+            company: Company::default(),
+            is_small_turn: false,
             backoff: Backoff::default(),
             complained: None,
         }
@@ -112,6 +132,8 @@ impl Writer {
             // Somebody else may own the partitions by now.
             self.shared.membership.assured().await;
             let answer = match self.turn().await {
+                // What is known of the entry has to be proved first.
+                Ok(()) if self.company == Company::Divided => Ok(()),
                 Ok(()) => self.write_letters().await,
                 error => error,
             };
@@ -171,12 +193,16 @@ impl Writer {
     /// Writes one batch, and reads back what was written when there is nothing else to write, or enough.
     async fn turn(&mut self) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
-        let _failing = if self.complained.is_some() { shared.failing_permit().await } else { None };
-        let _permit = shared.permit().await;
-        // While it waited for its turn, more may have come.
-        while let Ok(work) = self.inbox.try_recv() {
-            self.accept(work);
+        if self.company == Company::Divided {
+            self.company = Company::Alone;
         }
+        let may_fail = self.company == Company::Alone || self.complained.is_some();
+        let _failing = if may_fail { shared.failing_permit().await } else { None };
+        self.take_in();
+        self.is_small_turn = !may_fail && shared.sharing.is_on() && self.has_few();
+        let _permit = shared.permit(self.is_small_turn).await;
+        // While it waited for its turn, more may have come.
+        self.take_in();
         self.pending.retain(|pending| pending.state().may_write());
         self.refuse_too_large().await;
         let mut batch = self.take_batch();
@@ -215,8 +241,25 @@ impl Writer {
         self.send(batch).await
     }
 
+    fn take_in(&mut self) {
+        while let Ok(work) = self.inbox.try_recv() {
+            self.accept(work);
+        }
+    }
+
+    /// Whether its records are to share a request with those of other writers.
+    fn has_few(&self) -> bool {
+        let is_few = |records: usize| records <= SMALL;
+        is_few(self.pending.len())
+            && is_few(self.unverified.len())
+            && self.pending.iter().map(PendingWrite::bytes).sum::<u64>() <= SMALL_BYTES
+    }
+
     fn take_batch(&mut self) -> VecDeque<PendingWrite> {
-        let limits = self.shared.limits();
+        let mut limits = self.shared.limits();
+        if self.is_small_turn {
+            limits = BatchLimits { records: limits.records.min(SMALL), bytes: limits.bytes.min(SMALL_BYTES), ..limits };
+        }
         let (mut bytes, mut header_bytes) = (0, 0);
         let mut batch = VecDeque::new();
         while let Some(next) = self.pending.front() {
@@ -233,6 +276,12 @@ impl Writer {
 
     /// Sends a batch whose records have their microseconds; leaves in it what has to be tried again.
     async fn send(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let is_shared = self.is_small_turn
+            && self.company == Company::Others
+            && parts::may_share(batch.iter().map(|pending| &pending.prepared.labels));
+        // There are more small turns than there may be connections.
+        let single = if self.is_small_turn && !is_shared { shared.single_permit().await } else { None };
         // This process may have been paused since its turn began.
         self.shared.membership.assured().await;
         for pending in batch.iter_mut().filter(|pending| !pending.state().may_write()) {
@@ -250,11 +299,46 @@ impl Writer {
         }
         self.newest_sent = self.newest_sent.max(by_time.last_key_value().map(|(time, _)| *time));
         batch.iter_mut().for_each(|pending| pending.sent = true);
-        match self.shared.store.write(&self.entry, by_time).await {
-            Ok(failed) => self.take_answers(batch, failed).await,
-            Err(error) if error.concerns_only_the_record() => self.narrow_down(batch, error).await,
+        let answer = if is_shared {
+            self.write_with_others(by_time, batch).await
+        } else {
+            WriteAnswer::Sent(self.shared.store.write(&self.entry, by_time).await)
+        };
+        drop(single);
+        match answer {
+            WriteAnswer::Sent(Ok(failed)) => self.take_answers(batch, failed).await,
+            WriteAnswer::Sent(Err(error)) if error.concerns_only_the_record() => self.narrow_down(batch, error).await,
             // No answer doesn't mean that nothing was written.
-            Err(error) => Err(error),
+            WriteAnswer::Sent(Err(error)) => Err(error),
+            WriteAnswer::Unsent => {
+                for pending in batch.iter_mut() {
+                    pending.sent = false;
+                    pending.withdraw(&mut self.occupied);
+                }
+                Ok(())
+            }
+            // What was written of it is found by the next turn.
+            WriteAnswer::Divided(error) => {
+                self.divide(&error);
+                Ok(())
+            }
+        }
+    }
+
+    async fn write_with_others(&self, batch: BTreeMap<u64, Write>, pending: &VecDeque<PendingWrite>) -> WriteAnswer {
+        let mut states: Vec<Arc<PartitionState>> = pending.iter().map(|pending| Arc::clone(pending.state())).collect();
+        states.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        let answer = joint::ask(&self.shared, WritePart { entry: self.entry.clone(), batch, states }).await;
+        answer.unwrap_or_else(|| WriteAnswer::Divided(StoreError::Unavailable("a shared request broke off".into())))
+    }
+
+    /// A request that was shared with other entries failed: the next turn asks by itself.
+    fn divide(&mut self, error: &StoreError) {
+        self.company = Company::Divided;
+        self.attachments.look_again();
+        self.shared.note_failed_request();
+        if error.may_mean_a_crash() {
+            self.shared.gate.report_failure();
         }
     }
 
@@ -328,6 +412,9 @@ impl Writer {
     }
 
     fn recovered(&mut self) {
+        if self.company == Company::Alone {
+            self.company = Company::Others;
+        }
         self.backoff.reset();
         if self.complained.take().is_some() {
             info!(entry = %self.entry, "writing again");

@@ -11,6 +11,7 @@ use tracing::warn;
 use super::Writer;
 use super::pending::PendingWrite;
 use crate::record::{Identity, TopicPartition};
+use crate::sink::Shared;
 use crate::sink::occupied::{RecordPlace, SEARCHED_US};
 use crate::sink::store::StoreError;
 
@@ -60,7 +61,10 @@ impl Writer {
     pub(super) async fn begin_generation(&mut self, batch: &VecDeque<PendingWrite>) -> Result<(), StoreError> {
         let generation = batch.iter().map(|pending| pending.state().generation()).max();
         if generation > self.generation {
-            let newest = self.shared.store.newest_of(&self.entry).await?;
+            // Of thousands of entries most are new: one list tells of many.
+            let Shared { store, entry_list, .. } = &*self.shared;
+            let is_absent = entry_list.is_absent(store, &self.entry, generation.unwrap_or(u64::MAX)).await;
+            let newest = if is_absent { None } else { store.newest_of(&self.entry).await? };
             self.occupied.begin_generation(newest.max(self.newest_sent));
             self.written_late.clear();
             self.states.retain(|_, state| state.may_write());

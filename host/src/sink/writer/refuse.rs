@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
-use super::Writer;
 use super::pending::PendingWrite;
+use super::{Company, Writer};
 use crate::sink::counters::DeadLetterClass;
 use crate::sink::problems::RefusedSubject;
 use crate::sink::store::StoreError;
@@ -64,6 +64,8 @@ impl Writer {
             let bytes = batch.iter().map(PendingWrite::bytes).sum();
             self.shared.learn_limit(&error, header_bytes, bytes);
         }
+        // Its halves are no company for others.
+        self.company = Company::Divided;
         let mut second = batch.split_off(batch.len() / 2);
         let first = Box::pin(self.send(batch)).await;
         let answer = match first {

@@ -11,14 +11,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::Writer;
 use super::pending::PendingWrite;
 use super::place::{HEADS, NEAR_US};
+use super::{Company, Writer};
 use crate::record::{Identity, TopicPartition};
+use crate::sink::joint;
+use crate::sink::parts::{SMALL, ShownPart};
 use crate::sink::store::{Claim, Occupant, QueriedRecord, StoreError};
 
 /// Acknowledged records that are read back at the latest when there are this many; where a query is costly, up to
@@ -111,7 +114,8 @@ impl Writer {
             Ok(missing) => missing,
             Err(error) => {
                 self.unverified = records;
-                return Err(error);
+                // Where it may be another entry's, the next turn shows it.
+                return if self.company == Company::Divided { Ok(()) } else { Err(error) };
             }
         };
         let mut again = Vec::new();
@@ -151,6 +155,18 @@ impl Writer {
     async fn are_shown(&mut self, records: &[PendingWrite]) -> Result<bool, StoreError> {
         let Some(last) = records.last() else { return Ok(true) };
         let mere = records.iter().all(|record| !record.must_be_shown);
+        if mere
+            && let Some(part) = self.shown_part(records)
+            && let Some(answer) = joint::ask(&self.shared, part).await
+        {
+            let shown = answer.inspect_err(|error| self.divide(error))?;
+            let is_among = |record: &PendingWrite, shown: &[QueriedRecord]| {
+                shown.iter().any(|seen| Some(seen.timestamp_us) == record.time_us && record.is(seen))
+            };
+            if let Some(shown) = shown {
+                return Ok(records.iter().all(|record| is_among(record, &shown)));
+            }
+        }
         if mere && self.verifier.prefers_singles(records.len()) {
             return self.are_there(records).await;
         }
@@ -168,6 +184,27 @@ impl Writer {
             self.are_there(records.get(..1).unwrap_or_default()).await?;
         }
         Ok(shown.is_some_and(|seen| Some(seen.timestamp_us) == last.time_us && last.is(&seen)))
+    }
+
+    /// What to ask of these together with other writers; `None`: they are to be asked for by themselves.
+    fn shown_part(&self, records: &[PendingWrite]) -> Option<ShownPart> {
+        let is_shared = self.is_small_turn && self.company == Company::Others && records.len() <= SMALL;
+        is_shared.then_some(())?;
+        let (first, last) = (records.first()?, records.last()?);
+        let state = first.state();
+        let is_plain = |record: &PendingWrite| {
+            Arc::ptr_eq(record.state(), state) && !record.prepared.is_dead_letter() && !state.is_replay()
+        };
+        let offsets = || records.iter().map(|record| record.prepared.identity.offset);
+        records.iter().all(is_plain).then_some(())?;
+        Some(ShownPart {
+            entry: self.entry.clone(),
+            state: Arc::clone(state),
+            own_from: self.occupied.own_from(),
+            times: first.time_us?..=last.time_us?,
+            offsets: offsets().min()?..=offsets().max()?,
+            records: records.len(),
+        })
     }
 
     /// Whether each of these can be read by itself.
@@ -209,7 +246,7 @@ fn is_shown(record: &PendingWrite, seen: &BTreeMap<u64, QueriedRecord>) -> bool 
 
 /// From before the first to behind the last of these times: what hides the first record of a block may stand at the end of
 /// the block before.
-pub(super) fn around(first: u64, last: u64) -> Range<u64> {
+pub(in crate::sink) fn around(first: u64, last: u64) -> Range<u64> {
     first.saturating_sub(1)..last.saturating_add(1)
 }
 
