@@ -268,11 +268,17 @@ impl Store {
                 }
             }
         });
-        let told = match self.timed(StoreOperation::Read, latest).await {
-            Err(StoreError::NotFound(_)) => return Ok(None),
-            Ok(Some(time)) => Some(time),
-            Ok(None) => self.newest().await?.get(entry.as_str()).copied(),
-            Err(error) => return Err(error),
+        // A new entry isn't a failure.
+        let latest = async {
+            match latest.await {
+                Err(StoreError::NotFound(_)) => Ok(None),
+                answer => answer.map(Some),
+            }
+        };
+        let told = match self.timed(StoreOperation::Read, latest).await? {
+            None => return Ok(None),
+            Some(Some(time)) => Some(time),
+            Some(None) => self.newest().await?.get(entry.as_str()).copied(),
         };
         // What the server tells of an entry lags behind while it is written; a query with bounds doesn't.
         let (mut newest, mut from) = (told, told.map_or(0, |time| time.saturating_add(1)));

@@ -14,6 +14,6 @@ mod times;
 use std::time::Duration;
 
 /// How long the sink may take to reach the end of what was produced; a bound, not an expectation.
-const CATCH_UP: Duration = Duration::from_secs(600);
+const CATCH_UP: Duration = Duration::from_secs(1_800);
 /// The resident memory that a host may have at any time.
 const MEMORY: u64 = 300 << 20;
