@@ -314,6 +314,11 @@ impl Sink {
         drop((self.0.turns.acquire_many(all(MAX_TURNS)).await, small));
     }
 
+    #[cfg(test)]
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
     /// Why the sink can't go on, if it can't.
     pub fn failure(&self) -> Option<&str> {
         self.0.failed.get().map(String::as_str)
