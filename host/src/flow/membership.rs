@@ -166,13 +166,14 @@ pub fn watch_for_pauses(membership: &Arc<Membership>) -> std::io::Result<()> {
     threads::spawn("pauses", watch).map(drop)
 }
 
+/// What tests of those need who ask for the membership.
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
     use super::*;
 
     /// Clocks that a test sets.
     #[derive(Clone)]
-    struct Set(Arc<Mutex<Moment>>);
+    pub(crate) struct Set(pub(super) Arc<Mutex<Moment>>);
 
     impl Clocks for Set {
         fn now(&self) -> Moment {
@@ -181,7 +182,8 @@ mod tests {
     }
 
     impl Set {
-        fn advance(&self, monotonic: u64, boot: u64, real: u64) {
+        /// By milliseconds.
+        pub(crate) fn advance(&self, monotonic: u64, boot: u64, real: u64) {
             let mut now = self.0.lock().unwrap();
             now.monotonic += Duration::from_millis(monotonic);
             now.boot += Duration::from_millis(boot);
@@ -189,13 +191,20 @@ mod tests {
         }
     }
 
-    fn watched() -> (Set, Membership) {
+    /// A membership that is watched and not doubted.
+    pub(crate) fn watched() -> (Set, Membership) {
         let start = Duration::from_secs(1_000_000);
         let clocks = Set(Arc::new(Mutex::new(Moment { monotonic: start, boot: start, real: start })));
         let membership = Membership::new(clocks.clone());
         membership.tick();
         (clocks, membership)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::watched;
+    use super::*;
 
     #[test]
     fn a_host_that_ticks_is_not_doubted() {

@@ -2,6 +2,7 @@
 
 mod company;
 mod fake_store;
+mod removals;
 
 use super::*;
 use crate::flow::{Begin, Budget, PartitionState};

@@ -119,3 +119,59 @@ impl Writer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::flow::{Begin, PartitionState};
+    use crate::record::entry_name::EntryName;
+    use crate::sink::Attachments;
+    use crate::sink::tests::{partition, sink_at};
+
+    /// A writer that has written and is idle, of a store that can't be reached.
+    fn idle_writer(state: &Arc<PartitionState>) -> Writer {
+        let folder = std::env::temp_dir().join(format!("reduct-sink-attach-{}-{:p}", std::process::id(), state));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("schema.json");
+        std::fs::write(&file, json!({"n": 1}).to_string()).unwrap();
+        let entry = crate::record::entry_name::EntryPattern::parse("a").unwrap();
+        let rule = crate::config::AttachmentRule { entry, key: "$schema".into(), file };
+        let attachments = Arc::new(Attachments::load(&[rule]).unwrap());
+        std::fs::remove_dir_all(&folder).unwrap();
+        let sink = sink_at("http://127.0.0.1:1", attachments, Arc::default());
+        let mut writer =
+            Writer::new(EntryName::parse("a").unwrap(), Arc::clone(sink.shared()), mpsc::unbounded_channel().1);
+        writer.states.insert(state.source.clone(), Arc::clone(state));
+        writer.attachments.next_look = Some(Instant::now());
+        writer.attachments.written_since = true;
+        writer
+    }
+
+    #[tokio::test]
+    async fn a_last_look_that_fails_is_made_again_with_the_next_record_and_not_before() {
+        let state = partition(0, Begin::default());
+        let mut writer = idle_writer(&state);
+        assert_eq!(writer.attachments.due_in(), Some(Duration::ZERO));
+        writer.attach_again().await;
+        assert!(writer.attachments.wanted.is_some(), "it was tried");
+        assert_eq!(writer.attachments.due_in(), None, "an idle writer doesn't ask a store that is away over and over");
+        assert_eq!(writer.attachments.next_look, None, "the next record looks at once");
+        assert!(writer.attach().await.is_err());
+    }
+
+    /// Another host may have the partition: what it attaches is its own affair.
+    #[tokio::test]
+    async fn there_is_no_last_look_for_partitions_that_were_taken_away() {
+        let state = partition(0, Begin::default());
+        let mut writer = idle_writer(&state);
+        state.end();
+        writer.attach_again().await;
+        assert!(writer.attachments.wanted.is_none(), "nothing was asked");
+        assert_eq!(writer.attachments.due_in(), None);
+    }
+}

@@ -1,0 +1,106 @@
+//! A host that was paused must not remove what its successor has written meanwhile.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::fake_store::{Answer, Asked, FakeStore, failed};
+use super::*;
+use crate::flow::membership::testing;
+use crate::flow::{CommitMetadata, CommitPoint};
+use crate::record::labels;
+
+/// Long enough for a request that would be sent.
+const MEANWHILE: Duration = Duration::from_millis(500);
+
+/// Runs a writer up to its look at the record that it would remove, and pauses the process there. `moves_on`: another host
+/// gets the partition meanwhile. Answers with whether the record was removed.
+async fn is_removed_after_a_pause(
+    begin: Begin,
+    moves_on: bool,
+    look: fn(&Asked) -> Option<Answer>,
+    other: fn(&Asked) -> Option<Answer>,
+) -> bool {
+    let (clocks, membership) = testing::watched();
+    let membership = Arc::new(membership);
+    let has_looked = Arc::new(AtomicBool::new(false));
+    let looked = Arc::clone(&has_looked);
+    let store = FakeStore::start(move |asked: &Asked| {
+        let answer = look(asked);
+        if answer.is_some() && !looked.swap(true, Ordering::SeqCst) {
+            clocks.advance(60_000, 60_000, 60_000);
+        }
+        answer.or_else(|| other(asked))
+    })
+    .await;
+    let sink = sink_at(&store.url, Arc::default(), Arc::clone(&membership));
+    let state = partition(0, begin);
+    sink.submit(item(&state, "a", 5));
+    until("the look", || has_looked.load(Ordering::SeqCst)).await;
+    tokio::time::sleep(MEANWHILE).await;
+    let removals = || store.asked().iter().filter(|asked| asked.is("DELETE")).count();
+    assert_eq!(removals(), 0, "nobody knows whether the partition is still this host's");
+    if moves_on {
+        state.end();
+    }
+    membership.confirm();
+    if !moves_on {
+        until("the removal", || removals() > 0).await;
+    }
+    tokio::time::sleep(MEANWHILE).await;
+    removals() > 0
+}
+
+/// The record's microsecond is occupied by an unfinished record.
+fn unfinished(asked: &Asked) -> Option<Answer> {
+    (asked.is("HEAD") && asked.line.contains("?ts=")).then(|| failed(425, "still being written"))
+}
+
+fn conflict(asked: &Asked) -> Option<Answer> {
+    let error = |time: u64| (format!("x-reduct-error-{time}"), "409,already exists".to_owned());
+    let times = asked.written_times();
+    (!times.is_empty()).then(|| (200, times.into_iter().map(error).collect(), String::new()))
+}
+
+/// The record is there with other bytes.
+fn damaged(asked: &Asked) -> Option<Answer> {
+    let is_read = asked.is("GET") && asked.line.contains("/batch?q=");
+    let own = || {
+        let record = OutputRecord::unchanged(Arc::clone(&item(&partition(0, Begin::default()), "a", 5).record.input));
+        let labels: Vec<String> =
+            labels::own_labels(&record).into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+        format!("7,text/plain,{}", labels.join(","))
+    };
+    is_read.then(|| {
+        let headers = vec![("x-reduct-time-5".into(), own()), ("x-reduct-last".into(), "true".into())];
+        (200, headers, "damaged".into())
+    })
+}
+
+/// The entry is known to have had a record at a later time, so that the writer looks.
+fn query(asked: &Asked) -> Option<Answer> {
+    match (asked.is("HEAD"), asked.is("POST") && asked.line.ends_with("/q")) {
+        (true, _) if asked.line.ends_with("/a") => {
+            let headers = [("x-reduct-time", "9"), ("content-type", "text/plain")];
+            Some((200, headers.map(|(name, value)| (name.into(), value.into())).into(), String::new()))
+        }
+        (true, _) if asked.line.contains("/batch?q=") => Some((204, Vec::new(), String::new())),
+        (_, true) => Some((200, vec![("content-type".into(), "application/json".into())], "{\"id\":1}".into())),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_paused_host_removes_no_unfinished_record_of_its_successor() {
+    assert!(is_removed_after_a_pause(Begin::default(), false, unfinished, conflict).await, "else it is removed");
+    assert!(!is_removed_after_a_pause(Begin::default(), true, unfinished, conflict).await);
+}
+
+#[tokio::test]
+async fn a_paused_host_removes_no_damaged_record_that_its_successor_may_have_written_again() {
+    let compares = || {
+        let metadata = CommitMetadata { reread_until: Some(9), compare_below: Some(9), ..CommitMetadata::default() };
+        Begin { point: CommitPoint { offset: 5, metadata }, ..Begin::default() }
+    };
+    assert!(is_removed_after_a_pause(compares(), false, damaged, query).await, "else it is removed");
+    assert!(!is_removed_after_a_pause(compares(), true, damaged, query).await);
+}
