@@ -95,12 +95,12 @@ impl Budget {
         self.wanted.store(true, Ordering::SeqCst);
     }
 
-    pub(super) fn take(&self, records: usize, bytes: usize) {
+    pub(crate) fn take(&self, records: usize, bytes: usize) {
         self.records.add(records as u64);
         self.bytes.add(bytes as u64);
     }
 
-    pub(super) fn give_back(&self, records: usize, bytes: usize) {
+    pub(crate) fn give_back(&self, records: usize, bytes: usize) {
         self.records.subtract(records as u64);
         self.bytes.subtract(bytes as u64);
         if self.wanted.load(Ordering::SeqCst) && self.has_room() && self.wanted.swap(false, Ordering::SeqCst) {

@@ -315,3 +315,20 @@ fn say_configuration(config: &Config, chain: &SharedChain) {
         "running"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_the_run_with_its_text_and_nothing_else() {
+        let ended: Result<(), RunError> = unless_it_panics(|| panic!("partition {} is gone", 7));
+        let error = ended.unwrap_err().to_string();
+        assert!(error.contains("a fault of reduct-sink") && error.contains("partition 7 is gone"), "{error}");
+        let ended: Result<(), RunError> = unless_it_panics(|| std::panic::panic_any(7));
+        assert!(ended.unwrap_err().to_string().contains("a fault of reduct-sink"), "it says nothing of itself");
+        assert_eq!(unless_it_panics(|| Ok(7)).unwrap(), 7);
+        let ended: Result<(), RunError> = unless_it_panics(|| Err(RunError::Failed("as it was".into())));
+        assert_eq!(ended.unwrap_err().to_string(), RunError::Failed("as it was".into()).to_string());
+    }
+}

@@ -148,18 +148,6 @@ impl Running {
         self.partitions.push(WorkerPartition { reader, state, held: None, stopped: false });
     }
 
-    /// `is_held_up`: the budget, or a partition's share of it, kept something from being read.
-    fn nap(&self, is_held_up: bool) {
-        if is_held_up {
-            let budget = &self.worker.budget;
-            budget.wake_when_free();
-            if self.partitions.iter().all(|partition| partition.state.has_share_left()) {
-                return;
-            }
-        }
-        std::thread::park_timeout(NAP);
-    }
-
     /// Gives each partition its turn, and naps if none had anything to do. A command ends it early.
     fn turn(&mut self) -> Option<WorkerCommand> {
         let (mut busy, mut is_held_up) = (false, false);
@@ -201,10 +189,25 @@ impl Running {
             }
         }
         if !busy {
-            self.nap(is_held_up);
+            let has_share = || self.partitions.iter().all(|partition| partition.state.has_share_left());
+            nap(&self.worker.budget, is_held_up, has_share, NAP);
         }
         None
     }
+}
+
+/// Waits until the thread is woken, at most this long. `is_held_up`: the budget, or a partition's share of it, kept
+/// something from being read, so that room in the budget wakes the thread, too; `has_share`: whether nothing does any
+/// more.
+fn nap(budget: &Budget, is_held_up: bool, has_share: impl FnOnce() -> bool, longest: Duration) {
+    if is_held_up {
+        budget.wake_when_free();
+        // What was given back before that woke nobody.
+        if has_share() {
+            return;
+        }
+    }
+    std::thread::park_timeout(longest);
 }
 
 enum Step {
@@ -342,4 +345,53 @@ fn reject(
 fn rejection(failure: PluginFailure) -> Rejection {
     let version = failure.version();
     Rejection { reason: failure.reason, plugin: Some((failure.plugin, version)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    /// Longer than any test: a wake-up that is lost shows as a test that fails, not as one that is slow.
+    const FOREVER: Duration = Duration::from_secs(24 * 3600);
+
+    /// Naps in a thread of its own; fails if the thread isn't woken.
+    fn is_woken(nap: impl FnOnce() + Send + 'static, wake: impl FnOnce(&std::thread::Thread)) {
+        let (done, ended) = channel();
+        let thread = std::thread::spawn(move || {
+            nap();
+            let _ = done.send(());
+        });
+        wake(thread.thread());
+        ended.recv_timeout(Duration::from_secs(60)).expect("the wake-up was lost");
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn room_in_the_budget_wakes_a_worker_whenever_it_comes() {
+        for round in 0..500 {
+            let budget = Arc::new(Budget::new(1, usize::MAX));
+            budget.take(1, 1);
+            let napping = Arc::clone(&budget);
+            is_woken(
+                move || nap(&napping, true, || napping.has_room(), FOREVER),
+                |_| {
+                    // Before it naps, on its way there, or while it does.
+                    (0..round % 50 * 200).for_each(|_| std::hint::spin_loop());
+                    budget.give_back(1, 1);
+                },
+            );
+        }
+    }
+
+    /// A command, a record or the end of a pause may come just before the worker naps.
+    #[test]
+    fn a_wake_up_before_the_nap_is_not_lost() {
+        for is_held_up in [false, true] {
+            let budget = Budget::new(1, usize::MAX);
+            budget.take(1, 1);
+            is_woken(move || nap(&budget, is_held_up, || false, FOREVER), std::thread::Thread::unpark);
+        }
+    }
 }
