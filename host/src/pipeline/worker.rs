@@ -357,7 +357,7 @@ mod tests {
     const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
     /// Naps in a thread of its own; fails if the thread isn't woken.
-    fn is_woken(nap: impl FnOnce() + Send + 'static, wake: impl FnOnce(&std::thread::Thread)) {
+    fn must_be_woken(nap: impl FnOnce() + Send + 'static, wake: impl FnOnce(&std::thread::Thread)) {
         let (done, ended) = channel();
         let thread = std::thread::spawn(move || {
             nap();
@@ -374,7 +374,7 @@ mod tests {
             let budget = Arc::new(Budget::new(1, usize::MAX));
             budget.take(1, 1);
             let napping = Arc::clone(&budget);
-            is_woken(
+            must_be_woken(
                 move || nap(&napping, true, || napping.has_room(), FOREVER),
                 |_| {
                     // Before it naps, on its way there, or while it does.
@@ -391,7 +391,7 @@ mod tests {
         for is_held_up in [false, true] {
             let budget = Budget::new(1, usize::MAX);
             budget.take(1, 1);
-            is_woken(move || nap(&budget, is_held_up, || false, FOREVER), std::thread::Thread::unpark);
+            must_be_woken(move || nap(&budget, is_held_up, || false, FOREVER), std::thread::Thread::unpark);
         }
     }
 }

@@ -50,7 +50,7 @@ async fn an_entry_that_fails_harms_none_that_it_shares_a_request_with() {
         fails.store(true, Ordering::SeqCst);
         submit(&sink, &partitions, 1);
         until_written(&sink, 5).await;
-        until("the entry that fails to be told of", || !sink.problems().is_empty()).await;
+        until("the problem of the entry that fails", || !sink.problems().is_empty()).await;
         let problems = sink.problems();
         assert!(problems.len() == 1 && problems[0].entries == 1, "{status}: {problems:?}");
         assert!(problems[0].message.contains("(entry bad)"), "{status}: {problems:?}");
@@ -97,7 +97,7 @@ async fn what_is_said_of_one_record_concerns_its_entry_only() {
     fails.store(true, Ordering::SeqCst);
     submit(&sink, &partitions, 1);
     until_written(&sink, 5).await;
-    until("the entry that fails to be told of", || !sink.problems().is_empty()).await;
+    until("the problem of the entry that fails", || !sink.problems().is_empty()).await;
     assert!(sink.problems()[0].message.contains("(entry bad)"), "{:?}", sink.problems());
     fails.store(false, Ordering::SeqCst);
     until_written(&sink, 6).await;

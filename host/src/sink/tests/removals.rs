@@ -14,7 +14,7 @@ const MEANWHILE: Duration = Duration::from_millis(500);
 
 /// Runs a writer up to its look at the record that it would remove, and pauses the process there. `moves_on`: another host
 /// gets the partition meanwhile. Answers with whether the record was removed.
-async fn is_removed_after_a_pause(
+async fn removes_after_a_pause(
     begin: Begin,
     moves_on: bool,
     look: fn(&Asked) -> Option<Answer>,
@@ -91,8 +91,8 @@ fn query(asked: &Asked) -> Option<Answer> {
 
 #[tokio::test]
 async fn a_paused_host_removes_no_unfinished_record_of_its_successor() {
-    assert!(is_removed_after_a_pause(Begin::default(), false, unfinished, conflict).await, "else it is removed");
-    assert!(!is_removed_after_a_pause(Begin::default(), true, unfinished, conflict).await);
+    assert!(removes_after_a_pause(Begin::default(), false, unfinished, conflict).await, "else it is removed");
+    assert!(!removes_after_a_pause(Begin::default(), true, unfinished, conflict).await);
 }
 
 #[tokio::test]
@@ -101,6 +101,6 @@ async fn a_paused_host_removes_no_damaged_record_that_its_successor_may_have_wri
         let metadata = CommitMetadata { reread_until: Some(9), compare_below: Some(9), ..CommitMetadata::default() };
         Begin { point: CommitPoint { offset: 5, metadata }, ..Begin::default() }
     };
-    assert!(is_removed_after_a_pause(compares(), false, damaged, query).await, "else it is removed");
-    assert!(!is_removed_after_a_pause(compares(), true, damaged, query).await);
+    assert!(removes_after_a_pause(compares(), false, damaged, query).await, "else it is removed");
+    assert!(!removes_after_a_pause(compares(), true, damaged, query).await);
 }

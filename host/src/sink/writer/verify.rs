@@ -114,8 +114,12 @@ impl Writer {
             Ok(missing) => missing,
             Err(error) => {
                 self.unverified = records;
-                // Where it may be another entry's, the next turn shows it.
-                return if self.company == Company::Divided { Ok(()) } else { Err(error) };
+                if self.company != Company::Divided {
+                    return Err(error);
+                }
+                // It may be another entry's: the next turn shows whose.
+                self.divide(&error);
+                return Ok(());
             }
         };
         let mut again = Vec::new();
@@ -159,7 +163,7 @@ impl Writer {
             && let Some(part) = self.shown_part(records)
             && let Some(answer) = joint::ask(&self.shared, part).await
         {
-            let shown = answer.inspect_err(|error| self.divide(error))?;
+            let shown = answer.inspect_err(|_| self.company = Company::Divided)?;
             let is_among = |record: &PendingWrite, shown: &[QueriedRecord]| {
                 shown.iter().any(|seen| Some(seen.timestamp_us) == record.time_us && record.is(seen))
             };
