@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::batch_limits::BatchLimits;
 use super::super::joint::{self, Joint, Part};
-use super::fake_store::{Answer, Asked, FakeStore, failed};
+use super::fake_store::{FakeAnswer, FakeRequest, FakeStore, failed};
 use super::*;
 
 const ENTRIES: [&str; 3] = ["a", "b", "bad"];
@@ -24,10 +24,10 @@ async fn until_written(sink: &Sink, records: u64) {
 }
 
 /// While it is on, whatever writes to the entry `bad` is answered like this.
-async fn store_that_fails_at_bad(answer: fn(&Asked) -> Answer) -> (FakeStore, Arc<AtomicBool>) {
+async fn store_that_fails_at_bad(answer: fn(&FakeRequest) -> FakeAnswer) -> (FakeStore, Arc<AtomicBool>) {
     let fails = Arc::new(AtomicBool::new(false));
     let now = Arc::clone(&fails);
-    let judge = move |asked: &Asked| {
+    let judge = move |asked: &FakeRequest| {
         let is_meant = now.load(Ordering::SeqCst) && asked.written_entries().contains(&"bad");
         is_meant.then(|| answer(asked))
     };
@@ -77,7 +77,7 @@ async fn an_entry_that_fails_harms_none_that_it_shares_a_request_with() {
 /// The store takes the request, and says of one record in it that it wasn't written.
 #[tokio::test]
 async fn what_is_said_of_one_record_concerns_its_entry_only() {
-    let answer = |asked: &Asked| {
+    let answer = |asked: &FakeRequest| {
         let at = asked.written_entries().iter().position(|entry| *entry == "bad").unwrap();
         let name = match asked.header("x-reduct-entries") {
             Some(_) => {
@@ -107,7 +107,7 @@ async fn what_is_said_of_one_record_concerns_its_entry_only() {
 /// Something before the store lets no request for several entries pass.
 #[tokio::test]
 async fn where_no_shared_request_passes_each_entry_is_written_by_itself() {
-    let judge = |asked: &Asked| asked.line.contains("/io/").then(|| (400, Vec::new(), String::new()));
+    let judge = |asked: &FakeRequest| asked.line.contains("/io/").then(|| (400, Vec::new(), String::new()));
     let store = FakeStore::start(judge).await;
     let sink = sink_at(&store.url, Arc::default(), Arc::default());
     let partitions = partitions();

@@ -8,14 +8,14 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct FakeRequest {
     /// Method and path.
     pub line: String,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
 }
 
-impl Asked {
+impl FakeRequest {
     pub fn is(&self, method: &str) -> bool {
         self.line.starts_with(method)
     }
@@ -57,28 +57,28 @@ impl Asked {
 }
 
 /// What it answers: a status, headers and a body.
-pub(super) type Answer = (u16, Vec<(String, String)>, String);
+pub(super) type FakeAnswer = (u16, Vec<(String, String)>, String);
 
 /// A failed request, with the store's text.
-pub(super) fn failed(status: u16, text: &str) -> Answer {
+pub(super) fn failed(status: u16, text: &str) -> FakeAnswer {
     (status, vec![("x-reduct-error".into(), text.into())], String::new())
 }
 
 pub(super) struct FakeStore {
     pub url: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: Arc<Mutex<Vec<FakeRequest>>>,
 }
 
 /// The descriptions of an entry's records, by time.
-type Held = BTreeMap<String, BTreeMap<u64, String>>;
+type HeldRecords = BTreeMap<String, BTreeMap<u64, String>>;
 
 impl FakeStore {
     /// `judge` says what is answered; `None`: what a store answers that takes everything.
-    pub async fn start(judge: impl Fn(&Asked) -> Option<Answer> + Send + Sync + 'static) -> Self {
+    pub async fn start(judge: impl Fn(&FakeRequest) -> Option<FakeAnswer> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (asked, judge) = (Arc::new(Mutex::new(Vec::new())), Arc::new(judge));
-        let (noted, held) = (Arc::clone(&asked), Arc::<Mutex<Held>>::default());
+        let (noted, held) = (Arc::clone(&asked), Arc::<Mutex<HeldRecords>>::default());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (judge, noted, held) = (Arc::clone(&judge), Arc::clone(&noted), Arc::clone(&held));
@@ -88,22 +88,22 @@ impl FakeStore {
         Self { url, asked }
     }
 
-    pub fn asked(&self) -> Vec<Asked> {
+    pub fn asked(&self) -> Vec<FakeRequest> {
         self.asked.lock().unwrap().clone()
     }
 
     /// The entries of each write, in the order in which the writes came.
     pub fn writes(&self) -> Vec<Vec<String>> {
-        let written = |asked: &Asked| asked.written_entries().into_iter().map(str::to_owned).collect::<Vec<_>>();
+        let written = |asked: &FakeRequest| asked.written_entries().into_iter().map(str::to_owned).collect::<Vec<_>>();
         self.asked().iter().map(written).filter(|entries| !entries.is_empty()).collect()
     }
 }
 
 async fn serve(
     mut client: TcpStream,
-    judge: &(impl Fn(&Asked) -> Option<Answer> + ?Sized),
-    noted: &Mutex<Vec<Asked>>,
-    held: &Mutex<Held>,
+    judge: &(impl Fn(&FakeRequest) -> Option<FakeAnswer> + ?Sized),
+    noted: &Mutex<Vec<FakeRequest>>,
+    held: &Mutex<HeldRecords>,
 ) -> Option<()> {
     let mut buffer = Vec::new();
     loop {
@@ -122,7 +122,7 @@ async fn serve(
             let (name, value) = line.split_once(':')?;
             Some((name.to_ascii_lowercase(), value.trim().to_owned()))
         };
-        let asked = Asked { line, headers: lines.filter_map(header).collect() };
+        let asked = FakeRequest { line, headers: lines.filter_map(header).collect() };
         let length: usize = asked.header("content-length").map_or(0, |length| length.parse().unwrap());
         while buffer.len() < head_end + 4 + length {
             if client.read_buf(&mut buffer).await.ok()? == 0 {
@@ -145,7 +145,7 @@ async fn serve(
 }
 
 /// The bucket is there, and takes everything. A query's number is the place of its entry.
-fn take(asked: &Asked, held: &mut Held) -> Answer {
+fn take(asked: &FakeRequest, held: &mut HeldRecords) -> FakeAnswer {
     for (entry, time, described) in asked.written_records() {
         held.entry(entry).or_default().insert(time, described);
     }

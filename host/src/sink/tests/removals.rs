@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::fake_store::{Answer, Asked, FakeStore, failed};
+use super::fake_store::{FakeAnswer, FakeRequest, FakeStore, failed};
 use super::*;
 use crate::flow::membership::testing;
 use crate::flow::{CommitMetadata, CommitPoint};
@@ -17,14 +17,14 @@ const MEANWHILE: Duration = Duration::from_millis(500);
 async fn removes_after_a_pause(
     begin: Begin,
     moves_on: bool,
-    look: fn(&Asked) -> Option<Answer>,
-    other: fn(&Asked) -> Option<Answer>,
+    look: fn(&FakeRequest) -> Option<FakeAnswer>,
+    other: fn(&FakeRequest) -> Option<FakeAnswer>,
 ) -> bool {
     let (clocks, membership) = testing::watched();
     let membership = Arc::new(membership);
     let has_looked = Arc::new(AtomicBool::new(false));
     let looked = Arc::clone(&has_looked);
-    let store = FakeStore::start(move |asked: &Asked| {
+    let store = FakeStore::start(move |asked: &FakeRequest| {
         let answer = look(asked);
         if answer.is_some() && !looked.swap(true, Ordering::SeqCst) {
             clocks.advance(60_000, 60_000, 60_000);
@@ -51,18 +51,18 @@ async fn removes_after_a_pause(
 }
 
 /// The record's microsecond is occupied by an unfinished record.
-fn unfinished(asked: &Asked) -> Option<Answer> {
+fn unfinished(asked: &FakeRequest) -> Option<FakeAnswer> {
     (asked.is("HEAD") && asked.line.contains("?ts=")).then(|| failed(425, "still being written"))
 }
 
-fn conflict(asked: &Asked) -> Option<Answer> {
+fn conflict(asked: &FakeRequest) -> Option<FakeAnswer> {
     let error = |time: u64| (format!("x-reduct-error-{time}"), "409,already exists".to_owned());
     let times = asked.written_times();
     (!times.is_empty()).then(|| (200, times.into_iter().map(error).collect(), String::new()))
 }
 
 /// The record is there with other bytes.
-fn damaged(asked: &Asked) -> Option<Answer> {
+fn damaged(asked: &FakeRequest) -> Option<FakeAnswer> {
     let is_read = asked.is("GET") && asked.line.contains("/batch?q=");
     let own = || {
         let record = OutputRecord::unchanged(Arc::clone(&item(&partition(0, Begin::default()), "a", 5).record.input));
@@ -77,7 +77,7 @@ fn damaged(asked: &Asked) -> Option<Answer> {
 }
 
 /// The entry is known to have had a record at a later time, so that the writer looks.
-fn query(asked: &Asked) -> Option<Answer> {
+fn query(asked: &FakeRequest) -> Option<FakeAnswer> {
     match (asked.is("HEAD"), asked.is("POST") && asked.line.ends_with("/q")) {
         (true, _) if asked.line.ends_with("/a") => {
             let headers = [("x-reduct-time", "9"), ("content-type", "text/plain")];
