@@ -27,6 +27,7 @@ mod route;
 mod several;
 mod sharing;
 pub mod store;
+mod turns;
 mod writer;
 
 use std::collections::{HashMap, HashSet};
@@ -34,7 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tracing::{debug, error, warn};
 
 pub use self::attachments::{AttachmentError, Attachments};
@@ -57,6 +58,7 @@ use self::recent::{Recent, Written};
 use self::request_times::RequestHistogram;
 use self::sharing::Sharing;
 use self::store::{Content, QueriedRecord, Store, StoreError};
+use self::turns::{Turn, Turns};
 use self::writer::Writer;
 use crate::config;
 use crate::flow::membership::Membership;
@@ -100,10 +102,10 @@ pub struct Shared {
     dead_letters: Option<Arc<dyn DeadLetterTarget>>,
     discard: bool,
     runtime: Handle,
-    turns: Semaphore,
-    failing_turns: Semaphore,
-    small_turns: Semaphore,
-    single_turns: Semaphore,
+    turns: Turns,
+    failing_turns: Turns,
+    small_turns: Turns,
+    single_turns: Turns,
     sharing: Sharing,
     joint_writes: Joint<WritePart>,
     joint_reads: Joint<ShownPart>,
@@ -149,10 +151,10 @@ impl Sink {
             dead_letters,
             discard: config.discard,
             runtime,
-            turns: Semaphore::new(MAX_TURNS),
-            failing_turns: Semaphore::new(MAX_FAILING),
-            small_turns: Semaphore::new(MAX_SMALL_TURNS),
-            single_turns: Semaphore::new(MAX_SINGLE),
+            turns: Turns::new(MAX_TURNS),
+            failing_turns: Turns::new(MAX_FAILING),
+            small_turns: Turns::new(MAX_SMALL_TURNS),
+            single_turns: Turns::new(MAX_SINGLE),
             sharing: Sharing::default(),
             joint_writes: Joint::default(),
             joint_reads: Joint::default(),
@@ -309,9 +311,8 @@ impl Sink {
 
     /// Waits until no request is under way.
     pub async fn idle(&self) {
-        let all = |most: usize| u32::try_from(most).unwrap_or(u32::MAX);
-        let small = self.0.small_turns.acquire_many(all(MAX_SMALL_TURNS)).await;
-        drop((self.0.turns.acquire_many(all(MAX_TURNS)).await, small));
+        let small = self.0.small_turns.several(MAX_SMALL_TURNS).await;
+        drop((self.0.turns.several(MAX_TURNS).await, small));
     }
 
     #[cfg(test)]
@@ -462,19 +463,18 @@ impl Shared {
     }
 
     /// Waits until few enough others talk to the store whose last request failed, or may have, as the caller's did.
-    pub(crate) async fn failing_permit(&self) -> Option<SemaphorePermit<'_>> {
-        self.failing_turns.acquire().await.ok()
+    pub(crate) async fn failing_turn(&self, topic: &Arc<str>) -> Turn {
+        self.failing_turns.next(topic).await
     }
 
     /// Waits until few enough others send by themselves what was to go together with others.
-    pub(crate) async fn single_permit(&self) -> Option<SemaphorePermit<'_>> {
-        self.single_turns.acquire().await.ok()
+    pub(crate) async fn single_turn(&self, topic: &Arc<str>) -> Turn {
+        self.single_turns.next(topic).await
     }
 
-    /// Waits for a turn to talk to the store.
-    pub(crate) async fn permit(&self, is_small: bool) -> Option<SemaphorePermit<'_>> {
-        // The semaphores are never closed; without a permit the requests would only be less bounded.
-        if is_small { self.small_turns.acquire().await.ok() } else { self.turns.acquire().await.ok() }
+    /// Waits for a turn to talk to the store, for records of this topic.
+    pub(crate) async fn turn(&self, is_small: bool, topic: &Arc<str>) -> Turn {
+        if is_small { self.small_turns.next(topic).await } else { self.turns.next(topic).await }
     }
 
     fn writers(&self) -> MutexGuard<'_, HashMap<EntryName, mpsc::UnboundedSender<Work>>> {

@@ -35,7 +35,7 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         // It goes together with nothing of others.
         self.is_small_turn = false;
-        let _permit = shared.permit(false).await;
+        let _turn = shared.turn(false, &self.topic).await;
         let limits = shared.limits();
         let (mut batch, mut bytes) = (VecDeque::new(), 0);
         while let Some(next) = self.letters.front() {
@@ -119,7 +119,7 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         // It goes together with nothing of others.
         self.is_small_turn = false;
-        let _permit = shared.permit(false).await;
+        let _turn = shared.turn(false, &self.topic).await;
         self.verify_if_any().await.map_err(|error| error.to_string())?;
         shared.membership.assured().await;
         let _under_way: Vec<_> = owners.iter().map(|owner| owner.request()).collect();

@@ -55,6 +55,8 @@ pub struct Writer {
     entry: EntryName,
     shared: Arc<Shared>,
     inbox: mpsc::UnboundedReceiver<Work>,
+    /// The topic of the record that came last: it gets the turns.
+    topic: Arc<str>,
     /// Records that aren't in the store, in their order; none has a microsecond.
     pending: VecDeque<PendingWrite>,
     /// Dead letters that a replay sends beside live records.
@@ -105,6 +107,7 @@ impl Writer {
             entry,
             shared,
             inbox,
+            topic: Arc::from(""),
             pending: VecDeque::new(),
             letters: VecDeque::new(),
             removals: VecDeque::new(),
@@ -178,6 +181,10 @@ impl Writer {
             Work::Write(item) => item,
             Work::Remove(removal) => return self.removals.push_back(removal),
         };
+        let topic = &item.record.input.source.topic;
+        if self.topic != *topic {
+            self.topic = Arc::clone(topic);
+        }
         match Prepared::new(item, &self.shared.mapping) {
             Ok(prepared) if prepared.ack.partition().is_beside_live() => {
                 self.letters.push_back(PendingWrite::new(prepared));
@@ -197,10 +204,10 @@ impl Writer {
             self.company = Company::Alone;
         }
         let may_fail = self.company == Company::Alone || self.complained.is_some();
-        let _failing = if may_fail { shared.failing_permit().await } else { None };
+        let _failing = if may_fail { Some(shared.failing_turn(&self.topic).await) } else { None };
         self.take_in();
         self.is_small_turn = !may_fail && shared.sharing.is_on() && self.has_few();
-        let _permit = shared.permit(self.is_small_turn).await;
+        let _turn = shared.turn(self.is_small_turn, &self.topic).await;
         // While it waited for its turn, more may have come.
         self.take_in();
         self.pending.retain(|pending| pending.state().may_write());
@@ -281,7 +288,7 @@ impl Writer {
             && self.company == Company::Others
             && parts::may_share(batch.iter().map(|pending| &pending.prepared.labels));
         // There are more small turns than there may be connections.
-        let single = if self.is_small_turn && !is_shared { shared.single_permit().await } else { None };
+        let single = if self.is_small_turn && !is_shared { Some(shared.single_turn(&self.topic).await) } else { None };
         // This process may have been paused since its turn began.
         self.shared.membership.assured().await;
         for pending in batch.iter_mut().filter(|pending| !pending.state().may_write()) {
