@@ -1,5 +1,6 @@
-//! Tells the binary which commit it is built from and which version of wasmtime is compiled in, and makes the component that is embedded in it, from text: the passthrough in `plugins/passthrough` and the
-//! contract in `wit/`. The result lies in the build's output folder as `passthrough.wasm`.
+//! Tells the binary which commit it is built from and which version of wasmtime is compiled in, and makes the component that is
+//! embedded in it, from text: the passthrough in `plugins/passthrough` and the contract in `wit/`. The result lies in the build's
+//! output folder as `passthrough.wasm`. On Linux it puts `native/unpack.c` between librdkafka and its decompressors.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,6 +13,20 @@ const CONTRACT: &str = "../wit/v0.1.0";
 /// Set by a builder where there is no checkout.
 const COMMIT: &str = "REDUCT_SINK_COMMIT";
 const PASSTHROUGH: &str = "../plugins/passthrough/passthrough.wat";
+const UNPACK: &str = "native/unpack.c";
+/// The functions that `native/unpack.c` stands in for, in the binary only.
+const BOUNDED: [&str; 10] = [
+    "inflate",
+    "LZ4F_decompress",
+    "rd_gz_decompress",
+    "rd_kafka_consumer_err",
+    "rd_kafka_lz4_decompress",
+    "rd_kafka_msgset_parse",
+    "rd_kafka_snappy_java_uncompress",
+    "rd_kafka_snappy_uncompress",
+    "rd_kafka_snappy_uncompressed_length",
+    "rd_kafka_zstd_decompress",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={CONTRACT}");
@@ -29,6 +44,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let out = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
     fs::write(Path::new(&out).join("passthrough.wasm"), component)?;
+    println!("cargo::rerun-if-changed={UNPACK}");
+    if env::var("CARGO_CFG_TARGET_OS")? == "linux" {
+        bound_unpacking();
+    }
     Ok(())
 }
 
@@ -51,6 +70,18 @@ fn checked_out() -> Option<String> {
         }
     }
     git(&["rev-parse", "HEAD"])
+}
+
+/// Has the linker put the functions of `native/unpack.c` in the place of librdkafka's.
+fn bound_unpacking() {
+    let objects =
+        cc::Build::new().file(UNPACK).std("gnu11").warnings(true).extra_warnings(true).compile_intermediates();
+    for object in objects {
+        println!("cargo::rustc-link-arg-bin=reduct-sink={}", object.display());
+    }
+    for name in BOUNDED {
+        println!("cargo::rustc-link-arg-bin=reduct-sink=-Wl,--wrap={name}");
+    }
 }
 
 /// The version of a package in the workspace's lock file.

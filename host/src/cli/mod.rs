@@ -22,6 +22,7 @@ mod replay;
 mod run;
 mod status;
 mod stdout;
+mod unpacking;
 mod version;
 
 use std::io::Write;

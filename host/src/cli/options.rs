@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use reduct_sink::config::{self, Config, ConfigPlace, Flag, Key, KeyFlag, Pipelines, Sources};
 
-use super::{CommandError, Exit};
+use super::{CommandError, Exit, unpacking};
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -132,7 +132,10 @@ impl ConfigFlags {
         let sources = Sources { file, environment, flags: self.flags(), pipeline };
         let config::LoadOutcome { warnings, config } = config::load(sources.clone());
         match config {
-            Ok(pipelines) => Ok(LoadedConfig { pipelines, warnings, sources }),
+            Ok(pipelines) => {
+                unpacking::limit(&pipelines);
+                Ok(LoadedConfig { pipelines, warnings, sources })
+            }
             Err(problems) => {
                 log(&warnings);
                 Err(CommandError::of(problems))

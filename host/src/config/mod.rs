@@ -213,6 +213,13 @@ impl Kafka {
     pub fn several_topics(&self) -> bool {
         self.topics.len() > 1 || self.topics.iter().any(|topic| topic.starts_with('^'))
     }
+
+    /// The most bytes that librdkafka takes in one response, and unpacks a batch to.
+    pub fn most_received(&self) -> usize {
+        /// librdkafka's default.
+        const DEFAULT: usize = 100_000_000;
+        self.properties.get("receive.message.max.bytes").and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(DEFAULT)
+    }
 }
 
 /// Without the values of the properties, among which passwords may be.

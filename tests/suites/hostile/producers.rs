@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use reduct_sink_testbed::{KafkaClient, Message, Sink, bed, figures, payload, unique};
+use reduct_sink_testbed::verify::compare;
+use reduct_sink_testbed::{KafkaClient, Message, Sink, bed, figures, payload, process, read_back, unique};
 
 use super::{CATCH_UP, has_died};
 
@@ -14,7 +15,7 @@ const BOUND: Duration = Duration::from_secs(60);
 type Make = fn(&KafkaClient, &str) -> Result<()>;
 
 /// The kinds of harmful records, each with the function that produces them into a topic of its own.
-const SHAPES: [(&str, Make); 18] = [
+const SHAPES: [(&str, Make); 19] = [
     ("key-of-900-kb", |kafka, topic| send(kafka, topic, Message::new("x").key(payload(1, 900_000)))),
     ("key-of-2500-segments", |kafka, topic| send(kafka, topic, Message::new("x").key("a/".repeat(2500)))),
     ("headers-100000", |kafka, topic| {
@@ -62,6 +63,7 @@ const SHAPES: [(&str, Make); 18] = [
         }
         Ok(())
     }),
+    ("snappy-20-mb", |kafka, topic| compressed(kafka, topic, "snappy", 1, 20 << 20)),
     ("gzip-20-mb", |kafka, topic| compressed(kafka, topic, "gzip", 1, 20 << 20)),
     ("zstd-20-mb", |kafka, topic| compressed(kafka, topic, "zstd", 1, 20 << 20)),
     ("lz4-20-mb", |kafka, topic| compressed(kafka, topic, "lz4", 1, 20 << 20)),
@@ -76,8 +78,8 @@ fn config(kafka: &KafkaClient, compression: &str) -> ClientConfig {
     let mut config = kafka.config();
     config
         .set("compression.type", compression)
-        .set("message.max.bytes", (64 << 20).to_string())
-        .set("queue.buffering.max.kbytes", "262144")
+        .set("message.max.bytes", (512 << 20).to_string())
+        .set("queue.buffering.max.kbytes", "1048576")
         .set("queue.buffering.max.messages", "1000000");
     config
 }
@@ -133,5 +135,59 @@ fn no_record_stops_a_topic() -> Result<()> {
         !log.contains(['\u{1b}', '\u{202e}']) && !log.lines().any(|line| line.starts_with("forged")),
         "a forged line"
     );
+    Ok(())
+}
+
+/// Batches that unpack to much more than librdkafka takes in a response, each in a topic of its own.
+const BOMBS: [(&str, usize); 3] = [("gzip", 400 << 20), ("lz4", 200 << 20), ("zstd", 400 << 20)];
+/// Batches that are within it each, and come in one response.
+const HOARD: usize = 20;
+const HOARDED: usize = 40 << 20;
+/// What the host may take if all of it comes at once: 100 MB for each of the four topics, three quarters more while the buffer for lz4
+/// grows, and 200 MB for everything else. Without the limit it took 1,522 MB.
+const MEMORY_MB: u64 = 700;
+
+#[test]
+fn no_compressed_batch_takes_the_memory() -> Result<()> {
+    let bed = bed()?;
+    let kafka = bed.kafka.client();
+    let (hoard, neighbour) = (unique("hoard"), unique("neighbour"));
+    let bombs: Vec<String> = BOMBS.iter().map(|(how, _)| unique(how)).collect();
+    let topics: Vec<&str> = bombs.iter().chain([&hoard, &neighbour]).map(String::as_str).collect();
+    for topic in &topics {
+        kafka.create_topic(topic, 1)?;
+    }
+    for ((how, size), topic) in BOMBS.iter().zip(&bombs) {
+        kafka.produce(topic, [Message::new("before")])?;
+        compressed(&kafka, topic, how, 1, *size)?;
+        kafka.produce(topic, [Message::new("after")])?;
+    }
+    (0..HOARD).try_for_each(|_| compressed(&kafka, &hoard, "gzip", 1, HOARDED))?;
+    let produced = kafka.produce(&neighbour, (0..500).map(|n| Message::new(payload(n, 1000))))?;
+    let folder = process::data_folder("bombs")?;
+    let dropping = folder.path().join("dropping.wasm");
+    std::fs::write(&dropping, crate::guest::guest("(call $drop)"))?;
+    let config = bed
+        .sink_config("none")
+        .topics(&topics)
+        .set("cache.path", "")
+        .set("kafka.on_unreadable", "skip")
+        .plugin_with("dropping", &dropping, &format!("when.topics = ['{hoard}']"))?;
+    let mut sink = Sink::start(&config)?;
+    for topic in &topics {
+        sink.wait_caught_up(&kafka, config.group(), &[topic], CATCH_UP).with_context(|| topic.to_string())?;
+    }
+    let peak = sink.process().peak_memory()? >> 20;
+    figures::record("compressed_bombs_peak_mb", peak as f64)?;
+    sink.stop_cleanly()?;
+    let stored = tokio::runtime::Runtime::new()?
+        .block_on(async { read_back(&bed.store.client()?, config.bucket(), "*").await })?;
+    let (of_neighbour, rest): (Vec<_>, Vec<_>) = stored.into_iter().partition(|record| record.entry == neighbour);
+    compare(&produced, &of_neighbour)?.exact()?;
+    for topic in &bombs {
+        let sizes: Vec<usize> = rest.iter().filter(|one| one.entry == *topic).map(|one| one.size).collect();
+        ensure!(sizes == ["before".len(), "after".len()], "{topic} has records of {sizes:?} bytes");
+    }
+    ensure!(peak <= MEMORY_MB, "the host took {peak} MB");
     Ok(())
 }
