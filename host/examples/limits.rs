@@ -2,6 +2,8 @@
 //!
 //! - `limits_us_per_record`: passthrough in the chain with all limits on, less the bare call of the same component (no
 //!   epochs, no memory limit, no bound on what crosses, nothing checked, nothing counted);
+//! - `limits_granted_us_per_record`: the same for a plugin that is granted clocks and HTTP, imports what it takes to wait for
+//!   an answer, and reads the clock at each record;
 //! - `replace_us`: what a record costs more on which the instance breaks and is replaced;
 //! - `cached_start_ms`: from a new engine to a plugin of 18 MB that is ready, with its code in the cache, and
 //!   `uncached_start_ms` without.
@@ -17,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{anyhow, ensure};
 use bytes::Bytes;
 use reduct_sink::chain::{Chain, Outcome, SharedChain};
-use reduct_sink::config::{PluginConfig, PluginSource};
+use reduct_sink::config::{Grants, PluginConfig, PluginSource};
 use reduct_sink::plugin::{Cache, Runtime, passthrough};
 use reduct_sink::record::{Header, InputRecord, TopicPartition};
 use wasmtime::component::{Component, Linker};
@@ -48,11 +50,14 @@ const HEADERS: [(&str, &str); 4] = [("size", "1024"), ("type", "binary"), ("came
 
 fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let (bare, limited) = calls(folder.path())?;
-    println!("passthrough, {} headers, 1 KB: bare call {bare:.3} µs, with all limits {limited:.3} µs", HEADERS.len());
-    figure("bare_call_us", bare)?;
-    figure("limited_call_us", limited)?;
-    figure("limits_us_per_record", limited - bare)?;
+    let [plain, granted] = calls(folder.path())?;
+    println!("{} headers, 1 KB", HEADERS.len());
+    println!("passthrough: bare call {:.3} µs, with all limits {:.3} µs", plain.bare, plain.limited);
+    println!("with clocks and HTTP: bare call {:.3} µs, with all limits {:.3} µs", granted.bare, granted.limited);
+    figure("bare_call_us", plain.bare)?;
+    figure("limited_call_us", plain.limited)?;
+    figure("limits_us_per_record", plain.limited - plain.bare)?;
+    figure("limits_granted_us_per_record", granted.limited - granted.bare)?;
     figure("replace_us", replacement(folder.path())?)?;
     let large = match std::env::args_os().nth(1) {
         Some(path) => std::fs::read(path)?,
@@ -71,28 +76,68 @@ fn figure(name: &str, value: f64) -> anyhow::Result<()> {
     Ok(writeln!(file, "{name} {value:.3}")?)
 }
 
-/// The best of rounds that take turns, so that both meet the same machine.
-fn calls(folder: &Path) -> anyhow::Result<(f64, f64)> {
-    let file = folder.join("passthrough.wasm");
-    std::fs::write(&file, passthrough())?;
-    let plugin = PluginConfig::new("passthrough", PluginSource::File(file));
-    let mut chain = Chain::new(SharedChain::load(Runtime::new()?, &[plugin])?)?;
-    let inputs: Vec<Arc<InputRecord>> = (0..1000).map(|offset| Arc::new(record(offset))).collect();
+/// What a call takes, in microseconds.
+struct Calls {
+    bare: f64,
+    limited: f64,
+}
 
-    let mut config = Config::new();
-    config.concurrency_support(false);
-    let engine = Engine::new(&config).map_err(told)?;
-    let component = Component::from_binary(&engine, passthrough()).map_err(told)?;
-    let mut store = Store::new(&engine, ());
-    let bare = bare::Transform::instantiate(&mut store, &component, &Linker::new(&engine)).map_err(told)?;
-    let transformer = bare.reduct_sink_transform_transformer();
-    transformer.call_configure(&mut store, "{}").map_err(told)?.map_err(|refused| anyhow!(refused))?;
-    let headers =
-        HEADERS.map(|(key, value)| bare::reduct_sink::transform::types::Header { key, value: Some(value.as_bytes()) });
-    let mut best = (f64::MAX, f64::MAX);
-    let mut inputs = inputs.iter().cycle();
+/// Of the passthrough, and of a plugin with grants. The best of rounds that take turns, so that all meet the same machine.
+fn calls(folder: &Path) -> anyhow::Result<[Calls; 2]> {
+    let mut plain = Measured::of(folder, "passthrough", passthrough().to_vec(), |_| {})?;
+    let mut granted = Measured::of(folder, "granted", granted(), |grants| {
+        grants.clocks = true;
+        grants.http = vec!["example.com:443".into()];
+    })?;
+    let mut best = [(); 2].map(|()| Calls { bare: f64::MAX, limited: f64::MAX });
     for _ in 0..ROUNDS {
-        let bare = micros(RECORDS, |at| {
+        for (best, measured) in best.iter_mut().zip([&mut plain, &mut granted]) {
+            best.bare = best.bare.min(measured.bare_call()?);
+            best.limited = best.limited.min(measured.limited_call()?);
+        }
+    }
+    Ok(best)
+}
+
+/// One component: in a chain, and bare.
+struct Measured {
+    chain: Chain,
+    inputs: Vec<Arc<InputRecord>>,
+    store: Store<()>,
+    bare: bare::Transform,
+}
+
+impl Measured {
+    fn of(folder: &Path, name: &str, component: Vec<u8>, grant: impl FnOnce(&mut Grants)) -> anyhow::Result<Self> {
+        let file = folder.join(format!("{name}.wasm"));
+        std::fs::write(&file, &component)?;
+        let mut plugin = PluginConfig::new(name, PluginSource::File(file));
+        grant(&mut plugin.grants);
+        let chain = Chain::new(SharedChain::load(Runtime::new()?, &[plugin])?)?;
+        let inputs = (0..1000).map(|offset| Arc::new(record(offset))).collect();
+
+        let mut config = Config::new();
+        config.concurrency_support(false);
+        let engine = Engine::new(&config).map_err(told)?;
+        let component = Component::from_binary(&engine, &component).map_err(told)?;
+        let mut linker = Linker::new(&engine);
+        linker.define_unknown_imports_as_traps(&component).map_err(told)?;
+        linker.allow_shadowing(true);
+        let mut clock = linker.instance(CLOCK).map_err(told)?;
+        let begun = Instant::now();
+        clock.func_wrap("now", move |_, ()| Ok((begun.elapsed().as_nanos() as u64,))).map_err(told)?;
+        let mut store = Store::new(&engine, ());
+        let bare = bare::Transform::instantiate(&mut store, &component, &linker).map_err(told)?;
+        let transformer = bare.reduct_sink_transform_transformer();
+        transformer.call_configure(&mut store, "{}").map_err(told)?.map_err(|refused| anyhow!(refused))?;
+        Ok(Self { chain, inputs, store, bare })
+    }
+
+    fn bare_call(&mut self) -> anyhow::Result<f64> {
+        let headers = HEADERS
+            .map(|(key, value)| bare::reduct_sink::transform::types::Header { key, value: Some(value.as_bytes()) });
+        let transformer = self.bare.reduct_sink_transform_transformer();
+        micros(RECORDS, |at| {
             let message = bare::exports::reduct_sink::transform::transformer::Message {
                 topic: "frames",
                 partition: 3,
@@ -102,19 +147,39 @@ fn calls(folder: &Path) -> anyhow::Result<(f64, f64)> {
                 headers: &headers,
                 payload_size: 1024,
             };
-            let answer = black_box(transformer.call_transform(&mut store, message)).map_err(told)?;
-            ensure!(answer.is_ok(), "the passthrough fails");
+            let answer = black_box(transformer.call_transform(&mut self.store, message)).map_err(told)?;
+            ensure!(answer.is_ok(), "the plugin fails");
             Ok(())
-        })?;
-        let limited = micros(RECORDS, |_| {
-            chain.refresh();
-            let kept = inputs.next().is_some_and(|input| matches!(chain.transform(input), Outcome::Outputs(_)));
-            ensure!(black_box(kept), "the passthrough doesn't keep a record");
-            Ok(())
-        })?;
-        best = (best.0.min(bare), best.1.min(limited));
+        })
     }
-    Ok(best)
+
+    fn limited_call(&mut self) -> anyhow::Result<f64> {
+        let mut inputs = self.inputs.iter().cycle();
+        micros(RECORDS, |_| {
+            self.chain.refresh();
+            let kept = inputs.next().is_some_and(|input| matches!(self.chain.transform(input), Outcome::Outputs(_)));
+            ensure!(black_box(kept), "the plugin doesn't keep a record");
+            Ok(())
+        })
+    }
+}
+
+const CLOCK: &str = "wasi:clocks/monotonic-clock@0.2.0";
+
+/// Reads the clock at each record, and imports what a plugin needs that asks a server and waits for its answer.
+fn granted() -> Vec<u8> {
+    let imports = r#"(import "wasi:clocks/monotonic-clock@0.2.0" "now" (func $now (result i64)))
+      (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))
+      (import "wasi:http/types@0.2.0" "[constructor]fields" (func $fields (result i32)))"#;
+    let wit = "package example:limits;
+      package wasi:io@0.2.0 { interface poll { resource pollable { block: func(); } } }
+      package wasi:clocks@0.2.0 { interface monotonic-clock { now: func() -> u64; } }
+      package wasi:http@0.2.0 { interface types { resource fields { constructor(); } } }
+      world granted {
+        include reduct-sink:transform/transform@0.1.0;
+        import wasi:io/poll@0.2.0; import wasi:clocks/monotonic-clock@0.2.0; import wasi:http/types@0.2.0;
+      }";
+    guest::Guest::new("(drop (call $now)) (call $keep)").importing(imports, wit, "granted").build()
 }
 
 fn replacement(folder: &Path) -> anyhow::Result<f64> {

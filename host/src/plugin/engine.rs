@@ -13,13 +13,15 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, EngineWeak};
 
-use super::bindings::TransformPre;
+use super::bindings::{TransformPre, direct};
 use super::digest::Digest;
 use super::error::LoadProblem;
 use super::host_functions;
 use super::state::State;
 use super::wasi;
 
+/// What the names of the contract's own interfaces begin with.
+const OWN: &str = "reduct-sink:transform/";
 /// Time limits of computing are counted in ticks.
 const TICK: Duration = Duration::from_millis(10);
 /// Of the stack of a trap, at most as many are looked at.
@@ -61,12 +63,30 @@ impl EngineKind {
 
 /// An engine with everything that plugins may import.
 pub(super) struct Platform {
+    kind: EngineKind,
     pub engine: Engine,
     /// For plugins without a grant for HTTP.
     linker: Linker<State>,
     linker_with_http: Linker<State>,
     /// Distinguishes its compiled components from those of other engines, hosts and processors.
     id: String,
+}
+
+/// A component that was checked against the contract: instances are made of it.
+pub(super) enum PreparedComponent {
+    /// It imports something by which it can make the host wait.
+    Waiting(TransformPre<State>),
+    /// It imports nothing but the contract's own functions, none of which waits.
+    Direct(direct::TransformPre<State>),
+}
+
+impl PreparedComponent {
+    pub fn engine(&self) -> &Engine {
+        match self {
+            Self::Waiting(pre) => pre.engine(),
+            Self::Direct(pre) => pre.engine(),
+        }
+    }
 }
 
 /// The engines. Their clock runs until the last of them is dropped.
@@ -116,7 +136,7 @@ impl Platform {
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let id = format!("{}-{}-{:016x}", env!("CARGO_PKG_VERSION"), kind.name(), hasher.finish());
-        Ok(Self { engine, linker, linker_with_http, id })
+        Ok(Self { kind, engine, linker, linker_with_http, id })
     }
 
     /// The name of a compiled component in the cache.
@@ -126,13 +146,18 @@ impl Platform {
 
     /// Checks the component against the contract and prepares its instances. `http`: it has a grant for
     /// HTTP.
-    pub fn prepare(&self, component: &Component, http: bool) -> Result<TransformPre<State>, LoadProblem> {
+    pub fn prepare(&self, component: &Component, http: bool) -> Result<PreparedComponent, LoadProblem> {
         self.check_exports(component)?;
         self.check_imports(component)?;
         let wrong_shape = |error: wasmtime::Error| LoadProblem::WrongShape(format!("{error:#}"));
         let linker = if http { &self.linker_with_http } else { &self.linker };
         let pre = linker.instantiate_pre(component).map_err(wrong_shape)?;
-        TransformPre::new(pre).map_err(wrong_shape)
+        let own_imports_only = component.component_type().imports(&self.engine).all(|(name, _)| name.starts_with(OWN));
+        if own_imports_only && self.kind == EngineKind::Plain {
+            direct::TransformPre::new(pre).map(PreparedComponent::Direct).map_err(wrong_shape)
+        } else {
+            TransformPre::new(pre).map(PreparedComponent::Waiting).map_err(wrong_shape)
+        }
     }
 
     fn check_exports(&self, component: &Component) -> Result<(), LoadProblem> {
@@ -149,7 +174,7 @@ impl Platform {
         let ty = component.component_type();
         let mut unknown = Vec::new();
         for (name, import) in ty.imports(&self.engine) {
-            match (name.strip_prefix("reduct-sink:transform/"), import.ty) {
+            match (name.strip_prefix(OWN), import.ty) {
                 (Some(own), _) if !own.contains("@0.1.") => {
                     let version = own.split_once('@').map_or(String::new(), |(_, version)| format!("@{version}"));
                     return Err(LoadProblem::OtherVersion { asks: format!("reduct-sink:transform{version}") });

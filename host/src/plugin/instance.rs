@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use wasmtime::{FrameInfo, Store, Trap, WasmBacktrace};
 
-use super::bindings::Transform;
 use super::bindings::reduct_sink::transform::types::Failure;
+use super::bindings::{Transform, direct};
 use super::contract::START_TIMEOUT;
-use super::engine::ticks;
+use super::engine::{PreparedComponent, ticks};
 use super::error::LoadProblem;
 use super::line_table::LineTable;
 use super::loaded::{Code, LoadedPlugin};
@@ -34,12 +34,18 @@ const NO_LINES: &str =
 
 pub(crate) struct Instance {
     store: Store<State>,
-    transform: Transform,
+    transform: Entrance,
     code: Arc<Code>,
     /// Counted, so that what a toolchain leaks in each call can't add up for ever.
     calls: u64,
     /// Above this the instance has grown.
     high_water: usize,
+}
+
+/// The plugin's functions.
+enum Entrance {
+    Waiting(Transform),
+    Direct(direct::Transform),
 }
 
 /// Why there is no verdict.
@@ -83,13 +89,32 @@ impl Instance {
         store.set_epoch_deadline(ticks(START_TIMEOUT));
         let deadline = Instant::now() + START_TIMEOUT;
         let calls = &code.host_calls;
-        let transform = match calls.run(deadline, code.pre.instantiate_async(&mut store)) {
+        let transform = match &code.pre {
+            PreparedComponent::Waiting(pre) => {
+                let started = calls.run(deadline, pre.instantiate_async(&mut store));
+                started.map(|started| started.map(Entrance::Waiting))
+            }
+            PreparedComponent::Direct(pre) => {
+                let started = calls.run_direct(deadline, || pre.instantiate(&mut store));
+                Some(started.map(Entrance::Direct))
+            }
+        };
+        let transform = match transform {
             Some(Ok(transform)) => transform,
             Some(Err(error)) => return Err(start_problem(&error, &store, &code.lines)),
             None => return Err(LoadProblem::StartTimedOut),
         };
-        let transformer = transform.reduct_sink_transform_transformer();
-        match calls.run(deadline, transformer.call_configure(&mut store, &code.config)) {
+        let configured = match &transform {
+            Entrance::Waiting(transform) => {
+                let transformer = transform.reduct_sink_transform_transformer();
+                calls.run(deadline, transformer.call_configure(&mut store, &code.config))
+            }
+            Entrance::Direct(transform) => {
+                let transformer = transform.reduct_sink_transform_transformer();
+                Some(calls.run_direct(deadline, || transformer.call_configure(&mut store, &code.config)))
+            }
+        };
+        match configured {
             Some(Ok(Ok(()))) => {}
             Some(Ok(Err(refusal))) => return Err(LoadProblem::ConfigureRefused(one_line(&refusal, REASON_BYTES))),
             Some(Err(error)) if is_timeout(&error) => return Err(LoadProblem::StartTimedOut),
@@ -155,9 +180,18 @@ impl Instance {
             self.calls += 1;
             self.store.set_epoch_deadline(ticks);
             let deadline = Instant::now() + timeout;
-            let transformer = self.transform.reduct_sink_transform_transformer();
-            let call = transformer.call_transform(&mut self.store, message);
-            let verdict = match self.code.host_calls.run(deadline, call) {
+            let calls = &self.code.host_calls;
+            let answer = match &self.transform {
+                Entrance::Waiting(transform) => {
+                    let transformer = transform.reduct_sink_transform_transformer();
+                    calls.run(deadline, transformer.call_transform(&mut self.store, message))
+                }
+                Entrance::Direct(transform) => {
+                    let transformer = transform.reduct_sink_transform_transformer();
+                    Some(calls.run_direct(deadline, || transformer.call_transform(&mut self.store, message)))
+                }
+            };
+            let verdict = match answer {
                 Some(Ok(Ok(verdict))) => verdict,
                 Some(Ok(Err(Failure::Reject(text)))) => return Err(Trouble::Failed(one_line(&text, REASON_BYTES))),
                 Some(Ok(Err(Failure::Retry(text)))) => return Err(Trouble::Retry(one_line(&text, REASON_BYTES))),

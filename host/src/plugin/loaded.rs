@@ -4,18 +4,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::bindings::TransformPre;
 use super::breaker::Breaker;
 use super::config_version::ConfigVersion;
 use super::counters::{CounterSet, Counts, PluginCounters};
 use super::digest::Digest;
+use super::engine::PreparedComponent;
 use super::failure_log::{FailureLog, RecentFailure};
 use super::host_calls::HostCalls;
 use super::http_client::HttpClient;
 use super::line_table::LineTable;
 use super::log::PluginLog;
 use super::open_files::OpenFiles;
-use super::state::State;
 use crate::config::{FailurePolicy, Grants, PluginLimits, Recycle};
 use crate::record::InputRecord;
 use crate::record::entry_name::EntriesAllowed;
@@ -43,7 +42,7 @@ pub struct LoadedPlugin {
 
 /// What instances are started from.
 pub(super) struct Code {
-    pub pre: TransformPre<State>,
+    pub pre: PreparedComponent,
     pub lines: LineTable,
     pub config: String,
     pub timeout: Duration,

@@ -12,7 +12,6 @@ use anyhow::{Context, anyhow};
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 
-use super::bindings::TransformPre;
 use super::breaker::Breaker;
 use super::builtin::passthrough;
 use super::cache::Cache;
@@ -21,7 +20,7 @@ use super::compiler::{CompileLimits, Compiled, Compiler};
 use super::config_version::ConfigVersion;
 use super::counters::CounterSet;
 use super::digest::Digest;
-use super::engine::{EngineKind, Platforms};
+use super::engine::{EngineKind, Platforms, PreparedComponent};
 use super::error::{LoadError, LoadProblem};
 use super::failure_log::FailureLog;
 use super::host_calls::HostCalls;
@@ -33,7 +32,6 @@ use super::log::PluginLog;
 use super::own_files;
 use super::remote::{Fallback, FetchedComponent, Fetcher};
 use super::signature::{self, SignedBy};
-use super::state::State;
 use crate::config::{CacheFolder, Config, PluginConfig, PluginSource, open_regular, threads};
 use crate::record::labels::LabelRules;
 
@@ -270,7 +268,7 @@ impl Runtime {
         Ok(Some((fetcher, component)))
     }
 
-    fn compile(&self, bytes: &[u8], digest: Digest, http: bool) -> Result<(TransformPre<State>, bool), LoadProblem> {
+    fn compile(&self, bytes: &[u8], digest: Digest, http: bool) -> Result<(PreparedComponent, bool), LoadProblem> {
         check_first_bytes(bytes)?;
         let cached = EngineKind::ALL.into_iter().find_map(|kind| Some((kind, self.cached(kind, digest)?)));
         if let Some((kind, component)) = cached {
