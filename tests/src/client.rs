@@ -126,9 +126,19 @@ impl KafkaClient {
         for (key, value) in settings {
             topic = topic.set(key, value);
         }
+        self.create(&topic)
+    }
+
+    /// Creates a topic whose partitions have their replicas on these brokers.
+    pub fn create_topic_on(&self, name: &str, replicas: &[&[i32]]) -> Result<()> {
+        self.create(&NewTopic::new(name, replicas.len() as i32, TopicReplication::Variable(replicas)))
+    }
+
+    fn create(&self, topic: &NewTopic<'_>) -> Result<()> {
+        let (name, partitions) = (topic.name, topic.num_partitions);
         let admin = self.admin()?;
         let options = AdminOptions::new().operation_timeout(Some(BOUND));
-        settle(futures::executor::block_on(admin.create_topics([&topic], &options))?)?;
+        settle(futures::executor::block_on(admin.create_topics([topic], &options))?)?;
         crate::process::wait_for(&format!("topic {name} to have leaders"), BOUND, || {
             let metadata = admin.inner().fetch_metadata(Some(name), BOUND)?;
             let ready = metadata.topics().iter().any(|topic| {

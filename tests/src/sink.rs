@@ -17,16 +17,45 @@ use crate::process::{self, Process, unique};
 /// The host must end within 25 s of SIGTERM. The bound is longer, so that a late end is reported as late.
 const STOP_WITHIN: Duration = Duration::from_secs(40);
 
+/// The names of the pipelines of a configuration with a [`Beside`].
+const JOB: &str = "job";
+const BESIDE: &str = "beside";
+
 /// A configuration to be written to a file. Any key can be set.
 #[derive(Debug, Clone)]
 pub struct SinkConfig {
     table: Table,
+    beside: Option<Beside>,
+}
+
+/// A second pipeline in the hosts of a configuration: with the same settings, but without plugins, and with a topic, a group
+/// and a bucket of its own.
+#[derive(Debug, Clone)]
+pub struct Beside {
+    pub brokers: String,
+    pub topic: String,
+    pub group: String,
+    pub bucket: String,
+}
+
+impl Beside {
+    /// The pipeline beside this one.
+    fn of(&self, job: &Table) -> Table {
+        let mut config = SinkConfig { table: job.clone(), beside: None };
+        for key in ["plugins", "dead_letters"] {
+            config.table.remove(key);
+        }
+        // It would leave out what was produced before the host's start.
+        config.table.get_mut("kafka").and_then(Value::as_table_mut).and_then(|kafka| kafka.remove("start"));
+        let config = config.set("kafka.brokers", self.brokers.as_str()).topics(&[&self.topic]);
+        config.set("kafka.group", self.group.as_str()).set("store.bucket", self.bucket.as_str()).table
+    }
 }
 
 impl SinkConfig {
     /// The passthrough into `bucket`, in a new consumer group, without an HTTP port.
     pub fn new(brokers: &str, url: &str, bucket: &str) -> Self {
-        let config = Self { table: Table::new() };
+        let config = Self { table: Table::new(), beside: None };
         let config = config
             .set("kafka.brokers", brokers)
             .set("kafka.group", unique("group"))
@@ -51,10 +80,19 @@ impl SinkConfig {
                     table.entry(key).or_insert(value);
                 }
             }
+            if let Some(beside) = &pipeline.beside {
+                tables.insert(format!("{name}-{BESIDE}"), beside.of(&own).into());
+            }
             tables.insert((*name).to_owned(), own.into());
         }
         table.insert("pipelines".into(), tables.into());
-        Self { table }
+        Self { table, beside: None }
+    }
+
+    /// Gives the hosts a second pipeline.
+    pub fn beside(mut self, beside: Option<Beside>) -> Self {
+        self.beside = beside;
+        self
     }
 
     pub fn topics(self, topics: &[&str]) -> Self {
@@ -140,7 +178,10 @@ impl SinkConfig {
     }
 
     pub fn text(&self) -> String {
-        self.table.to_string()
+        match self.beside {
+            Some(_) => Self::several(&[(JOB, self)]).text(),
+            None => self.table.to_string(),
+        }
     }
 }
 
@@ -188,14 +229,15 @@ impl Sink {
         self.folder.path()
     }
 
+    /// The log without the lines of a pipeline [`Beside`] the test's own.
     pub fn log(&self) -> Result<String> {
-        Ok(String::from_utf8_lossy(&std::fs::read(&self.log)?).into_owned())
+        log_of(&self.log)
     }
 
     /// Waits until the log contains `text`.
     pub fn wait_log(&mut self, text: &str, bound: Duration) -> Result<()> {
         process::wait_for(&format!("the sink to say {text:?}"), bound, || {
-            let found = String::from_utf8_lossy(&std::fs::read(&self.log)?).contains(text);
+            let found = log_of(&self.log)?.contains(text);
             if !found {
                 self.process.expect_running()?;
             }
@@ -280,6 +322,15 @@ pub fn run_to_end(args: &[&str], environment: &[(&str, &str)], bound: Duration) 
     // SAFETY: plain system call; the thread above hasn't reaped the child, or it would have answered.
     unsafe { libc::kill(pid, libc::SIGKILL) };
     bail!("reduct-sink {} didn't end within {} s", args.join(" "), bound.as_secs())
+}
+
+fn log_of(file: &Path) -> Result<String> {
+    let text = String::from_utf8_lossy(&std::fs::read(file)?).into_owned();
+    let is_beside = |line: &&str| {
+        let pipeline = line.split_once("pipeline=\"").and_then(|(_, rest)| rest.split('"').next());
+        pipeline.is_some_and(|name| name.ends_with(&format!("-{BESIDE}")))
+    };
+    Ok(text.split_inclusive('\n').filter(|line| !is_beside(line)).collect())
 }
 
 /// The host's binary, beside the one that runs now.

@@ -115,7 +115,7 @@ async fn a_log_that_an_unclean_election_truncated_is_read_again() -> Result<()> 
         let name = format!("truncated-{assignor}{}", if is_down { "-down" } else { "" });
         let topic = unique(&name);
         cluster.create_topic(&topic)?;
-        let trial = Trial::of_topic(client.clone(), &store, &name, topic).configure(|config| {
+        let trial = Trial::of_topic(client.clone(), &store, &name, topic)?.configure(|config| {
             config.property("partition.assignment.strategy", assignor).property("session.timeout.ms", "20000")
         });
         let sink = Sink::start(&trial.config)?;
@@ -177,6 +177,7 @@ async fn a_log_that_an_unclean_election_truncated_is_read_again() -> Result<()> 
         let twice = counts(trial, &store, &all).await?.values().filter(|count| **count > 1).count();
         ensure!(twice == 0, "{twice} records are there twice");
         figures::add("ordinary_rows", all.len() as f64)?;
+        trial.audit_second(&store).await?;
     }
     Ok(())
 }
@@ -233,5 +234,5 @@ async fn goes_on_with(mirror: &KafkaClient, assignor: &str) -> Result<()> {
     figures::add("ordinary_rows", produced.len() as f64)?;
     ensure!(missing == 0, "{missing} of {} records are missing", produced.len());
     ensure!(counted.values().all(|count| *count == 1), "records are there twice");
-    Ok(())
+    trial.audit_second(&store).await
 }

@@ -1,10 +1,13 @@
 //! No record is lost or written twice when processes die: hosts and servers are killed, paused and disconnected under
 //! load, and then every record that Kafka acknowledged is compared with what ReductStore holds.
 //!
+//! With `TESTBED_PIPELINES=2` each host that a test starts has a second pipeline, whose records are compared as well.
+//!
 //! Each test prints the seed of its random choices; `TESTBED_SEED` repeats them. `tests/run faults` runs some tests in
 //! a short form, `--all` all tests in a short form, `--long` all tests at full size.
 
 mod attacks;
+mod beside;
 mod changed_topics;
 mod clusters;
 mod guests;
@@ -24,6 +27,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use beside::SecondPipeline;
 use reduct_sink_testbed::client::Group;
 use reduct_sink_testbed::dice::Dice;
 use reduct_sink_testbed::process::wait_for;
@@ -82,6 +86,7 @@ struct Trial {
     topic: String,
     config: SinkConfig,
     peak: u64,
+    second: Option<SecondPipeline>,
 }
 
 impl Trial {
@@ -99,17 +104,25 @@ impl Trial {
     ) -> Result<Self> {
         let topic = unique(name);
         kafka.create_topic_with(&topic, partitions, settings)?;
-        Ok(Self::of_topic(kafka, store, name, topic))
+        Self::of_topic(kafka, store, name, topic)
     }
 
     /// A trial with an existing topic.
-    fn of_topic(kafka: KafkaClient, store: &Store, name: &str, topic: String) -> Self {
+    fn of_topic(kafka: KafkaClient, store: &Store, name: &str, topic: String) -> Result<Self> {
+        let second = SecondPipeline::if_wanted(&kafka, &topic)?;
         let config = SinkConfig::new(kafka.brokers(), &store.url(), name)
             .topics(&[&topic])
             .set("status.listen", "")
             .property("session.timeout.ms", "2000")
-            .property("heartbeat.interval.ms", "200");
-        Self { kafka, topic, config, peak: 0 }
+            .property("heartbeat.interval.ms", "200")
+            .beside(second.as_ref().map(SecondPipeline::config));
+        Ok(Self { kafka, topic, config, peak: 0, second })
+    }
+
+    /// Without a second pipeline in its hosts.
+    fn alone(self) -> Result<Self> {
+        self.second.map(SecondPipeline::end).transpose()?;
+        Ok(Self { second: None, config: self.config.beside(None), ..self })
     }
 
     fn configure(mut self, change: impl FnOnce(SinkConfig) -> SinkConfig) -> Self {
@@ -152,6 +165,9 @@ impl Trial {
     async fn settle(mut self, sinks: &mut [&mut Sink], store: &Store, ledger: Ledger) -> Result<()> {
         let (first, _) = sinks.split_first_mut().context("a host")?;
         first.wait_caught_up(&self.kafka, self.config.group(), &[&self.topic], CATCH_UP)?;
+        if let Some(second) = &self.second {
+            second.settle(first)?;
+        }
         for sink in sinks.iter_mut() {
             self.weigh(sink);
             sink.stop_cleanly()?;
@@ -169,8 +185,20 @@ impl Trial {
         figures::add("twice", diff.twice.len() as f64)?;
         figures::add("wrong_bytes", diff.wrong_bytes.len() as f64)?;
         diff.exact().with_context(|| format!("bucket {} at {}", self.config.bucket(), store.url()))?;
-        ensure!(self.peak < MEMORY, "{} MB were resident in a host", self.peak / 1_000_000);
-        Ok(())
+        let memory = if self.second.is_some() { 2 * MEMORY } else { MEMORY };
+        ensure!(self.peak < memory, "{} MB were resident in a host", self.peak / 1_000_000);
+        self.audit_second(store).await
+    }
+
+    /// Compares what the second pipeline has written, if there is one.
+    async fn audit_second(&self, store: &Store) -> Result<()> {
+        let Some(second) = &self.second else { return Ok(()) };
+        if !second.is_settled() {
+            let mut sink = Sink::start(&self.config)?;
+            second.settle(&mut sink)?;
+            sink.stop_cleanly()?;
+        }
+        second.audit(store).await
     }
 }
 
