@@ -4,6 +4,7 @@
 //! Guarantees: the package's own scripts run; the service's command runs as the service's user, with the service's
 //! configuration, on the real servers, and every record is compared.
 
+mod image;
 mod registries;
 mod sbom;
 mod signer;
