@@ -83,6 +83,20 @@ pub(super) fn warnings(configs: &[Config]) -> Vec<String> {
     warnings
 }
 
+/// What these two must not have in common if their brokers are of one cluster.
+pub(super) fn shared_in_a_cluster(one: &Config, other: &Config) -> Vec<String> {
+    let mut shared = Vec::new();
+    if one.kafka.group == other.kafka.group {
+        shared.push(format!("the consumer group {:?}", one.kafka.group));
+    }
+    if let Some(topic) =
+        one.dead_letters.topic.as_ref().filter(|topic| Some(*topic) == other.dead_letters.topic.as_ref())
+    {
+        shared.push(format!("the topic of dead letters {topic:?}"));
+    }
+    shared
+}
+
 fn name(config: &Config) -> &str {
     config.pipeline.as_deref().unwrap_or_default()
 }
@@ -203,6 +217,29 @@ fn can_meet(one: &[u8], other: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn brokers_are_the_same_with_and_without_kafkas_own_port() {
+        let config = |brokers: &str| {
+            let text = format!("[kafka]\nbrokers = \"{brokers}\"\ntopics = [\"t\"]\n[store]\nbucket = \"b\"\n");
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("sink.toml");
+            std::fs::write(&path, text).unwrap();
+            let file = Some((path, ConfigPlace::Flag("--config")));
+            let sources = crate::config::Sources { file, ..Default::default() };
+            crate::config::load(sources).config.unwrap().only().unwrap()
+        };
+        for (one, other, same) in [
+            ("kafka", "kafka:9092", true),
+            ("kafka", "SASL_SSL://KAFKA:9092", true),
+            ("kafka", "kafka:9093", false),
+            ("localhost", "127.0.0.1:9092", true),
+            ("a:1,b:2", "c:3,b:2", true),
+            ("a:1,b:2", "a:2,b:1", false),
+        ] {
+            assert_eq!(share_brokers(&config(one), &config(other)), same, "{one} and {other}");
+        }
+    }
 
     #[test]
     fn patterns_meet_where_one_name_fits_both() {

@@ -56,6 +56,11 @@ impl Pipelines {
         overlap::conflicts(configs, &nowhere).into_iter().map(|problem| problem.text).collect()
     }
 
+    /// What these two must not have in common if their brokers are of one cluster, whatever addresses these have.
+    pub fn shared_in_a_cluster(one: &Config, other: &Config) -> Vec<String> {
+        overlap::shared_in_a_cluster(one, other)
+    }
+
     /// The only one. With several, the error says which names there are.
     pub fn only(mut self) -> Result<Config, String> {
         match self.0.pop() {

@@ -225,6 +225,13 @@ pub fn topic(config: &config::Kafka, name: &str) -> Result<Result<TopicInfo, Top
     Ok(named(&consumer, config, name).and_then(info))
 }
 
+/// What the cluster calls itself. `None`: it doesn't say.
+pub fn cluster_id(config: &config::Kafka) -> Result<Option<String>, KafkaCheckError> {
+    let consumer = reader(config)?;
+    fetch(&consumer, None, &config.brokers)?;
+    Ok(consumer.client().fetch_cluster_id(ANSWER))
+}
+
 /// How many members the consumer group has now.
 pub fn members(config: &config::Kafka) -> Result<usize, KafkaCheckError> {
     let consumer = reader(config)?;

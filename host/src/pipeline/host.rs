@@ -14,6 +14,7 @@ use tracing::{error, warn};
 use super::failure::FailureReason;
 use super::heartbeat::Heartbeat;
 use super::replaying::Replaying;
+use super::run::Lasting;
 use super::stop_time::StopTime;
 use super::workers::Workers;
 use super::{HostFailure, RunError, failed, lock};
@@ -97,13 +98,13 @@ impl Host {
         sink: Sink,
         membership: Arc<Membership>,
         recovery: Arc<Recovery>,
-        stop: Arc<AtomicBool>,
+        lasting: &Lasting,
     ) -> Result<Self, RunError> {
         let budget = Arc::new(Budget::new(config.limits.in_flight_records, config.limits.in_flight_bytes));
         let failure = HostFailure::default();
-        let (pauses, taps) = (Arc::default(), Arc::default());
+        let taps = Arc::default();
         Ok(Self {
-            workers: Workers::start(config.limits.workers, &chain, &sink, &budget, &pauses, &taps, &failure)?,
+            workers: Workers::start(config.limits.workers, &chain, &sink, &budget, lasting, &taps, &failure)?,
             config: config.clone(),
             entry: config.store.entry.as_deref().map(Template::parse).transpose().map_err(failed("store.entry"))?,
             dead_letter_entry: Template::parse(&config.dead_letters.entry).map_err(failed("dead_letters.entry"))?,
@@ -117,7 +118,7 @@ impl Host {
             started: Instant::now(),
             look: Arc::default(),
             history: Mutex::default(),
-            pauses,
+            pauses: Arc::clone(&lasting.pauses),
             taps,
             replay: Replaying::default(),
             commits: Default::default(),
@@ -133,7 +134,7 @@ impl Host {
             lost_name: Mutex::default(),
             commits_refused: Mutex::default(),
             probes: Mutex::default(),
-            stop,
+            stop: Arc::clone(&lasting.stop),
             failure,
         })
     }

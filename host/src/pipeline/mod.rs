@@ -28,7 +28,7 @@ use tracing::info;
 
 use self::failure::HostFailure;
 use self::host::Host;
-use self::run::PipelineRun;
+use self::run::{Lasting, PipelineRun};
 use self::several::PipelineFailures;
 use self::stop_time::told_to_stop;
 use crate::config::{Config, Pipelines, Sources};
@@ -91,8 +91,8 @@ fn alone(config: &Config, sources: Sources, stop: Arc<AtomicBool>) -> Result<(),
         service::ready();
         Ok(())
     };
-    let accept = Arc::new(|_: &Config| Ok(()));
-    PipelineRun { config, sources, engines: &engines, names: "", accept, stop, running: &running }.run()
+    let lasting = Lasting { stop, ..Lasting::default() };
+    PipelineRun { config, sources, engines: &engines, names: "", neighbours: None, lasting, running: &running }.run()
 }
 
 fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> RunError {

@@ -14,19 +14,22 @@ use tokio::runtime::Runtime as Tokio;
 use tracing::{info, warn};
 
 use super::host::Host;
+use super::hung::HungRecords;
 use super::startup::{Opened, known_start, open};
 use super::{RunError, failed};
 use crate::chain::{PluginVersion, SharedChain};
-use crate::config::{self, Config, ConfigProblem, LoadOutcome, Sources, threads};
+use crate::config::{self, Config, ConfigProblem, LoadOutcome, PluginConfig, Sources, threads};
 use crate::dead_letters::topic::DeadLetterTopic;
 use crate::flow::membership::{Membership, watch_for_pauses};
+use crate::flow::pauses::Pauses;
 use crate::health::progress::{Supervised, supervise};
 use crate::health::traces::Traces;
 use crate::kafka::client_files::ClientFiles;
+use crate::kafka::metadata::cluster_id;
 use crate::kafka::observer::Observer;
 use crate::plugin::SharedEngines;
 use crate::recovery::Partitions;
-use crate::rollout::{self, Control, Pace};
+use crate::rollout::{self, Control, NotTaken, Pace};
 use crate::sink::{DeadLetterTarget, Sink, attachments};
 use crate::source::{GroupHandler, Member, Source, SourceEnd, SourceError};
 
@@ -39,8 +42,24 @@ const JOIN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The longest time that a pipeline waits for the requests of its run that failed, before it is started again in this process.
 const MOST_REQUESTS: Duration = Duration::from_secs(300);
 
-/// Says whether a changed configuration may be taken over while the pipeline runs, and takes note of it; the error says why not.
-pub(super) type Accept = Arc<dyn Fn(&Config) -> Result<(), String> + Send + Sync>;
+/// What a process with several pipelines has to say about one of them.
+pub(super) trait Neighbours: Send + Sync {
+    /// Whether a changed configuration may be taken over while the pipeline runs, and takes note of it; the error says why not.
+    /// `in_use`: the plugins that may decide about records without a reload.
+    fn accept(&self, new: &Config, in_use: &[Arc<PluginConfig>]) -> Result<(), String>;
+
+    /// Whether the pipeline may work with brokers of this cluster, and takes note of it.
+    fn accept_cluster(&self, id: &str) -> Result<(), String>;
+}
+
+/// What outlives a run of a pipeline in this process.
+#[derive(Clone, Default)]
+pub(super) struct Lasting {
+    /// Set when the process is told to stop.
+    pub stop: Arc<AtomicBool>,
+    pub pauses: Arc<Pauses>,
+    pub hung: Arc<HungRecords>,
+}
 
 /// See the module.
 pub(super) struct PipelineRun<'a> {
@@ -50,9 +69,9 @@ pub(super) struct PipelineRun<'a> {
     pub engines: &'a SharedEngines,
     /// The names of all pipelines of the process, separated by commas.
     pub names: &'a str,
-    pub accept: Accept,
-    /// Set when the process is told to stop.
-    pub stop: Arc<AtomicBool>,
+    /// `None`: the pipeline is the only one of its process.
+    pub neighbours: Option<Arc<dyn Neighbours>>,
+    pub lasting: Lasting,
     /// Gets the host before it reads anything.
     pub running: &'a dyn Fn(Arc<Host>) -> Result<(), RunError>,
 }
@@ -74,13 +93,18 @@ impl PipelineRun<'_> {
     }
 
     fn run_on(&self, tokio: &Tokio) -> Result<(), RunError> {
-        let (config, stop) = (self.config, &self.stop);
+        let (config, stop) = (self.config, &self.lasting.stop);
         let attachments = attachments::watched(&config.attachments, tokio.handle())?;
         let opened = open(config, self.engines, tokio, stop);
         if stop.load(Ordering::SeqCst) {
             return stopped_early();
         }
         let Opened { chain, partitions, store } = opened?;
+        if let Some(neighbours) = &self.neighbours
+            && let Some(id) = cluster_id(&config.kafka).map_err(SourceError::from)?
+        {
+            neighbours.accept_cluster(&id).map_err(RunError::Failed)?;
+        }
         let membership = Arc::new(Membership::default());
         watch_for_pauses(&membership).map_err(failed("can't watch for pauses"))?;
         let dead_letters = dead_letter_topic(config, &membership)?;
@@ -101,12 +125,12 @@ impl PipelineRun<'_> {
         let Some(recovery) = known_start(config, tokio, stop, &store, &sink)? else { return stopped_early() };
         let recovery = Arc::new(recovery);
         // Before the workers, so that whatever happens to the files from now on is seen.
-        let source = configured_by(config, self.sources.clone(), self.names.to_owned(), Arc::clone(&self.accept));
+        let source = configured_by(config, self.sources.clone(), self.names.to_owned(), self.neighbours.clone());
         let lifecycle = rollout::start(Arc::clone(&chain), Some(source), Pace::default());
         let control = lifecycle.control();
         tokio.block_on(async { reload_on_signal(lifecycle.control()) }).map_err(failed("can't listen to signals"))?;
-        let (recovery_of_host, stop) = (Arc::clone(&recovery), Arc::clone(stop));
-        let host = Host::start(config, Arc::clone(&chain), control, sink.clone(), membership, recovery_of_host, stop)?;
+        let (of_host, lasting) = (Arc::clone(&recovery), &self.lasting);
+        let host = Host::start(config, Arc::clone(&chain), control, sink.clone(), membership, of_host, lasting)?;
         let host = Arc::new(host);
         // Nobody has set it before.
         let _ = host.this.set(Arc::downgrade(&host));
@@ -129,7 +153,7 @@ impl PipelineRun<'_> {
         tokio.block_on(async {
             // A pipeline of several is started again soon, and must not meet its own requests at the store.
             let until = Instant::now() + MOST_REQUESTS;
-            while config.pipeline.is_some() && !self.stop.load(Ordering::SeqCst) && Instant::now() < until {
+            while config.pipeline.is_some() && !self.lasting.stop.load(Ordering::SeqCst) && Instant::now() < until {
                 if tokio::time::timeout(LAST_REQUESTS, sink.idle()).await.is_ok() {
                     break;
                 }
@@ -249,13 +273,20 @@ fn dead_letter_topic(
     Ok(Some(Arc::new(topic)))
 }
 
-fn configured_by(config: &Config, sources: Sources, names: String, accept: Accept) -> rollout::ChainSource {
+fn configured_by(
+    config: &Config,
+    sources: Sources,
+    names: String,
+    neighbours: Option<Arc<dyn Neighbours>>,
+) -> rollout::ChainSource {
     let pipeline = config.pipeline.clone();
     rollout::ChainSource {
         file: sources.file.as_ref().map(|(path, _)| path.clone()),
-        load: Box::new(move || {
+        load: Box::new(move |in_use| {
             let new = read_again(sources.clone(), pipeline.as_deref(), &names)?;
-            accept(&new).map_err(|text| ConfigProblem { place: None, key: "pipelines".into(), text })?;
+            if let Some(neighbours) = &neighbours {
+                neighbours.accept(&new, in_use).map_err(NotTaken::NeedsRestart)?;
+            }
             Ok(new)
         }),
         present: config.clone(),

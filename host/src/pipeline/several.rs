@@ -16,10 +16,10 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::{error, info, warn};
 
 use super::host::Host;
-use super::run::{PipelineRun, read_again};
+use super::run::{Neighbours, PipelineRun, read_again};
 use super::slot::PipelineSlot;
 use super::{RunError, failed, lock};
-use crate::config::{Config, Pipelines, PluginSource, Sources, threads};
+use crate::config::{Config, Pipelines, PluginConfig, PluginSource, Sources, threads};
 use crate::health::server::{self, Reporter};
 use crate::health::service;
 use crate::plugin::SharedEngines;
@@ -149,16 +149,13 @@ impl Process {
                 slot.runs(started);
                 Ok(())
             };
-            let (sources, stop) = (self.sources.clone(), Arc::clone(&self.stop));
-            let (process, place) = (Arc::clone(self), Arc::clone(slot));
-            let accept = Arc::new(move |new: &Config| process.accept(&place, new));
             let ended = PipelineRun {
                 config: &config,
-                sources,
+                sources: self.sources.clone(),
                 engines: &self.engines,
                 names: &self.names,
-                accept,
-                stop,
+                neighbours: Some(Arc::new(Place { process: Arc::clone(self), slot: Arc::clone(slot) })),
+                lasting: slot.lasting.clone(),
                 running: &running,
             }
             .run();
@@ -251,15 +248,36 @@ impl Process {
 
     /// Lets a running pipeline take new plugins over, unless these may write what another pipeline may write. Other keys need
     /// a restart.
-    fn accept(&self, slot: &PipelineSlot, new: &Config) -> Result<(), String> {
+    fn accept(&self, slot: &PipelineSlot, new: &Config, in_use: &[Arc<PluginConfig>]) -> Result<(), String> {
         let _changing = lock(&self.changing);
-        let running = Config { plugins: new.plugins.clone(), ..slot.config() };
-        let conflicts = self.conflicts(slot, &running);
+        let conflicts = self.conflicts(slot, &Config { plugins: new.plugins.clone(), ..slot.config() });
         if conflicts.is_empty() {
-            slot.takes_over(running);
+            slot.takes_over(&new.plugins, in_use);
             return Ok(());
         }
         Err(format!("the others run with what the file said before; restart the process: {}", conflicts.join("; ")))
+    }
+
+    /// Two pipelines whose brokers have different addresses may still be of one cluster, and then must not share a group or a
+    /// topic of dead letters.
+    fn accept_cluster(&self, slot: &PipelineSlot, id: &str) -> Result<(), String> {
+        let _changing = lock(&self.changing);
+        let mine = slot.config();
+        for other in self.slots.iter().filter(|other| other.name() != slot.name()) {
+            if other.cluster().as_deref() != Some(id) {
+                continue;
+            }
+            let shared = Pipelines::shared_in_a_cluster(&mine, &other.config());
+            if !shared.is_empty() {
+                return Err(format!(
+                    "its brokers are of the same Kafka cluster as those of pipeline {}, with which it has {} in common; change                      it in one of them",
+                    other.name(),
+                    shared.join(" and ")
+                ));
+            }
+        }
+        slot.belongs_to(id);
+        Ok(())
     }
 
     /// What this pipeline would share, with this configuration, with what the others may be running with.
@@ -269,6 +287,22 @@ impl Process {
             others.flat_map(|other| Pipelines::conflicts(&[other, config.clone()])).collect();
         conflicts.dedup();
         conflicts
+    }
+}
+
+/// A pipeline among the others.
+struct Place {
+    process: Arc<Process>,
+    slot: Arc<PipelineSlot>,
+}
+
+impl Neighbours for Place {
+    fn accept(&self, new: &Config, in_use: &[Arc<PluginConfig>]) -> Result<(), String> {
+        self.process.accept(&self.slot, new, in_use)
+    }
+
+    fn accept_cluster(&self, id: &str) -> Result<(), String> {
+        self.process.accept_cluster(&self.slot, id)
     }
 }
 
@@ -294,28 +328,57 @@ mod tests {
         crate::config::load(Sources { file, ..Sources::default() }).config.unwrap().all().to_vec()
     }
 
+    fn process(configs: &[Config]) -> Process {
+        let stop = Arc::new(AtomicBool::new(false));
+        let slots = configs.iter().map(|config| Arc::new(PipelineSlot::new(config.clone(), Arc::clone(&stop))));
+        Process {
+            engines: SharedEngines::for_config(&configs[0]).unwrap(),
+            sources: Sources::default(),
+            slots: slots.collect(),
+            stop,
+            names: "one, two".into(),
+            changing: Mutex::new(()),
+        }
+    }
+
     #[test]
     fn new_plugins_may_not_write_what_another_pipeline_runs_with() {
         let folder = tempfile::tempdir().unwrap();
         let before = pipelines(folder.path(), &file("{topic}/*", "x"));
-        let stop = Arc::new(AtomicBool::new(false));
-        let slots = before.iter().map(|config| Arc::new(PipelineSlot::new(config.clone(), Arc::clone(&stop))));
-        let process = Process {
-            engines: SharedEngines::for_config(&before[0]).unwrap(),
-            sources: Sources::default(),
-            stop: Arc::clone(&stop),
-            slots: slots.collect(),
-            names: "one, two".into(),
-            changing: Mutex::new(()),
-        };
+        let process = process(&before);
         // The file is right by itself, but the other pipeline writes below x until the process is started again.
         let after = pipelines(folder.path(), &file("x/*", "y"));
-        let refused = process.accept(&process.slots[0], &after[0]).unwrap_err();
+        let [one, two] = [&process.slots[0], &process.slots[1]];
+        let refused = process.accept(one, &after[0], &[]).unwrap_err();
         assert!(refused.contains("restart the process") && refused.contains("can write one entry"), "{refused}");
         let elsewhere = pipelines(folder.path(), &file("z/*", "y"));
-        process.accept(&process.slots[0], &elsewhere[0]).unwrap();
+        process.accept(one, &elsewhere[0], &[]).unwrap();
         // What was taken over counts for the others: the older version may come back, the newer one is there.
         let moved = pipelines(folder.path(), &file("w/*", "z"));
-        assert!(!process.conflicts(&process.slots[1], &moved[1]).is_empty());
+        assert!(!process.conflicts(two, &moved[1]).is_empty());
+        // As long as a version is kept for a rollback; then it is forgotten, however many follow.
+        let in_use: Vec<_> = elsewhere[0].plugins.iter().cloned().map(Arc::new).collect();
+        for next in ["v/*", "w/*"] {
+            process.accept(one, &pipelines(folder.path(), &file(next, "y"))[0], &in_use).unwrap();
+            assert!(!process.conflicts(two, &moved[1]).is_empty());
+            assert_eq!(one.configs().len(), 3);
+        }
+        process.accept(one, &pipelines(folder.path(), &file("v/*", "y"))[0], &[]).unwrap();
+        assert!(process.conflicts(two, &moved[1]).is_empty());
+    }
+
+    #[test]
+    fn brokers_of_one_cluster_are_recognized_by_its_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "kafka.topics = [\"t\"]\nkafka.group = \"g\"\n\
+                    [pipelines.one]\nkafka.brokers = \"a:1\"\nstore.bucket = \"one\"\n\
+                    [pipelines.two]\nkafka.brokers = \"b:1\"\nstore.bucket = \"two\"\n";
+        let process = process(&pipelines(folder.path(), text));
+        let [one, two] = [&process.slots[0], &process.slots[1]];
+        process.accept_cluster(one, "here").unwrap();
+        process.accept_cluster(two, "there").unwrap();
+        let refused = process.accept_cluster(two, "here").unwrap_err();
+        assert!(refused.contains("pipeline one") && refused.contains("consumer group \"g\""), "{refused}");
+        process.accept_cluster(one, "here").unwrap();
     }
 }

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::host::Host;
+use super::run::Lasting;
 use super::{RunError, lock};
-use crate::config::Config;
+use crate::config::{Config, PluginConfig};
 use crate::health::build;
 use crate::health::history::HistoryShown;
 use crate::health::problems::HealthProblem;
@@ -21,12 +22,13 @@ use crate::sink::DeadLetterNote;
 pub(super) struct PipelineSlot {
     name: Arc<str>,
     config: Mutex<Config>,
-    /// Configurations that the pipeline has taken over since it was started, of which any may be the active one: a version of a
-    /// plugin may still be loaded, or be rolled back.
-    taken_over: Mutex<Vec<Config>>,
+    /// What the pipeline may be running with beside what it was started with: the newest configuration that it has taken over, and
+    /// what was in use by then, because a version of a plugin may still be loaded, or be rolled back.
+    taken_over: Mutex<Option<[Config; 2]>>,
+    /// The Kafka cluster that it was last started with.
+    cluster: Mutex<Option<String>>,
     state: Mutex<SlotState>,
-    /// Whether the process is told to stop.
-    stop: Arc<AtomicBool>,
+    pub lasting: Lasting,
     /// It was started, or failed to.
     tried: AtomicBool,
     ran: AtomicBool,
@@ -56,8 +58,9 @@ impl PipelineSlot {
             name: config.pipeline.clone().unwrap_or_else(|| "default".into()),
             config: Mutex::new(config),
             taken_over: Mutex::default(),
+            cluster: Mutex::default(),
             state: Mutex::new(SlotState::Starting { since: Instant::now() }),
-            stop,
+            lasting: Lasting { stop, ..Lasting::default() },
             tried: AtomicBool::new(false),
             ran: AtomicBool::new(false),
             failures: Mutex::new(0),
@@ -74,20 +77,27 @@ impl PipelineSlot {
 
     pub fn configure(&self, config: Config) {
         *lock(&self.config) = config;
-        lock(&self.taken_over).clear();
+        *lock(&self.taken_over) = None;
     }
 
-    /// The running pipeline takes this configuration over.
-    pub fn takes_over(&self, config: Config) {
-        let mut all = lock(&self.taken_over);
-        if !all.contains(&config) {
-            all.push(config);
-        }
+    /// The running pipeline takes new plugins over, while these are in use.
+    pub fn takes_over(&self, new: &[PluginConfig], in_use: &[Arc<PluginConfig>]) {
+        let with = |plugins| Config { plugins, ..self.config() };
+        let in_use = in_use.iter().map(|plugin| PluginConfig::clone(plugin)).collect();
+        *lock(&self.taken_over) = Some([with(new.to_vec()), with(in_use)]);
     }
 
     /// Every configuration that the pipeline may be running with.
     pub fn configs(&self) -> Vec<Config> {
-        [self.config()].into_iter().chain(lock(&self.taken_over).iter().cloned()).collect()
+        [self.config()].into_iter().chain(lock(&self.taken_over).iter().flatten().cloned()).collect()
+    }
+
+    pub fn cluster(&self) -> Option<String> {
+        lock(&self.cluster).clone()
+    }
+
+    pub fn belongs_to(&self, cluster: &str) {
+        *lock(&self.cluster) = Some(cluster.to_owned());
     }
 
     pub fn has_been_tried(&self) -> bool {
@@ -207,7 +217,7 @@ impl Reporter for PipelineSlot {
         }
         report.pipeline = Some(self.name.to_string());
         report.pipeline_failures = *lock(&self.failures);
-        report.stopping = self.stop.load(Ordering::SeqCst);
+        report.stopping = self.lasting.stop.load(Ordering::SeqCst);
         report
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::failure::FailureReason;
 use super::hung::{HungCall, HungRecords};
+use super::run::Lasting;
 use super::{HostFailure, RunError, failed, lock};
 use crate::chain::{PluginFailure, SharedChain};
 use crate::config::threads;
@@ -60,7 +61,7 @@ impl Workers {
         chain: &Arc<SharedChain>,
         sink: &Sink,
         budget: &Arc<Budget>,
-        pauses: &Arc<Pauses>,
+        lasting: &Lasting,
         taps: &Arc<Taps>,
         failure: &HostFailure,
     ) -> Result<Self, RunError> {
@@ -68,10 +69,10 @@ impl Workers {
             chain: Arc::clone(chain),
             sink: sink.clone(),
             budget: Arc::clone(budget),
-            pauses: Arc::clone(pauses),
+            pauses: Arc::clone(&lasting.pauses),
             taps: Arc::clone(taps),
             failure: failure.clone(),
-            hung: Arc::default(),
+            hung: Arc::clone(&lasting.hung),
         };
         let handles = (0..number.max(1)).map(|index| parts.spawn(index).map(Mutex::new));
         let handles = handles.collect::<Result<_, _>>().map_err(failed("can't start a worker"))?;

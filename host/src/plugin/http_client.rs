@@ -10,11 +10,12 @@
 //! late in a call may go on after the call's end, for less than one time limit; a version in its trial or bake window has
 //! connections of its own beside the active one's.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::log::PluginLog;
-use crate::config::{Grants, Network, PluginLimits, why_not_public};
+use crate::config::{Grants, Network, PluginLimits, threads, why_not_public};
 
 /// Finds the addresses of a name.
 pub(super) type Resolve = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
@@ -46,12 +47,19 @@ pub(super) type HttpAnswer = Result<(http::Response<WasiBody>, HttpIo), Error>;
 
 /// What the head of an answer, and what of its body wasn't read yet, may hold in the host's memory.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// How many names all plugins look up at a time: each holds a thread until the system's resolver gives up.
+/// How many names all plugins of a pipeline look up at a time: each holds a thread until the system's resolver gives up.
 const LOOKUPS: usize = 16;
 /// The same for one plugin, so that one with a dead name server doesn't take all.
 const LOOKUPS_OF_ONE: usize = 4;
 
-static ALL_LOOKUPS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LOOKUPS)));
+/// The places of each pipeline, by its name: one with a dead name server doesn't hold up the others.
+static OF_PIPELINES: Mutex<BTreeMap<Option<Arc<str>>, Arc<Semaphore>>> = Mutex::new(BTreeMap::new());
+
+/// The places for the look-ups of the pipeline that this thread belongs to.
+fn places_of_pipeline() -> Arc<Semaphore> {
+    let mut places = OF_PIPELINES.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(places.entry(threads::pipeline()).or_insert_with(|| Arc::new(Semaphore::new(LOOKUPS))))
+}
 
 /// What the instances of one version of a plugin send their requests with.
 pub(super) struct HttpClient {
@@ -59,6 +67,7 @@ pub(super) struct HttpClient {
     most_bytes: u64,
     connections: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
+    lookups_of_pipeline: Arc<Semaphore>,
     tls: Arc<ClientConfig>,
     resolve: Resolve,
     log: Arc<PluginLog>,
@@ -143,6 +152,7 @@ impl HttpClient {
             most_bytes: limits.http_bytes,
             connections: Arc::new(Semaphore::new(limits.http_connections)),
             lookups: Arc::new(Semaphore::new(LOOKUPS_OF_ONE)),
+            lookups_of_pipeline: places_of_pipeline(),
             tls: Arc::new(tls),
             resolve: |name, port| (name, port).to_socket_addrs().map(Iterator::collect),
             log: Arc::clone(log),
@@ -240,7 +250,7 @@ impl HttpClient {
 
     async fn addresses(&self, target: &Target) -> Result<Vec<SocketAddr>, Error> {
         let place = |places: &Arc<Semaphore>| Arc::clone(places).acquire_owned();
-        let (Ok(own), Ok(all)) = (place(&self.lookups).await, place(&ALL_LOOKUPS).await) else {
+        let (Ok(own), Ok(all)) = (place(&self.lookups).await, place(&self.lookups_of_pipeline).await) else {
             return Err(Error::DnsTimeout);
         };
         let (resolve, name, port) = (self.resolve, target.name().to_owned(), target.port);

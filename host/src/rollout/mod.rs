@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::chain::SharedChain;
-use crate::config::{Config, ConfigProblems, threads};
+use crate::config::{Config, ConfigProblems, PluginConfig, threads};
 
 pub use self::next_start::NextStart;
 pub use self::report::{BakeFigures, Cause, RolloutOutcome, Steps, SwapReport, Swaps};
@@ -52,10 +52,25 @@ impl Default for Pace {
 pub struct ChainSource {
     /// The configuration file, which is watched. `None`: only a signal makes the host read the configuration again.
     pub file: Option<PathBuf>,
-    /// Reads the whole configuration again.
-    pub load: Box<dyn Fn() -> Result<Config, ConfigProblems> + Send>,
+    /// Reads the whole configuration again. It gets the plugins that may decide about records now, or after a rollback.
+    pub load: Box<dyn Fn(&[Arc<PluginConfig>]) -> Result<Config, NotTaken> + Send>,
     /// The configuration that the host runs with.
     pub present: Config,
+}
+
+/// Why a configuration that was read isn't taken over.
+#[derive(Debug)]
+pub enum NotTaken {
+    /// It is wrong: the host would not start with it, either.
+    Wrong(ConfigProblems),
+    /// A host that starts takes it, one that runs doesn't, for this reason.
+    NeedsRestart(String),
+}
+
+impl From<ConfigProblems> for NotTaken {
+    fn from(problems: ConfigProblems) -> Self {
+        Self::Wrong(problems)
+    }
 }
 
 /// The running task of the rollouts. Dropping it ends the task, which discards the result of a load that is under way.

@@ -53,6 +53,11 @@ impl Rollout {
         self.trial.as_ref().map(|on_trial| &on_trial.candidate)
     }
 
+    /// The versions beside the active one that may become active without being loaded.
+    pub fn others(&self) -> impl Iterator<Item = &StageSpec> {
+        self.candidate().into_iter().chain(&self.former)
+    }
+
     /// Starts the rollout of a new version: with its trial, or with its activation if `trial.mode` is off.
     pub fn introduce(&mut self, candidate: StageSpec, cause: Cause, shared: &SharedChain, swaps: &Swaps) {
         self.end_trial(shared);

@@ -19,7 +19,7 @@ use super::report::{Cause, RolloutOutcome, Swaps};
 use super::rollout::Rollout;
 use super::tags::Tags;
 use super::watcher::{Folders, LastSeen, WatchedFile, digests};
-use super::{ChainSource, Control, Pace};
+use super::{ChainSource, Control, NotTaken, Pace};
 use crate::chain::{SharedChain, StageSpec, Version};
 use crate::config::{self, PluginConfig, PluginSource, threads};
 use crate::plugin::{Digest, LoadError, LoadProblem, LoadedPlugin, read};
@@ -422,9 +422,15 @@ impl Task {
         } else if !changed {
             return;
         }
-        let new = match (source.load)() {
+        let new = match (source.load)(&self.plugins_in_use()) {
             Ok(new) => new,
-            Err(problems) => {
+            Err(NotTaken::NeedsRestart(why)) => {
+                tracing::warn!("the changed configuration is right, but needs a restart; the present one stays: {why}");
+                self.pending = None;
+                self.next_start.right(CONFIGURATION);
+                return;
+            }
+            Err(NotTaken::Wrong(problems)) => {
                 if let Some(file) = self.source_file.as_mut().filter(|file| file.is_fresh(self.pace.settle)) {
                     (file.due, file.last_seen) = (true, LastSeen::Partial);
                     return;
@@ -449,6 +455,12 @@ impl Task {
             None => {}
             Some(plan) => self.load(Job::Reload(plan)),
         }
+    }
+
+    /// The plugins of the versions that are active, on trial, or kept for a rollback.
+    fn plugins_in_use(&self) -> Vec<Arc<PluginConfig>> {
+        let others = self.rollouts.values().flat_map(Rollout::others).map(|stage| Arc::clone(&stage.config));
+        self.shared.stages().into_iter().map(|stage| stage.config).chain(others).collect()
     }
 
     /// Tries a configuration again whose plugins didn't load, if one of their files changed since.

@@ -7,6 +7,7 @@ mod attacks;
 mod bed;
 mod caching;
 mod compiling;
+mod configured;
 mod directories;
 mod failures;
 mod grants;
