@@ -34,13 +34,14 @@ static atomic_size_t limit = 100000000;
 /* For the response and the partition that this thread is at. */
 static _Thread_local size_t unpacked;
 static _Thread_local bool is_deferred;
-/* For the LZ4 frame that this thread is at. */
+/* For the LZ4 frame or the gzip stream of librdkafka that this thread is at; what else in this process unpacks something isn't bounded. */
+static _Thread_local bool is_lz4, is_gzip;
 static _Thread_local size_t of_frame;
 
 void reduct_sink_limit_unpacked(size_t bytes) { atomic_store(&limit, bytes); }
 
 /* The number of records in the body of a batch of format 2, or more than MOST_RECORDS. What isn't of that format is left to librdkafka,
- * and counts as one. */
+ * and counts as one; records before a damaged one count, because librdkafka makes a message of each of them. */
 static size_t records_in(const unsigned char *body, size_t size) {
         size_t at = 0, records = 0;
         while (at < size && records <= MOST_RECORDS) {
@@ -48,14 +49,14 @@ static size_t records_in(const unsigned char *body, size_t size) {
                 unsigned shift = 0;
                 do {
                         if (at == size || shift > 35)
-                                return 1;
+                                return records ? records : 1;
                         coded |= (uint64_t)(body[at] & 0x7f) << shift;
                         shift += 7;
                 } while (body[at++] & 0x80);
                 /* Zigzag: a negative length is odd. */
                 length = coded >> 1;
                 if ((coded & 1) || length < LEAST_RECORD || length > size - at)
-                        return 1;
+                        return records ? records : 1;
                 at += length;
                 records++;
         }
@@ -105,14 +106,16 @@ void __wrap_rd_kafka_consumer_err(void *queue, int32_t broker, int error, int32_
 /* gzip: librdkafka first inflates into nothing, to learn the size. */
 int __real_inflate(z_streamp stream, int flush);
 int __wrap_inflate(z_streamp stream, int flush) {
-        if (stream->total_out > atomic_load(&limit))
+        if (is_gzip && stream->total_out > atomic_load(&limit))
                 return Z_DATA_ERROR;
         return __real_inflate(stream, flush);
 }
 
 void *__real_rd_gz_decompress(const void *, int, uint64_t *);
 void *__wrap_rd_gz_decompress(const void *packed, int size, uint64_t *out_size) {
+        is_gzip   = true;
         void *out = __real_rd_gz_decompress(packed, size, out_size);
+        is_gzip   = false;
         if (out && !may_keep(out, *out_size)) {
                 free(out);
                 out = NULL;
@@ -135,8 +138,29 @@ int __wrap_rd_kafka_snappy_uncompress(const char *packed, size_t size, char *out
         return error;
 }
 
+/* What the chunks of snappy-java say that they will be together, each behind its length of four bytes; or more than the limit. */
+static size_t said_by_chunks(const unsigned char *packed, size_t size) {
+        size_t most = atomic_load(&limit), sum = 0, at = 0;
+        while (size - at >= 4 && sum <= most) {
+                size_t length = (size_t)packed[at] << 24 | packed[at + 1] << 16 | packed[at + 2] << 8 | packed[at + 3];
+                size_t said;
+                at += 4;
+                /* librdkafka refuses such a batch with its own words. */
+                if (length > size - at || !__real_rd_kafka_snappy_uncompressed_length((const char *)packed + at, length, &said))
+                        break;
+                sum += said;
+                at += length;
+        }
+        return sum;
+}
+
+/* librdkafka allocates the sum of what the chunks say before it unpacks one, and aborts the process where it gets no memory. */
 char *__real_rd_kafka_snappy_java_uncompress(const char *, size_t, size_t *, char *, size_t);
 char *__wrap_rd_kafka_snappy_java_uncompress(const char *packed, size_t size, size_t *out_size, char *text, size_t text_size) {
+        if (said_by_chunks((const unsigned char *)packed, size) > atomic_load(&limit)) {
+                snprintf(text, text_size, "it unpacks to too much");
+                return NULL;
+        }
         char *out = __real_rd_kafka_snappy_java_uncompress(packed, size, out_size, text, text_size);
         if (out && !may_keep(out, *out_size)) {
                 snprintf(text, text_size, "it unpacks to too much");
@@ -149,6 +173,8 @@ char *__wrap_rd_kafka_snappy_java_uncompress(const char *packed, size_t size, si
 size_t __real_LZ4F_decompress(void *, void *, size_t *, const void *, size_t *, const void *);
 size_t __wrap_LZ4F_decompress(void *frame, void *out, size_t *out_size, const void *in, size_t *in_size, const void *options) {
         size_t left = __real_LZ4F_decompress(frame, out, out_size, in, in_size, options);
+        if (!is_lz4)
+                return left;
         of_frame += *out_size;
         return of_frame > atomic_load(&limit) ? LZ4_FAILED : left;
 }
@@ -156,7 +182,9 @@ size_t __wrap_LZ4F_decompress(void *frame, void *out, size_t *out_size, const vo
 int __real_rd_kafka_lz4_decompress(void *, int, int64_t, char *, size_t, void **, size_t *);
 int __wrap_rd_kafka_lz4_decompress(void *broker, int proper, int64_t offset, char *in, size_t size, void **out, size_t *out_size) {
         of_frame  = 0;
+        is_lz4    = true;
         int error = __real_rd_kafka_lz4_decompress(broker, proper, offset, in, size, out, out_size);
+        is_lz4    = false;
         if (!error && !may_keep(*out, *out_size)) {
                 free(*out);
                 *out  = NULL;

@@ -8,6 +8,10 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
+/// Plugins that import nothing but the contract run on the calling thread's stack, of which they get 512 KiB (wasmtime's default): a
+/// thread needs more than that, whatever `RUST_MIN_STACK` says, so that deep recursion ends as a trap.
+const STACK: usize = 2 << 20;
+
 thread_local! {
     static PIPELINE: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
 }
@@ -39,7 +43,7 @@ pub fn spawn<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
     let pipeline = pipeline();
-    Builder::new().name(name.into()).spawn(move || {
+    Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
         belong_to(pipeline);
         work()
     })
