@@ -68,6 +68,12 @@ impl OccupiedTimestamps {
         *self = Self { floor, others_below: floor, ..Self::default() };
     }
 
+    /// Below `end`, what the store said of its newest record isn't believed: a store that was killed can name an older one, or none.
+    pub fn read_below(&mut self, end: u64) {
+        self.floor = self.floor.max(end);
+        self.others_below = self.others_below.max(end);
+    }
+
     /// Where the record that wants `base` belongs.
     pub fn place(&self, identity: &Identity, base: u64) -> RecordPlace {
         if let Some(time) = self.found_at.get(identity).filter(|time| **time >= base && self.found.contains_key(time)) {
@@ -206,6 +212,18 @@ mod tests {
 
     fn id(offset: u64) -> Identity {
         Identity { source: TopicPartition { topic: "t".into(), partition: 0 }, topic_id: None, offset, index: None }
+    }
+
+    #[test]
+    fn a_store_that_forgot_its_newest_record_is_read_all_the_same() {
+        let mut entry = OccupiedTimestamps::default();
+        entry.begin_generation(None);
+        assert_eq!(entry.place(&id(3), 1_000), RecordPlace::Free(1_000));
+        entry.read_below(1_000 + SEARCHED_US);
+        assert_eq!(entry.place(&id(3), 1_000), RecordPlace::Unknown(1_000));
+        entry.learn(1_000..1_000 + SEARCHED_US, vec![seen(1_007, 3)]);
+        assert_eq!(entry.place(&id(3), 1_000), RecordPlace::Present(1_007));
+        assert!(entry.may_be_hidden(1_000));
     }
 
     fn seen(time: u64, offset: u64) -> QueriedRecord {

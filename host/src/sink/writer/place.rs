@@ -84,6 +84,10 @@ impl Writer {
         let mut wanted: Vec<u64> = batch.iter().map(|pending| pending.prepared.base_us).collect();
         wanted.sort_unstable();
         let compares = batch.iter().any(|pending| self.compares_contents(pending));
+        if let Some(last) = wanted.last().filter(|_| compares) {
+            // After a crash of the store, a record can stand where the store's newest record says that nothing is yet.
+            self.occupied.read_below(last.saturating_add(SEARCHED_US));
+        }
         let mut waiting = std::mem::take(batch);
         while let Some(mut pending) = waiting.pop_front() {
             let answer = match self.occupied.place(&pending.prepared.identity, pending.prepared.base_us) {
