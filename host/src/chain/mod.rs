@@ -122,6 +122,13 @@ impl Chain {
         self.marks = Marks::of(&self.stages);
     }
 
+    /// Whether the version that failed is still the active one here, under the same configuration.
+    pub fn has_version(&self, failed: &PluginFailure) -> bool {
+        self.stages
+            .iter()
+            .any(|stage| stage.failure(String::new()).version() == failed.version() && stage.name() == &*failed.plugin)
+    }
+
     /// Makes the next call of [`Chain::attempt`] note what each plugin makes of the record.
     pub fn watch_next(&mut self) {
         self.seen = Some(Vec::new());

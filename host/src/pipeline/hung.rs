@@ -1,7 +1,7 @@
 //! Records on which a plugin's call didn't come back, with the worker that asked.
 //!
-//! Guarantees: such a record is given to no plugin again while this process runs, because the next worker would be lost to
-//! it as well; it becomes a dead letter, or what the plugin's `on_failure` says. A record of a topic that was made again under the same name
+//! Guarantees: such a record is given to no plugin while that version of the plugin is active, because the next worker would be lost
+//! to it as well; it becomes a dead letter, or what the plugin's `on_failure` says. A record of a topic that was made again under the same name
 //! is another one. While no record hangs, a worker pays one atomic load for each
 //! record.
 
@@ -51,7 +51,7 @@ impl HungRecords {
         self.any.store(true, Ordering::SeqCst);
     }
 
-    /// What happened on this record.
+    /// What happened on this record. It counts while the chain still has that version of the plugin.
     pub fn of(&self, record: &InputRecord) -> Option<HungCall> {
         if !self.any.load(Ordering::Relaxed) {
             return None;

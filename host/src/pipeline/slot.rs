@@ -22,9 +22,8 @@ use crate::sink::DeadLetterNote;
 pub(super) struct PipelineSlot {
     name: Arc<str>,
     config: Mutex<Config>,
-    /// What the pipeline may be running with beside what it was started with: the newest configuration that it has taken over, and
-    /// what was in use by then, because a version of a plugin may still be loaded, or be rolled back.
-    taken_over: Mutex<Option<[Config; 2]>>,
+    /// What the pipeline may be running with beside what it was started with: every set of plugins that it has taken over or used.
+    taken_over: Mutex<Vec<Vec<PluginConfig>>>,
     /// The Kafka cluster that it was last started with.
     cluster: Mutex<Option<String>>,
     state: Mutex<SlotState>,
@@ -77,19 +76,27 @@ impl PipelineSlot {
 
     pub fn configure(&self, config: Config) {
         *lock(&self.config) = config;
-        *lock(&self.taken_over) = None;
+        lock(&self.taken_over).clear();
     }
 
     /// The running pipeline takes new plugins over, while these are in use.
     pub fn takes_over(&self, new: &[PluginConfig], in_use: &[Arc<PluginConfig>]) {
-        let with = |plugins| Config { plugins, ..self.config() };
         let in_use = in_use.iter().map(|plugin| PluginConfig::clone(plugin)).collect();
-        *lock(&self.taken_over) = Some([with(new.to_vec()), with(in_use)]);
+        let (configured, mut taken_over) = (self.config().plugins, lock(&self.taken_over));
+        // None is forgotten before the pipeline is started again: a worker on which the new version doesn't start keeps the old one, and
+        // what an older one decided may wait for the store.
+        for plugins in [new.to_vec(), in_use] {
+            if plugins != configured && !taken_over.contains(&plugins) {
+                taken_over.push(plugins);
+            }
+        }
     }
 
     /// Every configuration that the pipeline may be running with.
     pub fn configs(&self) -> Vec<Config> {
-        [self.config()].into_iter().chain(lock(&self.taken_over).iter().flatten().cloned()).collect()
+        let config = self.config();
+        let with = |plugins: &Vec<PluginConfig>| Config { plugins: plugins.clone(), ..config.clone() };
+        [config.clone()].into_iter().chain(lock(&self.taken_over).iter().map(with)).collect()
     }
 
     pub fn cluster(&self) -> Option<String> {

@@ -285,7 +285,7 @@ impl WorkerPartition {
     fn transform(&mut self, chain: &mut Chain, worker: &Worker, held: Held) -> Step {
         let (mut records, size) = (1, held.input.size());
         let sink = &worker.sink;
-        let outcome = match worker.hung.of(&held.input) {
+        let outcome = match worker.hung.of(&held.input).filter(|hung| chain.has_version(&hung.failure)) {
             Some(HungCall { failure, policy: FailurePolicy::Stop }) => Outcome::Stop(failure),
             Some(HungCall { failure, policy: FailurePolicy::Skip }) => Outcome::Skipped(failure),
             Some(HungCall { failure, policy: FailurePolicy::DeadLetter | FailurePolicy::Pass }) => {
