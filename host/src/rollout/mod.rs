@@ -48,12 +48,15 @@ impl Default for Pace {
     }
 }
 
+/// Gets the plugins that may decide about records now, or after a rollback.
+pub type ReadAgain = Box<dyn Fn(&[Arc<PluginConfig>]) -> Result<Config, NotTaken> + Send>;
+
 /// Where a host that applies changed configurations reads its chain from.
 pub struct ChainSource {
     /// The configuration file, which is watched. `None`: only a signal makes the host read the configuration again.
     pub file: Option<PathBuf>,
-    /// Reads the whole configuration again. It gets the plugins that may decide about records now, or after a rollback.
-    pub load: Box<dyn Fn(&[Arc<PluginConfig>]) -> Result<Config, NotTaken> + Send>,
+    /// Reads the whole configuration again.
+    pub load: ReadAgain,
     /// The configuration that the host runs with.
     pub present: Config,
 }
