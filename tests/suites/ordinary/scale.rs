@@ -91,7 +91,7 @@ config.default = 'by-key/{key}'",
     // Some entries get records with the same header keys, others with a key more or less each time, and some one record.
     let headers = |n: u64| -> Vec<(String, String)> {
         let of_all = [("size".to_owned(), n.to_string())];
-        let more = (n % 3 != 0).then(|| (format!("only-{}", n / 300 % 3), format!("{n}, of some")));
+        let more = (!n.is_multiple_of(3)).then(|| (format!("only-{}", n / 300 % 3), format!("{n}, of some")));
         of_all.into_iter().chain(more).collect()
     };
     let message = |n: u64| {
