@@ -77,6 +77,11 @@ impl SinkCounters {
         self.written_bytes.add(bytes);
     }
 
+    /// How many records were written so far.
+    pub(crate) fn written_now(&self) -> u64 {
+        self.written.sum()
+    }
+
     /// Records that were in the store already.
     pub(crate) fn found(&self, records: u64) {
         self.found.add(records);

@@ -6,9 +6,10 @@
 
 use std::collections::HashSet;
 use std::hash::Hasher;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::recent::hasher;
 use super::store::Store;
@@ -26,7 +27,11 @@ const MOST_LINES: usize = 1_000_000;
 const WITHOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
-pub(super) struct EntryList(Mutex<Listed>);
+pub(super) struct EntryList {
+    listed: Mutex<Listed>,
+    /// Held while the list is asked for.
+    asking: AsyncMutex<()>,
+}
 
 #[derive(Debug, Default)]
 struct Listed {
@@ -46,20 +51,33 @@ impl EntryList {
     /// Whether the entry surely wasn't there when the generation began, nor written to by this host since. `true` is
     /// answered once for an entry.
     pub async fn is_absent(&self, store: &Store, entry: &EntryName, generation: u64) -> bool {
-        // Held while the list is asked for: a writer that waits for it needs the answer.
-        let mut listed = self.0.lock().await;
-        let now = Instant::now();
-        if !listed.is_fresh(now, generation) {
-            // The question that the writer asks itself shows what is wrong.
-            let names = if listed.pays_off(now) { Some(store.names().await) } else { None };
-            let Some(Ok(names)) = names else {
-                listed.failed = if names.is_some() { Some(Instant::now()) } else { listed.failed };
-                listed.claim(entry.as_str());
-                return false;
-            };
-            listed.take(now, generation, names.iter().map(String::as_str));
+        {
+            let (mut listed, now) = (self.listed(), Instant::now());
+            let is_fresh = listed.is_fresh(now, generation);
+            if is_fresh || !listed.pays_off(now) {
+                return listed.claim(entry.as_str()) && is_fresh;
+            }
         }
+        // A list may be long, and most entries are known: a writer asks for its own rather than wait for that.
+        let Ok(_asking) = self.asking.try_lock() else {
+            self.listed().claim(entry.as_str());
+            return false;
+        };
+        let asked = Instant::now();
+        let names = store.names().await;
+        let mut listed = self.listed();
+        let Ok(names) = names else {
+            // The question that the writer asks itself shows what is wrong.
+            listed.failed = Some(Instant::now());
+            listed.claim(entry.as_str());
+            return false;
+        };
+        listed.take(asked, generation, names.iter().map(String::as_str));
         listed.claim(entry.as_str())
+    }
+
+    fn listed(&self) -> MutexGuard<'_, Listed> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,6 +137,21 @@ mod tests {
         assert!(!listed.claim("a") && listed.claim("b") && listed.claim("c"));
         assert!(!listed.claim("b"), "a writer of this host may have written it since");
         assert!(!listed.claim("z"), "a writer of this host may have written it while the list was made");
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_while_another_asks_for_the_list() {
+        let list = EntryList::default();
+        let store = Store::new(&crate::sink::tests::config("http://127.0.0.1:1").store).unwrap();
+        list.listed().questions = FEW_QUESTIONS;
+        let asking = list.asking.lock().await;
+        let entry = EntryName::parse("a").unwrap();
+        assert!(!list.is_absent(&store, &entry, 1).await, "it asks for its own entry");
+        assert!(list.listed().failed.is_none(), "no list was asked for");
+        list.listed().take(Instant::now(), 1, ["b"].into_iter());
+        drop(asking);
+        assert!(!list.is_absent(&store, &entry, 1).await, "its writer may have written it since");
+        assert!(list.is_absent(&store, &EntryName::parse("c").unwrap(), 1).await);
     }
 
     #[test]

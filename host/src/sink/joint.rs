@@ -35,8 +35,26 @@ pub(super) trait Part: Sized + Send + 'static {
     /// What one request takes.
     fn most(shared: &Shared) -> BatchLimits;
 
-    /// Asks the store; an answer for each part, in their order.
-    fn ask(shared: Arc<Shared>, parts: Vec<Self>) -> impl Future<Output = Vec<Self::Answer>> + Send;
+    /// Asks the store, and answers each part as soon as its answer is known.
+    fn ask(shared: Arc<Shared>, parts: Vec<Self>, waiting: Askers<Self::Answer>) -> impl Future<Output = ()> + Send;
+}
+
+/// Those who wait for the answers of one request, in the order of their parts. Dropping it answers the rest with `None`.
+pub(super) struct Askers<A>(Vec<Option<oneshot::Sender<A>>>);
+
+impl<A> Askers<A> {
+    /// Answers the part at this place.
+    pub fn answer(&mut self, at: usize, answer: A) {
+        if let Some(sender) = self.0.get_mut(at).and_then(Option::take) {
+            // A writer that doesn't wait any more ended with its runtime.
+            let _ = sender.send(answer);
+        }
+    }
+
+    /// Answers all parts in their order.
+    pub fn answer_all(&mut self, answers: impl IntoIterator<Item = A>) {
+        answers.into_iter().enumerate().for_each(|(at, answer)| self.answer(at, answer));
+    }
 }
 
 /// A part, and who waits for its answer.
@@ -137,23 +155,21 @@ fn ask_for_all<P: Part>(shared: Arc<Shared>) -> AskingTask {
             if taken.is_empty() {
                 return;
             }
-            let (parts, senders): (Vec<P>, Vec<_>) = taken.into_iter().unzip();
+            let (parts, senders): (Vec<P>, Vec<_>) =
+                taken.into_iter().map(|(part, sender)| (part, Some(sender))).unzip();
             // In a task of its own: a panic in it drops the senders, and nothing else.
-            let mut request = tokio::spawn(P::ask(Arc::clone(&shared), parts));
-            let (answers, was_slow) = match tokio::time::timeout(SLOW, &mut request).await {
-                Ok(answers) => (answers, false),
+            let mut request = tokio::spawn(P::ask(Arc::clone(&shared), parts, Askers(senders)));
+            let was_slow = match tokio::time::timeout(SLOW, &mut request).await {
+                Ok(_) => false,
                 Err(_) => {
                     let place = P::queue(&shared).make_room();
                     if place == Some(true) {
                         tokio::spawn(ask_for_all::<P>(Arc::clone(&shared)));
                     }
-                    (request.await, place.is_some())
+                    let _ = request.await;
+                    place.is_some()
                 }
             };
-            for (sender, answer) in senders.into_iter().zip(answers.unwrap_or_default()) {
-                // A writer that doesn't wait any more ended with its runtime.
-                let _ = sender.send(answer);
-            }
             if was_slow {
                 P::queue(&shared).slow_ended();
                 return;
@@ -185,7 +201,7 @@ mod tests {
             unreachable!("the test says it")
         }
 
-        async fn ask(_: Arc<Shared>, _: Vec<Self>) -> Vec<()> {
+        async fn ask(_: Arc<Shared>, _: Vec<Self>, _: Askers<()>) {
             unreachable!("nothing is asked")
         }
     }
@@ -206,6 +222,19 @@ mod tests {
         assert_eq!(next(), [OfSize(1, 1)]);
         assert_eq!(next(), []);
         assert_eq!(joint.lock().under_way, 0, "the next part begins a request");
+    }
+
+    #[test]
+    fn each_is_answered_when_its_answer_is_known_and_the_rest_at_the_end() {
+        let (senders, mut answers): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
+        let mut askers = Askers(senders.into_iter().map(Some).collect());
+        askers.answer(1, "known");
+        assert_eq!(answers[1].try_recv(), Ok("known"));
+        assert_eq!(answers[0].try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        askers.answer_all(["first", "too late"]);
+        assert_eq!(answers[0].try_recv(), Ok("first"));
+        drop(askers);
+        assert_eq!(answers[2].try_recv(), Err(oneshot::error::TryRecvError::Closed));
     }
 
     #[test]

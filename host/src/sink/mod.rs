@@ -69,9 +69,10 @@ use crate::record::{Identity, OutputRecord, Rejection, TopicPartition};
 
 /// Writers that talk to the store at once; the others wait, and gather larger batches meanwhile.
 const MAX_TURNS: usize = 32;
-/// How many of these may be writers whose last request failed, or that find out who made a shared one fail: each may wait
-/// for its time-out.
+/// How many of these may be writers whose last request failed, or whose entry is slow: each may wait for its time-out.
 const MAX_FAILING: usize = 16;
+/// How many of these may be writers that find out who made a shared request fail. Most of them did nothing.
+const MAX_DIVIDED: usize = 8;
 /// Writers with few records that talk to the store at once: they share requests.
 const MAX_SMALL_TURNS: usize = 512;
 /// How many of these send by themselves what can't be shared.
@@ -104,9 +105,12 @@ pub struct Shared {
     runtime: Handle,
     turns: Turns,
     failing_turns: Turns,
+    divided_turns: Turns,
     small_turns: Turns,
     single_turns: Turns,
     sharing: Sharing,
+    /// The same for what is read back together.
+    sharing_reads: Sharing,
     joint_writes: Joint<WritePart>,
     joint_reads: Joint<ShownPart>,
     entry_list: EntryList,
@@ -153,9 +157,11 @@ impl Sink {
             runtime,
             turns: Turns::new(MAX_TURNS),
             failing_turns: Turns::new(MAX_FAILING),
+            divided_turns: Turns::new(MAX_DIVIDED),
             small_turns: Turns::new(MAX_SMALL_TURNS),
             single_turns: Turns::new(MAX_SINGLE),
             sharing: Sharing::default(),
+            sharing_reads: Sharing::default(),
             joint_writes: Joint::default(),
             joint_reads: Joint::default(),
             entry_list: EntryList::default(),
@@ -311,8 +317,9 @@ impl Sink {
 
     /// Waits until no request is under way.
     pub async fn idle(&self) {
-        let small = self.0.small_turns.several(MAX_SMALL_TURNS).await;
-        drop((self.0.turns.several(MAX_TURNS).await, small));
+        // Those that have a failing, a divided or a single turn have one of these too.
+        let small = self.0.small_turns.all().await;
+        drop((self.0.turns.all().await, small));
     }
 
     #[cfg(test)]
@@ -462,9 +469,14 @@ impl Shared {
         self.learned_limits.learn(error, header_bytes, bytes);
     }
 
-    /// Waits until few enough others talk to the store whose last request failed, or may have, as the caller's did.
+    /// Waits until few enough others talk to the store whose last request failed, as the caller's did.
     pub(crate) async fn failing_turn(&self, topic: &Arc<str>) -> Turn {
         self.failing_turns.next(topic).await
+    }
+
+    /// Waits until few enough others find out whether it was they that made a shared request fail.
+    pub(crate) async fn divided_turn(&self, topic: &Arc<str>) -> Turn {
+        self.divided_turns.next(topic).await
     }
 
     /// Waits until few enough others send by themselves what was to go together with others.

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::item::header_bytes;
-use super::joint::{Joint, Part};
+use super::joint::{Askers, Joint, Part};
 use super::store::{QueriedRecord, StoreError, Write};
 use super::writer::{NEAR_US, around};
 use super::{BatchLimits, Shared};
@@ -70,7 +70,7 @@ impl Part for WritePart {
         shared.sharing.most(shared.limits())
     }
 
-    async fn ask(shared: Arc<Shared>, parts: Vec<Self>) -> Vec<WriteAnswer> {
+    async fn ask(shared: Arc<Shared>, parts: Vec<Self>, mut waiting: Askers<WriteAnswer>) {
         // This process may have been paused while the parts waited, and the partitions have moved to another host.
         shared.membership.assured().await;
         let is_sent = |part: &Self| part.states.iter().all(|state| state.may_write());
@@ -78,7 +78,7 @@ impl Part for WritePart {
         let parts: Vec<Self> = parts.into_iter().zip(&sent).filter_map(|(part, sent)| sent.then_some(part)).collect();
         let mut answers = write_together(&shared, parts).await.into_iter();
         let answer = |sent| if sent { answers.next() } else { None };
-        sent.into_iter().map(answer).map(|answer| answer.unwrap_or(WriteAnswer::Unsent)).collect()
+        waiting.answer_all(sent.into_iter().map(answer).map(|answer| answer.unwrap_or(WriteAnswer::Unsent)));
     }
 }
 
@@ -154,18 +154,22 @@ impl Part for ShownPart {
         BatchLimits { records: shared.limits().records, bytes: u64::MAX, header_bytes: usize::MAX }
     }
 
-    async fn ask(shared: Arc<Shared>, parts: Vec<Self>) -> Vec<Self::Answer> {
-        let mut answers: Vec<Self::Answer> = parts.iter().map(|_| Ok(None)).collect();
-        for group in groups(&parts) {
+    async fn ask(shared: Arc<Shared>, parts: Vec<Self>, mut waiting: Askers<Self::Answer>) {
+        let groups = groups(&parts);
+        let is_alone = |at: &usize| !groups.iter().any(|group| group.contains(at));
+        (0..parts.len()).filter(is_alone).for_each(|at| waiting.answer(at, Ok(None)));
+        for group in groups {
             let Some(question) = JointQuestion::of(&parts, &group) else { continue };
             let shown = shared.store.shown_in_entries(question).await.map(|shown| shown.map(Arc::new));
-            for at in group {
-                if let Some(answer) = answers.get_mut(at) {
-                    answer.clone_from(&shown);
+            match &shown {
+                Ok(_) => shared.sharing_reads.succeeded(),
+                Err(error) => {
+                    shared.sharing_reads.failed(error, BatchLimits { records: 0, bytes: 0, header_bytes: 0 });
+                    shared.counters.retried(error);
                 }
             }
+            group.into_iter().for_each(|at| waiting.answer(at, shown.clone()));
         }
-        answers
     }
 }
 

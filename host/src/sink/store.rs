@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use reduct_rs::{Bucket, BucketSettings, ErrorCode, QuotaType, Record, RecordBuilder, ReductError};
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::attachments::OfEntry;
 use super::connections::{Connection, Connections};
@@ -169,14 +169,18 @@ impl Store {
         request: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let _slot = match operation {
-            // The semaphore is never closed; without a permit the requests would only be less bounded.
-            StoreOperation::Query | StoreOperation::Read => self.reads.acquire().await.ok(),
+            StoreOperation::Query | StoreOperation::Read => self.read_slot().await,
             StoreOperation::Write | StoreOperation::Remove => None,
         };
         let begun = Instant::now();
         let answer = request.await;
         self.times.took(operation, begun.elapsed(), answer.is_ok());
         answer
+    }
+
+    async fn read_slot(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed; without a permit the requests would only be less bounded.
+        self.reads.acquire().await.ok()
     }
 
     /// For questions about the server itself; a request must run in a task of its own.
@@ -454,6 +458,7 @@ impl Store {
 
     /// The attachments of an entry; none where it isn't there.
     pub async fn attachments(&self, entry: &EntryName) -> Result<OfEntry, StoreError> {
+        let _slot = self.read_slot().await;
         let name = entry.to_string();
         let read = self.with_bucket(0, move |bucket| async move { bucket.read_attachments(&name).await });
         match read.await {
@@ -464,6 +469,8 @@ impl Store {
 
     /// Writes attachments, each in place of the one of its key. What is refused of them isn't told.
     pub async fn write_attachments(&self, entry: &EntryName, attachments: OfEntry) -> Result<(), StoreError> {
+        // Few are written: they take no slots of their own.
+        let _slot = self.read_slot().await;
         let name = entry.to_string();
         let bytes = attachments.values().map(|value| value.to_string().len() as u64).sum();
         self.with_bucket(bytes, move |bucket| async move { bucket.write_attachments(&name, attachments).await }).await

@@ -2,12 +2,12 @@
 //!
 //! Guarantees: a topic with any number of waiting writers doesn't make those of another topic wait for them: between two of its
 //! turns each other topic that waits gets one. Writers of one topic get their turns in the order in which they asked. A turn that
-//! nobody waits for any more isn't lost.
+//! nobody waits for any more isn't lost. Two that want all turns at once don't wait for each other for ever.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
 /// A place at the store. Dropping it gives it to the next.
 #[derive(Debug)]
@@ -18,7 +18,12 @@ pub(crate) struct Turn {
 
 /// Gives out the turns.
 #[derive(Debug, Clone)]
-pub(crate) struct Turns(Arc<Places>);
+pub(crate) struct Turns {
+    places: Arc<Places>,
+    at_once: usize,
+    /// Held by the one that gathers all turns: two that had a part of them each would wait for each other.
+    gathers: Arc<AsyncMutex<()>>,
+}
 
 #[derive(Debug)]
 struct Places(Mutex<WaitingWriters>);
@@ -33,30 +38,30 @@ struct WaitingWriters {
 impl Turns {
     /// `at_once`: how many turns there may be at the same time.
     pub fn new(at_once: usize) -> Self {
-        Self(Arc::new(Places(Mutex::new(WaitingWriters { free: at_once, topics: VecDeque::new() }))))
+        let places = Places(Mutex::new(WaitingWriters { free: at_once, topics: VecDeque::new() }));
+        Self { places: Arc::new(places), at_once, gathers: Arc::default() }
     }
 
     /// Waits for a turn of this topic.
     pub async fn next(&self, topic: &Arc<str>) -> Turn {
         let turn = {
-            let mut waiting = self.0.lock();
+            let mut waiting = self.places.lock();
             if waiting.free > 0 {
                 waiting.free -= 1;
-                return Turn::of(&self.0);
+                return Turn::of(&self.places);
             }
             waiting.enqueue(topic)
         };
         // The sender stays where it is until it sends: nobody drops it before.
         turn.await.unwrap_or_else(|_| Turn { of: None })
     }
-}
 
-impl Turns {
-    /// Waits for this many turns. Who gets all of them knows that everybody who had one is done.
-    pub async fn several(&self, at_once: usize) -> Vec<Turn> {
+    /// Waits for all turns: then everybody who had one is done.
+    pub async fn all(&self) -> Vec<Turn> {
+        let _gathers = self.gathers.lock().await;
         let nobody: Arc<str> = Arc::from("");
         let mut turns = Vec::new();
-        for _ in 0..at_once {
+        for _ in 0..self.at_once {
             turns.push(self.next(&nobody).await);
         }
         turns
@@ -150,6 +155,23 @@ mod tests {
         assert!(writers[1..].iter_mut().all(|writer| now!(writer).is_none()));
         drop(held);
         assert!(now!(writers[1]).is_some());
+    }
+
+    #[test]
+    fn two_that_want_all_turns_get_them_one_after_the_other() {
+        let turns = Turns::new(2);
+        let topic: Arc<str> = "topic".into();
+        let (mut one, mut other) = (pin!(turns.next(&topic)), pin!(turns.next(&topic)));
+        let (one, other) = (now!(one).unwrap(), now!(other).unwrap());
+        let (mut first, mut second) = (pin!(turns.all()), pin!(turns.all()));
+        assert!(now!(first).is_none() && now!(second).is_none());
+        drop(one);
+        assert!(now!(first).is_none() && now!(second).is_none());
+        drop(other);
+        let held = now!(first).expect("nobody else has a turn");
+        assert!(held.len() == 2 && now!(second).is_none());
+        drop(held);
+        assert_eq!(now!(second).unwrap().len(), 2);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::batch_limits::BatchLimits;
-use super::super::joint::{self, Joint, Part};
+use super::super::joint::{self, Askers, Joint, Part};
 use super::fake_store::{FakeAnswer, FakeRequest, FakeStore, failed};
 use super::*;
 
@@ -120,6 +120,25 @@ async fn where_no_shared_request_passes_each_entry_is_written_by_itself() {
     assert_eq!(sink.0.limits().header_bytes, BATCH_HEADER_BYTES, "large batches of one entry aren't made smaller");
 }
 
+/// Shared writes pass, and shared reads don't.
+#[tokio::test]
+async fn where_no_shared_read_passes_each_entry_is_read_back_by_itself_and_writes_go_on_together() {
+    let is_shared_read = |asked: &FakeRequest| asked.line.contains("/io/") && asked.line.ends_with("/q");
+    let store = FakeStore::start(move |asked| is_shared_read(asked).then(|| failed(503, "busy"))).await;
+    let sink = verifying_sink_at(&store.url);
+    // Of one partition: what is of several is never read back together.
+    let state = partition(0, Begin::default());
+    for round in 0..20 {
+        (0..3).zip(ENTRIES).for_each(|(n, entry)| sink.submit(item(&state, entry, 3 * round + n)));
+        until_written(&sink, 3 * (round + 1)).await;
+    }
+    assert!(!sink.0.sharing_reads.is_on(), "it isn't tried each time");
+    let reads = store.asked().iter().filter(|asked| is_shared_read(asked)).count();
+    assert!((8..20).contains(&reads), "{reads}");
+    assert!(sink.0.sharing.is_on() && store.writes().last().unwrap().len() > 1, "{:?}", store.writes());
+    assert_eq!((sink.gate().failures(), sink.problems().len()), (0, 0), "each entry shows its records");
+}
+
 /// A part whose request panics.
 struct Breaks;
 
@@ -141,7 +160,7 @@ impl Part for Breaks {
         shared.limits()
     }
 
-    async fn ask(_: Arc<Shared>, _: Vec<Self>) -> Vec<()> {
+    async fn ask(_: Arc<Shared>, _: Vec<Self>, _: Askers<()>) {
         panic!("the test wants it")
     }
 }

@@ -25,6 +25,13 @@ pub(super) fn sink_at(url: &str, attachments: Arc<Attachments>, membership: Arc<
     Sink::new(store, &config.store, &config.labels, attachments, membership, None, Handle::current())
 }
 
+/// A sink that reads back what it writes.
+pub(super) fn verifying_sink_at(url: &str) -> Sink {
+    let config = config(url);
+    let store = Store::new(&config.store).unwrap();
+    Sink::new(store, &config.store, &config.labels, Arc::default(), Arc::default(), None, Handle::current())
+}
+
 /// A partition that is read from `begin` on.
 pub(super) fn partition(number: u32, begin: Begin) -> Arc<PartitionState> {
     let naming = Naming::default_for(3, false);

@@ -8,6 +8,7 @@
 //! taken away aren't written.
 
 mod attach;
+mod company;
 mod letters;
 mod pending;
 mod place;
@@ -23,6 +24,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use self::attach::AttachmentState;
+use self::company::{Apart, Company};
 use self::pending::PendingWrite;
 pub(super) use self::place::NEAR_US;
 use self::place::Rewritten;
@@ -83,22 +85,13 @@ pub struct Writer {
     /// What was acknowledged since it was noted last.
     acknowledged: Vec<Written>,
     company: Company,
+    apart: Apart,
+    /// How many of its records were written.
+    written: u64,
     /// Whether this turn is one of those that writers with few records have.
     is_small_turn: bool,
     backoff: Backoff,
     complained: Option<Instant>,
-}
-
-/// Whether a writer's small requests go together with those of others.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Company {
-    /// They do.
-    #[default]
-    Others,
-    /// One that did has failed in this turn, or may harm others: the next turn shows whose fault it was.
-    Divided,
-    /// They don't until a turn succeeds.
-    Alone,
 }
 
 impl Writer {
@@ -123,6 +116,8 @@ impl Writer {
             attachments: AttachmentState::default(),
             acknowledged: Vec::new(),
             company: Company::default(),
+            apart: Apart::default(),
+            written: 0,
             is_small_turn: false,
             backoff: Backoff::default(),
             complained: None,
@@ -150,6 +145,8 @@ impl Writer {
                 self.shared.remember(&self.entry, &mut self.acknowledged);
             }
             match answer {
+                // Nothing is proved, and the store may still be at work on the request.
+                Ok(()) if self.company == Company::Divided => tokio::time::sleep(self.backoff.wait()).await,
                 Ok(()) => self.recovered(),
                 Err(error) => self.wait_after(&error).await,
             }
@@ -203,11 +200,29 @@ impl Writer {
         if self.company == Company::Divided {
             self.company = Company::Alone;
         }
-        let may_fail = self.company == Company::Alone || self.complained.is_some();
-        let _failing = if may_fail { Some(shared.failing_turn(&self.topic).await) } else { None };
+        let is_failing = self.complained.is_some() || !self.apart.is_over(Instant::now());
+        let is_alone = is_failing || self.company == Company::Alone;
+        let _few = match (is_failing, is_alone) {
+            (true, _) => Some(shared.failing_turn(&self.topic).await),
+            (false, true) => Some(shared.divided_turn(&self.topic).await),
+            (false, false) => None,
+        };
         self.take_in();
-        self.is_small_turn = !may_fail && shared.sharing.is_on() && self.has_few();
+        self.is_small_turn = !is_alone && shared.sharing.is_on() && self.has_few();
         let _turn = shared.turn(self.is_small_turn, &self.topic).await;
+        let by_others = |own: u64| shared.counters.written_now().saturating_sub(own);
+        let (begin, before) = (Instant::now(), by_others(self.written));
+        let answer = self.write_and_verify().await;
+        let is_slow = || begin.elapsed() > company::SLOW;
+        // Where nothing of others is written meanwhile the store is away, and no entry is to blame.
+        if is_alone && (answer.is_err() || is_slow()) && by_others(self.written) > before {
+            self.apart.begin(Instant::now());
+        }
+        answer
+    }
+
+    /// What a turn is for.
+    async fn write_and_verify(&mut self) -> Result<(), StoreError> {
         // While it waited for its turn, more may have come.
         self.take_in();
         self.pending.retain(|pending| pending.state().may_write());
@@ -392,6 +407,7 @@ impl Writer {
         if already_present {
             self.shared.counters.found(1);
         } else {
+            self.written += 1;
             self.shared.counters.written(1, payload.len() as u64);
         }
         if ack.partition().is_beside_live() {

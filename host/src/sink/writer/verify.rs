@@ -30,6 +30,8 @@ const MOST_UNVERIFIED: usize = 640;
 const MOST_TIMES: u128 = 8;
 /// A query that takes longer than this is costly.
 const CHEAP: Duration = Duration::from_millis(20);
+/// How long that keeps an entry from being read back together with others.
+const COSTLY_FOR: Duration = Duration::from_secs(60);
 /// How long a record that isn't shown is given to be finished: the server may answer before it is.
 const FINISHING: Duration = Duration::from_millis(100);
 /// After this many proofs by single records a query is tried again.
@@ -43,6 +45,8 @@ pub(super) struct Verifier {
     known_to: HashMap<TopicPartition, u64>,
     /// How long the last query took, and the last look at a single record.
     query: Option<Duration>,
+    /// When that query was asked.
+    queried: Option<Instant>,
     single: Option<Duration>,
     singles_in_a_row: u32,
 }
@@ -71,6 +75,12 @@ impl Verifier {
         }
         let (times, records) = (around(earliest, latest), records.count());
         Some(Claim { source: source.clone(), topic_id: *topic_id, offsets: first..=last, times, records })
+    }
+
+    /// Whether a query that includes this entry would make others wait.
+    fn is_costly(&self, now: Instant) -> bool {
+        // A machine that was busy for a moment makes a query slow too, and an entry that is never asked learns nothing else.
+        self.query > Some(CHEAP) && self.queried.is_some_and(|at| now.duration_since(at) < COSTLY_FOR)
     }
 
     /// How many records are read back at once at the latest.
@@ -114,12 +124,7 @@ impl Writer {
             Ok(missing) => missing,
             Err(error) => {
                 self.unverified = records;
-                if self.company != Company::Divided {
-                    return Err(error);
-                }
-                // It may be another entry's: the next turn shows whose.
-                self.divide(&error);
-                return Ok(());
+                return Err(error);
             }
         };
         let mut again = Vec::new();
@@ -163,12 +168,14 @@ impl Writer {
             && let Some(part) = self.shown_part(records)
             && let Some(answer) = joint::ask(&self.shared, part).await
         {
-            let shown = answer.inspect_err(|_| self.company = Company::Divided)?;
             let is_among = |record: &PendingWrite, shown: &[QueriedRecord]| {
                 shown.iter().any(|seen| Some(seen.timestamp_us) == record.time_us && record.is(seen))
             };
-            if let Some(shown) = shown {
-                return Ok(records.iter().all(|record| is_among(record, &shown)));
+            match answer {
+                Ok(Some(shown)) => return Ok(records.iter().all(|record| is_among(record, &shown))),
+                Ok(None) => {}
+                // It may be another entry's fault: this one's own question shows that. The store may still be at work.
+                Err(_) => tokio::time::sleep(self.backoff.wait()).await,
             }
         }
         if mere && self.verifier.prefers_singles(records.len()) {
@@ -182,7 +189,7 @@ impl Writer {
         let Some(claim) = self.verifier.claim(placed) else { return Ok(false) };
         let begin = Instant::now();
         let shown = self.shared.store.last_of(&self.entry, &claim).await?;
-        self.verifier.query = Some(begin.elapsed());
+        (self.verifier.query, self.verifier.queried) = (Some(begin.elapsed()), Some(begin));
         if mere && self.verifier.single.is_none() && self.verifier.query > Some(CHEAP) {
             // Costly: learn what one record would cost.
             self.are_there(records.get(..1).unwrap_or_default()).await?;
@@ -192,7 +199,11 @@ impl Writer {
 
     /// What to ask of these together with other writers; `None`: they are to be asked for by themselves.
     fn shown_part(&self, records: &[PendingWrite]) -> Option<ShownPart> {
-        let is_shared = self.is_small_turn && self.company == Company::Others && records.len() <= SMALL;
+        let is_shared = self.is_small_turn
+            && self.company == Company::Others
+            && records.len() <= SMALL
+            && self.shared.sharing_reads.is_on()
+            && !self.verifier.is_costly(Instant::now());
         is_shared.then_some(())?;
         let (first, last) = (records.first()?, records.last()?);
         let state = first.state();
@@ -279,6 +290,16 @@ mod tests {
         assert!(claim(&verifier, &records).is_none(), "6 would be counted, and could stand for a missing one");
         assert!(claim(&verifier, &[(id("t", 8), 1), (id("u", 9), 2)]).is_none(), "of two partitions");
         assert!(claim(&verifier, &[]).is_none());
+    }
+
+    #[test]
+    fn an_entry_whose_queries_are_costly_is_not_read_back_with_others_for_a_while() {
+        let (mut verifier, now) = (Verifier::default(), Instant::now());
+        assert!(!verifier.is_costly(now), "nothing is known yet");
+        (verifier.query, verifier.queried) = (Some(CHEAP * 2), Some(now));
+        assert!(verifier.is_costly(now) && !verifier.is_costly(now + COSTLY_FOR));
+        verifier.query = Some(CHEAP);
+        assert!(!verifier.is_costly(now));
     }
 
     #[test]
