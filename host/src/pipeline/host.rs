@@ -225,6 +225,9 @@ impl GroupHandler for Host {
     fn begin(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String> {
         let Beginning { mut point, facts, is_reread } = beginning;
         let committed = point.offset;
+        if !is_reread {
+            self.sink.partition_begins();
+        }
         self.recovery.begin(source, &mut point, facts.low, facts.high, now_ms());
         // What the previous owner knew of the dead letters is about records from the committed offset on; it is of no use if the partition
         // begins elsewhere.

@@ -2,7 +2,8 @@
 //! letters that are done with.
 //!
 //! Guarantees: a letter is removed by its entry's one writer, between two of its requests, and only while every partition that
-//! the letters belong to is this host's; nothing is removed while the store may still be at work on a request that failed.
+//! the letters belong to is this host's; nothing is removed while the store may still be at work on a request that failed, nor where
+//! the store was started again since the letters' records were written.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use super::item::Item;
 use super::store::{Content, StoreError};
 use super::writer::NEAR_US;
 use super::{COMPARED_AT_ONCE, Shared, Sink};
+use crate::flow::store_start::Started;
 use crate::flow::{PartitionState, StoredOutput};
 use crate::record::entry_name::EntryName;
 
@@ -29,6 +31,17 @@ pub(crate) enum Work {
     Remove(LetterRemoval),
 }
 
+/// How the store shows an output of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShownOutput {
+    /// As the chain made it.
+    Whole,
+    /// A record of the same identity whose bytes differ or can't be read: it is damaged, or another version of a plugin made it.
+    Differs,
+    /// Not at all.
+    Missing,
+}
+
 /// Dead letters of one entry that are done with.
 #[derive(Debug)]
 pub(crate) struct LetterRemoval {
@@ -36,6 +49,8 @@ pub(crate) struct LetterRemoval {
     pub owners: Vec<Arc<PartitionState>>,
     /// Their times.
     pub times: Vec<u64>,
+    /// How the store had started before their records were written. After another start it may have lost them.
+    pub store_start: Started,
     /// Gets the reason where they aren't removed.
     pub answer: oneshot::Sender<Result<(), String>>,
 }
@@ -49,23 +64,30 @@ impl LetterRemoval {
 }
 
 impl Sink {
-    /// Removes dead letters. `owners`: the partitions that they belong to.
+    /// Removes dead letters. `owners`: the partitions that they belong to; `store_start`: how the store had started before their records
+    /// were written.
     pub async fn remove_letters(
         &self,
         entry: &EntryName,
         owners: Vec<Arc<PartitionState>>,
         times: Vec<u64>,
+        store_start: Started,
     ) -> Result<(), String> {
         let (answer, answered) = oneshot::channel();
-        self.0.hand(entry, Work::Remove(LetterRemoval { owners, times, answer }));
+        self.0.hand(entry, Work::Remove(LetterRemoval { owners, times, store_start, answer }));
         answered.await.unwrap_or_else(|_| Err("the sink ends".into()))
     }
 
-    /// Which of these outputs, all of one entry, the store shows now.
-    pub async fn shows(&self, entry: &EntryName, outputs: &[StoredOutput]) -> Result<Vec<bool>, StoreError> {
+    /// An error where the store was started again since, or doesn't answer.
+    pub async fn require_same_start(&self, store_start: Started) -> Result<(), String> {
+        self.0.require_same_start(store_start).await
+    }
+
+    /// How the store shows each of these outputs, all of one entry, now.
+    pub async fn shows(&self, entry: &EntryName, outputs: &[StoredOutput]) -> Result<Vec<ShownOutput>, StoreError> {
         let mut order: Vec<usize> = (0..outputs.len()).collect();
         order.sort_by_key(|at| outputs.get(*at).map(|output| output.time_us));
-        let mut shown = vec![false; outputs.len()];
+        let mut shown = vec![ShownOutput::Missing; outputs.len()];
         let time_of = |at: &usize| outputs.get(*at).map_or(0, |output| output.time_us);
         for near in order.chunk_by(|one, next| time_of(next) - time_of(one) <= NEAR_US) {
             let (Some(first), Some(last)) = (near.first().map(time_of), near.last().map(time_of)) else { continue };
@@ -75,13 +97,14 @@ impl Sink {
                 for seen in page.seen {
                     for at in near.iter().copied().filter(|at| time_of(at) == seen.timestamp_us) {
                         let (Some(output), Some(shown)) = (outputs.get(at), shown.get_mut(at)) else { continue };
-                        let is_it = seen.identity.as_ref().is_some_and(|seen| seen.matches(&output.identity));
-                        // What was there before may be of another version of a plugin.
-                        let is_whole = match seen.content {
-                            Content::Read { sketch, .. } => output.found || sketch == output.sketch,
-                            Content::Unread | Content::Unreadable => false,
+                        if !seen.identity.as_ref().is_some_and(|seen| seen.matches(&output.identity)) {
+                            continue;
+                        }
+                        // Also what was found there: the letter may be the last good copy of what a crash damaged.
+                        *shown = match seen.content {
+                            Content::Read { sketch, .. } if sketch == output.sketch => ShownOutput::Whole,
+                            Content::Read { .. } | Content::Unread | Content::Unreadable => ShownOutput::Differs,
                         };
-                        *shown = is_it && is_whole;
                     }
                 }
                 from = page.until;
@@ -90,7 +113,12 @@ impl Sink {
         Ok(shown)
     }
 
-    /// For how long the store may still be at work on a request that failed; `None`: on none.
+    /// A partition begins that another host may have had: how its last requests went isn't known.
+    pub fn partition_begins(&self) {
+        self.0.note_failed_request();
+    }
+
+    /// For how long the store may still be at work on a request that failed, or whose end isn't known; `None`: on none.
     pub fn may_be_at_work_for(&self) -> Option<Duration> {
         self.0.may_be_at_work_for()
     }
@@ -100,6 +128,14 @@ impl Shared {
     /// A request failed: what the store makes of it isn't known for a while.
     pub(super) fn note_failed_request(&self) {
         *self.failed_request.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    pub(super) async fn require_same_start(&self, before: Started) -> Result<(), String> {
+        let now = self.store.started().await.map_err(|error| error.to_string())?;
+        match before.narrow(now) {
+            Some(_) => Ok(()),
+            None => Err("the store was started again since their records were written, and may have lost them".into()),
+        }
     }
 
     pub(super) fn may_be_at_work_for(&self) -> Option<Duration> {

@@ -50,6 +50,7 @@ pub use self::hand_over::{entry_of, hand_over};
 pub use self::item::Item;
 use self::item::Mapping;
 use self::joint::Joint;
+pub use self::letters::ShownOutput;
 use self::letters::Work;
 use self::parts::{ShownPart, WritePart};
 pub use self::problems::WriteProblem;
@@ -166,7 +167,8 @@ impl Sink {
             joint_reads: Joint::default(),
             entry_list: EntryList::default(),
             writers: Mutex::default(),
-            failed_request: Mutex::default(),
+            // What an earlier process, or the host that had a partition before, sent last isn't known.
+            failed_request: Mutex::new(Some(Instant::now())),
             failed: OnceLock::new(),
             batches: OnceLock::new(),
             gate: Arc::default(),

@@ -4,9 +4,10 @@
 //! goes through the present chain in a thread of its own, and its outputs through the same writers as live records. A letter that is
 //! done with stays for [`SETTLED_AFTER`]: the store may lose what it acknowledged a moment ago in a crash, and Kafka may have the
 //! record no more. Then the host asks the store whether it was started again and still shows the outputs, and removes the letter,
-//! again through its entry's writer.
+//! again through its entry's writer: both for [`REMOVED_AT_ONCE`] letters at a time, so that what was proved is no older than a request.
 //!
-//! Guarantees: a letter goes only when its outputs were read back, then settled without a restart of the store, and are shown then; a letter
+//! Guarantees: a letter goes only when its outputs were read back, then settled without a restart of the store, and are shown then with the
+//! bytes that the chain makes, also those that were there before; a letter
 //! whose partition is taken away meanwhile stays; after an interruption at any point a replay finds what was written and doesn't
 //! write it twice, as long as the chain makes the same of it; live records come first: letters come in small pages, with a pause as
 //! long as each page took; what is remembered of letters that settle is bounded by [`MOST_SETTLING`]. Not guaranteed: any of this where
@@ -29,8 +30,8 @@ use crate::flow::store_start::Started;
 use crate::flow::{PartitionState, StoredOutput};
 use crate::kafka::metadata as kafka;
 use crate::record::entry_name::EntryName;
-use crate::sink::Sink;
 use crate::sink::store::StoreError;
+use crate::sink::{ShownOutput, Sink};
 
 /// How long what was written is left alone before its dead letter is removed. Source: the server saves what it holds open every 60 s by
 /// default.
@@ -151,7 +152,7 @@ impl BesideLive<'_> {
     /// Writes a page, and rests for as long as that took.
     pub fn page(&mut self, page: Vec<FoundLetter>) -> Result<(), ReplayError> {
         let begun = Instant::now();
-        if self.done.is_empty() {
+        if self.done.is_empty() && self.require_same_start().is_err() {
             self.store_start = Some(self.ask_start()?);
         }
         for (told, state) in self.run.page(page)? {
@@ -196,6 +197,16 @@ impl BesideLive<'_> {
         asked.map_err(|error| wrong(self.config, error))
     }
 
+    /// How the store had started before the first of the letters that settle was written.
+    pub fn store_start(&self) -> Result<Started, String> {
+        self.store_start.ok_or_else(|| "when the store was started isn't known".into())
+    }
+
+    /// An error where the store was started again since then: it may have lost what was written.
+    pub fn require_same_start(&self) -> Result<(), String> {
+        self.sink.runtime().block_on(self.sink.require_same_start(self.store_start()?))
+    }
+
     /// Whether as many letters settle as may: they are removed before others are written.
     pub fn is_full(&self) -> bool {
         self.done.len() >= MOST_SETTLING
@@ -211,14 +222,12 @@ impl BesideLive<'_> {
             done.into_iter().for_each(|letter| self.leave(letter, LeftReason::Stopped));
             return Ok(());
         }
-        let (now, before) = (self.ask_start()?, self.store_start);
-        if before.is_none_or(|before| before.narrow(now).is_none()) {
-            let reason = "the store was started again since they were written, and may have lost them";
-            done.into_iter().for_each(|letter| self.leave(letter, LeftReason::Store(reason.into())));
+        if let Err(reason) = self.require_same_start() {
+            done.into_iter().for_each(|letter| self.leave(letter, LeftReason::Store(reason.clone())));
             return Ok(());
         }
         let (mut by_partition, mut count) = (BTreeMap::<u64, Vec<DoneLetter>>::new(), done.len() as u64);
-        for letter in self.shown(done)? {
+        for letter in done {
             by_partition.entry(letter.live.generation()).or_default().push(letter);
         }
         for letters in by_partition.into_values() {
@@ -226,13 +235,15 @@ impl BesideLive<'_> {
             while letters.peek().is_some() {
                 let some: Vec<DoneLetter> = letters.by_ref().take(REMOVED_AT_ONCE).collect();
                 let begun = Instant::now();
+                count = count.saturating_sub(some.len() as u64);
+                // Right before they are removed: the store may lose records while thousands are gone through.
+                let some = self.shown(some)?;
                 let places: Vec<&LetterPlace> = some.iter().map(|letter| &letter.told.place).collect();
                 let removed = match some.first().map(|letter| &letter.live).filter(|live| live.may_replay()) {
                     None => Err(LeftReason::Taken),
                     Some(_) if self.stopped() => Err(LeftReason::Stopped),
                     Some(live) => remove(self, live, &places).map_err(LeftReason::Store),
                 };
-                count = count.saturating_sub(some.len() as u64);
                 for letter in some {
                     match &removed {
                         Ok(()) => self.tell(letter.told),
@@ -259,7 +270,7 @@ impl BesideLive<'_> {
         }
     }
 
-    /// Those whose outputs the store shows; the others are left.
+    /// Those whose outputs the store shows as the chain made them; the others are left.
     fn shown(&mut self, done: Vec<DoneLetter>) -> Result<Vec<DoneLetter>, ReplayError> {
         let mut by_entry: HashMap<EntryName, (Vec<StoredOutput>, Vec<usize>)> = HashMap::new();
         for (at, letter) in done.iter().enumerate() {
@@ -269,22 +280,27 @@ impl BesideLive<'_> {
                 letters.push(at);
             }
         }
-        let mut is_gone = vec![false; done.len()];
+        let mut worst = vec![None; done.len()];
         for (entry, (outputs, letters)) in by_entry {
-            let shown: Result<Vec<bool>, StoreError> = self.sink.runtime().block_on(self.sink.shows(&entry, &outputs));
+            let shown: Result<Vec<ShownOutput>, StoreError> =
+                self.sink.runtime().block_on(self.sink.shows(&entry, &outputs));
             let shown = shown.map_err(|error| wrong(self.config, error))?;
-            for (at, _) in letters.into_iter().zip(shown).filter(|(_, shown)| !shown) {
-                if let Some(is_gone) = is_gone.get_mut(at) {
-                    *is_gone = true;
+            for (at, shown) in letters.into_iter().zip(shown) {
+                let reason = match shown {
+                    ShownOutput::Whole => continue,
+                    ShownOutput::Differs => LeftReason::Differs,
+                    ShownOutput::Missing => LeftReason::Store("the store doesn't show its record any more".into()),
+                };
+                if let Some(worst) = worst.get_mut(at) {
+                    *worst = Some(reason);
                 }
             }
         }
         let mut shown = Vec::new();
-        for (letter, is_gone) in done.into_iter().zip(is_gone) {
-            if is_gone {
-                self.leave(letter, LeftReason::Store("the store doesn't show its record any more".into()));
-            } else {
-                shown.push(letter);
+        for (letter, reason) in done.into_iter().zip(worst) {
+            match reason {
+                Some(reason) => self.leave(letter, reason),
+                None => shown.push(letter),
             }
         }
         Ok(shown)

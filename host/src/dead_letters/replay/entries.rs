@@ -75,7 +75,8 @@ pub fn replay_beside_live(replay: &mut BesideLive<'_>) -> Result<(), ReplayError
             LetterPlace::Entry { timestamp_us, .. } => Some(*timestamp_us),
             LetterPlace::Topic { .. } => None,
         });
-        let removal = replay.sink.remove_letters(&live.dead_letter_entry, vec![Arc::clone(live)], times.collect());
+        let (entry, owners, times) = (&live.dead_letter_entry, vec![Arc::clone(live)], times.collect());
+        let removal = replay.sink.remove_letters(entry, owners, times, replay.store_start()?);
         replay.sink.runtime().block_on(removal)
     };
     for entry in entries.iter().filter(|entry| glob.is_match(entry.as_str())) {

@@ -65,6 +65,8 @@ pub enum LeftReason {
     OtherEntry,
     /// Its partition isn't ready for it: it hasn't passed the record, is read again, or an earlier host may still be writing.
     Early,
+    /// What is in the store isn't what the chain makes of it.
+    Differs,
     /// The store has a reason.
     Store(String),
 }
@@ -82,6 +84,7 @@ impl LeftReason {
             Self::Early => {
                 "their partition is read again, or an earlier host may still be writing; replay in some minutes"
             }
+            Self::Differs => "what is in ReductStore differs; stop the group and run replay --write",
             Self::Store(_) => "the store has a reason; replay once more",
         }
     }

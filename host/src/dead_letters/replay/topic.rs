@@ -60,6 +60,7 @@ pub fn replay_beside_live(replay: &mut BesideLive<'_>, topic: &str) -> Result<()
         if is_last || replay.is_full() {
             replay.settle(&mut |replay: &BesideLive<'_>, _: &Arc<PartitionState>, places: &[&LetterPlace]| {
                 replay.require_alone(topic).map_err(|error| error.to_string())?;
+                replay.require_same_start()?;
                 mark(&mut letters, places).map_err(|error| error.to_string())
             })?;
         }

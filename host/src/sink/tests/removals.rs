@@ -1,4 +1,4 @@
-//! A host that was paused must not remove what its successor has written meanwhile.
+//! A host that was paused must not remove what its successor has written meanwhile; no dead letter goes that may be the last copy.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::fake_store::{FakeAnswer, FakeRequest, FakeStore, failed};
 use super::*;
 use crate::flow::membership::testing;
-use crate::flow::{CommitMetadata, CommitPoint};
+use crate::flow::store_start::Started;
+use crate::flow::{CommitMetadata, CommitPoint, StoredOutput};
 use crate::record::labels;
 
 /// Long enough for a request that would be sent.
@@ -103,4 +104,53 @@ async fn a_paused_host_removes_no_damaged_record_that_its_successor_may_have_wri
     };
     assert!(removes_after_a_pause(compares(), false, damaged, query).await, "else it is removed");
     assert!(!removes_after_a_pause(compares(), true, damaged, query).await);
+}
+
+/// The record of [`damaged`], as the chain makes it with these bytes.
+fn output(payload: &[u8], found: bool) -> StoredOutput {
+    let record = OutputRecord::unchanged(Arc::clone(&item(&partition(0, Begin::default()), "a", 5).record.input));
+    let (identity, sketch) = (record.identity(), crate::sink::recent::sketch(payload));
+    StoredOutput { entry: EntryName::parse("a").unwrap(), time_us: 5, identity, sketch, found }
+}
+
+/// Its dead letter may be the last good copy.
+#[tokio::test]
+async fn what_was_found_and_differs_is_told_from_what_is_whole() {
+    let store = FakeStore::start(|asked: &FakeRequest| damaged(asked).or_else(|| query(asked))).await;
+    let sink = sink_at(&store.url, Arc::default(), Arc::default());
+    let missing = StoredOutput { time_us: 6, ..output(b"damaged", true) };
+    let outputs = [output(b"payload", true), output(b"payload", false), output(b"damaged", true), missing];
+    let shown = sink.shows(&outputs[0].entry, &outputs).await.unwrap();
+    let whole = ShownOutput::Whole;
+    assert_eq!(shown, [ShownOutput::Differs, ShownOutput::Differs, whole, ShownOutput::Missing]);
+}
+
+/// A store that was started ten seconds ago.
+fn started_lately(asked: &FakeRequest) -> Option<FakeAnswer> {
+    let info = serde_json::json!({
+        "version": "1", "bucket_count": 1, "usage": 0, "uptime": 10, "oldest_record": 0, "latest_record": 0,
+        "defaults": { "bucket": {} },
+    });
+    let info = info.to_string();
+    let headers = vec![("content-type".into(), "application/json".into())];
+    asked.line.ends_with("/info").then_some((200, headers, info))
+}
+
+#[tokio::test]
+async fn no_letter_is_removed_after_another_start_of_the_store() {
+    let store = FakeStore::start(started_lately).await;
+    let sink = sink_at(&store.url, Arc::default(), Arc::default());
+    let removals = || store.asked().iter().filter(|asked| asked.is("DELETE")).count();
+    let (entry, state) = (EntryName::parse("a").unwrap(), partition(0, Begin::default()));
+    let remove = |start| sink.remove_letters(&entry, vec![Arc::clone(&state)], vec![5], start);
+    let now = sink.store_started().await.unwrap();
+    let refused = remove(Started { from: now.from - 60_000, to: now.to - 60_000 }).await.unwrap_err();
+    assert!(refused.contains("started again") && removals() == 0, "{refused}");
+    let refused = remove(now).await.unwrap_err();
+    assert!(refused.contains("may be at work") && removals() == 0, "an earlier process may have left one: {refused}");
+    *sink.shared().failed_request.lock().unwrap() = None;
+    remove(now).await.unwrap();
+    assert_eq!(removals(), 1);
+    sink.partition_begins();
+    assert!(remove(now).await.is_err() && removals() == 1, "an earlier host may have left one");
 }

@@ -3,15 +3,17 @@
 //! Guarantees: before a batch of letters the writer forgets what it knows of the entry, and again after it, so that a letter's record
 //! that the live path wrote is found, and the other way round; a letter is tried once, and left where that fails, so that it
 //! holds up no live record; nothing is ever removed to make room for a letter; its partition is asked right before each request
-//! whether it is still this host's.
+//! whether it is still this host's. Letters are removed only while the store is known not to have been started again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
 use super::pending::PendingWrite;
 use super::{Writer, under_way};
+use crate::flow::store_start::Started;
 use crate::flow::{PartitionState, ReplayRefusal, RereadCause};
 use crate::sink::item::Prepared;
 use crate::sink::letters::LetterRemoval;
@@ -22,6 +24,8 @@ const AT_ONCE: usize = 16;
 /// How often a batch is placed and sent: a second time where a microsecond turned out to be occupied, and a third one where
 /// what occupies it was passed over.
 const ROUNDS: usize = 3;
+/// A store needs longer than this to be started again.
+const PAUSE: Duration = Duration::from_secs(1);
 const UNFINISHED: &str = "a record that was begun and never finished stands at its time, and the request may still be at work; replay it \
                           again in a minute";
 const HIDDEN: &str = "an unfinished record hides it; `replay --write` mends that while the group is stopped";
@@ -109,19 +113,32 @@ impl Writer {
 
     /// Removes dead letters of this entry that are done with.
     pub(super) async fn remove_letters(&mut self, removal: LetterRemoval) {
-        let LetterRemoval { owners, times, answer } = removal;
-        let removed = self.removed_letters(&owners, &times).await;
+        let LetterRemoval { owners, times, store_start, answer } = removal;
+        let removed = self.removed_letters(&owners, &times, store_start).await;
         // Nobody waits any more where the replay was ended.
         let _ = answer.send(removed);
     }
 
-    async fn removed_letters(&mut self, owners: &[Arc<PartitionState>], times: &[u64]) -> Result<(), String> {
+    async fn removed_letters(
+        &mut self,
+        owners: &[Arc<PartitionState>],
+        times: &[u64],
+        store_start: Started,
+    ) -> Result<(), String> {
         let shared = Arc::clone(&self.shared);
         // It goes together with nothing of others.
         self.is_small_turn = false;
         let _turn = shared.turn(false, &self.topic).await;
         self.verify_if_any().await.map_err(|error| error.to_string())?;
-        shared.membership.assured().await;
+        loop {
+            shared.require_same_start(store_start).await?;
+            let asked = Instant::now();
+            shared.membership.assured().await;
+            // After a pause of the process the store may have been started again, too.
+            if asked.elapsed() < PAUSE {
+                break;
+            }
+        }
         let _under_way: Vec<_> = owners.iter().map(|owner| owner.request()).collect();
         if !owners.iter().all(|owner| owner.may_replay()) {
             return Err("its partition was taken away or is read again".into());
