@@ -82,6 +82,8 @@ pub(super) struct Host {
     /// Idle partitions whose tails are to be looked at.
     pub probes: Mutex<Vec<(TopicPartition, u64)>>,
     stop: Arc<AtomicBool>,
+    /// Set when this host ends, for whatever reason, for those who work beside it.
+    ends: Arc<AtomicBool>,
     failure: HostFailure,
 }
 
@@ -135,13 +137,14 @@ impl Host {
             commits_refused: Mutex::default(),
             probes: Mutex::default(),
             stop: Arc::clone(&lasting.stop),
+            ends: Arc::default(),
             failure,
         })
     }
 
-    /// The signal to stop, for those who work beside the host.
-    pub fn stop_flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.stop)
+    /// Set when the host ends, for those who work beside it: with the process, or alone, where it is one of several pipelines.
+    pub fn end_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.ends)
     }
 
     pub fn is_told_to_stop(&self) -> bool {
@@ -191,10 +194,12 @@ impl Host {
 
     /// Ends all assignments at once: what is in flight is neither written nor committed any more.
     pub fn abandon(&self) {
+        self.ends.store(true, Ordering::SeqCst);
         self.assignments().drain().for_each(|(_, owned)| owned.state.end());
     }
 
     pub fn join_workers(&self) {
+        self.ends.store(true, Ordering::SeqCst);
         self.ended.store(true, Ordering::SeqCst);
         if !self.workers.join(self.stop_time.within(LAST_CALLS)) {
             self.failure.set("a worker panicked".to_owned());
@@ -345,6 +350,7 @@ impl GroupHandler for Host {
         self.replace_hung_workers();
         let should_stop = self.stop.load(Ordering::SeqCst) || self.find_failure();
         if should_stop {
+            self.ends.store(true, Ordering::SeqCst);
             self.stop_time.begins();
         }
         should_stop

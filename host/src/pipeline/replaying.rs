@@ -13,7 +13,7 @@ use super::lock;
 use crate::chain::Chain;
 use crate::config::threads;
 use crate::dead_letters::replay::{
-    Fate, HostReplay, ReplayListener, ReplaySummary, ReplayedLetter, Settling, beside_live, trial,
+    Fate, HostReplay, NotAsked, ReplayListener, ReplaySummary, ReplayedLetter, Settling, beside_live, trial,
 };
 use crate::health::report::ReplayProgress;
 use crate::record::TopicPartition;
@@ -114,6 +114,12 @@ fn chain_of(host: &Host) -> Result<Chain, String> {
     Chain::for_replay(Arc::clone(&host.chain)).map_err(|error| format!("can't start the plugins: {error:#}"))
 }
 
+/// Letters of records on which a plugin hung: this thread would hang, too.
+fn not_asked(host: &Host) -> NotAsked {
+    let hung = host.workers.hung_records();
+    Arc::new(move |record| hung.of(record).map(|call| call.failure))
+}
+
 fn try_it(host: &Host) -> Result<(), String> {
     info!("trying what a replay would make of the dead letters");
     let chain = chain_of(host)?;
@@ -122,7 +128,7 @@ fn try_it(host: &Host) -> Result<(), String> {
         summary.count(&told.fate);
         host.replay.told(summary, told);
     };
-    trial(&host.config, chain, host.sink.store(), host.sink.runtime(), host.stop_flag(), tell)
+    trial(&host.config, chain, host.sink.store(), host.sink.runtime(), host.end_flag(), not_asked(host), tell)
         .map(drop)
         .map_err(|error| error.to_string())
 }
@@ -154,7 +160,8 @@ fn write_now(host: &Arc<Host>) -> Result<(), String> {
         chain,
         sink: host.sink.clone(),
         owned: Arc::new(owned),
-        stop: host.stop_flag(),
+        stop: host.end_flag(),
+        not_asked: not_asked(host),
     };
     let summary = beside_live(replay, &mut Shown { host, summary: ReplaySummary::default() });
     summary.map(drop).map_err(|error| error.to_string())

@@ -91,6 +91,11 @@ impl Workers {
         }
     }
 
+    /// What is given to no plugin again.
+    pub fn hung_records(&self) -> Arc<HungRecords> {
+        Arc::clone(&self.parts.hung)
+    }
+
     /// Puts a fresh worker in the place of each that doesn't come back from a plugin, and tells which places. Their
     /// partitions have to be given to the fresh ones.
     pub fn replace_hung(&self) -> Vec<usize> {

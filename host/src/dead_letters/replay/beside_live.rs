@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::run::{OwnPartitions, ReplayRun};
+use super::run::{NotAsked, OwnPartitions, ReplayRun};
 use super::{
     Fate, FoundLetter, LeftReason, LetterPlace, ReplayError, ReplaySummary, ReplayedLetter, entries, topic, wrong,
 };
@@ -38,7 +38,8 @@ use crate::sink::{ShownOutput, Sink};
 const SETTLED_AFTER: Duration = Duration::from_secs(75);
 /// How long it is waited for at most, where requests to the store fail again and again.
 const SETTLED_WITHIN: Duration = Duration::from_secs(900);
-/// Letters that settle at a time; each takes some 300 bytes.
+/// Letters that settle at a time, and their outputs, but for those of the last page: a split makes up to a thousand of a letter. Each takes
+/// some 300 bytes.
 const MOST_SETTLING: usize = 10_000;
 /// Letters that are removed with one request.
 const REMOVED_AT_ONCE: usize = 64;
@@ -55,6 +56,8 @@ pub struct HostReplay<'a> {
     pub sink: Sink,
     /// The partitions that it has.
     pub owned: OwnPartitions,
+    /// The records that its plugins aren't asked for.
+    pub not_asked: NotAsked,
     /// Ends the replay.
     pub stop: Arc<AtomicBool>,
 }
@@ -97,6 +100,8 @@ pub(super) struct BesideLive<'a> {
     listener: &'a mut dyn ReplayListener,
     pub summary: ReplaySummary,
     done: Vec<DoneLetter>,
+    /// How many outputs they have.
+    outputs: usize,
     /// When the last of them was written, and how the store had started before the first one was.
     written: Option<Instant>,
     store_start: Option<Started>,
@@ -104,7 +109,7 @@ pub(super) struct BesideLive<'a> {
 
 /// Writes what can be written of the dead letters now, and removes what is done with. Blocks.
 pub fn beside_live(host: HostReplay<'_>, listener: &mut dyn ReplayListener) -> Result<ReplaySummary, ReplayError> {
-    let HostReplay { config, chain, sink, owned, stop } = host;
+    let HostReplay { config, chain, sink, owned, not_asked, stop } = host;
     if config.store.discard {
         return Err(ReplayError::Discard);
     }
@@ -113,7 +118,7 @@ pub fn beside_live(host: HostReplay<'_>, listener: &mut dyn ReplayListener) -> R
     }
     let runtime = sink.runtime().clone();
     let run = ReplayRun::new(config, chain, Some(sink.clone()), runtime, Arc::clone(&stop))?;
-    let run = run.beside_live(owned);
+    let run = run.beside_live(owned).without(not_asked);
     let mut replay = BesideLive {
         config,
         run,
@@ -122,6 +127,7 @@ pub fn beside_live(host: HostReplay<'_>, listener: &mut dyn ReplayListener) -> R
         listener,
         summary: ReplaySummary::default(),
         done: Vec::new(),
+        outputs: 0,
         written: None,
         store_start: None,
     };
@@ -169,6 +175,7 @@ impl BesideLive<'_> {
             (Fate::Written(_) | Fate::Dropped, Some(live)) => {
                 let outputs = state.map(|state| state.take_stored()).unwrap_or_default();
                 self.summary.found += outputs.iter().filter(|output| output.found).count() as u64;
+                self.outputs += outputs.len();
                 self.done.push(DoneLetter { told, live, outputs });
                 self.written = Some(Instant::now());
             }
@@ -207,9 +214,9 @@ impl BesideLive<'_> {
         self.sink.runtime().block_on(self.sink.require_same_start(self.store_start()?))
     }
 
-    /// Whether as many letters settle as may: they are removed before others are written.
+    /// Whether as many letters or outputs settle as may: they are removed before others are written.
     pub fn is_full(&self) -> bool {
-        self.done.len() >= MOST_SETTLING
+        self.done.len().max(self.outputs) >= MOST_SETTLING
     }
 
     /// Waits until what was written can be taken for safe, and removes its letters with `remove`, which gets those of one partition and
@@ -218,6 +225,7 @@ impl BesideLive<'_> {
         let Some(written) = self.written.take() else { return Ok(()) };
         self.wait_settled(written);
         let done = std::mem::take(&mut self.done);
+        self.outputs = 0;
         if self.stopped() {
             done.into_iter().for_each(|letter| self.leave(letter, LeftReason::Stopped));
             return Ok(());

@@ -25,8 +25,8 @@ use tracing::warn;
 
 pub use self::beside_live::{HostReplay, ReplayListener, Settling, beside_live};
 pub use self::done::DoneOffsets;
-pub use self::run::OwnPartitions;
 use self::run::ReplayRun;
+pub use self::run::{NotAsked, OwnPartitions};
 use crate::chain::{Chain, SharedChain};
 use crate::config::Config;
 use crate::dead_letters::format::{DeadLetter, UnreadableLetter};
@@ -244,16 +244,18 @@ pub fn replay(
 }
 
 /// Tells what a replay would make of the dead letters now, for a host that runs: nothing is written, removed or marked.
-/// `chain` is for it alone, see [`Chain::for_replay`]; `stop` ends it.
+/// `chain` is for it alone, see [`Chain::for_replay`]; `stop` ends it;
+/// the plugins aren't asked for the records of `not_asked`.
 pub fn trial(
     config: &Config,
     chain: Chain,
     store: &Store,
     runtime: &tokio::runtime::Handle,
     stop: Arc<AtomicBool>,
+    not_asked: NotAsked,
     tell: &mut dyn FnMut(&ReplayedLetter),
 ) -> Result<ReplaySummary, ReplayError> {
-    let run = ReplayRun::new(config, chain, None, runtime.clone(), Arc::clone(&stop))?;
+    let run = ReplayRun::new(config, chain, None, runtime.clone(), Arc::clone(&stop))?.without(not_asked);
     let replay = Replay { config, run, write: false, stop, tell, summary: ReplaySummary::default() };
     replay.all(store, runtime, None)
 }

@@ -26,6 +26,9 @@ const TICK: Duration = Duration::from_millis(50);
 /// Answers with a partition as this host reads it; `None`: it doesn't.
 pub type OwnPartitions = Arc<dyn Fn(&TopicPartition) -> Option<Arc<PartitionState>> + Send + Sync>;
 
+/// Answers with why the plugins aren't asked for a record; `None`: they are.
+pub type NotAsked = Arc<dyn Fn(&InputRecord) -> Option<PluginFailure> + Send + Sync>;
+
 pub struct ReplayRun<'a> {
     config: &'a Config,
     chain: Chain,
@@ -33,6 +36,7 @@ pub struct ReplayRun<'a> {
     sink: Option<Sink>,
     /// What this host reads, where letters are written beside live records.
     owned: Option<OwnPartitions>,
+    not_asked: Option<NotAsked>,
     budget: Arc<Budget>,
     mapping: Mapping,
     entry: Option<Template>,
@@ -74,6 +78,7 @@ impl<'a> ReplayRun<'a> {
             chain,
             sink,
             owned: None,
+            not_asked: None,
             // A page is what bounds this.
             budget: Arc::new(Budget::new(usize::MAX, usize::MAX)),
             mapping: Mapping { labels: config.labels.clone(), content_types: config.store.content_types.clone() },
@@ -89,6 +94,11 @@ impl<'a> ReplayRun<'a> {
     /// Writes only letters of partitions that this host has, through the sink that writes their live records.
     pub fn beside_live(self, owned: OwnPartitions) -> Self {
         Self { owned: Some(owned), ..self }
+    }
+
+    /// Doesn't ask the plugins for these records.
+    pub fn without(self, not_asked: NotAsked) -> Self {
+        Self { not_asked: Some(not_asked), ..self }
     }
 
     /// Sends a page through chain and sink, and waits until each one's fate is known.
@@ -153,6 +163,9 @@ impl<'a> ReplayRun<'a> {
                 Err(reason) => return failing(reason),
             },
         };
+        if let Some(failure) = self.not_asked.as_ref().and_then(|not_asked| not_asked(&input)) {
+            return failing(told(&failure));
+        }
         self.chain.refresh();
         let input = Arc::new(input);
         let mut outputs = match self.transform(&input) {
