@@ -387,7 +387,10 @@ async fn resume_topic(
 }
 
 async fn replay(State(served): State<Served>, Extension(way): Extension<Way>, uri: Uri, headers: HeaderMap) -> Done {
-    let write = parameters(&uri).any(|(name, value)| name == "write" && value == "true");
+    let write = match write_asked(&uri) {
+        Ok(write) => write,
+        Err(reason) => return (StatusCode::BAD_REQUEST, reason),
+    };
     let what = if write { "replay the dead letters" } else { "try a replay" };
     served.change(way, &headers, what, move |reporter| reporter.replay(write)).await
 }
@@ -403,6 +406,19 @@ async fn act(
         Action::Rollback => "roll back a plugin",
     };
     served.change(way, &headers, what, move |reporter| reporter.act(&plugin, action)).await
+}
+
+/// Whether a replay is to write. Without the parameter it only tries.
+fn write_asked(uri: &Uri) -> Result<bool, String> {
+    let mut write = false;
+    for (_, value) in parameters(uri).filter(|(name, _)| name == "write") {
+        write = match &*value {
+            "true" => true,
+            "false" => false,
+            other => return Err(format!("write={other:?} is neither true nor false")),
+        };
+    }
+    Ok(write)
 }
 
 /// What stands behind the question mark.
@@ -444,6 +460,21 @@ impl Served {
             Ok(Ok(done)) => (StatusCode::OK, done),
             Ok(Err(reason)) => (StatusCode::CONFLICT, reason),
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_writes_only_where_that_is_asked_for_in_full() {
+        let asked = |path: &str| write_asked(&path.parse().unwrap());
+        assert_eq!(asked("/replay?write=true&pipeline=a"), Ok(true));
+        assert_eq!((asked("/replay"), asked("/replay?write=false")), (Ok(false), Ok(false)));
+        for wrong in ["/replay?write=true?pipeline=a", "/replay?write", "/replay?write=1"] {
+            assert!(asked(wrong).is_err(), "{wrong}");
         }
     }
 }
