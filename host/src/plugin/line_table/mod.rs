@@ -22,6 +22,8 @@ const FORMAT: u32 = 1;
 const MOST_BYTES: usize = 1 << 20;
 /// Tables of more files aren't read, either.
 const MOST_FILES: u32 = 10_000;
+/// Nor are those with a longer name of a file.
+const MOST_NAME: usize = 256;
 
 /// The lines of a component's code.
 #[derive(Debug, Default)]
@@ -118,7 +120,11 @@ fn decode(data: &[u8], code: u32) -> wasmparser::Result<(Vec<Arc<str>>, Vec<Row>
         return Ok((files, rows));
     }
     for _ in 0..count {
-        files.push(reader.read_string()?.into());
+        let name = reader.read_string()?;
+        if name.len() > MOST_NAME {
+            return Ok((Vec::new(), rows));
+        }
+        files.push(name.into());
     }
     let mut start = code;
     while !reader.eof() {
@@ -192,6 +198,9 @@ mod tests {
         let files = vec![String::new(); MOST_FILES as usize + 1];
         let many = encode(&files, &[Row { start: 2, file: 1, line: 10 }]);
         assert!(LineTable::of_component(&component(&many)).is_empty(), "too many files");
+        let named = |length| encode(&["n".repeat(length)], &[Row { start: 2, file: 1, line: 10 }]);
+        assert!(!LineTable::of_component(&component(&named(MOST_NAME))).is_empty());
+        assert!(LineTable::of_component(&component(&named(MOST_NAME + 1))).is_empty(), "too long a name");
     }
 
     #[test]
