@@ -4,8 +4,9 @@
 //! this host waits until its begin is known, then a worker reads it. A re-read takes it away from the worker and lets it
 //! begin again, as if another host had committed where.
 //!
-//! Guarantees: what is committed is what [`PartitionState::commit_point`] says; where a partition begins is decided by
-//! [`crate::kafka::start`] from what Kafka has, and moved back by the recovery if the store has restarted; a partition is taken back before it is given up; one that can't be begun holds up no other.
+//! Guarantees: what is committed is what [`crate::flow::PartitionState::commit_point`] says; where a partition begins is
+//! decided by [`crate::kafka::start`] from what Kafka has, and moved back by the recovery if the store has restarted; a
+//! partition is taken back before it is given up; one that can't be begun holds up no other.
 
 mod begin;
 mod commit_queue;
