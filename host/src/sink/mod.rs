@@ -22,6 +22,7 @@ pub mod pages;
 mod parts;
 pub mod problems;
 pub mod recent;
+mod removal;
 pub mod request_times;
 mod route;
 mod several;

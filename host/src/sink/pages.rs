@@ -1,7 +1,6 @@
-//! Reads dead letters back from their entries, and removes those that are done with.
+//! Reads dead letters back from their entries.
 //!
-//! Guarantees: a page is read to its end before anyone works on it, so that nothing is read of an entry while it is
-//! changed; what is removed is exactly what was asked for.
+//! Guarantees: a page is read to its end before anyone works on it, so that nothing is read of an entry while it is changed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,6 +23,8 @@ pub struct EntryRecord {
     pub timestamp_us: u64,
     /// The labels.
     pub labels: HashMap<String, String>,
+    /// The content type.
+    pub content_type: String,
     /// The payload.
     pub payload: Bytes,
 }
@@ -60,9 +61,10 @@ impl Store {
                     let Some(record) = stream.next().await else { break };
                     let record = record?;
                     let (timestamp_us, labels) = (record.timestamp_us(), record.labels().clone());
+                    let content_type = record.content_type().to_owned();
                     let payload = record.bytes().await?;
                     bytes += payload.len();
-                    page.push(EntryRecord { timestamp_us, labels, payload });
+                    page.push(EntryRecord { timestamp_us, labels, content_type, payload });
                 }
                 Ok(page)
             })

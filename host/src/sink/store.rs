@@ -38,8 +38,6 @@ const QUESTION_EVERY: Duration = Duration::from_millis(40);
 const MOST_QUESTIONS: usize = 30;
 /// How long an answer about the bucket's quota is taken for true.
 const QUOTA_FRESH: Duration = Duration::from_secs(30);
-/// Timestamps that one request removes: they travel in its headers.
-const REMOVED_AT_ONCE: usize = 80;
 /// A request that reads payloads gets the time for this many bytes.
 pub(super) const READ_BYTES: u64 = 16 << 20;
 
@@ -492,41 +490,6 @@ impl Store {
             }
         });
         self.timed(StoreOperation::Read, read).await
-    }
-
-    /// Removes the records at exactly these timestamps, unfinished ones included.
-    pub async fn remove(&self, entry: &EntryName, times: &[u64]) -> Result<(), StoreError> {
-        // What isn't there any more needn't be removed; what couldn't be shows as a conflict at the next write.
-        self.remove_each(entry, times, |_| Ok(())).await
-    }
-
-    /// Removes these records; an error where one of them couldn't be.
-    pub async fn remove_all(&self, entry: &EntryName, times: &[u64]) -> Result<(), StoreError> {
-        let first = |failed: BTreeMap<u64, ReductError>| {
-            failed.into_values().find(|error| error.status != ErrorCode::NotFound).map_or(Ok(()), Err)
-        };
-        self.remove_each(entry, times, first).await
-    }
-
-    async fn remove_each(
-        &self,
-        entry: &EntryName,
-        times: &[u64],
-        judge: impl Fn(BTreeMap<u64, ReductError>) -> Result<(), ReductError> + Copy + Send + 'static,
-    ) -> Result<(), StoreError> {
-        for times in times.chunks(REMOVED_AT_ONCE) {
-            let (name, times) = (entry.to_string(), times.to_vec());
-            let removed = self.with_bucket(0, move |bucket| {
-                let mut request = bucket.remove_batch(&name);
-                request.append_timestamps_us(times.clone());
-                async move {
-                    let failed = request.send().await?;
-                    judge(failed)
-                }
-            });
-            self.timed(StoreOperation::Remove, removed).await?;
-        }
-        Ok(())
     }
 
     /// Runs a request that carries `bytes` bytes.

@@ -37,7 +37,7 @@ pub fn replay(
             let Some(last) = page.last() else { break };
             from = last.timestamp_us.saturating_add(1);
             let mut found = Vec::new();
-            for EntryRecord { timestamp_us, labels, payload } in page {
+            for EntryRecord { timestamp_us, labels, payload, .. } in page {
                 match format::read(&labels, payload) {
                     Some(letter) => {
                         found.push(FoundLetter {
@@ -53,7 +53,7 @@ pub fn replay(
                     LetterPlace::Entry { timestamp_us, .. } => Some(*timestamp_us),
                     LetterPlace::Topic { .. } => None,
                 });
-                tokio.block_on(store.remove_all(entry, &times.collect::<Vec<_>>())).map_err(wrong)
+                tokio.block_on(store.remove_letters(entry, &times.collect::<Vec<_>>())).map_err(wrong)
             })?;
         }
     }
@@ -89,7 +89,7 @@ pub fn replay_beside_live(replay: &mut BesideLive<'_>) -> Result<(), ReplayError
             let Some(last) = page.last() else { break };
             from = last.timestamp_us.saturating_add(1);
             let mut found = Vec::new();
-            for EntryRecord { timestamp_us, labels, payload } in page {
+            for EntryRecord { timestamp_us, labels, payload, .. } in page {
                 match format::read(&labels, payload) {
                     Some(letter) => {
                         let place = LetterPlace::Entry { entry: entry.clone(), timestamp_us };

@@ -96,6 +96,25 @@ async fn a_paused_host_removes_no_unfinished_record_of_its_successor() {
     assert!(!removes_after_a_pause(Begin::default(), true, unfinished, conflict).await);
 }
 
+/// A removal can take the whole block with it, and the dead letters of what an earlier replay wrote there are gone.
+#[tokio::test]
+async fn a_replay_passes_over_unfinished_records_when_nothing_can_finish_them_any_more() {
+    let store = FakeStore::start(|asked: &FakeRequest| {
+        let is_taken = asked.written_times().contains(&5);
+        unfinished(asked).or_else(|| if is_taken { conflict(asked) } else { None }).or_else(|| query(asked))
+    })
+    .await;
+    let sink = sink_at(&store.url, Arc::default(), Arc::default());
+    let asked = |what: fn(&FakeRequest) -> bool| store.asked().iter().filter(|asked| what(asked)).count();
+    let state = Arc::into_inner(partition(0, Begin::default())).unwrap().for_replay();
+    sink.submit(item(&Arc::new(state), "a", 5));
+    until("some attempts", || asked(|asked| asked.written_times().contains(&5)) > 3).await;
+    assert_eq!(asked(|asked| asked.written_times().contains(&6)), 0, "an earlier process may have left a request");
+    *sink.shared().failed_request.lock().unwrap() = None;
+    until("a write behind it", || asked(|asked| asked.written_times().contains(&6)) > 0).await;
+    assert_eq!(asked(|asked| asked.is("DELETE")), 0);
+}
+
 #[tokio::test]
 async fn a_paused_host_removes_no_damaged_record_that_its_successor_may_have_written_again() {
     let compares = || {

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::pending::PendingWrite;
 use super::{Writer, under_way};
@@ -24,6 +24,8 @@ const AT_ONCE: usize = 16;
 /// How often a batch is placed and sent: a second time where a microsecond turned out to be occupied, and a third one where
 /// what occupies it was passed over.
 const ROUNDS: usize = 3;
+/// How often a replay without a host looks whether an earlier request can still be at work.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A store needs longer than this to be started again.
 const PAUSE: Duration = Duration::from_secs(1);
 const UNFINISHED: &str = "a record that was begun and never finished stands at its time, and the request may still be at work; replay it \
@@ -94,16 +96,41 @@ impl Writer {
         if self.unverified.is_empty() { Ok(()) } else { self.verify().await }
     }
 
-    /// Where a letter's microsecond is occupied by what no query shows: passes over it, once nobody can be at work on it any more.
-    pub(super) async fn pass_over(&mut self, occupied: Vec<u64>) -> Result<(), StoreError> {
+    /// Passes over microseconds that are occupied by what no query shows, once no request of an earlier process can be at work on them
+    /// any more: it could finish a record there that is written elsewhere by then. Nothing is removed, because that can take the whole
+    /// block with it ([`super::super::removal`]), and of what an earlier replay wrote there the dead letters are gone.
+    pub(super) async fn pass_over(&mut self, occupied: Vec<u64>, is_beside_live: bool) -> Result<(), StoreError> {
+        if let Some(left) = self.shared.may_be_at_work_for() {
+            // Live records don't wait for a letter, which is left.
+            if !is_beside_live {
+                self.wait_for_earlier_requests(left).await;
+            }
+            return Ok(());
+        }
         for time in occupied {
-            let is_unfinished = matches!(self.shared.store.occupant(&self.entry, time).await?, Occupant::Unfinished);
-            if is_unfinished && self.shared.may_be_at_work_for().is_none() {
-                self.occupied.learn(time..time.saturating_add(1), Vec::new());
-                self.occupied.occupy(time);
+            match self.shared.store.occupant(&self.entry, time).await? {
+                Occupant::Nothing => {}
+                // It was finished since, and is found.
+                Occupant::Record(_) if self.is_shown_at(time).await? => {}
+                Occupant::Unfinished | Occupant::Record(_) => {
+                    self.occupied.learn(time..time.saturating_add(1), Vec::new());
+                    self.occupied.occupy(time);
+                }
             }
         }
         Ok(())
+    }
+
+    async fn wait_for_earlier_requests(&mut self, left: Duration) {
+        if !self.waits_for_earlier {
+            self.waits_for_earlier = true;
+            info!(
+                entry = %self.entry,
+                seconds = left.as_secs(),
+                "an interrupted request left unfinished records; waiting until ReductStore can't be at work on it any more"
+            );
+        }
+        tokio::time::sleep(left.min(LOOK_EVERY)).await;
     }
 
     /// The store acknowledged the letter's record and doesn't show it.
@@ -149,7 +176,7 @@ impl Writer {
         // What is known of the entry counts them as there.
         self.generation = None;
         shared.forget_removed(&self.entry, times);
-        let removed = shared.store.remove_all(&self.entry, times).await;
+        let removed = shared.store.remove_letters(&self.entry, times).await;
         if let Err(error) = &removed {
             shared.note_failed_request();
             if error.may_mean_a_crash() {

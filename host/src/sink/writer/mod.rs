@@ -92,6 +92,8 @@ pub struct Writer {
     is_small_turn: bool,
     backoff: Backoff,
     complained: Option<Instant>,
+    /// Whether it has said that it waits for the end of an earlier process's requests.
+    waits_for_earlier: bool,
 }
 
 impl Writer {
@@ -121,6 +123,7 @@ impl Writer {
             is_small_turn: false,
             backoff: Backoff::default(),
             complained: None,
+            waits_for_earlier: false,
         }
     }
 
@@ -392,8 +395,9 @@ impl Writer {
                 }
             }
         }
-        if !occupied_again.is_empty() && batch.iter().any(|pending| pending.state().is_beside_live()) {
-            self.pass_over(occupied_again).await?;
+        if !occupied_again.is_empty() && batch.iter().any(|pending| pending.state().is_replay()) {
+            let is_beside_live = batch.iter().any(|pending| pending.state().is_beside_live());
+            self.pass_over(occupied_again, is_beside_live).await?;
         } else if !occupied_again.is_empty() {
             self.repair(occupied_again, batch).await?;
         }

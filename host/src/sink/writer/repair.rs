@@ -73,7 +73,7 @@ impl Writer {
     }
 
     /// Whether a query over more than this microsecond shows a record there.
-    async fn is_shown_at(&self, time: u64) -> Result<bool, StoreError> {
+    pub(super) async fn is_shown_at(&self, time: u64) -> Result<bool, StoreError> {
         let page = self.shared.store.heads(&self.entry, around(time, time), 3).await?;
         Ok(page.seen.iter().any(|seen| seen.timestamp_us == time))
     }
