@@ -85,6 +85,7 @@ async fn each_cause_is_told_with_its_topic_partition_and_offset() -> Result<()> 
         );
         config = config.plugin_with(language, &component("causes", language), &keys)?;
     }
+    ensure!(sent.len() == LANGUAGES.len() * MISTAKES, "{} mistakes", sent.len());
     let folder = process::data_folder("causes")?;
     let file = folder.path().join("sink.toml");
     std::fs::write(&file, config.text())?;
