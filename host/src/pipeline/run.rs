@@ -152,11 +152,8 @@ impl PipelineRun<'_> {
         let supervised = consumed.map(|supervisor| wait_for_supervisor(&host, supervisor));
         tokio.block_on(async {
             // A pipeline of several is started again soon, and must not meet its own requests at the store.
-            let until = Instant::now() + MOST_REQUESTS;
-            while config.pipeline.is_some() && !self.lasting.stop.load(Ordering::SeqCst) && Instant::now() < until {
-                if tokio::time::timeout(LAST_REQUESTS, sink.idle()).await.is_ok() {
-                    break;
-                }
+            if config.pipeline.is_some() {
+                requests_ended(|| sink.idle(), &self.lasting.stop, MOST_REQUESTS, LAST_REQUESTS).await;
             }
             if tokio::time::timeout(host.stop_time.within(LAST_REQUESTS), sink.idle()).await.is_err() {
                 warn!(
@@ -234,6 +231,22 @@ impl PipelineRun<'_> {
             };
         }
         Ok(supervisor)
+    }
+}
+
+/// Waits until no request is under way, for `most` at most, and no longer than until the process is told to stop, which is looked at
+/// after each `look`.
+async fn requests_ended<I: Future<Output = ()>>(
+    idle: impl Fn() -> I,
+    stop: &AtomicBool,
+    most: Duration,
+    look: Duration,
+) {
+    let until = Instant::now() + most;
+    while !stop.load(Ordering::SeqCst) && Instant::now() < until {
+        if tokio::time::timeout(look, idle()).await.is_ok() {
+            break;
+        }
     }
 }
 
@@ -349,7 +362,47 @@ fn say_configuration(config: &Config, chain: &SharedChain) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use tokio::time::timeout;
+
     use super::*;
+
+    const LOOK: Duration = Duration::from_millis(10);
+    /// Longer than any test takes.
+    const NEVER: Duration = Duration::from_secs(3600);
+    const BOUND: Duration = Duration::from_secs(120);
+
+    #[tokio::test]
+    async fn the_next_run_waits_for_the_requests_of_the_one_that_failed() {
+        // They end at the fourth look.
+        let (stop, looks) = (AtomicBool::new(false), AtomicU32::new(0));
+        let idle = || {
+            let look = looks.fetch_add(1, Ordering::SeqCst);
+            async move {
+                if look < 3 {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        timeout(BOUND, requests_ended(idle, &stop, NEVER, LOOK)).await.unwrap();
+        assert_eq!(looks.load(Ordering::SeqCst), 4);
+    }
+
+    #[tokio::test]
+    async fn requests_that_never_end_are_waited_for_until_the_bound_or_the_stop() {
+        let (stop, most, began) = (AtomicBool::new(false), Duration::from_millis(100), Instant::now());
+        timeout(BOUND, requests_ended(std::future::pending, &stop, most, LOOK)).await.unwrap();
+        assert!(began.elapsed() >= most, "the whole time is waited");
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let (told, is_stopped) = (Arc::clone(&stop), Arc::clone(&stop));
+        let waits = tokio::spawn(async move { requests_ended(std::future::pending, &told, NEVER, LOOK).await });
+        tokio::time::sleep(LOOK * 5).await;
+        assert!(!waits.is_finished(), "it waits");
+        is_stopped.store(true, Ordering::SeqCst);
+        timeout(BOUND, waits).await.unwrap().unwrap();
+    }
 
     #[test]
     fn a_panic_ends_the_run_with_its_text_and_nothing_else() {

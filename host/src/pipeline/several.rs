@@ -342,6 +342,38 @@ mod tests {
         }
     }
 
+    /// A pipeline whose thread never comes back, one that ends, and a process that is told to stop: it waits for both until
+    /// `limits.shutdown` and a bit are over, and no longer.
+    #[test]
+    fn a_stop_waits_for_a_pipeline_that_hangs_only_until_its_time_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!("[limits]\nshutdown = \"1s\"\n{}", file("{topic}/*", "x"));
+        let process = Arc::new(process(&pipelines(folder.path(), &text)));
+        let (release, hangs) = std::sync::mpsc::channel::<()>();
+        let hanging = std::thread::spawn(move || {
+            let _ = hangs.recv();
+            Ok(())
+        });
+        let threads: Vec<PipelineThread> = vec![("one".into(), hanging), ("two".into(), std::thread::spawn(|| Ok(())))];
+        let (told, returned) = std::sync::mpsc::channel();
+        let watching = Arc::clone(&process);
+        let began = Instant::now();
+        let watcher = std::thread::spawn(move || {
+            watching.watch(&threads);
+            told.send(began.elapsed()).unwrap();
+            threads
+        });
+        // As long as nobody tells it to stop it waits, whatever hangs.
+        let early = returned.recv_timeout(Duration::from_millis(500));
+        assert!(early.is_err(), "it gave the process up without a stop: {early:?}");
+        process.stop.store(true, Ordering::SeqCst);
+        let took = returned.recv_timeout(Duration::from_secs(120)).expect("a stop must not wait for what hangs");
+        assert!(took >= Duration::from_millis(500) + Duration::from_secs(1) + OVERTIME, "{took:?}");
+        let threads = watcher.join().unwrap();
+        assert!(!threads[0].1.is_finished() && threads[1].1.is_finished());
+        drop(release);
+    }
+
     #[test]
     fn new_plugins_may_not_write_what_another_pipeline_runs_with() {
         let folder = tempfile::tempdir().unwrap();
