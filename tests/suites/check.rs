@@ -221,10 +221,21 @@ fn run_says_at_its_start_what_is_wrong_with_kafka() -> Result<()> {
     assert!(code == Some(4) && told.contains("refuses us") && !told.contains("geheim"), "{told}");
 
     let nobody = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-    let mut sink = Sink::start_with(&[&flags[..], &[&nobody]].concat(), &[])?;
+    let address = crate::operate::address()?;
+    let mut sink = Sink::start_with(&[&flags[..], &[&nobody, "--status", &address]].concat(), &[])?;
     sink.wait_log(&format!("Kafka at {nobody} can't be reached"), BOUND)?;
     sink.wait_log("Connection refused", BOUND)?;
     sink.process().expect_running()?;
+    // Nobody kills it for that, and everybody is told what it waits for.
+    let ask = |path: &str| crate::operate::get(&address, path);
+    assert_eq!(ask("/livez")?.0, 200);
+    for path in ["/readyz", "/health"] {
+        let (code, told) = ask(path)?;
+        let waits = format!("it waits for an answer of Kafka at {nobody}");
+        assert!(code == 503 && told.contains("host.starting") && told.contains(&waits), "{path} {code} {told}");
+    }
+    let (code, told) = run(&["pause", "--status", &address])?;
+    assert!(code == Some(1) && told.contains("the host isn't running yet"), "{code:?} {told}");
     // A stop during the start is a clean stop.
     sink.stop_cleanly()?;
     Ok(())

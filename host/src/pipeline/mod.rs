@@ -28,8 +28,9 @@ use tracing::info;
 
 use self::failure::HostFailure;
 use self::host::Host;
-use self::run::{Lasting, PipelineRun};
+use self::run::PipelineRun;
 use self::several::PipelineFailures;
+use self::slot::PipelineSlot;
 use self::stop_time::told_to_stop;
 use crate::config::{Config, Pipelines, Sources};
 use crate::health::server::{self, Reporter};
@@ -85,13 +86,16 @@ pub fn run(pipelines: &Pipelines, sources: Sources) -> Result<(), RunError> {
 /// The only pipeline of a process: what ends it ends the process.
 fn alone(config: &Config, sources: Sources, stop: Arc<AtomicBool>) -> Result<(), RunError> {
     let engines = SharedEngines::for_config(config).map_err(failed("can't start the WebAssembly engine"))?;
-    let status = config.status.clone();
-    let running = move |host: Arc<Host>| {
-        server::start(&status, vec![(None, host as Arc<dyn Reporter>)]).map_err(failed("can't start the status"))?;
+    let slot = Arc::new(PipelineSlot::new(config.clone(), stop));
+    // At once: a host that waits for its servers must say so, and a probe that finds nobody would have it killed.
+    let reporter = Arc::clone(&slot) as Arc<dyn Reporter>;
+    server::start(&config.status, vec![(None, reporter)]).map_err(failed("can't start the status"))?;
+    let running = |host: Arc<Host>| {
+        slot.runs(host);
         service::ready();
         Ok(())
     };
-    let lasting = Lasting { stop, ..Lasting::default() };
+    let lasting = slot.lasting.clone();
     PipelineRun { config, sources, engines: &engines, names: "", neighbours: None, lasting, running: &running }.run()
 }
 

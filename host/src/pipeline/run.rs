@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::host::Host;
 use super::hung::HungRecords;
-use super::startup::{Opened, known_start, open};
+use super::startup::{Opened, Starting, known_start, open};
 use super::{RunError, failed};
 use crate::chain::{PluginVersion, SharedChain};
 use crate::config::{self, Config, ConfigProblem, LoadOutcome, PluginConfig, Sources, threads};
@@ -59,6 +59,7 @@ pub(super) struct Lasting {
     pub stop: Arc<AtomicBool>,
     pub pauses: Arc<Pauses>,
     pub hung: Arc<HungRecords>,
+    pub starting: Arc<Starting>,
 }
 
 /// See the module.
@@ -95,7 +96,7 @@ impl PipelineRun<'_> {
     fn run_on(&self, tokio: &Tokio) -> Result<(), RunError> {
         let (config, stop) = (self.config, &self.lasting.stop);
         let attachments = attachments::watched(&config.attachments, tokio.handle())?;
-        let opened = open(config, self.engines, tokio, stop);
+        let opened = open(config, self.engines, tokio, stop, &self.lasting.starting);
         if stop.load(Ordering::SeqCst) {
             return stopped_early();
         }

@@ -1,4 +1,4 @@
-//! The place of one of several pipelines: what it is configured as, and the host that runs it, or why none does.
+//! The place of a pipeline, the only one or one of several: what it is configured as, and the host that runs it, or why none does.
 //!
 //! Guarantees: every question gets an answer in each state; what a failure says of records or of the configuration is shown to
 //! callers who may act only.
@@ -20,6 +20,8 @@ use crate::health::tap::{TapAnswer, TapQuestion};
 use crate::sink::DeadLetterNote;
 
 pub(super) struct PipelineSlot {
+    /// The only pipeline of its process has none.
+    given_name: Option<Arc<str>>,
     name: Arc<str>,
     config: Mutex<Config>,
     /// What the pipeline may be running with beside what it was started with: every set of plugins that it has taken over or used.
@@ -54,6 +56,7 @@ struct SlotFailure {
 impl PipelineSlot {
     pub fn new(config: Config, stop: Arc<AtomicBool>) -> Self {
         Self {
+            given_name: config.pipeline.clone(),
             name: config.pipeline.clone().unwrap_or_else(|| "default".into()),
             config: Mutex::new(config),
             taken_over: Mutex::default(),
@@ -167,7 +170,10 @@ impl PipelineSlot {
 
     /// Asks the host that runs the pipeline.
     fn ask<T>(&self, question: impl FnOnce(&Host) -> Result<T, String>) -> Result<T, String> {
-        let host = self.host().ok_or_else(|| format!("pipeline {} isn't running; /health says why", self.name))?;
+        let host = self.host().ok_or_else(|| match &self.given_name {
+            Some(name) => format!("pipeline {name} isn't running; /health says why"),
+            None => "the host isn't running yet; /health says why".into(),
+        })?;
         question(&host)
     }
 
@@ -185,11 +191,11 @@ impl PipelineSlot {
             ..HostReport::default()
         };
         match &*lock(&self.state) {
-            SlotState::Starting { since } => report.problems.push(HealthProblem::since(
-                "pipeline.starting",
-                "it is being started: its plugins are loaded, and its servers waited for; the log says for which",
-                since.elapsed().as_secs(),
-            )),
+            SlotState::Starting { since } => {
+                let code = if self.given_name.is_some() { "pipeline.starting" } else { "host.starting" };
+                let message = format!("it is being started: {}", self.lasting.starting.now());
+                report.problems.push(HealthProblem::since(code, message, since.elapsed().as_secs()));
+            }
             SlotState::Failed(failure) => {
                 let next = match failure.again_at {
                     Some(at) => format!(
@@ -217,12 +223,14 @@ impl Reporter for PipelineSlot {
     fn report(&self) -> HostReport {
         let host = self.host();
         let mut report = host.as_ref().map_or_else(|| self.report_without_host(), |host| host.report());
-        if let Some(hangs) = host.and_then(|host| host.hangs()) {
+        if self.given_name.is_some()
+            && let Some(hangs) = host.and_then(|host| host.hangs())
+        {
             // The liveness of the process doesn't show it, because a restart would stop the others, too.
             let message = format!("{hangs}; only a restart of the process helps");
             report.problems.push(HealthProblem::new("pipeline.hangs", message));
         }
-        report.pipeline = Some(self.name.to_string());
+        report.pipeline = self.given_name.as_ref().map(ToString::to_string);
         report.pipeline_failures = *lock(&self.failures);
         report.stopping = self.lasting.stop.load(Ordering::SeqCst);
         report
@@ -231,6 +239,7 @@ impl Reporter for PipelineSlot {
     /// A pipeline that failed is started again; one whose polling thread hangs isn't.
     fn is_dead(&self) -> Option<String> {
         match &*lock(&self.state) {
+            SlotState::Runs(host) if self.given_name.is_none() => host.is_dead(),
             SlotState::Runs(host) => host.hangs(),
             SlotState::Failed(failure) if failure.again_at.is_none() => Some(failure.public.clone()),
             _ => None,

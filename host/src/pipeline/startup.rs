@@ -3,13 +3,13 @@
 //! Guarantees: a server that is away is waited for, one that refuses is an error at once; a signal to stop ends each waiting,
 //! that for the plugins' compilation too, within seconds.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::{RunError, failed};
+use super::{RunError, failed, lock};
 use crate::chain::SharedChain;
 use crate::config::Config;
 use crate::flow::backoff::Backoff;
@@ -36,13 +36,30 @@ pub(super) struct Opened {
     pub store: Store,
 }
 
+/// How far the start is: the status says it while the host does not read yet.
+#[derive(Default)]
+pub(super) struct Starting(Mutex<Option<String>>);
+
+impl Starting {
+    /// In words.
+    pub fn now(&self) -> String {
+        lock(&self.0).clone().unwrap_or_else(|| "its plugins are loaded".into())
+    }
+
+    fn waits_for(&self, what: String) {
+        *lock(&self.0) = Some(what);
+    }
+}
+
 /// If `stop` is set when it returns, the caller ignores the answer.
 pub(super) fn open(
     config: &Config,
     engines: &SharedEngines,
     tokio: &tokio::runtime::Runtime,
     stop: &AtomicBool,
+    starting: &Starting,
 ) -> Result<Opened, RunError> {
+    *lock(&starting.0) = None;
     let runtime = Runtime::on(engines, config).map_err(failed("can't start the WebAssembly engine"))?;
     let plugins = config.plugins.clone();
     // May take seconds for each plugin, six for one of 18 MB; what a stop leaves behind ends with the process.
@@ -51,13 +68,21 @@ pub(super) fn open(
         .block_on(unless_stopped(stop, with_a_word(loading)))
         .ok_or_else(|| RunError::Failed("told to stop".into()))?;
     let chain = loaded.map_err(failed("can't load the plugins"))??;
+    starting.waits_for(format!("it waits for an answer of Kafka at {}", config.kafka.brokers));
     let partitions = check::wait_ready(&config.kafka, stop).map_err(SourceError::from)?;
-    let store = open_store(config, tokio, stop)?;
+    starting.waits_for(format!("it waits for ReductStore at {}", config.store.url));
+    let store = open_store(config, tokio, stop, starting)?;
+    starting.waits_for("Kafka and ReductStore answer, and it joins its group".into());
     Ok(Opened { chain, partitions, store })
 }
 
 /// Makes sure that the bucket is there.
-fn open_store(config: &Config, tokio: &tokio::runtime::Runtime, stop: &AtomicBool) -> Result<Store, RunError> {
+fn open_store(
+    config: &Config,
+    tokio: &tokio::runtime::Runtime,
+    stop: &AtomicBool,
+    starting: &Starting,
+) -> Result<Store, RunError> {
     let wrong = |error, remedy| RunError::Store {
         url: config.store.url.clone(),
         bucket: config.store.bucket.clone(),
@@ -97,6 +122,11 @@ fn open_store(config: &Config, tokio: &tokio::runtime::Runtime, stop: &AtomicBoo
             }
             Err(error) => {
                 warn!(url = config.store.url, %error, "ReductStore isn't ready; waiting for it");
+                starting.waits_for(format!(
+                    "it waits for ReductStore at {}, for {} s at most: {error}",
+                    config.store.url,
+                    STORE_PATIENCE.as_secs()
+                ));
                 let pause = backoff.wait();
                 tokio.block_on(unless_stopped(stop, async { tokio::time::sleep(pause).await }));
             }
