@@ -148,7 +148,7 @@ impl Supervisor {
         let recent = self.last_minute.recent();
         if let Some(bad) = [done, recent].into_iter().find(RateDelta::is_all_dead_letters) {
             let message = format!(
-                "all of the last {} records became dead letters; `reduct-sink status`, the page and their label sink.reason say \
+                "all or almost all of the last {} records became dead letters; `reduct-sink status`, the page and their label sink.reason say \
                  why; correct the plugin or its configuration, and `reduct-sink replay` writes them",
                 bad.totals.dead_letters
             );

@@ -14,7 +14,8 @@ use crate::config::{PluginSource, in_full};
 use crate::flow::PartitionState;
 use crate::health::build;
 use crate::health::history::HistoryShown;
-use crate::health::progress::{PartitionView, Supervised};
+use crate::health::problems::HealthProblem;
+use crate::health::progress::{Look, PartitionView, Supervised};
 use crate::health::rates::Totals;
 use crate::health::report::{self, HostReport};
 use crate::health::server::{Action, Reporter};
@@ -163,6 +164,7 @@ impl Reporter for Host {
         let (in_flight_records, in_flight_bytes) = self.budget.used();
         let look = lock(&self.look).clone();
         let done = look.last_minute;
+        let behind = self.behind(&look, (in_flight_records, in_flight_bytes));
         HostReport {
             pipeline: self.config.pipeline.as_ref().map(ToString::to_string),
             pipeline_failures: 0,
@@ -197,7 +199,7 @@ impl Reporter for Host {
             records_per_s: done.per_second(done.totals.records),
             records_per_s_now: lock(&self.history).records_per_s(),
             bytes_per_s: done.per_second(done.totals.bytes),
-            behind: self.behind(&look.partitions, (in_flight_records, in_flight_bytes)),
+            behind,
             partitions: look.partitions.iter().map(partition).collect(),
             plugins: self.chain.versions().into_iter().map(|version| plugin(version, &self.chain)).collect(),
             swaps: self.control.swaps.last(),
@@ -255,22 +257,15 @@ impl Host {
         (quiet > DEAD_AFTER).then(text)
     }
 
-    /// Where records wait for long, says which part they wait for: with much in flight the store, with little what is before it.
-    fn behind(&self, partitions: &[PartitionView], (records, bytes): (usize, usize)) -> Option<String> {
-        let worst = partitions.iter().filter_map(|seen| seen.behind).max().filter(|worst| *worst > BEHIND)?;
+    /// Where records wait for long, says which part they wait for.
+    fn behind(&self, look: &Look, (records, bytes): (usize, usize)) -> Option<String> {
+        let worst = look.partitions.iter().filter_map(|seen| seen.behind).max().filter(|worst| *worst > BEHIND)?;
         let limits = &self.config.limits;
-        let is_much = |used: usize, most: usize| used >= most / 2;
-        let seconds = worst.as_secs();
-        let why = if !self.pauses.now().is_nothing() {
-            "something is paused"
-        } else if is_much(records, limits.in_flight_records) || is_much(bytes, limits.in_flight_bytes) {
-            "what was read waits for ReductStore; a faster store or network helps, or topics with more partitions, which are written side \
-             by side"
-        } else {
-            "little waits for ReductStore, so Kafka or the plugins are what takes the time; look at the plugins' times, raise \
-             limits.workers, or run more hosts in the group"
-        };
-        Some(format!("{seconds} s behind: {why}"))
+        // One partition that waits for the store gets half of the budget at most.
+        let is_much = |used: usize, most: usize| used >= most / 4;
+        let is_much_in_flight = is_much(records, limits.in_flight_records) || is_much(bytes, limits.in_flight_bytes);
+        let why = why_behind(&look.problems, !self.pauses.now().is_nothing(), is_much_in_flight);
+        Some(format!("{} s behind: {why}", worst.as_secs()))
     }
 
     /// What anybody may see of the problems whose messages may hold what a plugin said.
@@ -287,6 +282,25 @@ impl Host {
             return Ok(());
         }
         Err(format!("this host reads no topic {topic}; it reads {}", self.config.kafka.topics.join(", ")))
+    }
+}
+
+/// What records wait for: what is paused or known to be wrong; or else, with much in flight, the store, with little what is before it.
+fn why_behind(problems: &[HealthProblem], is_paused: bool, is_much_in_flight: bool) -> String {
+    let is_of_server =
+        |problem: &&HealthProblem| ["store", "kafka"].contains(&problem.code.split('.').next().unwrap_or_default());
+    if is_paused {
+        "something is paused".into()
+    } else if let Some(problem) = problems.iter().find(is_of_server) {
+        format!("because of the problem {}, which says what to do", problem.code)
+    } else if is_much_in_flight {
+        "what was read waits for ReductStore; a faster store or network helps, or topics with more partitions, which are written side \
+         by side"
+            .into()
+    } else {
+        "little waits for ReductStore, so Kafka or the plugins are what takes the time; look at the plugins' times, raise \
+         limits.workers, or run more hosts in the group"
+            .into()
     }
 }
 
@@ -324,5 +338,24 @@ fn plugin(version: PluginVersion, chain: &SharedChain) -> report::PluginReport {
         memory_bytes: version.memory_bytes,
         failures: version.failures,
         totals,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_wait_for_what_is_known_to_be_wrong() {
+        let problem = |code| HealthProblem::new(code, "away");
+        for code in ["store", "kafka.unreachable"] {
+            // While the store is away little is in flight at first.
+            let why = why_behind(&[problem("plugin"), problem(code)], false, false);
+            assert!(why.contains(&format!("the problem {code},")), "{why}");
+        }
+        let why = |is_much_in_flight| why_behind(&[problem("dead-letters.all")], false, is_much_in_flight);
+        assert!(why(true).starts_with("what was read waits for ReductStore"), "{}", why(true));
+        assert!(why(false).starts_with("little waits for ReductStore"), "{}", why(false));
+        assert_eq!(why_behind(&[problem("store")], true, true), "something is paused");
     }
 }
