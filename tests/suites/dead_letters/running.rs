@@ -9,7 +9,7 @@ use super::*;
 use crate::operate::{address, get};
 
 /// Every fourth record is one that the plugin fails on.
-fn often_poison(n: u64) -> Message {
+pub(super) fn often_poison(n: u64) -> Message {
     let message = Message::new(payload(n, 500)).timestamp_ms(1_700_000_000_000 + n as i64 / 50);
     match n % 8 {
         1 => message.header("camera", "x"),
@@ -19,23 +19,23 @@ fn often_poison(n: u64) -> Message {
 }
 
 /// A host with an address.
-struct Replayer {
-    sink: Sink,
-    address: String,
+pub(super) struct Replayer {
+    pub sink: Sink,
+    pub address: String,
 }
 
 impl Replayer {
-    fn start(config: &SinkConfig) -> Result<Self> {
+    pub fn start(config: &SinkConfig) -> Result<Self> {
         let address = address()?;
         let sink = Sink::start(&config.clone().set("status.listen", address.as_str()))?;
         Ok(Self { sink, address })
     }
 
-    fn status(&self) -> Result<Value> {
+    pub fn status(&self) -> Result<Value> {
         Ok(serde_json::from_str(&get(&self.address, "/status")?.1)?)
     }
 
-    fn wait(&mut self, what: &str, is_so: impl Fn(&Value) -> bool) -> Result<()> {
+    pub fn wait(&mut self, what: &str, is_so: impl Fn(&Value) -> bool) -> Result<()> {
         wait_for(what, BOUND, || {
             self.sink.process().expect_running()?;
             Ok(self.status().ok().filter(|status| is_so(status)).map(drop))
@@ -43,7 +43,7 @@ impl Replayer {
     }
 
     /// Waits until it works with the version that this file holds.
-    fn wait_version(&mut self, file: &std::path::Path) -> Result<()> {
+    pub fn wait_version(&mut self, file: &std::path::Path) -> Result<()> {
         let output = std::process::Command::new("sha256sum").arg(file).output()?;
         let digest = String::from_utf8_lossy(&output.stdout).chars().take(64).collect::<String>();
         self.wait("the new version of the plugin", |status| {
@@ -51,12 +51,12 @@ impl Replayer {
         })
     }
 
-    fn replay(&self) -> Result<(Option<i32>, Value)> {
+    pub fn replay(&self) -> Result<(Option<i32>, Value)> {
         replay_at(&self.address)
     }
 
     /// Begins one, if none runs.
-    fn begin(&self) -> Result<()> {
+    pub fn begin(&self) -> Result<()> {
         let args = ["replay", "--running", "--write", "--status", &self.address];
         let mut command = std::process::Command::new(binary()?);
         command.args(args);
@@ -78,21 +78,21 @@ fn replay_at(address: &str) -> Result<(Option<i32>, Value)> {
     Ok((output.status.code(), serde_json::from_str(line)?))
 }
 
-fn count(told: &Value, key: &str) -> u64 {
+pub(super) fn count(told: &Value, key: &str) -> u64 {
     told[key].as_u64().unwrap_or_default()
 }
 
-struct Scene {
-    kafka: KafkaClient,
-    store: Store,
-    topic: String,
-    plugin: std::path::PathBuf,
-    config: SinkConfig,
+pub(super) struct Scene {
+    pub kafka: KafkaClient,
+    pub store: Store,
+    pub topic: String,
+    pub plugin: std::path::PathBuf,
+    pub config: SinkConfig,
     _folder: tempfile::TempDir,
 }
 
 impl Scene {
-    fn new(name: &str, partitions: i32) -> Result<Self> {
+    pub fn new(name: &str, partitions: i32) -> Result<Self> {
         let kafka = bed()?.kafka.client();
         let store = Store::start()?;
         let topic = unique(name);
@@ -107,12 +107,12 @@ impl Scene {
         Ok(Self { kafka, store, topic, plugin, config, _folder: folder })
     }
 
-    fn mend(&self, plugin: &str, hosts: &mut [&mut Replayer]) -> Result<()> {
+    pub fn mend(&self, plugin: &str, hosts: &mut [&mut Replayer]) -> Result<()> {
         std::fs::write(&self.plugin, guest::guest(plugin))?;
         hosts.iter_mut().try_for_each(|host| host.wait_version(&self.plugin))
     }
 
-    async fn stored(&self) -> Result<Vec<Stored>> {
+    pub async fn stored(&self) -> Result<Vec<Stored>> {
         read_back(&self.store.client()?, self.config.bucket(), "*").await
     }
 }

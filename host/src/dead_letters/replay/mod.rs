@@ -84,7 +84,10 @@ impl LeftReason {
             Self::Early => {
                 "their partition is read again, or an earlier host may still be writing; replay in some minutes"
             }
-            Self::Differs => "what is in ReductStore differs; stop the group and run replay --write",
+            Self::Differs => {
+                "what is in ReductStore differs; remove it there and replay again, or, to keep it, stop the group and run replay \
+                 --write, which removes the dead letter"
+            }
             Self::Store(_) => "the store has a reason; replay once more",
         }
     }
