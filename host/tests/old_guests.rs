@@ -24,7 +24,7 @@ fn guest() -> PathBuf {
 
 fn chain() -> Chain {
     let plugin =
-        PluginConfig { timeout: Duration::from_secs(10), ..PluginConfig::new("old", PluginSource::File(guest())) };
+        PluginConfig { timeout: Duration::from_secs(300), ..PluginConfig::new("old", PluginSource::File(guest())) };
     Chain::new(SharedChain::load(Runtime::new().unwrap(), &[plugin]).unwrap()).unwrap()
 }
 

@@ -401,7 +401,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const PATIENCE: Duration = Duration::from_secs(300);
 
     #[test]
     fn topics_and_offsets_come_with_their_own_errors() {

@@ -363,7 +363,7 @@ mod tests {
             let record = BaseRecord::<(), str>::to("camera").partition(n % 2).payload("payload");
             producer.send(record).map_err(|(error, _)| error).unwrap();
         }
-        producer.flush(Duration::from_secs(30)).unwrap();
+        producer.flush(Duration::from_secs(300)).unwrap();
         let mut reader = ScanReader::new(&config).unwrap();
         assert_eq!(reader.bounds(&of(0)).unwrap(), 0..10);
         let read = |reader: &mut ScanReader| {

@@ -364,7 +364,7 @@ mod tests {
             let _ = done.send(());
         });
         wake(thread.thread());
-        ended.recv_timeout(Duration::from_secs(60)).expect("the wake-up was lost");
+        ended.recv_timeout(Duration::from_secs(300)).expect("the wake-up was lost");
         thread.join().unwrap();
     }
 

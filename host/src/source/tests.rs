@@ -105,11 +105,11 @@ fn produce(config: &Kafka, partitions: i32) {
         let record = BaseRecord::<(), str>::to("t").payload("payload").partition(number % partitions);
         producer.send(record).map_err(|(error, _)| error).unwrap();
     }
-    producer.flush(Duration::from_secs(30)).unwrap();
+    producer.flush(Duration::from_secs(300)).unwrap();
 }
 
 fn wait_for(what: &str, mut is_done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(300);
     while !is_done() {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(50));
@@ -119,7 +119,7 @@ fn wait_for(what: &str, mut is_done: impl FnMut() -> bool) {
 fn committed(view: &BaseConsumer, partition: i32) -> Offset {
     let mut list = TopicPartitionList::new();
     list.add_partition("t", partition);
-    let committed = view.committed_offsets(list, Duration::from_secs(10)).unwrap();
+    let committed = view.committed_offsets(list, Duration::from_secs(300)).unwrap();
     committed.find_partition("t", partition).unwrap().offset()
 }
 

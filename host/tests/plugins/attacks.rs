@@ -2,14 +2,15 @@
 
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
 
 use reduct_sink::config::{FailurePolicy, GrantedDirectory, InstancesFor, PluginConfig};
 use reduct_sink::plugin::LoadProblem;
 use reduct_sink::record::entry_name::{EntriesAllowed, EntryPattern};
 use reduct_sink::record::{InputRecord, TopicPartition};
 
-use crate::bed::{Bed, dead_letter, input, keep_log, load_error, logged, output, outputs, record, runtime};
+use crate::bed::{
+    Bed, PATIENCE, SHORT, dead_letter, input, keep_log, load_error, logged, output, outputs, record, runtime,
+};
 use crate::grants::{asking, chain};
 use crate::guest::{Guest, guest};
 
@@ -59,17 +60,20 @@ fn with_http(plugin: &mut PluginConfig) {
 
 /// The result of `call`, which runs on a thread of its own, so that the test fails instead of hanging if the host
 /// hangs.
-fn within<T: Send + 'static>(patience: Duration, call: impl FnOnce() -> T + Send + 'static) -> T {
+fn in_time<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, answered) = mpsc::channel();
     thread::spawn(move || done.send(call()));
-    answered.recv_timeout(patience).expect("the call never ends")
+    answered.recv_timeout(PATIENCE).expect("the call never ends")
 }
 
 #[test]
 fn a_body_that_nobody_reads_holds_no_call_up() {
     let guest = asking(&format!("{WAITING} (call $keep)"), IMPORTS, &BODIES, BODY);
-    let failure = within(Duration::from_secs(20), move || {
-        let mut chain = chain("waiting", guest, with_http);
+    let failure = in_time(move || {
+        let mut chain = chain("waiting", guest, |plugin| {
+            with_http(plugin);
+            plugin.timeout = SHORT;
+        });
         let failure = dead_letter(chain.transform(&input(1)));
         dead_letter(chain.transform(&input(2)));
         failure
@@ -86,7 +90,7 @@ fn a_body_that_nobody_reads_holds_no_load_up() {
     );
     let guest = Guest::new("(call $keep)").configure(&format!("{configure} (i32.const 0)"));
     let guest = guest.importing(IMPORTS, &packages, "ask").build();
-    let problem = within(Duration::from_secs(30), move || {
+    let problem = in_time(move || {
         let bed = Bed::of(&[]).with("waiting-at-start", &guest, with_http);
         runtime().load(&bed.plugins[0]).unwrap_err().problem
     });
@@ -127,10 +131,7 @@ fn bodies_of_requests_are_bounded() {
         &BODIES,
         BODY,
     );
-    let mut chain = chain("hoarder-of-bodies", guest, |plugin| {
-        with_http(plugin);
-        plugin.timeout = Duration::from_secs(10);
-    });
+    let mut chain = chain("hoarder-of-bodies", guest, with_http);
     let before = resident();
     for offset in 0..10 {
         chain.transform(&input(offset));

@@ -61,8 +61,14 @@ pub fn runtime() -> Arc<Runtime> {
     RUNTIME.get_or_init(|| Runtime::new().unwrap()).clone()
 }
 
+/// Far more than any call takes on a machine that is busy with other tests: what ends a call is what the test is about.
+/// Tests that wait for the time limit itself take [`SHORT`].
+pub const PATIENCE: Duration = Duration::from_secs(300);
+/// A time limit that a test waits for.
+pub const SHORT: Duration = Duration::from_millis(200);
+
 pub fn plugin(name: &str, source: PluginSource) -> PluginConfig {
-    PluginConfig { timeout: Duration::from_millis(200), memory_bytes: 16 << 20, ..PluginConfig::new(name, source) }
+    PluginConfig { timeout: PATIENCE, memory_bytes: 16 << 20, ..PluginConfig::new(name, source) }
 }
 
 /// The error with which the host refuses to load a file with these bytes.
@@ -126,7 +132,7 @@ pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = found() {
             return found;
         }
-        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain for {what}");
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -237,7 +237,10 @@ fn a_bake_window_in_manual_mode_or_off_rolls_nothing_back() {
         let bad = Digest::of(&trapping(2));
         run.until("the bad version", |run| (run.at_work() == bad).then_some(()));
         run.until("its failures", |run| (run.shared.versions()[0].counts.failed > 20).then_some(()));
-        thread::sleep(Duration::from_millis(200));
+        if mode == Mode::Manual {
+            run.until("the reason", |run| run.control.swaps.last().pop().and_then(|report| report.reason));
+        }
+        thread::sleep(quick().poll);
         let report = run.control.swaps.last().pop().unwrap();
         assert_eq!((report.outcome, run.at_work()), (outcome, bad));
         assert_eq!(report.reason.is_some(), mode == Mode::Manual, "told, but left to a person");

@@ -1,13 +1,12 @@
 //! Tests which files the host loads as plugins, and how it explains why it refuses the others.
 
 use std::fs;
-use std::time::Duration;
 
 use reduct_sink::config::{PluginConfig, PluginSource};
 use reduct_sink::plugin::componentize::componentize;
 use reduct_sink::plugin::{Digest, LoadProblem, passthrough};
 
-use crate::bed::{Bed, input, load_error, output, plugin, runtime};
+use crate::bed::{Bed, PATIENCE, SHORT, input, load_error, output, plugin, runtime};
 use crate::guest::{Guest, component_of, guest};
 
 #[test]
@@ -186,7 +185,7 @@ fn a_component_that_needs_concurrency_support_loads_and_runs() {
     let endless = Guest::new("(call $context-set (i32.const 7)) (loop $ever (br $ever)) unreachable")
         .importing(r#"(import "$root" "[context-set-0]" (func $context-set (param i32)))"#, "", "transform")
         .build();
-    let mut chain = Bed::of(&[&endless]).chain();
+    let mut chain = Bed::of(&[]).with("endless", &endless, |plugin| plugin.timeout = SHORT).chain();
     for offset in [1, 2] {
         assert!(crate::bed::dead_letter(chain.transform(&input(offset))).reason.contains("time limit"));
     }
@@ -243,11 +242,11 @@ fn a_plugin_that_sleeps_is_stopped_at_its_limit() {
          }",
         "sleeper",
     );
-    let mut chain = Bed::of(&[&sleeper.build()]).chain();
+    let mut chain = Bed::of(&[]).with("sleeper", &sleeper.build(), |plugin| plugin.timeout = SHORT).chain();
     let start = std::time::Instant::now();
     let failure = crate::bed::dead_letter(chain.transform(&input(1)));
     assert!(failure.reason.contains("time limit"), "{}", failure.reason);
-    assert!(start.elapsed() < Duration::from_secs(2), "slept {:?}", start.elapsed());
+    assert!(start.elapsed() < PATIENCE, "slept {:?}", start.elapsed());
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Tests what each verdict makes of a record, of one plugin and in chains.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use reduct_sink::chain::{Chain, Outcome, SharedChain};
@@ -223,10 +222,7 @@ fn wrong_answers_fail_the_record_with_the_rule_they_broke() {
             "(if (i64.eq (local.get $offset) (i64.const 2))
                (then (call $time (global.get $calls)) (return (call $change)))) {body}"
         );
-        let bed = Bed::of(&[]).with("wrong", &guest(&body), |plugin| {
-            plugin.memory_bytes = 128 << 20;
-            plugin.timeout = Duration::from_secs(10);
-        });
+        let bed = Bed::of(&[]).with("wrong", &guest(&body), |plugin| plugin.memory_bytes = 128 << 20);
         let mut chain = bed.chain();
         let failure = dead_letter(chain.transform(&input(1)));
         assert!(failure.reason.contains(rule), "{rule}: {}", failure.reason);

@@ -363,7 +363,7 @@ mod tests {
 
     fn rules(plain_http: &[&TestServer]) -> FetchRules {
         let plain_http = plain_http.iter().map(|server| server.host.clone()).collect();
-        FetchRules { ca: None, plain_http, timeout: Duration::from_secs(20) }
+        FetchRules { ca: None, plain_http, timeout: Duration::from_secs(300) }
     }
 
     fn address(server: &TestServer) -> OciAddress {

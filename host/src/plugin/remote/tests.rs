@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
-use super::test_server::TestServer;
+use super::test_server::{SILENT, TestServer};
 use super::*;
 
 /// What the registry has.
@@ -34,7 +33,7 @@ impl Registry {
         let server = TestServer::start(move |request| {
             let shelf = shown.lock().unwrap();
             if shelf.is_silent {
-                thread::sleep(Duration::from_secs(1));
+                return (SILENT.into(), Vec::new());
             }
             let path = request.split(' ').nth(1).unwrap_or_default();
             if !shelf.away.is_empty() && path.contains(shelf.away) {
@@ -53,7 +52,7 @@ impl Registry {
         });
         let (registry, repository) = (server.host.clone(), "acme/numbers".into());
         let address = RemoteAddress::Oci(OciAddress { registry, repository, tag: Some("1".into()), digest: None });
-        let rules = FetchRules { ca: None, plain_http: vec![server.host.clone()], timeout: Duration::from_millis(500) };
+        let rules = FetchRules { ca: None, plain_http: vec![server.host.clone()], timeout: Duration::from_secs(300) };
         let remote = RemotePlugin { address, follow: Some(Duration::from_secs(1)), rules };
         Self { server, shelf, remote, folder: tempfile::tempdir().unwrap() }
     }
@@ -111,7 +110,7 @@ fn a_tag_that_went_back_means_the_earlier_version_without_its_registry_too() {
 
 #[test]
 fn a_registry_that_gives_only_a_part_or_is_silent_lets_the_former_version_start() {
-    let registry = Registry::new();
+    let mut registry = Registry::new();
     let cache = registry.cache();
     let fetcher = registry.fetcher(&cache, None, &[]);
     registry.push(b"one");
@@ -124,9 +123,13 @@ fn a_registry_that_gives_only_a_part_or_is_silent_lets_the_former_version_start(
     }
     registry.away("");
     registry.shelf.lock().unwrap().is_silent = true;
+    registry.remote.rules.timeout = Duration::from_millis(500);
+    let fetcher = registry.fetcher(&cache, None, &[]);
     assert_eq!(start(&fetcher).unwrap(), b"one");
     assert!(matches!(fetcher.component(Fallback::Refused), Err(FetchError::TimedOut(_))));
     registry.shelf.lock().unwrap().is_silent = false;
+    registry.remote.rules.timeout = Duration::from_secs(300);
+    let fetcher = registry.fetcher(&cache, None, &[]);
     registry.shelf.lock().unwrap().tag = None;
     assert!(matches!(start(&fetcher), Err(FetchError::Missing { .. })), "a tag that is gone is an error");
 }

@@ -58,7 +58,7 @@ pub(super) fn item(state: &Arc<PartitionState>, entry: &str, offset: u64) -> Ite
 
 /// Waits until this is so.
 pub(super) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _ in 0..3_000 {
+    for _ in 0..30_000 {
         if is_so() {
             return;
         }
