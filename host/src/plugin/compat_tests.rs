@@ -57,6 +57,7 @@ fn state() -> State {
     let code = &loaded.code;
     let setting = Setting {
         memory_bytes: code.memory_bytes,
+        core_state: code.core_state,
         log_lines: 100,
         grants: &code.grants,
         log: &code.log,
@@ -64,7 +65,7 @@ fn state() -> State {
         files: &code.files,
         seed: 0,
         labels: &code.labels,
-        time_limit: Duration::from_secs(5),
+        time_limit: Duration::from_secs(300),
     };
     State::new(&setting).unwrap()
 }

@@ -6,6 +6,13 @@ use super::contract::{CONTRACT, START_TIMEOUT};
 use super::digest::Digest;
 use super::remote::FetchError;
 use super::signature::SignatureError;
+use crate::record::text::one_line;
+
+/// How many of a component's names a message tells, and of each this many bytes.
+const NAMES: usize = 10;
+const NAME_BYTES: usize = 200;
+/// Of what the compiler says.
+const TEXT_BYTES: usize = 2000;
 
 /// A plugin that didn't load. Its text names the plugin, the file, what was found and what would be right.
 #[derive(Debug, thiserror::Error)]
@@ -43,17 +50,17 @@ pub enum LoadProblem {
     Text,
     #[error("isn't WebAssembly: it begins with {0}")]
     NotWasm(String),
-    #[error("ends too early, as if it were cut off: {0}")]
+    #[error("ends too early, as if it were cut off: {}", shown(.0))]
     Truncated(String),
-    #[error("isn't a component that this host can compile: {0}")]
+    #[error("isn't a component that this host can compile: {}", shown(.0))]
     Compile(String),
     #[error("takes more than its limit to compile: {0}")]
     TooCostly(String),
-    #[error("asks for {asks}, this host offers {CONTRACT}")]
+    #[error("asks for {}, this host offers {CONTRACT}", shown(asks))]
     OtherVersion { asks: String },
     #[error("doesn't export reduct-sink:transform/transformer; it exports {}", list(.exports))]
     WrongWorld { exports: Vec<String> },
-    #[error("has another shape than the contract {CONTRACT}: {0}")]
+    #[error("has another shape than the contract {CONTRACT}: {}", shown(.0))]
     WrongShape(String),
     #[error("imports what this host doesn't offer: {}", list(.0))]
     UnknownImports(Vec<String>),
@@ -137,8 +144,17 @@ impl LoadProblem {
 }
 
 fn list(names: &[String]) -> String {
-    match names {
-        [] => "nothing".into(),
-        names => names.join(", "),
+    if names.is_empty() {
+        return "nothing".into();
     }
+    let mut shown: Vec<String> = names.iter().take(NAMES).map(|name| one_line(name, NAME_BYTES)).collect();
+    if names.len() > NAMES {
+        shown.push(format!("and {} more", names.len() - NAMES));
+    }
+    shown.join(", ")
+}
+
+/// A text that may hold names from inside the component.
+fn shown(text: &str) -> String {
+    one_line(text, TEXT_BYTES)
 }

@@ -13,9 +13,11 @@ use super::call_slot;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// Threads for file operations. One that hangs (on a dead network file system, for example) keeps its thread for ever;
-/// when all hang, further file operations of plugins end at their deadlines.
-const FILE_THREADS: usize = 64;
+/// Threads that all plugins without directories share. One that hangs (in the lookup of a name, for example) keeps its
+/// thread for ever; when all hang, further operations end at their deadlines.
+pub(super) const SHARED_THREADS: usize = 64;
+/// Threads for the files of one version of a plugin: more than its instances. They may hang on a dead network file system.
+pub(super) const OWN_THREADS: usize = 32;
 
 /// The threads on which the waiting is done.
 pub(super) struct HostCalls {
@@ -24,9 +26,10 @@ pub(super) struct HostCalls {
 }
 
 impl HostCalls {
-    pub fn start() -> io::Result<Self> {
+    /// With this many threads for operations that block.
+    pub fn start(threads: usize) -> io::Result<Self> {
         let mut builder = Builder::new_multi_thread();
-        let builder = builder.worker_threads(1).max_blocking_threads(FILE_THREADS);
+        let builder = builder.worker_threads(1).max_blocking_threads(threads);
         let runtime = builder.enable_all().thread_name("plugin-host-calls").build()?;
         Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
@@ -71,9 +74,9 @@ mod tests {
 
     #[test]
     fn a_call_ends_at_its_deadline_whatever_it_waits_for() {
-        let calls = HostCalls::start().unwrap();
+        let calls = HostCalls::start(1).unwrap();
         let soon = || Instant::now() + Duration::from_millis(20);
-        assert_eq!(calls.run(soon(), async { 7 }), Some(7));
+        assert_eq!(calls.run(Instant::now() + Duration::from_secs(300), async { 7 }), Some(7));
         assert_eq!(calls.run(soon(), std::future::pending::<()>()), None);
         let (release, held) = std::sync::mpsc::channel::<()>();
         let blocked = async { tokio::task::spawn_blocking(move || held.recv()).await };

@@ -32,6 +32,9 @@ const REASON_BYTES: usize = 4096;
 const NO_LINES: &str =
     " (the line isn't known: `reduct-sink plugin build` puts a table of lines into components of C, C++, Rust and Zig)";
 
+/// Part of wasmtime's message where [`super::memory`] allows no further instance of a core module.
+const TOO_MANY_INSTANCES: &str = "instance count too high";
+
 pub(crate) struct Instance {
     store: Store<State>,
     transform: Entrance,
@@ -76,6 +79,7 @@ impl Instance {
         let code = plugin.code.clone();
         let setting = Setting {
             memory_bytes: code.memory_bytes,
+            core_state: code.core_state,
             log_lines: code.limits.log_lines,
             grants: &code.grants,
             log: &code.log,
@@ -245,6 +249,8 @@ fn start_problem(error: &wasmtime::Error, store: &Store<State>, lines: &LineTabl
         LoadProblem::StartTrapped(reason())
     } else if store.data().memory.refused {
         LoadProblem::Host(reason())
+    } else if format!("{error:#}").contains(TOO_MANY_INSTANCES) {
+        LoadProblem::Host(format!("{} (what they take counts against its memory limit)", reason()))
     } else {
         LoadProblem::WrongShape(reason())
     }

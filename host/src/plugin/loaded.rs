@@ -44,6 +44,8 @@ pub struct LoadedPlugin {
 pub(super) struct Code {
     pub pre: PreparedComponent,
     pub lines: LineTable,
+    /// The most that an instance of one of its core modules takes in the host's memory.
+    pub core_state: usize,
     pub config: String,
     pub timeout: Duration,
     pub memory_bytes: u64,

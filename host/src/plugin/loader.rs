@@ -18,12 +18,13 @@ use super::cache::Cache;
 use super::call_slot::{CallSlot, CallWatch};
 use super::compiler::{CompileLimits, Compiled, Compiler};
 use super::config_version::ConfigVersion;
+use super::core_state;
 use super::counters::CounterSet;
 use super::digest::Digest;
 use super::engine::{EngineKind, Platforms, PreparedComponent};
 use super::error::{LoadError, LoadProblem};
 use super::failure_log::FailureLog;
-use super::host_calls::HostCalls;
+use super::host_calls::{HostCalls, OWN_THREADS, SHARED_THREADS};
 use super::http_client::HttpClient;
 use super::instance::Instance;
 use super::line_table::LineTable;
@@ -122,7 +123,8 @@ impl Runtime {
     fn with(engines: &SharedEngines, compiler: Compiler, labels: LabelRules, seed: u64) -> anyhow::Result<Arc<Self>> {
         let SharedEngines { platforms, cache } = engines;
         let (platforms, cache) = (Arc::clone(platforms), cache.clone());
-        let host_calls = HostCalls::start().context("couldn't start the threads on which plugins' calls wait")?;
+        let host_calls =
+            HostCalls::start(SHARED_THREADS).context("couldn't start the threads on which plugins' calls wait")?;
         let (host_calls, labels) = (Arc::new(host_calls), Arc::new(labels));
         let own = |own: &Weak<Self>| Self { own: own.clone(), platforms, compiler, cache, host_calls, seed, labels };
         Ok(Arc::new_cyclic(own))
@@ -208,6 +210,7 @@ impl Runtime {
         let code = Code {
             pre,
             lines: LineTable::of_component(bytes),
+            core_state: core_state::largest(bytes),
             config: plugin.config.clone(),
             timeout: plugin.timeout,
             memory_bytes: plugin.memory_bytes,
@@ -221,7 +224,7 @@ impl Runtime {
             failures: FailureLog::new(name.clone(), digest.short()),
             breaker: Breaker::new(plugin.breaker, format!("{name}@{}", digest.short())),
             counters: Arc::new(CounterSet::default()),
-            host_calls: self.host_calls.clone(),
+            host_calls: self.host_calls_for(plugin)?,
             seed: self.seed,
             labels: self.labels.clone(),
         };
@@ -232,6 +235,15 @@ impl Runtime {
         Instance::start(&loaded)?;
         loaded.started_in = started.elapsed();
         Ok(loaded)
+    }
+
+    /// A plugin with directories has threads of its own for its files: where these hang, they hold up no other plugin.
+    fn host_calls_for(&self, plugin: &PluginConfig) -> Result<Arc<HostCalls>, LoadProblem> {
+        if plugin.grants.directories.is_empty() {
+            return Ok(Arc::clone(&self.host_calls));
+        }
+        let calls = HostCalls::start(OWN_THREADS);
+        calls.map(Arc::new).map_err(|error| LoadProblem::Host(format!("no threads for its files: {error}")))
     }
 
     /// What a plugin's address means now, fetched into the cache. `None`: it has no address. Not to be called from one of

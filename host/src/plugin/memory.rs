@@ -1,12 +1,15 @@
 //! The memory limit of one instance.
 //!
-//! Guarantees: the linear memories and the tables of all core modules of a component count against one limit, and what
-//! a plugin can make the host hold beside them (handles and what is behind them) is bounded by [`MAX_HANDLES`].
+//! Guarantees: the linear memories and the tables of all core modules of a component count against one limit; the instances
+//! of its core modules together take at most as much again; what a plugin can make the host hold beside them (handles and
+//! what is behind them) is bounded by [`MAX_HANDLES`].
 
 use wasmtime::ResourceLimiter;
 
 /// The most handles (streams, pollables, requests) that an instance may hold: they live in the host's memory.
 pub(super) const MAX_HANDLES: usize = 256;
+/// The most instances of core modules that an instance of a component may have.
+const MAX_CORE_INSTANCES: usize = 256;
 /// What an element of a table takes in the host's memory.
 const TABLE_ELEMENT_BYTES: usize = 8;
 
@@ -14,14 +17,18 @@ const TABLE_ELEMENT_BYTES: usize = 8;
 #[derive(Debug)]
 pub(super) struct Memory {
     limit: usize,
+    core_instances: usize,
     pub used: usize,
     /// Set once the limit refused something. The trap that follows often doesn't mention memory.
     pub refused: bool,
 }
 
 impl Memory {
-    pub fn new(limit: u64) -> Self {
-        Self { limit: usize::try_from(limit).unwrap_or(usize::MAX), used: 0, refused: false }
+    /// `core_state`: the most that an instance of one of its core modules takes, see [`super::core_state`].
+    pub fn new(limit: u64, core_state: usize) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let core_instances = (limit / core_state.max(1)).min(MAX_CORE_INSTANCES);
+        Self { limit, core_instances, used: 0, refused: false }
     }
 
     fn grow(&mut self, current: usize, desired: usize) -> bool {
@@ -47,7 +54,7 @@ impl ResourceLimiter for Memory {
     }
 
     fn instances(&self) -> usize {
-        256
+        self.core_instances
     }
 
     fn tables(&self) -> usize {
@@ -65,7 +72,7 @@ mod tests {
 
     #[test]
     fn the_limit_counts_all_memories_and_tables() {
-        let mut memory = Memory::new(100);
+        let mut memory = Memory::new(100, 1);
         assert!(memory.memory_growing(0, 60, None).unwrap());
         assert!(memory.memory_growing(0, 30, None).unwrap());
         assert!(!memory.memory_growing(60, 80, None).unwrap());
@@ -75,5 +82,11 @@ mod tests {
         assert!(memory.memory_growing(70, 60, None).unwrap());
         assert!(memory.table_growing(0, 1, None).unwrap());
         assert_eq!(memory.used, 98);
+    }
+
+    #[test]
+    fn the_state_of_core_instances_is_limited_by_their_number() {
+        let instances = |core_state| Memory::new(1 << 20, core_state).instances();
+        assert_eq!([1, 1 << 10, 1 << 14, 1 << 20, 1 << 21].map(instances), [256, 256, 64, 1, 0]);
     }
 }

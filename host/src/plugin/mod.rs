@@ -15,6 +15,7 @@ mod compiler;
 pub mod componentize;
 mod config_version;
 mod contract;
+mod core_state;
 mod counters;
 mod digest;
 mod engine;

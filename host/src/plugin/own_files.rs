@@ -1,7 +1,8 @@
 //! The host's own files: what no grant may hand to a plugin.
 //!
 //! Guarantees: a plugin can't write the configuration, a plugin's file or the cache, by which it would give itself rights or
-//! code of its own; it can't read the cache's key or a secret, through any directory that it is granted; and no plugin can
+//! code of its own; it can't read the cache's key, a secret, or the memory and the environment of processes, through any
+//! directory that it is granted; and no plugin can
 //! write a place on the way to a granted directory, where it could put a link to another one.
 
 use std::ffi::OsString;
@@ -10,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Grants;
 
+/// Where Linux shows the memory, the environment and the open files of processes, and the devices.
+const SYSTEMS: [&str; 2] = ["/proc", "/dev"];
 /// As many links as the kernel follows.
 const MOST_LINKS: usize = 40;
 
@@ -28,7 +31,8 @@ pub(super) fn exposed(grants: &Grants, cache: Option<&Path>) -> Option<String> {
             ));
         }
         let own = if directory.writable { &grants.own_files } else { &grants.own_secrets };
-        let exposed = own.iter().map(PathBuf::as_path).chain(cache).find(|own| {
+        let systems = SYSTEMS.map(Path::new);
+        let exposed = own.iter().map(PathBuf::as_path).chain(cache).chain(systems).find(|own| {
             let (places, own) = way(own);
             let may_be_replaced = directory.writable && places.iter().any(|place| lies_in(place, &granted));
             may_be_replaced || own.starts_with(&granted) || granted.starts_with(&own)

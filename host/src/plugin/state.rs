@@ -15,6 +15,8 @@ use crate::record::labels::LabelRules;
 /// What an instance is started with on the host's side.
 pub(super) struct Setting<'a> {
     pub memory_bytes: u64,
+    /// Of an instance of one of its core modules, in the host's memory.
+    pub core_state: usize,
     /// Lines that one call may log.
     pub log_lines: u64,
     pub grants: &'a Arc<Grants>,
@@ -50,7 +52,7 @@ impl State {
         Ok(Self {
             outputs: Vec::new(),
             at: 0,
-            memory: Memory::new(setting.memory_bytes),
+            memory: Memory::new(setting.memory_bytes, setting.core_state),
             sandbox: Sandbox::new(setting.grants, setting.log, setting.http, setting.files, setting.time_limit)?,
             seed: setting.seed,
             labels: Arc::clone(setting.labels),

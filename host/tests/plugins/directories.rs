@@ -8,13 +8,15 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use reduct_sink::chain::{Chain, SharedChain};
 use reduct_sink::config::{GrantedDirectory, PluginConfig};
+use reduct_sink::plugin::Runtime;
 
-use crate::bed::{Bed, input, keep_log, logged, output, runtime};
+use crate::bed::{Bed, PATIENCE, dead_letter, input, keep_log, logged, output, runtime};
 use crate::grants::{asking, chain};
 use crate::guest::guest;
 
-const FILES: &str = "package wasi:filesystem@0.2.0 {
+pub const FILES: &str = "package wasi:filesystem@0.2.0 {
   interface types {
     enum error-code {
       access, would-block, already, bad-descriptor, busy, deadlock, quota, exist, file-too-large, illegal-byte-sequence,
@@ -35,12 +37,12 @@ const FILES: &str = "package wasi:filesystem@0.2.0 {
   }
   interface preopens { use types.{descriptor}; get-directories: func() -> list<tuple<descriptor, string>>; }
 }";
-const IMPORTS: &str = r#"
+pub const IMPORTS: &str = r#"
   (import "wasi:filesystem/preopens@0.2.0" "get-directories" (func $directories (param i32)))
   (import "wasi:filesystem/types@0.2.0" "[resource-drop]descriptor" (func $close (param i32)))
   (import "wasi:filesystem/types@0.2.0" "[method]descriptor.open-at" (func $open (param i32 i32 i32 i32 i32 i32 i32)))
   (import "wasi:filesystem/types@0.2.0" "[method]descriptor.read-directory" (func $list (param i32 i32)))"#;
-const INTERFACES: [&str; 2] = ["wasi:filesystem/types@0.2.0", "wasi:filesystem/preopens@0.2.0"];
+pub const INTERFACES: [&str; 2] = ["wasi:filesystem/types@0.2.0", "wasi:filesystem/preopens@0.2.0"];
 /// What a plugin is told that may not open more.
 const QUOTA: u64 = 6;
 
@@ -49,12 +51,9 @@ fn in_folder(body: &str) -> Vec<u8> {
     asking(&format!("{directory} {body}"), IMPORTS, &INTERFACES, FILES)
 }
 
-fn granted(folder: &Path) -> impl Fn(&mut PluginConfig) + use<> {
+pub fn granted(folder: &Path) -> impl Fn(&mut PluginConfig) + use<> {
     let directory = GrantedDirectory { path: folder.to_owned(), guest: "/".into(), writable: false };
-    move |plugin| {
-        plugin.grants.directories = vec![directory.clone()];
-        plugin.timeout = Duration::from_secs(10);
-    }
+    move |plugin| plugin.grants.directories = vec![directory.clone()]
 }
 
 /// The time of the answer is the error's number.
@@ -146,7 +145,50 @@ fn a_signature_that_never_ends_holds_no_load_up() {
         }
         let (done, answered) = mpsc::channel();
         thread::spawn(move || done.send(runtime().load(&bed.plugins[0]).unwrap_err().to_string()));
-        let error = answered.recv_timeout(Duration::from_secs(20)).expect("the load ends");
+        let error = answered.recv_timeout(PATIENCE).expect("the load ends");
         assert!(error.contains("signature") && error.contains(told), "{what}: {error}");
+    }
+}
+
+/// A pipe without a writer, or a dead network file system, holds a thread for each file that is opened.
+#[test]
+fn files_that_hang_take_no_others_threads() {
+    const MORE_THAN_THREADS: u64 = 70;
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let pipe = folder.path().join("one");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    fs::write(other.path().join("one"), "").unwrap();
+    let open = r#"(call $open (local.get $i) (i32.const 0) $"one" (i32.const 0) (i32.const 1) (i32.const 2048))"#;
+    let opens = in_folder(&format!("{} (call $keep)", error_after(open)));
+    // A runtime of its own: the other tests' files are opened by the shared one.
+    let runtime = Runtime::new().unwrap();
+    let chain = |name: &str, folder: &Path, timeout| {
+        let granted = granted(folder);
+        let bed = Bed::of(&[]).with(name, &opens, |plugin| {
+            granted(plugin);
+            plugin.timeout = timeout;
+        });
+        Chain::new(SharedChain::load(runtime.clone(), &bed.plugins).unwrap()).unwrap()
+    };
+    let mut hangs = chain("hangs", folder.path(), Duration::from_millis(50));
+    for offset in 0..MORE_THAN_THREADS {
+        dead_letter(hangs.transform(&input(offset)));
+    }
+    let mut neighbour = chain("neighbour", other.path(), Duration::from_secs(20));
+    assert_eq!(output(neighbour.transform(&input(1))).timestamp_us, None);
+    // What hangs there ends.
+    drop(fs::File::options().read(true).write(true).open(&pipe).unwrap());
+}
+
+#[test]
+fn the_processes_of_the_machine_are_no_files_to_grant() {
+    for path in ["/proc", "/proc/self", "/proc/1/fd", "/dev", "/dev/fd"] {
+        for writable in [false, true] {
+            let bed = Bed::of(&[]).with("granted", &guest("(call $keep)"), |plugin| {
+                plugin.grants.directories = vec![GrantedDirectory { path: path.into(), guest: "/g".into(), writable }];
+            });
+            let error = runtime().load(&bed.plugins[0]).expect_err(path).to_string();
+            assert!(error.contains("it could"), "{path}: {error}");
+        }
     }
 }

@@ -88,6 +88,15 @@ impl Guest {
         self.encode(&contract_text())
     }
 
+    /// Builds the guest with this encoding of its texts.
+    #[allow(dead_code, reason = "only the tests of plugins use it")]
+    pub fn encoded(self, encoding: StringEncoding) -> Vec<u8> {
+        let mut resolve = Resolve::default();
+        let package = resolve.push_str("contract.wit", &contract_text()).unwrap();
+        let world = resolve.select_world(&[package], Some(self.world)).unwrap();
+        component(self.core_module(), &resolve, world, encoding)
+    }
+
     pub fn core_module(&self) -> Vec<u8> {
         wat::parse_str(self.wat()).unwrap_or_else(|error| panic!("{error}\n{}", self.wat()))
     }
@@ -107,7 +116,7 @@ impl Guest {
         let package = resolve.push_str("contract.wit", contract).unwrap();
         let package = if self.wit.is_empty() { package } else { resolve.push_str("more.wit", &self.wit).unwrap() };
         let world = resolve.select_world(&[package], Some(self.world)).unwrap();
-        component(self.core_module(), &resolve, world)
+        component(self.core_module(), &resolve, world, StringEncoding::UTF8)
     }
 
     fn wat(&self) -> String {
@@ -155,11 +164,11 @@ pub fn component_of(wat: &str, wit: &str, world: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let package = resolve.push_str("world.wit", wit).unwrap();
     let world = resolve.select_world(&[package], Some(world)).unwrap();
-    component(wat::parse_str(wat).unwrap(), &resolve, world)
+    component(wat::parse_str(wat).unwrap(), &resolve, world, StringEncoding::UTF8)
 }
 
-fn component(mut module: Vec<u8>, resolve: &Resolve, world: wit_parser::WorldId) -> Vec<u8> {
-    embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8).unwrap();
+fn component(mut module: Vec<u8>, resolve: &Resolve, world: wit_parser::WorldId, texts: StringEncoding) -> Vec<u8> {
+    embed_component_metadata(&mut module, resolve, world, texts).unwrap();
     let encoder = ComponentEncoder::default().module(&module).unwrap();
     encoder.validate(true).encode().unwrap_or_else(|error| panic!("{error:#}"))
 }

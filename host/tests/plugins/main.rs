@@ -16,5 +16,6 @@ mod hosting;
 mod lifecycle;
 mod limits;
 mod loading;
+mod shapes;
 mod swapping;
 mod verdicts;
