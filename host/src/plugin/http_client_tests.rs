@@ -241,6 +241,34 @@ async fn a_server_that_trickles_is_left_at_the_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn answers_that_break_the_rules_of_http_are_errors() {
+    // Each is followed by more of the same for as long as the client reads.
+    let answers: [(&[u8], &[u8]); 9] = [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\n", b"x: y\r\n"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nfffffffffffffffffff\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;", b"extension"),
+        (b"HTTP/1.1 200 OK\r\nx\0y: z\r\n\r\n", b"x"),
+        (b"\0\0\x12\x04\0\0\0\0\0", b"\0\0\x08\x06\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+    ];
+    for (head, more) in answers {
+        let (port, asked) = server("127.0.0.1", 0, move |mut stream| {
+            read_head(&mut stream);
+            let _ = stream.write_all(head);
+            while stream.write_all(&more.repeat(100)).is_ok() {}
+        });
+        // What the client doesn't refuse at once ends by the limit on bytes.
+        let client = TestClient { bytes: 1_000_000, ..TestClient::default() }.client();
+        let answer = ask(&client, &format!("http://127.0.0.1:{port}/"), Vec::new(), WHOLE).await;
+        assert!(!matches!(answer, Ok((_, Ok(_)))), "{:?}: {answer:?}", String::from_utf8_lossy(head));
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "it is asked once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn redirects_are_not_followed() {
     let (other, reached) = server("127.0.0.1", 0, saying(OK));
     let answer = format!("HTTP/1.1 307 Go\r\nlocation: http://127.0.0.1:{other}/\r\ncontent-length: 0\r\n\r\n");
