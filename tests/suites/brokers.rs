@@ -285,6 +285,26 @@ async fn access_rules_revoked_and_granted_under_load() -> Result<()> {
     figures::add("brokers", 1.0)
 }
 
+/// A host that may not read its topic at its start has no partition. It gets them soon after the right is there, although nothing
+/// else happens in the group.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_granted_after_the_start_is_used() -> Result<()> {
+    let bed = secured()?;
+    let kafka = bed.kafka.client();
+    let (topic, produced) = bed.topic("granted-later")?;
+    let config = bed.with_password("SCRAM", "SCRAM-SHA-512", &topic, PASSWORD)?;
+    let (principal, target) = (format!("User:{USER}"), Target::Topic(&topic));
+    grant_read(&kafka, "User:nobody", target)?;
+    let mut sink = Sink::start(&config)?;
+    sink.wait_log("code=\"kafka.topic-denied\"", CATCH_UP)?;
+    // It has asked for the topic by then.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    grant_read(&kafka, &principal, target)?;
+    sink.wait_caught_up(&kafka, config.group(), &[&topic], CATCH_UP)?;
+    sink.stop_cleanly()?;
+    Ledger::of(&produced).audit(&bed.store.client()?, config.bucket()).await?.exact()
+}
+
 /// A host under load whose secrets are replaced: first by wrong ones, which end nothing, then by right ones.
 struct Replacing<'a> {
     bed: &'a Secured,

@@ -74,6 +74,9 @@ pub fn client_config(config: &config::Kafka) -> ClientConfig {
         // A request that waits for partitions without records holds up those whose queues were full when it was sent;
         // its default is 500 ms. Shorter ones cost an idle host time: with 50 ms it took over 1 % of a core.
         .set("fetch.wait.max.ms", "100")
+        // Topics and partitions that are new, and rights that were granted again, are found by this. Its default is five minutes, in which a
+        // host that joined while it might not read its topic had no partition, and nothing was wrong any more.
+        .set("topic.metadata.refresh.interval.ms", "30000")
         // Without it a byte that was changed on a broker's disk arrives as good.
         .set("check.crcs", "true")
         .set("socket.keepalive.enable", "true");
