@@ -75,6 +75,11 @@ impl UnderWay {
         Self(partition)
     }
 
+    /// The partition.
+    pub fn partition(&self) -> &Arc<PartitionState> {
+        &self.0
+    }
+
     /// Whether the request has records of this partition.
     pub fn is_of(&self, partition: &Arc<PartitionState>) -> bool {
         Arc::ptr_eq(&self.0, partition)

@@ -18,7 +18,7 @@ use super::{BatchLimits, Shared};
 /// A request that takes longer than this makes room for another one: an entry that fails may let it wait for its time-out.
 const SLOW: Duration = Duration::from_secs(1);
 /// How many such requests there may be beside the others.
-const MOST_SLOW: usize = 16;
+pub(super) const MOST_SLOW: usize = 16;
 
 /// What one writer has to ask.
 pub(super) trait Part: Sized + Send + 'static {
@@ -159,17 +159,19 @@ fn ask_for_all<P: Part>(shared: Arc<Shared>) -> AskingTask {
                 taken.into_iter().map(|(part, sender)| (part, Some(sender))).unzip();
             // In a task of its own: a panic in it drops the senders, and nothing else.
             let mut request = tokio::spawn(P::ask(Arc::clone(&shared), parts, Askers(senders)));
-            let was_slow = match tokio::time::timeout(SLOW, &mut request).await {
-                Ok(_) => false,
-                Err(_) => {
-                    let place = P::queue(&shared).make_room();
-                    if place == Some(true) {
-                        tokio::spawn(ask_for_all::<P>(Arc::clone(&shared)));
-                    }
-                    let _ = request.await;
-                    place.is_some()
+            let mut was_slow = false;
+            // Where too many take long, another one of them may have ended since.
+            while tokio::time::timeout(SLOW, &mut request).await.is_err() {
+                let place = P::queue(&shared).make_room();
+                if place == Some(true) {
+                    tokio::spawn(ask_for_all::<P>(Arc::clone(&shared)));
                 }
-            };
+                if place.is_some() {
+                    was_slow = true;
+                    let _ = request.await;
+                    break;
+                }
+            }
             if was_slow {
                 P::queue(&shared).slow_ended();
                 return;

@@ -54,6 +54,8 @@ pub struct OccupiedTimestamps {
     doubted: BTreeSet<u64>,
     /// Below this, requests of others may have left records that no query shows.
     others_below: u64,
+    /// Where requests of this writer may have done so.
+    tried: BTreeSet<u64>,
     /// Records that were read.
     found: BTreeMap<u64, (Identity, Content)>,
     /// Where each of them is. What `found` doesn't hold any more doesn't count.
@@ -101,9 +103,9 @@ impl OccupiedTimestamps {
         self.others_below
     }
 
-    /// Whether an unfinished record of somebody else may stand here, which hides another one from queries.
+    /// Whether an unfinished record may stand here, which hides another one from queries.
     pub fn may_be_hidden(&self, time: u64) -> bool {
-        time < self.others_below
+        time < self.others_below || self.tried.contains(&time)
     }
 
     /// Whether what stands here has to be read.
@@ -136,6 +138,12 @@ impl OccupiedTimestamps {
 
     /// Something was sent there, or the store contradicts what is known: it has to be read again.
     pub fn doubt(&mut self, time: u64) {
+        self.tried.insert(time);
+        if self.tried.len() > MAX_RANGES {
+            let last = self.tried.pop_last().unwrap_or_default();
+            self.others_below = self.others_below.max(last.saturating_add(1));
+            self.tried.clear();
+        }
         self.occupied.remove(time);
         self.found.remove(&time);
         if time < self.floor {
@@ -157,6 +165,11 @@ impl OccupiedTimestamps {
         }
         self.doubted.retain(|time| !range.contains(time));
         self.scanned.insert(range.start..range.end.min(self.floor));
+    }
+
+    /// Whether a query showed this record at another microsecond.
+    pub fn is_found_beside(&self, identity: &Identity, time: u64) -> bool {
+        self.found_at.get(identity).is_some_and(|at| *at != time && self.found.contains_key(at))
     }
 
     /// Whether a record is known to stand here whose bytes weren't read.
@@ -255,6 +268,16 @@ mod tests {
     }
 
     #[test]
+    fn a_second_copy_is_known_by_the_one_that_is_shown() {
+        let mut entry = entry(20_000);
+        entry.learn(10..12, vec![seen(11, 1)]);
+        assert!(entry.is_found_beside(&id(1), 10));
+        assert!(!entry.is_found_beside(&id(1), 11) && !entry.is_found_beside(&id(2), 10));
+        entry.doubt(11);
+        assert!(!entry.is_found_beside(&id(1), 10), "it may be gone");
+    }
+
+    #[test]
     fn what_was_there_before_is_read_before_it_is_written_to() {
         let mut entry = entry(20_000);
         assert_eq!(entry.place(&id(2), 10), RecordPlace::Unknown(10));
@@ -301,6 +324,22 @@ mod tests {
         entry.occupy(40_000);
         entry.release(40_000);
         assert_eq!(entry.place(&id(2), 40_000), RecordPlace::Free(40_000), "it was never sent");
+    }
+
+    /// A request that was cut off left an unfinished record there, and its own record became a dead letter: the next one that gets this
+    /// microsecond may be hidden by it.
+    #[test]
+    fn what_was_tried_in_vain_may_hide_another_record() {
+        let mut entry = entry(100);
+        entry.occupy(500);
+        entry.doubt(500);
+        entry.learn(500..501, vec![]);
+        assert_eq!(entry.place(&id(2), 500), RecordPlace::Free(500), "no query shows it");
+        assert!(entry.may_be_hidden(500) && !entry.may_be_hidden(501));
+        let most = u64::try_from(MAX_RANGES).unwrap();
+        (501..=500 + most).for_each(|time| entry.doubt(time));
+        assert!(entry.tried.is_empty() && entry.may_be_hidden(500) && entry.may_be_hidden(500 + most));
+        assert!(!entry.may_be_hidden(501 + most));
     }
 
     /// What was forgotten isn't known: the store accepts a second record at a microsecond of an older block (trap 8).

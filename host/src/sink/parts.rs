@@ -13,7 +13,7 @@ use super::joint::{Askers, Joint, Part};
 use super::store::{QueriedRecord, StoreError, Write};
 use super::writer::{NEAR_US, around};
 use super::{BatchLimits, Shared};
-use crate::flow::PartitionState;
+use crate::flow::{PartitionState, UnderWay};
 use crate::record::entry_name::EntryName;
 
 /// What a writer has at most to share a request with others.
@@ -24,7 +24,8 @@ pub(super) const SMALL_BYTES: u64 = 64 * 1024;
 pub(super) struct WritePart {
     pub entry: EntryName,
     pub batch: BTreeMap<u64, Write>,
-    pub states: Vec<Arc<PartitionState>>,
+    /// One for each partition that it has records of: a revocation waits for the answer, also where the writer doesn't any more.
+    pub under_way: Vec<UnderWay>,
 }
 
 /// What became of it.
@@ -73,7 +74,7 @@ impl Part for WritePart {
     async fn ask(shared: Arc<Shared>, parts: Vec<Self>, mut waiting: Askers<WriteAnswer>) {
         // This process may have been paused while the parts waited, and the partitions have moved to another host.
         shared.membership.assured().await;
-        let is_sent = |part: &Self| part.states.iter().all(|state| state.may_write());
+        let is_sent = |part: &Self| part.under_way.iter().all(|request| request.partition().may_write());
         let sent: Vec<bool> = parts.iter().map(is_sent).collect();
         let parts: Vec<Self> = parts.into_iter().zip(&sent).filter_map(|(part, sent)| sent.then_some(part)).collect();
         let mut answers = write_together(&shared, parts).await.into_iter();
@@ -87,8 +88,8 @@ async fn write_together(shared: &Shared, parts: Vec<WritePart>) -> Vec<WriteAnsw
     if parts.len() < 2 {
         // Its answer is its own.
         let mut answers = Vec::new();
-        for WritePart { entry, batch, .. } in parts {
-            answers.push(WriteAnswer::Sent(shared.store.write(&entry, batch).await));
+        for WritePart { entry, batch, under_way } in parts {
+            answers.push(WriteAnswer::Sent(shared.store.write(&entry, batch, under_way).await));
         }
         return answers;
     }

@@ -89,7 +89,7 @@ impl Store {
         for _ in 0..TRIED {
             let EntryRecord { labels, payload, content_type, .. } = letter.clone();
             let copy = Write { timestamp_us: free, labels, content_type: Some(content_type), payload };
-            match self.write(entry, BTreeMap::from([(free, copy)])).await?.remove(&free) {
+            match self.write(entry, BTreeMap::from([(free, copy)]), Vec::new()).await?.remove(&free) {
                 None => return Ok(Some(free)),
                 // An unfinished record, which no query shows.
                 Some(StoreError::Conflict(_)) => free = self.free_behind(entry, free).await?,

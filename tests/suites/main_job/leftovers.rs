@@ -7,9 +7,9 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use reduct_rs::{Bucket, BucketSettings, ErrorCode, RecordBuilder};
-use reduct_sink_testbed::{Message, Produced, SinkConfig, Stored, bed, payload, unique};
+use reduct_sink_testbed::{Message, Produced, Sink, SinkConfig, Stored, bed, payload, unique};
 
-use super::{find, run_through};
+use super::{CATCH_UP, find, run_through};
 
 const BASE_MS: i64 = 1_700_000_000_000;
 /// How long the server may take to notice that a request was cut off; a bound, not an expectation.
@@ -165,6 +165,40 @@ async fn what_is_hidden_already_is_written_again() -> Result<()> {
     let stored = scene.run().await?;
     assert_eq!(stored.len(), 5);
     assert_eq!(find(&stored, &produced[0]).timestamp_us, time_us(30));
+    Ok(())
+}
+
+/// Trap 8, if the hidden record's microsecond is wanted by another record before it comes again: it is there once afterwards, also
+/// if whatever hides it is removed one day.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_hidden_and_comes_again_later_is_there_once() -> Result<()> {
+    for at_once in [true, false] {
+        let scene = Scene::new("hidden-later").await?;
+        scene.leave_unfinished_at_the_end_of_a_block().await?;
+        scene.write(15, &[]).await.map_err(refused)?;
+        scene
+            .write(30, &[("kafka.source", &format!("{}/0", scene.topic)), ("kafka.offset", "1")])
+            .await
+            .map_err(refused)?;
+        assert_eq!(scene.shown().await?, [10, 15, 20, 40]);
+        let mut sink = Sink::start(&scene.config)?;
+        let mut produced = Vec::new();
+        for times in if at_once { vec![vec![30, 30]] } else { vec![vec![30], vec![30]] } {
+            produced.extend(scene.produce(&times)?);
+            sink.wait_caught_up(&bed()?.kafka.client(), scene.config.group(), &[&scene.topic], CATCH_UP)?;
+        }
+        sink.stop_cleanly()?;
+        // Whatever can be read at one of these microseconds is removed until nothing is left: what is hidden shows then.
+        let mut copies = Vec::new();
+        for time in (0..8).map(|n| time_us(30) + n) {
+            while let Ok(record) = scene.bucket.read_record(&scene.topic).timestamp_us(time).send().await {
+                copies.extend(record.labels().get("kafka.offset").cloned());
+                scene.bucket.remove_record(&scene.topic).timestamp_us(time).send().await?;
+            }
+        }
+        copies.sort();
+        ensure!(copies == ["0", "1"], "at once {at_once}: copies of the offsets {copies:?}");
+    }
     Ok(())
 }
 

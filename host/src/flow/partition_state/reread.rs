@@ -53,6 +53,11 @@ impl PartitionState {
         self.window(&inner).min(owed)
     }
 
+    /// Whether this record, or another one of its offset, may have been written before this value began.
+    pub fn may_have_been_written(&self, offset: u64) -> bool {
+        offset < self.written_before.max(self.lock().compare_below)
+    }
+
     /// Nothing at or behind this offset was ever written.
     fn written_end(&self, inner: &Inner) -> u64 {
         inner.checkpoint.next_offset().max(inner.compare_below).max(self.written_before)

@@ -162,6 +162,10 @@ fn take(asked: &FakeRequest, held: &mut HeldRecords) -> FakeAnswer {
             let head = |(time, described): (&u64, &String)| (format!("x-reduct-time-{time}"), described.clone());
             shown(records.map(head).chain([("x-reduct-last".into(), "true".into())]).collect())
         }
+        ("HEAD", ["b", _, entry]) if held.contains_key(*entry) => {
+            let newest = held.get(*entry).and_then(|records| records.keys().next_back().copied()).unwrap_or_default();
+            shown(vec![("x-reduct-time".into(), newest.to_string()), ("content-type".into(), "text/plain".into())])
+        }
         ("HEAD" | "GET", ["b", _, _, ..]) => failed(404, "no such record"),
         _ => shown(Vec::new()),
     }

@@ -3,6 +3,7 @@
 mod company;
 mod fake_store;
 mod removals;
+mod requests;
 
 use super::*;
 use crate::flow::{Begin, Budget, PartitionState};
@@ -34,9 +35,14 @@ pub(super) fn verifying_sink_at(url: &str) -> Sink {
 
 /// A partition that is read from `begin` on.
 pub(super) fn partition(number: u32, begin: Begin) -> Arc<PartitionState> {
+    partition_of("camera", number, begin)
+}
+
+/// The same of this topic.
+pub(super) fn partition_of(topic: &str, number: u32, begin: Begin) -> Arc<PartitionState> {
     let naming = Naming::default_for(3, false);
     let dead_letters = naming.derived.clone();
-    let source = TopicPartition { topic: "camera".into(), partition: number };
+    let source = TopicPartition { topic: topic.into(), partition: number };
     let budget = Arc::new(Budget::new(1_000, 1 << 20));
     Arc::new(PartitionState::new(source, naming, &dead_letters, budget, begin).unwrap())
 }

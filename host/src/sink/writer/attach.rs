@@ -81,7 +81,7 @@ impl Writer {
     /// The last look at an entry that gets no more records.
     pub(super) async fn attach_again(&mut self) {
         let shared = std::sync::Arc::clone(&self.shared);
-        let _turn = shared.turn(false, &self.topic).await;
+        let _turn = shared.turn(false, &self.topic()).await;
         // A revocation waits for the look; where the partitions were taken away before, their next owner looks.
         let mut requests = self.states.values().map(|state| (state.request(), state.may_write()));
         let Some(_under_way) = requests.find(|(_, may_write)| *may_write) else {

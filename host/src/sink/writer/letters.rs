@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
+use super::Writer;
+use super::batch::under_way;
 use super::pending::PendingWrite;
-use super::{Writer, under_way};
 use crate::flow::store_start::Started;
 use crate::flow::{PartitionState, ReplayRefusal, RereadCause};
 use crate::sink::item::Prepared;
@@ -41,7 +42,7 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         // It goes together with nothing of others.
         self.is_small_turn = false;
-        let _turn = shared.turn(false, &self.topic).await;
+        let _turn = shared.turn(false, &self.topic()).await;
         let limits = shared.limits();
         let (mut batch, mut bytes) = (VecDeque::new(), 0);
         while let Some(next) = self.letters.front() {
@@ -155,7 +156,7 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         // It goes together with nothing of others.
         self.is_small_turn = false;
-        let _turn = shared.turn(false, &self.topic).await;
+        let _turn = shared.turn(false, &self.topic()).await;
         self.verify_if_any().await.map_err(|error| error.to_string())?;
         loop {
             shared.require_same_start(store_start).await?;

@@ -8,12 +8,15 @@
 //! taken away aren't written.
 
 mod attach;
+mod batch;
 mod company;
 mod letters;
 mod pending;
 mod place;
 mod refuse;
 mod repair;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -24,24 +27,26 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use self::attach::AttachmentState;
+use self::batch::{note_state, under_way};
 use self::company::{Apart, Company};
 use self::pending::PendingWrite;
 pub(super) use self::place::NEAR_US;
 use self::place::Rewritten;
 use self::refuse::Parked;
+use self::repair::Hidden;
 use self::verify::Verifier;
 pub(super) use self::verify::around;
+use super::Shared;
 use super::batch_trace::TracedBatch;
 use super::counters::DeadLetterClass;
 use super::item::Prepared;
 use super::joint;
 use super::letters::{LetterRemoval, Work};
 use super::occupied::OccupiedTimestamps;
-use super::parts::{self, SMALL, SMALL_BYTES, WriteAnswer, WritePart};
+use super::parts::{self, WriteAnswer, WritePart};
 use super::problems::RefusedSubject;
 use super::recent::{Written, sketch};
 use super::store::{StoreError, Write};
-use super::{BatchLimits, Shared};
 use crate::flow::backoff::Backoff;
 use crate::flow::{PartitionState, StoredOutput, UnderWay};
 use crate::record::TopicPartition;
@@ -57,10 +62,10 @@ pub struct Writer {
     entry: EntryName,
     shared: Arc<Shared>,
     inbox: mpsc::UnboundedReceiver<Work>,
-    /// The topic of the record that came last: it gets the turns.
-    topic: Arc<str>,
     /// Records that aren't in the store, in their order; none has a microsecond.
     pending: VecDeque<PendingWrite>,
+    /// The partitions of these, and perhaps of others that waited before.
+    waiting_states: Vec<Arc<PartitionState>>,
     /// Dead letters that a replay sends beside live records.
     letters: VecDeque<PendingWrite>,
     /// Dead letters of this entry that are to be removed.
@@ -80,6 +85,7 @@ pub struct Writer {
     /// The partitions that this entry was written for.
     states: HashMap<TopicPartition, Arc<PartitionState>>,
     rewritten: Rewritten,
+    hidden: Hidden,
     verifier: Verifier,
     attachments: AttachmentState,
     /// What was acknowledged since it was noted last.
@@ -102,8 +108,8 @@ impl Writer {
             entry,
             shared,
             inbox,
-            topic: Arc::from(""),
             pending: VecDeque::new(),
+            waiting_states: Vec::new(),
             letters: VecDeque::new(),
             removals: VecDeque::new(),
             unverified: Vec::new(),
@@ -114,6 +120,7 @@ impl Writer {
             written_late: HashMap::new(),
             states: HashMap::new(),
             rewritten: Rewritten::default(),
+            hidden: Hidden::default(),
             verifier: Verifier::default(),
             attachments: AttachmentState::default(),
             acknowledged: Vec::new(),
@@ -181,15 +188,14 @@ impl Writer {
             Work::Write(item) => item,
             Work::Remove(removal) => return self.removals.push_back(removal),
         };
-        let topic = &item.record.input.source.topic;
-        if self.topic != *topic {
-            self.topic = Arc::clone(topic);
-        }
         match Prepared::new(item, &self.shared.mapping) {
             Ok(prepared) if prepared.ack.partition().is_beside_live() => {
                 self.letters.push_back(PendingWrite::new(prepared));
             }
-            Ok(prepared) => self.pending.push_back(PendingWrite::new(prepared)),
+            Ok(prepared) => {
+                note_state(&mut self.waiting_states, prepared.ack.partition());
+                self.pending.push_back(PendingWrite::new(prepared));
+            }
             Err(refused) => {
                 let (item, reason) = *refused;
                 self.shared.dead_letter(item, &reason, DeadLetterClass::Record);
@@ -199,20 +205,20 @@ impl Writer {
 
     /// Writes one batch, and reads back what was written when there is nothing else to write, or enough.
     async fn turn(&mut self) -> Result<(), StoreError> {
-        let shared = Arc::clone(&self.shared);
+        let (shared, topic) = (Arc::clone(&self.shared), self.topic());
         if self.company == Company::Divided {
             self.company = Company::Alone;
         }
         let is_failing = self.complained.is_some() || !self.apart.is_over(Instant::now());
         let is_alone = is_failing || self.company == Company::Alone;
         let _few = match (is_failing, is_alone) {
-            (true, _) => Some(shared.failing_turn(&self.topic).await),
-            (false, true) => Some(shared.divided_turn(&self.topic).await),
+            (true, _) => Some(shared.failing_turn(&topic).await),
+            (false, true) => Some(shared.divided_turn(&topic).await),
             (false, false) => None,
         };
         self.take_in();
         self.is_small_turn = !is_alone && shared.sharing.is_on() && self.has_few();
-        let _turn = shared.turn(self.is_small_turn, &self.topic).await;
+        let _turn = shared.turn(self.is_small_turn, &topic).await;
         let by_others = |own: u64| shared.counters.written_now().saturating_sub(own);
         let (begin, before) = (Instant::now(), by_others(self.written));
         let answer = self.write_and_verify().await;
@@ -228,9 +234,9 @@ impl Writer {
     async fn write_and_verify(&mut self) -> Result<(), StoreError> {
         // While it waited for its turn, more may have come.
         self.take_in();
-        self.pending.retain(|pending| pending.state().may_write());
-        self.refuse_too_large().await;
+        self.drop_taken_away();
         let mut batch = self.take_batch();
+        self.refuse_too_large(&mut batch).await;
         // From here on a revocation waits for the answer; records of partitions that were revoked before aren't sent.
         let _under_way = under_way(&batch);
         batch.retain(|pending| pending.state().may_write());
@@ -272,33 +278,6 @@ impl Writer {
         }
     }
 
-    /// Whether its records are to share a request with those of other writers.
-    fn has_few(&self) -> bool {
-        let is_few = |records: usize| records <= SMALL;
-        is_few(self.pending.len())
-            && is_few(self.unverified.len())
-            && self.pending.iter().map(PendingWrite::bytes).sum::<u64>() <= SMALL_BYTES
-    }
-
-    fn take_batch(&mut self) -> VecDeque<PendingWrite> {
-        let mut limits = self.shared.limits();
-        if self.is_small_turn {
-            limits = BatchLimits { records: limits.records.min(SMALL), bytes: limits.bytes.min(SMALL_BYTES), ..limits };
-        }
-        let (mut bytes, mut header_bytes) = (0, 0);
-        let mut batch = VecDeque::new();
-        while let Some(next) = self.pending.front() {
-            bytes += next.bytes();
-            header_bytes += next.prepared.header_bytes();
-            let full = batch.len() >= limits.records || bytes > limits.bytes || header_bytes > limits.header_bytes;
-            if full && !batch.is_empty() {
-                break;
-            }
-            batch.extend(self.pending.pop_front());
-        }
-        batch
-    }
-
     /// Sends a batch whose records have their microseconds; leaves in it what has to be tried again.
     async fn send(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
@@ -306,7 +285,8 @@ impl Writer {
             && self.company == Company::Others
             && parts::may_share(batch.iter().map(|pending| &pending.prepared.labels));
         // There are more small turns than there may be connections.
-        let single = if self.is_small_turn && !is_shared { Some(shared.single_turn(&self.topic).await) } else { None };
+        let topic = batch.front().map(|first| Arc::clone(&first.state().source.topic)).unwrap_or_default();
+        let single = if self.is_small_turn && !is_shared { Some(shared.single_turn(&topic).await) } else { None };
         // This process may have been paused since its turn began.
         self.shared.membership.assured().await;
         for pending in batch.iter_mut().filter(|pending| !pending.state().may_write()) {
@@ -324,10 +304,11 @@ impl Writer {
         }
         self.newest_sent = self.newest_sent.max(by_time.last_key_value().map(|(time, _)| *time));
         batch.iter_mut().for_each(|pending| pending.sent = true);
+        let under_way = under_way(batch);
         let answer = if is_shared {
-            self.write_with_others(by_time, batch).await
+            self.write_with_others(by_time, under_way).await
         } else {
-            WriteAnswer::Sent(self.shared.store.write(&self.entry, by_time).await)
+            WriteAnswer::Sent(self.shared.store.write(&self.entry, by_time, under_way).await)
         };
         drop(single);
         match answer {
@@ -350,10 +331,8 @@ impl Writer {
         }
     }
 
-    async fn write_with_others(&self, batch: BTreeMap<u64, Write>, pending: &VecDeque<PendingWrite>) -> WriteAnswer {
-        let mut states: Vec<Arc<PartitionState>> = pending.iter().map(|pending| Arc::clone(pending.state())).collect();
-        states.dedup_by(|one, other| Arc::ptr_eq(one, other));
-        let answer = joint::ask(&self.shared, WritePart { entry: self.entry.clone(), batch, states }).await;
+    async fn write_with_others(&self, batch: BTreeMap<u64, Write>, under_way: Vec<UnderWay>) -> WriteAnswer {
+        let answer = joint::ask(&self.shared, WritePart { entry: self.entry.clone(), batch, under_way }).await;
         answer.unwrap_or_else(|| WriteAnswer::Divided(StoreError::Unavailable("a shared request broke off".into())))
     }
 
@@ -469,15 +448,4 @@ impl Writer {
         }
         tokio::time::sleep(self.backoff.wait()).await;
     }
-}
-
-/// One for each partition that has records in the batch.
-fn under_way(batch: &VecDeque<PendingWrite>) -> Vec<UnderWay> {
-    let mut under_way: Vec<UnderWay> = Vec::new();
-    for state in batch.iter().map(PendingWrite::state) {
-        if !under_way.iter().any(|request| request.is_of(state)) {
-            under_way.push(state.request());
-        }
-    }
-    under_way
 }

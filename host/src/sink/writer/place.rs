@@ -10,6 +10,7 @@ use tracing::warn;
 
 use super::Writer;
 use super::pending::PendingWrite;
+use super::repair::Hidden;
 use crate::record::{Identity, TopicPartition};
 use crate::sink::Shared;
 use crate::sink::occupied::{RecordPlace, SEARCHED_US};
@@ -67,6 +68,8 @@ impl Writer {
             let newest = if is_absent { None } else { store.newest_of(&self.entry).await? };
             self.occupied.begin_generation(newest.max(self.newest_sent));
             self.written_late.clear();
+            // What is known to be occupied there is forgotten, too: a record that wants such a microsecond meets what is hidden again.
+            self.hidden = Hidden::default();
             self.states.retain(|_, state| state.may_write());
             self.generation = generation;
         }
@@ -90,6 +93,13 @@ impl Writer {
         }
         let mut waiting = std::mem::take(batch);
         while let Some(mut pending) = waiting.pop_front() {
+            if let Some(time) = self.hidden.at(&pending.prepared.identity)
+                && let Err(error) = self.uncover(&pending, time).await
+            {
+                waiting.push_front(pending);
+                batch.append(&mut waiting);
+                return Err(error);
+            }
             let answer = match self.occupied.place(&pending.prepared.identity, pending.prepared.base_us) {
                 RecordPlace::Free(time) => {
                     self.occupied.occupy(time);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
+use super::batch::note_state;
 use super::pending::PendingWrite;
 use super::{Company, Writer};
 use crate::sink::counters::DeadLetterClass;
@@ -113,20 +114,23 @@ impl Writer {
     pub(super) fn retry_parked(&mut self) {
         if self.parked.patience().is_some_and(|patience| patience.is_zero()) {
             self.parked.since = None;
-            self.pending.append(&mut self.parked.records);
+            for parked in std::mem::take(&mut self.parked.records) {
+                note_state(&mut self.waiting_states, parked.state());
+                self.pending.push_back(parked);
+            }
             self.shared.problems.clear(&self.entry, RefusedSubject::DeadLetter);
         }
     }
 
-    /// Refuses the records that the bucket's quota has no room for.
-    pub(super) async fn refuse_too_large(&mut self) {
-        if !self.pending.iter().any(|pending| pending.bytes() > ALWAYS_FITS) {
+    /// Refuses the records of a batch that the bucket's quota has no room for.
+    pub(super) async fn refuse_too_large(&mut self, batch: &mut VecDeque<PendingWrite>) {
+        if !batch.iter().any(|pending| pending.bytes() > ALWAYS_FITS) {
             return;
         }
         let Some(most) = self.shared.store.largest_record().await else { return };
-        for pending in std::mem::take(&mut self.pending) {
+        for pending in std::mem::take(batch) {
             if pending.bytes() <= most {
-                self.pending.push_back(pending);
+                batch.push_back(pending);
                 continue;
             }
             let error = StoreError::Full(format!(

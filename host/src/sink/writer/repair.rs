@@ -6,7 +6,8 @@
 //! then a query passes over it: of one microsecond it looks at the first record only, finished or not.
 //! Source: ReductStore 1.21.5, `write_record.rs`, `query/filters/time_range.rs`; tried against the server.
 //!
-//! Guarantees: of what is finished, only records that this writer is about to write again are removed.
+//! Guarantees: of what is finished, only hidden records are removed that this writer is about to write again, has written elsewhere and
+//! not acknowledged, or was shown elsewhere; a hidden record that comes again isn't there twice.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,12 +17,40 @@ use tracing::warn;
 use super::Writer;
 use super::pending::PendingWrite;
 use super::verify::around;
-use crate::sink::store::{Occupant, StoreError};
+use crate::record::Identity;
+use crate::sink::store::{Occupant, QueriedRecord, StoreError};
 
 /// How long an unfinished record is given to be finished by whatever is writing it, before it is removed.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How often one microsecond is cleared before it is tried again to write it; each block may have one record there.
 const MOST_COPIES: usize = 8;
+/// Hidden records that are remembered of an entry.
+const MOST_HIDDEN: usize = 1_000;
+
+/// Records that unfinished ones hide, by what they are and where they stand. A query doesn't show them, so that one which comes again
+/// isn't found by looking for it.
+#[derive(Debug, Default)]
+pub(super) struct Hidden(VecDeque<(Identity, u64)>);
+
+impl Hidden {
+    fn note(&mut self, identity: Option<Identity>, time: u64) {
+        let Some(identity) = identity else { return };
+        self.forget(&identity);
+        self.0.push_back((identity, time));
+        if self.0.len() > MOST_HIDDEN {
+            self.0.pop_front();
+        }
+    }
+
+    fn forget(&mut self, identity: &Identity) {
+        self.0.retain(|(known, _)| !known.matches(identity));
+    }
+
+    /// Where this record stands hidden.
+    pub fn at(&self, identity: &Identity) -> Option<u64> {
+        self.0.iter().find(|(known, _)| known.matches(identity)).map(|(_, time)| *time)
+    }
+}
 
 impl Writer {
     /// Frees microseconds that are occupied by what a query doesn't show, so that they can be written.
@@ -37,11 +66,12 @@ impl Writer {
                 Occupant::Unfinished => unfinished.push(time),
                 // It was finished since.
                 Occupant::Record(_) if self.is_shown_at(time).await? => {}
-                Occupant::Record(seen) if batch.iter().any(|pending| pending.is_of(&seen)) => hidden.push(time),
-                Occupant::Record(_) => {
-                    warn!(entry = %self.entry, time, "somebody else's record is hidden by an unfinished one; leaving it");
+                Occupant::Record(seen) if self.is_in_hand(&seen, batch) => hidden.push(time),
+                Occupant::Record(seen) => {
+                    warn!(entry = %self.entry, time, "another record is hidden by an unfinished one; leaving it");
                     self.occupied.learn(time..time.saturating_add(1), Vec::new());
                     self.occupied.occupy(time);
+                    self.hidden.note(seen.identity, time);
                 }
                 Occupant::Nothing => {
                     let text = format!("{time} µs is occupied (409), though nothing can be read there");
@@ -72,6 +102,30 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether this writer is about to write this record, has just written it elsewhere and not read it back yet, or was shown it
+    /// elsewhere: it isn't needed where it is hidden, and would be there twice if whatever hides it went.
+    fn is_in_hand(&self, seen: &QueriedRecord, batch: &VecDeque<PendingWrite>) -> bool {
+        let unverified = self.unverified.iter().filter(|record| record.time_us != Some(seen.timestamp_us));
+        let is_shown = |identity| self.occupied.is_found_beside(identity, seen.timestamp_us);
+        batch.iter().chain(&self.pending).chain(unverified).any(|pending| pending.is_of(seen))
+            || seen.identity.as_ref().is_some_and(is_shown)
+    }
+
+    /// Removes the record that was found hidden, and is about to be written, from the microsecond where it is hidden.
+    pub(super) async fn uncover(&mut self, pending: &PendingWrite, time: u64) -> Result<(), StoreError> {
+        // Somebody else may be writing here by now.
+        self.shared.membership.assured().await;
+        if !pending.state().may_write() {
+            return Ok(());
+        }
+        warn!(entry = %self.entry, record = %pending.prepared.identity, time, "hidden by an unfinished record: writing it again");
+        self.removed(1);
+        self.clear(time, [pending]).await?;
+        self.hidden.forget(&pending.prepared.identity);
+        self.occupied.doubt(time);
+        Ok(())
+    }
+
     /// Whether a query over more than this microsecond shows a record there.
     pub(super) async fn is_shown_at(&self, time: u64) -> Result<bool, StoreError> {
         let page = self.shared.store.heads(&self.entry, around(time, time), 3).await?;
@@ -79,11 +133,15 @@ impl Writer {
     }
 
     /// Removes a record and whatever hides it: the server removes one of them at a time, the one that can be read first.
-    async fn clear(&self, time: u64, batch: &VecDeque<PendingWrite>) -> Result<(), StoreError> {
+    async fn clear<'a>(
+        &self,
+        time: u64,
+        batch: impl IntoIterator<Item = &'a PendingWrite> + Clone,
+    ) -> Result<(), StoreError> {
         for _ in 0..MOST_COPIES {
             // This process may have been paused meanwhile, and the partition have moved to another host.
             self.shared.membership.assured().await;
-            if batch.iter().any(|pending| !pending.state().may_write()) {
+            if batch.clone().into_iter().any(|pending| !pending.state().may_write()) {
                 return Ok(());
             }
             self.shared.store.remove(&self.entry, &[time]).await?;
