@@ -53,7 +53,7 @@ pub struct Prepared {
     pub identity: Identity,
     /// The timestamp that the record wants.
     pub base_us: u64,
-    /// Its labels and the host's own.
+    /// Its labels and the host's own; none after they were sent, until they are restored.
     pub labels: HashMap<String, String>,
     /// `None`: ReductStore's default.
     pub content_type: Option<String>,
@@ -61,26 +61,43 @@ pub struct Prepared {
     pub payload: Bytes,
     /// Acknowledges the input when the record is safe.
     pub ack: AckHandle,
+    header_bytes: usize,
     entry: EntryName,
     record: OutputRecord,
+}
+
+/// The labels of the record; a reason: they are too large. `true`: they are a dead letter's, too, and its key and headers go to the end of
+/// its body of `bytes` bytes instead.
+fn fitting_labels(
+    record: &OutputRecord,
+    mapping: &Mapping,
+    bytes: usize,
+) -> Result<(HashMap<String, String>, bool), String> {
+    let labels = mapping.labels.all_labels(record);
+    let Some(excess) = mapping.labels.excess(&labels) else { return Ok((labels, false)) };
+    if record.rejection.is_none() {
+        return Err(excess);
+    }
+    let mut labels = labels::own_labels(record);
+    labels.insert(labels::HEADERS_AT.into(), bytes.to_string());
+    Ok((labels, true))
 }
 
 impl Prepared {
     /// Makes of the record what is to be written; gives it back with the reason where ReductStore wouldn't take that.
     pub fn new(item: Item, mapping: &Mapping) -> Result<Self, Box<(Item, String)>> {
         let is_dead_letter = item.record.rejection.is_some();
-        let mut labels = mapping.labels.all_labels(&item.record);
         let mut payload = item.record.payload();
         let mut content_type = mapping.content_types.of(&item.record).map(str::to_owned);
-        if let Some(excess) = mapping.labels.excess(&labels) {
-            if !is_dead_letter {
-                return Err(Box::new((item, excess)));
+        let labels = match fitting_labels(&item.record, mapping, payload.len()) {
+            Ok((labels, false)) => labels,
+            Ok((labels, true)) => {
+                payload = [&payload, labels::whole_text(&item.record.input).as_bytes()].concat().into();
+                content_type = None;
+                labels
             }
-            labels = labels::own_labels(&item.record);
-            labels.insert(labels::HEADERS_AT.into(), payload.len().to_string());
-            payload = [&payload, labels::whole_text(&item.record.input).as_bytes()].concat().into();
-            content_type = None;
-        }
+            Err(excess) => return Err(Box::new((item, excess))),
+        };
         let base_us = match item.record.timestamp_us {
             Some(time) => time,
             None => item.record.input.default_timestamp_us(),
@@ -90,8 +107,28 @@ impl Prepared {
         if base_us > MAX_TIMESTAMP_US {
             return Err(Box::new((item, format!("its timestamp {base_us} µs is beyond {MAX_TIMESTAMP_US} µs"))));
         }
+        let header_bytes = header_bytes(&labels, content_type.as_deref());
         let Item { record, entry, ack } = item;
-        Ok(Self { identity: record.identity(), base_us, labels, content_type, payload, ack, entry, record })
+        Ok(Self {
+            identity: record.identity(),
+            base_us,
+            labels,
+            content_type,
+            payload,
+            ack,
+            header_bytes,
+            entry,
+            record,
+        })
+    }
+
+    /// Makes its labels again where a request took them.
+    pub fn restore_labels(&mut self, mapping: &Mapping) {
+        if self.labels.is_empty()
+            && let Ok((labels, _)) = fitting_labels(&self.record, mapping, self.record.payload().len())
+        {
+            self.labels = labels;
+        }
     }
 
     /// Whether it is a dead letter.
@@ -106,14 +143,14 @@ impl Prepared {
 
     /// What describes it in the header of a batch, in bytes.
     pub fn header_bytes(&self) -> usize {
-        header_bytes(&self.labels, self.content_type.as_deref())
+        self.header_bytes
     }
 
-    /// What to send to this microsecond.
-    pub fn to_write(&self, timestamp_us: u64) -> Write {
+    /// What to send to this microsecond. It takes the labels: few records are sent twice, and a copy costs as much as making them.
+    pub fn to_write(&mut self, timestamp_us: u64) -> Write {
         Write {
             timestamp_us,
-            labels: self.labels.clone(),
+            labels: std::mem::take(&mut self.labels),
             content_type: self.content_type.clone(),
             payload: self.payload.clone(),
         }

@@ -84,7 +84,7 @@ impl Part for WritePart {
 }
 
 /// An answer for each.
-async fn write_together(shared: &Shared, parts: Vec<WritePart>) -> Vec<WriteAnswer> {
+async fn write_together(shared: &Shared, mut parts: Vec<WritePart>) -> Vec<WriteAnswer> {
     if parts.len() < 2 {
         // Its answer is its own.
         let mut answers = Vec::new();
@@ -93,7 +93,13 @@ async fn write_together(shared: &Shared, parts: Vec<WritePart>) -> Vec<WriteAnsw
         }
         return answers;
     }
-    let batches = parts.iter().map(|part| (&part.entry, &part.batch));
+    let none = BatchLimits { records: 0, bytes: 0, header_bytes: 0 };
+    let size = parts.iter().map(WritePart::size).fold(none, |sum, size| BatchLimits {
+        records: sum.records + size.records,
+        bytes: sum.bytes + size.bytes,
+        header_bytes: sum.header_bytes + size.header_bytes,
+    });
+    let batches = parts.iter_mut().map(|part| (&part.entry, std::mem::take(&mut part.batch)));
     let answer = shared.store.write_entries(batches).await.and_then(|mut failed| {
         let answers = parts.iter().map(|part| failed.remove(part.entry.as_str()).unwrap_or_default()).collect();
         // What fits none of them may be meant for any.
@@ -106,12 +112,6 @@ async fn write_together(shared: &Shared, parts: Vec<WritePart>) -> Vec<WriteAnsw
             answers.into_iter().map(|failed| WriteAnswer::Sent(Ok(failed))).collect()
         }
         Err(error) => {
-            let none = BatchLimits { records: 0, bytes: 0, header_bytes: 0 };
-            let size = parts.iter().map(WritePart::size).fold(none, |sum, size| BatchLimits {
-                records: sum.records + size.records,
-                bytes: sum.bytes + size.bytes,
-                header_bytes: sum.header_bytes + size.header_bytes,
-            });
             shared.sharing.failed(&error, size);
             shared.counters.retried(&error);
             parts.iter().map(|_| WriteAnswer::Divided(error.clone())).collect()

@@ -26,16 +26,16 @@ impl Store {
     /// timestamp. The records of a batch have the same label names.
     pub(super) async fn write_entries<'a>(
         &self,
-        batches: impl Iterator<Item = (&'a EntryName, &'a BTreeMap<u64, Write>)>,
+        batches: impl Iterator<Item = (&'a EntryName, BTreeMap<u64, Write>)>,
     ) -> Result<HashMap<String, BTreeMap<u64, StoreError>>, StoreError> {
         let (mut records, mut bytes) = (Vec::new(), 0);
         for (entry, batch) in batches {
-            for write in batch.values() {
+            for write in batch.into_values() {
                 bytes += write.payload.len() as u64;
                 let record = RecordBuilder::new().entry(entry.as_str()).timestamp_us(write.timestamp_us);
                 let content_type = write.content_type.as_deref().unwrap_or("application/octet-stream");
-                let record = record.labels(write.labels.clone()).content_type(content_type);
-                records.push(record.data(write.payload.clone()).build());
+                let record = record.labels(write.labels).content_type(content_type);
+                records.push(record.data(write.payload).build());
             }
         }
         let written = self.with_bucket(bytes, move |bucket| async move {

@@ -75,6 +75,8 @@ pub const HEADERS_AT: &str = "sink.headers-at";
 
 /// The most characters of a reason; the rest is cut off.
 const MAX_REASON: usize = 1000;
+/// How many labels most records have beside those of their headers, at most.
+const OWN_AND_MORE: usize = 5;
 /// How many bytes a label takes in an answer's header line besides its name and value: `=`, `,` and perhaps two
 /// quotation marks.
 const AROUND: usize = 4;
@@ -166,25 +168,36 @@ impl LabelRules {
     /// sink writes them together with the host's own.
     pub fn record_labels(&self, output: &OutputRecord) -> BTreeMap<String, String> {
         let mut labels = BTreeMap::new();
-        let mut set = |name: Cow<'_, str>, value: Option<&[u8]>| match value.and_then(label_value) {
-            Some(value) => drop(labels.insert(name.into_owned(), value.into())),
+        self.set_record_labels(output, |name, value| match value {
+            Some(value) => drop(labels.insert(name.into_owned(), value)),
             None => drop(labels.remove(&*name)),
-        };
+        });
+        labels
+    }
+
+    /// Sets each label that is made of a header or that a plugin sets, one after the other; without a value it is removed.
+    fn set_record_labels<'a>(&self, output: &'a OutputRecord, mut set: impl FnMut(Cow<'a, str>, Option<String>)) {
+        let value = |value: Option<&[u8]>| value.and_then(label_value).map(String::from);
         for header in &output.input.headers {
             if let Some(name) = self.header_label(&header.key) {
-                set(name, header.value.as_deref());
+                set(name, value(header.value.as_deref()));
             }
         }
         for change in output.labels.iter() {
-            set(label_name(change.name.as_bytes(), self.lowercase), change.value.as_deref().map(str::as_bytes));
+            let name = label_name(change.name.as_bytes(), self.lowercase);
+            set(name, value(change.value.as_deref().map(str::as_bytes)));
         }
-        labels
     }
 
     /// All labels that are written with the record: its own and the host's.
     pub fn all_labels(&self, output: &OutputRecord) -> HashMap<String, String> {
-        let mut labels = own_labels(output);
-        labels.extend(self.record_labels(output));
+        let mut labels = HashMap::with_capacity(OWN_AND_MORE + output.input.headers.len());
+        put_own_labels(&mut labels, output);
+        // Their names are none of the host's, so that they replace and remove none of its labels.
+        self.set_record_labels(output, |name, value| match value {
+            Some(value) => drop(labels.insert(name.into_owned(), value)),
+            None => drop(labels.remove(&*name)),
+        });
         if let Some(key) = output.input.key.as_deref().and_then(label_value) {
             labels.insert(KEY.into(), key.into());
         }
@@ -281,6 +294,11 @@ fn push_all(text: &mut String, headers: &NamedHeaders<'_>) {
 /// The host's own labels that don't depend on the record's headers and key: its identity, and why it is a dead letter.
 pub fn own_labels(output: &OutputRecord) -> HashMap<String, String> {
     let mut labels = HashMap::new();
+    put_own_labels(&mut labels, output);
+    labels
+}
+
+fn put_own_labels(labels: &mut HashMap<String, String>, output: &OutputRecord) {
     labels.insert(SOURCE.into(), output.input.source.to_string());
     labels.insert(OFFSET.into(), output.input.offset.to_string());
     if let Some(id) = output.input.topic_id {
@@ -303,7 +321,6 @@ pub fn own_labels(output: &OutputRecord) -> HashMap<String, String> {
             output.input.timestamp_ms.map_or_else(|| NO_TIMESTAMP.into(), |ms| ms.to_string()),
         );
     }
-    labels
 }
 
 /// A reason as the value of a label. People read it, so characters that ReductStore doesn't accept are replaced rather

@@ -281,6 +281,7 @@ impl Writer {
     /// Sends a batch whose records have their microseconds; leaves in it what has to be tried again.
     async fn send(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
+        batch.iter_mut().for_each(|pending| pending.prepared.restore_labels(&shared.mapping));
         let is_shared = self.is_small_turn
             && self.company == Company::Others
             && parts::may_share(batch.iter().map(|pending| &pending.prepared.labels));
@@ -293,7 +294,7 @@ impl Writer {
             pending.withdraw(&mut self.occupied);
         }
         batch.retain(|pending| pending.state().may_write());
-        let by_time: BTreeMap<u64, Write> = batch.iter().filter_map(PendingWrite::to_write).collect();
+        let by_time: BTreeMap<u64, Write> = batch.iter_mut().filter_map(PendingWrite::to_write).collect();
         if by_time.len() < batch.len() {
             // Two with one microsecond: the second would be taken for written. It never was seen, and must not pass.
             error!(entry = %self.entry, "records of a batch have the same microsecond; placing them again");

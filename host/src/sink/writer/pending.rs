@@ -48,7 +48,7 @@ impl PendingWrite {
     }
 
     /// What to send; `None` while it has no microsecond.
-    pub fn to_write(&self) -> Option<(u64, Write)> {
+    pub fn to_write(&mut self) -> Option<(u64, Write)> {
         self.time_us.map(|time| (time, self.prepared.to_write(time)))
     }
 
