@@ -47,10 +47,29 @@ fn a_reader_of_the_log_that_does_not_read_does_not_keep_the_host_from_stopping()
     drop(reader);
 }
 
+/// A core dump would hold the secrets. At a limit of 1 byte Linux hands none to a program that collects dumps either.
+#[test]
+fn the_host_leaves_no_core_dump() {
+    // The shell that starts it may allow dumps of any size.
+    let allowing = ["-c", "ulimit -c \"$(ulimit -H -c)\"; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_reduct-sink")];
+    let mut command = Command::new("sh");
+    command.args(allowing);
+    let (child, broker) = started_by(command, Stdio::null(), &[]);
+    broker.accept().unwrap();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+    let soft = core.split_whitespace().next().unwrap();
+    assert!(["0", "1"].contains(&soft), "{limits}");
+    assert_eq!(stopped(child).code(), Some(0));
+}
+
 fn started(log: Stdio, flags: &[&str]) -> (Child, TcpListener) {
+    started_by(Command::new(env!("CARGO_BIN_EXE_reduct-sink")), log, flags)
+}
+
+fn started_by(mut command: Command, log: Stdio, flags: &[&str]) -> (Child, TcpListener) {
     let broker = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = broker.local_addr().unwrap().to_string();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_reduct-sink"));
     command.env_clear().args(["run", "--topic", "t", "--bucket", "b", "--status", "", "--brokers", &address]);
     command.args(["--url", "http://127.0.0.1:1", "--no-plugins"]).args(flags).stdout(Stdio::null()).stderr(log);
     (command.spawn().unwrap(), broker)

@@ -402,3 +402,28 @@ fn check_first_bytes(bytes: &[u8]) -> Result<(), LoadProblem> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn config(more: &[(&str, &str)]) -> Config {
+        let usual = [("BROKERS", "127.0.0.1:1"), ("TOPICS", "t"), ("URL", "http://127.0.0.1:1"), ("BUCKET", "b")];
+        let variables =
+            usual.iter().chain(more).map(|(name, value)| (format!("REDUCT_SINK_{name}").into(), value.into()));
+        let sources = config::Sources { environment: variables.collect(), ..config::Sources::default() };
+        config::load(sources).config.unwrap().only().unwrap().clone()
+    }
+
+    /// Who knows the seed of a plugin's hash tables can choose keys that collide.
+    #[test]
+    fn the_seed_follows_from_the_secrets_and_is_the_same_in_each_process() {
+        let with = |more: &[(&str, &str)]| seed(&config(more));
+        assert_eq!(with(&[("TOKEN", "one")]), with(&[("TOKEN", "one")]));
+        let seeds = [with(&[]), with(&[("TOKEN", "one")]), with(&[("TOKEN", "two")]), with(&[("GROUP", "another")])];
+        for (at, seed) in seeds.iter().enumerate() {
+            assert!(!seeds[..at].contains(seed), "{seeds:?}");
+        }
+    }
+}

@@ -230,7 +230,7 @@ pub(super) const KEYS: &[Key] = &[
         Absent,
         "Folders that the plugin may read, and with `writable = true` also write. `path` is relative to the configuration \
          file's folder, `guest` is what the plugin calls it. A folder in which the configuration file, a file of secrets or the \
-         cache lies is refused, and so is one that is reached through a folder that a plugin may write.",
+         cache lies is refused, and so are `/proc`, `/dev` and one that is reached through a folder that a plugin may write.",
     )
     .example("[{ path = \"models\", guest = \"/models\", writable = false }]"),
     Key::new(
