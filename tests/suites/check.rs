@@ -241,6 +241,26 @@ fn run_says_at_its_start_what_is_wrong_with_kafka() -> Result<()> {
     Ok(())
 }
 
+/// The same with a store that is away.
+#[test]
+fn a_host_that_waits_for_its_store_says_so() -> Result<()> {
+    let bed = bed()?;
+    let topic = unique("start");
+    bed.kafka.client().create_topic(&topic, 1)?;
+    let (brokers, address) = (bed.kafka.brokers(), crate::operate::address()?);
+    let url = format!("http://{}", TcpListener::bind("127.0.0.1:0")?.local_addr()?);
+    let flags = ["--url", &url, "--bucket", "kafka", "--topic", &topic, "--brokers", &brokers, "--status", &address];
+    let mut sink = Sink::start_with(&flags, &[])?;
+    let waits = format!("it waits for ReductStore at {url}");
+    process::wait_for("what it waits for", BOUND, || {
+        sink.process().expect_running()?;
+        let Ok((code, told)) = crate::operate::get(&address, "/readyz") else { return Ok(None) };
+        Ok((code == 503 && told.contains("host.starting") && told.contains(&waits)).then_some(()))
+    })?;
+    assert_eq!(crate::operate::get(&address, "/livez")?.0, 200);
+    sink.stop_cleanly()
+}
+
 /// Checks a store, with the shared Kafka and an existing topic.
 fn check_store(bed: &Bed, url: &str, bucket: &str, token: Option<&str>) -> Result<(Option<i32>, String)> {
     let topic = unique("check-store");

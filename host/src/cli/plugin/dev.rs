@@ -196,6 +196,11 @@ impl HandOverTarget {
         let plugins = status["plugins"].as_array().map_or(&[][..], Vec::as_slice);
         let Some(plugin) = plugins.iter().find(|plugin| plugin["name"] == name.as_str()) else {
             let names: Vec<&str> = plugins.iter().filter_map(|plugin| plugin["name"].as_str()).collect();
+            let problems = status["problems"].as_array().map_or(&[][..], Vec::as_slice);
+            if let Some(starting) = problems.iter().find(|problem| problem["code"] == "host.starting") {
+                let why = starting["message"].as_str().unwrap_or_default();
+                bail!("the host at {address} runs no plugins yet: {why}; run this again when it does");
+            }
             bail!(
                 "the chain of the host at {address} has no plugin `{name}`, it has: {}; add it to the host's [[plugins]], \
                  or name another one by --plugin",
