@@ -156,6 +156,13 @@ impl Prepared {
         }
     }
 
+    /// The same for a second copy of the record, which leaves the labels.
+    pub fn copy_to_write(&self, timestamp_us: u64, mapping: &Mapping) -> Write {
+        let made = || fitting_labels(&self.record, mapping, self.record.payload().len()).map(|(labels, _)| labels);
+        let labels = if self.labels.is_empty() { made().unwrap_or_default() } else { self.labels.clone() };
+        Write { timestamp_us, labels, content_type: self.content_type.clone(), payload: self.payload.clone() }
+    }
+
     /// The record as it was handed in.
     pub fn into_item(self) -> Item {
         Item { record: self.record, entry: self.entry, ack: self.ack }

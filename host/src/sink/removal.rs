@@ -5,8 +5,8 @@
 //! the server fails with 500 and gives up the block, with everything in it. Source: ReductStore 1.21.5, `block_manager/records.rs`; tried
 //! against the server (`dead_letters::unfinished`).
 //!
-//! Guarantees: what is removed is exactly what was asked for; the removal of dead letters leaves the other records of their block whole,
-//! also where an interrupted request left unfinished ones there.
+//! Guarantees: what is removed is exactly what was asked for, and the copy that was written for it; the other records of the block stay whole
+//! where a copy was written before ([`Store::remove_letters`], [`Store::write_behind`]), also beside unfinished ones.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::record::entry_name::EntryName;
 
 /// Timestamps that one request removes: they travel in its headers.
 const REMOVED_AT_ONCE: usize = 80;
-/// How many microseconds behind a letter are tried for its copy.
+/// How many microseconds are tried for a copy.
 const TRIED: usize = 100;
 /// How far the search for a free microsecond looks at a time, in microseconds and in records.
 const AHEAD_US: u64 = 1_000_000;
@@ -72,9 +72,8 @@ impl Store {
         Ok(())
     }
 
-    /// Writes one of these letters a second time, behind the last of them, and answers with the copy's time. Its bytes make the file of
-    /// the block as long as all that was begun in it, so that the server can copy the rest; or the block is full, and the server does that
-    /// by itself. Where the removal doesn't follow, the copy is a dead letter like others: its record is found when it is replayed.
+    /// Writes one of these letters a second time, behind the last of them, and answers with the copy's time. Where the removal doesn't
+    /// follow, the copy is a dead letter like others: its record is found when it is replayed.
     async fn copy_letter(&self, entry: &EntryName, times: &[u64]) -> Result<Option<u64>, StoreError> {
         let (Some(first), Some(last)) = (times.first(), times.last()) else { return Ok(None) };
         let shown = self.heads(entry, *first..last.saturating_add(1), HEADS).await?.seen;
@@ -85,18 +84,30 @@ impl Store {
         };
         let page = self.page(entry, smallest, 1, 1).await?;
         let Some(letter) = page.into_iter().find(|letter| letter.timestamp_us == smallest) else { return Ok(None) };
-        let mut free = self.free_behind(entry, *last).await?;
+        let EntryRecord { labels, payload, content_type, .. } = letter;
+        let copy = Write { timestamp_us: *last, labels, content_type: Some(content_type), payload };
+        self.write_behind(entry, copy).await.map(Some)
+    }
+
+    /// Writes a record to the first free microsecond behind its time, and answers with that. Its bytes make the file of the block as long as
+    /// all that was begun in it, so that the server can copy the rest in a removal; or the block is full, and the server does that by
+    /// itself.
+    pub async fn write_behind(&self, entry: &EntryName, record: Write) -> Result<u64, StoreError> {
+        let mut free = self.free_behind(entry, record.timestamp_us).await?;
         for _ in 0..TRIED {
-            let EntryRecord { labels, payload, content_type, .. } = letter.clone();
-            let copy = Write { timestamp_us: free, labels, content_type: Some(content_type), payload };
+            let copy = Write { timestamp_us: free, ..record.clone() };
             match self.write(entry, BTreeMap::from([(free, copy)]), Vec::new()).await?.remove(&free) {
-                None => return Ok(Some(free)),
+                None => return Ok(free),
                 // An unfinished record, which no query shows.
                 Some(StoreError::Conflict(_)) => free = self.free_behind(entry, free).await?,
                 Some(error) => return Err(error),
             }
         }
-        Err(StoreError::Conflict(format!("no microsecond behind {last} is free for a copy of a dead letter")))
+        let text = format!(
+            "none of {TRIED} microseconds behind {} is free, though a query shows nothing there",
+            record.timestamp_us
+        );
+        Err(StoreError::Conflict(text))
     }
 
     /// The first microsecond behind this one where a query shows nothing.

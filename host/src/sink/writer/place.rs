@@ -126,7 +126,7 @@ impl Writer {
                         continue;
                     }
                     warn!(entry = %self.entry, record = %pending.prepared.identity, "damaged in the store: writing it again");
-                    let removed = self.remove_damaged(time).await;
+                    let removed = self.remove_damaged(time, &pending).await;
                     if removed.is_ok() {
                         self.rewritten.count(&pending.prepared.identity);
                     }
@@ -158,10 +158,16 @@ impl Writer {
         *late <= SHOWN_LATE
     }
 
-    async fn remove_damaged(&mut self, time: u64) -> Result<(), StoreError> {
+    async fn remove_damaged(&mut self, time: u64, pending: &PendingWrite) -> Result<(), StoreError> {
+        let copy = self.copy_behind(std::iter::once((time, pending))).await?;
+        self.shared.membership.assured().await;
+        if !pending.state().may_write() {
+            return Ok(());
+        }
         // Before the answer, which may be lost although the record is removed.
         self.removed(1);
-        self.shared.store.remove_all(&self.entry, &[time]).await?;
+        let times: Vec<u64> = std::iter::once(time).chain(copy).collect();
+        self.shared.store.remove_all(&self.entry, &times).await?;
         self.occupied.doubt(time);
         Ok(())
     }
