@@ -81,11 +81,19 @@ fn strangers_see_little_and_change_nothing() -> Result<()> {
     ensure!(code == 409, "{code}: {body}");
 
     // The host disconnects callers that send nothing, and serves others in the meantime.
-    let silent: Vec<TcpStream> = (0..200).filter_map(|_| TcpStream::connect(&address).ok()).collect();
-    let begun = Instant::now();
-    ensure!(get(&probes, "/livez")?.0 == 200);
-    // Silent callers keep their places at the other address for five seconds.
-    ensure!(begun.elapsed() < Duration::from_secs(3), "a probe waited {:?} for a place", begun.elapsed());
+    // Silent callers keep their places at the other address for five seconds. On a busy machine a probe may be late for other
+    // reasons, but not each time.
+    let mut waited = Vec::new();
+    let silent = loop {
+        let silent: Vec<TcpStream> = (0..200).filter_map(|_| TcpStream::connect(&address).ok()).collect();
+        let begun = Instant::now();
+        ensure!(get(&probes, "/livez")?.0 == 200);
+        waited.push(begun.elapsed());
+        if waited.last().is_some_and(|waited| *waited < Duration::from_secs(3)) {
+            break silent;
+        }
+        ensure!(waited.len() < 10, "probes waited {waited:?} for a place");
+    };
     process::wait_for("an answer beside silent callers", SHOWN_WITHIN, || {
         Ok(get(&address, "/livez").ok().filter(|(code, _)| *code == 200))
     })?;
