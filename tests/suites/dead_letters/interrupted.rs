@@ -154,10 +154,10 @@ async fn letters_with_many_outputs_are_removed_in_several_steps() -> Result<()> 
     figures::record("running_replay_most_settling", most as f64)
 }
 
-/// The record of a letter is there already, with the bytes that another version of the plugin made. A replay without hosts takes it for the
-/// letter's: it compares no bytes, leaves the record as it is, and removes the letter.
+/// The record of a letter is there already, with the bytes that another version of the plugin made. A replay, with a host or without,
+/// compares them, and leaves both: either may be the one to keep.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_hosts_a_record_that_is_there_counts_whatever_its_bytes() -> Result<()> {
+async fn a_record_that_is_there_with_other_bytes_is_left_with_its_letter() -> Result<()> {
     let mut scene = Scene::new("other-version", 1)?;
     scene.kafka.produce(&scene.topic, (0..40).map(often_poison))?;
     let mut host = Replayer::start(&scene.config)?;
@@ -176,12 +176,22 @@ async fn without_hosts_a_record_that_is_there_counts_whatever_its_bytes() -> Res
     scene.mend(&says("another"), &mut [&mut host])?;
     wait_for("a replay that is past a host's first minute", BOUND, || {
         let (_, told) = host.replay()?;
-        Ok(told["left_because"].to_string().contains("what is in ReductStore differs").then_some(()))
+        Ok(told["left_because"]
+            .to_string()
+            .contains("what is in ReductStore under their identity differs")
+            .then_some(()))
     })?;
     host.sink.stop_cleanly()?;
     assert_eq!(scene.stored().await?, before, "it changed nothing");
 
     let file = host.sink.folder().join("sink.toml");
+    let output = run_to_end(&["replay", "--write", "--config", &file.display().to_string()], &[], BOUND)?;
+    let told = text(&output);
+    assert!(output.status.code() == Some(1) && told.contains("differs from what the plugins make"), "{told}");
+    assert_eq!(scene.stored().await?, before, "nor did the replay without a host: {told}");
+
+    // The plugin that made those records counts as proof.
+    std::fs::write(&scene.plugin, guest::guest(&says("first")))?;
     let output = run_to_end(&["replay", "--write", "--config", &file.display().to_string()], &[], BOUND)?;
     let told = text(&output);
     assert!(output.status.success() && told.contains("10 outputs were there already"), "{told}");

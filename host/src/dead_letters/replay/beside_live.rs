@@ -13,7 +13,7 @@
 //! long as each page took; what is remembered of letters that settle is bounded by [`MOST_SETTLING`]. Not guaranteed: any of this where
 //! the store crashes during a replay or shortly after it, for records of old times reopen blocks that were complete.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::run::{NotAsked, OwnPartitions, ReplayRun};
+use super::shown::reasons_to_stay;
 use super::{
     Fate, FoundLetter, LeftReason, LetterPlace, ReplayError, ReplaySummary, ReplayedLetter, entries, topic, wrong,
 };
@@ -29,9 +30,7 @@ use crate::config::Config;
 use crate::flow::store_start::Started;
 use crate::flow::{PartitionState, StoredOutput};
 use crate::kafka::metadata as kafka;
-use crate::record::entry_name::EntryName;
-use crate::sink::store::StoreError;
-use crate::sink::{ShownOutput, Sink};
+use crate::sink::Sink;
 
 /// How long what was written is left alone before its dead letter is removed. Source: the server saves what it holds open every 60 s by
 /// default.
@@ -280,32 +279,10 @@ impl BesideLive<'_> {
 
     /// Those whose outputs the store shows as the chain made them; the others are left.
     fn shown(&mut self, done: Vec<DoneLetter>) -> Result<Vec<DoneLetter>, ReplayError> {
-        let mut by_entry: HashMap<EntryName, (Vec<StoredOutput>, Vec<usize>)> = HashMap::new();
-        for (at, letter) in done.iter().enumerate() {
-            for output in &letter.outputs {
-                let (outputs, letters) = by_entry.entry(output.entry.clone()).or_default();
-                outputs.push(output.clone());
-                letters.push(at);
-            }
-        }
-        let mut worst = vec![None; done.len()];
-        for (entry, (outputs, letters)) in by_entry {
-            let shown: Result<Vec<ShownOutput>, StoreError> =
-                self.sink.runtime().block_on(self.sink.shows(&entry, &outputs));
-            let shown = shown.map_err(|error| wrong(self.config, error))?;
-            for (at, shown) in letters.into_iter().zip(shown) {
-                let reason = match shown {
-                    ShownOutput::Whole => continue,
-                    ShownOutput::Differs => LeftReason::Differs,
-                    ShownOutput::Missing => LeftReason::Store("the store doesn't show its record any more".into()),
-                };
-                if let Some(worst) = worst.get_mut(at) {
-                    *worst = Some(reason);
-                }
-            }
-        }
+        let outputs: Vec<Vec<StoredOutput>> = done.iter().map(|letter| letter.outputs.clone()).collect();
+        let reasons = reasons_to_stay(&self.sink, &outputs).map_err(|error| wrong(self.config, error))?;
         let mut shown = Vec::new();
-        for (letter, reason) in done.into_iter().zip(worst) {
+        for (letter, reason) in done.into_iter().zip(reasons) {
             match reason {
                 Some(reason) => self.leave(letter, reason),
                 None => shown.push(letter),

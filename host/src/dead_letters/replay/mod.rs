@@ -14,6 +14,7 @@ mod beside_live;
 mod done;
 mod entries;
 mod run;
+mod shown;
 mod topic;
 
 use std::fmt;
@@ -85,8 +86,8 @@ impl LeftReason {
                 "their partition is read again, or an earlier host may still be writing; replay in some minutes"
             }
             Self::Differs => {
-                "what is in ReductStore differs; remove it there and replay again, or, to keep it, stop the group and run replay \
-                 --write, which removes the dead letter"
+                "what is in ReductStore under their identity differs from what the plugins make of them now; remove it there and replay \
+                 again, or, to keep it, remove the dead letters"
             }
             Self::Store(_) => "the store has a reason; replay once more",
         }
@@ -307,7 +308,8 @@ impl Replay<'_> {
             // A sink may have been started in the meantime.
             refuse_company(self.config)?;
         }
-        let told: Vec<ReplayedLetter> = self.run.page(page)?.into_iter().map(|(told, _)| told).collect();
+        let told = self.run.page(page)?;
+        let told = self.run.left_unless_shown(told).map_err(|error| wrong(self.config, error))?;
         if self.write {
             finish(told.iter().filter(|told| told.is_done()).map(|told| &told.place).collect())?;
         }

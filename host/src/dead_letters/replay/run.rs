@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::shown::reasons_to_stay;
 use super::{Fate, FoundLetter, LeftReason, LetterPlace, ReplayError, ReplayedLetter};
 use crate::chain::{Chain, Outcome, PluginFailure};
 use crate::config::Config;
 use crate::dead_letters::format::DeadLetter;
 use crate::flow::backoff::Backoff;
-use crate::flow::{Begin, Budget, PartitionState, ReplayRefusal};
+use crate::flow::{Begin, Budget, PartitionState, ReplayRefusal, StoredOutput};
 use crate::kafka::metadata as kafka;
 use crate::record::entry_name::{EntryName, Naming, Template};
 use crate::record::{Identity, InputRecord, TopicPartition};
 use crate::sink::item::{Item, Mapping, Prepared};
+use crate::sink::store::StoreError;
 use crate::sink::{Sink, entry_of, hand_over};
 
 /// How long requests under way are waited for when the replay is told to stop.
@@ -121,6 +123,24 @@ impl<'a> ReplayRun<'a> {
         }
         told.extend(begun.into_iter().map(|begun| self.tell(begun)));
         Ok(told)
+    }
+
+    /// Leaves the letters whose outputs the store doesn't show as the chain made them: they may be the last good copy.
+    pub fn left_unless_shown(&self, told: Vec<LetterWithState>) -> Result<Vec<ReplayedLetter>, StoreError> {
+        let outputs = |(told, state): &LetterWithState| match (&told.fate, state) {
+            (Fate::Written(_), Some(state)) => state.take_stored(),
+            _ => Vec::new(),
+        };
+        let outputs: Vec<Vec<StoredOutput>> = told.iter().map(outputs).collect();
+        let reasons = match &self.sink {
+            Some(sink) => reasons_to_stay(sink, &outputs)?,
+            None => vec![None; told.len()],
+        };
+        let leave = |((told, _), reason): (LetterWithState, Option<LeftReason>)| match reason {
+            Some(reason) => ReplayedLetter { fate: Fate::Left(reason), ..told },
+            None => told,
+        };
+        Ok(told.into_iter().zip(reasons).map(leave).collect())
     }
 
     /// Waits until the letter's fate is known.

@@ -113,9 +113,9 @@ impl PartitionState {
         self.replay.as_ref()?.refusal.get()
     }
 
-    /// Takes note of where an output is; of a letter that is sent beside live records only.
+    /// Takes note of where an output of a dead letter is.
     pub fn note_stored(&self, output: StoredOutput) {
-        if let Some(replay) = self.replay.as_ref().filter(|replay| replay.live.is_some()) {
+        if let Some(replay) = &self.replay {
             replay.stored.lock().unwrap_or_else(PoisonError::into_inner).push(output);
         }
     }

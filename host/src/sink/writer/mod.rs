@@ -394,8 +394,8 @@ impl Writer {
             self.written += 1;
             self.shared.counters.written(1, payload.len() as u64);
         }
-        if ack.partition().is_beside_live() {
-            // Its dead letter stays until a crash can't take it any more, and Kafka needn't be read again for it.
+        if ack.partition().is_replay() {
+            // Its dead letter stays until this was proved, and Kafka needn't be read again for it.
             let (entry, sketch) = (self.entry.clone(), sketch(&payload));
             ack.partition().note_stored(StoredOutput { entry, time_us, identity, sketch, found: already_present });
             return ack.acknowledge();
