@@ -43,7 +43,7 @@ pub(super) struct Starting(Mutex<Option<String>>);
 impl Starting {
     /// In words.
     pub fn now(&self) -> String {
-        lock(&self.0).clone().unwrap_or_else(|| "its plugins are loaded".into())
+        lock(&self.0).clone().unwrap_or_else(|| "its plugins are being loaded".into())
     }
 
     fn waits_for(&self, what: String) {
@@ -72,7 +72,7 @@ pub(super) fn open(
     let partitions = check::wait_ready(&config.kafka, stop).map_err(SourceError::from)?;
     starting.waits_for(format!("it waits for ReductStore at {}", config.store.url));
     let store = open_store(config, tokio, stop, starting)?;
-    starting.waits_for("Kafka and ReductStore answer, and it joins its group".into());
+    starting.waits_for("Kafka answers; it asks ReductStore when that was started, and then joins its group".into());
     Ok(Opened { chain, partitions, store })
 }
 

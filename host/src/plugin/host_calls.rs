@@ -16,7 +16,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 /// Threads that all plugins without directories share. One that hangs (in the lookup of a name, for example) keeps its
 /// thread for ever; when all hang, further operations end at their deadlines.
 pub(super) const SHARED_THREADS: usize = 64;
-/// Threads for the files of one version of a plugin: more than its instances. They may hang on a dead network file system.
+/// Threads for the files of one version of a plugin, shared by its instances. They may hang on a dead network file system, and a version that
+/// is replaced leaves those behind.
 pub(super) const OWN_THREADS: usize = 32;
 
 /// The threads on which the waiting is done.

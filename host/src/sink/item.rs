@@ -66,8 +66,8 @@ pub struct Prepared {
     record: OutputRecord,
 }
 
-/// The labels of the record; a reason: they are too large. `true`: they are a dead letter's, too, and its key and headers go to the end of
-/// its body of `bytes` bytes instead.
+/// The labels of the record; a reason: they are too large. With `true`, the labels of a dead letter were too large, and its key and headers
+/// are to be put at the end of its body, behind the `bytes` bytes of the payload.
 fn fitting_labels(
     record: &OutputRecord,
     mapping: &Mapping,
@@ -154,13 +154,6 @@ impl Prepared {
             content_type: self.content_type.clone(),
             payload: self.payload.clone(),
         }
-    }
-
-    /// The same for a second copy of the record, which leaves the labels.
-    pub fn copy_to_write(&self, timestamp_us: u64, mapping: &Mapping) -> Write {
-        let made = || fitting_labels(&self.record, mapping, self.record.payload().len()).map(|(labels, _)| labels);
-        let labels = if self.labels.is_empty() { made().unwrap_or_default() } else { self.labels.clone() };
-        Write { timestamp_us, labels, content_type: self.content_type.clone(), payload: self.payload.clone() }
     }
 
     /// The record as it was handed in.

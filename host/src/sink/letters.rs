@@ -12,7 +12,6 @@ use tokio::sync::oneshot;
 
 use super::item::Item;
 use super::store::{Content, StoreError};
-use super::writer::NEAR_US;
 use super::{COMPARED_AT_ONCE, Shared, Sink};
 use crate::flow::store_start::Started;
 use crate::flow::{PartitionState, StoredOutput};
@@ -21,6 +20,9 @@ use crate::record::entry_name::EntryName;
 /// For how long the store may be at work on a request that failed. Source: it gives up a request whose records don't come after 30 s by
 /// default.
 const AT_WORK: Duration = Duration::from_secs(60);
+
+/// Outputs whose times are at most this far apart are looked for with one query, which reads the records between them, too, in microseconds.
+const CLOSE_US: u64 = 5_000;
 
 /// What a writer has to do.
 #[derive(Debug)]
@@ -89,7 +91,7 @@ impl Sink {
         order.sort_by_key(|at| outputs.get(*at).map(|output| output.time_us));
         let mut shown = vec![ShownOutput::Missing; outputs.len()];
         let time_of = |at: &usize| outputs.get(*at).map_or(0, |output| output.time_us);
-        for near in order.chunk_by(|one, next| time_of(next) - time_of(one) <= NEAR_US) {
+        for near in order.chunk_by(|one, next| time_of(next) - time_of(one) <= CLOSE_US) {
             let (Some(first), Some(last)) = (near.first().map(time_of), near.last().map(time_of)) else { continue };
             let (mut from, end) = (first, last.saturating_add(1));
             while from < end {

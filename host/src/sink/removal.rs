@@ -5,8 +5,9 @@
 //! the server fails with 500 and gives up the block, with everything in it. Source: ReductStore 1.21.5, `block_manager/records.rs`; tried
 //! against the server (`dead_letters::unfinished`).
 //!
-//! Guarantees: what is removed is exactly what was asked for, and the copy that was written for it; the other records of the block stay whole
-//! where a copy was written before ([`Store::remove_letters`], [`Store::write_behind`]), also beside unfinished ones.
+//! Guarantees: what is removed is exactly what was asked for, and the copies that were written for it. The removal of dead letters leaves the
+//! other records of the blocks of the first and the last of them whole, also beside unfinished ones. Other removals don't: what the block
+//! held has to be re-read.
 
 use std::collections::BTreeMap;
 
@@ -19,8 +20,8 @@ use crate::record::entry_name::EntryName;
 
 /// Timestamps that one request removes: they travel in its headers.
 const REMOVED_AT_ONCE: usize = 80;
-/// How many microseconds are tried for a copy.
-const TRIED: usize = 100;
+/// How often another microsecond is tried for a copy, each twice as far away as the one before.
+const TRIED: u32 = 16;
 /// How far the search for a free microsecond looks at a time, in microseconds and in records.
 const AHEAD_US: u64 = 1_000_000;
 const HEADS: usize = 1_000;
@@ -63,50 +64,60 @@ impl Store {
 
     /// Removes dead letters of this entry, whose times are in order; an error where one of them couldn't be removed.
     pub async fn remove_letters(&self, entry: &EntryName, times: &[u64]) -> Result<(), StoreError> {
-        // One place is for the copy.
-        for times in times.chunks(REMOVED_AT_ONCE - 1) {
-            let copy = self.copy_letter(entry, times).await?;
-            let times: Vec<u64> = times.iter().copied().chain(copy).collect();
+        // Two places are for copies.
+        for times in times.chunks(REMOVED_AT_ONCE - 2) {
+            let copies = self.copy_letters(entry, times).await?;
+            let times: Vec<u64> = times.iter().copied().chain(copies).collect();
             self.remove_all(entry, &times).await?;
         }
         Ok(())
     }
 
-    /// Writes one of these letters a second time, behind the last of them, and answers with the copy's time. Where the removal doesn't
-    /// follow, the copy is a dead letter like others: its record is found when it is replayed.
-    async fn copy_letter(&self, entry: &EntryName, times: &[u64]) -> Result<Option<u64>, StoreError> {
-        let (Some(first), Some(last)) = (times.first(), times.last()) else { return Ok(None) };
+    /// Writes one of these letters once more behind the first and behind the last of them, and answers with the times of the copies. Where
+    /// the removal doesn't follow, a copy is a dead letter like others: its record is found when it is replayed.
+    async fn copy_letters(&self, entry: &EntryName, times: &[u64]) -> Result<Vec<u64>, StoreError> {
+        let (Some(first), Some(last)) = (times.first(), times.last()) else { return Ok(Vec::new()) };
         let shown = self.heads(entry, *first..last.saturating_add(1), HEADS).await?.seen;
         let letters = shown.iter().filter(|seen| seen.size > 0 && times.binary_search(&seen.timestamp_us).is_ok());
-        // Of letters without bytes the file needs none.
+        // Letters without bytes need no room in the file.
         let Some(smallest) = letters.min_by_key(|seen| seen.size).map(|seen| seen.timestamp_us) else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let page = self.page(entry, smallest, 1, 1).await?;
-        let Some(letter) = page.into_iter().find(|letter| letter.timestamp_us == smallest) else { return Ok(None) };
-        let EntryRecord { labels, payload, content_type, .. } = letter;
-        let copy = Write { timestamp_us: *last, labels, content_type: Some(content_type), payload };
-        self.write_behind(entry, copy).await.map(Some)
+        let Some(letter) = page.into_iter().find(|letter| letter.timestamp_us == smallest) else {
+            return Ok(Vec::new());
+        };
+        let mut copies = Vec::new();
+        for time in [Some(first), Some(last).filter(|last| *last != first)].into_iter().flatten() {
+            let EntryRecord { labels, payload, content_type, .. } = letter.clone();
+            let copy = Write { timestamp_us: *time, labels, content_type: Some(content_type), payload };
+            match self.write_behind(entry, copy).await {
+                Ok(time) => copies.push(time),
+                // The removal makes room.
+                Err(StoreError::Full(_)) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(copies)
     }
 
-    /// Writes a record to the first free microsecond behind its time, and answers with that. Its bytes make the file of the block as long as
-    /// all that was begun in it, so that the server can copy the rest in a removal; or the block is full, and the server does that by
-    /// itself.
-    pub async fn write_behind(&self, entry: &EntryName, record: Write) -> Result<u64, StoreError> {
+    /// Writes a record to a free microsecond behind its time, and answers with that. The bytes make the file of the block as long as all that
+    /// was begun in it, so that the server can copy the rest in a removal. If the block is full instead, the server lengthens the file when
+    /// it begins the next block.
+    async fn write_behind(&self, entry: &EntryName, record: Write) -> Result<u64, StoreError> {
         let mut free = self.free_behind(entry, record.timestamp_us).await?;
-        for _ in 0..TRIED {
+        for tried in 0..TRIED {
             let copy = Write { timestamp_us: free, ..record.clone() };
             match self.write(entry, BTreeMap::from([(free, copy)]), Vec::new()).await?.remove(&free) {
                 None => return Ok(free),
                 // An unfinished record, which no query shows.
-                Some(StoreError::Conflict(_)) => free = self.free_behind(entry, free).await?,
+                Some(StoreError::Conflict(_)) => {
+                    free = self.free_behind(entry, free.saturating_add(1 << tried)).await?;
+                }
                 Some(error) => return Err(error),
             }
         }
-        let text = format!(
-            "none of {TRIED} microseconds behind {} is free, though a query shows nothing there",
-            record.timestamp_us
-        );
+        let text = format!("no microsecond is free behind {}, though a query shows nothing there", record.timestamp_us);
         Err(StoreError::Conflict(text))
     }
 

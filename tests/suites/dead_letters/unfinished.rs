@@ -1,4 +1,4 @@
-//! Tests that what interrupted requests left unfinished takes no dead letter and no record with it when something is removed (trap 15).
+//! Tests that what interrupted requests left unfinished takes no dead letter and no replayed record with it (trap 15).
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
@@ -113,23 +113,4 @@ async fn a_replay_leaves_the_records_of_those_before_it() -> Result<()> {
     ensure!(code == Some(0), "{code:?} {told}");
     assert_eq!(letters(&after), 0);
     Ok(())
-}
-
-/// A host removes unfinished records at the times of its own, and leaves what else their block holds: Kafka may not have it any more.
-#[tokio::test]
-async fn a_host_leaves_what_else_the_block_holds() -> Result<()> {
-    let trial = Trial::new("beside-live", 1, REJECTS[3])?;
-    let client = trial.bed.store.client()?;
-    let bucket = client.create_bucket(trial.config.bucket()).exist_ok(true).send().await?;
-    let other = time_us(0) - 1_000;
-    let foreign = RecordBuilder::new().timestamp_us(other).data("somebody else's").build();
-    ensure!(bucket.write_batch(&trial.topic).add_record(foreign).send().await?.is_empty());
-    shorten(&bucket, &trial.topic, time_us(COUNT + 1_000)).await?;
-    cut_off(&bucket, &trial.topic, &[time_us(1), time_us(COUNT + 2_000)]).await?;
-    let produced = trial.bed.kafka.client().produce(&trial.topic, [message(1)])?;
-    trial.run_through()?;
-    let stored = trial.stored().await?;
-    let (others, ours): (Vec<_>, Vec<_>) = stored.into_iter().partition(|record| record.timestamp_us == other);
-    ensure!(others.len() == 1, "the other record of the block is gone");
-    compare(&produced, &ours)?.exact()
 }

@@ -197,7 +197,9 @@ impl HandOverTarget {
         let Some(plugin) = plugins.iter().find(|plugin| plugin["name"] == name.as_str()) else {
             let names: Vec<&str> = plugins.iter().filter_map(|plugin| plugin["name"].as_str()).collect();
             let problems = status["problems"].as_array().map_or(&[][..], Vec::as_slice);
-            if let Some(starting) = problems.iter().find(|problem| problem["code"] == "host.starting") {
+            let is_start =
+                |problem: &&Value| problem["code"] == "host.starting" || problem["code"] == "pipeline.starting";
+            if let Some(starting) = problems.iter().find(is_start) {
                 let why = starting["message"].as_str().unwrap_or_default();
                 bail!("the host at {address} runs no plugins yet: {why}; run this again when it does");
             }

@@ -87,7 +87,7 @@ impl LeftReason {
             }
             Self::Differs => {
                 "what is in ReductStore under their identity differs from what the plugins make of them now; remove it there and replay \
-                 again, or, to keep it, remove the dead letters"
+                 again, or, to keep it, remove the dead letters (those in a topic go with its retention)"
             }
             Self::Store(_) => "the store has a reason; replay once more",
         }

@@ -233,7 +233,7 @@ impl<'a> ReplayRun<'a> {
                 return Fate::Failing("it was lost on its way; the log says more".into());
             }
             if !assignment.may_write() {
-                // A record was removed from the entry, or the partition was taken away: the next replay looks again.
+                // The partition was taken away: the next replay looks again.
                 assignment.end();
                 return Fate::Left(LeftReason::Taken);
             }

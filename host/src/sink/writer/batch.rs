@@ -12,6 +12,9 @@ use crate::flow::{PartitionState, UnderWay};
 use crate::sink::BatchLimits;
 use crate::sink::parts::{SMALL, SMALL_BYTES};
 
+/// Up to this number of partitions it isn't looked whether all of them still have records.
+const FEW_STATES: usize = 64;
+
 impl Writer {
     /// The topic whose record waits here for longest: its turn is the next one.
     pub(super) fn topic(&self) -> Arc<str> {
@@ -25,7 +28,9 @@ impl Writer {
     /// Drops the records of partitions that were taken away. Thousands may wait, and this is done for each batch: they are gone through
     /// only where one of their partitions was.
     pub(super) fn drop_taken_away(&mut self) {
-        if self.waiting_states.iter().all(|state| state.may_write()) {
+        // Each letter of a replay has a partition state of its own: those of letters that were written aren't kept.
+        let are_few = self.waiting_states.len() <= FEW_STATES.max(self.pending.len());
+        if are_few && self.waiting_states.iter().all(|state| state.may_write()) {
             return;
         }
         self.pending.retain(|pending| pending.state().may_write());

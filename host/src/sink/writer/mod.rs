@@ -395,7 +395,7 @@ impl Writer {
             self.shared.counters.written(1, payload.len() as u64);
         }
         if ack.partition().is_replay() {
-            // Its dead letter stays until this was proved, and Kafka needn't be read again for it.
+            // Its dead letter stays until the store was asked once more for this output, so that no re-read has to look after it.
             let (entry, sketch) = (self.entry.clone(), sketch(&payload));
             ack.partition().note_stored(StoredOutput { entry, time_us, identity, sketch, found: already_present });
             return ack.acknowledge();

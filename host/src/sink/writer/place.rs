@@ -68,7 +68,7 @@ impl Writer {
             let newest = if is_absent { None } else { store.newest_of(&self.entry).await? };
             self.occupied.begin_generation(newest.max(self.newest_sent));
             self.written_late.clear();
-            // What is known to be occupied there is forgotten, too: a record that wants such a microsecond meets what is hidden again.
+            // Its microseconds are forgotten as well: a record that wants one of them meets the hidden record again.
             self.hidden = Hidden::default();
             self.states.retain(|_, state| state.may_write());
             self.generation = generation;
@@ -126,7 +126,7 @@ impl Writer {
                         continue;
                     }
                     warn!(entry = %self.entry, record = %pending.prepared.identity, "damaged in the store: writing it again");
-                    let removed = self.remove_damaged(time, &pending).await;
+                    let removed = self.remove_damaged(time).await;
                     if removed.is_ok() {
                         self.rewritten.count(&pending.prepared.identity);
                     }
@@ -158,16 +158,10 @@ impl Writer {
         *late <= SHOWN_LATE
     }
 
-    async fn remove_damaged(&mut self, time: u64, pending: &PendingWrite) -> Result<(), StoreError> {
-        let copy = self.copy_behind(std::iter::once((time, pending))).await?;
-        self.shared.membership.assured().await;
-        if !pending.state().may_write() {
-            return Ok(());
-        }
-        // Before the answer, which may be lost although the record is removed.
+    async fn remove_damaged(&mut self, time: u64) -> Result<(), StoreError> {
+        // The re-read is asked for first, because the answer may be lost although the record is removed.
         self.removed(1);
-        let times: Vec<u64> = std::iter::once(time).chain(copy).collect();
-        self.shared.store.remove_all(&self.entry, &times).await?;
+        self.shared.store.remove_all(&self.entry, &[time]).await?;
         self.occupied.doubt(time);
         Ok(())
     }

@@ -90,19 +90,9 @@ impl Writer {
             hidden = hidden.len(),
             "removing unfinished records and what they hide, to write them again"
         );
-        let is_cleared = |time: &u64| unfinished.contains(time) || hidden.contains(time);
-        let wanted =
-            batch.iter().filter_map(|pending| pending.conflict_us.filter(is_cleared).map(|time| (time, pending)));
-        let copy = self.copy_behind(wanted).await?;
-        self.shared.membership.assured().await;
-        if batch.iter().any(|pending| !pending.state().may_write()) {
-            // The copy is found by the host that has the partition now.
-            return Ok(());
-        }
-        // The server rewrites the whole block, and damages it if the request that was cut off is still at work there:
-        // what the block holds is re-read and compared.
+        // The server rewrites the whole block. It damages it if the request that was cut off is still at work there, and can give it up
+        // altogether ([`crate::sink::removal`]): what the block holds is re-read and compared.
         self.removed((unfinished.len() + hidden.len()) as u64);
-        unfinished.extend(copy);
         if !unfinished.is_empty() {
             self.shared.store.remove(&self.entry, &unfinished).await?;
         }
@@ -129,33 +119,11 @@ impl Writer {
             return Ok(());
         }
         warn!(entry = %self.entry, record = %pending.prepared.identity, time, "hidden by an unfinished record: writing it again");
-        let copy = self.copy_behind(std::iter::once((time, pending))).await?;
-        self.shared.membership.assured().await;
-        if !pending.state().may_write() {
-            return Ok(());
-        }
         self.removed(1);
-        self.shared.store.remove(&self.entry, copy.as_slice()).await?;
         self.clear(time, [pending]).await?;
         self.hidden.forget(&pending.prepared.identity);
         self.occupied.doubt(time);
         Ok(())
-    }
-
-    /// Before records of a block are removed: writes one of the records that come in their place, right behind the microsecond that it
-    /// wants, and answers with its time, to be removed with them. Without it the server can give up the block
-    /// ([`crate::sink::removal`]). Where the removal doesn't follow, the record is found there.
-    pub(super) async fn copy_behind<'a>(
-        &mut self,
-        wanted: impl Iterator<Item = (u64, &'a PendingWrite)>,
-    ) -> Result<Option<u64>, StoreError> {
-        // Records without bytes have no place in a file.
-        let smallest = wanted.filter(|(_, pending)| pending.bytes() > 0).min_by_key(|(_, pending)| pending.bytes());
-        let Some((time, pending)) = smallest else { return Ok(None) };
-        let copy = pending.prepared.copy_to_write(time, &self.shared.mapping);
-        let copy = self.shared.store.write_behind(&self.entry, copy).await?;
-        self.newest_sent = self.newest_sent.max(Some(copy));
-        Ok(Some(copy))
     }
 
     /// Whether a query over more than this microsecond shows a record there.
