@@ -116,7 +116,9 @@ impl ScanReader {
         let asked = Instant::now();
         while self.edge(source, Edge::End)? < end {
             if asked.elapsed() > patience {
-                let reason = "an open transaction hides its end".into();
+                let reason = "an open transaction hides its end; if that lasts for minutes, Kafka lost track of it: \
+                              `kafka-transactions.sh find-hanging` finds it, and `abort` ends it"
+                    .into();
                 return Err(ScanError { what: source.to_string(), reason, code: None });
             }
             std::thread::sleep(POLL);
