@@ -149,7 +149,7 @@ impl Supervisor {
         if let Some(bad) = [done, recent].into_iter().find(RateDelta::is_all_dead_letters) {
             let message = format!(
                 "all or almost all of the last {} records became dead letters; `reduct-sink status`, the page and their label sink.reason say \
-                 why; correct the plugin or its configuration, and `reduct-sink replay` writes them",
+                 why; correct the plugin or its configuration, then `reduct-sink replay --running --write` writes them",
                 bad.totals.dead_letters
             );
             findings.push(Finding { code: "dead-letters.all", message });

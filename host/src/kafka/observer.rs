@@ -27,6 +27,10 @@ pub const LONGEST: Duration = Duration::from_secs(20);
 /// How long librdkafka may take to say why a question has failed.
 const REASON_WITHIN: Duration = Duration::from_secs(1);
 
+const COORDINATOR: &str = "kafka.coordinator";
+/// After this many looks without an answer of the coordinator, Kafka is asked over new connections.
+const MOST_SILENT: u32 = 3;
+
 /// What is wrong, for a person and for a program.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
@@ -48,6 +52,9 @@ pub struct KafkaLook {
 /// Looks at Kafka.
 pub struct Observer {
     consumer: BaseConsumer<Reports>,
+    config: config::Kafka,
+    /// How many looks in a row the group's coordinator didn't answer.
+    silent: u32,
     files: Arc<ClientFiles>,
     brokers: String,
     group: String,
@@ -62,6 +69,8 @@ impl Observer {
         let is_pattern = |topic: &&String| topic.starts_with('^');
         Ok(Self {
             consumer: reader(config)?,
+            config: config.clone(),
+            silent: 0,
             files,
             brokers: config.brokers.clone(),
             group: config.group.clone(),
@@ -113,8 +122,17 @@ impl Observer {
             let message = format!("{} has no leader; a broker may be away", names_of(&leaderless));
             look.findings.push(Finding { code: "kafka.no-leader", message });
         }
-        look.findings.extend(self.wrong_with_group());
+        let wrong_with_group = self.wrong_with_group();
+        let is_silent = wrong_with_group.as_ref().is_some_and(|finding| finding.code == COORDINATOR);
+        look.findings.extend(wrong_with_group);
         self.ask_bounds(&led, &leader_of, &mut look);
+        self.silent = if is_silent { self.silent.saturating_add(1) } else { 0 };
+        // After a hang of Kafka a connection was seen to stay silent for minutes, while the host's own worked.
+        if self.silent >= MOST_SILENT
+            && let Ok(renewed) = reader(&self.config)
+        {
+            (self.consumer, self.silent) = (renewed, 0);
+        }
         look
     }
 
@@ -183,7 +201,7 @@ impl Observer {
         };
         let other = |reason: String| {
             let message = format!("the coordinator of group {} doesn't answer: {reason}", self.group);
-            Some(Finding { code: "kafka.coordinator", message })
+            Some(Finding { code: COORDINATOR, message })
         };
         match admin::describe_group(self.consumer.client(), &self.group, ANSWER) {
             Ok(group) => match (group.error, group.may_read) {

@@ -1,5 +1,5 @@
-//! What would keep the host from starting again with the files as they are now, while it still runs with what it read
-//! earlier.
+//! What would go wrong at the next start with the files as they are now, while the host still runs with what it read earlier: it would not
+//! start, or would start a version of a plugin that was rolled back.
 //!
 //! Guarantees: a reason is there from the moment the host has read the wrong file, and gone when the file is right
 //! again.
@@ -15,7 +15,7 @@ impl NextStart {
     /// A sentence for each thing that is wrong, with its cause.
     pub fn reasons(&self) -> Vec<String> {
         let sentence = |(what, why): (&String, &String)| {
-            format!("the host runs on, but would not start again with its files as they are now: {what}: {why}")
+            format!("the host runs on, but a start with its files as they are now would go wrong: {what}: {why}")
         };
         self.lock().iter().map(sentence).collect()
     }
@@ -28,7 +28,7 @@ impl NextStart {
         (!names.is_empty()).then(|| {
             let names = names.join(", ");
             format!(
-                "the host runs on, but would not start again with its files as they are now: {names} (the log says why, \
+                "the host runs on, but a start with its files as they are now would go wrong: {names} (the log says why, \
                  and callers who may act see it here)"
             )
         })

@@ -365,12 +365,21 @@ impl Task {
         let given_up: Vec<(String, Digest)> = self.rollouts.iter_mut().filter_map(step).collect();
         let has_changed = !given_up.is_empty() || candidates(self) != before;
         for (name, digest) in given_up {
-            self.saw(&name, LastSeen::Done(digest));
+            self.rolled_back(&name, digest);
         }
         // The version that is active now may come from another address than the one before.
         if has_changed {
             self.follow_chain();
         }
+    }
+
+    /// The file still holds this version, which isn't loaded again while the host runs.
+    fn rolled_back(&mut self, name: &str, digest: Digest) {
+        self.saw(name, LastSeen::Done(digest));
+        let short = digest.short();
+        let text =
+            format!("it holds version {short}, which was rolled back, and a restart would load it; replace the file");
+        self.next_start.wrong(&plugin_file(name), text);
     }
 
     fn promote(&mut self, name: &str) -> Result<String, String> {
@@ -386,7 +395,7 @@ impl Task {
         };
         let (answer, digest) = rollout.rollback(&self.shared, &self.swaps)?;
         if let Some(digest) = digest {
-            self.saw(name, LastSeen::Done(digest));
+            self.rolled_back(name, digest);
         }
         self.follow_chain();
         Ok(answer)

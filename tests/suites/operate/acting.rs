@@ -210,7 +210,7 @@ fn files_that_would_keep_it_from_starting_again_are_shown() -> Result<()> {
     wait_healthy(&mut sink, &address)?;
     std::fs::write(&file, format!("{}\n[store\n", config.text()))?;
     let message = wait_problem(&mut sink, &address, "next-start")?;
-    ensure!(message.contains("would not start again") && message.contains("the configuration"), "{message}");
+    ensure!(message.contains("would go wrong") && message.contains("the configuration"), "{message}");
     ensure!(get(&address, "/readyz")?.0 == 200, "it still takes part");
     let (_, told) = command(&address, &["status"])?;
     ensure!(told.contains("next-start"), "{told}");
