@@ -147,7 +147,7 @@ impl Prepared {
     }
 
     /// What to send to this microsecond. It takes the labels: few records are sent twice, and a copy costs as much as making them.
-    pub fn to_write(&mut self, timestamp_us: u64) -> Write {
+    pub fn take_write(&mut self, timestamp_us: u64) -> Write {
         Write {
             timestamp_us,
             labels: std::mem::take(&mut self.labels),

@@ -294,7 +294,7 @@ impl Writer {
             pending.withdraw(&mut self.occupied);
         }
         batch.retain(|pending| pending.state().may_write());
-        let by_time: BTreeMap<u64, Write> = batch.iter_mut().filter_map(PendingWrite::to_write).collect();
+        let by_time: BTreeMap<u64, Write> = batch.iter_mut().filter_map(PendingWrite::take_write).collect();
         if by_time.len() < batch.len() {
             // Two with one microsecond: the second would be taken for written. It never was seen, and must not pass.
             error!(entry = %self.entry, "records of a batch have the same microsecond; placing them again");

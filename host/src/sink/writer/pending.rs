@@ -48,8 +48,8 @@ impl PendingWrite {
     }
 
     /// What to send; `None` while it has no microsecond.
-    pub fn to_write(&mut self) -> Option<(u64, Write)> {
-        self.time_us.map(|time| (time, self.prepared.to_write(time)))
+    pub fn take_write(&mut self) -> Option<(u64, Write)> {
+        self.time_us.map(|time| (time, self.prepared.take_write(time)))
     }
 
     /// Takes its microsecond back. Where it was sent there, that microsecond is read before it is used again.
