@@ -1,5 +1,7 @@
 //! Docker's credentials, as the commands of the host use them: helpers that hang or fail, and identity tokens.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is an answer")]
+
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

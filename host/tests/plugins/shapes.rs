@@ -70,7 +70,7 @@ fn the_state_of_core_instances_counts_against_the_memory_limit() {
     let bed = Bed::of(&[]).with("globals", &bomb, |plugin| plugin.limits.file_bytes = 1 << 30);
     let before = resident();
     // 384 MB, where the plugin may have 16.
-    let chain = SharedChain::load(runtime(), &bed.plugins).and_then(|shared| Ok(Chain::new(shared).unwrap()));
+    let chain = SharedChain::load(runtime(), &bed.plugins).map(|shared| Chain::new(shared).unwrap());
     let grown = resident().saturating_sub(before) >> 20;
     assert!(grown < 200, "{grown} MB more");
     let error = chain.map(drop).unwrap_err();
