@@ -129,6 +129,8 @@ impl Observer {
         self.silent = if is_silent { self.silent.saturating_add(1) } else { 0 };
         // After a hang of Kafka a connection was seen to stay silent for minutes, while the host's own worked.
         if self.silent >= MOST_SILENT
+            // A new client would be made of the changed files.
+            && self.files.refusal().is_none()
             && let Ok(renewed) = reader(&self.config)
         {
             (self.consumer, self.silent) = (renewed, 0);

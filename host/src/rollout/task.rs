@@ -373,9 +373,14 @@ impl Task {
         }
     }
 
-    /// The file still holds this version, which isn't loaded again while the host runs.
+    /// This version isn't loaded again while the host runs. If the file holds it, a restart would load it. It doesn't where the
+    /// configuration made the version, by other settings or another file.
     fn rolled_back(&mut self, name: &str, digest: Digest) {
         self.saw(name, LastSeen::Done(digest));
+        let Some(stage) = self.shared.stage(name).filter(|stage| stage.version.plugin.digest != digest) else { return };
+        if !read(&stage.config).is_ok_and(|bytes| Digest::of(&bytes) == digest) {
+            return;
+        }
         let short = digest.short();
         let text =
             format!("it holds version {short}, which was rolled back, and a restart would load it; replace the file");

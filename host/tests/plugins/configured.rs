@@ -172,6 +172,8 @@ fn a_changed_configuration_of_a_plugin_takes_over_or_is_refused() {
     assert_eq!(entry(&mut configured), "two", "what is refused leaves the present one");
     assert!(configured.lifecycle.control().rollback("entry").is_ok());
     assert_eq!(entry(&mut configured), "one");
+    let wrong = configured.lifecycle.control().next_start.reasons();
+    assert!(!wrong.iter().any(|reason| reason.contains("was rolled back")), "its file is right: {wrong:?}");
 }
 
 #[test]

@@ -208,9 +208,12 @@ fn a_version_that_traps_on_one_record_in_a_hundred_is_back_out_by_itself() {
     assert_eq!(told.len(), 1, "{told:?}");
     thread::sleep(quick().poll * 2);
     assert_eq!(run.at_work(), Digest::of(&version(1)), "the same file isn't taken again");
+    let wrong = run.control.next_start.reasons();
+    assert!(wrong.len() == 1 && wrong[0].contains("was rolled back, and a restart would load it"), "{wrong:?}");
     run.put(&version(3));
     let good = Digest::of(&version(3));
     run.until("the next version", |run| (run.at_work() == good).then_some(()));
+    assert!(run.control.next_start.reasons().is_empty());
 }
 
 #[test]
