@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::admin::{self, Edge};
 use super::client::{ANSWER, Reports, is_refusal, reader, told};
+use super::group::{self, GroupError};
 use super::scan::ScanReader;
 use crate::config;
 use crate::record::TopicPartition;
@@ -117,17 +118,6 @@ pub enum TopicError {
     Other(String),
 }
 
-/// Why the group can't be used.
-#[derive(Debug, Error)]
-pub enum GroupError {
-    /// A right is missing.
-    #[error("we may not use it; allow the principal READ on this group")]
-    Denied,
-    /// Anything else that the coordinator says.
-    #[error("its coordinator says: {0}")]
-    Other(String),
-}
-
 /// Looks up every configured topic and pattern.
 pub fn check(config: &config::Kafka) -> Result<Vec<TopicCheck>, KafkaCheckError> {
     let consumer = reader(config)?;
@@ -162,28 +152,7 @@ pub fn check_reading(config: &config::Kafka) -> Result<Vec<TopicCheck>, KafkaChe
 pub fn check_group(config: &config::Kafka) -> Result<Result<(), GroupError>, KafkaCheckError> {
     let consumer = reader(config)?;
     fetch(&consumer, None, &config.brokers)?;
-    let started = Instant::now();
-    loop {
-        let error = match admin::describe_group(consumer.client(), &config.group, ANSWER) {
-            Ok(group) => match (group.error, group.may_read) {
-                (Some(RDKafkaErrorCode::GroupAuthorizationFailed), _) | (None, Some(false)) => {
-                    return Ok(Err(GroupError::Denied));
-                }
-                // A group that nobody has used yet.
-                (None | Some(RDKafkaErrorCode::GroupIdNotFound), _) => return Ok(Ok(())),
-                (Some(code), _) => code.to_string(),
-            },
-            Err(error) if error.code == RDKafkaErrorCode::GroupAuthorizationFailed => {
-                return Ok(Err(GroupError::Denied));
-            }
-            Err(error) => error.reason,
-        };
-        // Right after the brokers' start the group may have no coordinator.
-        if started.elapsed() > ANSWER {
-            return Ok(Err(GroupError::Other(error)));
-        }
-        std::thread::sleep(SLICE);
-    }
+    Ok(group::may_use(consumer.client(), &config.group, ANSWER))
 }
 
 /// Waits until the brokers answer, and says which topics are missing; those may come yet. Answers with how many

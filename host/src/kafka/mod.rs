@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod client;
 pub mod client_files;
+pub mod group;
 pub mod message;
 pub mod metadata;
 pub mod observer;

@@ -16,6 +16,7 @@ use regex::Regex;
 use super::admin::{self, Edge, TopicDescription};
 use super::client::{Reports, is_refusal, reader};
 use super::client_files::ClientFiles;
+use super::group::{self, GroupError};
 use super::metadata::KafkaCheckError;
 use crate::config;
 use crate::record::TopicPartition;
@@ -197,23 +198,19 @@ impl Observer {
     }
 
     fn wrong_with_group(&self) -> Option<Finding> {
-        let denied = || {
-            let message = format!("group {}: we may not use it; allow the principal READ on this group", self.group);
-            Some(Finding { code: "kafka.group-denied", message })
+        let group = &self.group;
+        let (code, message) = match group::may_use(self.consumer.client(), group, ANSWER) {
+            Ok(()) => return None,
+            Err(GroupError::Denied) => (
+                "kafka.group-denied",
+                format!("group {group}: we may not use it; allow the principal READ on this group"),
+            ),
+            Err(GroupError::Other(said)) => {
+                let reason = self.reason().unwrap_or(said);
+                (COORDINATOR, format!("group {group} has no coordinator that answers: {reason}"))
+            }
         };
-        let other = |reason: String| {
-            let message = format!("the coordinator of group {} doesn't answer: {reason}", self.group);
-            Some(Finding { code: COORDINATOR, message })
-        };
-        match admin::describe_group(self.consumer.client(), &self.group, ANSWER) {
-            Ok(group) => match (group.error, group.may_read) {
-                (Some(RDKafkaErrorCode::GroupAuthorizationFailed), _) | (None, Some(false)) => denied(),
-                (None | Some(RDKafkaErrorCode::GroupIdNotFound), _) => None,
-                (Some(code), _) => other(self.reason().unwrap_or_else(|| code.to_string())),
-            },
-            Err(error) if error.code == RDKafkaErrorCode::GroupAuthorizationFailed => denied(),
-            Err(error) => other(self.reason().unwrap_or(error.reason)),
-        }
+        Some(Finding { code, message })
     }
 
     fn ask_bounds<'a>(

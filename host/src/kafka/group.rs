@@ -1,0 +1,102 @@
+//! Whether we may use our consumer group, as its coordinator says.
+//!
+//! Guarantees: a group that has no coordinator for a moment isn't taken for one that can't be used: right after the brokers'
+//! start, and while another broker becomes its coordinator, the question is asked again until its time is over.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::client::Client;
+use rdkafka::error::RDKafkaErrorCode;
+use thiserror::Error;
+
+use super::admin::{self, AskError, GroupDescription};
+
+/// How long to wait before the question is asked again.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Why the group can't be used.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum GroupError {
+    /// A right is missing.
+    #[error("we may not use it; allow the principal READ on this group")]
+    Denied,
+    /// Anything else that the coordinator says.
+    #[error("its coordinator says: {0}")]
+    Other(String),
+}
+
+/// Asks whether we may join the group and commit in it. An error that may pass is returned after this time.
+pub fn may_use<C: ClientContext>(client: &Client<C>, group: &str, within: Duration) -> Result<(), GroupError> {
+    ask_until_settled(within, PAUSE, |left| admin::describe_group(client, group, left))
+}
+
+fn ask_until_settled(
+    within: Duration,
+    pause: Duration,
+    mut ask: impl FnMut(Duration) -> Result<GroupDescription, AskError>,
+) -> Result<(), GroupError> {
+    let started = Instant::now();
+    loop {
+        let may_pass = match ask(within.saturating_sub(started.elapsed())) {
+            Ok(group) => match (group.error, group.may_read) {
+                (Some(RDKafkaErrorCode::GroupAuthorizationFailed), _) | (None, Some(false)) => {
+                    return Err(GroupError::Denied);
+                }
+                // A group that nobody has used yet.
+                (None | Some(RDKafkaErrorCode::GroupIdNotFound), _) => return Ok(()),
+                (Some(code), _) => code.to_string(),
+            },
+            Err(error) if error.code == RDKafkaErrorCode::GroupAuthorizationFailed => return Err(GroupError::Denied),
+            Err(error) => error.reason,
+        };
+        // The next question needs some time for its answer, too.
+        if started.elapsed() + pause * 2 >= within {
+            return Err(GroupError::Other(may_pass));
+        }
+        std::thread::sleep(pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    fn says(error: Option<RDKafkaErrorCode>, may_read: Option<bool>) -> Result<GroupDescription, AskError> {
+        Ok(GroupDescription { error, may_read })
+    }
+
+    /// The answers one after the other, the last one again and again. Returns the result and how often it was asked.
+    fn asked(within: Duration, answers: &[Result<GroupDescription, AskError>]) -> (Result<(), GroupError>, usize) {
+        let mut count = 0;
+        let result = ask_until_settled(within, Duration::from_millis(1), |left| {
+            assert!(left <= within);
+            count += 1;
+            answers[(count - 1).min(answers.len() - 1)].clone()
+        });
+        (result, count)
+    }
+
+    #[test]
+    fn a_coordinator_that_is_not_there_yet_is_waited_for() {
+        let moves = says(Some(RDKafkaErrorCode::NotCoordinator), None);
+        let loads = says(Some(RDKafkaErrorCode::CoordinatorLoadInProgress), None);
+        assert_eq!(asked(LONG, &[moves.clone(), loads, says(None, Some(true))]), (Ok(()), 3));
+        let away = Err(AskError { code: RDKafkaErrorCode::CoordinatorNotAvailable, reason: "none".into() });
+        assert_eq!(asked(LONG, &[away, says(Some(RDKafkaErrorCode::GroupIdNotFound), None)]), (Ok(()), 2));
+        let (result, count) = asked(Duration::from_millis(30), &[moves]);
+        let Err(GroupError::Other(reason)) = result else { panic!("{result:?}") };
+        assert!(reason.contains("NotCoordinator") && count > 1, "{reason} after {count} questions");
+    }
+
+    #[test]
+    fn a_missing_right_is_told_at_once() {
+        let denied = says(Some(RDKafkaErrorCode::GroupAuthorizationFailed), None);
+        let code = RDKafkaErrorCode::GroupAuthorizationFailed;
+        for answer in [denied, says(None, Some(false)), Err(AskError { code, reason: "no".into() })] {
+            assert_eq!(asked(LONG, &[answer]), (Err(GroupError::Denied), 1));
+        }
+    }
+}
