@@ -151,6 +151,23 @@ pub fn wait_for<T>(what: &str, bound: Duration, mut probe: impl FnMut() -> Resul
     }
 }
 
+/// Repeats a check until it passes. What it said last is the error. For a state that comes a moment after what a test did, such
+/// as what `/health` shows, which is as old as the host's last look.
+pub fn wait_until(what: &str, bound: Duration, mut check: impl FnMut() -> Result<()>) -> Result<()> {
+    let mut last = None;
+    let passed = wait_for(what, bound, || match check() {
+        Ok(()) => Ok(Some(())),
+        Err(error) => {
+            last = Some(error);
+            Ok(None)
+        }
+    });
+    passed.map_err(|waited| match last {
+        Some(last) => last.context(format!("{waited:#}")),
+        None => waited,
+    })
+}
+
 /// The last lines of a log.
 pub fn tail(log: &Path, lines: usize) -> String {
     let text = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();

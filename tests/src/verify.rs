@@ -1,8 +1,8 @@
 //! Compares what ReductStore holds with what Kafka acknowledged, record by record.
 //!
 //! Guarantees: shares no code with the host; every stored record is compared, including its bytes, dead letters too; each
-//! difference is named by topic, partition, offset and position in a split; half a million expected records fit into memory,
-//! because the stored ones are read as a stream.
+//! difference is named by topic, partition, offset and position in a split, behind [`DIFFER`]; half a million expected records
+//! fit into memory, because the stored ones are read as a stream.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,6 +15,9 @@ use sha2::{Digest, Sha256};
 
 use crate::client::Produced;
 use crate::stored::{Identity, Stored, stored};
+
+/// Begins each text that says how stored records differ from the produced ones: `tests/run` repeats no test that failed so.
+pub const DIFFER: &str = "RECORDS DIFFER";
 
 /// A record that must be in ReductStore, once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,6 +199,9 @@ impl Diff {
 impl fmt::Display for Diff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const NAMED: usize = 10;
+        if !self.is_exact() {
+            write!(f, "{DIFFER}: ")?;
+        }
         write!(f, "{} records expected, {} found", self.expected, self.found)?;
         for (name, records) in self.kinds() {
             write!(f, "; {} {name}", records.len())?;

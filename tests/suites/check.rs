@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use reduct_rs::Permissions;
 use reduct_sink_testbed::sink::run_to_end;
 use reduct_sink_testbed::{Bed, Sink, SinkConfig, Store, bed, guest as components, process, unique};
@@ -230,9 +230,12 @@ fn run_says_at_its_start_what_is_wrong_with_kafka() -> Result<()> {
     let ask = |path: &str| crate::operate::get(&address, path);
     assert_eq!(ask("/livez")?.0, 200);
     for path in ["/readyz", "/health"] {
-        let (code, told) = ask(path)?;
-        let waits = format!("it waits for an answer of Kafka at {nobody}");
-        assert!(code == 503 && told.contains("host.starting") && told.contains(&waits), "{path} {code} {told}");
+        process::wait_until("what it waits for", BOUND, || {
+            let (code, told) = ask(path)?;
+            let waits = format!("it waits for an answer of Kafka at {nobody}");
+            ensure!(code == 503 && told.contains("host.starting") && told.contains(&waits), "{path} {code} {told}");
+            Ok(())
+        })?;
     }
     let (code, told) = run(&["pause", "--status", &address])?;
     assert!(code == Some(1) && told.contains("the host isn't running yet"), "{code:?} {told}");

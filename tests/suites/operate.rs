@@ -69,6 +69,17 @@ fn wait_healthy(sink: &mut Sink, address: &str) -> Result<()> {
     healthy.with_context(|| format!("/health said {last}"))
 }
 
+/// Waits until both probes are content. What was wrong for a moment with Kafka or the store is shown until the next look.
+fn wait_ready(address: &str) -> Result<()> {
+    process::wait_until("both probes to be content", SHOWN_WITHIN, || {
+        for probe in ["/livez", "/readyz"] {
+            let (code, told) = get(address, probe)?;
+            ensure!(code == 200, "{probe}: {code} {told}");
+        }
+        Ok(())
+    })
+}
+
 fn status(address: &str) -> Result<Value> {
     Ok(serde_json::from_str(&get(address, "/status")?.1)?)
 }
@@ -99,9 +110,7 @@ fn every_assigned_partition_is_listed_before_its_first_record() -> Result<()> {
         ensure!(partition["begin"] == 0 && partition["end"] == 0 && partition["lag_s"] == 0.0, "{partition}");
     }
     wait_healthy(&mut sink, &address)?;
-    for probe in ["/livez", "/readyz"] {
-        ensure!(get(&address, probe)?.0 == 200, "{probe}: {:?}", get(&address, probe)?);
-    }
+    wait_ready(&address)?;
     sink.stop_cleanly()
 }
 
@@ -424,10 +433,14 @@ fn a_store_that_is_away_is_shown_with_its_reason() -> Result<()> {
     kafka.produce(&topic, (0..10).map(|n| Message::new(payload(n, 100))))?;
     let message = wait_problem(&mut sink, &address, "store")?;
     ensure!(message.contains("can't be written to ReductStore") && message.contains("nothing is lost"), "{message}");
-    let metrics = get(&address, "/metrics")?.1;
-    let retries =
-        metrics.lines().find_map(|line| line.strip_prefix("reduct_sink_store_retries_total{class=\"unavailable\"} "));
-    ensure!(retries.is_some_and(|count| count.parse().is_ok_and(|count: u64| count > 0)), "{metrics}");
+    process::wait_until("the retries to be counted", SHOWN_WITHIN, || {
+        let metrics = get(&address, "/metrics")?.1;
+        let retries = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("reduct_sink_store_retries_total{class=\"unavailable\"} "));
+        ensure!(retries.is_some_and(|count| count.parse().is_ok_and(|count: u64| count > 0)), "{metrics}");
+        Ok(())
+    })?;
     ensure!(get(&address, "/livez")?.0 == 200 && get(&address, "/readyz")?.0 == 503);
     store.start_again()?;
     wait_healthy(&mut sink, &address)?;

@@ -9,7 +9,7 @@ use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Sink, Store, process, unique};
 
-use super::{CATCH_UP, Trial, guests, kafka, size, start_kafka, wait_progress};
+use super::{CATCH_UP, STEP, Trial, guests, kafka, size, start_kafka, wait_progress};
 
 /// Kafka gives a member's partitions to others if the member has not polled for this time.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ async fn the_dead_letter_topic_is_down_for_longer_than_the_poll_interval() -> Re
     wait_progress(&mut sink, &trial, &group, 100)?;
     take_up_to(&trial, &dead, LESS_THAN_A_LETTER).await?;
     held_through(&mut sink, &trial, Duration::from_secs(size(15, 60))).await?;
-    ensure!(sink.log()?.contains("dead letters can't be written"), "the log says nothing of the dead letters");
+    sink.wait_log("dead letters can't be written", STEP)?;
     take_up_to(&trial, &dead, 1 << 20).await?;
     wait_progress(&mut sink, &trial, &group, trial.committed(&group)?)?;
     let produced = trial.finish(load, 0)?;
@@ -115,7 +115,7 @@ async fn the_token_is_refused_for_a_while() -> Result<()> {
     store.set_token("another");
     store.restart()?;
     held_through(&mut sink, &trial, Duration::from_secs(size(15, 30))).await?;
-    ensure!(sink.log()?.contains("the token is refused"), "the log says nothing of the token");
+    sink.wait_log("the token is refused", STEP)?;
     store.set_token("right");
     store.restart()?;
     wait_progress(&mut sink, &trial, &group, trial.committed(&group)?)?;

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use reduct_sink_testbed::process::wait_until;
 use reduct_sink_testbed::verify::compare;
 use reduct_sink_testbed::{
     Message, Produced, Sink, SinkConfig, Stored, bed, figures, payload, process, read_back, unique,
@@ -117,9 +118,13 @@ fn a_worker_that_hangs_is_replaced_while_the_host_runs() -> Result<()> {
     sink.wait_caught_up(&kafka, config.group(), &[topic.as_str()], CATCH_UP)?;
     sink.wait_log("plugin.hung", CATCH_UP)?;
     let address = config.get("status.listen").context("an address")?;
+    // The log says it a moment before.
     for path in ["/health", "/status", "/metrics"] {
-        let (_, body) = get(address, path)?;
-        ensure!(body.contains("plugin.hung"), "{path} doesn't show it: {body}");
+        wait_until("the plugin to be shown", CATCH_UP, || {
+            let (_, body) = get(address, path)?;
+            ensure!(body.contains("plugin.hung"), "{path} doesn't show it: {body}");
+            Ok(())
+        })?;
     }
     figures::record("stop_beside_a_hung_worker_s", end(&mut stopped)?)?;
     let Stopped { produced, config, .. } = stopped;

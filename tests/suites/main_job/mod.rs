@@ -13,7 +13,7 @@ mod traps;
 use std::time::Duration;
 
 use anyhow::Result;
-use reduct_sink_testbed::verify::compare;
+use reduct_sink_testbed::verify::{DIFFER, compare};
 use reduct_sink_testbed::{Bed, Produced, Sink, SinkConfig, Stored, read_back};
 
 /// How long the sink may take to reach the end of what was produced; a bound, not an expectation.
@@ -33,7 +33,7 @@ fn find<'a>(stored: &'a [Stored], produced: &Produced) -> &'a Stored {
     let source = format!("{}/{}", produced.topic, produced.partition);
     let offset = produced.offset.to_string();
     let is_it = |s: &&Stored| s.label("kafka.source") == Some(&source) && s.label("kafka.offset") == Some(&offset);
-    stored.iter().find(is_it).unwrap_or_else(|| panic!("{source}@{offset} isn't stored"))
+    stored.iter().find(is_it).unwrap_or_else(|| panic!("{DIFFER}: {source}@{offset} isn't stored"))
 }
 
 /// Expects that every produced record is stored exactly once, bit for bit, and that nothing else is.

@@ -10,7 +10,7 @@ use reduct_sink_testbed::{Message, Sink, SinkConfig, Stored, bed, payload, proce
 use serde_json::Value;
 
 use super::picky::{MENDED, PICKY, PickyHost};
-use super::{BOUND, SHOWN_WITHIN, address, get, status, wait_healthy, wait_problem};
+use super::{BOUND, SHOWN_WITHIN, address, get, status, wait_healthy, wait_problem, wait_ready};
 use crate::guest;
 
 /// Runs a command for the host at this address. Returns its exit code and its output.
@@ -51,8 +51,13 @@ fn a_pause_reads_nothing_more_and_is_shown_until_it_ends() -> Result<()> {
     std::thread::sleep(Duration::from_secs(15));
     ensure!(position(&address)? == 200, "{}", status(&address)?);
     let (_, health) = super::health(&address)?;
-    ensure!(health["problems"].as_array().map(Vec::len) == Some(1), "a pause is no stuck partition: {health}");
-    ensure!(get(&address, "/readyz")?.0 == 200 && get(&address, "/livez")?.0 == 200, "no restart would help");
+    ensure!(!health.to_string().contains("partition.stuck"), "a pause is no stuck partition: {health}");
+    process::wait_until("the pause to be the only problem", SHOWN_WITHIN, || {
+        let (_, health) = super::health(&address)?;
+        ensure!(health["problems"].as_array().map(Vec::len) == Some(1), "{health}");
+        Ok(())
+    })?;
+    wait_ready(&address).context("no restart would help")?;
     ensure!(status(&address)?["paused"]["topics"][0] == topic.as_str(), "{}", status(&address)?);
     let (code, told) = command(&address, &["resume"])?;
     ensure!(code == Some(0), "{told}");
@@ -211,7 +216,7 @@ fn files_that_would_keep_it_from_starting_again_are_shown() -> Result<()> {
     std::fs::write(&file, format!("{}\n[store\n", config.text()))?;
     let message = wait_problem(&mut sink, &address, "next-start")?;
     ensure!(message.contains("would go wrong") && message.contains("the configuration"), "{message}");
-    ensure!(get(&address, "/readyz")?.0 == 200, "it still takes part");
+    wait_ready(&address).context("it still takes part")?;
     let (_, told) = command(&address, &["status"])?;
     ensure!(told.contains("next-start"), "{told}");
     std::fs::write(&file, config.text())?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::collector::{Behaviour, Collector, Span, attribute};
 use reduct_sink_testbed::{Message, Sink, SinkConfig, bed, figures, payload, process, unique};
 
-use super::{BOUND, SHOWN_WITHIN, address, get, wait_healthy, wait_problem};
+use super::{BOUND, SHOWN_WITHIN, address, get, wait_healthy, wait_problem, wait_ready};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -130,7 +130,7 @@ fn lives_with(trouble: Option<Behaviour>, says: &str) -> Result<()> {
     sink.wait_caught_up(&kafka, config.group(), &[&topic], BOUND)?;
     let message = wait_problem(&mut sink, &address, "traces")?;
     ensure!(message.contains(says) && message.contains(&port.to_string()), "{message}");
-    ensure!(get(&address, "/readyz")?.0 == 200 && get(&address, "/livez")?.0 == 200, "records are written even so");
+    wait_ready(&address).context("records are written even so")?;
     produce(100)?;
     sink.wait_caught_up(&kafka, config.group(), &[&topic], BOUND)?;
     let told = sink.log()?.lines().filter(|line| line.contains("spans can't be sent")).count();

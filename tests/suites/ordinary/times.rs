@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use futures::StreamExt;
 use reduct_rs::Bucket;
-use reduct_sink_testbed::verify::Ledger;
+use reduct_sink_testbed::verify::{DIFFER, Ledger};
 use reduct_sink_testbed::{KafkaClient, Message, Sink, SinkConfig, bed, figures, long, payload, process, unique};
 
 use super::{CATCH_UP, MEMORY};
@@ -138,17 +138,17 @@ async fn the_store_shows_records_in_kafkas_order() -> Result<()> {
         while let Some(record) = stream.next().await {
             let record = record?;
             let offset: usize = record.labels()["kafka.offset"].parse()?;
-            ensure!(offset == times.len(), "offset {offset} of {topic} is the record {}", times.len());
+            ensure!(offset == times.len(), "{DIFFER}: offset {offset} of {topic} is the record {}", times.len());
             times.push(record.timestamp_us());
         }
-        ensure!(times.len() as u64 == records, "{} of {records}", times.len());
+        ensure!(times.len() as u64 == records, "{DIFFER}: {} of {records}", times.len());
         let mut costs = Vec::new();
         for n in 0..102 {
             // The queries look at the begin, in the middle and at the end, in turn.
             let from = (times.len() - 120) / 2 * (n % 3) + n / 3;
             let begin = Instant::now();
             let shown = shown(&bucket, &topic, times[from], times[from + 80]).await?;
-            ensure!(shown == 80, "{shown} of 80 are shown");
+            ensure!(shown == 80, "{DIFFER}: {shown} of 80 are shown");
             costs.push(begin.elapsed());
         }
         let median = |part: usize| {

@@ -1,0 +1,133 @@
+# How tests/run runs suites: several side by side, some alone, and what of a suite was asked for.
+
+# Takes the suites. Those that compile begin in the background, the others share the places; the rest runs alone.
+run_all() {
+    local first=() shared=() last=() suite compiler=
+    for suite in "$@"; do
+        if is_in "$suite" "$alone"; then
+            last+=("$suite")
+        elif is_in "$suite" "$compiling" && [ $# -gt 1 ]; then
+            first+=("$suite")
+        else
+            shared+=("$suite")
+        fi
+    done
+    if [ ${#first[@]} -gt 0 ]; then
+        run_compiling $(longest_first "$compiling" "${first[@]}") &
+        compiler=$!
+        background+=("$compiler")
+    fi
+    shared=($(longest_first "$longest" "${shared[@]}"))
+    local running=()
+    for suite in "${shared[@]}"; do
+        while [ "$(jobs -rp | grep -cvx "${compiler:-none}")" -ge $side_by_side ]; do sleep 0.5; done
+        run_suite "$suite" &
+        running+=($!)
+        background+=($!)
+    done
+    # What became of a suite is in its log. The shell may have forgotten one whose number was given to another process since.
+    wait "${running[@]}" ${compiler:+"$compiler"} 2>/dev/null || true
+    background=()
+    for suite in "${last[@]}"; do
+        # In the background, because the shell handles a signal only while it waits.
+        run_suite "$suite" &
+        wait $!
+    done
+}
+
+# The suites behind the first argument: those that it lists in its order, then the others.
+longest_first() {
+    local listed=$1 suite
+    shift
+    for suite in $listed; do if is_in "$suite" "$*"; then echo "$suite"; fi; done
+    for suite in "$@"; do if ! is_in "$suite" "$listed"; then echo "$suite"; fi; done
+}
+
+# Compiles everything at the lowest priority, and then runs the suites at the usual one: they measure deadlines.
+run_compiling() {
+    local suite
+    for suite in "$@"; do
+        # A failure shows when the suite runs.
+        if declare -F "before_$suite" >/dev/null; then
+            (idle && "before_$suite") >"$work/before-$suite.log" 2>&1 || true
+        fi
+        if [ "$suite" = lint ]; then (idle && run_suite lint); else run_suite "$suite"; fi
+    done
+}
+
+idle() { chrt --idle --pid 0 "$BASHPID"; }
+
+run_suite() {
+    local suite=$1 log=$work/$1.log status=0 start=$SECONDS
+    : >"$log"
+    note "suite $suite"
+    one_suite "$suite" 2>>"$log" | tee -a "$log" | show_tests "$suite" || status=$?
+    summarize "$suite" "$status" "$log" $((SECONDS - start))
+}
+
+one_suite() {
+    local suite=$1 status=0
+    export TMPDIR=$work
+    if declare -F "before_$suite" >/dev/null; then "before_$suite" >&2 || status=$?; fi
+    if declare -F "suite_$suite" >/dev/null; then
+        "suite_$suite" || status=$?
+    else
+        run_module "$suite" || status=$?
+    fi
+    if declare -F "also_$suite" >/dev/null; then "also_$suite" || status=$?; fi
+    return $status
+}
+
+# A suite that hangs ends itself, not the run.
+run_module() {
+    local threads=2 filters=($(filters_of "$1")) arguments=() name
+    case $1 in faults | ordinary | dead_letters) threads=3 ;; languages) threads=1 ;; esac
+    if [ ${#filters[@]} -gt 0 ]; then
+        arguments=("${filters[@]}")
+        # A whole name means that test alone, and not those whose names begin with it.
+        if tests_named "${filters[0]}" | grep -cFx "${filters[0]}: test" >/dev/null; then arguments+=(--exact); fi
+        # What was asked for may be a check that is no Rust test.
+        tests_named "${arguments[@]}" | grep -c ': test$' >/dev/null || return 0
+    else
+        arguments=("$1::")
+        if [ -z "$all" ]; then for name in "${only_with_all[@]}"; do arguments+=(--skip "$name"); done; fi
+    fi
+    timeout --kill-after=10 $((long ? 43200 : 2400)) "$testbed" "${arguments[@]}" --test-threads $threads
+}
+
+# The test binary's tests with these names. All of it must be read, because the binary fails when the pipe closes.
+tests_named() { "$testbed" --list "$@" 2>/dev/null; }
+
+# The names that were given on the command line for some tests of a suite.
+filters_of() {
+    local name
+    for name in "${wanted[@]}"; do case $name in "$1::"*) echo "$name" ;; esac; done
+}
+
+# Whether a test's name begins with one of those that were given for its suite, or none was given.
+is_wanted_test() {
+    local filter filters=($(filters_of "${1%%::*}"))
+    for filter in "${filters[@]}"; do case $1 in "$filter"*) return 0 ;; esac; done
+    [ ${#filters[@]} = 0 ]
+}
+
+is_wanted() {
+    local name
+    for name in "${wanted[@]}"; do if [ "${name%%::*}" = "$1" ]; then return 0; fi; done
+    [ ${#wanted[@]} = 0 ]
+}
+
+# Whether suites were named, and all of them are in this list.
+wants_only() {
+    local name
+    for name in "${wanted[@]}"; do is_in "${name%%::*}" "$1" || return 1; done
+    [ ${#wanted[@]} -gt 0 ]
+}
+
+# The functions here, then the modules of the test binary.
+all_suites() {
+    declare -F | sed -n 's/^declare -f suite_//p'
+    [ -z "$testbed" ] || tests_named | sed -n 's/^\([a-z0-9_]*\)::.*: test$/\1/p' | sort -u
+}
+
+is_in() { case " $2 " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
