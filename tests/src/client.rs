@@ -411,7 +411,8 @@ fn enqueue(producer: &BaseProducer<Acks>, topic: &CString, message: &Message, id
 fn copy(message: &BorrowedMessage<'_>) -> Message {
     let bytes = |slice: &[u8]| Bytes::copy_from_slice(slice);
     let mut headers = Vec::new();
-    // SAFETY: the message owns its headers and outlives this function; names end with a zero byte.
+    // SAFETY: the message owns its headers and outlives this function; names end with a zero byte. librdkafka puts a value
+    // behind its name, so that the distance tells the length of a name with a zero byte in it.
     unsafe {
         let (mut list, mut at) = (ptr::null_mut(), 0);
         if native::rd_kafka_message_headers(message.ptr(), &mut list) == ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR {
@@ -419,7 +420,10 @@ fn copy(message: &BorrowedMessage<'_>) -> Message {
             while native::rd_kafka_header_get_all(list, at, &mut name, &mut value, &mut len)
                 == ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR
             {
-                let key = bytes(CStr::from_ptr(name).to_bytes());
+                let key = match value.is_null() {
+                    true => bytes(CStr::from_ptr(name).to_bytes()),
+                    false => bytes(std::slice::from_raw_parts(name.cast(), value.addr() - name.addr() - 1)),
+                };
                 let value = (!value.is_null()).then(|| bytes(std::slice::from_raw_parts(value.cast(), len)));
                 headers.push((key, value));
                 at += 1;

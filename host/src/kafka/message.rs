@@ -1,10 +1,10 @@
 //! From librdkafka's message to an input record.
 //!
 //! Guarantees: every byte of key, headers and payload is kept; null and empty stay apart; header keys that aren't UTF-8
-//! come through (the safe wrapper of `rdkafka` 0.39 panics on them); headers that can't be parsed are told, never just
-//! missing.
+//! come through (the safe wrapper of `rdkafka` 0.39 panics on them), and so do keys that contain a NUL; headers that can't be
+//! parsed are reported.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char};
 use std::ptr;
 use std::slice;
 
@@ -74,11 +74,57 @@ pub fn raw_headers<'a>(message: &'a BorrowedMessage<'_>) -> Result<RawHeaders<'a
         if answer != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR || name.is_null() {
             return Err(format!("header {index} can't be read: {answer:?}"));
         }
-        // SAFETY: librdkafka ends a name with NUL; it lives as long as the message.
-        let key = unsafe { CStr::from_ptr(name) }.to_bytes();
+        // SAFETY: librdkafka made the name, and it lives as long as the message.
+        let key = unsafe { whole_key(name) };
         // SAFETY: a value that isn't null has `size` bytes and lives as long as the message.
         let value = (!value.is_null()).then(|| unsafe { slice::from_raw_parts(value.cast::<u8>(), size) });
         headers.push((key, value));
     }
     Ok(headers)
+}
+
+/// A header's key, also behind a NUL in it. librdkafka's interface ends a key at its first NUL, so that two keys could become
+/// one. The length is in librdkafka's own structure `rd_kafka_header_s`, before the value's address and the key. Its source is
+/// compiled into this program in one version; a test below fails when another version keeps the length elsewhere.
+///
+/// # Safety
+///
+/// `name` must be a key that [`ffi::rd_kafka_header_get_all`] returned, and the headers must live for `'a`.
+#[expect(unsafe_code, reason = "librdkafka's interface tells no length")]
+unsafe fn whole_key<'a>(name: *const c_char) -> &'a [u8] {
+    // SAFETY: librdkafka ends a key with NUL.
+    let until_nul = unsafe { CStr::from_ptr(name) }.to_bytes();
+    // SAFETY: the length and the value's address lie before the key in the same allocation.
+    let length = unsafe { name.cast::<usize>().sub(2).read_unaligned() };
+    if length <= until_nul.len() {
+        return until_nul;
+    }
+    // SAFETY: the key has this many bytes.
+    unsafe { slice::from_raw_parts(name.cast(), length) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(unsafe_code, reason = "it makes headers as librdkafka does when it receives them")]
+    fn a_key_with_a_nul_is_whole() {
+        let keys: [&[u8]; 5] = [b"kind", b"kind\0x", b"\0", b"", b"a\0\0b\0"];
+        for value in [None, Some(&b""[..]), Some(&b"value"[..])] {
+            for key in keys {
+                // SAFETY: the pointers outlive the calls, which copy what they point to; the list is freed once.
+                unsafe {
+                    let list = ffi::rd_kafka_headers_new(1);
+                    let (at, length) = value.map_or((ptr::null(), 0), |value| (value.as_ptr(), value.len()));
+                    ffi::rd_kafka_header_add(list, key.as_ptr().cast(), key.len() as isize, at.cast(), length as isize);
+                    let (mut name, mut found, mut size) = (ptr::null(), ptr::null(), 0);
+                    ffi::rd_kafka_header_get_all(list, 0, &mut name, &mut found, &mut size);
+                    assert_eq!(whole_key(name), key, "{value:?}");
+                    assert_eq!((found.is_null(), size), (value.is_none(), length));
+                    ffi::rd_kafka_headers_destroy(list);
+                }
+            }
+        }
+    }
 }

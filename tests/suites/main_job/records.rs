@@ -22,6 +22,7 @@ async fn headers_and_keys_can_be_told_back() -> Result<()> {
         Message::new("binary").key(all_bytes.clone()).header("all", all_bytes.clone()).header("nul", vec![0]),
         Message::new("keys").header("Content-Type", "image/png").header("a b", "1").header("ä", "2").header("", "3"),
         Message::new("bytes in keys").header(vec![0xff, 0xfe], "1").header(vec![0xc3], "2").header("x\"y,z", "3"),
+        Message::new("NUL in keys").header("kind", "1").header("kind\0x", "2").header("\0", "3").null_header("kind\0y"),
         Message::new("reserved").header("kafka.offset", "999").header("sink.plugins", "me").header("@x", "1"),
         Message::new("quotes").header("json", r#"{"a": "b, c"}"#).header("lines", "a\r\nb").header("pad", "  x "),
         Message::new("unicode").header("city", "Zürich").header("emoji", "🦀").header("del", "\u{7f}"),

@@ -7,7 +7,7 @@ use super::{FIRST_MS, producers};
 
 /// Every kind of header, key and payload: at least eighty.
 pub fn shapes() -> Vec<Message> {
-    let all: Vec<u8> = (1..=255).collect();
+    let all: Vec<u8> = (0..=255).collect();
     let text = |key: &str, value: &str| Message::new("text").header(key.to_owned(), value.to_owned());
     let mut shapes = vec![
         Message::new("no headers"),
