@@ -13,7 +13,7 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, EngineWeak};
 
-use super::bindings::{TransformPre, direct};
+use super::bindings::{TransformPre, concurrent};
 use super::digest::Digest;
 use super::error::LoadProblem;
 use super::host_functions;
@@ -74,17 +74,20 @@ pub(super) struct Platform {
 
 /// A component that was checked against the contract: instances are made of it.
 pub(super) enum PreparedComponent {
-    /// It imports something by which it can make the host wait.
-    Waiting(TransformPre<State>),
-    /// It imports nothing but the contract's own functions, none of which waits.
-    Direct(direct::TransformPre<State>),
+    Plain {
+        pre: TransformPre<State>,
+        /// It imports something by which it can make the host wait, and not the contract's own functions only.
+        may_wait: bool,
+    },
+    /// For the engine that runs calls asynchronously.
+    Concurrent(concurrent::TransformPre<State>),
 }
 
 impl PreparedComponent {
     pub fn engine(&self) -> &Engine {
         match self {
-            Self::Waiting(pre) => pre.engine(),
-            Self::Direct(pre) => pre.engine(),
+            Self::Plain { pre, .. } => pre.engine(),
+            Self::Concurrent(pre) => pre.engine(),
         }
     }
 }
@@ -152,11 +155,16 @@ impl Platform {
         let wrong_shape = |error: wasmtime::Error| LoadProblem::WrongShape(format!("{error:#}"));
         let linker = if http { &self.linker_with_http } else { &self.linker };
         let pre = linker.instantiate_pre(component).map_err(wrong_shape)?;
-        let own_imports_only = component.component_type().imports(&self.engine).all(|(name, _)| name.starts_with(OWN));
-        if own_imports_only && self.kind == EngineKind::Plain {
-            direct::TransformPre::new(pre).map(PreparedComponent::Direct).map_err(wrong_shape)
-        } else {
-            TransformPre::new(pre).map(PreparedComponent::Waiting).map_err(wrong_shape)
+        match self.kind {
+            EngineKind::Plain => {
+                let ty = component.component_type();
+                let may_wait = !ty.imports(&self.engine).all(|(name, _)| name.starts_with(OWN));
+                let pre = TransformPre::new(pre).map_err(wrong_shape)?;
+                Ok(PreparedComponent::Plain { pre, may_wait })
+            }
+            EngineKind::Concurrent => {
+                concurrent::TransformPre::new(pre).map(PreparedComponent::Concurrent).map_err(wrong_shape)
+            }
         }
     }
 

@@ -1,17 +1,19 @@
-//! Where the host waits on behalf of a plugin: files, sockets, timers.
+//! Where the host waits on behalf of a plugin: files, timers, answers over HTTP.
 //!
 //! Guarantees: a call into a plugin ends at its deadline even if the host function that the plugin called never ends.
-//! WASI's functions are asynchronous here, so the calling thread never blocks in one of them. What is still running at
-//! the deadline is abandoned on a thread of this module, and no thread that carries records is lost to it.
+//! What blocks runs on a thread of this module; the calling thread waits for it until the deadline and abandons it then, so
+//! that no thread that carries records is lost to it.
 
 use std::io;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::Instant;
 
-use super::call_slot;
-
 use tokio::runtime::{Builder, Handle, Runtime};
+
+use super::call_slot;
 
 /// Threads that all plugins without directories share. One that hangs (in the lookup of a name, for example) keeps its
 /// thread for ever; when all hang, further operations end at their deadlines.
@@ -35,26 +37,43 @@ impl HostCalls {
         Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
-    /// The call's answer, or `None` if it is still waiting for the host at the deadline.
-    ///
-    /// Must not be called from a thread of an asynchronous runtime: it blocks.
-    pub fn run<T>(&self, deadline: Instant, call: impl Future<Output = T>) -> Option<T> {
+    /// The answer of a call into a plugin. While it lasts, host functions may [`wait`].
+    pub fn run<T>(&self, deadline: Instant, call: impl FnOnce() -> T) -> T {
         call_slot::begins(deadline);
         let _entered = self.handle.enter();
-        let mut call = pin!(call);
-        // Nearly every call ends without waiting for the host, and then needs neither a timer nor a wake-up.
-        match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(answer) => Some(answer),
-            Poll::Pending => self.handle.block_on(async { tokio::time::timeout_at(deadline.into(), call).await }).ok(),
-        }
+        call()
+    }
+
+    /// The same for a plugin that imports nothing but the contract's own functions, none of which waits.
+    pub fn run_without_waits<T>(deadline: Instant, call: impl FnOnce() -> T) -> T {
+        call_slot::begins(deadline);
+        call()
     }
 }
 
-impl HostCalls {
-    /// The answer of a call that can't make the host wait: the engine's clock alone stops it.
-    pub fn run_direct<T>(&self, deadline: Instant, call: impl FnOnce() -> T) -> T {
-        call_slot::begins(deadline);
-        call()
+/// The future's output, or `None` at the deadline. Keeps the thread until then.
+pub(super) fn wait<F: Future>(deadline: Instant, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    // Most are ready at once, and then need nothing to wake this thread.
+    if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        return Some(output);
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return Some(output);
+        }
+        let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        thread::park_timeout(left);
+    }
+}
+
+/// Wakes a thread that waits.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 
@@ -74,15 +93,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_ends_at_its_deadline_whatever_it_waits_for() {
+    fn a_wait_ends_at_its_deadline_whatever_it_waits_for() {
         let calls = HostCalls::start(1).unwrap();
-        let soon = || Instant::now() + Duration::from_millis(20);
-        assert_eq!(calls.run(Instant::now() + Duration::from_secs(300), async { 7 }), Some(7));
-        assert_eq!(calls.run(soon(), std::future::pending::<()>()), None);
-        let (release, held) = std::sync::mpsc::channel::<()>();
-        let blocked = async { tokio::task::spawn_blocking(move || held.recv()).await };
-        assert!(calls.run(soon(), blocked).is_none(), "an operation that holds its thread");
-        drop(calls);
-        drop(release);
+        let later = |time| Instant::now() + time;
+        let long = later(Duration::from_secs(300));
+        let soon = || later(Duration::from_millis(20));
+        assert_eq!(wait(long, async { 7 }), Some(7));
+        assert_eq!(wait(soon(), std::future::pending::<()>()), None);
+        calls.run(long, || {
+            assert_eq!(wait(long, tokio::time::sleep(Duration::from_millis(1))), Some(()));
+            let (release, held) = std::sync::mpsc::channel::<()>();
+            let blocked = async { tokio::task::spawn_blocking(move || held.recv()).await };
+            assert!(wait(soon(), blocked).is_none(), "an operation that holds its thread");
+            // The only thread is held.
+            assert!(wait(soon(), async { tokio::task::spawn_blocking(|| ()).await }).is_none());
+            drop(release);
+            assert!(wait(long, async { tokio::task::spawn_blocking(|| ()).await }).is_some());
+        });
+    }
+
+    #[test]
+    fn a_wait_within_a_wait_ends_as_well() {
+        let calls = HostCalls::start(1).unwrap();
+        let long = Instant::now() + Duration::from_secs(300);
+        let inner = || wait(long, tokio::time::sleep(Duration::from_millis(1)));
+        let outer = async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            inner()
+        };
+        assert_eq!(calls.run(long, || wait(long, outer)), Some(Some(())));
     }
 }

@@ -10,17 +10,19 @@ use std::time::{Duration, Instant};
 
 use wasmtime::{FrameInfo, Store, Trap, WasmBacktrace};
 
-use super::bindings::reduct_sink::transform::types::Failure;
-use super::bindings::{Transform, direct};
+use super::bindings::reduct_sink::transform::types::{Failure, Message};
+use super::bindings::{Transform, concurrent};
 use super::contract::START_TIMEOUT;
 use super::engine::{PreparedComponent, ticks};
 use super::error::LoadProblem;
+use super::host_calls::HostCalls;
 use super::line_table::LineTable;
 use super::loaded::{Code, LoadedPlugin};
 use super::memory::MAX_HANDLES;
 use super::message::RecordView;
 use super::state::{Setting, State};
 use super::verdict::{Verdict, Violation, check};
+use super::waits::{OutOfTime, until};
 use crate::record::OutputRecord;
 use crate::record::text::one_line;
 
@@ -47,8 +49,60 @@ pub(crate) struct Instance {
 
 /// The plugin's functions.
 enum Entrance {
-    Waiting(Transform),
-    Direct(direct::Transform),
+    Plain { transform: Transform, may_wait: bool },
+    Concurrent(concurrent::Transform),
+}
+
+impl Entrance {
+    fn start(code: &Code, store: &mut Store<State>, deadline: Instant) -> wasmtime::Result<Self> {
+        match &code.pre {
+            PreparedComponent::Plain { pre, may_wait } => {
+                let transform = code.host_calls.run(deadline, || pre.instantiate(store))?;
+                Ok(Self::Plain { transform, may_wait: *may_wait })
+            }
+            PreparedComponent::Concurrent(pre) => {
+                code.host_calls.run(deadline, || until(deadline, pre.instantiate_async(store))?).map(Self::Concurrent)
+            }
+        }
+    }
+
+    fn configure(
+        &self,
+        code: &Code,
+        store: &mut Store<State>,
+        deadline: Instant,
+    ) -> wasmtime::Result<Result<(), String>> {
+        let config = &code.config;
+        code.host_calls.run(deadline, || match self {
+            Self::Plain { transform, .. } => {
+                transform.reduct_sink_transform_transformer().call_configure(store, config)
+            }
+            Self::Concurrent(transform) => {
+                until(deadline, transform.reduct_sink_transform_transformer().call_configure(store, config))?
+            }
+        })
+    }
+
+    fn transform(
+        &self,
+        code: &Code,
+        store: &mut Store<State>,
+        message: Message<'_>,
+        deadline: Instant,
+    ) -> wasmtime::Result<Result<Verdict, Failure>> {
+        let ask = || match self {
+            Self::Plain { transform, .. } => {
+                transform.reduct_sink_transform_transformer().call_transform(store, message)
+            }
+            Self::Concurrent(transform) => {
+                until(deadline, transform.reduct_sink_transform_transformer().call_transform(store, message))?
+            }
+        };
+        match self {
+            Self::Plain { may_wait: false, .. } => HostCalls::run_without_waits(deadline, ask),
+            _ => code.host_calls.run(deadline, ask),
+        }
+    }
 }
 
 /// Why there is no verdict.
@@ -92,40 +146,16 @@ impl Instance {
         let mut store = store(&code, State::new(&setting).map_err(LoadProblem::Grant)?);
         store.set_epoch_deadline(ticks(START_TIMEOUT));
         let deadline = Instant::now() + START_TIMEOUT;
-        let calls = &code.host_calls;
-        let transform = match &code.pre {
-            PreparedComponent::Waiting(pre) => {
-                let started = calls.run(deadline, pre.instantiate_async(&mut store));
-                started.map(|started| started.map(Entrance::Waiting))
-            }
-            PreparedComponent::Direct(pre) => {
-                let started = calls.run_direct(deadline, || pre.instantiate(&mut store));
-                Some(started.map(Entrance::Direct))
-            }
-        };
-        let transform = match transform {
-            Some(Ok(transform)) => transform,
-            Some(Err(error)) => return Err(start_problem(&error, &store, &code.lines)),
-            None => return Err(LoadProblem::StartTimedOut),
-        };
-        let configured = match &transform {
-            Entrance::Waiting(transform) => {
-                let transformer = transform.reduct_sink_transform_transformer();
-                calls.run(deadline, transformer.call_configure(&mut store, &code.config))
-            }
-            Entrance::Direct(transform) => {
-                let transformer = transform.reduct_sink_transform_transformer();
-                Some(calls.run_direct(deadline, || transformer.call_configure(&mut store, &code.config)))
-            }
-        };
-        match configured {
-            Some(Ok(Ok(()))) => {}
-            Some(Ok(Err(refusal))) => return Err(LoadProblem::ConfigureRefused(one_line(&refusal, REASON_BYTES))),
-            Some(Err(error)) if is_timeout(&error) => return Err(LoadProblem::StartTimedOut),
-            Some(Err(error)) => {
+        store.data_mut().deadline = deadline;
+        let transform =
+            Entrance::start(&code, &mut store, deadline).map_err(|error| start_problem(&error, &store, &code.lines))?;
+        match transform.configure(&code, &mut store, deadline) {
+            Ok(Ok(())) => {}
+            Ok(Err(refusal)) => return Err(LoadProblem::ConfigureRefused(one_line(&refusal, REASON_BYTES))),
+            Err(error) if is_timeout(&error) => return Err(LoadProblem::StartTimedOut),
+            Err(error) => {
                 return Err(LoadProblem::ConfigureTrapped(reason(&error, &store, &code.lines, START_TIMEOUT)));
             }
-            None => return Err(LoadProblem::StartTimedOut),
         }
         let state = store.data_mut();
         state.write_printout();
@@ -184,28 +214,12 @@ impl Instance {
             self.calls += 1;
             self.store.set_epoch_deadline(ticks);
             let deadline = Instant::now() + timeout;
-            let calls = &self.code.host_calls;
-            let answer = match &self.transform {
-                Entrance::Waiting(transform) => {
-                    let transformer = transform.reduct_sink_transform_transformer();
-                    calls.run(deadline, transformer.call_transform(&mut self.store, message))
-                }
-                Entrance::Direct(transform) => {
-                    let transformer = transform.reduct_sink_transform_transformer();
-                    Some(calls.run_direct(deadline, || transformer.call_transform(&mut self.store, message)))
-                }
-            };
-            let verdict = match answer {
-                Some(Ok(Ok(verdict))) => verdict,
-                Some(Ok(Err(Failure::Reject(text)))) => return Err(Trouble::Failed(one_line(&text, REASON_BYTES))),
-                Some(Ok(Err(Failure::Retry(text)))) => return Err(Trouble::Retry(one_line(&text, REASON_BYTES))),
-                Some(Err(error)) => {
-                    return Err(Trouble::Broken(reason(&error, &self.store, &self.code.lines, timeout)));
-                }
-                None => {
-                    let text = format!("{}, while it waited for the host", timed_out(timeout));
-                    return Err(Trouble::Broken(with_cause(text, None, &self.store)));
-                }
+            self.store.data_mut().deadline = deadline;
+            let verdict = match self.transform.transform(&self.code, &mut self.store, message, deadline) {
+                Ok(Ok(verdict)) => verdict,
+                Ok(Err(Failure::Reject(text))) => return Err(Trouble::Failed(one_line(&text, REASON_BYTES))),
+                Ok(Err(Failure::Retry(text))) => return Err(Trouble::Retry(one_line(&text, REASON_BYTES))),
+                Err(error) => return Err(Trouble::Broken(reason(&error, &self.store, &self.code.lines, timeout))),
             };
             let Some(output) = self.store.data().present() else { break };
             let size = check(&verdict, &limits, &self.code.entries, output).map_err(|violation| match violation {
@@ -257,11 +271,7 @@ fn start_problem(error: &wasmtime::Error, store: &Store<State>, lines: &LineTabl
 }
 
 fn is_timeout(error: &wasmtime::Error) -> bool {
-    error.downcast_ref::<Trap>() == Some(&Trap::Interrupt)
-}
-
-fn timed_out(timeout: Duration) -> String {
-    format!("it was stopped after its time limit of {timeout:?}")
+    error.downcast_ref::<Trap>() == Some(&Trap::Interrupt) || error.is::<OutOfTime>()
 }
 
 /// What went wrong, on one line: the stack is reduced to the line of the author's source.
@@ -270,7 +280,9 @@ fn reason(error: &wasmtime::Error, store: &Store<State>, lines: &LineTable, time
     let mut offsets = stack.into_iter().flat_map(WasmBacktrace::frames).filter_map(FrameInfo::module_offset);
     let place = offsets.find_map(|offset| lines.place(offset));
     if is_timeout(error) {
-        return with_cause(timed_out(timeout), place, store);
+        let waited = if error.is::<OutOfTime>() { ", while it waited for the host" } else { "" };
+        let text = format!("it was stopped after its time limit of {timeout:?}{waited}");
+        return with_cause(text, place, store);
     }
     // The stack is the outermost context.
     let chain: Vec<String> = error.chain().skip(usize::from(stack.is_some())).map(ToString::to_string).collect();

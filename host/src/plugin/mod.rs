@@ -41,6 +41,7 @@ mod sandbox;
 mod signature;
 mod state;
 mod verdict;
+mod waits;
 mod wasi;
 mod wasi_files;
 

@@ -1,7 +1,7 @@
 //! What a running instance shares with the host: the record at hand, its memory limit and its sandbox.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::http_client::HttpClient;
 use super::log::{Level, PluginLog};
@@ -37,6 +37,8 @@ pub(super) struct State {
     pub outputs: Vec<OutputRecord>,
     /// The one of `outputs` that the present call is about.
     pub at: usize,
+    /// When the present call has to be over.
+    pub deadline: Instant,
     pub memory: Memory,
     pub sandbox: Sandbox,
     pub seed: u64,
@@ -52,6 +54,7 @@ impl State {
         Ok(Self {
             outputs: Vec::new(),
             at: 0,
+            deadline: Instant::now() + setting.time_limit,
             memory: Memory::new(setting.memory_bytes, setting.core_state),
             sandbox: Sandbox::new(setting.grants, setting.log, setting.http, setting.files, setting.time_limit)?,
             seed: setting.seed,

@@ -3,7 +3,7 @@
 //!
 //! Guarantees: without a grant the time is the record's own and randomness is a function of the record, so that a verdict
 //! made from them is the same at the next attempt. Where a missing grant changes an answer, the log says so, once for
-//! each version and kind. Every function that may wait is asynchronous: see [`super::host_calls`].
+//! each version and kind. Every function that may wait does so until the deadline of the call: see [`super::waits`].
 
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 use super::log::Denied;
 use super::sandbox::MAX_RANDOM;
 use super::state::State;
+use super::waits;
 use super::wasi_files;
 use crate::record::OutputRecord;
 
@@ -50,7 +51,7 @@ const SEED: u64 = 0x7265_6475_6374;
 
 /// Links WASI 0.2 without its HTTP.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    wasmtime_wasi::p2::add_to_linker_sync(linker)?;
     linker.allow_shadowing(true);
     environment::add_to_linker::<_, Guarded>(linker, |state| state)?;
     preopens::add_to_linker::<_, Guarded>(linker, |state| state)?;
@@ -59,6 +60,7 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     random::add_to_linker::<_, Guarded>(linker, |state| state)?;
     insecure::add_to_linker::<_, Guarded>(linker, |state| state)?;
     insecure_seed::add_to_linker::<_, Guarded>(linker, |state| state)?;
+    waits::link(linker)?;
     wasi_files::link(linker)?;
     link_no_sockets(linker)?;
     linker.allow_shadowing(false);
@@ -82,7 +84,7 @@ fn link_no_sockets(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 /// Links WASI's outgoing HTTP. Without a grant each function that would give the plugin something to hold traps: requests
 /// and bodies live in the host's memory.
 pub(super) fn link_http(linker: &mut Linker<State>, granted: bool) -> wasmtime::Result<()> {
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_sync(linker)?;
     if granted {
         return Ok(());
     }

@@ -17,27 +17,26 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 use super::log::Denied;
 use super::open_files::{MOST_LISTED, is_too_long};
 use super::state::State;
+use super::waits::until;
 
 /// As `wasmtime-wasi` links it: plugins that import an older 0.2 find this one.
-const INTERFACE: &str = "wasi:filesystem/types@0.2.12";
+pub(super) const INTERFACE: &str = "wasi:filesystem/types@0.2.12";
 
 /// Replaces WASI's own functions, which are linked already.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(INTERFACE)?;
     macro_rules! report_refused {
         ($name:literal, $method:ident($($argument:ident: $kind:ty),*), changes: $changes:expr $(, unless: $full:ident)?) => {
-            interface.func_wrap_async(
+            interface.func_wrap(
                 concat!("[method]descriptor.", $name),
                 |mut store: StoreContextMut<'_, State>,
                  (at, $($argument),*): (Resource<Descriptor>, $($kind),*)| {
-                    Box::new(async move {
-                        let changes = $changes;
-                        $(if store.data_mut().sandbox.$full() {
-                            return Ok((Err(ErrorCode::Quota),));
-                        })?
-                        let answer = store.data_mut().filesystem().$method(at, $($argument),*).await;
-                        store.data_mut().report_refused(answer, changes)
-                    })
+                    let (changes, state) = ($changes, store.data_mut());
+                    $(if state.sandbox.$full() {
+                        return Ok((Err(ErrorCode::Quota),));
+                    })?
+                    let answer = until(state.deadline, state.filesystem().$method(at, $($argument),*))?;
+                    state.report_refused(answer, changes)
                 },
             )?;
         };
@@ -54,17 +53,16 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     report_refused!("rename-at", rename_at(path: String, to: Resource<Descriptor>, new: String), changes: true);
     report_refused!("link-at", link_at(links: PathFlags, path: String, to: Resource<Descriptor>, new: String), changes: true);
     report_refused!("symlink-at", symlink_at(path: String, new: String), changes: true);
-    interface.func_wrap_async(
+    interface.func_wrap(
         "[method]descriptor.read-directory",
         |mut store: StoreContextMut<'_, State>, (at,): (Resource<Descriptor>,)| {
-            Box::new(async move {
-                let state = store.data_mut();
-                if state.refuses_list_of(&at).await? {
-                    return Ok((Err(ErrorCode::Quota),));
-                }
-                let answer = state.filesystem().read_directory(at).await;
-                state.report_refused(answer, false)
-            })
+            let state = store.data_mut();
+            let deadline = state.deadline;
+            if until(deadline, state.refuses_list_of(&at))?? {
+                return Ok((Err(ErrorCode::Quota),));
+            }
+            let answer = until(deadline, state.filesystem().read_directory(at))?;
+            state.report_refused(answer, false)
         },
     )?;
     Ok(())
@@ -101,17 +99,22 @@ impl State {
     }
 
     fn report_refused<T>(&mut self, answer: FsResult<T>, changes: bool) -> wasmtime::Result<(Result<T, ErrorCode>,)> {
-        let error = match answer {
-            Ok(value) => return Ok((Ok(value),)),
-            Err(error) => error,
-        };
-        if matches!(error.downcast_ref(), Some(ErrorCode::NotPermitted)) {
+        if let Err(error) = &answer
+            && matches!(error.downcast_ref(), Some(ErrorCode::NotPermitted))
+        {
             let reads_only = self.sandbox.grants.directories.iter().any(|directory| !directory.writable);
             match changes && reads_only {
                 true => self.sandbox.denied(Denied::Writing, "it may only read there"),
                 false => self.sandbox.denied(Denied::Outside, "it may not leave its directories"),
             }
         }
-        Ok((Err(self.filesystem().convert_error_code(error)?),))
+        Ok((self.file_answer(answer)?,))
+    }
+
+    pub(super) fn file_answer<T>(&mut self, answer: FsResult<T>) -> wasmtime::Result<Result<T, ErrorCode>> {
+        match answer {
+            Ok(value) => Ok(Ok(value)),
+            Err(error) => Ok(Err(self.filesystem().convert_error_code(error)?)),
+        }
     }
 }
