@@ -157,7 +157,7 @@ fn an_outage_of_kafka_is_shown_and_said_in_a_few_lines() -> Result<()> {
     kafka.start_again()?;
     kafka.wait_ready()?;
     wait_healthy(&mut sink, &address)?;
-    ensure!(sink.log()?.contains("solved: Kafka at"), "{}", sink.log()?);
+    ensure!(sink.log()?.contains("solved: kafka.unreachable, after "), "{}", sink.log()?);
     sink.stop_cleanly()
 }
 

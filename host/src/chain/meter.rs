@@ -1,8 +1,9 @@
 //! Measures how long a plugin's calls take and how much memory its instances have.
 //!
 //! Guarantees: each worker writes its own meter with plain stores; a percentile is exact to an eighth of its value (a
-//! histogram has eight buckets from one power of two to the next), the longest call is exact; a meter's size is fixed,
-//! a few kilobytes.
+//! histogram has eight buckets from one power of two to the next), the longest measured call is exact; a meter's size is fixed,
+//! a few kilobytes. A call of the sample stands for all calls between it and the one before; a call that ran into its time limit
+//! is always measured and stands for itself, so that none of them is missing and they don't count for more than they are.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::stage::MEASURED_EVERY;
 use crate::plugin::increment;
 
 /// The binary logarithm of [`STEPS`].
@@ -23,7 +25,7 @@ const BUCKETS: usize = OCTAVES * STEPS;
 /// The latency of the calls that were measured, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Latency {
-    /// How many calls were measured.
+    /// How many calls were measured, of the sample and those that ran into their time limit.
     pub measured: u64,
     /// Half of the calls took at most this, in microseconds.
     pub p50_us: f64,
@@ -36,12 +38,12 @@ pub struct Latency {
 /// The bounds of [`Histogram`]'s buckets in nanoseconds, as powers of two: from one microsecond to 17 seconds.
 const BOUNDS: [u32; 13] = [10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34];
 
-/// How the measured calls are spread over a few buckets.
+/// How the calls are spread over a few buckets, as far as the measured ones tell.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Histogram {
     /// The upper bound of each bucket in seconds, and how many calls fell into it and into no lower one.
     pub buckets: Vec<(f64, u64)>,
-    /// How many seconds all measured calls took together, exact to a sixteenth.
+    /// How many seconds these calls took together, exact to a sixteenth.
     pub sum_s: f64,
 }
 
@@ -67,6 +69,9 @@ pub(crate) struct Meters(Mutex<Vec<Arc<Meter>>>);
 pub(crate) struct Meter {
     buckets: [AtomicU64; BUCKETS],
     longest: AtomicU64,
+    /// Calls that ran into their time limit, and how many nanoseconds they took together.
+    timed_out: AtomicU64,
+    timed_out_nanos: AtomicU64,
     memory: AtomicU64,
     passed_over: AtomicU64,
     /// How many nanoseconds this worker took to change over to the version.
@@ -78,6 +83,8 @@ impl Default for Meter {
         Self {
             buckets: [const { AtomicU64::new(0) }; BUCKETS],
             longest: AtomicU64::new(0),
+            timed_out: AtomicU64::new(0),
+            timed_out_nanos: AtomicU64::new(0),
             memory: AtomicU64::new(0),
             passed_over: AtomicU64::new(0),
             taking_over: AtomicU64::new(0),
@@ -86,12 +93,31 @@ impl Default for Meter {
 }
 
 impl Meter {
+    /// A call of the sample, one in [`MEASURED_EVERY`].
     pub fn took(&self, time: Duration) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = nanos(time);
         if let Some(bucket) = self.buckets.get(bucket_of(nanos)) {
             increment(bucket);
         }
         self.longest.store(self.longest.load(Relaxed).max(nanos), Relaxed);
+    }
+
+    /// A call that ran into its time limit.
+    pub fn timed_out(&self, time: Duration) {
+        let nanos = nanos(time);
+        increment(&self.timed_out);
+        self.timed_out_nanos.store(self.timed_out_nanos.load(Relaxed).saturating_add(nanos), Relaxed);
+        self.longest.store(self.longest.load(Relaxed).max(nanos), Relaxed);
+    }
+
+    /// How many calls there were for each bucket, as far as the measured ones tell.
+    fn calls(&self) -> impl Iterator<Item = u64> {
+        // All of them took about as long as the limit says.
+        let timed_out = self.timed_out.load(Relaxed);
+        let late = self.timed_out_nanos.load(Relaxed).checked_div(timed_out).map(bucket_of);
+        let sampled = |bucket: &AtomicU64| bucket.load(Relaxed).saturating_mul(MEASURED_EVERY);
+        let calls = move |(at, bucket)| sampled(bucket) + if late == Some(at) { timed_out } else { 0 };
+        self.buckets.iter().enumerate().map(calls)
     }
 
     /// Notes how much memory the worker's instances have now: 0 when they have ended.
@@ -105,7 +131,7 @@ impl Meter {
     }
 
     pub fn took_over_in(&self, time: Duration) {
-        self.taking_over.store(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        self.taking_over.store(nanos(time), Relaxed);
     }
 }
 
@@ -120,16 +146,18 @@ impl Meters {
     pub fn latency(&self) -> Latency {
         let meters = self.lock();
         let mut buckets = [0_u64; BUCKETS];
-        let mut longest = 0;
+        let (mut longest, mut measured) = (0, 0);
         for meter in meters.iter() {
-            for (sum, bucket) in buckets.iter_mut().zip(&meter.buckets) {
-                *sum += bucket.load(Relaxed);
+            for (sum, calls) in buckets.iter_mut().zip(meter.calls()) {
+                *sum += calls;
             }
             longest = longest.max(meter.longest.load(Relaxed));
+            measured += meter.timed_out.load(Relaxed);
+            measured += meter.buckets.iter().map(|bucket| bucket.load(Relaxed)).sum::<u64>();
         }
-        let measured = buckets.iter().sum();
+        let calls: u64 = buckets.iter().sum();
         let percentile = |share: f64| {
-            let rank = ((measured as f64 * share).ceil() as u64).max(1);
+            let rank = ((calls as f64 * share).ceil() as u64).max(1);
             let mut seen = 0;
             let bucket = buckets.iter().position(|count| {
                 seen += count;
@@ -146,8 +174,8 @@ impl Meters {
         let mut buckets: Vec<(f64, u64)> = bounds.chain([f64::MAX]).map(|bound| (bound, 0)).collect();
         let mut sum_s = 0.0;
         for meter in self.lock().iter() {
-            for (bucket, count) in meter.buckets.iter().enumerate() {
-                let (count, seconds) = (count.load(Relaxed), middle_of(bucket) as f64 / 1e9);
+            for (bucket, count) in meter.calls().enumerate() {
+                let seconds = middle_of(bucket) as f64 / 1e9;
                 sum_s += seconds * count as f64;
                 if let Some(found) = buckets.iter_mut().find(|(bound, _)| seconds < *bound) {
                     found.1 += count;
@@ -175,6 +203,10 @@ impl Meters {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Meter>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn bucket_of(nanos: u64) -> usize {
@@ -211,12 +243,31 @@ mod tests {
         assert!((latency.p50_us - 500.0).abs() < 500.0 / 8.0, "{latency:?}");
         assert!((latency.p99_us - 990.0).abs() < 990.0 / 8.0, "{latency:?}");
         let histogram = meters.histogram();
-        assert_eq!(histogram.buckets.iter().map(|(_, count)| count).sum::<u64>(), 10_000);
+        // Each stands for as many calls as are between two measured ones.
+        assert_eq!(histogram.buckets.iter().map(|(_, count)| count).sum::<u64>(), 10_000 * MEASURED_EVERY);
         let up_to =
             |seconds: f64| histogram.buckets.iter().filter(|(bound, _)| *bound <= seconds).map(|(_, n)| n).sum();
         let half: u64 = up_to(0.000_263);
-        assert!((2_500..2_700).contains(&half), "{histogram:?}");
-        assert!((histogram.sum_s - 5.0).abs() < 0.3, "{histogram:?}");
+        assert!((2_500..2_700).contains(&(half / MEASURED_EVERY)), "{histogram:?}");
+        assert!((histogram.sum_s / MEASURED_EVERY as f64 - 5.0).abs() < 0.3, "{histogram:?}");
+    }
+
+    #[test]
+    fn each_call_that_ran_into_its_time_limit_counts_once() {
+        let meters = Meters::default();
+        let meter = meters.join();
+        let [quick, limit] = [Duration::from_micros(3), Duration::from_millis(500)];
+        (0..10).for_each(|_| meter.took(quick));
+        (0..5).for_each(|_| meter.timed_out(limit));
+        let latency = meters.latency();
+        assert_eq!((latency.measured, latency.max_us), (15, 500_000.0));
+        assert!(latency.p99_us < 4.0, "5 of 645 calls are fewer than one in a hundred: {latency:?}");
+        let counts =
+            |bound: f64| meters.histogram().buckets.iter().find(|(of, _)| *of > bound).map(|(_, count)| *count);
+        assert_eq!((counts(3e-6), counts(0.5)), (Some(10 * MEASURED_EVERY), Some(5)));
+        assert!((meters.histogram().sum_s - 2.5).abs() < 0.2, "{:?}", meters.histogram());
+        (0..5).for_each(|_| meter.timed_out(limit));
+        assert!((meters.latency().p99_us - 500_000.0).abs() < 500_000.0 / 8.0, "10 of 650: {:?}", meters.latency());
     }
 
     #[test]

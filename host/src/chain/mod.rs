@@ -180,7 +180,9 @@ impl Chain {
                     return Outcome::Retry(stage.failure(reason));
                 }
                 Err(Trouble::Retry(reason)) => (Some(format!("{reason} (tried {attempt} times)")), stage.policy()),
-                Err(Trouble::Failed(reason) | Trouble::Broken(reason)) => (Some(reason), stage.policy()),
+                Err(Trouble::Failed(reason) | Trouble::Broken(reason) | Trouble::TimedOut(reason, _)) => {
+                    (Some(reason), stage.policy())
+                }
                 Err(Trouble::NotAsked(wait)) => {
                     let reason =
                         "its circuit breaker is open: it failed too often in a row, and isn't asked".to_owned();

@@ -17,8 +17,9 @@ use crate::config::{self, FailurePolicy, PluginSource, WhileOpen};
 use crate::plugin::{Admission, Breaker, Instance, MAX_OUTPUTS, PluginCounters, RecordView, Trouble, Verdict, apply};
 use crate::record::{InputRecord, OutputRecord};
 
-/// One record in this many is timed, because reading the clock costs a tenth of what a small plugin costs.
-const MEASURED_EVERY: u64 = 64;
+/// One record in this many is timed, because reading the clock costs a tenth of what a small plugin costs. Each call that ran
+/// into its time limit is timed as well.
+pub(super) const MEASURED_EVERY: u64 = 64;
 
 /// Sees a sample of a stage's records, and what the stage made of them. The workers call it, so it must not block.
 pub(crate) trait StageObserver: Send + Sync {
@@ -224,25 +225,29 @@ impl Stage {
     pub fn transform(&mut self, record: &RecordView<'_>, outputs: &mut Vec<OutputRecord>) -> Result<bool, Trouble> {
         self.records += 1;
         let observed = self.observer.as_ref().is_some_and(|observer| observer.wants_next());
-        if observed || self.records.is_multiple_of(MEASURED_EVERY) {
-            self.measure(record, outputs, observed)
+        let sampled = self.records.is_multiple_of(MEASURED_EVERY);
+        if observed || sampled {
+            self.measure(record, outputs, sampled, observed)
         } else {
             self.decide(record, outputs)
         }
     }
 
-    /// Decides like [`Stage::decide`], times the call, and shows it to the observer if `observed` is set.
+    /// Decides like [`Stage::decide`] and times the call: for the meter if `sampled` is set, for the observer if `observed` is.
     fn measure(
         &mut self,
         record: &RecordView<'_>,
         outputs: &mut Vec<OutputRecord>,
+        sampled: bool,
         observed: bool,
     ) -> Result<bool, Trouble> {
         let given = observed.then(|| outputs.clone());
         let start = Instant::now();
         let answer = self.decide(record, outputs);
         let took = start.elapsed();
-        self.meter.took(took);
+        if sampled && !matches!(answer, Err(Trouble::TimedOut(..))) {
+            self.meter.took(took);
+        }
         self.meter.record_memory(self.memory_bytes());
         if let (Some(observer), Some(given)) = (&self.observer, given) {
             let made = answer.as_ref().map(|_| outputs.as_slice());
@@ -262,12 +267,13 @@ impl Stage {
         }
         let answer = self.ask(record, outputs);
         self.count(&answer);
+        if let Err(Trouble::TimedOut(_, took)) = &answer {
+            self.meter.timed_out(*took);
+        }
         match (&answer, self.breaker()) {
             (Ok(()), Some(breaker)) => breaker.succeeded(),
-            (Err(Trouble::Failed(reason) | Trouble::Retry(reason) | Trouble::Broken(reason)), Some(breaker)) => {
-                breaker.failed(reason, Instant::now);
-            }
             (Err(Trouble::NotAsked(_)), _) | (_, None) => {}
+            (Err(trouble), Some(breaker)) => breaker.failed(trouble.text(), Instant::now),
         }
         answer?;
         if self.verdicts.iter().all(|verdict| matches!(verdict, Verdict::Keep)) {
@@ -294,7 +300,7 @@ impl Stage {
         let instance =
             instance.map_err(|problem| Trouble::Broken(format!("no instance of the plugin starts: it {problem}")))?;
         let answer = instance.ask(record, outputs, &mut self.verdicts);
-        if let Err(Trouble::Broken(_)) = answer {
+        if let Err(Trouble::Broken(_) | Trouble::TimedOut(..)) = answer {
             self.instances.replace(&topic, None);
         } else if instance.is_worn() {
             match Instance::start(plugin) {
@@ -326,7 +332,7 @@ impl Stage {
                 given.map(|(_, name)| *name).collect::<Vec<_>>().join("+")
             }
             Err(Trouble::Retry(_)) => "retry".into(),
-            Err(Trouble::Failed(_) | Trouble::Broken(_)) => "failure".into(),
+            Err(Trouble::Failed(_) | Trouble::Broken(_) | Trouble::TimedOut(..)) => "failure".into(),
             Err(Trouble::NotAsked(_)) => "not-asked".into(),
         };
         StageSeen { plugin: self.name().to_owned(), verdict, took }
@@ -359,7 +365,7 @@ impl Stage {
         match answer {
             Ok(()) => {}
             Err(Trouble::Retry(_)) => self.counters.retried(),
-            Err(Trouble::Failed(_) | Trouble::Broken(_)) => self.counters.failed(),
+            Err(Trouble::Failed(_) | Trouble::Broken(_) | Trouble::TimedOut(..)) => self.counters.failed(),
             Err(Trouble::NotAsked(_)) => {}
         }
     }

@@ -215,16 +215,20 @@ fn table(report: &Value) -> String {
     if report["replay"].is_object() {
         let _ = writeln!(text, "{}", replay_line(&report["replay"]));
     }
+    if let Some(waits) = report["waits_for_group"].as_str() {
+        let _ = writeln!(text, "{waits}");
+    }
+    let _ = writeln!(text, "{}", lag_line(&report["lag"]));
     let _ = writeln!(
         text,
-        "{:.0} records/s now, {:.0} over the last minute; written {} ({}), found {}, repaired {}, dead letters {}, in flight {} ({})",
+        "{:.0} records/s now, {:.0} over the last minute; written {} records ({}) and {} dead letters, found {}, repaired {}, in flight {} ({})",
         report["records_per_s_now"].as_f64().unwrap_or_default(),
         report["records_per_s"].as_f64().unwrap_or_default(),
         number("written"),
         size(number("written_bytes")),
+        number("dead_letters"),
         number("found"),
         number("repaired"),
-        number("dead_letters"),
         number("in_flight_records"),
         size(number("in_flight_bytes")),
     );
@@ -234,8 +238,14 @@ fn table(report: &Value) -> String {
     let partitions = list(report, "partitions").iter().map(|partition| {
         let name = format!("{}/{}", word(&partition["topic"]), word(&partition["partition"]));
         let stuck = if partition["stuck"] == true { "stuck" } else { "" };
-        let values = ["begin", "position", "end", "lag"].map(|key| word(&partition[key]));
-        let behind = partition["lag_s"].as_f64().map_or("-".into(), |seconds| format!("{seconds:.0}"));
+        let mut values = ["begin", "position", "end", "lag"].map(|key| word(&partition[key]));
+        let mut behind = partition["lag_s"].as_f64().map_or("-".into(), |seconds| format!("{seconds:.0}"));
+        let last = &partition["last_known"];
+        if let (Some(records), Some(seconds), Some(ago)) =
+            (last["records"].as_u64(), last["seconds"].as_f64(), last["ago_s"].as_u64())
+        {
+            (values[3], behind) = (format!("? ({records}, {ago} s ago)"), format!("? ({seconds:.0})"));
+        }
         [vec![name], values.into(), vec![behind, word(&partition["in_flight"]), stuck.into()]].concat()
     });
     let head = ["PARTITION", "BEGIN", "POSITION", "END", "LAG", "BEHIND s", "IN FLIGHT", ""];
@@ -310,31 +320,57 @@ fn table(report: &Value) -> String {
     text
 }
 
+/// How far the host is behind over all partitions.
+fn lag_line(lag: &Value) -> String {
+    let told = |records: &Value, seconds: &Value| {
+        format!("{} records, {:.0} s", records.as_u64().unwrap_or(0), seconds.as_f64().unwrap_or_default())
+    };
+    if !lag["records"].is_null() {
+        return format!("lag {} behind", told(&lag["records"], &lag["seconds"]));
+    }
+    let last = &lag["last_known"];
+    match last["ago_s"].as_u64() {
+        Some(ago) => format!("lag unknown; {ago} s ago it was {}", told(&last["records"], &last["seconds"])),
+        None => "lag unknown so far".into(),
+    }
+}
+
 /// How far a replay by the running host is, or a trial, or how it ended.
 pub(super) fn replay_line(replay: &Value) -> String {
     let count = |key: &str| replay[key].as_u64().unwrap_or(0);
     let state = if replay["running"] == true { "running" } else { "ended" };
     let (what, written) =
         if replay["write"] == true { ("replay", "written") } else { ("trial of a replay", "would be written") };
+    let of_all = replay["total"].as_u64().map_or(String::new(), |total| format!(" of {total}"));
     let mut text = format!(
-        "{what} {state}: {} dead letters looked at, {} {written}, {} dropped, {} failing, {} left",
+        "{what} {state}: {}{of_all} dead letters handled, {} {written}, {} dropped, {} failing, {} left",
         count("letters"),
         count("written"),
         count("dropped"),
         count("failing"),
         count("untouched"),
     );
-    if count("settling") > 0 {
-        text += &format!("; {} more are written", count("settling"));
-        if let Some(seconds) = replay["settled_in_s"].as_u64() {
-            text += &format!(", and their dead letters are removed in {seconds} s, when the store has saved them");
-        }
+    let (settling, remaining) = (count("settling"), replay["remaining"].as_u64());
+    if let Some(remaining) = remaining {
+        text += &format!("; {remaining} remain");
+    }
+    if settling > 0 {
+        let ahead = remaining.map(|remaining| remaining.saturating_sub(settling)).filter(|ahead| *ahead > 0);
+        let ahead = ahead.map_or(String::new(), |ahead| format!("{ahead} of them not looked at yet, "));
+        text += &format!(": {ahead}{settling} written already");
+        text += &match replay["settled_in_s"].as_u64() {
+            Some(0) => " and being removed from the dead letters".into(),
+            Some(seconds) => {
+                format!(" and removed from the dead letters in {seconds} s, when ReductStore has saved their records")
+            }
+            None => " and removed from the dead letters once ReductStore has saved their records".to_owned(),
+        };
     }
     for (reason, letters) in replay["left_because"].as_object().into_iter().flatten() {
-        text += &format!("; {} left: {reason}", letters.as_u64().unwrap_or(0));
+        text += &format!("; {} stay: {reason}", letters.as_u64().unwrap_or(0));
     }
     for (key, words) in
-        [("first_failing", "the first that fails"), ("first_left", "the first that is left"), ("error", "it failed")]
+        [("first_failing", "the first that fails"), ("first_left", "the first that stays"), ("error", "it failed")]
     {
         if let Some(reason) = replay[key].as_str() {
             text += &format!("; {words}: {reason}");
@@ -389,7 +425,8 @@ fn decimal(value: &Value) -> String {
 }
 
 fn size(bytes: u64) -> String {
-    bytesize::ByteSize(bytes).to_string()
+    // In thousands, as the configuration's MB and the page.
+    bytesize::ByteSize(bytes).display().si().to_string()
 }
 
 /// For a part of an address.
@@ -405,4 +442,41 @@ fn ago(second: Option<u64>) -> String {
         let passed = if passed > 3600 { passed / 60 * 60 } else { passed };
         humantime::format_duration(Duration::from_secs(passed)).to_string()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_unknown_lag_is_told_as_unknown_with_what_was_known_last() {
+        let told = |lag| lag_line(&lag);
+        assert_eq!(told(json!({ "records": 0, "seconds": 0.0 })), "lag 0 records, 0 s behind");
+        assert_eq!(told(json!({ "records": null, "seconds": null })), "lag unknown so far");
+        let lost = json!({ "records": null, "last_known": { "records": 12, "seconds": 3.4, "ago_s": 40 } });
+        assert_eq!(told(lost), "lag unknown; 40 s ago it was 12 records, 3 s");
+    }
+
+    #[test]
+    fn a_replay_says_how_many_letters_there_are_how_many_remain_and_why_some_stay() {
+        let replay = json!({
+            "running": true, "write": true, "total": 960, "remaining": 930, "letters": 30, "written": 20, "dropped": 1,
+            "failing": 7, "untouched": 2, "settling": 900, "settled_in_s": 52,
+            "left_because": { "another host of the group reads their partitions": 2 },
+        });
+        let told = replay_line(&replay);
+        assert_eq!(
+            told,
+            "replay running: 30 of 960 dead letters handled, 20 written, 1 dropped, 7 failing, 2 left; 930 remain: 30 of them not looked at \
+             yet, 900 written already and removed from the dead letters in 52 s, when ReductStore has saved their records; 2 stay: another \
+             host of the group reads their partitions"
+        );
+    }
+
+    #[test]
+    fn sizes_are_in_thousands_as_everywhere() {
+        assert_eq!((size(999), size(1_500_000)), ("999 B".to_owned(), "1.5 MB".to_owned()));
+    }
 }

@@ -90,12 +90,20 @@ impl Access {
         matches!(self.token(), Some(Ok(token)) if is_same(&token, given))
     }
 
-    /// What a caller lacks who may not act.
-    pub fn lacks(&self) -> &'static str {
-        match (self.actions_off, &self.token_file) {
-            (true, _) => "status.control is \"off\"",
-            (false, Some(_)) => "this needs the host's Unix socket, or the token of status.token_file",
-            (false, None) => {
+    /// What a caller lacks who may not act; where a token was sent, that it was refused.
+    pub fn lacks(&self, headers: &HeaderMap) -> &'static str {
+        let sent = headers.contains_key(header::AUTHORIZATION);
+        match (self.actions_off, &self.token_file, self.token()) {
+            (true, ..) => "status.control is \"off\"",
+            (false, Some(_), Some(Err(_))) if sent => {
+                "the token was refused, because the host can't read the file of status.token_file; its log says why"
+            }
+            (false, Some(_), _) if sent => "the token was refused: it isn't the one in the file of status.token_file",
+            (false, Some(_), _) => "this needs the host's Unix socket, or the token of status.token_file",
+            (false, None, _) if sent => {
+                "the token was refused: this host takes none, because status.token_file isn't set"
+            }
+            (false, None, _) => {
                 "this needs the host's Unix socket; set status.token_file to allow it to callers with a token"
             }
         }
@@ -160,6 +168,21 @@ mod tests {
         let host = host.map(|host| (header::HOST, host));
         let all = host.into_iter().chain(more.iter().cloned());
         all.map(|(name, value)| (name, value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn a_token_that_is_refused_is_told_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "a-secret\n").unwrap();
+        let access = |token_file| Access { actions_off: false, token_file, own_name: "sink".into() };
+        let sent = headers(None, &[(header::AUTHORIZATION, "Bearer wrong")]);
+        let with_file = access(Some(file.clone()));
+        assert!(!with_file.may_act(Way::Port, &sent) && with_file.lacks(&sent).contains("refused: it isn't the one"));
+        assert!(!with_file.lacks(&headers(None, &[])).contains("refused"));
+        assert!(access(None).lacks(&sent).contains("this host takes none"));
+        std::fs::remove_file(file).unwrap();
+        assert!(with_file.lacks(&sent).contains("can't read the file"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Rates and lag over the last minutes, so that the page shows lines as soon as it is opened.
 //!
-//! Guarantees: memory is bounded by [`POINTS`] and [`PARTITIONS`]; a partition that was given up is gone with the next look.
+//! Guarantees: memory is bounded by [`POINTS`] and [`PARTITIONS`]; a partition that was given up is gone with the next look, but
+//! while Kafka is away its line only has a gap.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::SystemTime;
@@ -42,13 +43,13 @@ struct PartitionLine {
 }
 
 impl History {
-    /// Takes a look.
-    pub fn look(&mut self, standings: &[Standing], totals: Totals) {
+    /// Takes a look. `is_known`: these are all partitions that the group wants this host to have.
+    pub fn look(&mut self, standings: &[Standing], totals: Totals, is_known: bool) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.take(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), standings, totals);
+        self.take(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), standings, totals, is_known);
     }
 
-    fn take(&mut self, now_ms: u64, standings: &[Standing], totals: Totals) {
+    fn take(&mut self, now_ms: u64, standings: &[Standing], totals: Totals, is_known: bool) {
         let rate = self.last.map_or(0.0, |(before_ms, before)| {
             let seconds = now_ms.saturating_sub(before_ms) as f64 / 1000.0;
             if seconds > 0.0 { totals.records.saturating_sub(before) as f64 / seconds } else { 0.0 }
@@ -56,7 +57,9 @@ impl History {
         self.last = Some((now_ms, totals.records));
         self.at_ms.push_back(now_ms);
         self.records_per_s.push_back(rate);
-        self.lags.retain(|source, _| standings.iter().any(|standing| standing.source == *source));
+        let is_assigned = |source: &TopicPartition| standings.iter().any(|standing| standing.source == *source);
+        self.lags.retain(|source, _| !is_known || is_assigned(source));
+        self.lags.iter_mut().filter(|(source, _)| !is_assigned(source)).for_each(|(_, line)| line.push_back(None));
         for standing in standings {
             if self.lags.len() >= PARTITIONS && !self.lags.contains_key(&standing.source) {
                 continue;
@@ -112,19 +115,22 @@ mod tests {
     fn each_line_has_a_value_for_each_time_and_all_are_bounded() {
         let mut history = History::default();
         let totals = |records| Totals { records, bytes: 0, dead_letters: 0 };
-        history.take(0, &[standing(0, 1, 5)], totals(0));
-        history.take(5_000, &[standing(0, 5, 5), standing(1, 0, 7)], totals(50));
+        history.take(0, &[standing(0, 1, 5)], totals(0), true);
+        history.take(5_000, &[standing(0, 5, 5), standing(1, 0, 7)], totals(50), true);
         let shown = history.shown();
         assert_eq!((shown.at_ms, shown.records_per_s), (vec![0, 5_000], vec![0.0, 10.0]));
         let lines: Vec<_> = shown.partitions.iter().map(|line| (line.partition, line.lag.clone())).collect();
         assert_eq!(lines, [(0, vec![Some(4), Some(0)]), (1, vec![None, Some(7)])]);
-        for second in 2..1000 {
-            history.take(second * 5_000, &[standing(1, 0, 7)], totals(50));
+        history.take(10_000, &[], totals(50), false);
+        let lines: Vec<_> = history.shown().partitions.into_iter().map(|line| (line.partition, line.lag)).collect();
+        assert_eq!(lines, [(0, vec![Some(4), Some(0), None]), (1, vec![None, Some(7), None])], "Kafka is away");
+        for second in 3..1000 {
+            history.take(second * 5_000, &[standing(1, 0, 7)], totals(50), true);
         }
         let shown = history.shown();
         assert_eq!((shown.at_ms.len(), shown.partitions.len(), shown.partitions[0].lag.len()), (POINTS, 1, POINTS));
         let many: Vec<Standing> = (0..1000).map(|partition| standing(partition, 0, 0)).collect();
-        history.take(9_000_000, &many, totals(50));
+        history.take(9_000_000, &many, totals(50), true);
         assert_eq!(history.shown().partitions.len(), PARTITIONS);
     }
 }

@@ -84,6 +84,7 @@ mod tests {
             end: Some(2),
             lag: Some(1),
             lag_s: None,
+            last_known: None,
             in_flight: 0,
             stuck: false,
         };

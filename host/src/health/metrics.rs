@@ -50,7 +50,11 @@ impl Collector for Figures {
             "How often the pipeline failed and was started again; 0 where it ends with the process",
             report.pipeline_failures,
         )?;
-        write.counter("records_written", "Records written to ReductStore", report.written)?;
+        write.counter(
+            "records_written",
+            "Records written to ReductStore; dead letters aren't among them",
+            report.written,
+        )?;
         write.counter("written_bytes", "Bytes of the records written to ReductStore", report.written_bytes)?;
         write.counter("records_found", "Records that were found in ReductStore and not written again", report.found)?;
         write.counter("records_repaired", "Unfinished records that were removed and written again", report.repaired)?;
@@ -103,6 +107,11 @@ impl Collector for Figures {
 impl Figures {
     fn partitions(&self, write: &mut FamilyWriter<'_, '_>) -> fmt::Result {
         let all = &self.0.partitions;
+        write.gauge(
+            "lag_known",
+            "1 while it is known how far the host is behind; 0 while Kafka doesn't answer or the group hasn't given out its partitions",
+            f64::from(u8::from(self.0.lag.records.is_some())),
+        )?;
         write.gauge("partitions_assigned", "Partitions that this host reads", all.len() as f64)?;
         let numbers: Vec<String> = all.iter().map(|partition| partition.partition.to_string()).collect();
         let mut each = |name: &str, help: &str, value: &dyn Fn(&PartitionReport) -> Option<f64>| {
@@ -116,7 +125,11 @@ impl Figures {
         each("partition_begin", "The first offset that Kafka has", &|p| p.begin.map(|begin| begin as f64))?;
         each("partition_end", "The next offset that a reader can't have yet", &|p| p.end.map(|end| end as f64))?;
         each("partition_lag_records", "Offsets from the position to the end", &|p| p.lag.map(|lag| lag as f64))?;
-        each("partition_lag_seconds", "Since when the first record waits; 0 where none does", &|p| p.lag_s)?;
+        each(
+            "partition_lag_seconds",
+            "Since when the first record waits; 0 where none does, absent while Kafka doesn't answer",
+            &|p| p.lag_s,
+        )?;
         each("partition_in_flight_records", "Records read and not done with", &|p| Some(p.in_flight as f64))?;
         each("partition_stuck", "1 where there is work and no progress", &|p| Some(f64::from(u8::from(p.stuck))))
     }
@@ -179,7 +192,7 @@ impl Figures {
             let histogram = &plugin.totals.histogram;
             (vec![("plugin", plugin.name.as_str())], (histogram.sum_s, histogram.buckets.as_slice()))
         });
-        write.histograms("plugin_call_duration_seconds", "How long calls take; of one record in 64", histograms)
+        write.histograms("plugin_call_duration_seconds", "How long calls take: one in 64 is timed and counts for 64, and each that ran into its time limit counts for itself", histograms)
     }
 
     fn swaps(&self, write: &mut FamilyWriter<'_, '_>) -> fmt::Result {
@@ -256,6 +269,7 @@ impl FamilyWriter<'_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::{LagReport, LastKnownLag};
     use super::*;
 
     fn report(partitions: u32) -> HostReport {
@@ -267,6 +281,7 @@ mod tests {
             end: Some(9),
             lag: Some(4),
             lag_s: Some(1.5),
+            last_known: None,
             in_flight: 2,
             stuck: false,
         };
@@ -290,5 +305,28 @@ mod tests {
         assert!(told.contains(r#"reduct_sink_partition_lag_seconds{topic="camera",partition="0"} 1.5"#), "{told}");
         assert!(told.ends_with("# EOF\n"), "{told}");
         assert!(!text(report(1)).unwrap().contains(r#"partition="1""#));
+    }
+
+    #[test]
+    fn a_lag_that_is_not_known_is_absent_and_not_zero() {
+        let mut report = report(1);
+        report.lag.records = Some(4);
+        assert!(text(report.clone()).unwrap().contains("reduct_sink_lag_known 1"));
+        let last = Some(LastKnownLag { records: 4, seconds: 1.5, ago_s: 9 });
+        report.lag = LagReport { records: None, seconds: None, last_known: last };
+        let unknown = PartitionReport {
+            begin: None,
+            end: None,
+            lag: None,
+            lag_s: None,
+            last_known: last,
+            ..report.partitions.remove(0)
+        };
+        report.partitions.push(unknown);
+        let told = text(report).unwrap();
+        assert!(told.contains("reduct_sink_lag_known 0"), "{told}");
+        for absent in ["partition_lag_records{", "partition_lag_seconds{", "partition_begin{", "partition_end{"] {
+            assert!(!told.contains(absent), "{absent}: {told}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod build;
 pub mod history;
+pub mod lag;
 mod merged_metrics;
 pub mod metrics;
 pub mod page;

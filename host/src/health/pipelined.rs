@@ -168,7 +168,7 @@ async fn status(State(all): State<Pipelined>, Extension(way): Extension<Way>, he
         stopping: reports.iter().any(|report| report.stopping),
         problems: problems(&reports),
         may_act: first.access.may_act(way, &headers),
-        lacks: first.access.lacks(),
+        lacks: first.access.lacks(&headers),
         pipelines: reports.into_iter().map(|report| (report.pipeline.clone().unwrap_or_default(), report)).collect(),
     };
     Json(shown).into_response()

@@ -65,7 +65,7 @@ impl Tracker {
             let goes_on = present.contains_key(code);
             if !goes_on {
                 let for_s = now.duration_since(known.since).as_secs();
-                info!(code, for_s, "solved: {}", known.message);
+                info!(code, for_s, "solved: {code}, after {for_s} s");
             }
             goes_on
         });

@@ -2,16 +2,19 @@
 //! idle partitions holds any records. Writes the log's line of each minute.
 //!
 //! Guarantees: it only looks and reports; the one thing it asks for is that an idle partition with an unread tail is read
-//! again from its position, which can lose nothing. A look comes every few seconds, whether Kafka answers or not.
+//! again from its position, which can lose nothing. A look comes every few seconds, whether Kafka answers or not. A symptom of a
+//! problem that is known is no second problem.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing::info;
+use tracing::{info, warn};
 
+use super::lag::{KnownLag, LagMemory, LagNews, LagWatch, TotalLag};
 use super::problems::{HealthProblem, Tracker};
 use super::rates::{LastMinute, RateDelta, TimeLag, Totals};
 use super::watchdog::{Standing, Watchdog};
+use crate::kafka::group::GroupState;
 use crate::kafka::observer::{Finding, Observer};
 use crate::record::TopicPartition;
 
@@ -23,6 +26,8 @@ const PROBE_AFTER: Duration = Duration::from_secs(8);
 const SAY_EVERY: Duration = Duration::from_secs(60);
 /// How long a host may be without a partition before that is worth a word: joining a group takes a while.
 const JOINED_WITHIN: Duration = Duration::from_secs(20);
+/// How long the group may take to give out its partitions before that is a problem: as a rule it takes three seconds.
+const GIVEN_WITHIN: Duration = Duration::from_secs(8);
 
 /// The host that is looked after.
 pub trait Supervised: Send + Sync + 'static {
@@ -38,8 +43,16 @@ pub trait Supervised: Send + Sync + 'static {
     fn in_flight(&self) -> (usize, usize);
     /// Whether nothing is read of it for now, because somebody wants so.
     fn is_paused(&self, source: &TopicPartition) -> bool;
-    /// Takes the look into the lines of the last minutes.
-    fn remember(&self, standings: &[Standing], totals: Totals);
+    /// Whether one of [`Self::findings`] says why nothing is read of it.
+    fn is_explained(&self, source: &TopicPartition) -> bool;
+    /// Since when the host waits for the group to give out its partitions; `None`: it has.
+    fn awaits_group(&self) -> Option<Instant>;
+    /// How long the group waits for a member that says nothing.
+    fn session(&self) -> Duration;
+    /// Where records wait for long, which part they wait for.
+    fn behind(&self, look: &Look) -> Option<String>;
+    /// Takes the look into the lines of the last minutes. `is_known`: see [`LagMemory::look`].
+    fn remember(&self, standings: &[Standing], totals: Totals, is_known: bool);
     /// What the host itself knows to be wrong.
     fn findings(&self) -> Vec<Finding>;
 }
@@ -53,6 +66,10 @@ pub struct Look {
     pub problems: Vec<HealthProblem>,
     /// What was done within the last minute.
     pub last_minute: RateDelta,
+    /// How far all partitions together are behind.
+    pub lag: TotalLag,
+    /// The host waits for the group to give out its partitions: for how long, how long that can take, and why.
+    pub waits_for_group: Option<String>,
 }
 
 /// A partition as the last look saw it.
@@ -62,6 +79,8 @@ pub struct PartitionView {
     pub standing: Standing,
     /// How old the first record is that waits; `None` where the end isn't known.
     pub behind: Option<Duration>,
+    /// What was known last of how far it is behind.
+    pub last_known: Option<KnownLag>,
     /// It has work and doesn't move.
     pub stuck: bool,
 }
@@ -89,6 +108,8 @@ pub fn supervise(
 struct Supervisor {
     watchdog: Watchdog,
     time_lag: TimeLag,
+    lag_memory: LagMemory,
+    lag_watch: LagWatch,
     last_minute: LastMinute,
     tracker: Tracker,
     said: Instant,
@@ -102,6 +123,8 @@ impl Supervisor {
         Self {
             watchdog: Watchdog::new(stuck_after),
             time_lag: TimeLag::default(),
+            lag_memory: LagMemory::default(),
+            lag_watch: LagWatch::default(),
             last_minute: LastMinute::default(),
             tracker: Tracker::default(),
             said: Instant::now(),
@@ -114,23 +137,39 @@ impl Supervisor {
         let mut positions = host.standings();
         positions.sort();
         let sources: Vec<TopicPartition> = positions.iter().map(|(source, _, _)| source.clone()).collect();
+        let asks_kafka = observer.is_some();
         let seen = observer.map(|observer| observer.look(&sources)).unwrap_or_default();
         let standings: Vec<Standing> = positions
             .into_iter()
             .map(|(source, position, in_flight)| {
                 let bounds = seen.bounds.get(&source);
-                let (begin, end) = (bounds.map(|(begin, _)| *begin), bounds.map(|(_, end)| *end));
+                let (begin, end) = (bounds.and_then(|(begin, _)| *begin), bounds.map(|(_, end)| *end));
                 Standing { source, position, in_flight, begin, end }
             })
             .collect();
         let now = Instant::now();
         let totals = host.totals();
-        host.remember(&standings, totals);
-        // What is paused is neither stuck, nor is its tail looked at.
+        let mut findings = seen.findings;
+        findings.extend(host.findings());
+        let has_cause = findings.iter().any(|finding| stops_everything(finding.code));
+        let waits_since = host.awaits_group();
+        let is_known = asks_kafka && !has_kafka_gone(&findings) && waits_since.is_none();
+        let waits_for_group = waits_since.filter(|_| !has_kafka_gone(&findings)).map(|since| {
+            let waits = now.duration_since(since);
+            let text = waits_for_group(waits, host.session(), seen.group);
+            if waits >= GIVEN_WITHIN && !has_cause {
+                findings.push(Finding { code: "kafka.assignment", message: text.clone() });
+            }
+            text
+        });
+        host.remember(&standings, totals, is_known);
+        // What is paused is neither stuck, nor is its tail looked at; and what stands still for a known cause isn't stuck.
+        let stands_still = |source: &TopicPartition| has_cause || host.is_paused(source) || host.is_explained(source);
         let awake: Vec<Standing> =
-            standings.iter().filter(|standing| !host.is_paused(&standing.source)).cloned().collect();
+            standings.iter().filter(|standing| !stands_still(&standing.source)).cloned().collect();
         let stuck = self.watchdog.look(now, &awake);
-        let behind = self.time_lag.look(now, &standings);
+        let behind = self.time_lag.look(now, &standings, is_known);
+        let lag = self.lag_memory.look(now, &standings, &behind, is_known);
         let done = self.last_minute.look(now, totals);
         for standing in awake.iter().filter(|standing| standing.in_flight == 0) {
             if let Some(end) = standing.end.filter(|end| *end > standing.position)
@@ -139,8 +178,6 @@ impl Supervisor {
                 host.probe(&standing.source, end);
             }
         }
-        let mut findings = seen.findings;
-        findings.extend(host.findings());
         findings.extend(stuck.iter().map(|stuck| {
             let Standing { source, position, .. } = &stuck.standing;
             Finding { code: "partition.stuck", message: format!("{source} does not move on from offset {position}") }
@@ -160,11 +197,13 @@ impl Supervisor {
             .into_iter()
             .map(|standing| PartitionView {
                 behind: behind.get(&standing.source).copied(),
+                last_known: self.lag_memory.last_of(&standing.source),
                 stuck: stuck.iter().any(|stuck| stuck.standing.source == standing.source),
                 standing,
             })
             .collect();
-        let look = Look { partitions, problems, last_minute: done };
+        let look = Look { partitions, problems, last_minute: done, lag, waits_for_group };
+        self.say_of_lag(host, &look, has_cause);
         self.say(now, host, &look);
         look
     }
@@ -185,6 +224,28 @@ impl Supervisor {
         None
     }
 
+    /// Says when the lag begins to grow, and when the host has caught up.
+    fn say_of_lag(&mut self, host: &dyn Supervised, look: &Look, has_cause: bool) {
+        let is_paused = look.partitions.iter().any(|seen| host.is_paused(&seen.standing.source));
+        let news = self.lag_watch.look(look.lag.now, has_cause || is_paused);
+        let (lag, behind_s) = (look.lag.now.map(|lag| lag.records), look.lag.now.map(|lag| lag.behind.as_secs()));
+        match news {
+            None => {}
+            Some(LagNews::Grows) => {
+                let why = host.behind(look).unwrap_or_default();
+                warn!(lag, behind_s, "the lag grows: {why}");
+            }
+            Some(LagNews::Still) => warn!(lag, behind_s, "still behind"),
+            Some(LagNews::Over { after, most }) => {
+                let (after_s, most_s) = (after.as_secs(), most.as_secs());
+                info!(
+                    lag,
+                    behind_s, after_s, "caught up {after_s} s after the lag was told; it was {most_s} s at most"
+                );
+            }
+        }
+    }
+
     /// Says what was done within the last minute, also when that is nothing.
     fn say(&mut self, now: Instant, host: &dyn Supervised, look: &Look) {
         if now.duration_since(self.said) < SAY_EVERY {
@@ -193,16 +254,15 @@ impl Supervisor {
         self.said = now;
         let RateDelta { totals, seconds } = look.last_minute;
         let (in_flight, _) = host.in_flight();
-        let lags = look.partitions.iter().map(|seen| seen.standing.lag());
-        let lag: Option<u64> = lags.sum();
-        let behind_s = look.partitions.iter().filter_map(|seen| seen.behind).max().unwrap_or_default().as_secs();
+        let (lag, behind_s) = (look.lag.now.map(|lag| lag.records), look.lag.now.map(|lag| lag.behind.as_secs()));
         info!(
             seconds = seconds.round() as u64,
+            // Dead letters aren't among them.
             records = totals.records,
             bytes = totals.bytes,
             records_per_s = look.last_minute.per_second(totals.records).round() as u64,
             dead_letters = totals.dead_letters,
-            // Absent while Kafka doesn't say where the partitions end.
+            // Both are absent while Kafka doesn't say where the partitions end.
             lag,
             behind_s,
             in_flight,
@@ -211,6 +271,35 @@ impl Supervisor {
             "progress"
         );
     }
+}
+
+/// Whether Kafka can't be asked at all.
+fn has_kafka_gone(findings: &[Finding]) -> bool {
+    findings.iter().any(|finding| ["kafka.unreachable", "kafka.refused", "kafka.advertised"].contains(&finding.code))
+}
+
+/// Whether partitions may stand still because of this problem, whichever they are.
+fn stops_everything(code: &str) -> bool {
+    // These are of one partition, or stop none.
+    const OTHERS: [&str; 5] =
+        ["kafka.skipped", "kafka.new-files", "kafka.name-taken", "kafka.unreadable", "kafka.waiting"];
+    (code.starts_with("kafka.") && !OTHERS.contains(&code))
+        || ["store", "membership", "plugin", "host.failed"].contains(&code)
+}
+
+/// What the host waits for where the group hasn't given out its partitions.
+fn waits_for_group(waits: Duration, session: Duration, group: Option<GroupState>) -> String {
+    let (waits, session) = (waits.as_secs(), session.as_secs());
+    let why = match group {
+        Some(GroupState { is_rebalancing: true, members }) => format!(
+            "because the group waits for the answers of its {members} members, and a host that was killed counts as one until its session is \
+             over"
+        ),
+        _ => "because the group's coordinator hasn't answered yet".to_owned(),
+    };
+    format!(
+        "waits for the group to give it partitions, for {waits} s now, up to {session} s (session.timeout.ms), {why}"
+    )
 }
 
 #[cfg(test)]
@@ -224,6 +313,8 @@ mod tests {
     struct FakeHost {
         dead_letters: AtomicU64,
         partitions: Mutex<Vec<(TopicPartition, u64, usize)>>,
+        findings: Mutex<Vec<Finding>>,
+        waits_since: Option<Instant>,
     }
 
     impl Supervised for FakeHost {
@@ -243,10 +334,65 @@ mod tests {
         fn is_paused(&self, _: &TopicPartition) -> bool {
             false
         }
-        fn remember(&self, _: &[Standing], _: Totals) {}
-        fn findings(&self) -> Vec<Finding> {
-            Vec::new()
+        fn is_explained(&self, _: &TopicPartition) -> bool {
+            false
         }
+        fn awaits_group(&self) -> Option<Instant> {
+            self.waits_since
+        }
+        fn session(&self) -> Duration {
+            Duration::from_secs(45)
+        }
+        fn behind(&self, _: &Look) -> Option<String> {
+            None
+        }
+        fn remember(&self, _: &[Standing], _: Totals, _: bool) {}
+        fn findings(&self) -> Vec<Finding> {
+            self.findings.lock().unwrap().clone()
+        }
+    }
+
+    #[test]
+    fn a_symptom_of_a_known_problem_is_no_second_one_also_right_after_its_end() {
+        let host = FakeHost::default();
+        let source = TopicPartition { topic: "t".into(), partition: 0 };
+        *host.partitions.lock().unwrap() = vec![(source, 5, 3)];
+        let mut supervisor = Supervisor::new(Duration::from_millis(30));
+        let mut look = |findings: &[&'static str]| {
+            let finding = |code: &&'static str| Finding { code, message: String::new() };
+            *host.findings.lock().unwrap() = findings.iter().map(finding).collect();
+            std::thread::sleep(Duration::from_millis(20));
+            let codes = supervisor.look(&host, None).problems.into_iter().map(|problem| problem.code);
+            codes.collect::<Vec<_>>()
+        };
+        for _ in 0..4 {
+            assert_eq!(look(&["store"]), ["store"]);
+        }
+        assert!(look(&[]).is_empty(), "the store is back, and the partition has its time");
+        look(&[]);
+        assert_eq!((look(&[]), look(&["traces"])), (vec!["partition.stuck"], vec!["partition.stuck", "traces"]));
+    }
+
+    #[test]
+    fn waiting_for_the_group_is_told_with_its_cause_and_its_end() {
+        let since = Instant::now().checked_sub(Duration::from_secs(12));
+        let host = FakeHost { waits_since: since, ..FakeHost::default() };
+        let mut supervisor = Supervisor::new(Duration::from_secs(60));
+        let look = supervisor.look(&host, None);
+        let [problem] = look.problems.as_slice() else { panic!("{look:?}") };
+        assert_eq!((problem.code, Some(&problem.message)), ("kafka.assignment", look.waits_for_group.as_ref()));
+        assert!(problem.message.contains("for 12 s now, up to 45 s"), "{}", problem.message);
+        let rebalancing = waits_for_group(
+            Duration::from_secs(3),
+            Duration::from_secs(45),
+            Some(GroupState { is_rebalancing: true, members: 2 }),
+        );
+        assert!(rebalancing.contains("its 2 members"), "{rebalancing}");
+        // While Kafka is away that is the problem.
+        *host.findings.lock().unwrap() = vec![Finding { code: "kafka.unreachable", message: String::new() }];
+        let look = supervisor.look(&host, None);
+        assert_eq!((look.problems.len(), look.problems[0].code, look.waits_for_group), (1, "kafka.unreachable", None));
+        assert_eq!(look.lag, TotalLag::default());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::lag::{KnownLag, TotalLag};
 use super::problems::HealthProblem;
 use super::traces::SpanCounts;
 use crate::chain::{Latency, PluginTotals};
@@ -46,7 +47,7 @@ pub struct HostReport {
     pub public_texts: Vec<(&'static str, String)>,
     /// Whether the host is stopping.
     pub stopping: bool,
-    /// Records that were written.
+    /// Records that were written; dead letters aren't among them.
     pub written: u64,
     /// Their bytes.
     pub written_bytes: u64,
@@ -91,12 +92,57 @@ pub struct HostReport {
     pub bytes_per_s: f64,
     /// What the host waits for and what helps; absent where it keeps up.
     pub behind: Option<String>,
+    /// How far all partitions together are behind.
+    pub lag: LagReport,
+    /// That the host waits for the group to give out its partitions, how long that can take, and why; absent where it doesn't.
+    pub waits_for_group: Option<String>,
     /// Each assigned partition, sorted.
     pub partitions: Vec<PartitionReport>,
     /// In the chain's order.
     pub plugins: Vec<PluginReport>,
     /// The last of them, the oldest first.
     pub swaps: Vec<SwapReport>,
+}
+
+/// How far all partitions together are behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct LagReport {
+    /// Offsets between the positions and the ends; absent while that isn't known.
+    pub records: Option<u64>,
+    /// How many seconds ago the first record came that waits; 0 where none waits, absent while that isn't known.
+    pub seconds: Option<f64>,
+    /// What was known last; absent where it is known now.
+    pub last_known: Option<LastKnownLag>,
+}
+
+/// A lag that isn't known any more.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LastKnownLag {
+    /// As it was.
+    pub records: u64,
+    /// As it was.
+    pub seconds: f64,
+    /// How many seconds ago that was.
+    pub ago_s: u64,
+}
+
+impl LagReport {
+    /// As it is told.
+    pub fn of(lag: TotalLag) -> Self {
+        Self {
+            records: lag.now.map(|now| now.records),
+            seconds: lag.now.map(|now| now.behind.as_secs_f64()),
+            last_known: lag.last.filter(|_| lag.now.is_none()).map(LastKnownLag::of),
+        }
+    }
+}
+
+impl LastKnownLag {
+    /// As it is told.
+    pub fn of(known: KnownLag) -> Self {
+        let (seconds, ago_s) = (known.behind.as_secs_f64(), known.at.elapsed().as_secs());
+        Self { records: known.records, seconds, ago_s }
+    }
 }
 
 /// An assigned partition.
@@ -114,8 +160,10 @@ pub struct PartitionReport {
     pub end: Option<u64>,
     /// From the position to the end.
     pub lag: Option<u64>,
-    /// How many seconds ago the first record came that waits; 0 where none waits.
+    /// How many seconds ago the first record came that waits; 0 where none waits, absent while Kafka doesn't answer.
     pub lag_s: Option<f64>,
+    /// The lag that was known last; absent where it is known now.
+    pub last_known: Option<LastKnownLag>,
     /// Records that were read and aren't done with.
     pub in_flight: usize,
     /// It has work and does not move.
@@ -142,15 +190,37 @@ pub struct PluginReport {
     pub counts: Counts,
     /// Records that its `when` left out.
     pub passed_over: u64,
-    /// Of one record in 64.
+    /// Of one call in 64, and of each that ran into its time limit.
     pub latency: Latency,
     /// What its instances have together.
     pub memory_bytes: u64,
     /// The kinds of failures of this version, the latest first.
     pub failures: Vec<RecentFailure>,
+    /// What a person can have done with it now.
+    pub can: PluginActions,
     /// What all its versions did, for the metrics.
     #[serde(skip)]
     pub totals: PluginTotals,
+}
+
+/// What there is to do with a plugin, as its past swaps tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PluginActions {
+    /// It has a candidate on trial.
+    pub promote: bool,
+    /// It has one, or a previous version.
+    pub roll_back: bool,
+}
+
+impl PluginActions {
+    /// For the plugin of this name. `swaps`: the oldest first.
+    pub fn of(plugin: &str, swaps: &[SwapReport]) -> Self {
+        use RolloutOutcome::{Active, AwaitsPromotion, Baking, OnTrial, RolledBack};
+        let mut outcomes = swaps.iter().rev().filter(|swap| swap.plugin == plugin).map(|swap| swap.outcome);
+        let promote = outcomes.clone().any(|outcome| matches!(outcome, OnTrial | AwaitsPromotion));
+        let last = outcomes.find(|outcome| matches!(outcome, Baking | Active | RolledBack));
+        Self { promote, roll_back: promote || matches!(last, Some(Baking | Active)) }
+    }
 }
 
 /// How far the running host is with a replay of its dead letters, or with a trial, which changes nothing.
@@ -160,6 +230,10 @@ pub struct ReplayProgress {
     pub running: bool,
     /// It is no trial: outputs are written, and dead letters that are done with are removed.
     pub write: bool,
+    /// How many dead letters there were at its beginning; absent until they are counted. In a topic there may be fewer.
+    pub total: Option<u64>,
+    /// Those that are neither handled nor stay yet; absent until they are counted.
+    pub remaining: Option<u64>,
     /// Dead letters whose fate is decided.
     pub letters: u64,
     /// Those whose outputs are written, or would be.
@@ -170,9 +244,9 @@ pub struct ReplayProgress {
     pub failing: u64,
     /// Those that were left.
     pub untouched: u64,
-    /// Those that are done with and wait to be removed.
+    /// Those that are written or dropped and wait to be removed; they are among `remaining`.
     pub settling: u64,
-    /// In how many seconds they are removed; absent while more are written.
+    /// In about how many seconds they are removed; absent while more are written.
     pub settled_in_s: Option<u64>,
     /// Why letters were left, and how many.
     pub left_because: BTreeMap<&'static str, u64>,
@@ -200,14 +274,23 @@ impl HostReport {
         }
         for trial in self.swaps.iter_mut().filter_map(|swap| swap.trial.as_mut()) {
             trial.first_difference = trial.first_difference.take().map(|_| HIDDEN.to_owned());
-            trial.first_failure = trial.first_failure.take().map(|_| HIDDEN.to_owned());
+            // Said once.
+            trial.first_failure =
+                trial.first_failure.take().filter(|_| trial.first_difference.is_none()).map(|_| HIDDEN.to_owned());
         }
-        for failure in self.plugins.iter_mut().flat_map(|plugin| &mut plugin.failures) {
-            HIDDEN.clone_into(&mut failure.reason);
+        // Without their reasons they are one kind.
+        for plugin in &mut self.plugins {
+            let hidden = plugin.failures.drain(..).reduce(|one, other| RecentFailure {
+                count: one.count + other.count,
+                last_at_ms: one.last_at_ms.max(other.last_at_ms),
+                ..one
+            });
+            plugin.failures.extend(hidden.map(|failure| RecentFailure { reason: HIDDEN.to_owned(), ..failure }));
         }
         if let Some(replay) = &mut self.replay {
             replay.first_left = replay.first_left.take().map(|_| HIDDEN.to_owned());
-            replay.first_failing = replay.first_failing.take().map(|_| HIDDEN.to_owned());
+            replay.first_failing =
+                replay.first_failing.take().filter(|_| replay.first_left.is_none()).map(|_| HIDDEN.to_owned());
             replay.error = replay.error.take().map(|_| HIDDEN.to_owned());
         }
     }
@@ -284,5 +367,45 @@ mod tests {
         let shown = serde_json::to_string(&report).unwrap();
         assert!(!shown.contains(SECRET), "{shown}");
         assert!(shown.contains("a person asked for it") && shown.contains("refused"), "{shown}");
+    }
+
+    #[test]
+    fn only_what_there_is_can_be_promoted_and_rolled_back() {
+        use RolloutOutcome::{Active, AwaitsPromotion, Baking, FailedTrial, Refused, RolledBack};
+        let can = |outcomes: &[RolloutOutcome]| {
+            let swaps: Vec<SwapReport> = outcomes.iter().map(|outcome| swap(*outcome, "")).collect();
+            let PluginActions { promote, roll_back } = PluginActions::of("p", &swaps);
+            assert_eq!(PluginActions::of("another", &swaps), PluginActions::default());
+            (promote, roll_back)
+        };
+        assert_eq!(can(&[]), (false, false));
+        assert_eq!(can(&[Refused, FailedTrial]), (false, false));
+        assert_eq!(can(&[AwaitsPromotion]), (true, true));
+        assert_eq!((can(&[Active, Refused]), can(&[Baking])), ((false, true), (false, true)));
+        assert_eq!(can(&[Active, RolledBack]), (false, false), "the version before was given up");
+    }
+
+    #[test]
+    fn what_is_hidden_is_one_line() {
+        let failure = |count, last_at_ms| RecentFailure { reason: SECRET.into(), count, last_at_ms };
+        let plugin = PluginReport {
+            name: "p".into(),
+            digest: String::new(),
+            config: None,
+            file: None,
+            breaker_open: false,
+            since_s: 0,
+            counts: Counts::default(),
+            passed_over: 0,
+            latency: Latency::default(),
+            memory_bytes: 0,
+            failures: vec![failure(2, 50), failure(3, 90)],
+            can: PluginActions::default(),
+            totals: PluginTotals::default(),
+        };
+        let mut report = HostReport { plugins: vec![plugin], ..HostReport::default() };
+        report.redact();
+        let [RecentFailure { reason, count, last_at_ms }] = report.plugins[0].failures.as_slice() else { panic!() };
+        assert_eq!((reason.as_str(), *count, *last_at_ms), (HIDDEN, 5, 90));
     }
 }

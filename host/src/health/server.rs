@@ -321,7 +321,7 @@ struct StatusShown {
 async fn status(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Response {
     let report = served.report_for(way, &headers);
     let may_act = served.access.may_act(way, &headers);
-    Json(StatusShown { report, may_act, lacks: served.access.lacks() }).into_response()
+    Json(StatusShown { report, may_act, lacks: served.access.lacks(&headers) }).into_response()
 }
 
 pub(super) async fn show_page() -> Response {
@@ -341,14 +341,14 @@ async fn history(State(served): State<Served>) -> Response {
 
 async fn dead_letters(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Response {
     if !served.access.may_act(way, &headers) {
-        return (StatusCode::FORBIDDEN, served.access.lacks()).into_response();
+        return (StatusCode::FORBIDDEN, served.access.lacks(&headers)).into_response();
     }
     Json(served.reporter.dead_letters()).into_response()
 }
 
 async fn tap(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap, uri: Uri) -> Response {
     if !served.access.may_act(way, &headers) {
-        return (StatusCode::FORBIDDEN, served.access.lacks()).into_response();
+        return (StatusCode::FORBIDDEN, served.access.lacks(&headers)).into_response();
     }
     let question = match TapQuestion::read(parameters(&uri)) {
         Ok(question) => question,
@@ -449,7 +449,7 @@ impl Served {
         work: impl FnOnce(&dyn Reporter) -> Result<String, String> + Send + 'static,
     ) -> Done {
         if !self.access.may_act(way, headers) {
-            let lacks = self.access.lacks();
+            let lacks = self.access.lacks(headers);
             threads::within(self.pipeline, || warn!(what, lacks, "refused over HTTP"));
             return (StatusCode::FORBIDDEN, lacks.into());
         }

@@ -16,7 +16,7 @@ use regex::Regex;
 use super::admin::{self, Edge, TopicDescription};
 use super::client::{Reports, is_refusal, reader};
 use super::client_files::ClientFiles;
-use super::group::{self, GroupError};
+use super::group::{self, GroupError, GroupState};
 use super::metadata::KafkaCheckError;
 use crate::config;
 use crate::record::TopicPartition;
@@ -46,8 +46,10 @@ pub struct Finding {
 pub struct KafkaLook {
     /// What is wrong.
     pub findings: Vec<Finding>,
-    /// First offset and end of each partition that could be asked about.
-    pub bounds: HashMap<TopicPartition, (u64, u64)>,
+    /// First offset, if it is known, and end of each partition that could be asked about.
+    pub bounds: HashMap<TopicPartition, (Option<u64>, u64)>,
+    /// What the group's coordinator says of the group; `None`: it doesn't answer.
+    pub group: Option<GroupState>,
 }
 
 /// Looks at Kafka.
@@ -123,9 +125,12 @@ impl Observer {
             let message = format!("{} has no leader; a broker may be away", names_of(&leaderless));
             look.findings.push(Finding { code: "kafka.no-leader", message });
         }
-        let wrong_with_group = self.wrong_with_group();
-        let is_silent = wrong_with_group.as_ref().is_some_and(|finding| finding.code == COORDINATOR);
-        look.findings.extend(wrong_with_group);
+        let group = self.group_state();
+        let is_silent = group.as_ref().is_err_and(|finding| finding.code == COORDINATOR);
+        match group {
+            Ok(state) => look.group = Some(state),
+            Err(finding) => look.findings.push(finding),
+        }
         self.ask_bounds(&led, &leader_of, &mut look);
         self.silent = if is_silent { self.silent.saturating_add(1) } else { 0 };
         // After a hang of Kafka a connection was seen to stay silent for minutes, while the host's own worked.
@@ -189,28 +194,27 @@ impl Observer {
         let reason = self.consumer.context().last_reason();
         let reason = reason.as_deref().unwrap_or(otherwise);
         // librdkafka's words for it leave open who has timed out.
-        let reason = if reason.contains("OperationTimedOut") { "it doesn't answer" } else { reason };
-        let message = format!(
-            "Kafka at {} can't be reached: {reason}; check that it runs and can be reached from here",
-            self.brokers
-        );
+        let message =
+            unreachable(&self.brokers, if reason.contains("OperationTimedOut") { "it doesn't answer" } else { reason });
         Finding { code: "kafka.unreachable", message }
     }
 
-    fn wrong_with_group(&self) -> Option<Finding> {
+    /// The group, or what is wrong with it.
+    fn group_state(&self) -> Result<GroupState, Finding> {
         let group = &self.group;
-        let (code, message) = match group::may_use(self.consumer.client(), group, ANSWER) {
-            Ok(()) => return None,
-            Err(GroupError::Denied) => (
-                "kafka.group-denied",
-                format!("group {group}: we may not use it; allow the principal READ on this group"),
-            ),
-            Err(GroupError::Other(said)) => {
-                let reason = self.reason().unwrap_or(said);
-                (COORDINATOR, format!("group {group} has no coordinator that answers: {reason}"))
-            }
-        };
-        Some(Finding { code, message })
+        group::may_use(self.consumer.client(), group, ANSWER).map_err(|error| {
+            let (code, message) = match error {
+                GroupError::Denied => (
+                    "kafka.group-denied",
+                    format!("group {group}: we may not use it; allow the principal READ on this group"),
+                ),
+                GroupError::Other(said) => {
+                    let reason = self.reason().unwrap_or(said);
+                    (COORDINATOR, format!("group {group} has no coordinator that answers: {reason}; check the brokers"))
+                }
+            };
+            Finding { code, message }
+        })
     }
 
     fn ask_bounds<'a>(
@@ -228,7 +232,8 @@ impl Observer {
                 let addresses: BTreeSet<&str> = led.iter().filter_map(leader_of).collect();
                 let addresses = addresses.into_iter().collect::<Vec<_>>().join(", ");
                 let reason = self.reason().unwrap_or(error.reason);
-                let message = format!("the leaders of our partitions ({addresses}) don't answer: {reason}");
+                let message =
+                    format!("the leaders of our partitions ({addresses}) don't answer: {reason}; check these brokers");
                 look.findings.push(Finding { code: "kafka.leader", message });
                 return;
             }
@@ -238,7 +243,7 @@ impl Observer {
             let begin = begins.as_ref().and_then(|begins| begins.get(source)?.as_ref().ok().copied());
             match ends.get(source) {
                 Some(Ok(end)) => {
-                    look.bounds.insert(source.clone(), (begin.unwrap_or_default(), *end));
+                    look.bounds.insert(source.clone(), (begin, *end));
                 }
                 Some(Err(code)) => {
                     let leader = leader_of(source).unwrap_or_default().to_owned();
@@ -263,6 +268,17 @@ impl Observer {
     fn reason(&self) -> Option<String> {
         self.reports().pop().map(|(_, reason)| reason)
     }
+}
+
+/// Who refuses what, and what to do about it.
+fn unreachable(brokers: &str, reason: &str) -> String {
+    if reason.contains("Connection refused") {
+        return format!(
+            "Kafka at {brokers} can't be reached: the machine there is reached, but no broker listens at that port (Connection refused); \
+             start Kafka, or correct kafka.brokers"
+        );
+    }
+    format!("Kafka at {brokers} can't be reached: {reason}; check that it runs and can be reached from here")
 }
 
 fn wrong_with(topic: &TopicDescription) -> Option<Finding> {
@@ -290,5 +306,40 @@ fn names_of(sources: &[TopicPartition]) -> String {
     match sources.len().saturating_sub(NAMED) {
         0 => names,
         more => format!("{names} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+    use crate::config::{Kafka, MemberName, OnUnreadable, StartPolicy};
+
+    /// Brokers that answer everything but questions about groups, which the mock doesn't know.
+    #[test]
+    fn after_three_looks_without_an_answer_of_the_coordinator_new_connections_are_made() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("camera", 1, 1).unwrap();
+        let config = Kafka {
+            brokers: cluster.bootstrap_servers(),
+            topics: vec!["camera".into()],
+            group: "g".into(),
+            member: MemberName::Nameless,
+            start: StartPolicy::Earliest,
+            on_unreadable: OnUnreadable::Wait,
+            properties: BTreeMap::new(),
+            property_files: BTreeMap::new(),
+        };
+        let mut observer = Observer::new(&config, Arc::new(ClientFiles::new(&config))).unwrap();
+        let mut client = observer.consumer.client().native_ptr();
+        for (look, renewed) in [(1, false), (2, false), (3, true), (4, false)] {
+            let seen = observer.look(&[]);
+            assert!(seen.findings.iter().any(|finding| finding.code == COORDINATOR), "{seen:?}");
+            assert_eq!(seen.group, None);
+            let after = observer.consumer.client().native_ptr();
+            assert_eq!(after != client, renewed, "look {look}");
+            client = after;
+        }
     }
 }

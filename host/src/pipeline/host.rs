@@ -34,7 +34,7 @@ use crate::record::entry_name::{Naming, Template};
 use crate::recovery::Recovery;
 use crate::rollout::Control;
 use crate::sink::Sink;
-use crate::source::{Beginning, GroupHandler, PartitionReader};
+use crate::source::{Beginning, GroupHandler, PartitionReader, is_newer_protocol};
 
 /// How long the host waits at its end for calls to plugins that are running.
 const LAST_CALLS: Duration = Duration::from_secs(3);
@@ -69,6 +69,8 @@ pub(super) struct Host {
     pub stop_time: StopTime,
     pub workers: Workers,
     assignments: Mutex<HashMap<TopicPartition, Owned>>,
+    /// Since when the group is to give out its partitions; `None`: it has.
+    pub awaits_group: Mutex<Option<Instant>>,
     /// Partitions that aren't read yet, and why.
     pub waiting: Mutex<HashMap<TopicPartition, String>>,
     /// Partitions with a batch that can't be read: its offset, and why.
@@ -130,6 +132,8 @@ impl Host {
             ended: AtomicBool::new(false),
             stop_time: StopTime::new(config.limits.shutdown),
             assignments: Mutex::default(),
+            // With the newer protocol nobody tells a host that it gets none.
+            awaits_group: Mutex::new((!is_newer_protocol(&config.kafka)).then(Instant::now)),
             waiting: Mutex::default(),
             unreadable: Mutex::default(),
             skipped: Mutex::default(),
@@ -208,6 +212,11 @@ impl Host {
 }
 
 impl GroupHandler for Host {
+    fn given_out(&self, done: bool) {
+        let waits = !done && !is_newer_protocol(&self.config.kafka);
+        *lock(&self.awaits_group) = waits.then(Instant::now);
+    }
+
     fn waiting(&self, source: &TopicPartition, reason: &str) {
         lock(&self.waiting).insert(source.clone(), reason.to_owned());
     }

@@ -6,14 +6,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use super::host::Host;
 use super::lock;
 use crate::chain::Chain;
 use crate::config::threads;
 use crate::dead_letters::replay::{
-    Fate, HostReplay, NotAsked, ReplayListener, ReplaySummary, ReplayedLetter, Settling, beside_live, trial,
+    Fate, HostReplay, NotAsked, ReplayListener, ReplaySummary, ReplayedLetter, Settling, beside_live, count, trial,
 };
 use crate::health::report::ReplayProgress;
 use crate::record::TopicPartition;
@@ -36,7 +36,19 @@ impl Drop for Ending {
 
 impl Replaying {
     pub fn progress(&self) -> Option<ReplayProgress> {
-        lock(&self.0).clone()
+        let mut progress = lock(&self.0).clone()?;
+        // More may have come since they were counted.
+        let known = progress.letters + progress.settling;
+        progress.total = progress.total.map(|total| total.max(known));
+        let remaining = progress.total.map(|total| total.saturating_sub(progress.letters));
+        progress.remaining = remaining.filter(|_| progress.running);
+        Some(progress)
+    }
+
+    fn counted(&self, letters: u64) {
+        if let Some(progress) = lock(&self.0).as_mut() {
+            progress.total = Some(letters);
+        }
     }
 
     /// Begins one. The answer says so, or why not.
@@ -120,8 +132,17 @@ fn not_asked(host: &Host) -> NotAsked {
     Arc::new(move |record| hung.of(record).map(|call| call.failure))
 }
 
+/// Says how many dead letters there are. A replay goes on without that.
+fn count_letters(host: &Host) {
+    match count(&host.config, host.sink.store(), host.sink.runtime()) {
+        Ok(letters) => host.replay.counted(letters),
+        Err(error) => debug!(%error, "the dead letters can't be counted"),
+    }
+}
+
 fn try_it(host: &Host) -> Result<(), String> {
     info!("trying what a replay would make of the dead letters");
+    count_letters(host);
     let chain = chain_of(host)?;
     let mut summary = ReplaySummary::default();
     let tell = &mut |told: &ReplayedLetter| {
@@ -152,6 +173,7 @@ impl ReplayListener for Shown<'_> {
 
 fn write_now(host: &Arc<Host>) -> Result<(), String> {
     info!("replaying the dead letters of the partitions that this host has");
+    count_letters(host);
     let chain = chain_of(host)?;
     let owner = Arc::clone(host);
     let owned = move |source: &TopicPartition| owner.assignments().get(source).map(|owned| Arc::clone(&owned.state));
@@ -165,4 +187,23 @@ fn write_now(host: &Arc<Host>) -> Result<(), String> {
     };
     let summary = beside_live(replay, &mut Shown { host, summary: ReplaySummary::default() });
     summary.map(drop).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_says_how_many_letters_remain() {
+        let running = ReplayProgress { running: true, letters: 30, settling: 64, ..ReplayProgress::default() };
+        let replaying = Replaying(Mutex::new(Some(running)));
+        let told = || replaying.progress().map(|progress| (progress.total, progress.remaining));
+        assert_eq!(told(), Some((None, None)), "they aren't counted yet");
+        replaying.counted(960);
+        assert_eq!(told(), Some((Some(960), Some(930))), "those that wait to be removed remain");
+        replaying.counted(50);
+        assert_eq!(told(), Some((Some(94), Some(64))), "more came while they were counted");
+        replaying.ended(Ok(()));
+        assert_eq!(told(), Some((Some(50), None)));
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use tracing::info;
 
@@ -14,6 +14,7 @@ use crate::config::{PluginSource, in_full};
 use crate::flow::PartitionState;
 use crate::health::build;
 use crate::health::history::HistoryShown;
+use crate::health::lag::BEHIND;
 use crate::health::problems::HealthProblem;
 use crate::health::progress::{Look, PartitionView, Supervised};
 use crate::health::rates::Totals;
@@ -24,12 +25,14 @@ use crate::health::watchdog::Standing;
 use crate::kafka::observer::Finding;
 use crate::record::TopicPartition;
 use crate::recovery::Partitions;
+use crate::rollout::SwapReport;
 use crate::sink::DeadLetterNote;
+use crate::source::session;
 
 /// A polling thread that hasn't moved for this long won't: Kafka gives its partitions away after five minutes, too.
 const DEAD_AFTER: Duration = Duration::from_secs(300);
-/// A host that is less far behind keeps up.
-const BEHIND: Duration = Duration::from_secs(10);
+/// The code of the problem that somebody has paused something.
+const PAUSED: &str = "paused";
 /// How many partitions that wait are named.
 const NAMED: usize = 3;
 
@@ -52,8 +55,24 @@ impl Supervised for Host {
         self.pauses.is_paused(&source.topic)
     }
 
-    fn remember(&self, standings: &[Standing], totals: Totals) {
-        lock(&self.history).look(standings, totals);
+    fn is_explained(&self, source: &TopicPartition) -> bool {
+        lock(&self.unreadable).contains_key(source) || lock(&self.waiting).contains_key(source)
+    }
+
+    fn awaits_group(&self) -> Option<Instant> {
+        *lock(&self.awaits_group)
+    }
+
+    fn session(&self) -> Duration {
+        session(&self.config.kafka)
+    }
+
+    fn behind(&self, look: &Look) -> Option<String> {
+        self.why_behind(look, self.budget.used())
+    }
+
+    fn remember(&self, standings: &[Standing], totals: Totals, is_known: bool) {
+        lock(&self.history).look(standings, totals, is_known);
     }
 
     fn in_flight(&self) -> (usize, usize) {
@@ -79,19 +98,18 @@ impl Supervised for Host {
             );
             findings.push(finding("kafka.name-taken", message));
         }
-        let paused = self.pauses.now();
-        if !paused.is_nothing() {
-            let topics: Vec<&str> = paused.topics.iter().map(String::as_str).collect();
-            let what = if paused.all { "all topics".to_owned() } else { format!("topic {}", topics.join(", ")) };
-            let message = format!(
-                "{what} paused because somebody asked for it: nothing is read until `reduct-sink resume`, and records wait in \
-                 Kafka as long as its retention keeps them"
-            );
-            findings.push(finding("paused", message));
-        }
+        findings.extend(self.paused().map(|message| finding(PAUSED, message)));
         let spans = self.traces.get().and_then(|traces| traces.problem());
         findings.extend(spans.map(|message| finding("traces", message)));
         findings.extend(self.control.next_start.reasons().into_iter().map(|reason| finding("next-start", reason)));
+        findings.extend(self.chain.versions().into_iter().filter(|version| version.breaker_open).map(|version| {
+            let message = format!(
+                "plugin {}: its circuit breaker is open, because it failed too often in a row; the page and `reduct-sink status` say on what; \
+                 correct the plugin or its configuration",
+                version.name
+            );
+            finding("plugin", message)
+        }));
         findings.extend(self.workers.hung().into_iter().map(|what| {
             let message = format!("{what}; its thread was replaced; restart the host to free what it holds");
             finding("plugin.hung", message)
@@ -162,9 +180,13 @@ impl Reporter for Host {
     fn report(&self) -> HostReport {
         let counters = self.sink.counters();
         let (in_flight_records, in_flight_bytes) = self.budget.used();
-        let look = lock(&self.look).clone();
-        let done = look.last_minute;
-        let behind = self.behind(&look, (in_flight_records, in_flight_bytes));
+        let mut look = lock(&self.look).clone();
+        // What somebody has just asked for is shown at once.
+        look.problems.retain(|problem| problem.code != PAUSED || !self.pauses.now().is_nothing());
+        let is_told = look.problems.iter().any(|problem| problem.code == PAUSED);
+        look.problems.extend(self.paused().filter(|_| !is_told).map(|text| HealthProblem::new(PAUSED, text)));
+        let (done, swaps) = (look.last_minute, self.control.swaps.last());
+        let behind = self.why_behind(&look, (in_flight_records, in_flight_bytes));
         HostReport {
             pipeline: self.config.pipeline.as_ref().map(ToString::to_string),
             pipeline_failures: 0,
@@ -200,9 +222,11 @@ impl Reporter for Host {
             records_per_s_now: lock(&self.history).records_per_s(),
             bytes_per_s: done.per_second(done.totals.bytes),
             behind,
+            lag: report::LagReport::of(look.lag),
+            waits_for_group: look.waits_for_group,
             partitions: look.partitions.iter().map(partition).collect(),
-            plugins: self.chain.versions().into_iter().map(|version| plugin(version, &self.chain)).collect(),
-            swaps: self.control.swaps.last(),
+            plugins: self.chain.versions().into_iter().map(|version| plugin(version, &self.chain, &swaps)).collect(),
+            swaps,
         }
     }
 
@@ -257,9 +281,23 @@ impl Host {
         (quiet > DEAD_AFTER).then(text)
     }
 
+    /// What somebody has paused, in words.
+    fn paused(&self) -> Option<String> {
+        let paused = self.pauses.now();
+        if paused.is_nothing() {
+            return None;
+        }
+        let topics: Vec<&str> = paused.topics.iter().map(String::as_str).collect();
+        let what = if paused.all { "all topics".to_owned() } else { format!("topic {}", topics.join(", ")) };
+        Some(format!(
+            "{what} paused because somebody asked for it: nothing is read until `reduct-sink resume`, and records wait in Kafka as \
+             long as its retention keeps them"
+        ))
+    }
+
     /// Where records wait for long, says which part they wait for.
-    fn behind(&self, look: &Look, (records, bytes): (usize, usize)) -> Option<String> {
-        let worst = look.partitions.iter().filter_map(|seen| seen.behind).max().filter(|worst| *worst > BEHIND)?;
+    fn why_behind(&self, look: &Look, (records, bytes): (usize, usize)) -> Option<String> {
+        let worst = look.lag.now.map(|lag| lag.behind).filter(|worst| *worst > BEHIND)?;
         let limits = &self.config.limits;
         // One partition that waits for the store gets half of the budget at most.
         let is_much = |used: usize, most: usize| used >= most / 4;
@@ -314,14 +352,16 @@ fn partition(seen: &PartitionView) -> report::PartitionReport {
         end: standing.end,
         lag: standing.lag(),
         lag_s: seen.behind.map(|behind| behind.as_secs_f64()),
+        last_known: seen.last_known.filter(|_| standing.end.is_none()).map(report::LastKnownLag::of),
         in_flight: standing.in_flight,
         stuck: seen.stuck,
     }
 }
 
-fn plugin(version: PluginVersion, chain: &SharedChain) -> report::PluginReport {
+fn plugin(version: PluginVersion, chain: &SharedChain, swaps: &[SwapReport]) -> report::PluginReport {
     let totals = chain.totals(&version.name);
     report::PluginReport {
+        can: report::PluginActions::of(&version.name, swaps),
         name: version.name.to_string(),
         digest: version.digest.to_string(),
         config: version.config.map(|config| config.to_string()),

@@ -116,12 +116,14 @@ pub(crate) enum Trouble {
     NotAsked(Duration),
     /// A trap or an exceeded limit. The instance is of no more use.
     Broken(String),
+    /// The same where the time limit was exceeded, with how long the call took.
+    TimedOut(String, Duration),
 }
 
 impl Trouble {
     pub fn text(&self) -> &str {
         match self {
-            Self::Failed(reason) | Self::Retry(reason) | Self::Broken(reason) => reason,
+            Self::Failed(reason) | Self::Retry(reason) | Self::Broken(reason) | Self::TimedOut(reason, _) => reason,
             Self::NotAsked(_) => "its circuit breaker is open",
         }
     }
@@ -180,7 +182,11 @@ impl Instance {
         // The host functions find the record in the state, so it is lent to the state meanwhile.
         std::mem::swap(&mut self.store.data_mut().outputs, outputs);
         let answer = self.ask_each(record, verdicts);
-        self.store.data().write_printout();
+        match &answer {
+            Ok(()) | Err(Trouble::Retry(_) | Trouble::NotAsked(_)) => self.store.data().write_printout(),
+            // The failure's own line has it as its cause.
+            Err(_) => self.store.data().write_printout_of_failure(),
+        }
         std::mem::swap(&mut self.store.data_mut().outputs, outputs);
         answer
     }
@@ -213,13 +219,20 @@ impl Instance {
             let message = record.message(output);
             self.calls += 1;
             self.store.set_epoch_deadline(ticks);
-            let deadline = Instant::now() + timeout;
+            let began = Instant::now();
+            let deadline = began + timeout;
             self.store.data_mut().deadline = deadline;
             let verdict = match self.transform.transform(&self.code, &mut self.store, message, deadline) {
                 Ok(Ok(verdict)) => verdict,
                 Ok(Err(Failure::Reject(text))) => return Err(Trouble::Failed(one_line(&text, REASON_BYTES))),
                 Ok(Err(Failure::Retry(text))) => return Err(Trouble::Retry(one_line(&text, REASON_BYTES))),
-                Err(error) => return Err(Trouble::Broken(reason(&error, &self.store, &self.code.lines, timeout))),
+                Err(error) => {
+                    let reason = reason(&error, &self.store, &self.code.lines, timeout);
+                    return Err(match is_timeout(&error) {
+                        true => Trouble::TimedOut(reason, began.elapsed()),
+                        false => Trouble::Broken(reason),
+                    });
+                }
             };
             let Some(output) = self.store.data().present() else { break };
             let size = check(&verdict, &limits, &self.code.entries, output).map_err(|violation| match violation {

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: a plugin writes at most as many lines a second to the host's log as its limits say, each of at most
 //! [`LINE_BYTES`] bytes, whatever it does; lines that are left out are counted and reported. A line is one line: control
-//! characters are escaped. What a plugin printed before it failed is part of the failure's reason.
+//! characters are escaped. What a plugin printed before it failed is part of the failure's reason; as lines of its own it is
+//! written a few times a minute for each kind of line, and the rest is counted, see [`FailingLines`].
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -15,6 +16,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::digest::Digest;
+use super::failing_lines::FailingLines;
 use crate::record::InputRecord;
 use crate::record::text::one_line;
 
@@ -35,6 +37,7 @@ pub(super) struct PluginLog {
     version: String,
     lines_per_second: u32,
     window: Mutex<Window>,
+    failing: Mutex<FailingLines>,
     /// The kinds of [`Denied`] that were reported, a bit each.
     reported: AtomicU8,
     /// What [`Self::warn_once`] said.
@@ -72,6 +75,7 @@ impl PluginLog {
             version: digest.short(),
             lines_per_second,
             window: Mutex::new(window),
+            failing: Mutex::new(FailingLines::new(Instant::now())),
             reported: AtomicU8::new(0),
             said: Mutex::default(),
         }
@@ -85,6 +89,15 @@ impl PluginLog {
         self.report_left_out(left_out);
         if granted {
             self.write(level, &one_line(text, LINE_BYTES), record);
+        }
+    }
+
+    /// Writes a line of a call that failed, unless enough like it were written within the minute.
+    pub fn line_of_failure(&self, level: Level, text: &str, record: Option<&InputRecord>) {
+        let (granted, left_out) = self.failing().take(Instant::now(), text);
+        self.report_failing(left_out);
+        if granted {
+            self.line(level, text, record);
         }
     }
 
@@ -161,6 +174,23 @@ impl PluginLog {
     pub fn report_rest(&self) {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         self.report_left_out(std::mem::take(&mut window.left_out));
+        drop(window);
+        let left_out = self.failing().left_out();
+        self.report_failing(left_out);
+    }
+
+    fn failing(&self) -> MutexGuard<'_, FailingLines> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn report_failing(&self, left_out: Vec<(u64, String)>) {
+        for (lines, last) in left_out {
+            let (plugin, version, last) = (&self.plugin, &self.version, one_line(&last, CAUSE_LINE_BYTES));
+            tracing::warn!(
+                target: "plugin", %plugin, version, lines,
+                "{lines} more lines like this within the last minute, from calls that failed: {last}"
+            );
+        }
     }
 
     fn report_left_out(&self, lines: u64) {
@@ -275,6 +305,14 @@ impl Printout {
         if self.dirty.load(Ordering::Relaxed) {
             let waiting = std::mem::take(&mut self.lock().waiting);
             waiting.iter().for_each(|(level, text)| self.log.line(*level, text, record));
+        }
+    }
+
+    /// Writes the lines that wait, where the call failed.
+    pub fn write_failure(&self, record: Option<&InputRecord>) {
+        if self.dirty.load(Ordering::Relaxed) {
+            let waiting = std::mem::take(&mut self.lock().waiting);
+            waiting.iter().for_each(|(level, text)| self.log.line_of_failure(*level, text, record));
         }
     }
 

@@ -20,6 +20,7 @@ mod counters;
 mod digest;
 mod engine;
 mod error;
+mod failing_lines;
 mod failure_log;
 mod host_calls;
 mod host_functions;

@@ -86,15 +86,23 @@ impl State {
         let left = self.log_lines.checked_sub(1);
         self.log_lines = left.ok_or_else(|| wasmtime::Error::msg("it logged more lines in one call than it may"))?;
         self.write_printout();
+        let record = self.present().map(|output| &*output.input);
         if matches!(level, Level::Error) {
             self.sandbox.printout.keep_as_cause(text);
+            // A panic, as a rule: the SDKs report theirs so.
+            self.sandbox.log.line_of_failure(level, text, record);
+        } else {
+            self.sandbox.log.line(level, text, record);
         }
-        self.sandbox.log.line(level, text, self.present().map(|output| &*output.input));
         Ok(())
     }
 
     /// Writes what the plugin printed during the present call to the log, with the record that the call is about.
     pub fn write_printout(&self) {
         self.sandbox.printout.write(self.present().map(|output| &*output.input));
+    }
+    /// The same after the call has failed.
+    pub fn write_printout_of_failure(&self) {
+        self.sandbox.printout.write_failure(self.present().map(|output| &*output.input));
     }
 }

@@ -1,6 +1,6 @@
 //! What the sink did since it started, counted for the status and the metrics.
 //!
-//! Guarantees: nothing is counted twice; the classes of dead letters and of retries are few and fixed; what is remembered of
+//! Guarantees: nothing is counted twice, and a dead letter is no written record; the classes of dead letters and of retries are few and fixed; what is remembered of
 //! dead letters is bounded ([`REMEMBERED`], [`SHOWN_BYTES`] of each).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -66,6 +66,7 @@ pub struct SinkCounters {
     written_bytes: Sharded,
     found: Sharded,
     repaired: Sharded,
+    written_letters: Sharded,
     dead_letters: [AtomicU64; DeadLetterClass::ALL.len()],
     retries: Mutex<BTreeMap<&'static str, u64>>,
     remembered: Mutex<VecDeque<DeadLetterNote>>,
@@ -77,9 +78,14 @@ impl SinkCounters {
         self.written_bytes.add(bytes);
     }
 
-    /// How many records were written so far.
+    /// Dead letters that were written to the store. They were counted when they became ones.
+    pub(crate) fn written_letters(&self, letters: u64) {
+        self.written_letters.add(letters);
+    }
+
+    /// How many records and dead letters were written so far.
     pub(crate) fn written_now(&self) -> u64 {
-        self.written.sum()
+        self.written.sum() + self.written_letters.sum()
     }
 
     /// Records that were in the store already.
@@ -146,7 +152,7 @@ impl SinkCounters {
 /// [`SinkCounters`] at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CountersNow {
-    /// Records that were written.
+    /// Records that were written; dead letters aren't among them.
     pub written: u64,
     /// Their bytes.
     pub written_bytes: u64,
@@ -213,6 +219,15 @@ mod tests {
             (last.len(), last[0].number, last[0].bytes, last[0].payload.len()),
             (REMEMBERED, 60, 1000, SHOWN_BYTES)
         );
+    }
+
+    #[test]
+    fn a_dead_letter_that_was_written_is_no_written_record() {
+        let counters = SinkCounters::default();
+        counters.written(3, 30);
+        counters.written_letters(2);
+        let CountersNow { written, written_bytes, .. } = counters.snapshot();
+        assert_eq!((written, written_bytes, counters.written_now()), (3, 30, 5));
     }
 
     #[test]

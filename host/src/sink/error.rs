@@ -80,7 +80,10 @@ impl StoreError {
                 "check store.token or store.token_file: it needs read and write access to the bucket"
             }
             Self::ReadOnly(_) => "set store.url to the server that takes writes",
-            Self::Full(_) => "free space on the store's disk, or raise the bucket's quota",
+            Self::Full(reason) if reason.to_ascii_lowercase().contains("quota") => {
+                "raise the bucket's quota, or remove records from it"
+            }
+            Self::Full(_) => "free space on the disk that has ReductStore's data",
             Self::Unsupported(_) => "check store.url, and update ReductStore",
             Self::Failed(_) => "see the store's log",
             Self::Unavailable(_) => "check store.url, that ReductStore runs, and that it can be reached from here",
@@ -168,6 +171,14 @@ mod tests {
         assert!(matches!(of(Code::InternalServerError, "File name too long"), StoreError::Failed(_)));
         assert!(matches!(of(Code::BadGateway, "Unknown"), StoreError::Unavailable(_)));
         assert_eq!(of(Code::ConnectionError, "x").to_string(), "x (no connection)");
+    }
+
+    #[test]
+    fn a_full_disk_and_a_full_quota_have_remedies_of_their_own() {
+        let remedy = |code, text: &str| classify(&ReductError::new(code, text)).remedy();
+        assert!(remedy(ErrorCode::BadRequest, "Quota of 'b' exceeded").starts_with("raise the bucket's quota"));
+        let full_disk = remedy(ErrorCode::InsufficientStorage, "Not enough space on the disk");
+        assert!(full_disk.contains("disk") && !full_disk.contains("quota"), "{full_disk}");
     }
 
     /// Each of these goes on for as long as its cause does; with the gate closed no partition would commit anything.

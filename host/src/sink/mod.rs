@@ -339,7 +339,10 @@ impl Sink {
 impl Shared {
     fn submit(&self, item: Item) {
         if self.discard {
-            self.counters.written(1, item.record.payload().len() as u64);
+            match &item.record.rejection {
+                Some(_) => self.counters.written_letters(1),
+                None => self.counters.written(1, item.record.payload().len() as u64),
+            }
             item.ack.acknowledge();
             return;
         }

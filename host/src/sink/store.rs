@@ -250,10 +250,20 @@ impl Store {
 
     /// The newest timestamp of each entry in the bucket.
     pub async fn newest(&self) -> Result<HashMap<String, u64>, StoreError> {
+        Ok(self.held().await?.into_iter().map(|(entry, newest, _)| (entry, newest)).collect())
+    }
+
+    /// How many records each entry in the bucket has, unfinished ones included.
+    pub async fn record_counts(&self) -> Result<HashMap<String, u64>, StoreError> {
+        Ok(self.held().await?.into_iter().map(|(entry, _, records)| (entry, records)).collect())
+    }
+
+    /// The entries that have records: their names, newest timestamps, and how many records they have.
+    async fn held(&self) -> Result<Vec<(String, u64, u64)>, StoreError> {
         self.with_bucket(0, |bucket| async move {
             let entries = bucket.entries().await?;
             let held = entries.into_iter().filter(|entry| entry.record_count > 0);
-            Ok(held.map(|entry| (entry.name, entry.latest_record)).collect())
+            Ok(held.map(|entry| (entry.name, entry.latest_record, entry.record_count)).collect())
         })
         .await
     }

@@ -164,10 +164,11 @@ impl ConsumerContext for GroupContext {
         let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         let done = if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             info!(partitions = ?names, "assigned");
-            if !self.has_left.load(Ordering::SeqCst)
-                && let Err(reason) = self.take(&partitions, list)
-            {
-                self.handler.failed(reason);
+            if !self.has_left.load(Ordering::SeqCst) {
+                if let Err(reason) = self.take(&partitions, list) {
+                    self.handler.failed(reason);
+                }
+                self.handler.given_out(true);
             }
             if cooperative { consumer.incremental_assign(list) } else { consumer.assign(list) }
         } else {
@@ -175,6 +176,10 @@ impl ConsumerContext for GroupContext {
             info!(partitions = ?names, lost, "revoked");
             if !self.has_left.load(Ordering::SeqCst) {
                 self.give_up(consumer, &partitions, lost);
+                // With the cooperative protocol the host keeps the other ones.
+                if lost || !cooperative {
+                    self.handler.given_out(false);
+                }
             }
             if cooperative { consumer.incremental_unassign(list) } else { consumer.unassign() }
         };

@@ -121,12 +121,13 @@ pub(super) fn say_farewell(consumer: &BaseConsumer<GroupContext>) {
 }
 
 /// How long the group waits for a member that says nothing.
-pub(super) fn session(config: &config::Kafka) -> Duration {
+pub fn session(config: &config::Kafka) -> Duration {
     let set = config.properties.get(SESSION_TIMEOUT).and_then(|millis| millis.parse().ok());
     set.map_or(DEFAULT_SESSION, Duration::from_millis)
 }
 
-fn is_newer_protocol(config: &config::Kafka) -> bool {
+/// Whether the group uses Kafka's newer protocol, with which the broker decides who gets what, at its own pace.
+pub fn is_newer_protocol(config: &config::Kafka) -> bool {
     config.properties.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"))
 }
 

@@ -41,7 +41,7 @@ use self::begin::SEEK_TIMEOUT;
 use self::commit_queue::CommitQueue;
 use self::group::{AssignedPartition, GroupContext, partitions};
 pub use self::handler::{Beginning, GroupHandler, SourceEnd, SourceError};
-pub use self::member::Member;
+pub use self::member::{Member, is_newer_protocol, session};
 pub use self::partition_reader::{PartitionReader, Polled};
 use self::questions::Questions;
 use self::unreadable::Skipping;

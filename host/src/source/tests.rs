@@ -30,6 +30,7 @@ struct Acknowledged {
 }
 
 impl GroupHandler for Acknowledged {
+    fn given_out(&self, _: bool) {}
     fn waiting(&self, source: &TopicPartition, reason: &str) {
         self.waiting.lock().unwrap().insert(source.clone(), reason.to_owned());
     }

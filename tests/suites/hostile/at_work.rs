@@ -103,7 +103,7 @@ fn nuisances() -> Vec<Misdeed> {
         misdeed("memory-taken-quietly", Written, "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) (call $keep)"),
         misdeed("table-taken-quietly", Written, "(loop $more (br_if $more (i32.ne (i32.const -1) (table.grow $t (ref.null func) (i32.const 100000))))) (call $keep)")
             .with("(table $t 1 funcref)"),
-        misdeed("log-flood", Written, format!("{} (call $keep)", times(5000, r#"(call $host-log (i32.const 0) $"flooding")"#))),
+        misdeed("log-flood", Written, format!("{} (call $keep)", times(5000, r#"(call $host-log (i32.const 2) $"flooding")"#))),
         misdeed("log-escapes", Written, "(call $host-log (i32.const 1) $\"\x1b[2Jfirst\r\nforged line\") (call $keep)"),
         misdeed("log-of-100-kb", Written, "(call $host-log (i32.const 1) (i32.const 100000) (i32.const 100000)) (call $keep)"),
         misdeed("label-lines", Written, "(call $label $\"l\" $\"a\r\nb, c ä\") (call $change)"),

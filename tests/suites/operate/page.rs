@@ -23,7 +23,7 @@ fn a_person_finds_everything_on_the_page() -> Result<()> {
         &topic,
         (0..400).map(|n| {
             let message = Message::new(payload(n, 300)).partition((n % 2) as i32);
-            if n % 100 == 7 { Message::new(markup).partition(0).header("camera", "x") } else { message }
+            if n % 20 == 7 { Message::new(markup).partition(0).header("camera", "x") } else { message }
         }),
     )?;
     sink.wait_caught_up(&kafka, config.group(), &[&topic], BOUND)?;

@@ -110,7 +110,7 @@ async fn attachments_come_before_the_first_record_and_again_after_a_removal() ->
     sink.wait_caught_up(&bed.kafka.client(), config.group(), &[&topic, &other], BOUND)?;
     ensure!(sink.log()?.contains("entries get what it held before"), "{}", sink.log()?);
     std::fs::write(&ros, r#"{"encoding": "cdr", "topic": "/left"}"#)?;
-    sink.wait_log("solved: attachments.file", SOON)?;
+    sink.wait_log("solved: attachments, after", SOON)?;
     let written = sink.log()?.matches("attachments written").count();
     sink.stop_cleanly()?;
 

@@ -107,6 +107,13 @@ pub fn replay_beside_live(replay: &mut BesideLive<'_>) -> Result<(), ReplayError
     replay.settle(remove)
 }
 
+/// How many records the entries of dead letters have.
+pub fn count(config: &Config, store: &Store, tokio: &Handle) -> Result<u64, ReplayError> {
+    let glob = glob(None, config).map_err(|error| ReplayError::Failed(format!("the pattern of entries: {error}")))?;
+    let counts = tokio.block_on(store.record_counts()).map_err(|error| wrong(config, error))?;
+    Ok(counts.into_iter().filter(|(entry, _)| glob.is_match(entry)).map(|(_, count)| count).sum())
+}
+
 /// The entries that are meant: those of the pattern, or all that the configured template can name.
 fn glob(pattern: Option<&str>, config: &Config) -> Result<Regex, String> {
     let pattern = match pattern {

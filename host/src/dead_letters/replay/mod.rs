@@ -247,6 +247,15 @@ pub fn replay(
     summary
 }
 
+/// How many dead letters there are now, for somebody who wants to know how far a replay is. Letters in a topic are counted by their
+/// offsets, so that there may be fewer.
+pub fn count(config: &Config, store: &Store, runtime: &tokio::runtime::Handle) -> Result<u64, ReplayError> {
+    match &config.dead_letters.topic {
+        Some(topic) => topic::count(config, topic),
+        None => entries::count(config, store, runtime),
+    }
+}
+
 /// Tells what a replay would make of the dead letters now, for a host that runs: nothing is written, removed or marked.
 /// `chain` is for it alone, see [`Chain::for_replay`]; `stop` ends it;
 /// the plugins aren't asked for the records of `not_asked`.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::beside_live::BesideLive;
 use super::{FoundLetter, LetterPlace, Replay, ReplayError};
+use crate::config::Config;
 use crate::dead_letters::format;
 use crate::dead_letters::topic::reader::{Letters, Read};
 use crate::flow::PartitionState;
@@ -32,6 +33,11 @@ pub fn replay(replay: &mut Replay<'_>, topic: &str) -> Result<(), ReplayError> {
             .page(found, |done| Ok(letters.done(partition, done.into_iter().filter_map(offset_of).chain(others))?))?;
     }
     Ok(())
+}
+
+/// How many letters the topic has at most that aren't done with.
+pub fn count(config: &Config, topic: &str) -> Result<u64, ReplayError> {
+    Ok(Letters::open(&config.kafka, topic)?.left())
 }
 
 /// Letters that are written together beside live records.

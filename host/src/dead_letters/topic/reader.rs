@@ -51,6 +51,11 @@ impl Letters {
         Ok(letters)
     }
 
+    /// How many letters are left at most: offsets without a letter, such as those of transactions, count as well.
+    pub fn left(&self) -> u64 {
+        self.partitions.iter().map(|partition| partition.end.saturating_sub(partition.next)).sum()
+    }
+
     /// The next letters that aren't done with, all of one partition, as many as fit into both bounds, and at least one;
     /// `None`: there are no more.
     pub fn page(&mut self, most: usize, most_bytes: usize) -> Result<Option<Read>, KafkaCheckError> {

@@ -387,12 +387,14 @@ impl Writer {
     /// The record is in the store.
     fn acknowledge(&mut self, pending: PendingWrite, already_present: bool) {
         let time_us = pending.time_us.unwrap_or(pending.prepared.base_us);
+        let is_dead_letter = pending.prepared.is_dead_letter();
         let Prepared { identity, payload, ack, .. } = pending.prepared;
-        if already_present {
-            self.shared.counters.found(1);
-        } else {
-            self.written += 1;
-            self.shared.counters.written(1, payload.len() as u64);
+        self.written += u64::from(!already_present);
+        match (is_dead_letter, already_present) {
+            (true, true) => {}
+            (true, false) => self.shared.counters.written_letters(1),
+            (false, true) => self.shared.counters.found(1),
+            (false, false) => self.shared.counters.written(1, payload.len() as u64),
         }
         if ack.partition().is_replay() {
             // Its dead letter stays until the store was asked once more for this output, so that no re-read has to look after it.
