@@ -163,7 +163,7 @@ def main(address, token, folder, plugin_file, first, second):
         check("a wrong token is told to be refused", browser.wait("document.getElementById('may').textContent.includes('refused') && document.getElementById('answer').textContent.includes('refused')"), text("may"))
         time.sleep(3)
         check("and this stays", "refused" in text("may") and not visible("pause"), text("may"))
-        browser.js("document.getElementById('token').select()")
+        browser.js("document.getElementById('token').focus(), document.getElementById('token').select(), true")
         browser.ask("Input.insertText", text=token)
         browser.key("Enter", 13)
         check("with the token one may act", browser.wait("document.getElementById('may').textContent === 'You may act.'"), text("may"))

@@ -60,6 +60,8 @@ pub trait Supervised: Send + Sync + 'static {
 /// The last look at the host.
 #[derive(Debug, Default, Clone)]
 pub struct Look {
+    /// When it was; `None`: there was none yet.
+    pub at: Option<Instant>,
     /// Each assigned partition, sorted.
     pub partitions: Vec<PartitionView>,
     /// What is wrong.
@@ -153,11 +155,15 @@ impl Supervisor {
         findings.extend(host.findings());
         let has_cause = findings.iter().any(|finding| stops_everything(finding.code));
         let waits_since = host.awaits_group();
-        let is_known = asks_kafka && !has_kafka_gone(&findings) && waits_since.is_none();
-        let waits_for_group = waits_since.filter(|_| !has_kafka_gone(&findings)).map(|since| {
+        let has_kafka_gone = has_kafka_gone(&findings);
+        if has_kafka_gone {
+            findings.retain(|finding| !["kafka.commit-refused", "kafka.waiting"].contains(&finding.code));
+        }
+        let is_known = asks_kafka && !has_kafka_gone && waits_since.is_none();
+        let waits_for_group = waits_since.filter(|_| !has_kafka_gone).map(|since| {
             let waits = now.duration_since(since);
             let text = waits_for_group(waits, host.session(), seen.group);
-            if waits >= GIVEN_WITHIN && !has_cause {
+            if waits >= GIVEN_WITHIN {
                 findings.push(Finding { code: "kafka.assignment", message: text.clone() });
             }
             text
@@ -202,7 +208,7 @@ impl Supervisor {
                 standing,
             })
             .collect();
-        let look = Look { partitions, problems, last_minute: done, lag, waits_for_group };
+        let look = Look { at: Some(now), partitions, problems, last_minute: done, lag, waits_for_group };
         self.say_of_lag(host, &look, has_cause);
         self.say(now, host, &look);
         look
@@ -389,7 +395,8 @@ mod tests {
         );
         assert!(rebalancing.contains("its 2 members"), "{rebalancing}");
         // While Kafka is away that is the problem.
-        *host.findings.lock().unwrap() = vec![Finding { code: "kafka.unreachable", message: String::new() }];
+        let finding = |code| Finding { code, message: String::new() };
+        *host.findings.lock().unwrap() = vec![finding("kafka.unreachable"), finding("kafka.commit-refused")];
         let look = supervisor.look(&host, None);
         assert_eq!((look.problems.len(), look.problems[0].code, look.waits_for_group), (1, "kafka.unreachable", None));
         assert_eq!(look.lag, TotalLag::default());

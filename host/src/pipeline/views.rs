@@ -88,7 +88,10 @@ impl Supervised for Host {
             let message = "the group hasn't confirmed the membership since this process was stopped or suspended";
             findings.push(finding("membership", message.into()));
         }
-        if let Some(reason) = &*lock(&self.commits_refused) {
+        // A host that has lost its partitions commits nothing.
+        if let Some(reason) = &*lock(&self.commits_refused)
+            && !self.assignments().is_empty()
+        {
             findings.push(finding("kafka.commit-refused", format!("the group doesn't take the commits: {reason}")));
         }
         if let Some(name) = &*lock(&self.lost_name) {
@@ -183,6 +186,9 @@ impl Reporter for Host {
         let mut look = lock(&self.look).clone();
         // What somebody has just asked for is shown at once.
         look.problems.retain(|problem| problem.code != PAUSED || !self.pauses.now().is_nothing());
+        // A look takes a while where Kafka is away.
+        let age_s = look.at.map_or(0, |at| at.elapsed().as_secs());
+        look.problems.iter_mut().for_each(|problem| problem.for_s += age_s);
         let is_told = look.problems.iter().any(|problem| problem.code == PAUSED);
         look.problems.extend(self.paused().filter(|_| !is_told).map(|text| HealthProblem::new(PAUSED, text)));
         let (done, swaps) = (look.last_minute, self.control.swaps.last());

@@ -109,7 +109,12 @@ const NO_TEXT: &str = "Unknown";
 pub(super) fn classify(error: &ReductError) -> StoreError {
     use ErrorCode as Code;
     let message = error.message.as_str();
-    let text = format!("{message} ({})", code(error.status));
+    let text = match (error.status, origin_in(message)) {
+        (Code::ConnectionError, Some(origin)) => {
+            format!("no connection to {origin}: it is refused there, or nothing answers")
+        }
+        _ => format!("{message} ({})", code(error.status)),
+    };
     let not_the_stores = || format!("the answer is {}, and not ReductStore's", code(error.status));
     match error.status {
         // A bucket or an entry that is being deleted answers 409 too.
@@ -139,6 +144,13 @@ pub(super) fn classify(error: &ReductError) -> StoreError {
         // connection, a timeout, a keep-alive connection that was closed.
         _ => StoreError::Unavailable(text),
     }
+}
+
+/// The server in the client's message about a connection that failed, which names the whole address of the request and no cause.
+fn origin_in(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("error sending request for url (")?;
+    let url = url::Url::parse(rest.split(')').next()?).ok()?;
+    Some(url.origin().ascii_serialization())
 }
 
 fn code(status: ErrorCode) -> String {
@@ -171,6 +183,9 @@ mod tests {
         assert!(matches!(of(Code::InternalServerError, "File name too long"), StoreError::Failed(_)));
         assert!(matches!(of(Code::BadGateway, "Unknown"), StoreError::Unavailable(_)));
         assert_eq!(of(Code::ConnectionError, "x").to_string(), "x (no connection)");
+        let refused =
+            of(Code::ConnectionError, "error sending request for url (http://store:8383/api/v1/b/kafka/camera/0/q)");
+        assert_eq!(refused.to_string(), "no connection to http://store:8383: it is refused there, or nothing answers");
     }
 
     #[test]
