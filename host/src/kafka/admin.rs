@@ -65,7 +65,7 @@ pub struct GroupDescription {
     pub error: Option<RDKafkaErrorCode>,
     /// Whether our principal may read (join and commit in) it; `None`: the brokers do not say.
     pub may_read: Option<bool>,
-    /// The group gives its partitions out anew, and waits for its members.
+    /// The group gives its partitions out again, and waits for its members.
     pub is_rebalancing: bool,
     /// How many members it has.
     pub members: usize,

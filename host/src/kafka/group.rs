@@ -29,7 +29,7 @@ pub enum GroupError {
 /// The consumer group as its coordinator sees it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GroupState {
-    /// It gives its partitions out anew, and waits for its members.
+    /// It gives its partitions out again, and waits for its members.
     pub is_rebalancing: bool,
     /// How many members it has.
     pub members: usize,
@@ -80,7 +80,10 @@ mod tests {
     }
 
     /// The answers one after the other, the last one again and again. Returns the result and how often it was asked.
-    fn asked(within: Duration, answers: &[Result<GroupDescription, AskError>]) -> (Result<GroupState, GroupError>, usize) {
+    fn asked(
+        within: Duration,
+        answers: &[Result<GroupDescription, AskError>],
+    ) -> (Result<GroupState, GroupError>, usize) {
         let mut count = 0;
         let result = ask_until_settled(within, Duration::from_millis(1), |left| {
             assert!(left <= within);

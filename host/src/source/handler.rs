@@ -27,7 +27,7 @@ pub struct Beginning {
 /// Has the partitions that the group gives to this host. The thread that runs [`super::Source::run`] calls the methods, unless a method's
 /// comment names another.
 pub trait GroupHandler: Send + Sync {
-    /// The group has given out its partitions, to this host perhaps none; or, `false`, it is about to give them out anew.
+    /// The group has given out its partitions, to this host perhaps none; or, `false`, it is about to give them out again.
     fn given_out(&self, done: bool);
     /// The partition isn't read yet, for this reason.
     fn waiting(&self, source: &TopicPartition, reason: &str);
