@@ -4,7 +4,7 @@
 //! reported in librdkafka's own words, within [`ANSWER`]; an error that the brokers give for one topic is an error of that
 //! topic, never "no partitions".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use regex::Regex;
 use thiserror::Error;
 use tracing::{info, warn};
 
-use super::admin::{self, Edge};
+use super::admin::{self, AskError, Edge};
 use super::client::{ANSWER, Reports, is_refusal, reader, told};
 use super::group::{self, GroupError};
 use super::scan::ScanReader;
@@ -254,7 +254,7 @@ fn may_read(consumer: &BaseConsumer<Reports>, config: &config::Kafka, topic: &To
         leader: leaders.get(&partition).cloned().unwrap_or_else(|| advertised(consumer)),
         reason,
     };
-    let answers = admin::offsets(consumer.client(), &sources, Edge::HighWatermark, ANSWER);
+    let answers = ends_of(consumer, &sources);
     let answers = answers.map_err(|error| unreachable(0, consumer.context().last_reason().unwrap_or(error.reason)))?;
     let mut ends = Vec::new();
     for source in sources {
@@ -281,6 +281,26 @@ fn may_read(consumer: &BaseConsumer<Reports>, config: &config::Kafka, topic: &To
         }
     }
     Ok(())
+}
+
+/// Where the partitions end, or why one can't say. Right after a topic was created, and while another broker begins to lead a
+/// partition, the brokers don't agree for a moment on who leads it: then they are asked again.
+fn ends_of(
+    consumer: &BaseConsumer<Reports>,
+    sources: &[TopicPartition],
+) -> Result<HashMap<TopicPartition, Result<u64, RDKafkaErrorCode>>, AskError> {
+    use RDKafkaErrorCode::{FencedLeaderEpoch, LeaderNotAvailable, NotLeaderForPartition, UnknownLeaderEpoch};
+    let started = Instant::now();
+    loop {
+        let answers = admin::offsets(consumer.client(), sources, Edge::HighWatermark, ANSWER)?;
+        let may_pass = |answer: &Result<u64, RDKafkaErrorCode>| {
+            matches!(answer, Err(NotLeaderForPartition | LeaderNotAvailable | FencedLeaderEpoch | UnknownLeaderEpoch))
+        };
+        if started.elapsed() >= AFTER_ERROR || !answers.values().any(may_pass) {
+            return Ok(answers);
+        }
+        std::thread::sleep(SLICE);
+    }
 }
 
 /// The addresses that the brokers name as their own.
@@ -384,6 +404,19 @@ mod tests {
             assert_eq!(sensors, [info("sensor-a", 2), info("sensor-b", 3)]);
             assert!(matches!(found[3].found, Err(TopicError::NoMatch(3))), "{:?}", found[3]);
         }
+    }
+
+    /// The brokers disagree for a moment on who leads a partition that was just created.
+    #[test]
+    fn a_leader_that_is_not_known_yet_is_asked_again() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("camera", 1, 1).unwrap();
+        let errors = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION; 2];
+        cluster.request_errors(rdkafka::types::RDKafkaApiKey::ListOffsets, &errors);
+        let consumer = reader(&kafka(&cluster.bootstrap_servers(), &["camera"], &[])).unwrap();
+        let source = TopicPartition { topic: "camera".into(), partition: 0 };
+        let ends = ends_of(&consumer, std::slice::from_ref(&source)).unwrap();
+        assert_eq!(ends.get(&source), Some(&Ok(0)));
     }
 
     #[test]
