@@ -81,7 +81,8 @@ one_suite() {
 # A suite that hangs ends itself, not the run.
 run_module() {
     local threads=2 filters=($(filters_of "$1")) arguments=() name
-    case $1 in faults | ordinary | dead_letters) threads=3 ;; languages) threads=1 ;; esac
+    # Most of the time their tests wait.
+    case $1 in faults | ordinary | operate) threads=3 ;; dead_letters) threads=5 ;; languages) threads=1 ;; esac
     if [ ${#filters[@]} -gt 0 ]; then
         arguments=("${filters[@]}")
         # A whole name means that test alone, and not those whose names begin with it.

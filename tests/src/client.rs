@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
+use std::ops::Range;
 use std::ptr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -161,12 +162,17 @@ impl KafkaClient {
 
     /// A producer for records that are produced one by one.
     pub fn producer(&self, topic: &str) -> Result<ProducerStream> {
+        self.lingering_producer(topic, Duration::from_millis(5))
+    }
+
+    /// One that waits for as long for more records before it sends a batch.
+    pub fn lingering_producer(&self, topic: &str, linger: Duration) -> Result<ProducerStream> {
         let topic: Arc<str> = topic.into();
         let acks = Acks { topic: topic.clone(), done: Mutex::default() };
         let producer = self
             .config()
             .set("enable.idempotence", "true")
-            .set("linger.ms", "5")
+            .set("linger.ms", linger.as_millis().to_string())
             .set("message.max.bytes", (32 << 20).to_string())
             .set("queue.buffering.max.kbytes", "262144")
             .set("compression.type", "none")
@@ -279,15 +285,27 @@ impl Group {
         ends.collect()
     }
 
+    /// Where each partition begins and ends now.
+    pub fn bounds(&self, topic: &str) -> Result<Vec<(u32, Range<u64>)>> {
+        let bounds = self.partitions(topic)?.into_iter().map(|partition| {
+            let (start, end) = self.consumer.fetch_watermarks(topic, partition, BOUND)?;
+            Ok((partition as u32, start as u64..end as u64))
+        });
+        bounds.collect()
+    }
+
     /// How many records the topic holds that the group hasn't committed.
     pub fn lag(&self, topic: &str) -> Result<u64> {
+        self.lag_within(topic, &self.bounds(topic)?)
+    }
+
+    /// How many of the records within these bounds the group hasn't committed.
+    pub fn lag_within(&self, topic: &str, bounds: &[(u32, Range<u64>)]) -> Result<u64> {
         let committed: BTreeMap<u32, u64> = self.committed(topic)?.into_iter().collect();
-        let lags = self.partitions(topic)?.into_iter().map(|partition| {
-            let (start, end) = self.consumer.fetch_watermarks(topic, partition, BOUND)?;
-            let from = committed.get(&(partition as u32)).copied().unwrap_or(start as u64);
-            Ok((end as u64).saturating_sub(from))
-        });
-        lags.sum()
+        let lag = |(partition, bounds): &(u32, Range<u64>)| {
+            bounds.end.saturating_sub(committed.get(partition).copied().unwrap_or(bounds.start))
+        };
+        Ok(bounds.iter().map(lag).sum())
     }
 
     /// The topic's partitions. If there are none, that is an error, because a broker that is just starting may not know

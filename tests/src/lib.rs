@@ -43,6 +43,17 @@ pub fn all() -> bool {
     long() || is_set("TESTBED_ALL")
 }
 
+/// The size of a test in the run of every suite, with `--all`, and with `--long`.
+pub fn sized<T>(least: T, short: T, full: T) -> T {
+    if long() {
+        full
+    } else if all() {
+        short
+    } else {
+        least
+    }
+}
+
 fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }

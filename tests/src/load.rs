@@ -24,7 +24,9 @@ impl Load {
         per_second: u32,
         mut make: impl FnMut(u64) -> Message + Send + 'static,
     ) -> Result<Self> {
-        let mut producer = kafka.producer(topic)?;
+        // A few records a second come in batches all the same: a request for each costs the brokers most of their time.
+        let linger = Duration::from_millis(if per_second < 5_000 { 20 } else { 5 });
+        let mut producer = kafka.lingering_producer(topic, linger)?;
         let stop = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
         let (stopped, count) = (stop.clone(), sent.clone());

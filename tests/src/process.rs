@@ -137,9 +137,11 @@ pub fn ended_by(status: ExitStatus, signal: i32) -> bool {
     status.signal() == Some(signal)
 }
 
-/// Asks `probe` until it answers; an error of the probe ends the wait.
+/// Asks `probe` until it answers; an error of the probe ends the wait. What takes long is asked less often, because most probes
+/// cost a server more than the host's own questions do.
 pub fn wait_for<T>(what: &str, bound: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let start = Instant::now();
+    const LONGEST_PAUSE: Duration = Duration::from_millis(150);
+    let (start, mut pause) = (Instant::now(), Duration::from_millis(20));
     loop {
         if let Some(answer) = probe().with_context(|| format!("waiting for {what}"))? {
             return Ok(answer);
@@ -147,7 +149,8 @@ pub fn wait_for<T>(what: &str, bound: Duration, mut probe: impl FnMut() -> Resul
         if start.elapsed() > bound {
             bail!("waited {:.1} s in vain for {what}", bound.as_secs_f64());
         }
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(pause);
+        pause = (pause * 5 / 4).min(LONGEST_PAUSE);
     }
 }
 

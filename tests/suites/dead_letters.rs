@@ -15,9 +15,10 @@ use crate::guest;
 use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::process::{self, Process, wait_for};
 use reduct_sink_testbed::sink::{binary, run_to_end};
-use reduct_sink_testbed::verify::{Expected, compare};
+use reduct_sink_testbed::verify::{DIFFER, Expected, compare};
 use reduct_sink_testbed::{
-    Bed, Kafka, Load, Message, Produced, Sink, SinkConfig, Stored, bed, figures, long, payload, read_back, unique,
+    Bed, Kafka, Load, Message, Produced, Sink, SinkConfig, Stored, bed, figures, long, payload, read_back, sized,
+    unique,
 };
 
 /// How long a step may take; a bound, not an expectation.
@@ -210,7 +211,7 @@ async fn an_interrupted_replay_writes_nothing_twice() -> Result<()> {
     let file = trial.config_file()?;
     let mut kills = 0;
     // Where a request was interrupted the next replay waits for a minute, which the last one does in full.
-    for round in 0..if long() { 60 } else { 12u64 } {
+    for round in 0..sized(4u64, 12, 60) {
         let mut command = std::process::Command::new(binary()?);
         command.args(["replay", "--config", &file, "--write"]);
         let mut replay = Process::spawn("reduct-sink replay", command, &process::new_log("replay")?)?;
@@ -345,7 +346,7 @@ async fn a_killed_host_leaves_each_letter_in_the_topic_once() -> Result<()> {
     for (n, record) in produced.iter().enumerate() {
         let source = format!("{}/{}", record.topic, record.partition);
         let copies = letters.get(&(source, record.offset, None)).map_or(0, Vec::len);
-        assert_eq!(copies, usize::from(poison(n)), "letters of record {n}");
+        assert_eq!(copies, usize::from(poison(n)), "{DIFFER}: letters of record {n}");
     }
     let good = produced.iter().enumerate().filter(|(n, _)| !poison(*n)).map(|(_, record)| record);
     compare(good, &trial.stored().await?)?.exact()?;

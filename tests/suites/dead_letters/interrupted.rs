@@ -20,17 +20,18 @@ async fn the_store_is_killed_while_hosts_replay_beside_live_records() -> Result<
     let mut dice = Dice::new(&scene.topic)?;
     let (mut one, mut two) = (Replayer::start(&scene.config)?, Replayer::start(&scene.config)?);
     let load = Load::start(&scene.kafka, &scene.topic, 100, often_poison)?;
-    wait_for("records", BOUND, || Ok((load.sent() >= if long() { 20_000 } else { 2_000 }).then_some(())))?;
+    wait_for("records", BOUND, || Ok((load.sent() >= sized(600, 2_000, 20_000)).then_some(())))?;
     scene.mend(MENDED, &mut [&mut one, &mut two])?;
-    let kills = if long() { 20 } else { 5 };
+    let kills = sized(2, 5, 20);
     for kill in 0..kills {
         one.begin()?;
         two.begin()?;
-        if kill % 5 == 4 {
+        let is_late = kill % 5 == 4 || kill + 1 == kills;
+        if is_late {
             // While letters are removed, more than a minute after the last kill.
             one.wait("letters that are removed", |status| status["replay"]["settled_in_s"] == 0)?;
         }
-        tokio::time::sleep(dice.millis(0..if kill % 5 == 4 { 1_500 } else { 6_000 })).await;
+        tokio::time::sleep(dice.millis(0..if is_late { 1_500 } else { 6_000 })).await;
         scene.store.kill9()?;
         tokio::time::sleep(dice.millis(0..3_000)).await;
         scene.store.restart()?;

@@ -13,7 +13,7 @@ use reduct_sink_testbed::process::wait_for;
 use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Sink, Store, figures};
 
-use super::{STEP, Trial, kafka, pause, size, wait_progress};
+use super::{STEP, Trial, kafka, pause, size, sized, wait_progress};
 
 /// A proxy before the store that can keep requests with records, whole, and deliver them later.
 struct Keeper {
@@ -116,7 +116,7 @@ async fn late_requests_of_a_killed_host_harm_nothing() -> Result<()> {
     let group = trial.group()?;
     let load = trial.load(1000)?;
     let mut sink = Sink::start(&trial.config)?;
-    for _ in 0..size(3, 30) {
+    for _ in 0..sized(2, 3, 30) {
         wait_progress(&mut sink, &trial, &group, trial.committed(&group)?)?;
         keeper.keep_some()?;
         sink.kill9()?;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use rdkafka::admin::{AdminOptions, NewPartitions};
 use reduct_sink_testbed::process::wait_for;
-use reduct_sink_testbed::verify::Ledger;
+use reduct_sink_testbed::verify::{DIFFER, Ledger};
 use reduct_sink_testbed::{Message, Produced, Sink, Store, figures, payload};
 
-use super::{CATCH_UP, STEP, Trial, kafka, size, wait_progress, with_each_assignor};
+use super::{CATCH_UP, STEP, Trial, kafka, size, sized, wait_progress, with_each_assignor};
 
 /// How many times each of these records is stored. The records are compared by content, because those of two topics
 /// with one name have the same offsets.
@@ -64,9 +64,9 @@ async fn created_again(assignor: &str) -> Result<()> {
     let counts = counts(&trial, &store, &produced).await?;
     let missing = counts.values().filter(|count| **count == 0).count();
     figures::add("recreated_missing", missing as f64)?;
-    ensure!(missing == 0, "{missing} of {} records are missing", counts.len());
-    ensure!(counts.values().all(|count| *count == 1), "records are there twice");
-    ensure!(counts.len() == produced.len(), "{} records instead of {}", counts.len(), produced.len());
+    ensure!(missing == 0, "{DIFFER}: {missing} of {} records are missing", counts.len());
+    ensure!(counts.values().all(|count| *count == 1), "{DIFFER}: records are there twice");
+    ensure!(counts.len() == produced.len(), "{DIFFER}: {} records instead of {}", counts.len(), produced.len());
     trial.audit_second(&store).await
 }
 
@@ -82,7 +82,7 @@ async fn a_topic_that_is_created_again_and_grows_at_once_is_read_once() -> Resul
     let mut produced = send(0, 300)?;
     let mut sink = Sink::start(&trial.config)?;
     let (admin, mut from) = (trial.kafka.admin()?, 300);
-    for round in 1..=size(3, 20) {
+    for round in 1..=sized(2, 3, 20) {
         wait_for("the commit", CATCH_UP, || {
             sink.process().expect_running()?;
             Ok(trial.committed(&group).ok().filter(|committed| *committed == from))
@@ -107,9 +107,9 @@ async fn a_topic_that_is_created_again_and_grows_at_once_is_read_once() -> Resul
     let counts = counts(&trial, &store, &produced).await?;
     let missing = counts.values().filter(|count| **count == 0).count();
     figures::add("recreated_missing", missing as f64)?;
-    ensure!(missing == 0, "{missing} of {} records are missing:\n{}", counts.len(), sink.log()?);
+    ensure!(missing == 0, "{DIFFER}: {missing} of {} records are missing:\n{}", counts.len(), sink.log()?);
     let twice = counts.values().filter(|count| **count > 1).count();
-    ensure!(twice == 0, "{twice} records are there twice:\n{}", sink.log()?);
+    ensure!(twice == 0, "{DIFFER}: {twice} records are there twice:\n{}", sink.log()?);
     trial.audit_second(&store).await
 }
 

@@ -10,6 +10,7 @@ use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use reduct_sink_testbed::process::wait_for;
+use reduct_sink_testbed::verify::DIFFER;
 use reduct_sink_testbed::{Kafka, KafkaClient, Message, Produced, Sink, Store, figures, payload, unique};
 
 use super::changed_topics::counts;
@@ -171,11 +172,11 @@ async fn a_log_that_an_unclean_election_truncated_is_read_again() -> Result<()> 
         sink.stop_cleanly()?;
         let missing = counted.values().filter(|count| **count == 0).count();
         figures::add("truncated_missing", missing as f64)?;
-        ensure!(missing == 0, "{missing} of {} records are missing:\n{}", kept.len(), sink.log()?);
+        ensure!(missing == 0, "{DIFFER}: {missing} of {} records are missing:\n{}", kept.len(), sink.log()?);
         // The store has both the records that Kafka has now and those that Kafka had acknowledged and lost.
         let all: Vec<Produced> = kept.iter().chain(&*truncated).cloned().collect();
         let twice = counts(trial, &store, &all).await?.values().filter(|count| **count > 1).count();
-        ensure!(twice == 0, "{twice} records are there twice");
+        ensure!(twice == 0, "{DIFFER}: {twice} records are there twice");
         figures::add("ordinary_rows", all.len() as f64)?;
         trial.audit_second(&store).await?;
     }
@@ -232,7 +233,7 @@ async fn goes_on_with(mirror: &KafkaClient, assignor: &str) -> Result<()> {
     let missing = counted.values().filter(|count| **count == 0).count();
     figures::add("mirrored_missing", missing as f64)?;
     figures::add("ordinary_rows", produced.len() as f64)?;
-    ensure!(missing == 0, "{missing} of {} records are missing", produced.len());
-    ensure!(counted.values().all(|count| *count == 1), "records are there twice");
+    ensure!(missing == 0, "{DIFFER}: {missing} of {} records are missing", produced.len());
+    ensure!(counted.values().all(|count| *count == 1), "{DIFFER}: records are there twice");
     trial.audit_second(&store).await
 }

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use reduct_sink_testbed::dice::Dice;
 use reduct_sink_testbed::verify::Ledger;
-use reduct_sink_testbed::{Message, Sink, Store, all, figures, payload, process};
+use reduct_sink_testbed::{Message, Sink, Store, figures, payload, process};
 use tempfile::TempDir;
 
-use super::{CATCH_UP, Load, Trial, guests, kafka, pause, size, start_kafka, wait_progress};
+use super::{CATCH_UP, Load, Trial, guests, kafka, pause, size, sized, start_kafka, wait_progress};
 
 /// The host is a static member of its group, so that it gets its partitions back at once.
 #[tokio::test(flavor = "multi_thread")]
@@ -16,7 +16,7 @@ async fn the_host_is_killed_and_comes_back_as_the_same_member() -> Result<()> {
     let store = Store::start()?;
     let trial =
         Trial::new(kafka()?.client(), &store, "kill-static", 8)?.configure(|config| config.set("kafka.member", "one"));
-    kill_hosts(trial, &store, size(6, 25), false).await
+    kill_hosts(trial, &store, sized(4, 6, 25), false).await
 }
 
 /// Each record becomes three. The partitions come back when the group notices that the killed member is gone.
@@ -48,7 +48,7 @@ async fn kill_hosts(mut trial: Trial, store: &Store, kills: u64, split: bool) ->
         figures::add("kills_host", 1.0)?;
         sink.start_again()?;
     }
-    let records = if split { size(5_000, 100_000) } else { size(20_000, 400_000) };
+    let records = if split { size(5_000, 100_000) } else { sized(8_000, 20_000, 400_000) };
     let produced = trial.finish(load, records)?;
     let mut ledger = Ledger::default();
     for (n, record) in produced.iter().enumerate() {
@@ -68,7 +68,7 @@ async fn the_store_is_killed() -> Result<()> {
     let group = trial.group()?;
     let load = trial.load(1000)?;
     let mut sink = Sink::start(&trial.config)?;
-    for _ in 0..size(4, 30) {
+    for _ in 0..sized(3, 4, 30) {
         let before = trial.committed(&group)?;
         wait_progress(&mut sink, &trial, &group, before)?;
         pause(&mut dice, 0..1500).await;
@@ -238,7 +238,7 @@ async fn all_three_are_killed_at_random() -> Result<()> {
     let group = trial.group()?;
     let load = trial.load(500)?;
     let mut sink = Sink::start(&trial.config)?;
-    let end = Instant::now() + Duration::from_secs(if all() { size(120, 1200) } else { 40 });
+    let end = Instant::now() + Duration::from_secs(sized(30, 120, 1200));
     while Instant::now() < end {
         let before = trial.committed(&group)?;
         let mut down = [false; 3];

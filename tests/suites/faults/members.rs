@@ -10,7 +10,7 @@ use reduct_sink_testbed::sink::run_to_end;
 use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Message, Sink, Store, figures, long, payload, unique};
 
-use super::{STEP, Trial, guests, kafka, pause, size, wait_progress, with_each_assignor};
+use super::{STEP, Trial, guests, kafka, pause, size, sized, wait_progress, with_each_assignor};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_join_and_leave_with_range() -> Result<()> {
@@ -66,7 +66,7 @@ async fn storm_of(mut trial: Trial, store: &Store) -> Result<()> {
     let mut dice = Dice::new(&trial.topic)?;
     let load = trial.load(500)?;
     let mut hosts: [Option<Sink>; 4] = [const { None }; 4];
-    for _ in 0..size(10, 60) {
+    for _ in 0..sized(6, 10, 60) {
         let slot = &mut hosts[dice.below(4) as usize];
         match slot.take() {
             None => *slot = Some(Sink::start(&trial.config)?),
@@ -112,7 +112,7 @@ async fn slow_plugin(assignor: &str) -> Result<()> {
     let mut dice = Dice::new(&trial.topic)?;
     let group = trial.group()?;
     // All records are there when the host starts, so that the worker is busy for as long as possible each time.
-    let count = size(400, 6_000);
+    let count = sized(200, 400, 6_000);
     let produced = trial.kafka.produce(&trial.topic, (0..count).map(|n| Message::new(payload(n, 1000))))?;
     let mut sink = Sink::start(&trial.config)?;
     wait_progress(&mut sink, &trial, &group, 0)?;
@@ -215,7 +215,7 @@ async fn partitions_are_revoked_and_given_back_at_once() -> Result<()> {
     let mut sink = Sink::start(&trial.config)?;
     wait_progress(&mut sink, &trial, &group, 0)?;
     let revokes = |sink: &Sink| Ok::<_, anyhow::Error>(sink.log()?.matches("revoked partitions=[\"").count() as u64);
-    let count = size(15, 500);
+    let count = sized(8, 15, 500);
     let mut round = 0;
     while revokes(&sink)? < count {
         let before = revokes(&sink)?;

@@ -4,7 +4,7 @@
 //! With `TESTBED_PIPELINES=2` each host that a test starts has a second pipeline, whose records are compared as well.
 //!
 //! Each test prints the seed of its random choices; `TESTBED_SEED` repeats them. `tests/run faults` runs some tests in
-//! a short form, `--all` all tests in a short form, `--long` all tests at full size.
+//! the shortest form, `--all` all tests in a short form, `--long` all tests at full size.
 
 mod attacks;
 mod beside;
@@ -33,7 +33,7 @@ use reduct_sink_testbed::dice::Dice;
 use reduct_sink_testbed::process::wait_for;
 use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{
-    Kafka, KafkaClient, Load, Message, Produced, Sink, SinkConfig, Store, figures, long, payload, unique,
+    Kafka, KafkaClient, Load, Message, Produced, Sink, SinkConfig, Store, figures, long, payload, sized, unique,
 };
 
 /// The resident memory that a host may have at any time. Its own budget in flight is 64 MiB, that of librdkafka 32 MiB.

@@ -9,7 +9,7 @@ use reduct_sink_testbed::proxy::{Proxy, Weather};
 use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Sink, Store, figures};
 
-use super::{CATCH_UP, Trial, address, kafka, size};
+use super::{CATCH_UP, Trial, address, kafka, sized};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_are_cut_stalled_delayed_and_left_without_an_answer() -> Result<()> {
@@ -22,7 +22,7 @@ async fn requests_are_cut_stalled_delayed_and_left_without_an_answer() -> Result
     let load = trial.load(500)?;
     let mut sink = Sink::start(&trial.config)?;
     proxy.set(Weather::Foul);
-    let wanted = size(300, 10_000);
+    let wanted = sized(200, 300, 10_000);
     wait_for(&format!("{wanted} faults"), 3 * CATCH_UP, || {
         sink.process().expect_running()?;
         Ok((proxy.faults().iter().sum::<u64>() >= wanted).then_some(()))
@@ -49,7 +49,7 @@ async fn an_entry_never_has_two_requests_under_way() -> Result<()> {
     let trial = trial.configure(|config| config.set("store.url", proxy.url()));
     let load = trial.load(3000)?;
     let mut sink = Sink::start(&trial.config)?;
-    let produced = trial.finish(load, size(10_000, 100_000))?;
+    let produced = trial.finish(load, sized(5_000, 10_000, 100_000))?;
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await?;
     ensure!(proxy.most_at_once() == 1, "{} requests at once", proxy.most_at_once());
     Ok(())

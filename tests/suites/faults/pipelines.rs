@@ -5,7 +5,7 @@ use reduct_sink_testbed::dice::Dice;
 use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Sink, SinkConfig, Store, figures};
 
-use super::{CATCH_UP, Trial, guests, kafka, pause, size, wait_progress};
+use super::{CATCH_UP, Trial, guests, kafka, pause, size, sized, wait_progress};
 use reduct_sink_testbed::process;
 
 /// One pipeline writes its records unchanged, the other one splits each record into three; each has its own store. The
@@ -38,8 +38,8 @@ async fn a_process_with_two_pipelines_is_killed() -> Result<()> {
         figures::add("kills_host", 1.0)?;
         sink.start_again()?;
     }
-    let produced_plain = plain.finish(loads.0, size(4_000, 200_000))?;
-    let produced_split = split.finish(loads.1, size(1_500, 70_000))?;
+    let produced_plain = plain.finish(loads.0, sized(2_000, 4_000, 200_000))?;
+    let produced_split = split.finish(loads.1, sized(800, 1_500, 70_000))?;
     let mut ledger = Ledger::default();
     for (n, record) in produced_split.iter().enumerate() {
         ledger.expect_parts(record, guests::thirds(&reduct_sink_testbed::payload(n as u64, 1000)));

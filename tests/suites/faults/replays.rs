@@ -4,7 +4,7 @@ use anyhow::Result;
 use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Message, Sink, Store, payload, process, unique};
 
-use super::{CATCH_UP, Trial, guests, kafka, size};
+use super::{CATCH_UP, Trial, guests, kafka, size, sized};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_records_of_one_timestamp_are_replayed_three_times() -> Result<()> {
@@ -32,7 +32,7 @@ async fn a_plugin_that_sets_time_backwards_swaps_no_payloads() -> Result<()> {
     std::fs::write(&file, guests::backwards())?;
     let mut trial = Trial::new(kafka()?.client(), &store, "backwards", 1)?;
     trial.config = trial.config.plugin("backwards", &file, "")?;
-    let count = size(3_000, 30_000);
+    let count = sized(1_500, 3_000, 30_000);
     let produced =
         trial.kafka.produce(&trial.topic, (0..count).map(|n| Message::new(payload(n, 300 + n as usize % 7))))?;
     for _ in 0..2 {
@@ -61,7 +61,7 @@ async fn one_record_in_a_hundred_is_poison() -> Result<()> {
         sink.kill9()?;
         sink.start_again()?;
     }
-    let produced = trial.finish(load, size(8_000, 100_000))?;
+    let produced = trial.finish(load, sized(5_000, 8_000, 100_000))?;
     let mut ledger = Ledger::default();
     for record in &produced {
         match guests::is_poison(record.offset) {

@@ -10,7 +10,7 @@ use reduct_sink_testbed::proxy::Proxy;
 use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Sink, Store, figures};
 
-use super::{STEP, Trial, address, kafka, pause, size, wait_progress};
+use super::{STEP, Trial, address, kafka, pause, sized, wait_progress};
 
 /// Within this time a killed host that was started again must read.
 const READS_WITHIN: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ async fn a_killed_host_reads_at_once_and_its_late_requests_do_no_harm() -> Resul
     let load = trial.load(1500)?;
     let mut sink = Sink::start(&trial.config)?;
     let mut slowest = Duration::ZERO;
-    for _ in 0..size(3, 15) {
+    for _ in 0..sized(2, 3, 15) {
         let before = trial.committed(&group)?;
         wait_progress(&mut sink, &trial, &group, before)?;
         proxy.hold();
@@ -73,7 +73,7 @@ async fn two_hosts_with_one_name_share_the_partitions() -> Result<()> {
         sink.wait_log("assigned partitions=[\"", STEP)?;
     }
     let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(size(12, 60)) {
+    while begin.elapsed() < Duration::from_secs(sized(8, 12, 60)) {
         let before = trial.committed(&group)?;
         wait_progress(&mut second, &trial, &group, before)?;
         first.process().expect_running()?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::sink::run_to_end;
 use reduct_sink_testbed::verify::compare;
-use reduct_sink_testbed::{Load, Message, Sink, bed, payload, process, read_back, unique};
+use reduct_sink_testbed::{Load, Message, Sink, bed, payload, process, read_back, sized, unique};
 
 use super::{CATCH_UP, has_died, note};
 use crate::guest::{Guest, component_of};
@@ -202,7 +202,7 @@ async fn bad_files_in_the_place_of_a_good_one_stop_nothing() -> Result<()> {
     let path = folder.path().join("plugin.wasm");
     fs::write(&path, Guest::new(KEEP).build())?;
     let config = bed.sink_config(&topic).plugin_with("swapped", &path, SMALL)?.set("cache.path", "");
-    let load = Load::start(&kafka, &topic, 200, |n| Message::new(payload(n, 1000)))?;
+    let load = Load::start(&kafka, &topic, sized(60, 200, 200), |n| Message::new(payload(n, 1000)))?;
     let mut sink = Sink::start(&config)?;
     sink.wait_log("running", CATCH_UP)?;
     let bads = all();

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use reduct_sink_testbed::verify::compare;
-use reduct_sink_testbed::{KafkaClient, Message, Sink, bed, figures, payload, process, read_back, unique};
+use reduct_sink_testbed::{KafkaClient, Message, Sink, bed, figures, payload, process, read_back, sized, unique};
 
 use super::{CATCH_UP, has_died};
 
@@ -67,7 +67,7 @@ const SHAPES: [(&str, Make); 19] = [
     ("gzip-20-mb", |kafka, topic| compressed(kafka, topic, "gzip", 1, 20 << 20)),
     ("zstd-20-mb", |kafka, topic| compressed(kafka, topic, "zstd", 1, 20 << 20)),
     ("lz4-20-mb", |kafka, topic| compressed(kafka, topic, "lz4", 1, 20 << 20)),
-    ("gzip-100000-records", |kafka, topic| compressed(kafka, topic, "gzip", 100_000, 1)),
+    ("gzip-many-records", |kafka, topic| compressed(kafka, topic, "gzip", sized(20_000, 100_000, 100_000), 1)),
 ];
 
 fn send(kafka: &KafkaClient, topic: &str, message: Message) -> Result<()> {
@@ -140,6 +140,8 @@ fn no_record_stops_a_topic() -> Result<()> {
 
 /// Batches that unpack to much more than librdkafka takes in a response, each in a topic of its own.
 const BOMBS: [(&str, usize); 3] = [("gzip", 400 << 20), ("lz4", 200 << 20), ("zstd", 400 << 20)];
+/// What is still too much.
+const LEAST_BOMB: usize = 160 << 20;
 /// Batches that are within it each, and come in one response.
 const HOARD: usize = 20;
 const HOARDED: usize = 40 << 20;
@@ -159,7 +161,7 @@ fn no_compressed_batch_takes_the_memory() -> Result<()> {
     }
     for ((how, size), topic) in BOMBS.iter().zip(&bombs) {
         kafka.produce(topic, [Message::new("before")])?;
-        compressed(&kafka, topic, how, 1, *size)?;
+        compressed(&kafka, topic, how, 1, sized(LEAST_BOMB, *size, *size))?;
         kafka.produce(topic, [Message::new("after")])?;
     }
     (0..HOARD).try_for_each(|_| compressed(&kafka, &hoard, "gzip", 1, HOARDED))?;

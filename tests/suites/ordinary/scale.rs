@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::process::{Process, wait_for};
 use reduct_sink_testbed::stored::read_back;
 use reduct_sink_testbed::verify::Ledger;
-use reduct_sink_testbed::{Message, Sink, bed, figures, guest, long, payload, unique};
+use reduct_sink_testbed::{Message, Sink, bed, figures, guest, long, payload, sized, unique};
 
 use super::{CATCH_UP, MEMORY};
 
@@ -23,7 +23,7 @@ struct Cost {
 /// open files that a shell has.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_entries_need_few_open_files() -> Result<()> {
-    let (entries, records) = if long() { (10_000, 40_000) } else { (2_000, 8_000) };
+    let (entries, records) = sized((1_500, 4_500), (2_000, 8_000), (10_000, 40_000));
     let few = spread_over(100, records).await?;
     let many = spread_over(entries, records).await?;
     figures::record("open_files", many.open_files as f64)?;

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use futures::StreamExt;
 use reduct_rs::Bucket;
 use reduct_sink_testbed::verify::{DIFFER, Ledger};
-use reduct_sink_testbed::{KafkaClient, Message, Sink, SinkConfig, bed, figures, long, payload, process, unique};
+use reduct_sink_testbed::{KafkaClient, Message, Sink, SinkConfig, bed, figures, payload, process, sized, unique};
 
 use super::{CATCH_UP, MEMORY};
 
@@ -51,7 +51,7 @@ async fn late_records_are_not_lost() -> Result<()> {
         )
     };
     // Rates are compared for equal numbers of records, because each measurement waits for the last commit.
-    let (first, late, each) = if long() { (1_000_000, 1_000, 60_000) } else { (20_000, 2_000, 20_000) };
+    let (first, late, each) = sized((6_000, 600, 6_000), (20_000, 2_000, 20_000), (1_000_000, 1_000, 60_000));
     write(0..first)?;
     let before = write(first..first + each)?;
     write(0..late)?;
@@ -80,7 +80,7 @@ async fn a_plugin_rounds_times_to_seconds() -> Result<()> {
     let config = bed.sink_config(&topic).plugin("rounds", &file, "")?;
     let mut sink = Sink::start(&config)?;
     let mut ledger = Ledger::default();
-    let (first, late) = if long() { (100_000, 5_000) } else { (6_000, 500) };
+    let (first, late) = sized((3_000, 300), (6_000, 500), (100_000, 5_000));
     for times in [0..first, 0..late, first..first + late] {
         // There are 250 records a second.
         let times: Vec<i64> = times.map(|n| BASE_MS + 4 * n).collect();
@@ -107,7 +107,14 @@ async fn sources_a_day_apart_share_an_entry() -> Result<()> {
         1 => BASE_MS + 5 * n - 86_400_000,
         _ => (BASE_MS + 5 * n) / 1000 * 1000,
     };
-    write(&kafka, &mut sink, &config, &mut ledger, &topic, (0..12_000).map(time).collect::<Vec<_>>().into_iter())?;
+    write(
+        &kafka,
+        &mut sink,
+        &config,
+        &mut ledger,
+        &topic,
+        (0..sized(5_000, 12_000, 12_000)).map(time).collect::<Vec<_>>().into_iter(),
+    )?;
     sink.stop_cleanly()?;
     let diff = ledger.audit(&bed.store.client()?, config.bucket()).await?;
     figures::add("late_missing", diff.missing.len() as f64)?;
@@ -120,7 +127,7 @@ async fn sources_a_day_apart_share_an_entry() -> Result<()> {
 async fn the_store_shows_records_in_kafkas_order() -> Result<()> {
     let bed = bed()?;
     let kafka = bed.kafka.client();
-    let records = if long() { 1_000_000 } else { 20_000 };
+    let records = sized(9_000, 20_000, 1_000_000);
     for (name, kind) in [("appended", "LogAppendTime"), ("created", "CreateTime")] {
         let topic = unique(name);
         kafka.create_topic_with(&topic, 1, &[("message.timestamp.type", kind)])?;
