@@ -21,6 +21,7 @@ mod reference;
 mod regular_file;
 mod remote;
 mod schema;
+mod store;
 mod substitute;
 mod swaps;
 #[cfg(test)]

@@ -10,13 +10,11 @@ use super::checks;
 use super::key_table::{self, Preset};
 use super::layers::Layers;
 use super::problem::{ConfigPlace, ConfigProblem};
-use super::reader::{KeyReader, in_full, plain_text};
-use super::regular_file::read_small_text;
-use super::value::{ConfigValue, Origin, Value};
+use super::reader::{KeyReader, plain_text};
+use super::value::{ConfigValue, Value};
 use super::{
-    BucketSettings, CacheConfig, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, MemberName, PluginConfig,
-    PluginSource, Quota, QuotaType, Secret, StatusConfig, StoreConfig, TracesConfig, attachments, plugins,
-    property_files, remote,
+    CacheConfig, CacheFolder, Config, DeadLetters, Kafka, Labels, Limits, MemberName, PluginConfig, PluginSource,
+    StatusConfig, TracesConfig, attachments, plugins, property_files, remote, store,
 };
 use crate::record::content_type::{ANY_TOPIC, ContentTypes};
 use crate::record::entry_name::{EntriesAllowed, Template, TemplateError};
@@ -82,7 +80,7 @@ pub fn validate(layers: Layers, pipeline: Option<&Arc<str>>) -> Result<Config, V
         properties: checked_properties(&properties, &folder, reader.problems),
         property_files: property_files::of(&properties),
     };
-    let store = store(&mut reader);
+    let store = store::store(&mut reader);
     let group = reader.text("kafka.group").unwrap_or_else(|| format!("reduct-sink-{}", store.bucket));
     let token_file = store.token_file.clone().filter(|path| !files.contains(path));
     let trust = Trust { require_sha256: reader.boolean("trust.require_sha256"), signed_by: signed_by(&mut reader) };
@@ -263,7 +261,7 @@ fn label_patterns(reader: &mut KeyReader<'_>, key: &str) -> Vec<LabelPattern> {
     patterns
 }
 
-fn content_types(reader: &mut KeyReader<'_>) -> ContentTypes {
+pub(super) fn content_types(reader: &mut KeyReader<'_>) -> ContentTypes {
     const KEY: &str = "store.content_types";
     const EXPECTED: &str = "a table of content types by topic, such as { camera = \"image/jpeg\" }";
     let Some(found) = reader.find(KEY) else { return ContentTypes::default() };
@@ -368,112 +366,8 @@ fn checked_properties(
     checked
 }
 
-fn store(reader: &mut KeyReader<'_>) -> StoreConfig {
-    let expected = "http:// or https://, a host, a port and perhaps a path, without user, password, query or fragment";
-    let url = reader.parsed("store.url", expected, |found| checks::url(plain_text(found)?));
-    if reader.find("store.bucket").is_none() {
-        reader.missing("store.bucket");
-    }
-    let expected = "a bucket's name of letters, digits, `-` and `_`";
-    let bucket = reader.parsed("store.bucket", expected, |found| checks::bucket(plain_text(found)?));
-    let ca = reader.path("store.tls.ca");
-    if ca.as_ref().is_some_and(|path| path.to_str().is_none())
-        && let Some(found) = reader.find("store.tls.ca")
-    {
-        reader.reject("store.tls.ca", found, "a path that is UTF-8, the configuration file's folder included");
-    }
-    let (token, token_file) = token(reader);
-    StoreConfig {
-        url: url.unwrap_or_else(|| default_text("store.url")),
-        token,
-        token_file,
-        bucket: bucket.unwrap_or_default(),
-        entry: template(reader, "store.entry", &["{name}", "{topic}", "{partition}"]),
-        timeout: reader.duration("store.timeout"),
-        ca,
-        verify_tls: reader.boolean("store.tls.verify"),
-        batch_records: reader.number("store.batch_records"),
-        batch_bytes: reader.size("store.batch_bytes"),
-        create: BucketSettings {
-            max_block_records: reader.number("store.create.max_block_records"),
-            max_block_bytes: reader.size("store.create.max_block_size"),
-            quota: quota(reader),
-        },
-        discard: reader.boolean("store.discard"),
-        verify_writes: reader.boolean("store.verify_writes"),
-        shared_entries: reader.boolean("store.shared_entries"),
-        content_types: content_types(reader),
-    }
-}
-
-/// From `store.token` or the file that `store.token_file` names, with that file; of two layers, the upper one's.
-fn token(reader: &mut KeyReader<'_>) -> (Option<Secret>, Option<PathBuf>) {
-    const EXPECTED: &str = "a token: one line of visible ASCII characters";
-    let layer = |found: &ConfigValue| match found.place {
-        ConfigPlace::File { .. } => 0,
-        ConfigPlace::Environment(_) => 1,
-        ConfigPlace::Flag(_) => 2,
-    };
-    let (text, file) = (reader.find("store.token"), reader.find("store.token_file"));
-    if let (Some(text), Some(file)) = (text, file)
-        && layer(text) == layer(file)
-    {
-        reader.problems.push(ConfigProblem::at(
-            &file.place,
-            "store.token_file",
-            "store.token is set too, expected one of them",
-        ));
-        return (None, None);
-    }
-    if text.map(layer) > file.map(layer) {
-        let token = reader.parsed("store.token", EXPECTED, |found| checks::token(plain_text(found)?));
-        let from_file = text.and_then(|found| match &found.origin {
-            Origin::File(path) => Some(path.clone()),
-            _ => None,
-        });
-        return (token.map(Secret::new), from_file);
-    }
-    let (Some(path), Some(file)) = (reader.path("store.token_file"), file) else { return (None, None) };
-    let place = &file.place;
-    let shown = in_full(&path);
-    let token = match read_small_text(&path) {
-        Ok(text) => checks::token(text.trim()).ok_or_else(|| format!("{shown} holds no token, expected {EXPECTED}")),
-        Err(error) => Err(format!("cannot read {shown}: {error}")),
-    };
-    match token {
-        Ok(token) => (Some(Secret::new(token)), Some(path)),
-        Err(text) => {
-            reader.problems.push(ConfigProblem::at(place, "store.token_file", text));
-            (None, Some(path))
-        }
-    }
-}
-
-fn quota(reader: &mut KeyReader<'_>) -> Option<Quota> {
-    const TYPE: &str = "store.create.quota_type";
-    const SIZE: &str = "store.create.quota_size";
-    let kind = reader.choice::<QuotaType>(TYPE);
-    let size = reader.optional_size(SIZE);
-    match (reader.find(TYPE), reader.find(SIZE)) {
-        (Some(found), None) if kind != QuotaType::None => {
-            let text = "a quota without a size, set quota_size as well, such as \"100GB\"";
-            reader.problems.push(ConfigProblem::at(&found.place, TYPE, text));
-        }
-        (None, Some(found)) => {
-            let text = "a size without a kind, set quota_type as well: \"fifo\" or \"hard\"";
-            reader.problems.push(ConfigProblem::at(&found.place, SIZE, text));
-        }
-        _ => (),
-    }
-    match kind {
-        QuotaType::None => None,
-        QuotaType::Fifo => size.map(Quota::Fifo),
-        QuotaType::Hard => size.map(Quota::Hard),
-    }
-}
-
 /// A template for an entry's name, of which only some placeholders may be used.
-fn template(reader: &mut KeyReader<'_>, key: &str, placeholders: &[&str]) -> Option<String> {
+pub(super) fn template(reader: &mut KeyReader<'_>, key: &str, placeholders: &[&str]) -> Option<String> {
     let found = reader.find(key)?;
     let expected = format!("an entry's name, perhaps with {}", placeholders.join(", "));
     let Some(text) = plain_text(found) else {
@@ -524,7 +418,7 @@ fn limits(reader: &mut KeyReader<'_>) -> Limits {
 }
 
 /// The default of a key that is a text.
-fn default_text(key: &str) -> String {
+pub(super) fn default_text(key: &str) -> String {
     match key_table::row(key).map(|row| row.preset) {
         Some(Preset::Text(text)) => text.into(),
         _ => String::new(),

@@ -7,6 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// How the configuration is named in [`NextStart`].
+pub const CONFIGURATION: &str = "the configuration";
+
 /// The reasons, by what is wrong: the configuration, or the file of a plugin. The host's health shows them.
 #[derive(Debug, Clone, Default)]
 pub struct NextStart(Arc<Mutex<BTreeMap<String, String>>>);

@@ -183,3 +183,13 @@ fn folders_of(file: &Path) -> Vec<PathBuf> {
     }
     folders
 }
+
+/// The watched files of these paths: those of `before` that are still named are kept, and new ones are due, because
+/// they may have changed since the configuration was read.
+pub(super) fn value_files(paths: &[PathBuf], mut before: Vec<WatchedFile>) -> Vec<WatchedFile> {
+    let file = |path: &PathBuf| match before.iter().position(|file| file.path == *path) {
+        Some(known) => before.swap_remove(known),
+        None => WatchedFile::new(path.clone()),
+    };
+    paths.iter().map(file).collect()
+}

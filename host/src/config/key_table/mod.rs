@@ -2,12 +2,14 @@
 //!
 //! Guarantees: the file, the environment and the flags are read by these rows; range and default of a value come from its
 //! row; the reference page, the example file, the JSON Schema and the rules of a reload are generated from them. A new
-//! key touches three places: its row here, its field in [`Config`], and the line of its reader (`validate.rs`, or `plugins.rs`,
-//! `swaps.rs`, `remote.rs` and `attachments.rs` for their sections).
+//! key touches three places: its row here, its field in [`Config`], and the line of its reader (`validate.rs`, or the
+//! file with the name of its section: `store.rs`, `plugins.rs`, `swaps.rs`, `remote.rs` and `attachments.rs`).
 
 mod host;
+mod kafka;
 mod lookup;
 mod plugins;
+mod store;
 
 use std::time::Duration;
 
@@ -167,7 +169,7 @@ pub fn words<T: Word>() -> Vec<&'static str> {
 
 /// Every key, in the order of the documents.
 pub fn keys() -> impl Iterator<Item = &'static Key> {
-    host::KEYS.iter().chain(plugins::KEYS)
+    [kafka::KEYS, store::KEYS, host::KEYS, plugins::KEYS].into_iter().flatten()
 }
 
 /// Every table, in the order of the documents.
