@@ -151,6 +151,13 @@ fn an_outage_of_kafka_is_shown_and_said_in_a_few_lines() -> Result<()> {
     ensure!(get(&address, "/livez")?.0 == 200, "a restart would not help");
     ensure!(get(&address, "/readyz")?.0 == 503);
     std::thread::sleep(outage.saturating_sub(began.elapsed()));
+    // How far the host is behind isn't known: neither 0 nor forgotten, and what follows from the outage is no second problem.
+    let told = status(&address)?;
+    ensure!(told["lag"]["records"].is_null() && told["lag"]["last_known"]["records"] == 0, "{told}");
+    ensure!(told["problems"].as_array().map(Vec::len) == Some(1), "{told}");
+    let metrics = get(&address, "/metrics")?.1;
+    ensure!(metrics.contains("reduct_sink_lag_known 0"), "{metrics}");
+    ensure!(!metrics.contains("reduct_sink_partition_lag_records{"), "{metrics}");
     let said = lines(&sink)? - before;
     figures::record(&format!("log_lines_kafka_outage_{}s", outage.as_secs()), said as f64)?;
     ensure!(said <= 12, "{said} lines in {outage:?}:\n{}", sink.log()?);
