@@ -34,15 +34,17 @@
 //! | `pauses` | the clocks that show a pause of the process or the machine | 200 ms at a time | with the process |
 //! | `plugin-life` | the rollout of plugins: watched files, trials, bake windows | file events, requests to promote or roll back | with the pipeline |
 //! | `plugin-loader`, `plugin-load` | one version that is being compiled and started | the compiler | when the version is ready or refused |
-//! | `replay` | a replay of the dead letters, or a trial of one | dead letters, answers of the store | when all were looked at, or with the host |
+//! | `replay` | a replay of the dead letters, or a dry run of one | dead letters, answers of the store | when all were looked at, or with the host |
 //! | `plugin-trial` | the shadow of a candidate | sampled records | when the trial is decided |
 //! | `plugin-ticker` | the clock of the deadlines of calls | one tick at a time | with the process |
 //! | `plugin-tag` | the question which digest a registry's tag means now | the registry | when it is answered |
+//! | `plugin-host-calls` | what WASI does for plugins: files, timers, HTTP | files, servers | with the version, or the process |
 //! | `leaving` | the consumer after the last commit | answers of the brokers | when the group was left, or the process ends |
 //!
 //! # Glossary
 //!
-//! - **acknowledge**: to say that a record is done: written and read back, dropped by a plugin, or in the dead letters.
+//! - **acknowledge**: to say that a record is done: written and read back, dropped by a plugin, in the dead letters, or
+//!   skipped because the configuration says so.
 //! - **active**: the version of a plugin that decides about records now.
 //! - **bake window**: the time after a swap in which the new version is watched, and rolled back if it does worse.
 //! - **block**: a file of an entry in ReductStore that holds some hundred records; an *open* block is still written to.
@@ -55,7 +57,7 @@
 //! - **durable offset**: the offset below which everything had been acknowledged when the store was last known to run.
 //! - **entry**: ReductStore's name for a series of records in a bucket.
 //! - **generation**: a number that grows: of a `PartitionState`, so that a writer notices a newer one; of the chain, so that a worker
-//!   notices a swap.
+//!   notices a swap; and Kafka's own, of a consumer group, which grows at each rebalance.
 //! - **head**: a record of the store without its payload: timestamp, size and labels.
 //! - **host**: in documents a running reduct-sink; in the code one run of one pipeline, which has its partitions and workers.
 //! - **identity**: topic, partition, offset, and the position within a split: which Kafka record a stored record was made of.

@@ -1,4 +1,4 @@
-//! The text of the label `sink.plugins`: `name@digest` of each plugin that handled a record, joined by `+`. Each text
+//! The text of the label `sink.plugins`: `name@digest:config` of each plugin that handled a record, joined by `+`. Each text
 //! is made once and shared by all records that the same plugins handled.
 
 use std::collections::HashMap;

@@ -171,7 +171,7 @@ impl Stage {
         self.instances.memory_bytes()
     }
 
-    /// The plugin's `name@digest` for the label `sink.plugins`. `None`: it is the builtin passthrough, which decides
+    /// The plugin's `name@digest:config` for the label `sink.plugins`. `None`: it is the builtin passthrough, which decides
     /// nothing.
     pub fn mark(&self) -> Option<String> {
         (self.config.source != PluginSource::Builtin).then(|| self.version.plugin.mark())

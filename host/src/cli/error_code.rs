@@ -8,13 +8,13 @@ use reduct_sink::dead_letters::replay::ReplayError;
 use reduct_sink::devkit::build::BuildError;
 use reduct_sink::devkit::dry_run::DryRunError;
 use reduct_sink::kafka::group::GroupError;
-use reduct_sink::kafka::metadata::{KafkaCheckError as KafkaError, TopicError};
+use reduct_sink::kafka::metadata::{KafkaCheckError, TopicError};
 use reduct_sink::kafka::peek::PeekError;
 use reduct_sink::pipeline::RunError;
 use reduct_sink::plugin::{LoadError, LoadProblem};
 use reduct_sink::sink::AttachmentError;
-use reduct_sink::sink::check::StoreCheckError as StoreError;
-use reduct_sink::sink::store::StoreError as AnswerOfStore;
+use reduct_sink::sink::check::StoreCheckError;
+use reduct_sink::sink::store::StoreError;
 use reduct_sink::source::SourceError;
 
 use super::exit::Exit;
@@ -148,13 +148,13 @@ impl From<&LoadProblem> for ErrorCode {
     }
 }
 
-impl From<&KafkaError> for ErrorCode {
-    fn from(error: &KafkaError) -> Self {
+impl From<&KafkaCheckError> for ErrorCode {
+    fn from(error: &KafkaCheckError) -> Self {
         match error {
-            KafkaError::Property(_) => Self::KafkaProperty,
-            KafkaError::Unreachable { .. } => Self::KafkaUnreachable,
-            KafkaError::Refused { .. } => Self::KafkaRefuses,
-            KafkaError::Letters { .. } => Self::KafkaLetters,
+            KafkaCheckError::Property(_) => Self::KafkaProperty,
+            KafkaCheckError::Unreachable { .. } => Self::KafkaUnreachable,
+            KafkaCheckError::Refused { .. } => Self::KafkaRefuses,
+            KafkaCheckError::Letters { .. } => Self::KafkaLetters,
         }
     }
 }
@@ -171,27 +171,27 @@ impl From<&GroupError> for ErrorCode {
     }
 }
 
-impl From<&StoreError> for ErrorCode {
-    fn from(error: &StoreError) -> Self {
+impl From<&StoreCheckError> for ErrorCode {
+    fn from(error: &StoreCheckError) -> Self {
         match error {
-            StoreError::Client(_) => Self::StoreClient,
-            StoreError::Unreachable { .. } | StoreError::Timeout { .. } => Self::StoreUnreachable,
-            StoreError::NotAStore { .. } | StoreError::Redirected(_) => Self::StoreOther,
-            StoreError::NoToken | StoreError::BadToken(_) => Self::StoreToken,
-            StoreError::Denied { .. } | StoreError::MayNotCreate { .. } => Self::StoreDenied,
-            StoreError::TooOld { .. } => Self::StoreVersion,
-            StoreError::Store(_) => Self::StoreAnswer,
+            StoreCheckError::Client(_) => Self::StoreClient,
+            StoreCheckError::Unreachable { .. } | StoreCheckError::Timeout { .. } => Self::StoreUnreachable,
+            StoreCheckError::NotAStore { .. } | StoreCheckError::Redirected(_) => Self::StoreOther,
+            StoreCheckError::NoToken | StoreCheckError::BadToken(_) => Self::StoreToken,
+            StoreCheckError::Denied { .. } | StoreCheckError::MayNotCreate { .. } => Self::StoreDenied,
+            StoreCheckError::TooOld { .. } => Self::StoreVersion,
+            StoreCheckError::Store(_) => Self::StoreAnswer,
         }
     }
 }
 
-impl From<&AnswerOfStore> for ErrorCode {
-    fn from(error: &AnswerOfStore) -> Self {
+impl From<&StoreError> for ErrorCode {
+    fn from(error: &StoreError) -> Self {
         match error {
-            AnswerOfStore::Unavailable(_) => Self::StoreUnreachable,
-            AnswerOfStore::Unauthorized(_) => Self::StoreToken,
-            AnswerOfStore::Denied(_) => Self::StoreDenied,
-            AnswerOfStore::Unsupported(_) => Self::StoreVersion,
+            StoreError::Unavailable(_) => Self::StoreUnreachable,
+            StoreError::Unauthorized(_) => Self::StoreToken,
+            StoreError::Denied(_) => Self::StoreDenied,
+            StoreError::Unsupported(_) => Self::StoreVersion,
             _ => Self::StoreAnswer,
         }
     }

@@ -42,13 +42,13 @@ impl Checkpoint {
         true
     }
 
-    /// Takes note that no record stands between the last received one and `offset`, though no record says so: control
-    /// records at the end of a transaction, or a compacted tail.
+    /// Takes note that no record comes between the last received one and `offset`: control records at the end of a
+    /// transaction, a compacted tail, or records that can't be read and that the configuration says to skip.
     pub fn skip_to(&mut self, offset: u64) {
         self.next_offset = self.next_offset.max(offset);
     }
 
-    /// Marks an offset as done: written, dropped by a plugin, or in the dead letters.
+    /// Marks an offset as done: see the glossary.
     pub fn acknowledge(&mut self, offset: u64) {
         let Ok(at) = self.slots.binary_search_by_key(&offset, |slot| slot.offset) else { return };
         if let Some(slot) = self.slots.get_mut(at)

@@ -1,6 +1,6 @@
 //! Flow control as plain values: what of each partition was read, what is acknowledged, and how much is in flight.
 //!
-//! Guarantees: nothing here does I/O.
+//! Guarantees: nothing here does I/O. Only [`membership`] looks at clocks, on a thread that notices that the process stood still.
 
 mod ack_handle;
 pub mod backoff;
@@ -22,6 +22,6 @@ pub use self::checkpoint::Checkpoint;
 pub use self::commit_gate::CommitGate;
 pub use self::commit_metadata::{CommitMetadata, DeadLetterIndex, EntryNaming, LateRequests};
 pub use self::partition_state::{
-    Begin, CommitPoint, MAX_AHEAD, PartitionState, Phase, ReplayRefusal, Reread, RereadCause, StoredOutput,
+    Begin, CommitPoint, MAX_AHEAD, PartitionState, Phase, ReplayRefusal, Reread, StoredOutput,
 };
 pub use self::range_set::RangeSet;

@@ -4,7 +4,7 @@
 //! A partition that is assigned gets a [`PartitionState`]. A re-read ends that value and begins a new one at an earlier
 //! offset, with what [`PartitionState::try_end`] says, exactly as another host would begin with what was committed.
 //!
-//! Guarantees: no commit point passes a record that isn't written, dropped by a plugin or in the dead letters; a commit
+//! Guarantees: no commit point passes a record that isn't acknowledged (see the glossary); a commit
 //! point that is followed by another owner makes that owner re-read whatever this one still owes; after
 //! [`PartitionState::end`] nothing is received, written or committed. No I/O.
 
@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use self::replay::Replayed;
 pub use self::replay::{ReplayRefusal, StoredOutput};
-pub use self::reread::{Reread, RereadCause};
+pub use self::reread::Reread;
 use super::ack_handle::AckHandle;
 use super::budget::{Budget, BudgetShare, Usage};
 use super::checkpoint::Checkpoint;
@@ -135,7 +135,7 @@ struct OwedReread {
 /// What may be committed for a partition, and where its next owner begins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommitPoint {
-    /// All records below it are written, dropped by a plugin, or in the dead letters.
+    /// All records below it are acknowledged.
     pub offset: u64,
     /// What the next owner has to know.
     pub metadata: CommitMetadata,
@@ -157,7 +157,7 @@ pub struct Begin {
     pub point: CommitPoint,
     /// Earlier owners wrote nothing at or behind this offset.
     pub written_before: u64,
-    /// Nothing is committed while it is closed.
+    /// While it is closed, only what was proved before is committed, and after a removal nothing.
     pub gate: Arc<CommitGate>,
     /// How many offsets the blocks that the store has open may reach back.
     pub block_offsets: u64,

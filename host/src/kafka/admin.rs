@@ -138,7 +138,7 @@ pub fn offsets<C: ClientContext>(
     }
     let size = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
     let list = NativeHandle::new(
-        // SAFETY: makes a list that `Owned` destroys.
+        // SAFETY: makes a list that `NativeHandle` destroys.
         unsafe { ffi::rd_kafka_topic_partition_list_new(size) },
         ffi::rd_kafka_topic_partition_list_destroy,
     )?;
@@ -289,7 +289,7 @@ fn ask<C: ClientContext>(
     let native = client.native_ptr();
     let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     let options = NativeHandle::new(
-        // SAFETY: the client is alive; the options are destroyed by `Owned`.
+        // SAFETY: the client is alive; the options are destroyed by `NativeHandle`.
         unsafe { ffi::rd_kafka_AdminOptions_new(native, operation) },
         ffi::rd_kafka_AdminOptions_destroy,
     )?;
@@ -304,12 +304,12 @@ fn ask<C: ClientContext>(
             }
         }
     }
-    // SAFETY: the client is alive; the queue is destroyed by `Owned`.
+    // SAFETY: the client is alive; the queue is destroyed by `NativeHandle`.
     let queue = NativeHandle::new(unsafe { ffi::rd_kafka_queue_new(native) }, ffi::rd_kafka_queue_destroy)?;
     submit(native, options.ptr(), queue.ptr());
     // librdkafka answers within the request's time-out, with an error then; a second more for the way back.
     let wait = milliseconds.saturating_add(1000);
-    // SAFETY: the queue is alive; the event is destroyed by `Owned`.
+    // SAFETY: the queue is alive; the event is destroyed by `NativeHandle`.
     let event = unsafe { ffi::rd_kafka_queue_poll(queue.ptr(), wait) };
     let late = || AskError { code: RDKafkaErrorCode::OperationTimedOut, reason: "the brokers do not answer".into() };
     let event = NativeHandle::new(event, ffi::rd_kafka_event_destroy).map_err(|_| late())?;

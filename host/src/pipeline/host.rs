@@ -37,7 +37,7 @@ use crate::sink::Sink;
 use crate::source::{Beginning, GroupHandler, PartitionReader, is_newer_protocol};
 
 /// How long the host waits at its end for calls to plugins that are running.
-const LAST_CALLS: Duration = Duration::from_secs(3);
+const FINAL_WAIT_FOR_CALLS: Duration = Duration::from_secs(3);
 
 pub(super) struct Host {
     pub config: Config,
@@ -65,14 +65,15 @@ pub(super) struct Host {
     pub traces: OnceLock<Arc<Traces>>,
     /// When the thread that polls Kafka moved last.
     pub polled: Heartbeat,
-    pub ended: AtomicBool,
+    /// Set once the workers have ended, or were left behind.
+    pub workers_ended: AtomicBool,
     pub stop_time: StopTime,
     pub workers: Workers,
     assignments: Mutex<HashMap<TopicPartition, Owned>>,
     /// Since when the group is to give out its partitions; `None`: it has.
     pub awaits_group: Mutex<Option<Instant>>,
-    /// Partitions that aren't read yet, and why.
-    pub waiting: Mutex<HashMap<TopicPartition, String>>,
+    /// Partitions that aren't read yet: Kafka was asked where they begin, and gave this reason why they can't be read.
+    pub waiting: Mutex<HashMap<TopicPartition, Option<String>>>,
     /// Partitions with a batch that can't be read: its offset, and why.
     pub unreadable: Mutex<HashMap<TopicPartition, (u64, String)>>,
     /// Offsets that were skipped because they can't be read, by partition: how many, and the last ones.
@@ -83,9 +84,10 @@ pub(super) struct Host {
     pub commits_refused: Mutex<Option<String>>,
     /// Idle partitions whose tails are to be looked at.
     pub probes: Mutex<Vec<(TopicPartition, u64)>>,
+    /// Set when the process was told to stop.
     stop: Arc<AtomicBool>,
-    /// Set when this host ends, for whatever reason, for those who work beside it.
-    ends: Arc<AtomicBool>,
+    /// Set when this host begins to end, for whatever reason, for the threads beside it.
+    is_ending: Arc<AtomicBool>,
     failure: HostFailure,
 }
 
@@ -129,7 +131,7 @@ impl Host {
             this: OnceLock::new(),
             traces: OnceLock::new(),
             polled: Heartbeat::default(),
-            ended: AtomicBool::new(false),
+            workers_ended: AtomicBool::new(false),
             stop_time: StopTime::new(config.limits.shutdown),
             assignments: Mutex::default(),
             // With the newer protocol nobody tells a host that it gets none.
@@ -141,14 +143,14 @@ impl Host {
             commits_refused: Mutex::default(),
             probes: Mutex::default(),
             stop: Arc::clone(&lasting.stop),
-            ends: Arc::default(),
+            is_ending: Arc::default(),
             failure,
         })
     }
 
     /// Set when the host ends, for those who work beside it: with the process, or alone, where it is one of several pipelines.
     pub fn end_flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.ends)
+        Arc::clone(&self.is_ending)
     }
 
     pub fn is_told_to_stop(&self) -> bool {
@@ -198,14 +200,14 @@ impl Host {
 
     /// Ends all assignments at once: what is in flight is neither written nor committed any more.
     pub fn abandon(&self) {
-        self.ends.store(true, Ordering::SeqCst);
+        self.is_ending.store(true, Ordering::SeqCst);
         self.assignments().drain().for_each(|(_, owned)| owned.state.end());
     }
 
     pub fn join_workers(&self) {
-        self.ends.store(true, Ordering::SeqCst);
-        self.ended.store(true, Ordering::SeqCst);
-        if !self.workers.join(self.stop_time.within(LAST_CALLS)) {
+        self.is_ending.store(true, Ordering::SeqCst);
+        self.workers_ended.store(true, Ordering::SeqCst);
+        if !self.workers.join(self.stop_time.within(FINAL_WAIT_FOR_CALLS)) {
             self.failure.set("a worker panicked".to_owned());
         }
     }
@@ -217,8 +219,12 @@ impl GroupHandler for Host {
         *lock(&self.awaits_group) = waits.then(Instant::now);
     }
 
-    fn waiting(&self, source: &TopicPartition, reason: &str) {
-        lock(&self.waiting).insert(source.clone(), reason.to_owned());
+    fn asks(&self, source: &TopicPartition) {
+        lock(&self.waiting).insert(source.clone(), None);
+    }
+
+    fn cannot_begin(&self, source: &TopicPartition, reason: &str) {
+        lock(&self.waiting).insert(source.clone(), Some(reason.to_owned()));
     }
 
     fn unreadable(&self, source: &TopicPartition, offset: u64, reason: &str) {
@@ -359,7 +365,7 @@ impl GroupHandler for Host {
         self.replace_hung_workers();
         let should_stop = self.stop.load(Ordering::SeqCst) || self.find_failure();
         if should_stop {
-            self.ends.store(true, Ordering::SeqCst);
+            self.is_ending.store(true, Ordering::SeqCst);
             self.stop_time.begins();
         }
         should_stop

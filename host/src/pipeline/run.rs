@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a run leaves nothing behind that could still write or commit, however it ends, so that the next run of the same
 //! pipeline in this process finds what a new process would find; a thread that hangs in a plugin is left behind and counted.
-//! Not guaranteed: that, where a request to the store is still under way five minutes after the run failed.
+//! An exception: a request to the store that is still under way five minutes after the run failed is not waited for any longer.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,13 +34,13 @@ use crate::sink::{DeadLetterTarget, Sink, attachments};
 use crate::source::{GroupHandler, Member, Source, SourceEnd, SourceError};
 
 /// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
-const LAST_REQUESTS: Duration = Duration::from_secs(2);
+const FINAL_WAIT_FOR_REQUESTS: Duration = Duration::from_secs(2);
 
 /// After which it is tried again to join the group with files that were replaced.
 const JOIN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The longest time that a pipeline waits for the requests of its run that failed, before it is started again in this process.
-const MOST_REQUESTS: Duration = Duration::from_secs(300);
+const LONGEST_WAIT_FOR_REQUESTS: Duration = Duration::from_secs(300);
 
 /// What a process with several pipelines has to say about one of them.
 pub(super) trait Neighbours: Send + Sync {
@@ -154,16 +154,16 @@ impl PipelineRun<'_> {
         tokio.block_on(async {
             // A pipeline of several is started again soon, and must not meet its own requests at the store.
             if config.pipeline.is_some() {
-                requests_ended(|| sink.idle(), &self.lasting.stop, MOST_REQUESTS, LAST_REQUESTS).await;
+                requests_ended(|| sink.idle(), &self.lasting.stop, LONGEST_WAIT_FOR_REQUESTS, FINAL_WAIT_FOR_REQUESTS).await;
             }
-            if tokio::time::timeout(host.stop_time.within(LAST_REQUESTS), sink.idle()).await.is_err() {
+            if tokio::time::timeout(host.stop_time.within(FINAL_WAIT_FOR_REQUESTS), sink.idle()).await.is_err() {
                 warn!(
                     "requests to ReductStore are still under way; what they leave unfinished is mended at the next start"
                 );
             }
         });
         if let Some(traces) = traces {
-            traces.end(host.stop_time.within(LAST_REQUESTS));
+            traces.end(host.stop_time.within(FINAL_WAIT_FOR_REQUESTS));
         }
         supervised?;
         if let Some(reason) = host.failure() {
@@ -192,14 +192,14 @@ impl PipelineRun<'_> {
         (self.running)(Arc::clone(host))?;
         say_configuration(config, chain);
         let files = Arc::new(ClientFiles::new(&config.kafka));
-        let consume = |member: &Member| -> Result<Source, SourceError> {
+        let make_source = |member: &Member| -> Result<Source, SourceError> {
             let handler = Arc::clone(host) as Arc<dyn GroupHandler>;
             Source::new(&config.kafka, member, partitions, Arc::clone(&files), handler)
         };
         // It holds the lock on this host's name. Another host of this machine that starts while this one is still writing must not take the
         // same name, so the lock outlives the source.
         let member = Member::new(&config.kafka);
-        let mut source = consume(&member)?;
+        let mut source = make_source(&member)?;
         let look = Arc::clone(&host.look);
         let supervisor = {
             let host = Arc::clone(host) as Arc<dyn Supervised>;
@@ -220,7 +220,7 @@ impl PipelineRun<'_> {
                 }
             }
             source = loop {
-                match consume(present) {
+                match make_source(present) {
                     Ok(source) => break source,
                     // The files may be half written just now; what works is tried before it is used, and can still change.
                     Err(error) if files.renewals() > 0 && !host.is_told_to_stop() => {
@@ -253,7 +253,7 @@ async fn requests_ended<I: Future<Output = ()>>(
 
 /// While the brokers are away its last look may take a while, and nobody needs it.
 fn wait_for_supervisor(host: &Host, supervisor: std::thread::JoinHandle<()>) {
-    let deadline = Instant::now() + host.stop_time.within(LAST_REQUESTS);
+    let deadline = Instant::now() + host.stop_time.within(FINAL_WAIT_FOR_REQUESTS);
     while !supervisor.is_finished() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -140,8 +140,8 @@ impl Supervised for Host {
             finding("kafka.skipped", message)
         }));
         let waiting = lock(&self.waiting);
-        // Each assignment begins with a question, which is no problem yet.
-        let failed = waiting.iter().filter(|(_, why)| !why.starts_with("asking"));
+        // Each assignment begins with a question, which is no problem before its answer.
+        let failed = waiting.iter().filter_map(|(source, why)| Some((source, why.as_ref()?)));
         let mut named: Vec<String> = failed.map(|(source, why)| format!("{source}: {why}")).collect();
         named.sort();
         if named.len() > NAMED {
@@ -160,7 +160,7 @@ impl Supervised for Host {
     }
 
     fn ended(&self) -> bool {
-        self.ended.load(Ordering::SeqCst)
+        self.workers_ended.load(Ordering::SeqCst)
     }
 }
 
@@ -175,7 +175,7 @@ impl Partitions for Host {
     }
 
     fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::SeqCst)
+        self.workers_ended.load(Ordering::SeqCst)
     }
 }
 

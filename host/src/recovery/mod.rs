@@ -5,7 +5,7 @@
 //! it was writing: two blocks for each entry. Removing a record can do the same damage while the store still handles a
 //! cut-off request to the same block.
 //!
-//! Therefore this task, which starts all re-reads, asks the store for its uptime once a second. When the store has
+//! Therefore this task, which starts the re-reads that the store makes necessary, asks the store for its uptime once a second. When the store has
 //! restarted, each partition is re-read from the position it had when the store was last known to run, less the number
 //! of records that two blocks hold. If an entry gets few of a partition's records and has lost one that this host
 //! remembers, the re-read begins at that record. When a record was removed, only the partitions of its entry are
@@ -30,7 +30,7 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use crate::flow::store_start::{Started, now_ms};
-use crate::flow::{CommitPoint, PartitionState, Phase, Reread, RereadCause};
+use crate::flow::{CommitPoint, PartitionState, Phase, Reread};
 use crate::record::TopicPartition;
 use crate::sink::Sink;
 use crate::sink::store::StoreError;
@@ -165,7 +165,7 @@ impl Recovery {
         let mut neighbours = sink.take_neighbours();
         for state in host.states().iter().filter(|state| state.phase() != Phase::Ended) {
             if neighbours.remove(&state.source) {
-                state.require_reread(RereadCause::Removal);
+                state.require_reread_after_removal();
             }
         }
         // A partition that is being assigned again at this moment has no state yet: the next look finds it.

@@ -76,7 +76,8 @@ impl From<ConfigProblems> for NotTaken {
     }
 }
 
-/// The running task of the rollouts. Dropping it ends the task, which discards the result of a load that is under way.
+/// The running task of the rollouts. Dropping it asks the task to end and doesn't wait for that; the task discards the
+/// result of a load that is under way.
 pub struct Lifecycle {
     control: Control,
     thread: Option<JoinHandle<()>>,

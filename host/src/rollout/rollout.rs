@@ -1,7 +1,8 @@
 //! The rollout of one plugin's versions: the shadow trial of a candidate, its activation, its bake window, and the
 //! rollback to the previous version.
 //!
-//! Guarantees: a version becomes active only by `take_over` or `took_over`, and the previous one only by `roll_back`; the previous
+//! Guarantees: a single version becomes active by `activate` only, and the previous one by `return_to_former` only (a changed
+//! configuration installs its whole chain at once); the previous
 //! version stays loaded until the next swap; bytes that were refused aren't loaded again until the file changes.
 
 use std::sync::Arc;
@@ -73,7 +74,7 @@ impl Rollout {
         let bounds = candidate.config.trial.clone();
         if bounds.mode == Mode::Off {
             let report = begin(swaps, &present, &candidate, cause, RolloutOutcome::Baking);
-            self.take_over(candidate, cause, report, shared, swaps);
+            self.activate(candidate, cause, report, shared, swaps);
             return;
         }
         let report = begin(swaps, &present, &candidate, cause, RolloutOutcome::OnTrial);
@@ -159,7 +160,7 @@ impl Rollout {
                     same = found.same, first_difference = found.first_difference, took = ?took,
                     "the new version passed its trial",
                 );
-                self.take_over(candidate, cause, report, shared, swaps);
+                self.activate(candidate, cause, report, shared, swaps);
                 None
             }
         }
@@ -181,7 +182,7 @@ impl Rollout {
         match past {
             Some(reason) if bounds.mode == Mode::Auto => {
                 let report = baking.report;
-                self.roll_back(reason, report, shared, swaps)
+                self.return_to_former(reason, report, shared, swaps)
             }
             Some(reason) if !baking.reported => {
                 baking.reported = true;
@@ -209,7 +210,7 @@ impl Rollout {
         self.end_trial(shared);
         let OnTrial { candidate, cause, report, .. } = self.trial.take().ok_or("it has no candidate on trial")?;
         let digest = candidate.version.plugin.digest.short();
-        self.take_over(candidate, cause, report, shared, swaps);
+        self.activate(candidate, cause, report, shared, swaps);
         Ok(format!("version {digest} is active from the next record on"))
     }
 
@@ -234,7 +235,7 @@ impl Rollout {
             Some(baking) => baking.report,
             None => begin(swaps, &present, &former, Cause::Rollback, RolloutOutcome::RolledBack),
         };
-        let digest = self.roll_back(ASKED.into(), report, shared, swaps);
+        let digest = self.return_to_former(ASKED.into(), report, shared, swaps);
         Ok((
             format!("version {} is active again from the next record on", former.version.plugin.digest.short()),
             digest,
@@ -253,22 +254,37 @@ impl Rollout {
     }
 
     /// Activates the candidate.
-    fn take_over(&mut self, candidate: StageSpec, cause: Cause, report: u64, shared: &SharedChain, swaps: &Swaps) {
+    fn activate(&mut self, candidate: StageSpec, cause: Cause, report: u64, shared: &SharedChain, swaps: &Swaps) {
         let started = Instant::now();
         let old = match shared.replace(candidate.clone()) {
             Ok(old) => old,
             Err(error) => return tracing::error!(plugin = candidate.config.name, %error, "the plugin wasn't swapped"),
         };
-        self.activated(old, &candidate, cause, report, started.elapsed(), swaps);
+        self.watch_active(old, &candidate, cause, report, started.elapsed(), swaps);
     }
 
     /// Begins the bake window of a version that was already activated together with the rest of a changed chain.
-    pub fn took_over(&mut self, old: StageSpec, new: &StageSpec, cause: Cause, took: Duration, swaps: &Swaps) {
+    pub fn begin_bake_after_install(
+        &mut self,
+        old: StageSpec,
+        new: &StageSpec,
+        cause: Cause,
+        took: Duration,
+        swaps: &Swaps,
+    ) {
         let report = begin(swaps, &old, new, cause, RolloutOutcome::Baking);
-        self.activated(old, new, cause, report, took, swaps);
+        self.watch_active(old, new, cause, report, took, swaps);
     }
 
-    fn activated(&mut self, old: StageSpec, new: &StageSpec, cause: Cause, report: u64, took: Duration, swaps: &Swaps) {
+    fn watch_active(
+        &mut self,
+        old: StageSpec,
+        new: &StageSpec,
+        cause: Cause,
+        report: u64,
+        took: Duration,
+        swaps: &Swaps,
+    ) {
         if let Some(baking) = self.baking.take() {
             swaps.update(baking.report, |report| report.outcome = RolloutOutcome::Active);
         }
@@ -291,7 +307,7 @@ impl Rollout {
     }
 
     /// Activates the previous version again. Returns the digest of the one that was given up.
-    fn roll_back(&mut self, reason: String, report: u64, shared: &SharedChain, swaps: &Swaps) -> Option<Digest> {
+    fn return_to_former(&mut self, reason: String, report: u64, shared: &SharedChain, swaps: &Swaps) -> Option<Digest> {
         self.baking = None;
         let former = self.former.take()?;
         let (name, back) = (former.config.name.clone(), former.version.plugin.digest);

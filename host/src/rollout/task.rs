@@ -367,7 +367,7 @@ impl Task {
         let given_up: Vec<(String, Digest)> = self.rollouts.iter_mut().filter_map(step).collect();
         let has_changed = !given_up.is_empty() || candidates(self) != before;
         for (name, digest) in given_up {
-            self.rolled_back(&name, digest);
+            self.remember_bad_version(&name, digest);
         }
         // The version that is active now may come from another address than the one before.
         if has_changed {
@@ -377,7 +377,7 @@ impl Task {
 
     /// This version isn't loaded again while the host runs. If the file holds it, a restart would load it. It doesn't where the
     /// configuration made the version, by other settings or another file.
-    fn rolled_back(&mut self, name: &str, digest: Digest) {
+    fn remember_bad_version(&mut self, name: &str, digest: Digest) {
         self.saw(name, LastSeen::Done(digest));
         let Some(stage) = self.shared.stage(name).filter(|stage| stage.version.plugin.digest != digest) else { return };
         if !read(&stage.config).is_ok_and(|bytes| Digest::of(&bytes) == digest) {
@@ -402,7 +402,7 @@ impl Task {
         };
         let (answer, digest) = rollout.rollback(&self.shared, &self.swaps)?;
         if let Some(digest) = digest {
-            self.rolled_back(name, digest);
+            self.remember_bad_version(name, digest);
         }
         self.follow_chain();
         Ok(answer)

@@ -36,7 +36,7 @@ impl Source {
             let was_out_of_range = state.was_out_of_range();
             let Some(queue) = control.close() else { continue };
             info!(partition = %source, offset = point.offset, was_out_of_range, "reading from another offset");
-            self.handler.waiting(source, "asking Kafka where to go on");
+            self.handler.asks(source);
             let known = Some(point);
             let since = Instant::now();
             let waiting = Waiting { queue, known, was_out_of_range, question: None, assigned_at: None, since };
@@ -82,7 +82,7 @@ impl Source {
         let Some(AssignedPartition::Waiting(waiting)) = taken else { return self.questions.forget(number) };
         match found {
             Err(reason) => {
-                self.handler.waiting(&source, &reason);
+                self.handler.cannot_begin(&source, &reason);
                 self.put(source, AssignedPartition::Waiting(waiting));
             }
             Ok(found) => self.begin(source, waiting, found),

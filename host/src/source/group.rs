@@ -108,7 +108,7 @@ impl GroupContext {
                 assigned_at: None,
                 since: Instant::now(),
             };
-            self.handler.waiting(source, "asking Kafka where it begins");
+            self.handler.asks(source);
             self.places().insert(source.clone(), AssignedPartition::Waiting(Box::new(waiting)));
         }
         Ok(())

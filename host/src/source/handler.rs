@@ -29,8 +29,10 @@ pub struct Beginning {
 pub trait GroupHandler: Send + Sync {
     /// The group has given out its partitions, to this host perhaps none; or, `false`, it is about to give them out again.
     fn given_out(&self, done: bool);
-    /// The partition isn't read yet, for this reason.
-    fn waiting(&self, source: &TopicPartition, reason: &str);
+    /// Kafka is asked where the partition begins, or goes on. It is not read before the answer.
+    fn asks(&self, source: &TopicPartition);
+    /// The partition can't be read yet, for this reason. Kafka is asked again.
+    fn cannot_begin(&self, source: &TopicPartition, reason: &str);
     /// Makes the partition's state, and may move its begin back from where Kafka's facts put it.
     fn begin(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String>;
     /// The batch at this offset of the partition can't be read, for this reason. It is fetched again from time to time.

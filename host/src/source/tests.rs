@@ -31,7 +31,11 @@ struct Acknowledged {
 
 impl GroupHandler for Acknowledged {
     fn given_out(&self, _: bool) {}
-    fn waiting(&self, source: &TopicPartition, reason: &str) {
+
+    fn asks(&self, source: &TopicPartition) {
+        self.waiting.lock().unwrap().insert(source.clone(), "asked".into());
+    }
+    fn cannot_begin(&self, source: &TopicPartition, reason: &str) {
         self.waiting.lock().unwrap().insert(source.clone(), reason.to_owned());
     }
     fn begin(

@@ -10,7 +10,6 @@ use reduct_sink::config::StartPolicy;
 use reduct_sink::flow::store_start::Started;
 use reduct_sink::flow::{
     AckHandle, Begin, Budget, CommitGate, CommitMetadata, CommitPoint, EntryNaming, PartitionState, Phase, Reread,
-    RereadCause,
 };
 use reduct_sink::kafka::start::{Facts, begin};
 use reduct_sink::record::entry_name::Naming;
@@ -362,7 +361,7 @@ impl World {
         match there.first() {
             Some(stored) if state.compare_contents() && (!stored.whole || stored.content != content) => {
                 there.clear();
-                state.require_reread(RereadCause::Removal);
+                state.require_reread_after_removal();
                 // Few removals coincide with a request that was cut off.
                 self.commit();
                 if !self.has_finished && self.rng.u8(..8) == 0 {
@@ -490,7 +489,7 @@ impl World {
     /// The writer has to remove an unfinished record, and a request that was cut off damages another one.
     fn removal(&mut self) -> &'static str {
         let Some(host) = &self.host else { return "" };
-        host.state.require_reread(RereadCause::Removal);
+        host.state.require_reread_after_removal();
         // The next poll commits what was acknowledged.
         self.commit();
         self.harm(false);

@@ -1,7 +1,7 @@
 //! What may be committed for a partition, and what the next owner is told with it.
 //!
-//! Guarantees: every commit point is made here, by [`PartitionState::commit_point`] while the partition is read; while a failure of the store isn't
-//! explained, only what was proved before it is committed.
+//! Guarantees: what a partition that is read lets the group commit is decided in [`PartitionState::commit_point`], and
+//! nowhere else; while a failure of the store isn't explained, that is only what was proved before it.
 
 use super::{CommitPoint, Inner, OwedReread, PartitionState, Phase};
 use crate::flow::commit_metadata::CommitMetadata;
@@ -25,8 +25,8 @@ impl PartitionState {
         Some(self.point_at(&inner, proven.min(inner.checkpoint.position())))
     }
 
-    /// What to commit for a partition that the group has no offset for, before its first record is read. It is the same
-    /// whatever the store does.
+    /// What to commit before the first record is read: where the group has no offset for the partition, or where requests of
+    /// an earlier owner may still arrive. It is the same whatever the store does.
     pub fn first_commit(&self) -> CommitPoint {
         self.point(&self.lock())
     }

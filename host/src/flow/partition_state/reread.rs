@@ -8,14 +8,6 @@ use std::time::{Duration, Instant};
 use super::{Inner, OwedReread, PartitionState, Phase};
 use crate::flow::store_start::Started;
 
-/// Why records of a partition have to be read from Kafka again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RereadCause {
-    /// A record was removed from one of the partition's entries: the store rewrites the block, which can damage other
-    /// records of it.
-    Removal,
-}
-
 /// A re-read that the recovery decided on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reread {
@@ -28,9 +20,10 @@ pub struct Reread {
 }
 
 impl PartitionState {
-    /// Demands that the partition be re-read. From now on no commit point lets the next owner off the re-read. A re-read
+    /// Demands that the partition be re-read, because a record was removed from one of its entries: the store rewrites the
+    /// block, which can damage other records of it. From now on no commit point lets the next owner off the re-read. A re-read
     /// that is under way is completed first: it may have more to remove.
-    pub fn require_reread(&self, RereadCause::Removal: RereadCause) {
+    pub fn require_reread_after_removal(&self) {
         let mut inner = self.lock();
         // The block may reach back further than this value's own begin: an earlier owner may have begun the re-read.
         let window = self.window(&inner);

@@ -164,7 +164,7 @@ fn unsent_records_are_dropped_unless_one_reread_needs_them() {
 fn a_removal_is_owed_by_whoever_owns_the_partition_next() {
     let state = at(1000);
     let ack = state.receive(1000, 1).unwrap();
-    state.require_reread(RereadCause::Removal);
+    state.require_reread_after_removal();
     assert!(!state.may_write() && !state.may_read());
     assert_eq!((state.required_reread(), state.try_end()), (Some(900), None), "the recovery decides first");
     drop(ack);
@@ -179,7 +179,7 @@ fn a_reread_that_removes_something_is_completed_and_repeated() {
     let state = state(&Arc::new(Budget::new(9, 100)), CommitPoint { offset: 900, metadata }, 903);
     let acks: Vec<_> = (900..903).map(|offset| state.receive(offset, 1).unwrap()).collect();
     assert!(state.compare_contents());
-    state.require_reread(RereadCause::Removal);
+    state.require_reread_after_removal();
     assert!(state.may_write() && state.may_read());
     let mut acks = acks.into_iter();
     acks.next().unwrap().acknowledge();
@@ -289,7 +289,7 @@ fn a_reread_is_complete_where_reading_stood_however_much_may_have_been_written()
     for offset in 1000..1005 {
         state.receive(offset, 1).unwrap().acknowledge();
     }
-    state.require_reread(RereadCause::Removal);
+    state.require_reread_after_removal();
     state.announce_reread(Reread { from: 900, discard_unsent: true, store_start: None });
     let point = state.try_end().unwrap();
     assert_eq!((point.offset, point.metadata.to_string().as_str()), (900, "reread=1005 compare=10000"));
@@ -299,7 +299,7 @@ fn a_reread_is_complete_where_reading_stood_however_much_may_have_been_written()
         again.receive(offset, 1).unwrap().acknowledge();
     }
     assert_eq!(again.commit_point().unwrap().metadata.to_string(), "compare=10000", "complete, and comparing goes on");
-    again.require_reread(RereadCause::Removal);
+    again.require_reread_after_removal();
     assert_eq!(again.phase(), Phase::RereadRequired, "it waits for nothing");
     again.announce_reread(Reread { from: 905, discard_unsent: true, store_start: None });
     let point = again.try_end().unwrap();

@@ -137,7 +137,7 @@ impl Task {
         let took = started.elapsed();
         for (old, new) in made.replaced {
             let rollout = self.rollouts.entry(new.config.name.clone()).or_default();
-            rollout.took_over(old, &new, Cause::Configuration, took, &self.swaps);
+            rollout.begin_bake_after_install(old, &new, Cause::Configuration, took, &self.swaps);
         }
         for candidate in made.candidates {
             self.introduce(candidate, Cause::Configuration);

@@ -15,7 +15,7 @@ use super::Writer;
 use super::batch::under_way;
 use super::pending::PendingWrite;
 use crate::flow::store_start::Started;
-use crate::flow::{PartitionState, ReplayRefusal, RereadCause};
+use crate::flow::{PartitionState, ReplayRefusal};
 use crate::sink::item::Prepared;
 use crate::sink::letters::LetterRemoval;
 use crate::sink::store::{Occupant, StoreError};
@@ -184,7 +184,7 @@ impl Writer {
                 shared.gate.report_failure();
             }
             // The server may be rewriting a block of theirs: what the block holds is read again and compared.
-            owners.iter().for_each(|owner| owner.require_reread(RereadCause::Removal));
+            owners.iter().for_each(|owner| owner.require_reread_after_removal());
             self.removed(0);
         }
         removed.map_err(|error| error.to_string())

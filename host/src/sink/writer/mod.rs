@@ -411,7 +411,7 @@ impl Writer {
     fn removed(&self, records: u64) {
         self.shared.counters.repaired(records);
         for state in self.states.values() {
-            state.require_reread(crate::flow::RereadCause::Removal);
+            state.require_reread_after_removal();
         }
         // A writer that was idle has retired, and what it knew of others that share the entry is forgotten.
         let is_known = |source: &TopicPartition| {
