@@ -52,6 +52,9 @@ impl HostCalls {
 }
 
 /// The future's output, or `None` at the deadline. Keeps the thread until then.
+///
+/// It may take a wake-up that was meant for what this thread does next: a worker sleeps when there is no record, and a
+/// wait may be part of another wait. So it leaves one behind if it slept, and the thread looks once more.
 pub(super) fn wait<F: Future>(deadline: Instant, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     // Most are ready at once, and then need nothing to wake this thread.
@@ -59,13 +62,22 @@ pub(super) fn wait<F: Future>(deadline: Instant, future: F) -> Option<F::Output>
         return Some(output);
     }
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    loop {
+    let mut slept = false;
+    let output = loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return Some(output);
+            break Some(output);
         }
-        let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break None;
+        }
+        slept = true;
         thread::park_timeout(left);
+    };
+    if slept {
+        thread::current().unpark();
     }
+    output
 }
 
 /// Wakes a thread that waits.
@@ -122,5 +134,30 @@ mod tests {
             inner()
         };
         assert_eq!(calls.run(long, || wait(long, outer)), Some(Some(())));
+    }
+
+    #[test]
+    fn a_wait_takes_nobodys_wake_up() {
+        let in_ms = |time| Instant::now() + Duration::from_millis(time);
+        // What wakes the outer wait comes while the inner one sleeps.
+        let mut polls = 0;
+        let outer = std::future::poll_fn(|context| {
+            polls += 1;
+            if polls == 2 {
+                context.waker().wake_by_ref();
+                wait(in_ms(20), std::future::pending::<()>());
+            }
+            if polls > 2 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        assert_eq!(wait(in_ms(10_000), outer), Some(()));
+        // The same for a thread that sleeps after the wait.
+        let this = thread::current();
+        thread::park_timeout(Duration::ZERO);
+        let waker = thread::spawn(move || this.unpark());
+        wait(in_ms(20), std::future::pending::<()>());
+        waker.join().unwrap();
+        let before = Instant::now();
+        thread::park_timeout(Duration::from_secs(10));
+        assert!(before.elapsed() < Duration::from_secs(10), "the wake-up was lost");
     }
 }
