@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use super::meter::{Histogram, Latency, Meters};
 use super::stage::StageObserver;
-use crate::config::{PluginConfig, PluginSource};
+use crate::config::{PluginConfig, PluginSource, threads};
 use crate::plugin::{
     ConfigVersion, CounterSet, Counts, Digest, Instance, LoadError, LoadedPlugin, RecentFailure, Runtime,
 };
@@ -201,7 +201,7 @@ impl SharedChain {
         let workers = self.workers.load(Ordering::Relaxed);
         let start = || (0..workers).map_while(|_| Instance::start(&version.plugin).ok()).collect();
         // The start has a thread of its own, because WASI's functions block and the caller may be a thread of tokio.
-        let spares: Vec<Instance> = std::thread::scope(|scope| scope.spawn(start).join()).unwrap_or_default();
+        let spares: Vec<Instance> = threads::aside(start).unwrap_or_default();
         *version.spares.lock().unwrap_or_else(PoisonError::into_inner) = spares;
     }
 

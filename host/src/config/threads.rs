@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-/// Plugins that import nothing but the contract run on the calling thread's stack, of which they get 512 KiB (wasmtime's default): a
+/// Plugins run on the calling thread's stack, of which they get 512 KiB (wasmtime's default): a
 /// thread needs more than that, whatever `RUST_MIN_STACK` says, so that deep recursion ends as a trap.
 const STACK: usize = 2 << 20;
 
@@ -49,6 +49,19 @@ pub fn spawn<T: Send + 'static>(
     })
 }
 
+/// Does the work on a thread of its own that belongs to the pipeline of this one, and waits for it. `None`: it panicked, or
+/// there is no thread.
+pub fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+    let pipeline = pipeline();
+    std::thread::scope(|scope| {
+        let work = move || {
+            belong_to(pipeline);
+            work()
+        };
+        Builder::new().stack_size(STACK).spawn_scoped(scope, work).ok()?.join().ok()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +74,7 @@ mod tests {
             spawn("outer", inner).unwrap().join().unwrap()
         });
         assert_eq!(seen, (Some("cameras".into()), Some("cameras".into())));
+        assert_eq!(within(Some("cameras".into()), || aside(pipeline)), Some(Some("cameras".into())));
         assert_eq!(pipeline(), None);
     }
 }
