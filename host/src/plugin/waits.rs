@@ -1,7 +1,7 @@
 //! The functions of WASI in which the host may wait on behalf of a plugin: for a file, a timer, an answer over HTTP.
 //!
 //! Guarantees: each of them ends at the deadline of the call that the plugin is in, and ends the call with it. What it began
-//! is abandoned on a thread of [`super::host_calls`].
+//! is abandoned on a thread of [`super::host_calls`]. What is written without waiting for it is bounded for each stream.
 //!
 //! They are WASI's asynchronous functions, for which the calling thread waits here. WASI's own blocking ones wait without a
 //! deadline. Asynchronous calls into the plugin would do as well, but each of them changes to another stack and back, which
@@ -28,6 +28,10 @@ use super::wasi_files;
 /// As `wasmtime-wasi` links them: plugins that import an older 0.2 find these.
 const POLL: &str = "wasi:io/poll@0.2.12";
 const STREAMS: &str = "wasi:io/streams@0.2.12";
+
+/// The most bytes that one `write` hands over: as many as WASI's own streams allow when a plugin asks first. Those of files
+/// don't hold a plugin to it, and the bytes lie in the host's memory until the file system has taken them.
+const MOST_WRITTEN: usize = 64 * 1024;
 
 /// A host function did not end before the deadline of the call that it was part of.
 #[derive(Debug)]
@@ -88,6 +92,20 @@ fn link_streams(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     waits!("[method]output-stream.blocking-write-zeroes-and-flush", HostOutputStream::blocking_write_zeroes_and_flush(DynOutputStream, length: u64));
     waits!("[method]output-stream.blocking-flush", HostOutputStream::blocking_flush(DynOutputStream));
     waits!("[method]output-stream.blocking-splice", HostOutputStream::blocking_splice(DynOutputStream, from: Resource<DynInputStream>, most: u64));
+    interface.func_wrap(
+        "[method]output-stream.write",
+        |mut call: Call<'_>, (stream, bytes): (Resource<DynOutputStream>, Vec<u8>)| {
+            if bytes.len() > MOST_WRITTEN {
+                let length = bytes.len();
+                return Err(wasmtime::Error::msg(format!(
+                    "it wrote {length} bytes to a stream at once; the most are {MOST_WRITTEN}"
+                )));
+            }
+            let state = call.data_mut();
+            let answer = HostOutputStream::write(state.ctx().table, stream, bytes);
+            Ok((state.stream_answer(answer)?,))
+        },
+    )?;
     interface.resource("input-stream", ResourceType::host::<DynInputStream>(), |mut call: Call<'_>, number| {
         let state = call.data_mut();
         until(state.deadline, HostInputStream::drop(state.ctx().table, Resource::new_own(number)))?

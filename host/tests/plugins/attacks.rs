@@ -66,19 +66,24 @@ fn in_time<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
     answered.recv_timeout(PATIENCE).expect("the call never ends")
 }
 
+/// By this a component needs the engine on which calls are asynchronous.
+const ASYNC: &str = r#"(import "$root" "[context-set-0]" (func $context (param i32)))"#;
+
 #[test]
 fn a_body_that_nobody_reads_holds_no_call_up() {
-    let guest = asking(&format!("{WAITING} (call $keep)"), IMPORTS, &BODIES, BODY);
-    let failure = in_time(move || {
-        let mut chain = chain("waiting", guest, |plugin| {
-            with_http(plugin);
-            plugin.timeout = SHORT;
+    for (name, import, begin) in [("waiting", "", ""), ("waiting-async", ASYNC, "(call $context (i32.const 7))")] {
+        let guest = asking(&format!("{begin} {WAITING} (call $keep)"), &format!("{IMPORTS} {import}"), &BODIES, BODY);
+        let failure = in_time(move || {
+            let mut chain = chain(name, guest, |plugin| {
+                with_http(plugin);
+                plugin.timeout = SHORT;
+            });
+            let failure = dead_letter(chain.transform(&input(1)));
+            dead_letter(chain.transform(&input(2)));
+            failure
         });
-        let failure = dead_letter(chain.transform(&input(1)));
-        dead_letter(chain.transform(&input(2)));
-        failure
-    });
-    assert!(failure.reason.contains("time limit of 200ms, while it waited for the host"), "{failure:?}");
+        assert!(failure.reason.contains("time limit of 200ms, while it waited for the host"), "{failure:?}");
+    }
 }
 
 #[test]

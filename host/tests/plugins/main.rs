@@ -19,3 +19,4 @@ mod loading;
 mod shapes;
 mod swapping;
 mod verdicts;
+mod waits;
