@@ -31,7 +31,7 @@ pub use load::{Load, payload};
 pub use process::unique;
 pub use sink::{Sink, SinkConfig};
 pub use store::Store;
-pub use stored::{Stored, read_back};
+pub use stored::{Stored, read_back, source_of};
 
 /// Whether the suites run at full size (`tests/run --long`).
 pub fn long() -> bool {

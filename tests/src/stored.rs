@@ -29,6 +29,11 @@ impl fmt::Display for Identity {
     }
 }
 
+/// `topic/partition` of a text that is `topic/partition@topic-id` where Kafka has ids.
+pub fn source_of(label: &str) -> &str {
+    label.split_once('@').map_or(label, |(source, _)| source)
+}
+
 /// A record as ReductStore holds it. Of its payload only the size and the digest are kept.
 ///
 /// A dead letter can hold the key and the headers after the payload, from the byte that its label `sink.headers-at`
@@ -47,15 +52,20 @@ pub struct Stored {
 impl Stored {
     /// `None` if the record has no such labels; an error if their values are no numbers.
     pub fn identity(&self) -> Result<Option<Identity>> {
-        let (Some(source), Some(offset)) = (self.labels.get("kafka.source"), self.labels.get("kafka.offset")) else {
+        let (Some(source), Some(offset)) = (self.source(), self.labels.get("kafka.offset")) else {
             return Ok(None);
         };
         let index = self.labels.get("kafka.index").map(|index| index.parse()).transpose()?;
-        Ok(Some(Identity { source: source.clone(), offset: offset.parse()?, index }))
+        Ok(Some(Identity { source: source.to_owned(), offset: offset.parse()?, index }))
     }
 
     pub fn label(&self, name: &str) -> Option<&str> {
         self.labels.get(name).map(String::as_str)
+    }
+
+    /// `topic/partition`, as the label `kafka.source` has it.
+    pub fn source(&self) -> Option<&str> {
+        self.label("kafka.source").map(source_of)
     }
 }
 

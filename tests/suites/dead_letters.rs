@@ -18,7 +18,7 @@ use reduct_sink_testbed::sink::{binary, run_to_end};
 use reduct_sink_testbed::verify::{DIFFER, Expected, compare};
 use reduct_sink_testbed::{
     Bed, Kafka, Load, Message, Produced, Sink, SinkConfig, Stored, bed, figures, long, payload, read_back, sized,
-    unique,
+    source_of, unique,
 };
 
 /// How long a step may take; a bound, not an expectation.
@@ -187,7 +187,7 @@ async fn poison_is_kept_replayed_once_and_gone() -> Result<()> {
     // The replayed records are as if they had been written at once.
     for record in after.iter().filter(|record| record.label("mended").is_some()) {
         let offset: u64 = record.label("kafka.offset").context("an offset")?.parse()?;
-        let source = record.label("kafka.source").context("a source")?;
+        let source = record.source().context("a source")?;
         let n = produced.iter().position(|p| format!("{}/{}", p.topic, p.partition) == source && p.offset == offset);
         let sent = message(n.context("a record that was produced")? as u64);
         assert_eq!(record.timestamp_us / 1000, sent.timestamp_ms.unwrap() as u64);
@@ -450,7 +450,7 @@ fn letters(records: Vec<(u32, u64, Message)>) -> Result<BTreeMap<(String, u64, O
             let found = message.headers.iter().rev().find(|(key, _)| key == name.as_bytes());
             found.and_then(|(_, value)| value.as_ref()).map(|value| String::from_utf8_lossy(value).into_owned())
         };
-        let source = last("kafka.source").context("a letter without a source")?;
+        let source = source_of(&last("kafka.source").context("a letter without a source")?).to_owned();
         let offset = last("kafka.offset").context("a letter without an offset")?.parse()?;
         let index = last("kafka.index").map(|index| index.parse()).transpose()?;
         letters.entry((source, offset, index)).or_default().push(message);

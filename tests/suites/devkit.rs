@@ -128,8 +128,7 @@ async fn a_dry_run_tells_what_a_run_then_does_and_leaves_no_trace() -> Result<()
     for record in written {
         let (partition, offset) = (record["partition"].to_string(), record["offset"].to_string());
         let of = |stored: &&reduct_sink_testbed::Stored| {
-            stored.label("kafka.source") == Some(&format!("{topic}/{partition}"))
-                && stored.label("kafka.offset") == Some(&offset)
+            stored.source() == Some(&format!("{topic}/{partition}")) && stored.label("kafka.offset") == Some(&offset)
         };
         let stored = stored.iter().find(of).with_context(|| format!("{record} isn't in the store"))?;
         let output = &record["output"][0];

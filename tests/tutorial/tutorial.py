@@ -78,7 +78,7 @@ async def verify(args):
                 found.append((entry, record.timestamp, record.labels, hashlib.sha256(payload).hexdigest()))
         expect("records", len(found), len(sent))
 
-        identities = {(labels["kafka.source"], int(labels["kafka.offset"])): (entry, labels, digest)
+        identities = {(labels["kafka.source"].split("@")[0], int(labels["kafka.offset"])): (entry, labels, digest)
                       for entry, _, labels, digest in found}
         expect("records that differ in their identity", len(identities), len(sent))
         for line in sent:

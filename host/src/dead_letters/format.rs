@@ -19,8 +19,8 @@ use crate::record::{Identity, InputRecord, OutputRecord};
 /// What a dead letter in a Kafka topic says behind the record's own headers, under the names of the labels.
 pub fn headers(dead_letter: &OutputRecord) -> Vec<(&'static str, String)> {
     let input = &dead_letter.input;
-    let mut headers = vec![(labels::SOURCE, input.source.to_string()), (labels::OFFSET, input.offset.to_string())];
-    headers.extend(input.topic_id.map(|id| (labels::TOPIC_ID, id.to_string())));
+    let source = labels::source_text(&input.source, input.topic_id);
+    let mut headers = vec![(labels::SOURCE, source), (labels::OFFSET, input.offset.to_string())];
     headers.extend(dead_letter.index.map(|index| (labels::INDEX, index.to_string())));
     headers.extend(input.timestamp_ms.map(|time| (labels::TIMESTAMP, time.to_string())));
     if let Some(rejection) = &dead_letter.rejection {

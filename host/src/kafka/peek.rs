@@ -1,7 +1,7 @@
 //! A look at what topics hold: reads records without being a member of the group.
 //!
 //! Guarantees: nothing is committed and no group is joined, so that no other reader is disturbed; no topic is created;
-//! what can't be read of a record is told with it.
+//! what can't be read of a record is told with it; what begins where a group would has the topics' ids, as the group's records have.
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
@@ -13,7 +13,7 @@ use super::metadata::{self, KafkaCheckError, TopicError};
 use super::scan::{Committed, ScanError, ScanReader, Scanned};
 use super::start::{self, Facts};
 use crate::config::Kafka;
-use crate::record::{InputRecord, TopicPartition};
+use crate::record::{InputRecord, TopicId, TopicPartition};
 
 /// Where to begin, in each partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,11 +75,13 @@ pub fn peek(
         counts.extend(found.into_iter().map(|topic| (topic.name, u32::try_from(topic.partitions).unwrap_or(u32::MAX))));
     }
     let mut reader = ScanReader::new(config)?;
-    let ranges = ranges(&reader, config, from, until, &counts)?;
+    let ids = if from == From::Group { topic_ids(&reader, counts.keys())? } else { BTreeMap::new() };
+    let ranges = ranges(&reader, config, from, until, &counts, &ids)?;
     reader.begin(ranges)?;
     let mut shown = |Scanned { record, problem }: Scanned| {
         let partitions = counts.get(&*record.source.topic).map_or(1, |count| *count as usize);
-        see(PeekedRecord { record, partitions, problem })
+        let topic_id = ids.get(&*record.source.topic).copied();
+        see(PeekedRecord { record: InputRecord { topic_id, ..record }, partitions, problem })
     };
     loop {
         let scanned = match until {
@@ -98,6 +100,18 @@ pub fn peek(
     }
 }
 
+/// The ids of those topics that have one.
+fn topic_ids<'a>(
+    reader: &ScanReader,
+    topics: impl Iterator<Item = &'a String>,
+) -> Result<BTreeMap<String, TopicId>, PeekError> {
+    let mut ids = BTreeMap::new();
+    for topic in topics {
+        ids.extend(reader.topic_id(topic)?.map(|id| (topic.clone(), id)));
+    }
+    Ok(ids)
+}
+
 /// Where each partition is read from, and to where.
 fn ranges(
     reader: &ScanReader,
@@ -105,15 +119,15 @@ fn ranges(
     from: From,
     until: Until,
     counts: &BTreeMap<String, u32>,
+    ids: &BTreeMap<String, TopicId>,
 ) -> Result<Vec<(TopicPartition, Range<u64>)>, PeekError> {
     let mut ranges = Vec::new();
     for (topic, count) in counts {
         let name: Arc<str> = topic.as_str().into();
         let sources: Vec<_> =
             (0..*count).map(|partition| TopicPartition { topic: Arc::clone(&name), partition }).collect();
-        let is_group = from == From::Group;
-        let committed = if is_group { reader.committed(topic, *count)? } else { Vec::new() };
-        let topic_id = if is_group { reader.topic_id(topic)? } else { None };
+        let committed = if from == From::Group { reader.committed(topic, *count)? } else { Vec::new() };
+        let topic_id = ids.get(topic).copied();
         let partitions = usize::try_from(*count).unwrap_or(usize::MAX);
         let mut points = committed.into_iter().map(Committed::point);
         for (source, Range { start: low, end: high }) in sources.iter().zip(reader.bounds_of(&sources)?) {

@@ -59,12 +59,11 @@ impl Store {
         let JointQuestion { entries, state, times, offsets, records } = question;
         let most = 2 * records + entries.len();
         let label = |name: &str| format!("&{name}");
-        let mut conditions = vec![
+        let conditions = [
             json!({ "$gte": [label(labels::OFFSET), offsets.start()] }),
             json!({ "$lte": [label(labels::OFFSET), offsets.end()] }),
-            json!({ "$eq": [label(labels::SOURCE), state.source.to_string()] }),
+            json!({ "$eq": [label(labels::SOURCE), labels::source_text(&state.source, state.topic_id())] }),
         ];
-        conditions.extend(state.topic_id().map(|id| json!({ "$eq": [label(labels::TOPIC_ID), id.to_string()] })));
         let when = json!({ "$and": conditions });
         let names: Vec<String> = entries.iter().map(EntryName::to_string).collect();
         let answer = self.with_bucket(0, move |bucket| {

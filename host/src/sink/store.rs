@@ -399,13 +399,12 @@ impl Store {
         let (name, times) = (entry.to_string(), claim.times.clone());
         let label = |name: &str| format!("&{name}");
         // What doesn't fulfil the conditions before it isn't counted by the last one.
-        let mut conditions = vec![
+        let conditions = [
             json!({ "$gte": [label(labels::OFFSET), claim.offsets.start()] }),
             json!({ "$lte": [label(labels::OFFSET), claim.offsets.end()] }),
-            json!({ "$eq": [label(labels::SOURCE), claim.source.to_string()] }),
+            json!({ "$eq": [label(labels::SOURCE), labels::source_text(&claim.source, claim.topic_id)] }),
+            json!({ "$each_n": claim.records }),
         ];
-        conditions.extend(claim.topic_id.map(|id| json!({ "$eq": [label(labels::TOPIC_ID), id.to_string()] })));
-        conditions.push(json!({ "$each_n": claim.records }));
         let when = json!({ "$and": conditions });
         let answer = self.with_bucket(0, move |bucket| {
             let query = bucket.query(&name).start_us(times.start).stop_us(times.end);

@@ -155,7 +155,7 @@ async fn grown(assignor: &str) -> Result<()> {
     figures::add("grown_twice", twice as f64)?;
     let entries = reduct_sink_testbed::read_back(&store.client()?, trial.config.bucket(), "*").await?;
     let name = trial.topic.clone();
-    let of_first = entries.iter().filter(|stored| stored.label("kafka.source") == Some(&format!("{name}/0")));
+    let of_first = entries.iter().filter(|stored| stored.source() == Some(&format!("{name}/0")));
     ensure!(of_first.clone().count() > 0, "nothing of the first partition is stored");
     for stored in of_first {
         ensure!(stored.entry == name, "the first partition's records are in {}", stored.entry);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use reduct_sink_testbed::verify::Ledger;
-use reduct_sink_testbed::{Sink, Store, process, unique};
+use reduct_sink_testbed::{Sink, Store, process, source_of, unique};
 
 use super::{CATCH_UP, STEP, Trial, guests, kafka, size, start_kafka, wait_progress};
 
@@ -84,7 +84,8 @@ async fn the_dead_letter_topic_is_down_for_longer_than_the_poll_interval() -> Re
     for (_, _, letter) in trial.kafka.read_all(&dead)? {
         let last = |name: &str| letter.headers.iter().rfind(|(key, _)| key == name.as_bytes())?.1.clone();
         let text = |name: &str| Some(String::from_utf8_lossy(&last(name)?).into_owned());
-        let of = text("kafka.source").zip(text("kafka.offset")).context("a letter without an identity")?;
+        let source = text("kafka.source").map(|source| source_of(&source).to_owned());
+        let of = source.zip(text("kafka.offset")).context("a letter without an identity")?;
         *letters.entry(of).or_insert(0) += 1;
     }
     for record in &poison {

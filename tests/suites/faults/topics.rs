@@ -48,8 +48,7 @@ async fn a_compacted_topic_is_read_to_its_end() -> Result<()> {
     for record in &produced {
         let source = format!("{}/{}", record.topic, record.partition);
         let is_stored = stored.iter().any(|stored| {
-            stored.label("kafka.source") == Some(&source)
-                && stored.label("kafka.offset") == Some(&record.offset.to_string())
+            stored.source() == Some(&source) && stored.label("kafka.offset") == Some(&record.offset.to_string())
         });
         if is_stored
             || left.iter().any(|(partition, offset, _)| (*partition, *offset) == (record.partition, record.offset))

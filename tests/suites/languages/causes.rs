@@ -102,7 +102,7 @@ async fn each_cause_is_told_with_its_topic_partition_and_offset() -> Result<()> 
         let names = |line: &str| texts.iter().all(|text| line.contains(text));
         let source = format!("{topic}/{partition}");
         let letter = letters.iter().find(|letter| {
-            letter.label("kafka.source") == Some(&source) && letter.label("kafka.offset") == Some(&OFFSET.to_string())
+            letter.source() == Some(&source) && letter.label("kafka.offset") == Some(&OFFSET.to_string())
         });
         let reason = letter.and_then(|letter| letter.label("sink.reason")).unwrap_or("no dead letter");
         // A label has no quotation marks.

@@ -32,7 +32,7 @@ async fn run_through(bed: &Bed, config: &SinkConfig, topics: &[&str]) -> Result<
 fn find<'a>(stored: &'a [Stored], produced: &Produced) -> &'a Stored {
     let source = format!("{}/{}", produced.topic, produced.partition);
     let offset = produced.offset.to_string();
-    let is_it = |s: &&Stored| s.label("kafka.source") == Some(&source) && s.label("kafka.offset") == Some(&offset);
+    let is_it = |s: &&Stored| s.source() == Some(&source) && s.label("kafka.offset") == Some(&offset);
     stored.iter().find(is_it).unwrap_or_else(|| panic!("{DIFFER}: {source}@{offset} isn't stored"))
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
-use reduct_sink_testbed::{Message, process};
+use reduct_sink_testbed::{Message, process, source_of};
 use serde_json::{Value, json};
 
 use super::clients::{Answer, Client, Read};
@@ -31,7 +31,7 @@ async fn wildcards_mix_payloads_up_in_python_and_javascript() -> Result<()> {
     while let Some(record) = query.next().await {
         let record = record?;
         // The client doesn't tell the entry; here it is named after the partition.
-        let entry = record.labels().get("kafka.source").cloned().context("a source")?;
+        let entry = source_of(record.labels().get("kafka.source").context("a source")?).to_owned();
         read.push(read_of(record, &entry).await?);
     }
     ensure!(by_time(read) == expected, "reduct-rs reads several entries wrongly");

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::encode::{decoded, is_reserved, label_name};
 use super::exact::{self, ExactPart, ExactValue};
-use super::{HEADERS, INDEX, KEY, OFFSET, SOURCE, TOPIC_ID};
+use super::{BEFORE_ID, HEADERS, INDEX, KEY, OFFSET, SOURCE};
 use crate::record::{Header, Identity, TopicPartition};
 
 /// A record's key and headers as they came from Kafka.
@@ -29,13 +29,14 @@ pub struct Malformed;
 
 /// The identity in these labels; `None`: they have none, or a malformed one.
 pub fn read_identity(found: &HashMap<String, String>) -> Option<Identity> {
-    let (topic, partition) = found.get(SOURCE)?.rsplit_once('/')?;
+    let source = found.get(SOURCE)?;
+    let (source, topic_id) = match source.split_once(BEFORE_ID) {
+        Some((source, id)) => (source, Some(id.parse().ok()?)),
+        None => (source.as_str(), None),
+    };
+    let (topic, partition) = source.rsplit_once('/')?;
     let index = match found.get(INDEX) {
         Some(index) => Some(index.parse().ok()?),
-        None => None,
-    };
-    let topic_id = match found.get(TOPIC_ID) {
-        Some(id) => Some(id.parse().ok()?),
         None => None,
     };
     Some(Identity {

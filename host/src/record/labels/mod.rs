@@ -32,19 +32,18 @@ use smallvec::SmallVec;
 use thiserror::Error;
 
 use self::exact::ExactValue;
-use super::{Header, InputRecord, OutputRecord};
+use super::{Header, InputRecord, OutputRecord, TopicId, TopicPartition};
 
 pub use self::decode::{Malformed, Original, read_identity, read_original, read_text};
 pub use self::encode::{LabelValue, label_name, label_value};
 
-/// On every record: `topic/partition`. Together with [`TOPIC_ID`], [`OFFSET`] and [`INDEX`] it is the record's
-/// identity.
+/// On every record: `topic/partition`, followed by `@` and the topic's id where Kafka has ids. The id distinguishes a
+/// topic from one that was deleted and created again under the same name. Together with [`OFFSET`] and [`INDEX`] it is the
+/// record's identity. Both are in one label, because each label of a record costs the store about a tenth of what the
+/// record costs it otherwise.
 pub const SOURCE: &str = "kafka.source";
 /// On every record: its offset in the partition.
 pub const OFFSET: &str = "kafka.offset";
-/// On every record whose topic's id is known: the id as Kafka shows it. It distinguishes a topic from one that was
-/// deleted and created again under the same name.
-pub const TOPIC_ID: &str = "kafka.topic-id";
 /// On the parts of a split record: the part's number, counted from 0.
 pub const INDEX: &str = "kafka.index";
 /// On records whose key is neither null nor empty: the key, percent-encoded if it isn't text that ReductStore accepts.
@@ -73,6 +72,8 @@ pub const DIGEST: &str = "sink.digest";
 /// On dead letters whose key and headers are too large for labels: at which byte of the body the key and headers begin.
 pub const HEADERS_AT: &str = "sink.headers-at";
 
+/// What stands before the topic's id in [`SOURCE`]. No topic's name has it.
+const BEFORE_ID: char = '@';
 /// The most characters of a reason; the rest is cut off.
 const MAX_REASON: usize = 1000;
 /// How many labels most records have beside those of their headers, at most.
@@ -298,12 +299,14 @@ pub fn own_labels(output: &OutputRecord) -> HashMap<String, String> {
     labels
 }
 
+/// The value of [`SOURCE`].
+pub fn source_text(source: &TopicPartition, topic_id: Option<TopicId>) -> String {
+    topic_id.map_or_else(|| source.to_string(), |id| format!("{source}{BEFORE_ID}{id}"))
+}
+
 fn put_own_labels(labels: &mut HashMap<String, String>, output: &OutputRecord) {
-    labels.insert(SOURCE.into(), output.input.source.to_string());
+    labels.insert(SOURCE.into(), source_text(&output.input.source, output.input.topic_id));
     labels.insert(OFFSET.into(), output.input.offset.to_string());
-    if let Some(id) = output.input.topic_id {
-        labels.insert(TOPIC_ID.into(), id.to_string());
-    }
     if let Some(index) = output.index {
         labels.insert(INDEX.into(), index.to_string());
     }

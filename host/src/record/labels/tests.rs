@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::encode::is_reserved;
 use super::*;
-use crate::record::{LabelChange, Rejection, TopicPartition};
+use crate::record::{Identity, LabelChange, Rejection};
 
 type Raw = (Vec<u8>, Option<Vec<u8>>);
 
@@ -158,16 +158,18 @@ fn header_keys_reach_plugins_as_text() {
 #[test]
 fn an_identity_is_read_back() {
     let labels = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-    let whole = labels(&[
-        ("kafka.source", "a.b/3"),
-        ("kafka.topic-id", "AAECAwQFBgf7_woLDA0ODw"),
-        ("kafka.offset", "9"),
-        ("kafka.index", "1"),
-    ]);
+    let whole =
+        labels(&[("kafka.source", "a.b/3@AAECAwQFBgf7_woLDA0ODw"), ("kafka.offset", "9"), ("kafka.index", "1")]);
     let identity = read_identity(&whole).unwrap();
     assert_eq!(identity.to_string(), "a.b/3@9#1");
     assert_eq!(identity.topic_id.unwrap().to_string(), "AAECAwQFBgf7_woLDA0ODw");
-    assert_eq!(read_identity(&labels(&[("kafka.source", "a"), ("kafka.offset", "9")])), None);
+    let of_source = |source: &str| read_identity(&labels(&[("kafka.source", source), ("kafka.offset", "9")]));
+    assert_eq!(of_source("a.b/3"), Some(Identity { topic_id: None, index: None, ..identity.clone() }));
+    for malformed in ["a", "a/3@", "a/3@AAEC", "a@AAECAwQFBgf7_woLDA0ODw", "a/b@AAECAwQFBgf7_woLDA0ODw"] {
+        assert_eq!(of_source(malformed), None, "{malformed}");
+    }
+    assert_eq!(source_text(&identity.source, identity.topic_id), whole["kafka.source"]);
+    assert_eq!(source_text(&identity.source, None), "a.b/3");
     assert_eq!(read_identity(&labels(&[("size", "9")])), None);
 }
 
