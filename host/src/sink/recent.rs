@@ -130,16 +130,29 @@ impl Recent {
     /// The lowest offset of each partition that was written or found within [`TOUCHED`] and is remembered.
     pub fn lowest(&self, now: Instant) -> HashMap<TopicPartition, u64> {
         let mut lowest: HashMap<TopicPartition, u64> = HashMap::new();
+        let mut note = |source: &TopicPartition, first: u64| match lowest.get_mut(source) {
+            Some(offset) => *offset = first.min(*offset),
+            None => drop(lowest.insert(source.clone(), first)),
+        };
+        // This is asked every second, and hundreds of thousands may be remembered: one after the other is mostly of the same partition.
+        let mut run: Option<(&TopicPartition, u64)> = None;
         for (at, Written { identity, .. }) in
             self.entries.values().flat_map(|entry| entry.written.iter().chain(&entry.found))
         {
             if now.duration_since(*at) > TOUCHED {
                 continue;
             }
-            match lowest.get_mut(&identity.source) {
-                Some(offset) => *offset = identity.offset.min(*offset),
-                None => drop(lowest.insert(identity.source.clone(), identity.offset)),
+            match &mut run {
+                Some((source, first)) if **source == identity.source => *first = identity.offset.min(*first),
+                _ => {
+                    if let Some((source, first)) = run.replace((&identity.source, identity.offset)) {
+                        note(source, first);
+                    }
+                }
             }
+        }
+        if let Some((source, first)) = run {
+            note(source, first);
         }
         lowest
     }
