@@ -14,7 +14,7 @@ use tokio::runtime;
 use url::Url;
 
 use super::connections::Connection;
-use super::route;
+use super::intermediaries;
 use super::store::{OLDEST, Store, is_supported};
 use crate::config;
 
@@ -76,7 +76,7 @@ async fn ask(config: &config::StoreConfig) -> Result<StoreInfo, StoreCheckError>
     let store = Store::new(config).map_err(|error| StoreCheckError::Client(error.to_string()))?;
     let to = store.connection().map_err(|error| StoreCheckError::Client(error.to_string()))?;
 
-    if let Some(redirected) = route::redirect(config).await {
+    if let Some(redirected) = intermediaries::redirect(config).await {
         return Err(StoreCheckError::Redirected(redirected));
     }
     request(&to, config, |to| async move { to.client.alive().await }).await?;
@@ -148,7 +148,7 @@ fn explain(error: &ReductError, config: &config::StoreConfig) -> StoreCheckError
 
 /// The client keeps the cause of a failed connection to itself: find it by connecting once more.
 fn connection_error(config: &config::StoreConfig, text: String) -> String {
-    if let Some(proxy) = route::proxy(&config.url) {
+    if let Some(proxy) = intermediaries::proxy(&config.url) {
         return format!("{text}; {proxy}");
     }
     let address = Url::parse(&config.url).ok().and_then(|url| url.socket_addrs(|| None).ok());

@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
 use super::error::{StoreError, classify};
-use super::route;
+use super::intermediaries;
 use crate::config;
 
 /// The slowest line that a request gets time for, in bytes per second: half a megabit.
@@ -133,10 +133,12 @@ impl Connections {
                 StoreError::Unavailable(text) if self.read_authorities_again() => {
                     Err(StoreError::Unavailable(format!("{text}; store.tls.ca holds other authorities now")))
                 }
-                StoreError::Unavailable(text) => Err(StoreError::Unavailable(match route::proxy(&self.config.url) {
-                    Some(proxy) => format!("{text}; {proxy}"),
-                    None => text,
-                })),
+                StoreError::Unavailable(text) => {
+                    Err(StoreError::Unavailable(match intermediaries::proxy(&self.config.url) {
+                        Some(proxy) => format!("{text}; {proxy}"),
+                        None => text,
+                    }))
+                }
                 error => Err(error),
             },
             Err(error) => Err(StoreError::Unavailable(format!("the client failed: {error}"))),

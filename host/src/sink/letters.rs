@@ -104,7 +104,7 @@ impl Sink {
                         }
                         // Also what was found there: the letter may be the last good copy of what a crash damaged.
                         *shown = match seen.content {
-                            Content::Read { sketch, .. } if sketch == output.sketch => ShownOutput::Whole,
+                            Content::Read { checksum, .. } if checksum == output.checksum => ShownOutput::Whole,
                             Content::Read { .. } | Content::Unread | Content::Unreadable => ShownOutput::Differs,
                         };
                     }

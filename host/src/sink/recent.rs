@@ -30,7 +30,7 @@ pub struct Written {
     pub time_us: u64,
     /// Which Kafka record it was made of.
     pub identity: Identity,
-    /// A short checksum of its payload.
+    /// See [`sketch`].
     pub sketch: u64,
     /// It was in the entry already, written by this host or by an earlier owner of the partition.
     pub found: bool,
@@ -177,7 +177,8 @@ pub fn hasher() -> DefaultHasher {
     SEEDED.build_hasher()
 }
 
-/// Tells a payload from one that is cut, moved or overwritten, at a cost that doesn't grow with it.
+/// A hash of a payload's length and of samples, some 540 bytes: it tells a payload from one that is cut, moved or overwritten from
+/// some place on, at a cost that doesn't grow with the payload. It doesn't notice a damage between the samples.
 pub fn sketch(payload: &[u8]) -> u64 {
     let mut hasher = hasher();
     hasher.write_usize(payload.len());

@@ -21,10 +21,10 @@ use super::attachments::OfEntry;
 use super::connections::{Connection, Connections};
 pub use super::error::StoreError;
 use super::error::classify;
+use super::intermediaries;
 use super::item::MAX_TIMESTAMP_US;
 use super::recent::sketch;
 use super::request_times::{RequestTimes, StoreOperation};
-use super::route;
 use crate::config::{self, Quota};
 use crate::flow::UnderWay;
 use crate::flow::store_start::{Started, now_ms};
@@ -89,9 +89,9 @@ pub enum Content {
     Unread,
     /// Their [`checksum`] and their [`sketch`].
     Read {
-        /// A CRC of all bytes.
+        /// A hash of all bytes.
         checksum: u64,
-        /// A short checksum of some of them.
+        /// A hash of their number and of samples.
         sketch: u64,
     },
     /// The store can't give the payload.
@@ -128,7 +128,7 @@ pub struct Claim {
     pub records: usize,
 }
 
-/// Tells damaged bytes from whole ones; never leaves this process.
+/// A hash of all bytes with this process's own seed: it tells damaged bytes from whole ones, and must not leave the process.
 pub fn checksum(bytes: &[u8]) -> u64 {
     let mut hasher = super::recent::hasher();
     hasher.write(bytes);
@@ -189,7 +189,7 @@ impl Store {
 
     /// An error unless the server is new enough, and answers itself.
     pub async fn require_supported(&self) -> Result<(), StoreError> {
-        if let Some(redirected) = route::redirect(&self.config).await {
+        if let Some(redirected) = intermediaries::redirect(&self.config).await {
             return Err(StoreError::Unsupported(redirected));
         }
         let version = self.run(|to| async move { Ok(to.client.server_info().await?.version) }).await?;

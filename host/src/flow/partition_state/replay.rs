@@ -40,8 +40,8 @@ pub struct StoredOutput {
     pub time_us: u64,
     /// Which Kafka record it was made of.
     pub identity: Identity,
-    /// A short checksum of its payload.
-    pub sketch: u64,
+    /// Of all bytes of its payload, comparable within this process only.
+    pub checksum: u64,
     /// It was there before.
     pub found: bool,
 }

@@ -128,8 +128,8 @@ async fn a_paused_host_removes_no_damaged_record_that_its_successor_may_have_wri
 /// The record of [`damaged`], as the chain makes it with these bytes.
 fn output(payload: &[u8], found: bool) -> StoredOutput {
     let record = OutputRecord::unchanged(Arc::clone(&item(&partition(0, Begin::default()), "a", 5).record.input));
-    let (identity, sketch) = (record.identity(), crate::sink::recent::sketch(payload));
-    StoredOutput { entry: EntryName::parse("a").unwrap(), time_us: 5, identity, sketch, found }
+    let (identity, checksum) = (record.identity(), crate::sink::store::checksum(payload));
+    StoredOutput { entry: EntryName::parse("a").unwrap(), time_us: 5, identity, checksum, found }
 }
 
 /// Its dead letter may be the last good copy.

@@ -9,12 +9,12 @@
 
 mod attach;
 mod batch;
-mod company;
 mod letters;
 mod pending;
 mod place;
 mod refuse;
 mod repair;
+mod request_sharing;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -28,12 +28,12 @@ use tracing::{error, info, warn};
 
 use self::attach::AttachmentState;
 use self::batch::{note_state, under_way};
-use self::company::{Apart, Company};
 use self::pending::PendingWrite;
 pub(super) use self::place::NEAR_US;
 use self::place::Rewritten;
 use self::refuse::Parked;
 use self::repair::Hidden;
+use self::request_sharing::{Apart, RequestSharing};
 use self::verify::Verifier;
 pub(super) use self::verify::around;
 use super::Shared;
@@ -46,7 +46,7 @@ use super::occupied::OccupiedTimestamps;
 use super::parts::{self, WriteAnswer, WritePart};
 use super::problems::RefusedSubject;
 use super::recent::{Written, sketch};
-use super::store::{StoreError, Write};
+use super::store::{StoreError, Write, checksum};
 use crate::flow::backoff::Backoff;
 use crate::flow::{PartitionState, StoredOutput, UnderWay};
 use crate::record::TopicPartition;
@@ -90,7 +90,7 @@ pub struct Writer {
     attachments: AttachmentState,
     /// What was acknowledged since it was noted last.
     acknowledged: Vec<Written>,
-    company: Company,
+    request_sharing: RequestSharing,
     apart: Apart,
     /// How many of its records were written.
     written: u64,
@@ -124,7 +124,7 @@ impl Writer {
             verifier: Verifier::default(),
             attachments: AttachmentState::default(),
             acknowledged: Vec::new(),
-            company: Company::default(),
+            request_sharing: RequestSharing::default(),
             apart: Apart::default(),
             written: 0,
             is_small_turn: false,
@@ -141,7 +141,7 @@ impl Writer {
             self.shared.membership.assured().await;
             let answer = match self.turn().await {
                 // What is known of the entry has to be proved first.
-                Ok(()) if self.company == Company::Divided => Ok(()),
+                Ok(()) if self.request_sharing == RequestSharing::JustFailed => Ok(()),
                 Ok(()) => self.write_letters().await,
                 error => error,
             };
@@ -156,7 +156,9 @@ impl Writer {
             }
             match answer {
                 // Nothing is proved, and the store may still be at work on the request.
-                Ok(()) if self.company == Company::Divided => tokio::time::sleep(self.backoff.wait()).await,
+                Ok(()) if self.request_sharing == RequestSharing::JustFailed => {
+                    tokio::time::sleep(self.backoff.wait()).await
+                }
                 Ok(()) => self.recovered(),
                 Err(error) => self.wait_after(&error).await,
             }
@@ -206,11 +208,11 @@ impl Writer {
     /// Writes one batch, and reads back what was written when there is nothing else to write, or enough.
     async fn turn(&mut self) -> Result<(), StoreError> {
         let (shared, topic) = (Arc::clone(&self.shared), self.topic());
-        if self.company == Company::Divided {
-            self.company = Company::Alone;
+        if self.request_sharing == RequestSharing::JustFailed {
+            self.request_sharing = RequestSharing::Own;
         }
         let is_failing = self.complained.is_some() || !self.apart.is_over(Instant::now());
-        let is_alone = is_failing || self.company == Company::Alone;
+        let is_alone = is_failing || self.request_sharing == RequestSharing::Own;
         let _few = match (is_failing, is_alone) {
             (true, _) => Some(shared.failing_turn(&topic).await),
             (false, true) => Some(shared.divided_turn(&topic).await),
@@ -222,7 +224,7 @@ impl Writer {
         let by_others = |own: u64| shared.counters.written_now().saturating_sub(own);
         let (begin, before) = (Instant::now(), by_others(self.written));
         let answer = self.write_and_verify().await;
-        let is_slow = || begin.elapsed() > company::SLOW;
+        let is_slow = || begin.elapsed() > request_sharing::SLOW;
         // Where nothing of others is written meanwhile the store is away, and no entry is to blame.
         if is_alone && (answer.is_err() || is_slow()) && by_others(self.written) > before {
             self.apart.begin(Instant::now());
@@ -283,7 +285,7 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         batch.iter_mut().for_each(|pending| pending.prepared.restore_labels(&shared.mapping));
         let is_shared = self.is_small_turn
-            && self.company == Company::Others
+            && self.request_sharing == RequestSharing::Shared
             && parts::may_share(batch.iter().map(|pending| &pending.prepared.labels));
         // There are more small turns than there may be connections.
         let topic = batch.front().map(|first| Arc::clone(&first.state().source.topic)).unwrap_or_default();
@@ -339,7 +341,7 @@ impl Writer {
 
     /// A request that was shared with other entries failed: the next turn asks by itself.
     fn divide(&mut self, error: &StoreError) {
-        self.company = Company::Divided;
+        self.request_sharing = RequestSharing::JustFailed;
         self.attachments.look_again();
         self.shared.note_failed_request();
         if error.may_mean_a_crash() {
@@ -398,8 +400,8 @@ impl Writer {
         }
         if ack.partition().is_replay() {
             // Its dead letter stays until the store was asked once more for this output, so that no re-read has to look after it.
-            let (entry, sketch) = (self.entry.clone(), sketch(&payload));
-            ack.partition().note_stored(StoredOutput { entry, time_us, identity, sketch, found: already_present });
+            let (entry, checksum) = (self.entry.clone(), checksum(&payload));
+            ack.partition().note_stored(StoredOutput { entry, time_us, identity, checksum, found: already_present });
             return ack.acknowledge();
         }
         self.verifier.note(&identity);
@@ -421,8 +423,8 @@ impl Writer {
     }
 
     fn recovered(&mut self) {
-        if self.company == Company::Alone {
-            self.company = Company::Others;
+        if self.request_sharing == RequestSharing::Own {
+            self.request_sharing = RequestSharing::Shared;
         }
         self.backoff.reset();
         if self.complained.take().is_some() {

@@ -25,7 +25,7 @@ pub(super) const HEADS: usize = 1_000;
 const WHOLE: usize = 200;
 /// How many records of a partition and generation are read back although `store.verify_writes` is off, because a host
 /// before this one may have left an unfinished record at the same microsecond. It can have left at most one request's
-/// worth (`store.batch_records`, 85 by default); the margin is for partitions that share an entry and are read again in another order.
+/// worth (`store.batch_records`, 85 at most); the margin is for partitions that share an entry and are read again in another order.
 const SHOWN_LATE: u32 = 1_000;
 
 /// How often a record whose bytes differ from what its plugins answer now is written again.

@@ -12,7 +12,7 @@ use tracing::{error, warn};
 
 use super::batch::note_state;
 use super::pending::PendingWrite;
-use super::{Company, Writer};
+use super::{RequestSharing, Writer};
 use crate::sink::counters::DeadLetterClass;
 use crate::sink::problems::RefusedSubject;
 use crate::sink::store::StoreError;
@@ -66,7 +66,7 @@ impl Writer {
             self.shared.learn_limit(&error, header_bytes, bytes);
         }
         // Its halves are no company for others.
-        self.company = Company::Divided;
+        self.request_sharing = RequestSharing::JustFailed;
         let mut second = batch.split_off(batch.len() / 2);
         let first = Box::pin(self.send(batch)).await;
         let answer = match first {

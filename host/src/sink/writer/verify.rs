@@ -19,7 +19,7 @@ use tracing::warn;
 use super::batch::note_state;
 use super::pending::PendingWrite;
 use super::place::{HEADS, NEAR_US};
-use super::{Company, Writer};
+use super::{RequestSharing, Writer};
 use crate::record::{Identity, TopicPartition};
 use crate::sink::joint;
 use crate::sink::parts::{SMALL, ShownPart};
@@ -218,7 +218,7 @@ impl Writer {
     /// What to ask of these together with other writers; `None`: they are to be asked for by themselves.
     fn shown_part(&self, records: &[PendingWrite]) -> Option<ShownPart> {
         let is_shared = self.is_small_turn
-            && self.company == Company::Others
+            && self.request_sharing == RequestSharing::Shared
             && records.len() <= SMALL
             && self.shared.sharing_reads.is_on()
             && !self.verifier.is_costly(Instant::now());

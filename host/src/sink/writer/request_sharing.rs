@@ -12,16 +12,16 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// A turn that takes longer than this is slow.
 pub(super) const SLOW: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// How a writer makes its next small request.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Company {
-    /// They do.
+pub(super) enum RequestSharing {
+    /// Together with those of other writers.
     #[default]
-    Others,
-    /// One that did has failed in this turn: the next turn shows whose fault it was.
-    Divided,
-    /// They don't until a turn succeeds.
-    Alone,
+    Shared,
+    /// By itself: a shared request failed in this turn, and the next turn shows whose fault it was.
+    JustFailed,
+    /// By itself, until a turn succeeds.
+    Own,
 }
 
 /// For how long an entry that harmed others is kept apart from them.
