@@ -283,6 +283,13 @@ def main(address, token, folder, plugin_file, first, second):
         browser.ask("Network.setBlockedURLs", urls=[])
         check("and when it is back", browser.wait("document.getElementById('state').textContent === 'keeping up'"), text("state"))
 
+        again = "(() => { const none = { topics: [] }; topicActs(['a', 'b'], none); topicActs([], none); topicActs(['a', 'b'], none); return document.getElementById('topic-acts').children.length; })()"
+        check("topics that come back have their buttons again", browser.js(again) == 2)
+        browser.js("sessionStorage.removeItem('reloaded'), window.isOld = true, window.show = () => { throw new Error('a part of the page is missing'); }, true")
+        check("an error of the page is told as that", browser.wait("document.getElementById('state').textContent === 'page error'"), text("state"))
+        check("and not as a silence of the host", "a part of the page is missing" in text("well") and "not answer" not in text("well"), text("well"))
+        check("the page loads itself again", browser.wait("!window.isOld && document.getElementById('state').textContent === 'keeping up'"), text("state"))
+
         asked = {event["params"]["request"]["url"] for event in browser.events if event.get("method") == "Network.requestWillBeSent"}
         foreign = [url for url in asked if not url.startswith((f"http://{address}/", "data:", "about:"))]
         check("nothing is asked of another place", not foreign, foreign)
