@@ -1,16 +1,23 @@
 //! Whether we may use our consumer group, as its coordinator says.
 //!
+//! There are two questions. A command asks librdkafka to describe the group, which tells most ([`may_use`]). A running host asks
+//! for a committed offset ([`answers`]): where a connection breaks at the wrong moment, describing a group aborts the whole
+//! process (librdkafka 2.12, issue 4605).
+//!
 //! Guarantees: a group that has no coordinator for a moment isn't taken for one that can't be used: right after the brokers'
 //! start, and while another broker becomes its coordinator, the question is asked again until its time is over.
 
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
 use rdkafka::client::Client;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::{ClientContext, TopicPartitionList};
 use thiserror::Error;
 
 use super::admin::{self, AskError, GroupDescription};
+use super::client::{Reports, told};
+use crate::record::TopicPartition;
 
 /// How long to wait before the question is asked again.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -38,6 +45,31 @@ pub struct GroupState {
 /// Asks whether we may join the group and commit in it. An error that may pass is returned after this time.
 pub fn may_use<C: ClientContext>(client: &Client<C>, group: &str, within: Duration) -> Result<GroupState, GroupError> {
     ask_until_settled(within, PAUSE, |left| admin::describe_group(client, group, left))
+}
+
+/// Asks whether the group's coordinator answers. `client` has the group's id and doesn't join it. `source`: a partition of a
+/// topic that is read.
+pub(super) fn answers(
+    client: &BaseConsumer<Reports>,
+    source: &TopicPartition,
+    within: Duration,
+) -> Result<(), GroupError> {
+    let mut list = TopicPartitionList::new();
+    list.add_partition(&source.topic, source.partition.cast_signed());
+    // librdkafka waits for the coordinator by itself.
+    client.committed_offsets(list, within).map(drop).map_err(|error| match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::GroupAuthorizationFailed) => GroupError::Denied,
+        _ => GroupError::Other(told(&error)),
+    })
+}
+
+/// What the brokers say of the group's members; `None`: they don't say it. They list all groups for it.
+pub(super) fn state(client: &BaseConsumer<Reports>, group: &str, within: Duration) -> Option<GroupState> {
+    let list = client.fetch_group_list(Some(group), within).ok()?;
+    let group = list.groups().first()?;
+    // The states between two generations: `PreparingRebalance`, and `CompletingRebalance` (before Kafka 2.4 `AwaitingSync`).
+    let is_rebalancing = group.state().ends_with("Rebalance") || group.state() == "AwaitingSync";
+    Some(GroupState { is_rebalancing, members: group.members().len() })
 }
 
 fn ask_until_settled(

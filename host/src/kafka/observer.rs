@@ -14,7 +14,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use regex::Regex;
 
 use super::admin::{self, Edge, TopicDescription};
-use super::client::{Reports, is_refusal, reader};
+use super::client::{Reports, is_refusal, reader, reader_of_group};
 use super::client_files::ClientFiles;
 use super::group::{self, GroupError, GroupState};
 use super::metadata::KafkaCheckError;
@@ -48,7 +48,7 @@ pub struct KafkaLook {
     pub findings: Vec<Finding>,
     /// First offset, if it is known, and end of each partition that could be asked about.
     pub bounds: HashMap<TopicPartition, (Option<u64>, u64)>,
-    /// What the group's coordinator says of the group; `None`: it doesn't answer.
+    /// The group, which is asked about only while this host has no partition; `None`: nobody answers that.
     pub group: Option<GroupState>,
 }
 
@@ -56,6 +56,8 @@ pub struct KafkaLook {
 pub struct Observer {
     consumer: BaseConsumer<Reports>,
     config: config::Kafka,
+    /// Has the group's id, without joining it.
+    of_group: Option<BaseConsumer<Reports>>,
     /// How many looks in a row the group's coordinator didn't answer.
     silent: u32,
     files: Arc<ClientFiles>,
@@ -72,6 +74,7 @@ impl Observer {
         let is_pattern = |topic: &&String| topic.starts_with('^');
         Ok(Self {
             consumer: reader(config)?,
+            of_group: None,
             config: config.clone(),
             silent: 0,
             files,
@@ -86,6 +89,7 @@ impl Observer {
     pub fn look(&mut self, assigned: &[TopicPartition]) -> KafkaLook {
         if let Some(renewed) = self.files.look(self.named.first().map(String::as_str)) {
             self.consumer = renewed;
+            self.of_group = None;
         }
         let mut look = KafkaLook::default();
         look.findings.extend(self.files.refusal().map(|reason| Finding {
@@ -125,12 +129,13 @@ impl Observer {
             let message = format!("{} has no leader; a broker may be away", names_of(&leaderless));
             look.findings.push(Finding { code: "kafka.no-leader", message });
         }
-        let group = self.group_state();
-        let is_silent = group.as_ref().is_err_and(|finding| finding.code == COORDINATOR);
-        match group {
-            Ok(state) => look.group = Some(state),
-            Err(finding) => look.findings.push(finding),
+        let wrong =
+            led.first().cloned().or_else(|| some_partition(&described)).and_then(|one| self.wrong_with_group(&one));
+        let is_silent = wrong.as_ref().is_some_and(|finding| finding.code == COORDINATOR);
+        if assigned.is_empty() && wrong.is_none() {
+            look.group = group::state(&self.consumer, &self.group, ANSWER);
         }
+        look.findings.extend(wrong);
         self.ask_bounds(&led, &leader_of, &mut look);
         self.silent = if is_silent { self.silent.saturating_add(1) } else { 0 };
         // After a hang of Kafka a connection was seen to stay silent for minutes, while the host's own worked.
@@ -139,7 +144,7 @@ impl Observer {
             && self.files.refusal().is_none()
             && let Ok(renewed) = reader(&self.config)
         {
-            (self.consumer, self.silent) = (renewed, 0);
+            (self.consumer, self.of_group, self.silent) = (renewed, None, 0);
         }
         look
     }
@@ -199,22 +204,28 @@ impl Observer {
         Finding { code: "kafka.unreachable", message }
     }
 
-    /// The group, or what is wrong with it.
-    fn group_state(&self) -> Result<GroupState, Finding> {
-        let group = &self.group;
-        group::may_use(self.consumer.client(), group, ANSWER).map_err(|error| {
-            let (code, message) = match error {
-                GroupError::Denied => (
-                    "kafka.group-denied",
-                    format!("group {group}: we may not use it; allow the principal READ on this group"),
-                ),
-                GroupError::Other(said) => {
-                    let reason = self.reason().unwrap_or(said);
-                    (COORDINATOR, format!("group {group} has no coordinator that answers: {reason}; check the brokers"))
-                }
-            };
-            Finding { code, message }
-        })
+    /// What is wrong with the group. `one`: a partition that somebody leads.
+    fn wrong_with_group(&mut self, one: &TopicPartition) -> Option<Finding> {
+        let group = self.group.clone();
+        let client = match self.of_group.take().map_or_else(|| reader_of_group(&self.config, &group, None), Ok) {
+            Ok(client) => self.of_group.insert(client),
+            Err(error) => return Some(Finding { code: COORDINATOR, message: error.to_string() }),
+        };
+        let error = group::answers(client, one, ANSWER).err()?;
+        // Serves the callbacks, which tell more than that there was no answer.
+        while client.poll(Duration::ZERO).is_some() {}
+        let reason = client.context().last_reason();
+        let (code, message) = match error {
+            GroupError::Denied => (
+                "kafka.group-denied",
+                format!("group {group}: we may not use it; allow the principal READ on this group"),
+            ),
+            GroupError::Other(said) => {
+                let reason = reason.or_else(|| self.reason()).unwrap_or(said);
+                (COORDINATOR, format!("group {group} has no coordinator that answers: {reason}; check the brokers"))
+            }
+        };
+        Some(Finding { code, message })
     }
 
     fn ask_bounds<'a>(
@@ -270,6 +281,14 @@ impl Observer {
     }
 }
 
+/// A partition that somebody leads.
+fn some_partition(described: &[TopicDescription]) -> Option<TopicPartition> {
+    described.iter().filter(|topic| topic.error.is_none()).find_map(|topic| {
+        let (partition, _) = topic.leaders.iter().find(|(_, leader)| leader.is_some())?;
+        Some(TopicPartition { topic: topic.name.as_str().into(), partition: *partition })
+    })
+}
+
 /// Who refuses what, and what to do about it.
 fn unreachable(brokers: &str, reason: &str) -> String {
     if reason.contains("Connection refused") {
@@ -312,15 +331,18 @@ fn names_of(sources: &[TopicPartition]) -> String {
 #[cfg(test)]
 mod tests {
     use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
     use crate::config::{Kafka, MemberName, OnUnreadable, StartPolicy};
 
-    /// Brokers that answer everything but questions about groups, which the mock doesn't know.
+    /// Brokers that answer everything but who coordinates a group.
     #[test]
     fn after_three_looks_without_an_answer_of_the_coordinator_new_connections_are_made() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("camera", 1, 1).unwrap();
+        let none = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE; 1000];
+        cluster.request_errors(RDKafkaApiKey::FindCoordinator, &none);
         let config = Kafka {
             brokers: cluster.bootstrap_servers(),
             topics: vec!["camera".into()],
@@ -341,5 +363,8 @@ mod tests {
             assert_eq!(after != client, renewed, "look {look}");
             client = after;
         }
+        cluster.clear_request_errors(RDKafkaApiKey::FindCoordinator);
+        let seen = observer.look(&[]);
+        assert!(seen.findings.is_empty(), "{seen:?}");
     }
 }
