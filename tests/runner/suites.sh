@@ -82,7 +82,7 @@ one_suite() {
 run_module() {
     local threads=2 filters=($(filters_of "$1")) arguments=() name
     # Most of the time their tests wait.
-    case $1 in faults | ordinary | operate) threads=3 ;; dead_letters) threads=5 ;; languages) threads=1 ;; esac
+    case $1 in faults | ordinary | dead_letters) threads=3 ;; languages) threads=1 ;; esac
     if [ ${#filters[@]} -gt 0 ]; then
         arguments=("${filters[@]}")
         # A whole name means that test alone, and not those whose names begin with it.

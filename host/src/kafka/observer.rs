@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use regex::Regex;
 
 use super::admin::{self, Edge, TopicDescription};
@@ -58,6 +58,8 @@ pub struct Observer {
     config: config::Kafka,
     /// Has the group's id, without joining it.
     of_group: Option<BaseConsumer<Reports>>,
+    /// The coordinator refused that client, and has not answered it since.
+    was_denied: bool,
     /// How many looks in a row the group's coordinator didn't answer.
     silent: u32,
     files: Arc<ClientFiles>,
@@ -75,6 +77,7 @@ impl Observer {
         Ok(Self {
             consumer: reader(config)?,
             of_group: None,
+            was_denied: false,
             config: config.clone(),
             silent: 0,
             files,
@@ -89,7 +92,7 @@ impl Observer {
     pub fn look(&mut self, assigned: &[TopicPartition]) -> KafkaLook {
         if let Some(renewed) = self.files.look(self.named.first().map(String::as_str)) {
             self.consumer = renewed;
-            self.of_group = None;
+            (self.of_group, self.was_denied) = (None, false);
         }
         let mut look = KafkaLook::default();
         look.findings.extend(self.files.refusal().map(|reason| Finding {
@@ -144,7 +147,7 @@ impl Observer {
             && self.files.refusal().is_none()
             && let Ok(renewed) = reader(&self.config)
         {
-            (self.consumer, self.of_group, self.silent) = (renewed, None, 0);
+            (self.consumer, self.of_group, self.was_denied, self.silent) = (renewed, None, false, 0);
         }
         look
     }
@@ -211,19 +214,23 @@ impl Observer {
             Ok(client) => self.of_group.insert(client),
             Err(error) => return Some(Finding { code: COORDINATOR, message: error.to_string() }),
         };
-        let error = group::answers(client, one, ANSWER).err()?;
-        // Serves the callbacks, which tell more than that there was no answer.
-        while client.poll(Duration::ZERO).is_some() {}
+        let answer = group::answers(client, one, ANSWER);
+        // What the coordinator refuses comes as a message, and only once as long as it stays the same.
+        let denied = |error: KafkaError| error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed);
+        while let Some(said) = client.poll(Duration::ZERO) {
+            self.was_denied |= said.is_err_and(denied);
+        }
         let reason = client.context().last_reason();
-        let (code, message) = match error {
-            GroupError::Denied => (
-                "kafka.group-denied",
-                format!("group {group}: we may not use it; allow the principal READ on this group"),
-            ),
-            GroupError::Other(said) => {
+        self.was_denied &= answer.is_err();
+        let (code, message) = match answer.err()? {
+            GroupError::Other(said) if !self.was_denied => {
                 let reason = reason.or_else(|| self.reason()).unwrap_or(said);
                 (COORDINATOR, format!("group {group} has no coordinator that answers: {reason}; check the brokers"))
             }
+            GroupError::Other(_) | GroupError::Denied => (
+                "kafka.group-denied",
+                format!("group {group}: we may not use it; allow the principal READ on this group"),
+            ),
         };
         Some(Finding { code, message })
     }

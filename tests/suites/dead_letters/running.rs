@@ -127,6 +127,9 @@ async fn two_hosts_replay_beside_live_records_through_kills() -> Result<()> {
     let load = Load::start(&scene.kafka, &scene.topic, 100, often_poison)?;
     wait_for("records", BOUND, || Ok((load.sent() >= sized(600, 2_000, 20_000)).then_some(())))?;
     scene.mend(HALF_MENDED, &mut [&mut one, &mut two])?;
+    for host in [&mut one, &mut two] {
+        host.wait("partitions", |status| status["partitions"].as_array().is_some_and(|all| !all.is_empty()))?;
+    }
 
     // Each replays its own partitions and leaves those of the other; of its own some still fail.
     let (code, told) = one.replay()?;
