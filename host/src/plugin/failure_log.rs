@@ -1,7 +1,8 @@
 //! The log of a plugin's failures.
 //!
 //! Guarantees: the first failure of each kind is logged with its record and its reason; the others are counted, and their
-//! number is logged every few seconds. So a plugin that fails on every record costs the log some lines a minute.
+//! number is logged once a minute while it fails, and within a minute after its last failure. So a plugin that fails on every record
+//! costs the log some lines a minute.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,7 +16,7 @@ use crate::record::InputRecord;
 const KINDS: usize = 16;
 /// Two reasons are of one kind if their first characters, this many, are alike, digits aside.
 const KIND_CHARACTERS: usize = 80;
-/// Each kind says how often it was met at most this often.
+/// What was only counted is said this long after the first of it.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 
 /// One kind of failures of a plugin's version.
@@ -36,9 +37,11 @@ pub(super) struct FailureLog {
     seen: Mutex<SeenFailures>,
 }
 
+#[derive(Default)]
 struct SeenFailures {
     kinds: Vec<FailureKind>,
-    reported: Instant,
+    /// Since when there are failures that were only counted.
+    unsaid_since: Option<Instant>,
 }
 
 struct FailureKind {
@@ -53,12 +56,12 @@ struct FailureKind {
 
 impl FailureLog {
     pub fn new(plugin: Arc<str>, version: String) -> Self {
-        Self { plugin, version, seen: Mutex::new(SeenFailures { kinds: Vec::new(), reported: Instant::now() }) }
+        Self { plugin, version, seen: Mutex::default() }
     }
 
     pub fn report(&self, record: &InputRecord, policy: FailurePolicy, reason: &str, now: Instant) {
         let mut seen = self.lock();
-        if seen.count(reason) {
+        if seen.count(reason, now) {
             let (plugin, version) = (&self.plugin, &self.version);
             let (topic, partition, offset) = (&record.source.topic, record.source.partition, record.offset);
             tracing::warn!(
@@ -66,9 +69,17 @@ impl FailureLog {
                 "the plugin failed on a record; more failures of this kind are counted",
             );
         }
-        if now.duration_since(seen.reported) >= REPORT_EVERY {
-            self.report_counts(&mut seen);
-            seen.reported = now;
+        self.report_if_due(&mut seen, now);
+    }
+
+    /// Logs the failures that were only counted if a minute has passed: after the last one nobody else does.
+    pub fn report_due(&self, now: Instant) {
+        self.report_if_due(&mut self.lock(), now);
+    }
+
+    fn report_if_due(&self, seen: &mut SeenFailures, now: Instant) {
+        if seen.is_due(now) {
+            self.report_counts(seen);
         }
     }
 
@@ -95,6 +106,7 @@ impl FailureLog {
 
     fn report_counts(&self, seen: &mut SeenFailures) {
         let (plugin, version) = (&self.plugin, &self.version);
+        seen.unsaid_since = None;
         for kind in seen.kinds.iter_mut().filter(|kind| kind.count > 0) {
             let (records, last_reason) = (std::mem::take(&mut kind.count), &kind.last);
             tracing::warn!(%plugin, version, records, last_reason, "the plugin failed on more records");
@@ -107,12 +119,16 @@ impl FailureLog {
 }
 
 impl SeenFailures {
+    fn is_due(&self, now: Instant) -> bool {
+        self.unsaid_since.is_some_and(|since| now.saturating_duration_since(since) >= REPORT_EVERY)
+    }
+
     fn is_new_kind(&self, name: &str) -> bool {
         self.kinds.len() < KINDS && !self.kinds.iter().any(|kind| kind.name == name)
     }
 
     /// Counts the failure, unless it is the first of its kind: then `true`.
-    fn count(&mut self, reason: &str) -> bool {
+    fn count(&mut self, reason: &str, now: Instant) -> bool {
         let name: String = reason.chars().filter(|c| !c.is_ascii_digit()).take(KIND_CHARACTERS).collect();
         if self.is_new_kind(&name) {
             self.kinds.push(FailureKind { name, count: 0, last: reason.into(), total: 1, last_at: SystemTime::now() });
@@ -122,6 +138,7 @@ impl SeenFailures {
         // What is one kind too many counts with the last.
         let at = known.unwrap_or(KINDS.saturating_sub(1));
         if let Some(kind) = self.kinds.get_mut(at) {
+            self.unsaid_since.get_or_insert(now);
             kind.count += 1;
             kind.total += 1;
             kind.last_at = SystemTime::now();
@@ -144,13 +161,34 @@ mod tests {
 
     #[test]
     fn the_first_of_each_kind_is_new_and_the_others_are_counted() {
-        let mut seen = SeenFailures { kinds: Vec::new(), reported: Instant::now() };
-        assert!(seen.count("frame 17 is broken"));
-        assert!(!seen.count("frame 18 is broken"));
-        assert!(seen.count("no header camera"));
-        assert!(!seen.count("frame 19 is broken"));
+        let (mut seen, now) = (SeenFailures::default(), Instant::now());
+        assert!(seen.count("frame 17 is broken", now));
+        assert!(!seen.count("frame 18 is broken", now));
+        assert!(seen.count("no header camera", now));
+        assert!(!seen.count("frame 19 is broken", now));
         assert_eq!(seen.kinds.iter().map(|kind| kind.count).collect::<Vec<_>>(), [2, 0]);
-        let new = (0..1000_u32).filter(|n| seen.count(&"x".repeat(*n as usize % 70))).count();
+        let new = (0..1000_u32).filter(|n| seen.count(&"x".repeat(*n as usize % 70), now)).count();
         assert_eq!(new, KINDS - 2, "their number is bounded");
+    }
+
+    #[test]
+    fn counted_failures_are_said_once_a_minute_also_when_no_other_comes() {
+        let failures = FailureLog::new("p".into(), "v".into());
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let unsaid = || failures.lock().kinds.iter().map(|kind| kind.count).sum::<u64>();
+        failures.lock().count("broken", at(0));
+        assert!(!failures.lock().is_due(at(1000)), "the first one was logged by itself");
+        failures.lock().count("broken", at(100));
+        failures.lock().count("broken", at(130));
+        failures.report_due(at(159));
+        assert_eq!(unsaid(), 2);
+        failures.report_due(at(160));
+        assert_eq!(unsaid(), 0);
+        failures.lock().count("broken", at(170));
+        failures.report_due(at(229));
+        assert_eq!(unsaid(), 1, "once a minute");
+        failures.report_due(at(230));
+        assert_eq!((unsaid(), failures.recent()[0].count), (0, 4));
     }
 }

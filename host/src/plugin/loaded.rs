@@ -91,6 +91,11 @@ impl LoadedPlugin {
         self.code.failures.report_rest();
     }
 
+    /// Logs how often the plugin failed lately, if that wasn't said within the last minute.
+    pub(crate) fn report_counted_failures(&self) {
+        self.code.failures.report_due(Instant::now());
+    }
+
     pub(crate) fn breaker(&self) -> &Breaker {
         &self.code.breaker
     }
@@ -117,14 +122,19 @@ impl LoadedPlugin {
 
     /// The same without the name.
     pub(crate) fn version(&self) -> String {
-        let digest = self.digest.short();
-        self.config.map_or_else(|| digest.clone(), |config| format!("{digest}:{config}"))
+        version_text(self.digest, self.config)
     }
 
     /// Whether the two are one and the same load, not just the same bytes.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.code, &other.code)
     }
+}
+
+/// A version as logs and records name it: the digest, with the configuration behind it where there is one.
+pub(super) fn version_text(digest: Digest, config: Option<ConfigVersion>) -> String {
+    let digest = digest.short();
+    config.map_or_else(|| digest.clone(), |config| format!("{digest}:{config}"))
 }
 
 impl fmt::Debug for LoadedPlugin {

@@ -28,7 +28,7 @@ use super::host_calls::{HostCalls, OWN_THREADS, SHARED_THREADS};
 use super::http_client::HttpClient;
 use super::instance::Instance;
 use super::line_table::LineTable;
-use super::loaded::{Code, LoadedPlugin};
+use super::loaded::{Code, LoadedPlugin, version_text};
 use super::log::PluginLog;
 use super::own_files;
 use super::remote::{Fallback, FetchedComponent, Fetcher};
@@ -207,6 +207,7 @@ impl Runtime {
         let compiled_in = started.elapsed();
         let log = Arc::new(PluginLog::new(name.clone(), digest, plugin.limits.log_rate));
         let http = HttpClient::new(&plugin.grants, &plugin.limits, &log).map_err(LoadProblem::Grant)?;
+        let config = ConfigVersion::of(&plugin.config);
         let code = Code {
             pre,
             lines: LineTable::of_component(bytes),
@@ -221,7 +222,7 @@ impl Runtime {
             log,
             http,
             files: Arc::default(),
-            failures: FailureLog::new(name.clone(), digest.short()),
+            failures: FailureLog::new(name.clone(), version_text(digest, config)),
             breaker: Breaker::new(plugin.breaker, format!("{name}@{}", digest.short())),
             counters: Arc::new(CounterSet::default()),
             host_calls: self.host_calls_for(plugin)?,
@@ -229,7 +230,7 @@ impl Runtime {
             labels: self.labels.clone(),
         };
         let (bytes, code) = (bytes.len(), Arc::new(code));
-        let (config, started_in) = (ConfigVersion::of(&plugin.config), Duration::ZERO);
+        let started_in = Duration::ZERO;
         let mut loaded = LoadedPlugin { name, digest, config, bytes, from_cache, compiled_in, started_in, code };
         let started = Instant::now();
         Instance::start(&loaded)?;

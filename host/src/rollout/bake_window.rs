@@ -78,12 +78,15 @@ pub(super) fn past_trial(bounds: &Trial, found: &TrialComparison) -> Option<Stri
 
 /// `before` is the previous version's share of failures; `more` is how much larger the new version's share may be.
 fn failures(failed: u64, records: u64, before: f64, more: f64) -> Option<String> {
-    let allowed = (before + more) * records.max(LEAST_RECORDS) as f64;
+    let share = before + more;
+    let allowed = share * records.max(LEAST_RECORDS) as f64;
     (failed as f64 > allowed).then(|| {
-        let bound = (before + more) * 100.0;
+        let (most, percent) = (allowed.floor(), share * 100.0);
+        // Among few records the bound is that of the least number.
+        let of_which = if records > LEAST_RECORDS { records.to_string() } else { format!("the first {LEAST_RECORDS}") };
+        let failures = if most == 1.0 { "failure" } else { "failures" };
         format!(
-            "it failed on {failed} of {records} records; the bound is {bound:.2} % of the records, and of at least \
-             {LEAST_RECORDS}"
+            "it failed on {failed} of {records} records, and at most {most} {failures} among {of_which} are allowed ({percent:.2} %)"
         )
     })
 }
@@ -120,6 +123,13 @@ mod tests {
         assert_eq!(verdict(done(100_000, 0), done(10_000, 50)), None);
         assert!(verdict(done(100_000, 0), done(10_000, 51)).is_some());
         assert_eq!(verdict(done(1000, 100), done(10_000, 1000)), None, "it was so before");
+        assert_eq!(
+            verdict(done(0, 0), done(10, 10)).unwrap(),
+            "it failed on 10 of 10 records, and at most 5 failures among the first 1000 are allowed (0.50 %)"
+        );
+        assert!(
+            verdict(done(1000, 0), done(10_000, 51)).unwrap().contains("at most 50 failures among 10000 are allowed")
+        );
         assert!(verdict(done(1000, 100), done(10_000, 1100)).is_some());
     }
 

@@ -1,5 +1,5 @@
 //! What would go wrong at the next start with the files as they are now, while the host still runs with what it read earlier: it would not
-//! start, or would start a version of a plugin that was rolled back.
+//! start, or would start a version or a configuration of a plugin that was rolled back.
 //!
 //! Guarantees: a reason is there from the moment the host has read the wrong file, and gone when the file is right
 //! again.

@@ -78,14 +78,19 @@ impl Plan {
 impl PlannedChain {
     /// Whether the plugin of that name gets another version, or another configuration of its own.
     pub fn changes(&self, name: &str) -> bool {
-        let mut new = self.replaced.iter().map(|(_, new)| new).chain(&self.candidates);
-        new.any(|stage| stage.config.name == name)
+        self.names_of_changed().any(|changed| changed == name)
+    }
+
+    /// The plugins that get another version, or another configuration of their own.
+    pub fn names_of_changed(&self) -> impl Iterator<Item = &str> {
+        let new = self.replaced.iter().map(|(_, new)| new).chain(&self.candidates);
+        new.map(|stage| stage.config.name.as_str())
     }
 }
 
 /// Whether both rows load and start the same version. The keys that are left out concern the host alone, and change
 /// without a new version.
-fn loads_alike(one: &PluginConfig, other: &PluginConfig) -> bool {
+pub(super) fn loads_alike(one: &PluginConfig, other: &PluginConfig) -> bool {
     let loaded_part = |plugin: &PluginConfig| PluginConfig {
         on_failure: FailurePolicy::DeadLetter,
         attempts: 1,

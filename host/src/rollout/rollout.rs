@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bake_window::{self, VersionStats};
+use super::reload::loads_alike;
 use super::report::{Cause, RolloutOutcome, Swaps, ms};
 use super::shadow_trial::{ShadowTrial, start_trial};
 use crate::chain::{SharedChain, StageObserver, StageSpec};
 use crate::config::Mode;
-use crate::plugin::Digest;
 
 #[derive(Default)]
 pub(super) struct Rollout {
@@ -82,8 +82,8 @@ impl Rollout {
             Ok(trial) => {
                 tracing::info!(
                     plugin = name,
-                    old = present.version.plugin.digest.short(),
-                    new = candidate.version.plugin.digest.short(),
+                    old = present.version.plugin.version(),
+                    new = candidate.version.plugin.version(),
                     records = bounds.records,
                     every = bounds.every,
                     "the new version is on trial beside the active one",
@@ -102,13 +102,13 @@ impl Rollout {
         }
     }
 
-    /// Decides about the trial and the bake window by what they have found so far. Returns the digest of a version that
-    /// was refused or rolled back and must not be loaded again.
-    pub fn step(&mut self, shared: &SharedChain, swaps: &Swaps) -> Option<Digest> {
+    /// Decides about the trial and the bake window by what they have found so far. Returns a version that was refused or
+    /// rolled back and must not be loaded again.
+    pub fn step(&mut self, shared: &SharedChain, swaps: &Swaps) -> Option<StageSpec> {
         self.judge_trial(shared, swaps).or_else(|| self.judge_bake(shared, swaps))
     }
 
-    fn judge_trial(&mut self, shared: &SharedChain, swaps: &Swaps) -> Option<Digest> {
+    fn judge_trial(&mut self, shared: &SharedChain, swaps: &Swaps) -> Option<StageSpec> {
         let on_trial = self.trial.as_ref()?;
         let trial = on_trial.trial.as_ref()?;
         let (found, bounds) = (trial.found(), on_trial.candidate.config.trial.clone());
@@ -138,12 +138,12 @@ impl Rollout {
             return None;
         }
         let OnTrial { candidate, cause, .. } = self.trial.take()?;
-        let digest = candidate.version.plugin.digest;
+        let version = candidate.version.plugin.version();
         match past {
             Some(reason) => {
                 tracing::error!(
                     plugin = candidate.config.name,
-                    version = digest.short(),
+                    version,
                     records = found.records,
                     first_failure = found.first_failure,
                     reason,
@@ -152,11 +152,11 @@ impl Rollout {
                 swaps.update(report, |report| {
                     (report.outcome, report.reason) = (RolloutOutcome::FailedTrial, Some(reason));
                 });
-                Some(digest)
+                Some(candidate)
             }
             None => {
                 tracing::info!(
-                    plugin = candidate.config.name, version = digest.short(), records = found.records,
+                    plugin = candidate.config.name, version, records = found.records,
                     same = found.same, first_difference = found.first_difference, took = ?took,
                     "the new version passed its trial",
                 );
@@ -166,7 +166,7 @@ impl Rollout {
         }
     }
 
-    fn judge_bake(&mut self, shared: &SharedChain, swaps: &Swaps) -> Option<Digest> {
+    fn judge_bake(&mut self, shared: &SharedChain, swaps: &Swaps) -> Option<StageSpec> {
         let former = self.former.as_ref()?;
         let present = shared.stage(&former.config.name)?;
         let baking = self.baking.as_mut()?;
@@ -188,7 +188,7 @@ impl Rollout {
                 baking.reported = true;
                 tracing::error!(
                     plugin = present.config.name,
-                    version = described.digest.short(),
+                    version = present.version.plugin.version(),
                     reason,
                     "the new version is worse than the previous one; `reduct-sink plugin rollback` returns to it",
                 );
@@ -209,24 +209,24 @@ impl Rollout {
     pub fn promote(&mut self, shared: &SharedChain, swaps: &Swaps) -> Result<String, String> {
         self.end_trial(shared);
         let OnTrial { candidate, cause, report, .. } = self.trial.take().ok_or("it has no candidate on trial")?;
-        let digest = candidate.version.plugin.digest.short();
+        let version = candidate.version.plugin.version();
         self.activate(candidate, cause, report, shared, swaps);
-        Ok(format!("version {digest} is active from the next record on"))
+        Ok(format!("version {version} is active from the next record on"))
     }
 
     /// Ends the trial, or activates the previous version again. Returns a sentence for the person who asked, and the
-    /// digest of the version that was given up.
-    pub fn rollback(&mut self, shared: &SharedChain, swaps: &Swaps) -> Result<(String, Option<Digest>), String> {
+    /// version that was given up.
+    pub fn rollback(&mut self, shared: &SharedChain, swaps: &Swaps) -> Result<(String, Option<StageSpec>), String> {
         self.end_trial(shared);
         const ASKED: &str = "a person asked for it";
         if let Some(on_trial) = self.trial.take() {
-            let digest = on_trial.candidate.version.plugin.digest;
+            let version = on_trial.candidate.version.plugin.version();
             swaps.update(on_trial.report, |report| {
                 (report.outcome, report.reason) = (RolloutOutcome::FailedTrial, Some(ASKED.into()));
             });
             return Ok((
-                format!("the trial of version {} was ended; the active version stays", digest.short()),
-                Some(digest),
+                format!("the trial of version {version} was ended; the active version stays"),
+                Some(on_trial.candidate),
             ));
         }
         let former = self.former.clone().ok_or("it has no previous version")?;
@@ -235,11 +235,8 @@ impl Rollout {
             Some(baking) => baking.report,
             None => begin(swaps, &present, &former, Cause::Rollback, RolloutOutcome::RolledBack),
         };
-        let digest = self.return_to_former(ASKED.into(), report, shared, swaps);
-        Ok((
-            format!("version {} is active again from the next record on", former.version.plugin.digest.short()),
-            digest,
-        ))
+        let gone = self.return_to_former(ASKED.into(), report, shared, swaps);
+        Ok((format!("version {} is active again from the next record on", former.version.plugin.version()), gone))
     }
 
     /// Ends the rollout, because the plugin leaves the chain or gets another configuration.
@@ -306,11 +303,17 @@ impl Rollout {
         self.former = Some(old);
     }
 
-    /// Activates the previous version again. Returns the digest of the one that was given up.
-    fn return_to_former(&mut self, reason: String, report: u64, shared: &SharedChain, swaps: &Swaps) -> Option<Digest> {
+    /// Activates the previous version again. Returns the one that was given up.
+    fn return_to_former(
+        &mut self,
+        reason: String,
+        report: u64,
+        shared: &SharedChain,
+        swaps: &Swaps,
+    ) -> Option<StageSpec> {
         self.baking = None;
         let former = self.former.take()?;
-        let (name, back) = (former.config.name.clone(), former.version.plugin.digest);
+        let (name, back) = (former.config.name.clone(), former.version.plugin.version());
         let gone = match shared.replace(former.restarted()) {
             Ok(gone) => gone,
             Err(error) => {
@@ -318,19 +321,30 @@ impl Rollout {
                 return None;
             }
         };
-        let digest = gone.version.plugin.digest;
-        tracing::error!(
-            plugin = name,
-            bad = digest.short(),
-            back = back.short(),
-            reason,
-            "rolled back: the previous version is active again; the plugin's file still holds the bad version, which the \
-             host doesn't load again until the file changes or the host is restarted",
-        );
+        let bad = gone.version.plugin.version();
+        if loads_alike(&gone.config, &former.config) {
+            tracing::error!(
+                plugin = name,
+                bad,
+                back,
+                reason,
+                "rolled back: the previous version is active again; the plugin's file still holds the bad version, which the \
+                 host doesn't load again until the file changes or the host is restarted",
+            );
+        } else {
+            tracing::error!(
+                plugin = name,
+                bad,
+                back,
+                reason,
+                "rolled back: the plugin's previous configuration is active again; correct the plugin's row of the configuration, \
+                 which still asks for the bad version: a restarted host would begin with it",
+            );
+        }
         swaps.update(report, |report| {
             (report.outcome, report.reason) = (RolloutOutcome::RolledBack, Some(reason));
         });
-        Some(digest)
+        Some(gone)
     }
 
     fn end_trial(&mut self, shared: &SharedChain) {

@@ -7,7 +7,7 @@
 
 mod changed_config;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::next_start::{CONFIGURATION, NextStart};
 use super::pending::PendingConfig;
-use super::reload::Plan;
+use super::reload::{Plan, loads_alike};
 use super::report::{Cause, RolloutOutcome, Swaps};
 use super::rollout::Rollout;
 use super::tags::Tags;
@@ -71,6 +71,8 @@ pub(super) struct Task {
     pending: Option<PendingConfig>,
     /// Whether a person asked to read the configuration again, even if its file is unchanged.
     asked_to_reload: bool,
+    /// The plugins for which the configuration asks for a version that was given up.
+    bad_configurations: BTreeSet<String>,
     rollouts: BTreeMap<String, Rollout>,
     /// Whether the thread that loads plugins is at work.
     loading: bool,
@@ -106,6 +108,7 @@ impl Task {
             values_changed: false,
             pending: None,
             asked_to_reload: false,
+            bad_configurations: BTreeSet::new(),
             rollouts: BTreeMap::new(),
             loading: false,
             next_poll: Instant::now(),
@@ -121,6 +124,7 @@ impl Task {
                 self.poll_files();
             }
             self.step();
+            self.report_counted_failures();
             self.tags.look(&self.shared, &self.signals);
             let mut wake = self.tags.next().map_or(self.next_poll, |at| at.min(self.next_poll));
             if self.rollouts.values().any(Rollout::is_under_way) {
@@ -364,10 +368,10 @@ impl Task {
             |(name, rollout): (&String, &mut Rollout)| Some((name.clone(), rollout.step(&self.shared, &self.swaps)?));
         let candidates = |task: &Self| task.rollouts.values().filter(|rollout| rollout.candidate().is_some()).count();
         let before = candidates(self);
-        let given_up: Vec<(String, Digest)> = self.rollouts.iter_mut().filter_map(step).collect();
+        let given_up: Vec<(String, StageSpec)> = self.rollouts.iter_mut().filter_map(step).collect();
         let has_changed = !given_up.is_empty() || candidates(self) != before;
-        for (name, digest) in given_up {
-            self.remember_bad_version(&name, digest);
+        for (name, bad) in given_up {
+            self.remember_bad_version(&name, &bad);
         }
         // The version that is active now may come from another address than the one before.
         if has_changed {
@@ -375,18 +379,54 @@ impl Task {
         }
     }
 
-    /// This version isn't loaded again while the host runs. If the file holds it, a restart would load it. It doesn't where the
-    /// configuration made the version, by other settings or another file.
-    fn remember_bad_version(&mut self, name: &str, digest: Digest) {
+    /// Says how often plugins failed lately, also those whose failures have ended: no call comes by to say it.
+    fn report_counted_failures(&self) {
+        let (stages, others) = (self.shared.stages(), self.rollouts.values().flat_map(Rollout::others));
+        stages.iter().chain(others).for_each(|stage| stage.version.plugin.report_counted_failures());
+    }
+
+    /// This version isn't loaded again while the host runs. A restart would load it if the configuration asks for it, or if the
+    /// plugin's file holds it.
+    fn remember_bad_version(&mut self, name: &str, bad: &StageSpec) {
+        let digest = bad.version.plugin.digest;
         self.saw(name, LastSeen::Done(digest));
-        let Some(stage) = self.shared.stage(name).filter(|stage| stage.version.plugin.digest != digest) else { return };
-        if !read(&stage.config).is_ok_and(|bytes| Digest::of(&bytes) == digest) {
+        let Some(stage) = self.shared.stage(name) else { return };
+        let version = bad.version.plugin.version();
+        let configured = self.source.iter().flat_map(|source| &source.present.plugins);
+        if configured.filter(|row| row.name == name).any(|row| !loads_alike(row, &stage.config)) {
+            let text = format!(
+                "it asks for version {version}, which was rolled back or failed its trial, and a restart would begin with it; the \
+                 host goes on with {}; correct the plugin's row of the configuration",
+                stage.version.plugin.version()
+            );
+            self.bad_configurations.insert(name.to_owned());
+            return self.next_start.wrong(&plugin_configuration(name), text);
+        }
+        if stage.version.plugin.digest == digest || !read(&stage.config).is_ok_and(|bytes| Digest::of(&bytes) == digest)
+        {
             return;
         }
-        let short = digest.short();
         let text =
-            format!("it holds version {short}, which was rolled back, and a restart would load it; replace the file");
+            format!("it holds version {version}, which was rolled back, and a restart would load it; replace the file");
         self.next_start.wrong(&plugin_file(name), text);
+    }
+
+    /// Forgets the rolled-back configurations of those plugins that are configured otherwise now, or that have left the chain.
+    fn forget_bad_configurations(&mut self, is_changed: impl Fn(&str) -> bool) {
+        let Some(source) = &self.source else { return };
+        let stages = self.shared.stages();
+        let asks_for_another = |name: &str| {
+            let row = source.present.plugins.iter().find(|row| row.name == name);
+            let stage = stages.iter().find(|stage| stage.config.name == name);
+            row.zip(stage).is_some_and(|(row, stage)| !loads_alike(row, &stage.config))
+        };
+        self.bad_configurations.retain(|name| {
+            let stays = asks_for_another(name) && !is_changed(name);
+            if !stays {
+                self.next_start.right(&plugin_configuration(name));
+            }
+            stays
+        });
     }
 
     fn promote(&mut self, name: &str) -> Result<String, String> {
@@ -400,9 +440,9 @@ impl Task {
         let Some(rollout) = self.rollouts.get_mut(name) else {
             return Err(self.missing(name, "no previous version"));
         };
-        let (answer, digest) = rollout.rollback(&self.shared, &self.swaps)?;
-        if let Some(digest) = digest {
-            self.remember_bad_version(name, digest);
+        let (answer, bad) = rollout.rollback(&self.shared, &self.swaps)?;
+        if let Some(bad) = bad {
+            self.remember_bad_version(name, &bad);
         }
         self.follow_chain();
         Ok(answer)
@@ -422,6 +462,11 @@ impl Task {
 /// How [`NextStart`] names a plugin's file.
 fn plugin_file(name: &str) -> String {
     format!("the file of plugin {name}")
+}
+
+/// How [`NextStart`] names a plugin's configuration.
+fn plugin_configuration(name: &str) -> String {
+    format!("the configuration of plugin {name}")
 }
 
 fn log_refused(plugin: &str, file: &dyn fmt::Display, kept: Digest, problem: &LoadProblem) {

@@ -89,6 +89,47 @@ fn table(number: u64) -> String {
     format!("[[plugins]]\npath = \"v{number}.wasm\"\n")
 }
 
+/// Nothing is wrong with the plugin's file where a changed configuration made all records fail.
+#[test]
+fn a_rolled_back_configuration_is_told_until_the_configuration_of_the_plugin_changes() {
+    keep_log();
+    let table = |name: &str, more: &str| {
+        let keys =
+            format!("path = \"entry.wasm\"\nname = \"innocent\"\nlimits.entries = [\"good\", \"better\"]\n{more}");
+        format!("{HEAD}[[plugins]]\n{keys}\nconfig = {{ n = \"{name}\" }}\n")
+    };
+    let mut bed = Configured::new(&table("good", "").replace(HEAD, ""));
+    let control = bed.lifecycle.control();
+    let good = bed.shared.versions()[0].config.unwrap();
+    bed.write(&table("bad", ""));
+    wait_for("the rollback", || {
+        bed.chain.refresh();
+        let _ = bed.chain.transform(&input(1));
+        control.swaps.last().pop().filter(|swap| swap.outcome == rollout::RolloutOutcome::RolledBack)
+    });
+    let reasons = wait_for("the reason", || Some(control.next_start.reasons()).filter(|told| !told.is_empty()));
+    let [reason] = reasons.as_slice() else { panic!("{reasons:?}") };
+    assert!(reason.contains("the configuration of plugin innocent: it asks for version "), "{reason}");
+    let public = control.next_start.public().unwrap();
+    assert!(public.contains("the configuration of plugin innocent"), "{public}");
+    let told = logged(&["ERROR", "innocent", "rolled back", "correct the plugin's row of the configuration"]);
+    let [line] = told.as_slice() else { panic!("{told:?}") };
+    assert!(line.contains(&format!(":{good}\" reason=")), "{line}");
+    assert!(!line.contains("file"), "{line}");
+    // What concerns the host alone changes nothing about it.
+    bed.write(&table("bad", "on_failure = \"skip\""));
+    wait_for("the host's part of the row", || {
+        let row = bed.shared.stage("innocent")?.config;
+        (row.on_failure == config::FailurePolicy::Skip).then_some(())
+    });
+    thread::sleep(quick().poll);
+    assert_eq!(control.next_start.reasons(), reasons);
+    assert_eq!(bed.shared.versions()[0].config, Some(good));
+    bed.write(&table("better", ""));
+    wait_for("the corrected configuration", || control.next_start.reasons().is_empty().then_some(()));
+    assert_ne!(bed.shared.versions()[0].config, Some(good));
+}
+
 /// A configuration that a restarted host would take isn't called wrong.
 #[test]
 fn what_needs_a_restart_is_left_out_and_isnt_wrong() {
@@ -173,7 +214,8 @@ fn a_changed_configuration_of_a_plugin_takes_over_or_is_refused() {
     assert!(configured.lifecycle.control().rollback("entry").is_ok());
     assert_eq!(entry(&mut configured), "one");
     let wrong = configured.lifecycle.control().next_start.reasons();
-    assert!(!wrong.iter().any(|reason| reason.contains("was rolled back")), "its file is right: {wrong:?}");
+    assert!(!wrong.iter().any(|reason| reason.contains("the file of plugin")), "its file is right: {wrong:?}");
+    assert!(wrong.iter().any(|reason| reason.contains("the configuration of plugin entry")), "{wrong:?}");
 }
 
 #[test]

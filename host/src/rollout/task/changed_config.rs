@@ -125,6 +125,7 @@ impl Task {
         }
         let before = self.shared.stages();
         let made = plan.apply(&before, loaded);
+        let changed: Vec<String> = made.names_of_changed().map(ToOwned::to_owned).collect();
         self.rollouts.retain(|name, rollout| {
             let goes_on = made.chain.iter().any(|stage| stage.config.name == *name) && !made.changes(name);
             if !goes_on {
@@ -142,6 +143,7 @@ impl Task {
         for candidate in made.candidates {
             self.introduce(candidate, Cause::Configuration);
         }
+        self.forget_bad_configurations(|name| changed.iter().any(|changed| changed == name));
         self.follow_chain();
         let chain: Vec<String> = self.shared.stages().iter().map(|stage| stage.config.name.clone()).collect();
         tracing::info!(?chain, "the changed configuration is active from the next record on");
