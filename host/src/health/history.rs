@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn each_line_has_a_value_for_each_time_and_all_are_bounded() {
         let mut history = History::default();
-        let totals = |records| Totals { records, bytes: 0, dead_letters: 0 };
+        let totals = |records| Totals { records, ..Totals::default() };
         history.take(0, &[standing(0, 1, 5)], totals(0), true);
         history.take(5_000, &[standing(0, 5, 5), standing(1, 0, 7)], totals(50), true);
         let shown = history.shown();

@@ -192,7 +192,7 @@ impl Supervisor {
         if let Some(bad) = [done, recent].into_iter().find(RateDelta::is_all_dead_letters) {
             let message = format!(
                 "all or almost all of the last {} records became dead letters; `reduct-sink status`, the page and their label sink.reason say \
-                 why; correct the plugin or its configuration, then `reduct-sink replay --running --write` writes them",
+                 why; correct the plugin or its configuration, then `reduct-sink replay --running --write` (with the host's --config FILE) writes them",
                 bad.totals.dead_letters
             );
             findings.push(Finding { code: "dead-letters.all", message });
@@ -259,14 +259,16 @@ impl Supervisor {
         }
         self.said = now;
         let RateDelta { totals, seconds } = look.last_minute;
+        let written = totals.records.saturating_sub(totals.found);
         let (in_flight, _) = host.in_flight();
         let (lag, behind_s) = (look.lag.now.map(|lag| lag.records), look.lag.now.map(|lag| lag.behind.as_secs()));
         info!(
             seconds = seconds.round() as u64,
-            // Dead letters aren't among them.
-            records = totals.records,
+            // Neither dead letters nor records that were found are among them.
+            written,
             bytes = totals.bytes,
-            records_per_s = look.last_minute.per_second(totals.records).round() as u64,
+            written_per_s = look.last_minute.per_second(written).round() as u64,
+            found = totals.found,
             dead_letters = totals.dead_letters,
             // Both are absent while Kafka doesn't say where the partitions end.
             lag,

@@ -65,6 +65,7 @@ pub struct SinkCounters {
     written: Sharded,
     written_bytes: Sharded,
     found: Sharded,
+    replayed: Sharded,
     repaired: Sharded,
     written_letters: Sharded,
     dead_letters: [AtomicU64; DeadLetterClass::ALL.len()],
@@ -91,6 +92,11 @@ impl SinkCounters {
     /// Records that were in the store already.
     pub(crate) fn found(&self, records: u64) {
         self.found.add(records);
+    }
+
+    /// Records among those that were written or found of which a dead letter was sent again.
+    pub(crate) fn replayed(&self, records: u64) {
+        self.replayed.add(records);
     }
 
     /// Unfinished records that were removed and written again.
@@ -141,6 +147,7 @@ impl SinkCounters {
             written: self.written.sum(),
             written_bytes: self.written_bytes.sum(),
             found: self.found.sum(),
+            replayed: self.replayed.sum(),
             repaired: self.repaired.sum(),
             dead_letters: self.dead_letters(),
             dead_letters_by_class: DeadLetterClass::ALL.map(|(class, name)| (name, of(class))),
@@ -158,6 +165,8 @@ pub struct CountersNow {
     pub written_bytes: u64,
     /// Records that were in the store already.
     pub found: u64,
+    /// How many of those that were written or found came from dead letters that were sent again.
+    pub replayed: u64,
     /// Unfinished records that were removed and written again.
     pub repaired: u64,
     /// Records that became dead letters.

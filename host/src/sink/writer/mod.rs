@@ -399,6 +399,7 @@ impl Writer {
             (false, false) => self.shared.counters.written(1, payload.len() as u64),
         }
         if ack.partition().is_replay() {
+            self.shared.counters.replayed(1);
             // Its dead letter stays until the store was asked once more for this output, so that no re-read has to look after it.
             let (entry, checksum) = (self.entry.clone(), checksum(&payload));
             ack.partition().note_stored(StoredOutput { entry, time_us, identity, checksum, found: already_present });
