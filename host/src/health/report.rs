@@ -185,10 +185,10 @@ pub struct PluginReport {
     pub breaker_open: bool,
     /// When it was put to work: seconds since the Unix epoch.
     pub since_s: u64,
-    /// Calls by verdict.
+    /// Calls by verdict, of all its versions since the host started.
     #[serde(flatten)]
     pub counts: Counts,
-    /// Records that its `when` left out.
+    /// Records that its `when` left out, with all its versions.
     pub passed_over: u64,
     /// Of one call in 64, and of each that ran into its time limit.
     pub latency: Latency,
@@ -246,10 +246,12 @@ pub struct ReplayProgress {
     pub untouched: u64,
     /// Those that are written or dropped and wait to be removed; they are among `remaining`.
     pub settling: u64,
+    /// Those of them whose records were in ReductStore before this replay.
+    pub settling_found: u64,
     /// In about how many seconds they are removed; absent while more are written.
     pub settled_in_s: Option<u64>,
     /// Why letters were left, and how many.
-    pub left_because: BTreeMap<&'static str, u64>,
+    pub left_because: BTreeMap<String, u64>,
     /// The first one that was left, and why.
     pub first_left: Option<String>,
     /// The first one that failed again, and why.
@@ -292,6 +294,15 @@ impl HostReport {
             replay.first_failing =
                 replay.first_failing.take().filter(|_| replay.first_left.is_none()).map(|_| HIDDEN.to_owned());
             replay.error = replay.error.take().map(|_| HIDDEN.to_owned());
+            let mut of_store = 0;
+            replay.left_because.retain(|reason, letters| {
+                let stays = !reason.starts_with(OF_THE_STORE);
+                of_store += if stays { 0 } else { *letters };
+                stays
+            });
+            if of_store > 0 {
+                replay.left_because.insert(format!("{OF_THE_STORE}{HIDDEN}"), of_store);
+            }
         }
     }
 
@@ -308,6 +319,8 @@ impl HostReport {
     }
 }
 
+/// How reasons begin that ReductStore gave for letters that stay.
+pub const OF_THE_STORE: &str = "ReductStore: ";
 /// What stands in place of a part of a record.
 const HIDDEN: &str = "(shown to callers who may act)";
 /// The codes of problems whose messages may hold what a plugin or the configuration says.
@@ -357,6 +370,7 @@ mod tests {
                 first_left: Some(SECRET.into()),
                 first_failing: Some(SECRET.into()),
                 error: Some(SECRET.into()),
+                left_because: BTreeMap::from([(format!("{OF_THE_STORE}{SECRET}"), 3), ("it was stopped".into(), 1)]),
                 ..ReplayProgress::default()
             }),
             ..HostReport::default()
@@ -366,6 +380,8 @@ mod tests {
         assert_eq!(messages, ["plugin p failed on t/0@5", HIDDEN, "the store is full"]);
         let shown = serde_json::to_string(&report).unwrap();
         assert!(!shown.contains(SECRET), "{shown}");
+        let left = report.replay.unwrap().left_because;
+        assert_eq!(left.values().collect::<Vec<_>>(), [&3, &1], "{left:?}");
         assert!(shown.contains("a person asked for it") && shown.contains("refused"), "{shown}");
     }
 

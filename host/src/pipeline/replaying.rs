@@ -4,6 +4,7 @@
 //! a new version learn of its calls; a trial changes nothing; what is written is safe as [`beside_live`] says; a stop of the host ends it; a
 //! panic ends it, too.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use tracing::{debug, error, info};
@@ -17,6 +18,10 @@ use crate::dead_letters::replay::{
 };
 use crate::health::report::ReplayProgress;
 use crate::record::TopicPartition;
+
+/// Reasons that are told apart.
+const REASONS: usize = 16;
+const FURTHER: &str = "further reasons of ReductStore; start the replay again";
 
 /// The replay that runs, or the last one.
 #[derive(Default)]
@@ -86,7 +91,7 @@ impl Replaying {
                 progress.first_failing = Some(format!("{}: {reason}", who()));
             }
             Fate::Left(reason) => {
-                *progress.left_because.entry(reason.words()).or_default() += 1;
+                count_reason(&mut progress.left_because, reason.words().into_owned());
                 progress.first_left.get_or_insert_with(|| format!("{}: {reason}", who()));
             }
             _ => {}
@@ -96,7 +101,7 @@ impl Replaying {
     fn settling(&self, settling: Settling) {
         let mut progress = lock(&self.0);
         let Some(progress) = progress.as_mut() else { return };
-        progress.settling = settling.letters;
+        (progress.settling, progress.settling_found) = (settling.letters, settling.found);
         progress.settled_in_s = settling.left.map(|left| left.as_secs());
     }
 
@@ -104,7 +109,7 @@ impl Replaying {
         let mut progress = lock(&self.0);
         let Some(progress) = progress.as_mut() else { return };
         progress.running = false;
-        (progress.settling, progress.settled_in_s) = (0, None);
+        (progress.settling, progress.settling_found, progress.settled_in_s) = (0, 0, None);
         progress.error = outcome.err();
         let ReplayProgress { letters, written, dropped, failing, untouched: left, .. } = *progress;
         match (&progress.error, progress.write) {
@@ -120,6 +125,13 @@ impl Replaying {
             }
         }
     }
+}
+
+/// Counts a reason. What the store says may differ from letter to letter, so only some are told apart.
+fn count_reason(reasons: &mut BTreeMap<String, u64>, reason: String) {
+    let is_known = reasons.contains_key(&reason) || reasons.len() < REASONS;
+    let reason = if is_known { reason } else { FURTHER.to_owned() };
+    *reasons.entry(reason).or_default() += 1;
 }
 
 fn chain_of(host: &Host) -> Result<Chain, String> {
@@ -192,6 +204,25 @@ fn write_now(host: &Arc<Host>) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dead_letters::replay::{LeftReason, LetterPlace};
+
+    #[test]
+    fn a_letter_that_stays_is_counted_with_the_reason_that_the_store_gave() {
+        let replaying = Replaying(Mutex::new(Some(ReplayProgress::default())));
+        let place = LetterPlace::Topic { partition: TopicPartition { topic: "t".into(), partition: 0 }, offset: 1 };
+        let tell = |reason| {
+            let told = ReplayedLetter { place: place.clone(), identity: None, fate: Fate::Left(reason) };
+            replaying.told(ReplaySummary::default(), &told);
+        };
+        tell(LeftReason::Store("away".into()));
+        tell(LeftReason::NotHere);
+        (0..50).for_each(|number| tell(LeftReason::Store(format!("{number} s"))));
+        let told = replaying.progress().unwrap().left_because;
+        assert_eq!(told.get("ReductStore: away; start the replay again"), Some(&1), "{told:?}");
+        assert!(told.len() <= REASONS + 1 && told.values().sum::<u64>() == 52, "{told:?}");
+        let here = told.keys().find(|reason| reason.contains("doesn't have their partitions")).unwrap();
+        assert!(!here.contains("another host"), "{here}");
+    }
 
     #[test]
     fn progress_says_how_many_letters_remain() {

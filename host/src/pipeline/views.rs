@@ -46,6 +46,8 @@ impl Supervised for Host {
         let counters = self.sink.counters();
         Totals {
             records: counters.written + counters.found,
+            found: counters.found,
+            replayed: counters.replayed,
             bytes: counters.written_bytes,
             dead_letters: counters.dead_letters,
         }
@@ -336,7 +338,7 @@ fn why_behind(problems: &[HealthProblem], is_paused: bool, is_much_in_flight: bo
     if is_paused {
         "something is paused".into()
     } else if let Some(problem) = problems.iter().find(is_of_server) {
-        format!("because of the problem {}, which says what to do", problem.code)
+        format!("see the problem `{}`, which says what to do", problem.code)
     } else if is_much_in_flight {
         "what was read waits for ReductStore; a faster store or network helps, or topics with more partitions, which are written side \
          by side"
@@ -378,8 +380,8 @@ fn plugin(version: PluginVersion, chain: &SharedChain, swaps: &[SwapReport]) -> 
         },
         since_s: version.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         breaker_open: version.breaker_open,
-        counts: version.counts,
-        passed_over: version.passed_over,
+        counts: totals.counts,
+        passed_over: totals.passed_over,
         latency: version.latency,
         memory_bytes: version.memory_bytes,
         failures: version.failures,
@@ -390,6 +392,24 @@ fn plugin(version: PluginVersion, chain: &SharedChain, swaps: &[SwapReport]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
+    use crate::plugin::{Counts, Runtime};
+
+    #[test]
+    fn a_plugins_counts_are_of_all_its_versions() {
+        let environment =
+            [("REDUCT_SINK_BROKERS", "127.0.0.1:1"), ("REDUCT_SINK_TOPICS", "t"), ("REDUCT_SINK_BUCKET", "b")];
+        let environment = environment.map(|(name, value)| (name.into(), value.into())).into_iter().collect();
+        let sources = config::Sources { environment, ..config::Sources::default() };
+        let config = config::load(sources).config.unwrap().only().unwrap();
+        let chain = SharedChain::load(Runtime::new().unwrap(), &config.plugins).unwrap();
+        let mut version = chain.versions().remove(0);
+        // A version that took over a moment ago has done nothing yet, and one that was rolled back has failed.
+        let failing = chain.stages().remove(0).version.plugin.counters();
+        failing.failed();
+        version.counts = Counts::default();
+        assert_eq!(plugin(version, &chain, &[]).counts.failed, 1);
+    }
 
     #[test]
     fn records_wait_for_what_is_known_to_be_wrong() {
@@ -397,7 +417,7 @@ mod tests {
         for code in ["store", "kafka.unreachable"] {
             // While the store is away little is in flight at first.
             let why = why_behind(&[problem("plugin"), problem(code)], false, false);
-            assert!(why.contains(&format!("the problem {code},")), "{why}");
+            assert!(why.starts_with(&format!("see the problem `{code}`")), "{why}");
         }
         let why = |is_much_in_flight| why_behind(&[problem("dead-letters.all")], false, is_much_in_flight);
         assert!(why(true).starts_with("what was read waits for ReductStore"), "{}", why(true));

@@ -2,7 +2,7 @@
 //!
 //! The host takes the letters of the partitions that it has at this moment: it is their entries' only writer in the group. Each
 //! goes through the present chain in a thread of its own, and its outputs through the same writers as live records. A letter that is
-//! done with stays for [`SETTLED_AFTER`]: the store may lose what it acknowledged a moment ago in a crash, and Kafka may have the
+//! done with stays until the last one was written and [`SETTLED_AFTER`] is over (or until [`MOST_SETTLING`] are done with): the store may lose what it acknowledged a moment ago in a crash, and Kafka may have the
 //! record no more. Then the host asks the store whether it was started again and still shows the outputs, and removes the letter,
 //! again through its entry's writer: both for [`REMOVED_AT_ONCE`] letters at a time, so that what was proved is no older than a request.
 //!
@@ -66,6 +66,8 @@ pub struct HostReplay<'a> {
 pub struct Settling {
     /// How many there are.
     pub letters: u64,
+    /// How many of them had all their outputs in the store before this replay.
+    pub found: u64,
     /// How long until they are removed; `None`: more are being written.
     pub left: Option<Duration>,
 }
@@ -89,6 +91,17 @@ struct DoneLetter {
     /// and put another one in its place.
     live: Arc<PartitionState>,
     outputs: Vec<StoredOutput>,
+}
+
+impl DoneLetter {
+    fn was_found(&self) -> bool {
+        !self.outputs.is_empty() && self.outputs.iter().all(|output| output.found)
+    }
+}
+
+/// How many of them were in the store before the replay.
+fn found(letters: &[DoneLetter]) -> u64 {
+    letters.iter().filter(|letter| letter.was_found()).count() as u64
 }
 
 pub(super) struct BesideLive<'a> {
@@ -163,9 +176,14 @@ impl BesideLive<'_> {
         for (told, state) in self.run.page(page)? {
             self.take(told, state);
         }
-        self.listener.settling(Settling { letters: self.done.len() as u64, left: None });
+        self.settling(None);
         self.rest(begun.elapsed().max(LEAST_PAUSE));
         Ok(())
+    }
+
+    fn settling(&mut self, left: Option<Duration>) {
+        let settling = Settling { letters: self.done.len() as u64, found: found(&self.done), left };
+        self.listener.settling(settling);
     }
 
     fn take(&mut self, told: ReplayedLetter, state: Option<Arc<PartitionState>>) {
@@ -233,7 +251,8 @@ impl BesideLive<'_> {
             done.into_iter().for_each(|letter| self.leave(letter, LeftReason::Store(reason.clone())));
             return Ok(());
         }
-        let (mut by_partition, mut count) = (BTreeMap::<u64, Vec<DoneLetter>>::new(), done.len() as u64);
+        let (mut count, mut count_found) = (done.len() as u64, found(&done));
+        let mut by_partition = BTreeMap::<u64, Vec<DoneLetter>>::new();
         for letter in done {
             by_partition.entry(letter.live.generation()).or_default().push(letter);
         }
@@ -243,13 +262,17 @@ impl BesideLive<'_> {
                 let some: Vec<DoneLetter> = letters.by_ref().take(REMOVED_AT_ONCE).collect();
                 let begun = Instant::now();
                 count = count.saturating_sub(some.len() as u64);
+                count_found = count_found.saturating_sub(found(&some));
                 // Right before they are removed: the store may lose records while thousands are gone through.
                 let some = self.shown(some)?;
                 let places: Vec<&LetterPlace> = some.iter().map(|letter| &letter.told.place).collect();
                 let removed = match some.first().map(|letter| &letter.live).filter(|live| live.may_replay()) {
                     None => Err(LeftReason::Taken),
                     Some(_) if self.stopped() => Err(LeftReason::Stopped),
-                    Some(live) => remove(self, live, &places).map_err(LeftReason::Store),
+                    Some(live) => remove(self, live, &places).map_err(|reason| match live.may_replay() {
+                        true => LeftReason::Store(reason),
+                        false => LeftReason::Taken,
+                    }),
                 };
                 for letter in some {
                     match &removed {
@@ -257,7 +280,8 @@ impl BesideLive<'_> {
                         Err(reason) => self.leave(letter, reason.clone()),
                     }
                 }
-                self.listener.settling(Settling { letters: count, left: Some(Duration::ZERO) });
+                let left = Some(Duration::ZERO);
+                self.listener.settling(Settling { letters: count, found: count_found, left });
                 self.rest(begun.elapsed().max(LEAST_PAUSE));
             }
         }
@@ -265,14 +289,13 @@ impl BesideLive<'_> {
     }
 
     fn wait_settled(&mut self, written: Instant) {
-        let letters = self.done.len() as u64;
         while !self.stopped() && written.elapsed() < SETTLED_WITHIN {
             let left = SETTLED_AFTER.saturating_sub(written.elapsed());
             let left = left.max(self.sink.may_be_at_work_for().unwrap_or_default());
             if left.is_zero() {
                 break;
             }
-            self.listener.settling(Settling { letters, left: Some(left) });
+            self.settling(Some(left));
             self.rest(left.min(Duration::from_secs(1)));
         }
     }

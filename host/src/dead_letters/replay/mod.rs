@@ -17,6 +17,7 @@ mod run;
 mod shown;
 mod topic;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +33,7 @@ use crate::chain::{Chain, SharedChain};
 use crate::config::Config;
 use crate::dead_letters::format::{DeadLetter, UnreadableLetter};
 use crate::flow::membership::Membership;
+use crate::health::report::OF_THE_STORE;
 use crate::health::service::stop_on_signal;
 use crate::kafka::metadata as kafka;
 use crate::plugin::{LoadError, Runtime};
@@ -60,8 +62,10 @@ pub enum LeftReason {
     Stopped,
     /// Its partition was taken away or is read again meanwhile.
     Taken,
-    /// Another host of the group reads its partition.
+    /// This host doesn't have its partition, and the group has other hosts.
     OtherHost,
+    /// This host doesn't have its partition, and isn't known to share its group.
+    NotHere,
     /// It is in an entry that isn't its partition's entry of dead letters.
     OtherEntry,
     /// Its partition isn't ready for it: it hasn't passed the record, is read again, or an earlier host may still be writing.
@@ -74,11 +78,14 @@ pub enum LeftReason {
 
 impl LeftReason {
     /// What somebody who operates the host has to know of it.
-    pub fn words(&self) -> &'static str {
-        match self {
+    pub fn words(&self) -> Cow<'static, str> {
+        let words = match self {
             Self::Stopped => "the replay was stopped",
-            Self::Taken => "their partition was taken away or is read again; replay once more",
+            Self::Taken => {
+                "their partition was taken away meanwhile or is read again; start the replay again once this host has it and has read it"
+            }
             Self::OtherHost => "another host of the group reads their partitions; run it there, too",
+            Self::NotHere => "this host doesn't have their partitions now; start the replay again once it has them",
             Self::OtherEntry => {
                 "they are in entries that no partition of this host has; stop the group and run replay --write"
             }
@@ -89,8 +96,9 @@ impl LeftReason {
                 "what is in ReductStore under their identity differs from what the plugins make of them now; remove it there and replay \
                  again, or, to keep it, remove the dead letters (those in a topic go with its retention)"
             }
-            Self::Store(_) => "the store has a reason; replay once more",
-        }
+            Self::Store(reason) => return Cow::Owned(format!("{OF_THE_STORE}{reason}; start the replay again")),
+        };
+        Cow::Borrowed(words)
     }
 }
 
@@ -98,7 +106,7 @@ impl fmt::Display for LeftReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Store(reason) => f.write_str(reason),
-            other => f.write_str(other.words()),
+            other => f.write_str(&other.words()),
         }
     }
 }

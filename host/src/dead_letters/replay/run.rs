@@ -38,6 +38,10 @@ pub struct ReplayRun<'a> {
     sink: Option<Sink>,
     /// What this host reads, where letters are written beside live records.
     owned: Option<OwnPartitions>,
+    /// The partitions of which this host had letters during the replay.
+    had: HashSet<TopicPartition>,
+    /// Whether the group has other hosts, once that was asked.
+    has_others: Option<bool>,
     not_asked: Option<NotAsked>,
     budget: Arc<Budget>,
     mapping: Mapping,
@@ -80,6 +84,8 @@ impl<'a> ReplayRun<'a> {
             chain,
             sink,
             owned: None,
+            had: HashSet::new(),
+            has_others: None,
             not_asked: None,
             // A page is what bounds this.
             budget: Arc::new(Budget::new(usize::MAX, usize::MAX)),
@@ -174,9 +180,15 @@ impl<'a> ReplayRun<'a> {
         let failing = |reason: String| Ok(Begun::Decided(Fate::Failing(reason)));
         let DeadLetter { input, index } = letter;
         let assignment = match &self.owned {
-            Some(owned) => match admitted(owned, place, &input) {
-                Ok(live) => Arc::new(live.for_letter(&self.budget)),
-                Err(reason) => return Ok(Begun::Decided(Fate::Left(reason))),
+            Some(owned) => match admitted(owned(&input.source), place, &input) {
+                Ok(live) => {
+                    self.had.insert(input.source.clone());
+                    Arc::new(live.for_letter(&self.budget))
+                }
+                Err(NotAdmitted::Not(reason)) => return Ok(Begun::Decided(Fate::Left(reason))),
+                Err(NotAdmitted::Elsewhere) => {
+                    return Ok(Begun::Decided(Fate::Left(self.why_elsewhere(&input.source))));
+                }
             },
             None => match self.assignment(&input.source)? {
                 Ok(assignment) => assignment,
@@ -244,9 +256,23 @@ impl<'a> ReplayRun<'a> {
         }
         match assignment.replay_refusal() {
             Some(ReplayRefusal::Failing(reason)) => Fate::Failing(reason.clone()),
+            Some(ReplayRefusal::NotNow(_)) if assignment.live().is_some_and(|live| !live.may_replay()) => {
+                Fate::Left(LeftReason::Taken)
+            }
             Some(ReplayRefusal::NotNow(reason)) => Fate::Left(LeftReason::Store(reason.clone())),
             None => Fate::Written(entries),
         }
+    }
+
+    /// Why this host doesn't have the partition of a letter. That the group has other hosts is asked once: where Kafka is away, the
+    /// answer takes long.
+    fn why_elsewhere(&mut self, source: &TopicPartition) -> LeftReason {
+        if self.had.contains(source) {
+            return LeftReason::Taken;
+        }
+        let kafka = &self.config.kafka;
+        let ask = || kafka::members(kafka).is_ok_and(|members| members > 1);
+        if *self.has_others.get_or_insert_with(ask) { LeftReason::OtherHost } else { LeftReason::NotHere }
     }
 
     /// As a worker does; only a replay while no host runs waits for a plugin that asks for a retry.
@@ -295,20 +321,66 @@ impl<'a> ReplayRun<'a> {
     }
 }
 
+/// Why a letter isn't written beside live records.
+enum NotAdmitted {
+    /// This host doesn't have its partition.
+    Elsewhere,
+    Not(LeftReason),
+}
+
 /// Whether a letter may be written beside live records, and the partition that it belongs to.
 fn admitted(
-    owned: &OwnPartitions,
+    live: Option<Arc<PartitionState>>,
     place: &LetterPlace,
     input: &InputRecord,
-) -> Result<Arc<PartitionState>, LeftReason> {
-    let live = owned(&input.source).ok_or(LeftReason::OtherHost)?;
+) -> Result<Arc<PartitionState>, NotAdmitted> {
+    let live = live.ok_or(NotAdmitted::Elsewhere)?;
     match place {
-        LetterPlace::Entry { entry, .. } if *entry != live.dead_letter_entry => Err(LeftReason::OtherEntry),
-        _ if !live.may_replay() || !live.has_passed(input.offset, input.topic_id) => Err(LeftReason::Early),
+        LetterPlace::Entry { entry, .. } if *entry != live.dead_letter_entry => {
+            Err(NotAdmitted::Not(LeftReason::OtherEntry))
+        }
+        _ if !live.may_replay() || !live.has_passed(input.offset, input.topic_id) => {
+            Err(NotAdmitted::Not(LeftReason::Early))
+        }
         _ => Ok(live),
     }
 }
 
 fn told(failure: &PluginFailure) -> String {
     format!("plugin {} ({}): {}", failure.plugin, failure.digest.short(), failure.reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::SharedChain;
+    use crate::config;
+    use crate::plugin::Runtime;
+
+    #[test]
+    fn another_host_is_named_only_where_there_is_one() {
+        let environment =
+            [("REDUCT_SINK_BROKERS", "127.0.0.1:1"), ("REDUCT_SINK_TOPICS", "t"), ("REDUCT_SINK_BUCKET", "b")];
+        let environment = environment.map(|(name, value)| (name.into(), value.into())).into_iter().collect();
+        let sources = config::Sources { environment, ..config::Sources::default() };
+        let config = config::load(sources).config.unwrap().only().unwrap();
+        let chain = Chain::new(SharedChain::load(Runtime::new().unwrap(), &config.plugins).unwrap()).unwrap();
+        let tokio = tokio::runtime::Runtime::new().unwrap();
+        let mut run = ReplayRun::new(&config, chain, None, tokio.handle().clone(), Arc::default()).unwrap();
+        let of = |partition| TopicPartition { topic: "t".into(), partition };
+        run.has_others = Some(true);
+        assert_eq!(run.why_elsewhere(&of(0)), LeftReason::OtherHost);
+        run.had.insert(of(1));
+        assert_eq!(run.why_elsewhere(&of(1)), LeftReason::Taken, "this host had it a moment ago");
+        run.has_others = Some(false);
+        assert_eq!(run.why_elsewhere(&of(0)), LeftReason::NotHere);
+        for reason in [LeftReason::NotHere, LeftReason::Taken] {
+            let words = reason.words();
+            assert!(
+                words.contains("start the replay again once this host") || words.contains("once it has them"),
+                "{words}"
+            );
+            assert!(!words.contains("another host"), "{words}");
+        }
+    }
 }
