@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "in a test a panic is an answer")]
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -125,6 +126,51 @@ fn failures_have_codes_places_and_remedies() {
     assert_eq!(error["problems"][0]["key"], "limits.workers", "{error}");
     let error = self::error(&sink(&["run", "--json", "--config", &plugin]));
     assert!(error["place"].as_str().unwrap().ends_with("text.wasm"), "{error}");
+}
+
+/// The remedies name commands without an address, and an operator has the host's configuration at hand.
+#[test]
+fn a_running_host_is_found_by_its_configuration() {
+    let bed = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::fs::write(bed.path().join("token"), "a-token\n").unwrap();
+    let config = bed.path().join("sink.toml");
+    std::fs::write(&config, format!("[status]\nlisten = \"{address}\"\ntoken_file = \"token\"\n")).unwrap();
+    let config = config.to_str().unwrap();
+    let commands: [&[&str]; 7] = [
+        &["status"],
+        &["pause"],
+        &["resume"],
+        &["tap", "--count", "1"],
+        &["plugin", "promote", "p"],
+        &["plugin", "rollback", "p"],
+        &["replay", "--running", "--write"],
+    ];
+    for command in commands {
+        let asked = std::thread::scope(|scope| {
+            let served = scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut asked = [0; 4096];
+                let length = stream.read(&mut asked).unwrap();
+                stream
+                    .write_all(b"HTTP/1.1 409 Conflict\r\nContent-Length: 6\r\nConnection: close\r\n\r\nnot so")
+                    .unwrap();
+                text(&asked[..length]).to_lowercase()
+            });
+            let output = sink(&[command, &["--json", "--config", config]].concat());
+            let error = error(&output);
+            // Nobody else connects, so that a command that asked elsewhere would leave the server waiting.
+            if error["code"] != "host.refuses" {
+                drop(std::net::TcpStream::connect(&address));
+            }
+            assert_eq!(error["code"], "host.refuses", "{command:?}: {error}");
+            served.join().unwrap()
+        });
+        assert!(asked.contains("authorization: bearer a-token"), "{command:?}: {asked}");
+    }
+    let output = sink(&["status", "--json", "--config", "/no/such/file"]);
+    assert!(error(&output)["message"].as_str().unwrap().contains("--status"), "{}", text(&output.stdout));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod dry_run;
 mod error_code;
 mod exit;
 mod generate;
+mod host_place;
 mod json_log;
 mod logging;
 mod options;

@@ -35,6 +35,9 @@ fn log(warnings: &[String]) {
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
 }
 
+/// Names the configuration file, too.
+const VARIABLE: &str = "REDUCT_SINK_CONFIG";
+
 /// Flags win over the environment (REDUCT_SINK_BROKERS, …), the environment over the file.
 #[derive(Debug, Default, Args)]
 pub struct ConfigFlags {
@@ -110,6 +113,12 @@ impl ConfigFlags {
         self.pipeline.as_deref()
     }
 
+    /// The file that the flag or the variable names.
+    pub fn file(&self) -> Option<PathBuf> {
+        let by_variable = || std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.config.clone().or_else(by_variable)
+    }
+
     /// For a command that only reads Kafka: what the configuration says of ReductStore doesn't matter.
     pub fn reading_only(config: Option<PathBuf>, pipeline: Option<String>, mut flags: Vec<Flag>) -> Self {
         flags.retain(|flag| !flag.values.is_empty());
@@ -120,7 +129,6 @@ impl ConfigFlags {
 
     /// The validated configuration. If it isn't valid, its warnings are logged before the error, because they may explain it.
     pub fn load(self) -> Result<LoadedConfig, CommandError> {
-        const VARIABLE: &str = "REDUCT_SINK_CONFIG";
         let by_flag = self.config.clone().map(|path| (path, ConfigPlace::Flag("--config")));
         let by_variable = || {
             let path = std::env::var_os(VARIABLE).filter(|path| !path.is_empty())?;

@@ -64,7 +64,8 @@ impl ReplayCommand {
 
     /// Of the pipeline that is meant.
     fn ask(&self, method: reqwest::Method, path: &str) -> Result<String, CommandError> {
-        self.host.ask_of(self.options.pipeline(), method, path)
+        let host = self.host.with_config(self.options.file().as_deref())?;
+        host.ask_of(self.options.pipeline(), method, path)
     }
 
     fn by_the_running_host(&self) -> Result<(), CommandError> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
@@ -10,8 +10,11 @@ use clap::Args;
 use reduct_sink::health::access::{check_own_folder, socket_path, without_port};
 use serde_json::Value;
 
+use super::host_place::HostPlace;
 use super::{CommandError, ErrorCode, Exit, is_json};
 
+/// Where a host listens that isn't configured otherwise.
+const DEFAULT: &str = "127.0.0.1:9640";
 /// A host answers at once, save for a promotion that starts instances.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -25,11 +28,11 @@ pub struct StatusCommand {
 }
 
 /// Where a running host is found.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RunningHost {
-    /// Where the running host listens: its status.listen
-    #[arg(long, value_name = "HOST:PORT", env = "REDUCT_SINK_STATUS_LISTEN", default_value = "127.0.0.1:9640")]
-    status: String,
+    /// Where the running host listens: its status.listen [default: that of --config, or else 127.0.0.1:9640]
+    #[arg(long, value_name = "HOST:PORT", env = "REDUCT_SINK_STATUS_LISTEN")]
+    status: Option<String>,
     /// A file with the token of the host's status.token_file; without one the host's Unix socket is used
     #[arg(long, value_name = "FILE", env = "REDUCT_SINK_STATUS_TOKEN_FILE")]
     token_file: Option<PathBuf>,
@@ -40,6 +43,9 @@ pub struct RunningHost {
 pub struct RunningPipeline {
     #[command(flatten)]
     host: RunningHost,
+    /// The host's configuration file, which says where it listens and has its token_file
+    #[arg(long, value_name = "FILE", env = "REDUCT_SINK_CONFIG")]
+    config: Option<PathBuf>,
     /// The pipeline that is meant, where the host has several
     #[arg(long, value_name = "NAME")]
     pipeline: Option<String>,
@@ -48,7 +54,7 @@ pub struct RunningPipeline {
 impl RunningPipeline {
     /// The body of its answer.
     pub fn ask(&self, method: reqwest::Method, path: &str) -> Result<String, CommandError> {
-        self.host.ask_of(self.pipeline.as_deref(), method, path)
+        self.host.with_config(self.config.as_deref())?.ask_of(self.pipeline.as_deref(), method, path)
     }
 }
 
@@ -80,7 +86,7 @@ impl StatusCommand {
             text
         } else {
             let report: Value = serde_json::from_str(&text)
-                .with_context(|| format!("{} doesn't answer as a host does", self.host.host.status))
+                .with_context(|| format!("{} doesn't answer as a host does", self.host.host.address()))
                 .map_err(|error| CommandError::new(ErrorCode::HostAnswer, error))?;
             match report.get("pipelines").and_then(Value::as_object) {
                 Some(pipelines) => several(pipelines),
@@ -100,12 +106,29 @@ pub(super) fn write(text: &str) -> Result<(), CommandError> {
 
 impl RunningHost {
     pub fn at(address: String, token_file: Option<PathBuf>) -> Self {
-        Self { status: address, token_file }
+        Self { status: Some(address), token_file }
+    }
+
+    /// The same, with what the configuration file says where neither a flag nor a variable does. Where the address is given, the file is
+    /// perhaps of another host, and its token isn't sent there.
+    pub fn with_config(&self, file: Option<&Path>) -> Result<Self, CommandError> {
+        let mut host = self.clone();
+        let Some(file) = file.filter(|_| self.status.is_none()) else { return Ok(host) };
+        let place = HostPlace::read(file)?;
+        // Without the right to read the token the host's Unix socket may do.
+        let readable = place.token_file.filter(|token| std::fs::File::open(token).is_ok());
+        host.status = place.address;
+        host.token_file = host.token_file.or(readable);
+        Ok(host)
+    }
+
+    fn address(&self) -> &str {
+        self.status.as_deref().unwrap_or(DEFAULT)
     }
 
     /// Whether a reduct-sink serves its status there.
     pub fn answers_at(address: &str) -> bool {
-        let asked = Self { status: address.into(), token_file: None }.ask(reqwest::Method::GET, "status");
+        let asked = Self::at(address.into(), None).ask(reqwest::Method::GET, "status");
         let report = asked.ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
         report.is_some_and(|report| report.get("partitions").or_else(|| report.get("pipelines")).is_some())
     }
@@ -120,7 +143,7 @@ impl RunningHost {
         let token = self.token()?;
         let sign = if path.contains('?') { '&' } else { '?' };
         let chosen = pipeline.map_or(String::new(), |name| format!("{sign}pipeline={}", escaped(name)));
-        let url = format!("http://{}/{path}{chosen}", self.status);
+        let url = format!("http://{}/{path}{chosen}", self.address());
         let asked = async {
             let plain = || reqwest::Client::builder().no_proxy().timeout(PATIENCE);
             // The socket of a host on this machine lets its own user do everything.
@@ -145,7 +168,11 @@ impl RunningHost {
                 Err(CommandError::new(ErrorCode::HostRefuses, anyhow!("the host refuses ({status}): {text}")))
             }
             Err(error) => {
-                let what = format!("no host answers at {}; is it running, and is its status.listen this?", self.status);
+                let what = format!(
+                    "no host answers at {}; is it running, and is its status.listen this? --config FILE takes it from the host's \
+                     configuration",
+                    self.address()
+                );
                 Err(CommandError::new(ErrorCode::HostUnreachable, anyhow::Error::new(error).context(what)))
             }
         }
@@ -159,7 +186,7 @@ impl RunningHost {
 
     /// The host's Unix socket, unless another user can have put it there.
     fn socket(&self) -> Option<PathBuf> {
-        let socket = socket_path(&self.status).filter(|_| self.is_here())?;
+        let socket = socket_path(self.address()).filter(|_| self.is_here())?;
         match check_own_folder(socket.parent()?) {
             Ok(()) => socket.exists().then_some(socket),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -175,7 +202,7 @@ impl RunningHost {
     }
 
     fn is_here(&self) -> bool {
-        let name = without_port(&self.status).trim_matches(['[', ']']).to_owned();
+        let name = without_port(self.address()).trim_matches(['[', ']']).to_owned();
         name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 }
@@ -339,11 +366,11 @@ fn lag_line(lag: &Value) -> String {
 pub(super) fn replay_line(replay: &Value) -> String {
     let count = |key: &str| replay[key].as_u64().unwrap_or(0);
     let state = if replay["running"] == true { "running" } else { "ended" };
-    let (what, written) =
-        if replay["write"] == true { ("replay", "written") } else { ("trial of a replay", "would be written") };
+    let (what, removed) = if replay["write"] == true { ("replay", " and removed") } else { ("trial of a replay", "") };
+    let written = if replay["write"] == true { "written" } else { "would be written" };
     let of_all = replay["total"].as_u64().map_or(String::new(), |total| format!(" of {total}"));
     let mut text = format!(
-        "{what} {state}: {}{of_all} dead letters handled, {} {written}, {} dropped, {} failing, {} left",
+        "{what} {state}: {}{of_all} dead letters handled: {} {written}{removed}, {} dropped{removed}, {} failing, {} left",
         count("letters"),
         count("written"),
         count("dropped"),
@@ -356,14 +383,18 @@ pub(super) fn replay_line(replay: &Value) -> String {
     }
     if settling > 0 {
         let ahead = remaining.map(|remaining| remaining.saturating_sub(settling)).filter(|ahead| *ahead > 0);
-        let ahead = ahead.map_or(String::new(), |ahead| format!("{ahead} of them not looked at yet, "));
-        text += &format!(": {ahead}{settling} written already");
+        let ahead = ahead.map_or(String::new(), |ahead| format!("{ahead} not looked at yet, "));
+        let found = match count("settling_found") {
+            0 => String::new(),
+            found => format!(" ({found} of them were found written already)"),
+        };
+        text += &format!(": {ahead}{settling} done with{found}");
         text += &match replay["settled_in_s"].as_u64() {
             Some(0) => " and being removed from the dead letters".into(),
             Some(seconds) => {
                 format!(" and removed from the dead letters in {seconds} s, when ReductStore has saved their records")
             }
-            None => " and removed from the dead letters once ReductStore has saved their records".to_owned(),
+            None => " and removed from the dead letters after the last one is written and ReductStore has saved their records".to_owned(),
         };
     }
     for (reason, letters) in replay["left_because"].as_object().into_iter().flatten() {
@@ -463,15 +494,15 @@ mod tests {
     fn a_replay_says_how_many_letters_there_are_how_many_remain_and_why_some_stay() {
         let replay = json!({
             "running": true, "write": true, "total": 960, "remaining": 930, "letters": 30, "written": 20, "dropped": 1,
-            "failing": 7, "untouched": 2, "settling": 900, "settled_in_s": 52,
+            "failing": 7, "untouched": 2, "settling": 900, "settling_found": 50, "settled_in_s": 52,
             "left_because": { "another host of the group reads their partitions": 2 },
         });
         let told = replay_line(&replay);
         assert_eq!(
             told,
-            "replay running: 30 of 960 dead letters handled, 20 written, 1 dropped, 7 failing, 2 left; 930 remain: 30 of them not looked at \
-             yet, 900 written already and removed from the dead letters in 52 s, when ReductStore has saved their records; 2 stay: another \
-             host of the group reads their partitions"
+            "replay running: 30 of 960 dead letters handled: 20 written and removed, 1 dropped and removed, 7 failing, 2 left; 930 remain: 30 \
+             not looked at yet, 900 done with (50 of them were found written already) and removed from the dead letters in 52 s, when \
+             ReductStore has saved their records; 2 stay: another host of the group reads their partitions"
         );
     }
 

@@ -189,7 +189,7 @@ async fn a_running_host_tries_a_replay_and_then_does_it() -> Result<()> {
     ensure!(code == Some(1) && told.contains("a replay is running already"), "{code:?} {told}");
     let (_, told) = command(&address, &["status"])?;
     ensure!(told.contains("replay running") && told.contains("0 of 200 dead letters handled"), "{told}");
-    ensure!(told.contains("; 200 remain: 200 written already and removed from the dead letters in "), "{told}");
+    ensure!(told.contains("; 200 remain: 200 done with and removed from the dead letters in "), "{told}");
     let (code, told) = replaying.join().map_err(|_| anyhow::anyhow!("the command panicked"))??;
     ensure!(code == Some(0) && told.contains("200 written") && told.contains("0 failing, 0 left"), "{told}");
     sink.stop_cleanly()?;
