@@ -224,6 +224,7 @@ fn several(pipelines: &serde_json::Map<String, Value>) -> String {
 fn table(report: &Value) -> String {
     let mut text = String::new();
     let number = |key: &str| report[key].as_u64().unwrap_or(0);
+    let rate = |key: &str| report[key].as_f64().map_or("unknown".into(), |rate| format!("{rate:.0}"));
     let uptime = humantime::format_duration(Duration::from_secs(number("uptime_s")));
     let _ = writeln!(text, "reduct-sink {}, up {uptime}", report["version"].as_str().unwrap_or("?"));
     let topics: Vec<String> = list(report, "topics").iter().map(word).collect();
@@ -242,15 +243,17 @@ fn table(report: &Value) -> String {
     if report["replay"].is_object() {
         let _ = writeln!(text, "{}", replay_line(&report["replay"]));
     }
-    if let Some(waits) = report["waits_for_group"].as_str() {
+    // A problem has told it already.
+    let is_told = list(report, "problems").iter().any(|problem| problem["code"] == "kafka.assignment");
+    if let Some(waits) = report["waits_for_group"].as_str().filter(|_| !is_told) {
         let _ = writeln!(text, "{waits}");
     }
     let _ = writeln!(text, "{}", lag_line(&report["lag"]));
     let _ = writeln!(
         text,
-        "{:.0} records/s now, {:.0} over the last minute; written {} records ({}) and {} dead letters, found {}, repaired {}, in flight {} ({})",
-        report["records_per_s_now"].as_f64().unwrap_or_default(),
-        report["records_per_s"].as_f64().unwrap_or_default(),
+        "{} records/s now, {} over the last minute; written {} records ({}) and {} dead letters, found {}, repaired {}, in flight {} ({})",
+        rate("records_per_s_now"),
+        rate("records_per_s"),
         number("written"),
         size(number("written_bytes")),
         number("dead_letters"),
@@ -480,6 +483,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_a_problem_says_is_not_said_again_and_what_is_unknown_is_no_zero() {
+        let waits = "waits for the group to give it partitions";
+        let mut report =
+            json!({ "problems": [], "waits_for_group": waits, "records_per_s": 8.6, "records_per_s_now": null });
+        let told = table(&report);
+        assert!(told.contains(&format!("\n{waits}\n")) && told.contains("\nunknown records/s now, 9 over"), "{told}");
+        report["problems"] = json!([{ "code": "kafka.assignment", "message": waits, "for_s": 12 }]);
+        assert_eq!(table(&report).matches(waits).count(), 1, "{}", table(&report));
+    }
 
     #[test]
     fn an_unknown_lag_is_told_as_unknown_with_what_was_known_last() {

@@ -21,7 +21,7 @@ const PARTITIONS: usize = 256;
 #[derive(Debug, Clone, Default)]
 pub struct History {
     at_ms: VecDeque<u64>,
-    records_per_s: VecDeque<f64>,
+    records_per_s: VecDeque<Option<f64>>,
     lags: HashMap<TopicPartition, VecDeque<Option<u64>>>,
     last: Option<(u64, u64)>,
 }
@@ -30,7 +30,8 @@ pub struct History {
 #[derive(Debug, Default, Serialize)]
 pub struct HistoryShown {
     at_ms: Vec<u64>,
-    records_per_s: Vec<f64>,
+    /// `null` at the first look, which has none before it.
+    records_per_s: Vec<Option<f64>>,
     partitions: Vec<PartitionLine>,
 }
 
@@ -50,9 +51,9 @@ impl History {
     }
 
     fn take(&mut self, now_ms: u64, standings: &[Standing], totals: Totals, is_known: bool) {
-        let rate = self.last.map_or(0.0, |(before_ms, before)| {
+        let rate = self.last.and_then(|(before_ms, before)| {
             let seconds = now_ms.saturating_sub(before_ms) as f64 / 1000.0;
-            if seconds > 0.0 { totals.records.saturating_sub(before) as f64 / seconds } else { 0.0 }
+            (seconds > 0.0).then(|| totals.records.saturating_sub(before) as f64 / seconds)
         });
         self.last = Some((now_ms, totals.records));
         self.at_ms.push_back(now_ms);
@@ -77,9 +78,9 @@ impl History {
         }
     }
 
-    /// The rate of the last look.
-    pub fn records_per_s(&self) -> f64 {
-        self.records_per_s.back().copied().unwrap_or_default()
+    /// The rate of the last look; `None`: it isn't known yet.
+    pub fn records_per_s(&self) -> Option<f64> {
+        self.records_per_s.back().copied().flatten()
     }
 
     /// For the page.
@@ -118,7 +119,7 @@ mod tests {
         history.take(0, &[standing(0, 1, 5)], totals(0), true);
         history.take(5_000, &[standing(0, 5, 5), standing(1, 0, 7)], totals(50), true);
         let shown = history.shown();
-        assert_eq!((shown.at_ms, shown.records_per_s), (vec![0, 5_000], vec![0.0, 10.0]));
+        assert_eq!((shown.at_ms, shown.records_per_s), (vec![0, 5_000], vec![None, Some(10.0)]));
         let lines: Vec<_> = shown.partitions.iter().map(|line| (line.partition, line.lag.clone())).collect();
         assert_eq!(lines, [(0, vec![Some(4), Some(0)]), (1, vec![None, Some(7)])]);
         history.take(10_000, &[], totals(50), false);

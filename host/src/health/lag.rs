@@ -1,10 +1,10 @@
 //! How far the host is behind over all its partitions, and what the log says of that.
 //!
 //! Guarantees: what isn't known now is told as unknown, with the last figures that were known and their age, and never as 0; the
-//! log has one line when the lag begins to grow, one a minute while the host is behind, and one when it has caught up. Plain
-//! values, no I/O.
+//! log has one line when the host is behind and doesn't catch up, one a minute while it is behind, and one when it has caught up, which
+//! isn't said before it has kept up for two looks. Plain values, no I/O.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::watchdog::Standing;
@@ -12,6 +12,12 @@ use crate::record::TopicPartition;
 
 /// A host that is less far behind keeps up.
 pub const BEHIND: Duration = Duration::from_secs(10);
+/// A host that was behind has caught up when it is less far behind than this: well below [`BEHIND`], so that it isn't said twice a minute.
+const CAUGHT_UP: Duration = Duration::from_secs(3);
+/// Over how long it is seen whether the lag shrinks.
+const TREND: Duration = Duration::from_secs(15);
+/// A lag that shrinks more slowly isn't being caught up with.
+const TO_GO_MOST: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often the log says that the host still is behind.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 
@@ -70,11 +76,33 @@ impl LagMemory {
     }
 }
 
+/// Tells a lag that shrinks from one that grows.
+#[derive(Debug, Default)]
+pub struct LagTrend(VecDeque<(Instant, u64)>);
+
+impl LagTrend {
+    /// Takes a look. While the lag shrinks, answers with the time until nothing is left of it at this pace.
+    pub fn look(&mut self, lag: Option<KnownLag>) -> Option<Duration> {
+        let Some(KnownLag { records, at, .. }) = lag else {
+            self.0.clear();
+            return None;
+        };
+        self.0.push_back((at, records));
+        while self.0.get(1).is_some_and(|(since, _)| at.saturating_duration_since(*since) >= TREND) {
+            self.0.pop_front();
+        }
+        let (since, before) = self.0.front()?;
+        let fell = before.checked_sub(records).filter(|fell| *fell > 0)?;
+        let seconds = at.saturating_duration_since(*since).as_secs_f64() * records as f64 / fell as f64;
+        Duration::try_from_secs_f64(seconds).ok().filter(|to_go| *to_go < TO_GO_MOST)
+    }
+}
+
 /// What the log should say of the lag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LagNews {
-    /// It grows and is beyond [`BEHIND`].
-    Grows,
+    /// The host is further behind than [`BEHIND`], and doesn't catch up.
+    Behind,
     /// The host still is behind.
     Still,
     /// The host has caught up: how long it was behind, and how far at most.
@@ -98,6 +126,8 @@ struct Told {
     since: Instant,
     said: Instant,
     most: Duration,
+    /// The last look was below [`CAUGHT_UP`].
+    is_near: bool,
 }
 
 impl LagWatch {
@@ -107,13 +137,14 @@ impl LagWatch {
         let grows = behind >= std::mem::replace(&mut self.before, behind);
         match &mut self.told {
             None if behind > BEHIND && grows && !is_explained => {
-                self.told = Some(Told { since: now, said: now, most: behind });
-                Some(LagNews::Grows)
+                self.told = Some(Told { since: now, said: now, most: behind, is_near: false });
+                Some(LagNews::Behind)
             }
             None => None,
-            Some(told) if behind > BEHIND => {
+            Some(told) if behind >= CAUGHT_UP || !told.is_near => {
+                told.is_near = behind < CAUGHT_UP;
                 told.most = told.most.max(behind);
-                let is_time = now.duration_since(told.said) >= SAY_EVERY && !is_explained;
+                let is_time = behind > BEHIND && now.duration_since(told.said) >= SAY_EVERY && !is_explained;
                 is_time.then(|| {
                     told.said = now;
                     LagNews::Still
@@ -166,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn growing_lag_is_told_at_its_beginning_each_minute_and_at_its_end() {
+    fn a_host_that_is_behind_is_told_at_its_beginning_each_minute_and_at_its_end() {
         let (mut watch, start) = (LagWatch::default(), Instant::now());
         let mut look = |at: u64, behind: u64, is_explained| {
             let lag = KnownLag { records: 1, behind: seconds(behind), at: start + seconds(at) };
@@ -175,11 +206,54 @@ mod tests {
         assert_eq!(look(0, 10, false), None);
         assert_eq!(look(5, 15, true), None, "the problem is told already");
         assert_eq!(look(10, 12, false), None, "catching up after a problem");
-        assert_eq!(look(15, 16, false), Some(LagNews::Grows));
+        assert_eq!(look(15, 16, false), Some(LagNews::Behind));
         assert_eq!(look(20, 90, false), None);
         assert_eq!(look(75, 40, false), Some(LagNews::Still));
-        assert_eq!(look(80, 10, false), Some(LagNews::Over { after: seconds(65), most: seconds(90) }));
-        assert_eq!(look(85, 0, false), None);
+        assert_eq!(look(80, 10, false), None);
+        assert_eq!((look(85, 0, false), look(90, 2, false)), (None, Some(over(75, 90))));
+        assert_eq!(look(95, 0, false), None);
         assert_eq!(watch.look(None, false), None, "unknown");
+    }
+
+    fn over(after: u64, most: u64) -> LagNews {
+        LagNews::Over { after: seconds(after), most: seconds(most) }
+    }
+
+    #[test]
+    fn a_lag_around_the_bound_is_told_once_and_not_by_turns() {
+        let (mut watch, start) = (LagWatch::default(), Instant::now());
+        let mut look = |at: u64, behind: u64| {
+            let lag = KnownLag { records: 1, behind: seconds(behind), at: start + seconds(at) };
+            watch.look(Some(lag), false)
+        };
+        assert_eq!((look(0, 8), look(5, 12)), (None, Some(LagNews::Behind)));
+        for round in 1..5 {
+            let told = (look(round * 10, 5), look(round * 10 + 5, 11));
+            assert_eq!(told, (None, None), "round {round}");
+        }
+        assert_eq!((look(55, 2), look(58, 4), look(59, 1)), (None, None, None), "near the end, but not yet there");
+        assert_eq!(look(64, 0), Some(over(59, 12)));
+    }
+
+    #[test]
+    fn a_lag_that_shrinks_has_a_time_to_go() {
+        let (mut trend, start) = (LagTrend::default(), Instant::now());
+        let mut look =
+            |at: u64, records| trend.look(Some(KnownLag { records, behind: seconds(60), at: start + seconds(at) }));
+        assert_eq!((look(0, 4000), look(5, 5000)), (None, None), "it grows");
+        assert_eq!(look(10, 6000), None);
+        assert_eq!(look(15, 5000), None, "more than a quarter of a minute before");
+        assert_eq!(look(20, 4000), Some(seconds(60)), "1000 less than 15 s before");
+        assert_eq!(look(25, 3000), Some(seconds(15)));
+        assert_eq!(look(30, 0), Some(Duration::ZERO));
+        assert_eq!(trend.look(None), None, "unknown");
+    }
+
+    #[test]
+    fn a_lag_that_shrinks_by_next_to_nothing_is_not_being_caught_up_with() {
+        let (mut trend, start) = (LagTrend::default(), Instant::now());
+        let look = |at: u64, records| KnownLag { records, behind: seconds(60), at: start + seconds(at) };
+        assert_eq!(trend.look(Some(look(0, 1_000_000))), None);
+        assert_eq!(trend.look(Some(look(15, 999_999))), None);
     }
 }

@@ -1,7 +1,8 @@
 //! What is wrong with the host, since when, and what the log says of it.
 //!
 //! Guarantees: a problem is one line in the log when it begins, one when it ends, and one a minute with the number of
-//! problems in between, however often its cause is met. Plain values but for the log.
+//! problems in between, however often its cause is met; a problem is as old as its first failure, where that is known. Plain values but
+//! for the log.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -57,26 +58,28 @@ pub struct Tracker {
 impl Tracker {
     /// Takes what is wrong now, and says in the log what has begun and what has ended.
     pub fn look(&mut self, now: Instant, findings: Vec<Finding>) -> Vec<HealthProblem> {
-        let mut present: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
-        for Finding { code, message } in findings {
-            present.entry(code).or_default().push(message);
+        let mut present: BTreeMap<&'static str, (Instant, Vec<String>)> = BTreeMap::new();
+        for Finding { code, message, since } in findings {
+            let (oldest, messages) = present.entry(code).or_insert((now, Vec::new()));
+            *oldest = since.map_or(*oldest, |since| since.min(*oldest));
+            messages.push(message);
         }
         self.known.retain(|code, known| {
             let goes_on = present.contains_key(code);
             if !goes_on {
-                let for_s = now.duration_since(known.since).as_secs();
+                let for_s = now.saturating_duration_since(known.since).as_secs();
                 info!(code, for_s, "solved: {code}, after {for_s} s");
             }
             goes_on
         });
-        for (code, mut messages) in present {
+        for (code, (since, mut messages)) in present {
             messages.sort();
             let message = messages.join("; ");
             match self.known.get_mut(code) {
                 Some(known) => known.message = message,
                 None => {
                     warn!(code, "problem: {message}");
-                    self.known.insert(code, KnownProblem { message, since: now });
+                    self.known.insert(code, KnownProblem { message, since });
                     self.reminded = Some(now);
                 }
             }
@@ -102,7 +105,18 @@ mod tests {
     use super::*;
 
     fn finding(code: &'static str, message: &str) -> Finding {
-        Finding { code, message: message.into() }
+        Finding::new(code, message)
+    }
+
+    #[test]
+    fn a_problem_is_as_old_as_its_first_failure_and_not_as_the_look_that_noticed_it() {
+        let mut tracker = Tracker::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let told = tracker.look(at(4), vec![finding("store", "away").since(at(0)), finding("store", "full")]);
+        assert_eq!((told.len(), told[0].for_s), (1, 4));
+        // A later failure of the same problem doesn't make it younger.
+        assert_eq!(tracker.look(at(9), vec![finding("store", "away").since(at(8))])[0].for_s, 9);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::lag::{KnownLag, LagMemory, LagNews, LagWatch, TotalLag};
+use super::lag::{KnownLag, LagMemory, LagNews, LagTrend, LagWatch, TotalLag};
 use super::problems::{HealthProblem, Tracker};
 use super::rates::{LastMinute, RateDelta, TimeLag, Totals};
 use super::watchdog::{Standing, Watchdog};
@@ -70,8 +70,28 @@ pub struct Look {
     pub last_minute: RateDelta,
     /// How far all partitions together are behind.
     pub lag: TotalLag,
+    /// While the lag shrinks: in how long it is gone at this pace.
+    pub to_go: Option<Duration>,
     /// The host waits for the group to give out its partitions: for how long, how long that can take, and why.
     pub waits_for_group: Option<String>,
+}
+
+impl Look {
+    /// Takes where each partition stands now. What is in flight was read, so it lies before the end, also if that was asked for a
+    /// while ago.
+    pub fn refresh(&mut self, standings: &[(TopicPartition, u64, usize)]) {
+        for seen in &mut self.partitions {
+            let now = standings.iter().find(|(source, _, _)| *source == seen.standing.source);
+            let Some((_, position, in_flight)) = now else { continue };
+            (seen.standing.position, seen.standing.in_flight) = (*position, *in_flight);
+            let read = position.saturating_add(*in_flight as u64);
+            seen.standing.end = seen.standing.end.map(|end| end.max(read));
+        }
+        let records: Option<u64> = self.partitions.iter().map(|seen| seen.standing.lag()).sum();
+        if let (Some(now), Some(records)) = (&mut self.lag.now, records) {
+            now.records = records;
+        }
+    }
 }
 
 /// A partition as the last look saw it.
@@ -112,12 +132,15 @@ struct Supervisor {
     time_lag: TimeLag,
     lag_memory: LagMemory,
     lag_watch: LagWatch,
+    lag_trend: LagTrend,
     last_minute: LastMinute,
     tracker: Tracker,
     said: Instant,
     /// Since when no partition is assigned.
     without: Option<Instant>,
     started: Instant,
+    /// When Kafka didn't answer last.
+    kafka_gone: Option<Instant>,
 }
 
 impl Supervisor {
@@ -127,11 +150,13 @@ impl Supervisor {
             time_lag: TimeLag::default(),
             lag_memory: LagMemory::default(),
             lag_watch: LagWatch::default(),
+            lag_trend: LagTrend::default(),
             last_minute: LastMinute::default(),
             tracker: Tracker::default(),
             said: Instant::now(),
             without: None,
             started: Instant::now(),
+            kafka_gone: None,
         }
     }
 
@@ -140,6 +165,7 @@ impl Supervisor {
         positions.sort();
         let sources: Vec<TopicPartition> = positions.iter().map(|(source, _, _)| source.clone()).collect();
         let asks_kafka = observer.is_some();
+        let asked = Instant::now();
         let seen = observer.map(|observer| observer.look(&sources)).unwrap_or_default();
         let standings: Vec<Standing> = positions
             .into_iter()
@@ -151,20 +177,24 @@ impl Supervisor {
             .collect();
         let now = Instant::now();
         let totals = host.totals();
-        let mut findings = seen.findings;
+        let since_asked = |finding: Finding| Finding { since: finding.since.or(Some(asked)), ..finding };
+        let mut findings: Vec<Finding> = seen.findings.into_iter().map(since_asked).collect();
         findings.extend(host.findings());
         let has_cause = findings.iter().any(|finding| stops_everything(finding.code));
         let waits_since = host.awaits_group();
         let has_kafka_gone = has_kafka_gone(&findings);
         if has_kafka_gone {
+            self.kafka_gone = Some(now);
             findings.retain(|finding| !["kafka.commit-refused", "kafka.waiting"].contains(&finding.code));
         }
         let is_known = asks_kafka && !has_kafka_gone && waits_since.is_none();
         let waits_for_group = waits_since.filter(|_| !has_kafka_gone).map(|since| {
-            let waits = now.duration_since(since);
+            // While Kafka is away the group can't do anything: its time begins when the brokers answer again.
+            let since = self.kafka_gone.map_or(since, |gone| gone.max(since));
+            let waits = now.saturating_duration_since(since);
             let text = waits_for_group(waits, host.session(), seen.group);
             if waits >= GIVEN_WITHIN {
-                findings.push(Finding { code: "kafka.assignment", message: text.clone() });
+                findings.push(Finding::new("kafka.assignment", text.clone()).since(since));
             }
             text
         });
@@ -176,6 +206,7 @@ impl Supervisor {
         let stuck = self.watchdog.look(now, &awake);
         let behind = self.time_lag.look(now, &standings, is_known);
         let lag = self.lag_memory.look(now, &standings, &behind, is_known);
+        let to_go = self.lag_trend.look(lag.now);
         let done = self.last_minute.look(now, totals);
         for standing in awake.iter().filter(|standing| standing.in_flight == 0) {
             if let Some(end) = standing.end.filter(|end| *end > standing.position)
@@ -186,7 +217,8 @@ impl Supervisor {
         }
         findings.extend(stuck.iter().map(|stuck| {
             let Standing { source, position, .. } = &stuck.standing;
-            Finding { code: "partition.stuck", message: format!("{source} does not move on from offset {position}") }
+            let message = format!("{source} does not move on from offset {position}");
+            Finding::new("partition.stuck", message).since(stuck.since)
         }));
         let recent = self.last_minute.recent();
         if let Some(bad) = [done, recent].into_iter().find(RateDelta::is_all_dead_letters) {
@@ -195,7 +227,7 @@ impl Supervisor {
                  why; correct the plugin or its configuration, then `reduct-sink replay --running --write` (with the host's --config FILE) writes them",
                 bad.totals.dead_letters
             );
-            findings.push(Finding { code: "dead-letters.all", message });
+            findings.push(Finding::new("dead-letters.all", message));
         }
         findings.extend(self.without_partitions(now, standings.is_empty(), findings.is_empty()));
         let problems = self.tracker.look(now, findings);
@@ -208,7 +240,7 @@ impl Supervisor {
                 standing,
             })
             .collect();
-        let look = Look { at: Some(now), partitions, problems, last_minute: done, lag, waits_for_group };
+        let look = Look { at: Some(now), partitions, problems, last_minute: done, lag, to_go, waits_for_group };
         self.say_of_lag(host, &look, has_cause);
         self.say(now, host, &look);
         look
@@ -230,23 +262,28 @@ impl Supervisor {
         None
     }
 
-    /// Says when the lag begins to grow, and when the host has caught up.
+    /// Says when the host is behind, and when it has caught up.
     fn say_of_lag(&mut self, host: &dyn Supervised, look: &Look, has_cause: bool) {
         let is_paused = look.partitions.iter().any(|seen| host.is_paused(&seen.standing.source));
         let news = self.lag_watch.look(look.lag.now, has_cause || is_paused);
         let (lag, behind_s) = (look.lag.now.map(|lag| lag.records), look.lag.now.map(|lag| lag.behind.as_secs()));
         match news {
             None => {}
-            Some(LagNews::Grows) => {
+            Some(LagNews::Behind) => {
                 let why = host.behind(look).unwrap_or_default();
-                warn!(lag, behind_s, "the lag grows: {why}");
+                warn!(lag, behind_s, "the host is {why}");
             }
-            Some(LagNews::Still) => warn!(lag, behind_s, "still behind"),
+            Some(LagNews::Still) => {
+                let why = host.behind(look).unwrap_or_default();
+                warn!(lag, behind_s, "the host still is {why}");
+            }
             Some(LagNews::Over { after, most }) => {
                 let (after_s, most_s) = (after.as_secs(), most.as_secs());
                 info!(
                     lag,
-                    behind_s, after_s, "caught up {after_s} s after the lag was told; it was {most_s} s at most"
+                    behind_s,
+                    after_s,
+                    "caught up, {after_s} s after it was said that the host is behind; it was {most_s} s behind at most"
                 );
             }
         }
@@ -305,9 +342,9 @@ fn waits_for_group(waits: Duration, session: Duration, group: Option<GroupState>
         ),
         _ => "because the group's coordinator hasn't answered yet".to_owned(),
     };
-    format!(
-        "waits for the group to give it partitions, for {waits} s now, up to {session} s (session.timeout.ms), {why}"
-    )
+    // After that it is something else that takes the time.
+    let bound = if waits <= session { format!(", up to {session} s (session.timeout.ms)") } else { String::new() };
+    format!("waits for the group to give it partitions, for {waits} s now{bound}, {why}")
 }
 
 #[cfg(test)]
@@ -367,7 +404,7 @@ mod tests {
         *host.partitions.lock().unwrap() = vec![(source, 5, 3)];
         let mut supervisor = Supervisor::new(Duration::from_millis(30));
         let mut look = |findings: &[&'static str]| {
-            let finding = |code: &&'static str| Finding { code, message: String::new() };
+            let finding = |code: &&'static str| Finding::new(code, "");
             *host.findings.lock().unwrap() = findings.iter().map(finding).collect();
             std::thread::sleep(Duration::from_millis(20));
             let codes = supervisor.look(&host, None).problems.into_iter().map(|problem| problem.code);
@@ -396,12 +433,43 @@ mod tests {
             Some(GroupState { is_rebalancing: true, members: 2 }),
         );
         assert!(rebalancing.contains("its 2 members"), "{rebalancing}");
+        let longer = waits_for_group(Duration::from_secs(63), Duration::from_secs(45), None);
+        assert!(longer.contains("for 63 s now, because") && !longer.contains("45"), "{longer}");
         // While Kafka is away that is the problem.
-        let finding = |code| Finding { code, message: String::new() };
+        let finding = |code| Finding::new(code, "");
         *host.findings.lock().unwrap() = vec![finding("kafka.unreachable"), finding("kafka.commit-refused")];
         let look = supervisor.look(&host, None);
         assert_eq!((look.problems.len(), look.problems[0].code, look.waits_for_group), (1, "kafka.unreachable", None));
         assert_eq!(look.lag, TotalLag::default());
+        // The group's time begins when Kafka is back, however long the host has waited for it.
+        host.findings.lock().unwrap().clear();
+        let look = supervisor.look(&host, None);
+        assert!(look.problems.is_empty(), "{look:?}");
+        assert!(look.waits_for_group.is_some_and(|text| text.contains("for 0 s now, up to 45 s")));
+    }
+
+    #[test]
+    fn what_is_in_flight_lies_behind_though_the_end_was_asked_for_before() {
+        let of = |partition| TopicPartition { topic: "t".into(), partition };
+        let view = |partition, position, end| PartitionView {
+            standing: Standing { source: of(partition), position, in_flight: 0, begin: Some(0), end },
+            behind: None,
+            last_known: None,
+            stuck: false,
+        };
+        let now = KnownLag { records: 0, behind: Duration::ZERO, at: Instant::now() };
+        let lag = TotalLag { now: Some(now), last: None };
+        let partitions = vec![view(0, 9, Some(9)), view(1, 4, Some(9)), view(2, 3, Some(9))];
+        let mut look = Look { partitions, lag, ..Look::default() };
+        // The third was given up since.
+        look.refresh(&[(of(0), 20, 746), (of(1), 6, 2)]);
+        let told: Vec<_> = look.partitions.iter().map(|seen| (seen.standing.in_flight, seen.standing.lag())).collect();
+        assert_eq!(told, [(746, Some(746)), (2, Some(3)), (0, Some(6))]);
+        assert_eq!(look.lag.now.map(|now| now.records), Some(755));
+        // What isn't known stays unknown.
+        let mut look = Look { partitions: vec![view(0, 9, None)], ..Look::default() };
+        look.refresh(&[(of(0), 20, 746)]);
+        assert_eq!((look.partitions[0].standing.lag(), look.lag), (None, TotalLag::default()));
     }
 
     #[test]

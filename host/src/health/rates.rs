@@ -114,6 +114,11 @@ impl RateDelta {
         dead_letters >= ENOUGH && records.saturating_sub(replayed) <= dead_letters / 20
     }
 
+    /// The same as [`Self::per_second`]; `None`: there was one look so far.
+    pub fn rate(&self, number: u64) -> Option<f64> {
+        (self.seconds > 0.0).then(|| self.per_second(number))
+    }
+
     /// A number of things a second.
     pub fn per_second(&self, number: u64) -> f64 {
         if self.seconds > 0.0 { number as f64 / self.seconds } else { 0.0 }
@@ -208,7 +213,7 @@ mod tests {
         let mut minute = LastMinute::default();
         let start = Instant::now();
         let totals = |records, dead_letters| Totals { records, bytes: records * 10, dead_letters, ..Totals::default() };
-        minute.look(start, totals(0, 0));
+        assert_eq!(minute.look(start, totals(0, 0)).rate(0), None, "one look tells no rate");
         assert_eq!(minute.look(start + Duration::from_secs(10), totals(100, 0)).per_second(100), 10.0);
         for second in 11..200 {
             minute.look(start + Duration::from_secs(second), totals(100, 0));

@@ -84,12 +84,12 @@ pub struct HostReport {
     pub in_flight_records: usize,
     /// Their bytes.
     pub in_flight_bytes: usize,
-    /// Records a second over the last minute.
-    pub records_per_s: f64,
+    /// Records a second over the last minute; absent in the first seconds of the host, as with the next two.
+    pub records_per_s: Option<f64>,
     /// Records a second over the last five seconds.
-    pub records_per_s_now: f64,
+    pub records_per_s_now: Option<f64>,
     /// Bytes a second over the last minute.
-    pub bytes_per_s: f64,
+    pub bytes_per_s: Option<f64>,
     /// What the host waits for and what helps; absent where it keeps up.
     pub behind: Option<String>,
     /// How far all partitions together are behind.

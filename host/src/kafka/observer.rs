@@ -39,6 +39,20 @@ pub struct Finding {
     pub code: &'static str,
     /// Cause and remedy.
     pub message: String,
+    /// Since when it is so, where that is known better than when it was noticed.
+    pub since: Option<Instant>,
+}
+
+impl Finding {
+    /// One that is as old as the look that notices it.
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), since: None }
+    }
+
+    /// The same, since this moment.
+    pub fn since(self, since: Instant) -> Self {
+        Self { since: Some(since), ..self }
+    }
 }
 
 /// What a look brought.
@@ -95,12 +109,12 @@ impl Observer {
             (self.of_group, self.was_denied) = (None, false);
         }
         let mut look = KafkaLook::default();
-        look.findings.extend(self.files.refusal().map(|reason| Finding {
-            code: "kafka.new-files",
-            message: format!(
+        look.findings.extend(self.files.refusal().map(|reason| {
+            let message = format!(
                 "the changed certificates, keys or passwords of kafka.properties aren't taken: {reason}; the present \
                  connections stay, and the files are tried again"
-            ),
+            );
+            Finding::new("kafka.new-files", message)
         }));
         let names: BTreeSet<&str> =
             self.named.iter().map(String::as_str).chain(assigned.iter().map(|source| &*source.topic)).collect();
@@ -130,7 +144,7 @@ impl Observer {
             .partition(|source| leader_of(source).is_some());
         if !leaderless.is_empty() {
             let message = format!("{} has no leader; a broker may be away", names_of(&leaderless));
-            look.findings.push(Finding { code: "kafka.no-leader", message });
+            look.findings.push(Finding::new("kafka.no-leader", message));
         }
         let wrong =
             led.first().cloned().or_else(|| some_partition(&described)).and_then(|one| self.wrong_with_group(&one));
@@ -163,7 +177,7 @@ impl Observer {
         }) && names.is_empty()
         {
             let message = format!("the pattern {pattern} matches no topic; create one, or correct kafka.topics");
-            return Err(Finding { code: "kafka.topic-missing", message });
+            return Err(Finding::new("kafka.topic-missing", message));
         }
         admin::describe_topics(self.consumer.client(), names, ANSWER).map_err(|error| {
             let reason = self.reason().unwrap_or(error.reason);
@@ -179,7 +193,7 @@ impl Observer {
                  address (advertised.listeners) has to be reachable from here",
                 self.brokers
             );
-            Finding { code: "kafka.advertised", message }
+            Finding::new("kafka.advertised", message)
         })
     }
 
@@ -197,14 +211,14 @@ impl Observer {
                  kafka.properties",
                 self.brokers
             );
-            return Finding { code: "kafka.refused", message };
+            return Finding::new("kafka.refused", message);
         }
         let reason = self.consumer.context().last_reason();
         let reason = reason.as_deref().unwrap_or(otherwise);
         // librdkafka's words for it leave open who has timed out.
         let message =
             unreachable(&self.brokers, if reason.contains("OperationTimedOut") { "it doesn't answer" } else { reason });
-        Finding { code: "kafka.unreachable", message }
+        Finding::new("kafka.unreachable", message)
     }
 
     /// What is wrong with the group. `one`: a partition that somebody leads.
@@ -212,7 +226,7 @@ impl Observer {
         let group = self.group.clone();
         let client = match self.of_group.take().map_or_else(|| reader_of_group(&self.config, &group, None), Ok) {
             Ok(client) => self.of_group.insert(client),
-            Err(error) => return Some(Finding { code: COORDINATOR, message: error.to_string() }),
+            Err(error) => return Some(Finding::new(COORDINATOR, error.to_string())),
         };
         let answer = group::answers(client, one, ANSWER);
         // What the coordinator refuses comes as a message, and only once as long as it stays the same.
@@ -232,7 +246,7 @@ impl Observer {
                 format!("group {group}: we may not use it; allow the principal READ on this group"),
             ),
         };
-        Some(Finding { code, message })
+        Some(Finding::new(code, message))
     }
 
     fn ask_bounds<'a>(
@@ -252,7 +266,7 @@ impl Observer {
                 let reason = self.reason().unwrap_or(error.reason);
                 let message =
                     format!("the leaders of our partitions ({addresses}) don't answer: {reason}; check these brokers");
-                look.findings.push(Finding { code: "kafka.leader", message });
+                look.findings.push(Finding::new("kafka.leader", message));
                 return;
             }
         };
@@ -272,7 +286,7 @@ impl Observer {
         }
         for ((leader, reason), sources) in wrong {
             let message = format!("{}: the leader at {leader} says: {reason}", names_of(&sources));
-            look.findings.push(Finding { code: "kafka.leader", message });
+            look.findings.push(Finding::new("kafka.leader", message));
         }
     }
 
@@ -311,7 +325,7 @@ fn wrong_with(topic: &TopicDescription) -> Option<Finding> {
     let name = &topic.name;
     let denied = || {
         let message = format!("topic {name}: we may not read it; allow the principal DESCRIBE and READ on this topic");
-        Some(Finding { code: "kafka.topic-denied", message })
+        Some(Finding::new("kafka.topic-denied", message))
     };
     match topic.error {
         Some(RDKafkaErrorCode::TopicAuthorizationFailed) => denied(),
@@ -319,9 +333,9 @@ fn wrong_with(topic: &TopicDescription) -> Option<Finding> {
         None => None,
         Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
             let message = format!("topic {name}: there is no such topic; create it, or correct kafka.topics");
-            Some(Finding { code: "kafka.topic-missing", message })
+            Some(Finding::new("kafka.topic-missing", message))
         }
-        Some(code) => Some(Finding { code: "kafka.topic", message: format!("topic {name}: {code}") }),
+        Some(code) => Some(Finding::new("kafka.topic", format!("topic {name}: {code}"))),
     }
 }
 

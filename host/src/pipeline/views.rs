@@ -33,6 +33,8 @@ use crate::source::session;
 const DEAD_AFTER: Duration = Duration::from_secs(300);
 /// The code of the problem that somebody has paused something.
 const PAUSED: &str = "paused";
+/// A store that keeps up answers each request sooner.
+const ANSWERED_SOON: Duration = Duration::from_secs(3);
 /// How many partitions that wait are named.
 const NAMED: usize = 3;
 
@@ -82,9 +84,9 @@ impl Supervised for Host {
     }
 
     fn findings(&self) -> Vec<Finding> {
-        let finding = |code, message| Finding { code, message };
+        let finding = |code, message: String| Finding::new(code, message);
         let mut findings: Vec<Finding> =
-            self.sink.problems().into_iter().map(|problem| finding(problem.code, problem.message)).collect();
+            self.sink.problems().into_iter().map(|of| finding(of.code, of.message).since(of.since)).collect();
         findings.extend(self.failure().map(|reason| finding("host.failed", reason.full.clone())));
         if self.membership.look_for_pause() {
             let message = "the group hasn't confirmed the membership since this process was stopped or suspended";
@@ -186,6 +188,7 @@ impl Reporter for Host {
         let counters = self.sink.counters();
         let (in_flight_records, in_flight_bytes) = self.budget.used();
         let mut look = lock(&self.look).clone();
+        look.refresh(&self.standings());
         // What somebody has just asked for is shown at once.
         look.problems.retain(|problem| problem.code != PAUSED || !self.pauses.now().is_nothing());
         // A look takes a while where Kafka is away.
@@ -226,9 +229,9 @@ impl Reporter for Host {
             replay: self.replay.progress(),
             in_flight_records,
             in_flight_bytes,
-            records_per_s: done.per_second(done.totals.records),
+            records_per_s: done.rate(done.totals.records),
             records_per_s_now: lock(&self.history).records_per_s(),
-            bytes_per_s: done.per_second(done.totals.bytes),
+            bytes_per_s: done.rate(done.totals.bytes),
             behind,
             lag: report::LagReport::of(look.lag),
             waits_for_group: look.waits_for_group,
@@ -310,8 +313,14 @@ impl Host {
         // One partition that waits for the store gets half of the budget at most.
         let is_much = |used: usize, most: usize| used >= most / 4;
         let is_much_in_flight = is_much(records, limits.in_flight_records) || is_much(bytes, limits.in_flight_bytes);
-        let why = why_behind(&look.problems, !self.pauses.now().is_nothing(), is_much_in_flight);
-        Some(format!("{} s behind: {why}", worst.as_secs()))
+        let why = why_behind(&Signs {
+            problems: &look.problems,
+            is_paused: !self.pauses.now().is_nothing(),
+            waits_for_store: is_much_in_flight || is_read(&look.partitions, limits.workers),
+            oldest_request: self.sink.oldest_request(),
+        });
+        let catches_up = look.to_go.map(|to_go| format!(" and catching up (about {} s to go)", to_go.as_secs()));
+        Some(format!("{} s behind{}: {why}", worst.as_secs(), catches_up.unwrap_or_default()))
     }
 
     /// What anybody may see of the problems whose messages may hold what a plugin said.
@@ -331,15 +340,40 @@ impl Host {
     }
 }
 
-/// What records wait for: what is paused or known to be wrong; or else, with much in flight, the store, with little what is before it.
-fn why_behind(problems: &[HealthProblem], is_paused: bool, is_much_in_flight: bool) -> String {
+/// Whether most of what the partitions lack that are behind was read already. A worker has one record at most that doesn't wait for the
+/// store.
+fn is_read(partitions: &[PartitionView], workers: usize) -> bool {
+    let late = || partitions.iter().filter(|seen| seen.behind.is_some_and(|behind| behind > BEHIND));
+    let read: usize = late().map(|seen| seen.standing.in_flight).sum();
+    let lag: u64 = late().filter_map(|seen| seen.standing.lag()).sum();
+    read > workers && read as u64 >= lag / 2
+}
+
+/// What tells where records wait.
+struct Signs<'a> {
+    problems: &'a [HealthProblem],
+    is_paused: bool,
+    /// Most of what is behind was read, or much of the budget is used.
+    waits_for_store: bool,
+    /// How long the oldest request to the store has had no answer.
+    oldest_request: Option<Duration>,
+}
+
+/// What records wait for: what is paused or known to be wrong; or else the store, where it owes an answer or has what was read; or else
+/// what is before it.
+fn why_behind(signs: &Signs) -> String {
     let is_of_server =
         |problem: &&HealthProblem| ["store", "kafka"].contains(&problem.code.split('.').next().unwrap_or_default());
-    if is_paused {
+    if signs.is_paused {
         "something is paused".into()
-    } else if let Some(problem) = problems.iter().find(is_of_server) {
+    } else if let Some(problem) = signs.problems.iter().find(is_of_server) {
         format!("see the problem `{}`, which says what to do", problem.code)
-    } else if is_much_in_flight {
+    } else if let Some(waited) = signs.oldest_request.filter(|waited| *waited > ANSWERED_SOON) {
+        format!(
+            "ReductStore has not answered a request for {} s; see whether it is stopped, overloaded or waits for its disk",
+            waited.as_secs()
+        )
+    } else if signs.waits_for_store {
         "what was read waits for ReductStore; a faster store or network helps, or topics with more partitions, which are written side \
          by side"
             .into()
@@ -416,12 +450,41 @@ mod tests {
         let problem = |code| HealthProblem::new(code, "away");
         for code in ["store", "kafka.unreachable"] {
             // While the store is away little is in flight at first.
-            let why = why_behind(&[problem("plugin"), problem(code)], false, false);
+            let why = why_behind(&Signs { problems: &[problem("plugin"), problem(code)], ..NONE });
             assert!(why.starts_with(&format!("see the problem `{code}`")), "{why}");
         }
-        let why = |is_much_in_flight| why_behind(&[problem("dead-letters.all")], false, is_much_in_flight);
-        assert!(why(true).starts_with("what was read waits for ReductStore"), "{}", why(true));
-        assert!(why(false).starts_with("little waits for ReductStore"), "{}", why(false));
-        assert_eq!(why_behind(&[problem("store")], true, true), "something is paused");
+        let of = [problem("dead-letters.all")];
+        let why = |waits_for_store, oldest_request| {
+            why_behind(&Signs { problems: &of, waits_for_store, oldest_request, ..NONE })
+        };
+        let oldest = Some(Duration::from_millis(2_900));
+        assert!(why(true, oldest).starts_with("what was read waits for ReductStore"), "{}", why(true, oldest));
+        assert!(why(false, oldest).starts_with("little waits for ReductStore"), "{}", why(false, oldest));
+        assert_eq!(
+            why_behind(&Signs { problems: &[problem("store")], is_paused: true, ..NONE }),
+            "something is paused"
+        );
+    }
+
+    const NONE: Signs = Signs { problems: &[], is_paused: false, waits_for_store: false, oldest_request: None };
+
+    #[test]
+    fn a_store_that_owes_an_answer_is_named_however_little_is_in_flight() {
+        let why = why_behind(&Signs { oldest_request: Some(Duration::from_secs(12)), ..NONE });
+        assert!(why.starts_with("ReductStore has not answered a request for 12 s"), "{why}");
+    }
+
+    fn late(lag: u64, in_flight: usize, behind: u64) -> PartitionView {
+        let source = TopicPartition { topic: "t".into(), partition: 0 };
+        let standing = Standing { source, position: 10, in_flight, begin: Some(0), end: Some(10 + lag) };
+        PartitionView { standing, behind: Some(Duration::from_secs(behind)), last_known: None, stuck: false }
+    }
+
+    #[test]
+    fn what_lags_and_was_read_waits_for_the_store_however_little_of_the_budget_it_takes() {
+        assert!(is_read(&[late(40, 38, 12)], 2), "the store has it");
+        assert!(!is_read(&[late(40, 2, 12)], 2), "each worker may have one in a plugin");
+        assert!(!is_read(&[late(4_000, 38, 12)], 2), "the rest isn't read yet");
+        assert!(!is_read(&[late(40, 2, 12), late(90, 90, 1)], 2), "a partition that keeps up says nothing");
     }
 }

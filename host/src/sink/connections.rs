@@ -10,18 +10,20 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use reduct_rs::{Bucket, ReductClient, ReductError};
+use reduct_rs::{Bucket, ErrorCode, ReductClient, ReductError};
 use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
-use super::error::{StoreError, classify};
+use super::error::{HANGS, StoreError, classify};
 use super::intermediaries;
 use crate::config;
 
 /// The slowest line that a request gets time for, in bytes per second: half a megabit.
-const SLOWEST: u64 = 64 * 1024;
+pub(super) const SLOWEST: u64 = 64 * 1024;
 /// How many times `store.timeout` a request may take, by its size. A client's timeout is fixed, so each has a client.
 const PATIENCE: [u32; 4] = [1, 4, 16, 64];
+/// How long a new connection may take after a request that got no answer.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(1);
 /// How often a refused token file is read again.
 const TOKEN_EVERY: Duration = Duration::from_secs(5);
 
@@ -124,9 +126,10 @@ impl Connections {
         F: Future<Output = Result<T, ReductError>> + Send + 'static,
     {
         let connection = self.connection(bytes)?;
+        let begun = Instant::now();
         match tokio::spawn(work(connection)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => match classify(&error) {
+            Ok(Err(error)) => match self.told(&error, begun).await {
                 StoreError::Unauthorized(text) if self.read_token_again() => {
                     Err(StoreError::Unavailable(format!("{text}; store.token_file holds another token now")))
                 }
@@ -143,6 +146,28 @@ impl Connections {
             },
             Err(error) => Err(StoreError::Unavailable(format!("the client failed: {error}"))),
         }
+    }
+
+    /// What a failed request means. The client's own words for one that got no answer name neither the store nor the time.
+    async fn told(&self, error: &ReductError, begun: Instant) -> StoreError {
+        if error.status != ErrorCode::Timeout {
+            return classify(error);
+        }
+        let accepts = match intermediaries::proxy(&self.config.url) {
+            Some(_) => None,
+            None => accepts_connections(&self.config.url).await,
+        };
+        let waited = begun.elapsed();
+        let is_large = waited > self.config.timeout + Duration::from_secs(5);
+        let bound = if is_large { "more than store.timeout, because the request was large" } else { "store.timeout" };
+        let (url, waited) = (&self.config.url, waited.as_secs());
+        StoreError::Unavailable(match accepts {
+            Some(true) => format!("ReductStore at {url} {HANGS} for {waited} s ({bound})"),
+            Some(false) => {
+                format!("ReductStore at {url} has not answered for {waited} s ({bound}), and accepts no connection now")
+            }
+            None => format!("ReductStore at {url} has not answered for {waited} s ({bound})"),
+        })
     }
 
     /// Reads `store.tls.ca` again. `true`: it holds other authorities than before.
@@ -194,6 +219,14 @@ impl Connections {
         *clients = Arc::new(Clients::new(Some(token)));
         true
     }
+}
+
+/// Whether something listens at this address; `None`: the address can't be read.
+async fn accepts_connections(url: &str) -> Option<bool> {
+    let url = url::Url::parse(url).ok()?;
+    let (host, port) = (url.host_str()?.trim_matches(['[', ']']).to_owned(), url.port_or_known_default()?);
+    let connected = tokio::time::timeout(CONNECTED_WITHIN, tokio::net::TcpStream::connect((host, port))).await;
+    Some(connected.is_ok_and(|connection| connection.is_ok()))
 }
 
 /// What the file of the authorities holds.

@@ -47,7 +47,14 @@ pub enum StoreError {
     Unavailable(String),
 }
 
+/// In the text of a request that timed out though something listens at the store's address.
+pub(super) const HANGS: &str = "accepts connections but has not answered";
+
 impl StoreError {
+    /// What to do about a store that doesn't answer.
+    pub(super) const HANGS_REMEDY: &str =
+        "see whether its process is stopped, overloaded or waits for its disk, and restart it if need be";
+
     /// The name of its class in the metrics.
     pub fn class(&self) -> &'static str {
         match self {
@@ -86,6 +93,7 @@ impl StoreError {
             Self::Full(_) => "free space on the disk that has ReductStore's data",
             Self::Unsupported(_) => "check store.url, and update ReductStore",
             Self::Failed(_) => "see the store's log",
+            Self::Unavailable(text) if text.contains(HANGS) => Self::HANGS_REMEDY,
             Self::Unavailable(_) => "check store.url, that ReductStore runs, and that it can be reached from here",
         }
     }

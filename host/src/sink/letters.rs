@@ -132,6 +132,12 @@ impl Shared {
         *self.failed_request.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
+    /// Since when the store doesn't do what fails with this error: also another writer's request can have been the first.
+    pub(super) fn failing_since(&self, error: &StoreError) -> Instant {
+        let unanswered = self.store.open_requests().unanswered_since();
+        unanswered.filter(|_| matches!(error, StoreError::Unavailable(_))).unwrap_or_else(Instant::now)
+    }
+
     pub(super) async fn require_same_start(&self, before: Started) -> Result<(), String> {
         let now = self.store.started().await.map_err(|error| error.to_string())?;
         match before.narrow(now) {

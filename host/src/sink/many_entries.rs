@@ -44,7 +44,7 @@ impl Store {
             request.send().await
         });
         let mut failed: HashMap<String, BTreeMap<u64, StoreError>> = HashMap::new();
-        for ((entry, time), error) in self.timed(StoreOperation::Write, written).await? {
+        for ((entry, time), error) in self.timed_write(bytes, written).await? {
             failed.entry(entry).or_default().insert(time, classify(&error));
         }
         Ok(failed)

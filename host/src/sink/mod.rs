@@ -20,6 +20,7 @@ mod joint;
 mod letters;
 mod many_entries;
 mod occupied;
+pub mod open_requests;
 pub mod pages;
 mod parts;
 pub mod problems;
@@ -33,7 +34,7 @@ mod writer;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -55,7 +56,7 @@ pub use self::letters::ShownOutput;
 use self::letters::Work;
 use self::parts::{ShownPart, WritePart};
 pub use self::problems::WriteProblem;
-use self::problems::WriteProblems;
+use self::problems::{STORE, WriteProblems};
 use self::recent::{Recent, Written};
 use self::request_times::RequestHistogram;
 use self::sharing::Sharing;
@@ -201,7 +202,17 @@ impl Sink {
 
     /// What keeps records from being written at present.
     pub fn problems(&self) -> Vec<WriteProblem> {
-        self.0.problems.list().into_iter().chain(self.0.attachments.problem()).collect()
+        let mut problems = self.0.problems.list();
+        if problems.iter().all(|problem| problem.code != STORE) {
+            problems.extend(self.0.store.hang());
+        }
+        problems.extend(self.0.attachments.problem());
+        problems
+    }
+
+    /// How long the oldest request to the store has waited for its answer.
+    pub fn oldest_request(&self) -> Option<Duration> {
+        self.0.store.open_requests().oldest(Instant::now())
     }
 
     /// Closed while a failure of the store isn't explained.

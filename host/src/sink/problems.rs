@@ -11,6 +11,8 @@ use std::time::Instant;
 use super::store::StoreError;
 use crate::record::entry_name::EntryName;
 
+/// The code of problems for which records wait.
+pub const STORE: &str = "store";
 /// The code of problems with attachments, which hold no record up.
 pub const ATTACHMENTS: &str = "attachments";
 
@@ -30,9 +32,9 @@ pub enum RefusedSubject {
 pub struct WriteProblem {
     /// The stable name of its kind: `store` where records wait for it, or `attachments`.
     pub code: &'static str,
-    /// Since when.
+    /// Since when: the begin of the first request that failed.
     pub since: Instant,
-    /// How many entries wait for it.
+    /// How many entries wait for it; 0 where that isn't known.
     pub entries: usize,
     /// Cause and remedy, for a person.
     pub message: String,
@@ -49,12 +51,13 @@ struct Reported {
 pub struct WriteProblems(Mutex<HashMap<(EntryName, RefusedSubject), Reported>>);
 
 impl WriteProblems {
-    pub(super) fn report(&self, entry: &EntryName, subject: RefusedSubject, error: &StoreError) {
+    /// `since`: when the failed request was begun, or the first one that the store hasn't answered.
+    pub(super) fn report(&self, entry: &EntryName, subject: RefusedSubject, error: &StoreError, since: Instant) {
         let mut reported = self.lock();
         match reported.get_mut(&(entry.clone(), subject)) {
             Some(known) => known.error = error.clone(),
             None => {
-                let new = Reported { since: Instant::now(), error: error.clone() };
+                let new = Reported { since, error: error.clone() };
                 reported.insert((entry.clone(), subject), new);
             }
         }
@@ -95,7 +98,7 @@ impl WriteProblems {
                 let entries_named = if entries == 1 { String::new() } else { format!(" and {} more", entries - 1) };
                 let waits = if subject == RefusedSubject::Entry { "; nothing is lost, they wait in Kafka" } else { "" };
                 let message = format!("{what}: {error}; {remedy}{waits} (entry {entry}{entries_named})");
-                let code = if subject == RefusedSubject::Attachments { ATTACHMENTS } else { "store" };
+                let code = if subject == RefusedSubject::Attachments { ATTACHMENTS } else { STORE };
                 WriteProblem { code, since: *since, entries, message }
             })
             .collect();
@@ -118,10 +121,10 @@ mod tests {
         let name = |text: &str| EntryName::parse(text).unwrap();
         let (full, away) = (StoreError::Full("507".into()), StoreError::Unavailable("no connection".into()));
         for entry in ["a", "b", "c"] {
-            problems.report(&name(entry), RefusedSubject::Entry, &full);
+            problems.report(&name(entry), RefusedSubject::Entry, &full, Instant::now());
         }
-        problems.report(&name("d"), RefusedSubject::Entry, &away);
-        problems.report(&name("a"), RefusedSubject::DeadLetter, &full);
+        problems.report(&name("d"), RefusedSubject::Entry, &away, Instant::now());
+        problems.report(&name("a"), RefusedSubject::DeadLetter, &full, Instant::now());
         let listed = problems.list();
         assert_eq!(listed.iter().map(|problem| problem.entries).collect::<Vec<_>>(), [3, 1, 1]);
         assert!(listed.iter().any(|problem| problem.message.contains("entry a and 2 more")), "{listed:?}");

@@ -23,6 +23,7 @@ pub use super::error::StoreError;
 use super::error::classify;
 use super::intermediaries;
 use super::item::MAX_TIMESTAMP_US;
+use super::open_requests::OpenRequests;
 use super::recent::sketch;
 use super::request_times::{RequestTimes, StoreOperation};
 use crate::config::{self, Quota};
@@ -142,9 +143,10 @@ type AskedQuota = (Instant, Option<u64>);
 #[derive(Clone)]
 pub struct Store {
     connections: Arc<Connections>,
-    config: Arc<config::StoreConfig>,
+    pub(super) config: Arc<config::StoreConfig>,
     quota: Arc<tokio::sync::Mutex<Option<AskedQuota>>>,
-    times: Arc<RequestTimes>,
+    pub(super) times: Arc<RequestTimes>,
+    pub(super) open: Arc<OpenRequests>,
     /// Writers with few records are many at once. What they write goes together; what they ask by themselves waits here.
     reads: Arc<Semaphore>,
 }
@@ -153,8 +155,9 @@ impl Store {
     /// Prepares a client; nothing is sent yet. The address must have been validated.
     pub fn new(config: &config::StoreConfig) -> Result<Self, StoreError> {
         let connections = Arc::new(Connections::new(config)?);
-        let (config, quota, times) = (Arc::new(config.clone()), Arc::default(), Arc::default());
-        Ok(Self { connections, config, quota, times, reads: Arc::new(Semaphore::new(MOST_READS)) })
+        let (config, quota) = (Arc::new(config.clone()), Arc::default());
+        let (times, open) = (Arc::default(), Arc::default());
+        Ok(Self { connections, config, quota, times, open, reads: Arc::new(Semaphore::new(MOST_READS)) })
     }
 
     /// How long requests took, of all clones together.
@@ -162,22 +165,12 @@ impl Store {
         &self.times
     }
 
-    pub(super) async fn timed<T>(
-        &self,
-        operation: StoreOperation,
-        request: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let _slot = match operation {
-            StoreOperation::Query | StoreOperation::Read => self.read_slot().await,
-            StoreOperation::Write | StoreOperation::Remove => None,
-        };
-        let begun = Instant::now();
-        let answer = request.await;
-        self.times.took(operation, begun.elapsed(), answer.is_ok());
-        answer
+    /// Those that wait for their answers, of all clones together.
+    pub fn open_requests(&self) -> &OpenRequests {
+        &self.open
     }
 
-    async fn read_slot(&self) -> Option<SemaphorePermit<'_>> {
+    pub(super) async fn read_slot(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed; without a permit the requests would only be less bounded.
         self.reads.acquire().await.ok()
     }
@@ -327,7 +320,7 @@ impl Store {
             let failed = request.send().await?;
             Ok(failed.into_iter().map(|(time, error)| (time, classify(&error))).collect())
         });
-        self.timed(StoreOperation::Write, written).await
+        self.timed_write(bytes, written).await
     }
 
     /// The finished records of a range of time, `most` of them at most, without their bytes.
@@ -443,7 +436,10 @@ impl Store {
     /// When the server was started, as far as one answer tells.
     pub async fn started(&self) -> Result<Started, StoreError> {
         let asked = now_ms();
-        let uptime = self.run(|to| async move { Ok(to.client.server_info().await?.uptime) }).await?;
+        let waiting = self.open.begin(Some(0));
+        let uptime = self.run(|to| async move { Ok(to.client.server_info().await?.uptime) }).await;
+        waiting.answered(&uptime);
+        let uptime = uptime?;
         Ok(Started::bounds(asked, now_ms(), uptime))
     }
 

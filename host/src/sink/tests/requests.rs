@@ -148,3 +148,44 @@ async fn room_is_made_as_soon_as_there_may_be_another_slow_request() {
         asked.await.unwrap();
     }
 }
+
+/// A process that is stopped still has its connections accepted by its system.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_is_named_by_what_it_does_and_since_its_first_request_without_an_answer() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = config(&format!("http://{}", listener.local_addr().unwrap()));
+    config.store.timeout = Duration::from_secs(1);
+    let store = Store::new(&config.store).unwrap();
+    let sink = Sink::new(store, &config.store, &config.labels, Arc::default(), Arc::default(), None, Handle::current());
+    let state = partition(0, Begin::default());
+    sink.submit(item(&state, "a", 5));
+    until("the problem", || !sink.problems().is_empty()).await;
+    let told = sink.problems().remove(0);
+    let text =
+        format!("ReductStore at {} accepts connections but has not answered for 1 s (store.timeout)", config.store.url);
+    assert!(told.message.contains(&text) && told.message.contains("see whether its process"), "{}", told.message);
+    assert!(
+        told.since.elapsed() >= config.store.timeout,
+        "since its begin, and not since its failure: {:?}",
+        told.since.elapsed()
+    );
+    drop(listener);
+}
+
+/// A request may take `store.timeout`, or more if it is large: nobody should have to wait for that to learn why nothing moves.
+#[tokio::test]
+async fn a_request_without_an_answer_is_a_problem_before_it_fails() {
+    let sink = sink_at("http://127.0.0.1:1", Arc::default(), Arc::default());
+    let Some(since) = Instant::now().checked_sub(Duration::from_secs(12)) else { return };
+    let waiting = sink.store().open_requests().begin_at(since, Some(0));
+    assert!(sink.oldest_request().is_some_and(|oldest| oldest >= Duration::from_secs(12)));
+    let [problem] = sink.problems().try_into().unwrap();
+    assert_eq!((problem.code, problem.since), ("store", since));
+    assert!(
+        problem.message.starts_with("ReductStore at http://127.0.0.1:1 has not answered a request for 12 s"),
+        "{}",
+        problem.message
+    );
+    drop(waiting);
+    assert!(sink.problems().is_empty() && sink.oldest_request().is_none());
+}

@@ -67,7 +67,7 @@ impl Writer {
             }
             Err(error) if error.concerns_only_the_record() => {
                 error!(entry = %self.entry, %error, "the attachments are refused; records are written without them");
-                self.shared.problems.report(&self.entry, RefusedSubject::Attachments, &error);
+                self.shared.problems.report(&self.entry, RefusedSubject::Attachments, &error, Instant::now());
                 PATIENCE
             }
             Err(error) => return Err(error),

@@ -440,7 +440,7 @@ impl Writer {
         if error.may_mean_a_crash() {
             self.shared.gate.report_failure();
         }
-        self.shared.problems.report(&self.entry, RefusedSubject::Entry, error);
+        self.shared.problems.report(&self.entry, RefusedSubject::Entry, error, self.shared.failing_since(error));
         self.shared.counters.retried(error);
         if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
             let (waiting, remedy) = (self.pending.len() + self.unverified.len(), error.remedy());

@@ -105,7 +105,7 @@ impl Writer {
         }
         let record = &pending.prepared.identity;
         error!(entry = %self.entry, %record, reason, "a dead letter can't be stored: its partition commits nothing behind it");
-        self.shared.problems.report(&self.entry, RefusedSubject::DeadLetter, error);
+        self.shared.problems.report(&self.entry, RefusedSubject::DeadLetter, error, Instant::now());
         self.parked.since.get_or_insert_with(Instant::now);
         self.parked.records.push_back(pending);
     }
