@@ -191,9 +191,12 @@ impl OccupiedTimestamps {
     pub fn make_room(&mut self) {
         self.quiet_batches = self.quiet_batches.saturating_add(1);
         if self.quiet_batches > QUIET_BATCHES && !self.found.is_empty() {
-            self.found.clear();
-            self.found_at = IdentityMap::default();
             // A record that was forgotten must not be taken for somebody else's.
+            for time in std::mem::take(&mut self.found).into_keys().filter(|time| *time >= self.floor) {
+                self.occupied.remove(time);
+                self.doubted.insert(time);
+            }
+            self.found_at = IdentityMap::default();
             self.scanned = RangeSet::default();
         }
         let half = |len: usize, most: usize| if len > most { Some(len - most / 2) } else { None };
@@ -237,6 +240,18 @@ mod tests {
         entry.learn(1_000..1_000 + SEARCHED_US, vec![seen(1_007, 3)]);
         assert_eq!(entry.place(&id(3), 1_000), RecordPlace::Present(1_007));
         assert!(entry.may_be_hidden(1_000));
+    }
+
+    /// A late request of another host wrote behind what was the newest record when the generation began.
+    #[test]
+    fn a_record_of_a_late_request_is_recognised_after_it_was_forgotten() {
+        let mut entry = entry(100);
+        entry.doubt(1_000);
+        entry.learn(1_000..2_000, vec![seen(1_000, 1), seen(1_001, 2), seen(1_500, 3)]);
+        (0..=QUIET_BATCHES).for_each(|_| entry.make_room());
+        assert_eq!(entry.place(&id(3), 1_500), RecordPlace::Unknown(1_500), "not Free(1501)");
+        entry.learn(1_500..1_600, vec![seen(1_500, 3)]);
+        assert_eq!(entry.place(&id(3), 1_500), RecordPlace::Present(1_500));
     }
 
     fn seen(time: u64, offset: u64) -> QueriedRecord {
