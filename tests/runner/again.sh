@@ -19,7 +19,8 @@ run_failed_again() {
 # Only a test: a suite that ended without a failed one didn't fail at one moment. The marker is DIFFER of tests/src/verify.rs.
 may_run_again() {
     local suite=${1%%::*}
-    [ "$suite" != "$1" ] && ! is_in "$suite" "$never_again" && ! grep -q 'RECORDS DIFFER' "$work/$suite.log"
+    [ "$suite" != "$1" ] && ! is_in "$suite" "$never_again" && ! grep -q 'RECORDS DIFFER' "$work/$suite.log" &&
+        ! grep -qxs "$suite" "$work/broken-off"
 }
 
 run_again() {

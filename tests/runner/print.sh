@@ -16,7 +16,8 @@ show_tests() {
 full_name() { case $2 in "$1::"*) echo "$2" ;; *) echo "$1::$2" ;; esac; }
 
 # Counts a suite's tests. A suite that ended with an error and without a failed test counts as one failed test, and so
-# does one without any test; so do tests that were ignored.
+# does one without any test; so do tests that were ignored. A suite that did not come to its end is never excused by a second
+# run of a test that failed before.
 summarize() {
     local suite=$1 status=$2 log=$3 seconds=$4 p f
     p=$(grep -cE '^test .* \.\.\. ok$' "$log" || true)
@@ -31,6 +32,10 @@ summarize() {
         said_by "$name" "$log" | write_failure "$(full_name "$suite" "$name")" "FAILED  $(full_name "$suite" "$name")"
         full_name "$suite" "$name" >>"$work/failed"
     done
+    # 101 is how a Rust test binary ends after a failed test; what it prints last is its result.
+    if [ "$status" != 0 ] && { [ "$status" != 101 ] || ! grep -q '^test result: FAILED' "$log"; }; then
+        echo "$suite" >>"$work/broken-off"
+    fi
     count_tests "$suite" "$p" "$f" "$seconds"
     note "suite $suite: $p passed and $f failed in $seconds s"
 }

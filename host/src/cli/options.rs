@@ -107,6 +107,11 @@ fn id(flag: KeyFlag) -> &'static str {
     flag.name.trim_start_matches('-')
 }
 
+/// The configuration file that the variable names. An empty variable counts as none.
+pub fn file_by_variable() -> Option<PathBuf> {
+    std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 impl ConfigFlags {
     /// The only pipeline that is wanted.
     pub fn pipeline(&self) -> Option<&str> {
@@ -115,8 +120,7 @@ impl ConfigFlags {
 
     /// The file that the flag or the variable names.
     pub fn file(&self) -> Option<PathBuf> {
-        let by_variable = || std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-        self.config.clone().or_else(by_variable)
+        self.config.clone().or_else(file_by_variable)
     }
 
     /// For a command that only reads Kafka: what the configuration says of ReductStore doesn't matter.

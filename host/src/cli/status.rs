@@ -11,6 +11,7 @@ use reduct_sink::health::access::{check_own_folder, socket_path, without_port};
 use serde_json::Value;
 
 use super::host_place::HostPlace;
+use super::options::file_by_variable;
 use super::{CommandError, ErrorCode, Exit, is_json};
 
 /// Where a host listens that isn't configured otherwise.
@@ -44,7 +45,8 @@ pub struct RunningPipeline {
     #[command(flatten)]
     host: RunningHost,
     /// The host's configuration file, which says where it listens and has its token_file
-    #[arg(long, value_name = "FILE", env = "REDUCT_SINK_CONFIG")]
+    /// [env: REDUCT_SINK_CONFIG]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The pipeline that is meant, where the host has several
     #[arg(long, value_name = "NAME")]
@@ -54,7 +56,11 @@ pub struct RunningPipeline {
 impl RunningPipeline {
     /// The body of its answer.
     pub fn ask(&self, method: reqwest::Method, path: &str) -> Result<String, CommandError> {
-        self.host.with_config(self.config.as_deref())?.ask_of(self.pipeline.as_deref(), method, path)
+        self.host.with_config(self.config.clone().or_else(file_by_variable).as_deref())?.ask_of(
+            self.pipeline.as_deref(),
+            method,
+            path,
+        )
     }
 }
 

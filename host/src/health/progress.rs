@@ -193,7 +193,9 @@ impl Supervisor {
             let since = self.kafka_gone.map_or(since, |gone| gone.max(since));
             let waits = now.saturating_duration_since(since);
             let text = waits_for_group(waits, host.session(), seen.group);
-            if waits >= GIVEN_WITHIN {
+            // Where the host may not use the group, that is the problem.
+            let is_explained = findings.iter().any(|finding| keeps_from_joining(finding.code));
+            if waits >= GIVEN_WITHIN && !is_explained {
                 findings.push(Finding::new("kafka.assignment", text.clone()).since(since));
             }
             text
@@ -264,7 +266,7 @@ impl Supervisor {
 
     /// Says when the host is behind, and when it has caught up.
     fn say_of_lag(&mut self, host: &dyn Supervised, look: &Look, has_cause: bool) {
-        let is_paused = look.partitions.iter().any(|seen| host.is_paused(&seen.standing.source));
+        let is_paused = look.partitions.iter().all(|seen| host.is_paused(&seen.standing.source));
         let news = self.lag_watch.look(look.lag.now, has_cause || is_paused);
         let (lag, behind_s) = (look.lag.now.map(|lag| lag.records), look.lag.now.map(|lag| lag.behind.as_secs()));
         match news {
@@ -323,13 +325,25 @@ fn has_kafka_gone(findings: &[Finding]) -> bool {
     findings.iter().any(|finding| ["kafka.unreachable", "kafka.refused", "kafka.advertised"].contains(&finding.code))
 }
 
-/// Whether partitions may stand still because of this problem, whichever they are.
+/// Whether the group gives this host no partitions because of this problem.
+fn keeps_from_joining(code: &str) -> bool {
+    ["kafka.group-denied", "kafka.coordinator"].contains(&code)
+}
+
+/// Whether all partitions may stand still because of this problem. Those that name a topic, a partition or a plugin explain no
+/// other partition.
 fn stops_everything(code: &str) -> bool {
-    // These are of one partition, or stop none.
-    const OTHERS: [&str; 5] =
-        ["kafka.skipped", "kafka.new-files", "kafka.name-taken", "kafka.unreadable", "kafka.waiting"];
-    (code.starts_with("kafka.") && !OTHERS.contains(&code))
-        || ["store", "membership", "plugin", "host.failed"].contains(&code)
+    const ALL: [&str; 8] = [
+        "kafka.unreachable",
+        "kafka.refused",
+        "kafka.advertised",
+        "kafka.coordinator",
+        "kafka.group-denied",
+        "store",
+        "membership",
+        "host.failed",
+    ];
+    ALL.contains(&code)
 }
 
 /// What the host waits for where the group hasn't given out its partitions.
@@ -340,7 +354,10 @@ fn waits_for_group(waits: Duration, session: Duration, group: Option<GroupState>
             "because the group waits for the answers of its {members} members, and a host that was killed counts as one until its session is \
              over"
         ),
-        _ => "because the group's coordinator hasn't answered yet".to_owned(),
+        Some(GroupState { members, .. }) => {
+            format!("and the group, which has {members} members, doesn't give them out at present")
+        }
+        None => "because the group's coordinator hasn't answered yet".to_owned(),
     };
     // After that it is something else that takes the time.
     let bound = if waits <= session { format!(", up to {session} s (session.timeout.ms)") } else { String::new() };

@@ -148,7 +148,8 @@ impl Observer {
         }
         let wrong =
             led.first().cloned().or_else(|| some_partition(&described)).and_then(|one| self.wrong_with_group(&one));
-        let is_silent = wrong.as_ref().is_some_and(|finding| finding.code == COORDINATOR);
+        // Also where it once refused: only a new client is told so again.
+        let is_silent = wrong.is_some();
         if assigned.is_empty() && wrong.is_none() {
             look.group = group::state(&self.consumer, &self.group, ANSWER);
         }

@@ -194,6 +194,8 @@ impl PipelineRun<'_> {
         let files = Arc::new(ClientFiles::new(&config.kafka));
         let make_source = |member: &Member| -> Result<Source, SourceError> {
             let handler = Arc::clone(host) as Arc<dyn GroupHandler>;
+            // It joins the group, also after it has left it.
+            handler.given_out(false);
             Source::new(&config.kafka, member, partitions, Arc::clone(&files), handler)
         };
         // It holds the lock on this host's name. Another host of this machine that starts while this one is still writing must not take the

@@ -60,7 +60,7 @@ impl Supervised for Host {
     }
 
     fn is_explained(&self, source: &TopicPartition) -> bool {
-        lock(&self.unreadable).contains_key(source) || lock(&self.waiting).contains_key(source)
+        lock(&self.unreadable).contains_key(source) || lock(&self.waiting).get(source).is_some_and(Option::is_some)
     }
 
     fn awaits_group(&self) -> Option<Instant> {

@@ -192,9 +192,9 @@ impl OccupiedTimestamps {
         self.quiet_batches = self.quiet_batches.saturating_add(1);
         if self.quiet_batches > QUIET_BATCHES && !self.found.is_empty() {
             // A record that was forgotten must not be taken for somebody else's.
-            for time in std::mem::take(&mut self.found).into_keys().filter(|time| *time >= self.floor) {
-                self.occupied.remove(time);
-                self.doubted.insert(time);
+            if let Some((last, _)) = std::mem::take(&mut self.found).pop_last() {
+                self.floor = self.floor.max(last.saturating_add(1));
+                self.doubted = self.doubted.split_off(&self.floor);
             }
             self.found_at = IdentityMap::default();
             self.scanned = RangeSet::default();

@@ -202,7 +202,7 @@ async fn what_the_live_path_wrote_is_found() -> Result<()> {
     let mut host = Replayer::start(&scene.config)?;
     host.sink.wait_caught_up(&scene.kafka, scene.config.group(), &[&scene.topic], BOUND)?;
     let twice = scene.stored().await?.len() as u64;
-    assert_eq!(twice, count_of + letters, "letter and record");
+    assert_eq!(twice, count_of + letters, "{DIFFER}: letter and record");
     let (code, told) = host.replay()?;
     assert!(code == Some(0) && count(&told, "written") == letters, "{told}");
     let (code, told) = host.replay()?;

@@ -10,6 +10,7 @@ use reduct_sink::chain::{Chain, Outcome, SharedChain};
 use reduct_sink::config::{FailurePolicy, PluginConfig};
 use reduct_sink::plugin::Runtime;
 use reduct_sink::record::{Header, InputRecord};
+use reduct_sink_testbed::verify::DIFFER;
 use reduct_sink_testbed::{figures, long};
 
 use super::guests::{component, header, languages, plugin, runtime, runtime_with_cache};
@@ -60,7 +61,7 @@ fn records_go_through_every_language_and_memory_stays_flat() -> Result<()> {
         ensure!(grown < FLAT_BYTES, "{language}: the process grew by {grown} bytes over {records} records");
     }
     figures::record("lost", lost as f64)?;
-    ensure!(lost == 0, "{lost} records were lost");
+    ensure!(lost == 0, "{DIFFER}: {lost} records were lost");
     Ok(())
 }
 
