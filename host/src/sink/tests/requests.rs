@@ -57,9 +57,12 @@ async fn a_request_is_under_way_until_it_is_answered_whatever_becomes_of_its_wri
         let store = FakeStore::start(move |request: &FakeRequest| {
             if !request.written_entries().is_empty() {
                 noted.store(true, Ordering::SeqCst);
-                while !released.load(Ordering::SeqCst) {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
+                // Otherwise the thread could keep the task to itself that was woken last: the writer that is to end.
+                tokio::task::block_in_place(|| {
+                    while !released.load(Ordering::SeqCst) {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                });
             }
             None
         })
