@@ -65,10 +65,6 @@ pub struct GroupDescription {
     pub error: Option<RDKafkaErrorCode>,
     /// Whether our principal may read (join and commit in) it; `None`: the brokers do not say.
     pub may_read: Option<bool>,
-    /// The group gives its partitions out again, and waits for its members.
-    pub is_rebalancing: bool,
-    /// How many members it has.
-    pub members: usize,
 }
 
 /// Describes these topics in one question.
@@ -216,14 +212,7 @@ pub fn describe_group<C: ClientContext>(
         let error = error_code(ffi::rd_kafka_ConsumerGroupDescription_error(group));
         let mut count = 0;
         let operations = ffi::rd_kafka_ConsumerGroupDescription_authorized_operations(group, &mut count);
-        let state = ffi::rd_kafka_ConsumerGroupDescription_state(group);
-        let members = ffi::rd_kafka_ConsumerGroupDescription_member_count(group);
-        let is_rebalancing = matches!(
-            state,
-            ffi::rd_kafka_consumer_group_state_t::RD_KAFKA_CONSUMER_GROUP_STATE_PREPARING_REBALANCE
-                | ffi::rd_kafka_consumer_group_state_t::RD_KAFKA_CONSUMER_GROUP_STATE_COMPLETING_REBALANCE
-        );
-        Ok(GroupDescription { error, may_read: may_read(operations, count), is_rebalancing, members })
+        Ok(GroupDescription { error, may_read: may_read(operations, count) })
     }
 }
 

@@ -43,7 +43,7 @@ pub struct GroupState {
 }
 
 /// Asks whether we may join the group and commit in it. An error that may pass is returned after this time.
-pub fn may_use<C: ClientContext>(client: &Client<C>, group: &str, within: Duration) -> Result<GroupState, GroupError> {
+pub fn may_use<C: ClientContext>(client: &Client<C>, group: &str, within: Duration) -> Result<(), GroupError> {
     ask_until_settled(within, PAUSE, |left| admin::describe_group(client, group, left))
 }
 
@@ -76,7 +76,7 @@ fn ask_until_settled(
     within: Duration,
     pause: Duration,
     mut ask: impl FnMut(Duration) -> Result<GroupDescription, AskError>,
-) -> Result<GroupState, GroupError> {
+) -> Result<(), GroupError> {
     let started = Instant::now();
     loop {
         let may_pass = match ask(within.saturating_sub(started.elapsed())) {
@@ -85,9 +85,7 @@ fn ask_until_settled(
                     return Err(GroupError::Denied);
                 }
                 // A group that nobody has used yet.
-                (None | Some(RDKafkaErrorCode::GroupIdNotFound), _) => {
-                    return Ok(GroupState { is_rebalancing: group.is_rebalancing, members: group.members });
-                }
+                (None | Some(RDKafkaErrorCode::GroupIdNotFound), _) => return Ok(()),
                 (Some(code), _) => code.to_string(),
             },
             Err(error) if error.code == RDKafkaErrorCode::GroupAuthorizationFailed => return Err(GroupError::Denied),
@@ -108,14 +106,11 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     fn says(error: Option<RDKafkaErrorCode>, may_read: Option<bool>) -> Result<GroupDescription, AskError> {
-        Ok(GroupDescription { error, may_read, is_rebalancing: true, members: 2 })
+        Ok(GroupDescription { error, may_read })
     }
 
     /// The answers one after the other, the last one again and again. Returns the result and how often it was asked.
-    fn asked(
-        within: Duration,
-        answers: &[Result<GroupDescription, AskError>],
-    ) -> (Result<GroupState, GroupError>, usize) {
+    fn asked(within: Duration, answers: &[Result<GroupDescription, AskError>]) -> (Result<(), GroupError>, usize) {
         let mut count = 0;
         let result = ask_until_settled(within, Duration::from_millis(1), |left| {
             assert!(left <= within);
@@ -127,12 +122,11 @@ mod tests {
 
     #[test]
     fn a_coordinator_that_is_not_there_yet_is_waited_for() {
-        let state = GroupState { is_rebalancing: true, members: 2 };
         let moves = says(Some(RDKafkaErrorCode::NotCoordinator), None);
         let loads = says(Some(RDKafkaErrorCode::CoordinatorLoadInProgress), None);
-        assert_eq!(asked(LONG, &[moves.clone(), loads, says(None, Some(true))]), (Ok(state), 3));
+        assert_eq!(asked(LONG, &[moves.clone(), loads, says(None, Some(true))]), (Ok(()), 3));
         let away = Err(AskError { code: RDKafkaErrorCode::CoordinatorNotAvailable, reason: "none".into() });
-        assert_eq!(asked(LONG, &[away, says(Some(RDKafkaErrorCode::GroupIdNotFound), None)]), (Ok(state), 2));
+        assert_eq!(asked(LONG, &[away, says(Some(RDKafkaErrorCode::GroupIdNotFound), None)]), (Ok(()), 2));
         let (result, count) = asked(Duration::from_millis(30), &[moves]);
         let Err(GroupError::Other(reason)) = result else { panic!("{result:?}") };
         assert!(reason.contains("NotCoordinator") && count > 1, "{reason} after {count} questions");

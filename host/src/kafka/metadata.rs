@@ -152,7 +152,7 @@ pub fn check_reading(config: &config::Kafka) -> Result<Vec<TopicCheck>, KafkaChe
 pub fn check_group(config: &config::Kafka) -> Result<Result<(), GroupError>, KafkaCheckError> {
     let consumer = reader(config)?;
     fetch(&consumer, None, &config.brokers)?;
-    Ok(group::may_use(consumer.client(), &config.group, ANSWER).map(drop))
+    Ok(group::may_use(consumer.client(), &config.group, ANSWER))
 }
 
 /// Waits until the brokers answer, and says which topics are missing; those may come yet. Answers with how many
