@@ -1,6 +1,7 @@
-//! (f) A consumer as a good engineer writes it by hand in an afternoon: `rdkafka`'s StreamConsumer, a task a partition,
-//! batches of 80 by `reduct-rs`, automatic commits. The same entries, headers as labels and bucket settings as the
-//! host's; no identity, no look-ups, nothing read back. A crash makes it lose records or write them twice.
+//! (f), (i) A consumer as a good engineer writes it by hand in an afternoon: `rdkafka`'s StreamConsumer, a task a
+//! partition, batches of 80 by `reduct-rs`, automatic commits. The same entries and headers as labels as the host's; no
+//! identity, no look-ups, nothing read back. A crash makes it lose records or write them twice. In (f) its bucket has the
+//! settings that the host chooses, in (i) those that ReductStore gives a bucket that is created without any.
 //!
 //! It is a process of its own, as the host is: this program, started with [`COMMAND`].
 
@@ -14,13 +15,12 @@ use bytes::Bytes;
 use rdkafka::consumer::stream_consumer::StreamPartitionQueue;
 use rdkafka::consumer::{Consumer, DefaultConsumerContext, StreamConsumer};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
-use reduct_rs::{Bucket, RecordBuilder};
+use reduct_rs::{Bucket, BucketSettings, RecordBuilder};
 use reduct_sink_testbed::process::{self, Process};
 use reduct_sink_testbed::{KafkaClient, store, unique};
 
 use crate::bed::Bench;
 use crate::held::{Rate, Watched, watch};
-use crate::host::Style;
 use crate::plan::Size;
 
 /// The first argument of the consumer's process; behind it stand brokers, topic, group, URL and bucket.
@@ -29,8 +29,8 @@ const BATCH: usize = 80;
 /// A batch that isn't full is written when nothing came for this time.
 const LINGER: Duration = Duration::from_millis(50);
 
-pub fn run(bench: &Bench, size: &Size, bucket: &str, topic: &str, style: &Style) -> Result<Rate> {
-    bench.create_bucket(bucket, &style.settings)?;
+pub fn run(bench: &Bench, size: &Size, bucket: &str, topic: &str, settings: &BucketSettings) -> Result<Rate> {
+    bench.create_bucket(bucket, settings)?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args([COMMAND, bench.kafka.brokers(), topic, &unique("group"), &bench.url, bucket]);
     let mut consumer = Process::spawn("the consumer by hand", command, &process::new_log("by-hand")?)?;

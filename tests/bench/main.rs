@@ -19,6 +19,7 @@ mod scraper;
 mod tutorial;
 
 use anyhow::{Context, Result};
+use reduct_rs::BucketSettings;
 use reduct_sink_testbed::unique;
 
 use crate::bed::Bench;
@@ -82,10 +83,11 @@ pub enum Kind {
     Tutorial,
     ByHand,
     Scraped,
+    ByHandUntuned,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Direct,
         Kind::NoPlugin,
         Kind::Passthrough,
@@ -93,12 +95,13 @@ impl Kind {
         Kind::Tutorial,
         Kind::ByHand,
         Kind::Scraped,
+        Kind::ByHandUntuned,
     ];
 
     /// Whether it is measured at this size. Being watched costs the same each second, whatever is written: it shows most
-    /// where most records come.
+    /// where most records come. A bucket's settings matter only where records are small.
     pub fn is_of(self, size: &Size) -> bool {
-        self != Kind::Scraped || size.name == SIZES[0].name
+        !matches!(self, Kind::Scraped | Kind::ByHandUntuned) || size.name == SIZES[0].name
     }
 
     pub fn letter(self) -> char {
@@ -110,6 +113,7 @@ impl Kind {
             Kind::Tutorial => 'e',
             Kind::ByHand => 'f',
             Kind::Scraped => 'g',
+            Kind::ByHandUntuned => 'i',
         }
     }
 
@@ -122,20 +126,23 @@ impl Kind {
             Kind::Tutorial => "the tutorial's consumer",
             Kind::ByHand => "a consumer written by hand",
             Kind::Scraped => "host, passthrough, watched",
+            Kind::ByHandUntuned => "a consumer written by hand, a bucket with ReductStore's own settings",
         }
     }
 }
 
 /// One round. The same forwards and backwards: a machine that gets slower or faster on the way is so for both sides of
 /// a ratio, and the direct writer against itself is the A/A control.
-const ORDER: [Kind; 12] = [
+const ORDER: [Kind; 14] = [
     Kind::Direct,
     Kind::NoPlugin,
     Kind::Passthrough,
     Kind::Scraped,
     Kind::RelabelRoute,
     Kind::ByHand,
+    Kind::ByHandUntuned,
     Kind::Tutorial,
+    Kind::ByHandUntuned,
     Kind::ByHand,
     Kind::Scraped,
     Kind::Passthrough,
@@ -162,8 +169,10 @@ fn one_run(
             let rate = tutorial::run(bench, size, &bucket, tutorial_topic)?;
             return bench.checked(&bucket, size.tutorial_records, size.bytes).map(|()| rate);
         }
-        Kind::ByHand => {
-            let rate = by_hand::run(bench, size, &bucket, topic, style)?;
+        Kind::ByHand | Kind::ByHandUntuned => {
+            let untuned = BucketSettings::default();
+            let settings = if kind == Kind::ByHand { &style.settings } else { &untuned };
+            let rate = by_hand::run(bench, size, &bucket, topic, settings)?;
             return bench.checked(&bucket, size.records, size.bytes).map(|()| rate);
         }
         Kind::NoPlugin => Plugins::None,

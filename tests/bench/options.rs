@@ -8,7 +8,7 @@ use crate::Kind;
 use crate::plan::{SIZES, Size};
 
 const USAGE: &str = "usage: bench [--long] [--json FILE] [--partitions N] [--apart] [--only KINDS] [--size SIZE] [--rounds N]\n\
-                     KINDS are letters of abcdefg, and h for the host with a discarding sink and with a backlog;\n\
+                     KINDS are letters of abcdefgi, and h for the host with a discarding sink and with a backlog;\n\
                      --apart gives ReductStore a core to itself and Kafka and the writer the others";
 
 #[derive(Debug)]

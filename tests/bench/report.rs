@@ -21,7 +21,8 @@ const FLOORS: [(Kind, Kind, [f64; 3]); 3] = [
     (Kind::Passthrough, Kind::ByHand, [1.0, 1.3, 1.3]),
 ];
 /// Ratios that have no floor.
-const TOLD: [(Kind, Kind); 5] = [
+const TOLD: [(Kind, Kind); 6] = [
+    (Kind::Passthrough, Kind::ByHandUntuned),
     (Kind::Passthrough, Kind::Direct),
     (Kind::NoPlugin, Kind::Direct),
     (Kind::RelabelRoute, Kind::NoPlugin),
@@ -125,7 +126,7 @@ impl Report {
             "Median (least to most). A rate counts what ReductStore {} holds, from 10 % of the records to the last \
              look (every 50 ms) before all are there; Apache Kafka {}; {shared}.{others} Topics \
              have {} partitions, so there are as many entries; the tutorial's consumer writes one. Ratios are taken \
-             within a round of a b c g d f e f g c b a. (b), (c), (d) and \
+             within a round of a b c g d f i e i f g c b a. (b), (c), (d) and \
              (g) read back what they write, as the host does by default.\n",
             store::VERSION,
             kafka::version().unwrap_or_else(|_| "of an unknown version".into()),

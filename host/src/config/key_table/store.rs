@@ -143,8 +143,9 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "store.create.max_block_records",
         Takes::Number { min: 1, max: 1_000_000 },
-        Preset::Number(128),
-        "How many records a block holds at most.",
+        Preset::Number(256),
+        "How many records a block holds at most. An entry that will hold more than a million records is written faster with \
+         1,000; a small one with fewer (trap 23 in store-traps.md).",
     )
     .env("MAX_BLOCK_RECORDS")
     .restart(same!(store.create.max_block_records)),
