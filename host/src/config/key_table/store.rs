@@ -144,8 +144,7 @@ pub(super) const KEYS: &[Key] = &[
         "store.create.max_block_records",
         Takes::Number { min: 1, max: 1_000_000 },
         Preset::Number(256),
-        "How many records a block holds at most. An entry that will hold more than a million records is written faster with \
-         1,000; a small one with fewer (trap 23 in store-traps.md).",
+        "How many records a block holds at most. Entries of more than a million records are written faster with larger blocks.",
     )
     .env("MAX_BLOCK_RECORDS")
     .restart(same!(store.create.max_block_records)),
