@@ -4,6 +4,7 @@
 //! large requests over all entries, few that carry what writers with few records ask together ([`parts`]), and so few
 //! connections; handing a record in never blocks (what is in flight is bounded by [`crate::flow::Budget`] upstream).
 
+mod at_risk;
 pub mod attachments;
 mod batch_limits;
 mod batch_trace;
@@ -57,10 +58,10 @@ use self::letters::Work;
 use self::parts::{ShownPart, WritePart};
 pub use self::problems::WriteProblem;
 use self::problems::{STORE, WriteProblems};
-use self::recent::{Recent, Written};
+use self::recent::Recent;
 use self::request_times::RequestHistogram;
 use self::sharing::Sharing;
-use self::store::{Content, QueriedRecord, Store, StoreError};
+use self::store::{Store, StoreError};
 use self::turns::{Turn, Turns};
 use self::writer::Writer;
 use crate::config;
@@ -68,7 +69,7 @@ use crate::flow::membership::Membership;
 use crate::flow::store_start::Started;
 use crate::flow::{CommitGate, ReplayRefusal};
 use crate::record::entry_name::EntryName;
-use crate::record::{Identity, OutputRecord, Rejection, TopicPartition};
+use crate::record::{OutputRecord, Rejection, TopicPartition};
 
 /// Writers that talk to the store at once; the others wait, and gather larger batches meanwhile.
 const MAX_TURNS: usize = 32;
@@ -82,8 +83,6 @@ const MAX_SMALL_TURNS: usize = 512;
 const MAX_SINGLE: usize = 16;
 /// Records that are compared with the store at once, bytes included.
 const COMPARED_AT_ONCE: usize = 200;
-/// Entries in which an old record is looked for after the store has restarted.
-const SETTLED_ASKED: usize = 8;
 /// Header bytes of one batch. Source: the server takes 512,000 B of metadata by default, its HTTP library about 400 KB.
 pub const BATCH_HEADER_BYTES: usize = 256 * 1024;
 
@@ -230,75 +229,6 @@ impl Sink {
         self.0.store.started_exactly().await
     }
 
-    /// From now on remembers what was written last into each entry: `depth` records.
-    pub fn remember(&self, depth: usize) {
-        *self.0.recent() = Recent::new(depth);
-    }
-
-    /// Compares the remembered records below the given offsets of their partitions with the store. Answers with the first
-    /// offset of each partition that is missing or damaged.
-    pub async fn harmed(
-        &self,
-        before: &HashMap<TopicPartition, u64>,
-    ) -> Result<HashMap<TopicPartition, u64>, StoreError> {
-        let is_before = |identity: &Identity| before.get(&identity.source).is_some_and(|to| identity.offset < *to);
-        let at_risk = self.0.recent().at_risk(Instant::now(), is_before);
-        let mut harmed: HashMap<TopicPartition, u64> = HashMap::new();
-        for (entry, records) in at_risk {
-            let mut by_time: Vec<Written> = records;
-            by_time.sort_by_key(|record| record.time_us);
-            for near in by_time.chunk_by(|one, next| next.time_us - one.time_us <= writer::NEAR_US) {
-                let damaged = match self.0.damaged(&entry, near).await {
-                    // A store that is away is asked again. One that fails at this entry may have lost what it holds, and must
-                    // not keep the others from being re-read.
-                    Err(error @ StoreError::Unavailable(_)) => return Err(error),
-                    Err(error) => {
-                        warn!(%entry, %error, "the entry can't be read: taking its last records for damaged");
-                        near.iter().collect()
-                    }
-                    Ok(damaged) => damaged,
-                };
-                for record in damaged {
-                    warn!(%entry, record = %record.identity, "ReductStore doesn't have it any more as it was acknowledged");
-                    let Identity { source, offset, .. } = &record.identity;
-                    let first = harmed.entry(source.clone()).or_insert(*offset);
-                    *first = (*offset).min(*first);
-                }
-            }
-        }
-        Ok(harmed)
-    }
-
-    /// A record that this host wrote, that no crash of the store can take, and that the store doesn't have; `None`: none of
-    /// those that are looked for. A store that lost one isn't the one that acknowledged it.
-    pub async fn lost_without_a_crash(&self) -> Result<Option<(EntryName, Identity)>, StoreError> {
-        let settled = self.0.recent().settled(SETTLED_ASKED);
-        for (entry, Written { time_us, identity, .. }) in settled {
-            let page = self.0.store.heads(&entry, time_us..time_us.saturating_add(1), 1).await?;
-            let is_there = |seen: &QueriedRecord| seen.identity.as_ref().is_some_and(|seen| seen.matches(&identity));
-            if !page.seen.iter().any(is_there) {
-                return Ok(Some((entry, identity)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The partitions, since the last call, that share an entry from which a record of another one was removed: the store
-    /// rewrote a block that may hold records of theirs. Until they are re-read the gate is closed by a failure.
-    pub fn take_neighbours(&self) -> HashSet<TopicPartition> {
-        std::mem::take(&mut self.0.neighbours())
-    }
-
-    /// Gives those back that can't be re-read yet: this host doesn't read them at present. The gate doesn't wait for them.
-    pub fn keep_neighbours(&self, neighbours: HashSet<TopicPartition>) {
-        self.0.neighbours().extend(neighbours);
-    }
-
-    /// The lowest offset of each partition that a crash of the store may harm at present.
-    pub fn lowest_at_risk(&self) -> HashMap<TopicPartition, u64> {
-        self.0.recent().lowest(Instant::now())
-    }
-
     /// What was done since the start.
     pub fn counters(&self) -> CountersNow {
         self.0.counters.snapshot()
@@ -419,34 +349,6 @@ impl Shared {
         }
     }
 
-    pub(crate) fn remember(&self, entry: &EntryName, written: &mut Vec<Written>) {
-        self.recent().wrote(entry, written.drain(..), Instant::now());
-    }
-
-    /// Dead letters are about to be removed from their entry.
-    pub(crate) fn forget_removed(&self, entry: &EntryName, times: &[u64]) {
-        self.recent().forget(entry, times);
-    }
-
-    /// A record was removed from an entry; its own partitions, which the writer knows, are `known`.
-    pub(crate) fn removed_beside_others(&self, entry: &EntryName, known: impl Fn(&TopicPartition) -> bool) {
-        let mut others = self.recent().sources(entry);
-        others.retain(|source| !known(source));
-        if !others.is_empty() {
-            self.neighbours().extend(others);
-            // Nothing is committed before the recovery has looked.
-            self.gate.report_removal();
-        }
-    }
-
-    fn neighbours(&self) -> MutexGuard<'_, HashSet<TopicPartition>> {
-        self.neighbours.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn recent(&self) -> MutexGuard<'_, Recent> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Lets a writer go that has nothing to do. `false`: something arrived in the meantime.
     pub(crate) fn retire(&self, entry: &EntryName, inbox: &mpsc::UnboundedReceiver<Work>) -> bool {
         let mut writers = self.writers();
@@ -455,25 +357,6 @@ impl Shared {
             writers.remove(entry);
         }
         inbox.is_empty()
-    }
-
-    /// Which of these records, in their order of time, the store doesn't have as they were acknowledged.
-    async fn damaged<'a>(&self, entry: &EntryName, records: &'a [Written]) -> Result<Vec<&'a Written>, StoreError> {
-        let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(Vec::new()) };
-        let mut seen: HashMap<u64, QueriedRecord> = HashMap::new();
-        let (mut from, end) = (first.time_us, last.time_us.saturating_add(1));
-        while from < end {
-            let page = self.store.records(entry, from..end, COMPARED_AT_ONCE).await?;
-            seen.extend(page.seen.into_iter().map(|seen| (seen.timestamp_us, seen)));
-            from = page.until;
-        }
-        let is_whole = |record: &Written| {
-            seen.get(&record.time_us).is_some_and(|seen| {
-                seen.identity.as_ref().is_some_and(|seen| seen.matches(&record.identity))
-                    && matches!(seen.content, Content::Read { sketch, .. } if sketch == record.sketch)
-            })
-        };
-        Ok(records.iter().filter(|record| !is_whole(record)).collect())
     }
 
     /// What a batch may hold: as configured, or less where something before the store takes less.

@@ -5,6 +5,7 @@ mod fake_store;
 mod removals;
 mod requests;
 
+use super::recent::Written;
 use super::*;
 use crate::flow::{Begin, Budget, PartitionState};
 use crate::record::entry_name::Naming;

@@ -1,0 +1,140 @@
+//! What a crash of the store, or the removal of a record, may have harmed of what was acknowledged.
+//!
+//! Guarantees: a record counts as whole only if the store shows it at its time, with its identity and its bytes; a store that
+//! is away gives no answer instead of a wrong one, and one that fails at an entry has harmed that entry's last records;
+//! partitions whose neighbours were removed are kept until somebody has taken them to be re-read.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tracing::warn;
+
+use super::recent::{Recent, Written};
+use super::store::{Content, QueriedRecord, StoreError};
+use super::{COMPARED_AT_ONCE, Shared, Sink, writer};
+use crate::record::entry_name::EntryName;
+use crate::record::{Identity, TopicPartition};
+
+/// Entries in which an old record is looked for after the store has restarted.
+const SETTLED_ASKED: usize = 8;
+
+impl Sink {
+    /// From now on remembers what was written last into each entry: `depth` records.
+    pub fn remember(&self, depth: usize) {
+        *self.0.recent() = Recent::new(depth);
+    }
+
+    /// Compares the remembered records below the given offsets of their partitions with the store. Answers with the first
+    /// offset of each partition that is missing or damaged.
+    pub async fn harmed(
+        &self,
+        before: &HashMap<TopicPartition, u64>,
+    ) -> Result<HashMap<TopicPartition, u64>, StoreError> {
+        let is_before = |identity: &Identity| before.get(&identity.source).is_some_and(|to| identity.offset < *to);
+        let at_risk = self.0.recent().at_risk(Instant::now(), is_before);
+        let mut harmed: HashMap<TopicPartition, u64> = HashMap::new();
+        for (entry, records) in at_risk {
+            let mut by_time: Vec<Written> = records;
+            by_time.sort_by_key(|record| record.time_us);
+            for near in by_time.chunk_by(|one, next| next.time_us - one.time_us <= writer::NEAR_US) {
+                let damaged = match self.0.damaged(&entry, near).await {
+                    // A store that is away is asked again. One that fails at this entry may have lost what it holds, and must
+                    // not keep the others from being re-read.
+                    Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                    Err(error) => {
+                        warn!(%entry, %error, "the entry can't be read: taking its last records for damaged");
+                        near.iter().collect()
+                    }
+                    Ok(damaged) => damaged,
+                };
+                for record in damaged {
+                    warn!(%entry, record = %record.identity, "ReductStore doesn't have it any more as it was acknowledged");
+                    let Identity { source, offset, .. } = &record.identity;
+                    let first = harmed.entry(source.clone()).or_insert(*offset);
+                    *first = (*offset).min(*first);
+                }
+            }
+        }
+        Ok(harmed)
+    }
+
+    /// A record that this host wrote, that no crash of the store can take, and that the store doesn't have; `None`: none of
+    /// those that are looked for. A store that lost one isn't the one that acknowledged it.
+    pub async fn lost_without_a_crash(&self) -> Result<Option<(EntryName, Identity)>, StoreError> {
+        let settled = self.0.recent().settled(SETTLED_ASKED);
+        for (entry, Written { time_us, identity, .. }) in settled {
+            let page = self.0.store.heads(&entry, time_us..time_us.saturating_add(1), 1).await?;
+            let is_there = |seen: &QueriedRecord| seen.identity.as_ref().is_some_and(|seen| seen.matches(&identity));
+            if !page.seen.iter().any(is_there) {
+                return Ok(Some((entry, identity)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The partitions, since the last call, that share an entry from which a record of another one was removed: the store
+    /// rewrote a block that may hold records of theirs. Until they are re-read the gate is closed by a failure.
+    pub fn take_neighbours(&self) -> HashSet<TopicPartition> {
+        std::mem::take(&mut self.0.neighbours())
+    }
+
+    /// Gives those back that can't be re-read yet: this host doesn't read them at present. The gate doesn't wait for them.
+    pub fn keep_neighbours(&self, neighbours: HashSet<TopicPartition>) {
+        self.0.neighbours().extend(neighbours);
+    }
+
+    /// The lowest offset of each partition that a crash of the store may harm at present.
+    pub fn lowest_at_risk(&self) -> HashMap<TopicPartition, u64> {
+        self.0.recent().lowest(Instant::now())
+    }
+}
+
+impl Shared {
+    pub(crate) fn remember(&self, entry: &EntryName, written: &mut Vec<Written>) {
+        self.recent().wrote(entry, written.drain(..), Instant::now());
+    }
+
+    /// Dead letters are about to be removed from their entry.
+    pub(crate) fn forget_removed(&self, entry: &EntryName, times: &[u64]) {
+        self.recent().forget(entry, times);
+    }
+
+    /// A record was removed from an entry; its own partitions, which the writer knows, are `known`.
+    pub(crate) fn removed_beside_others(&self, entry: &EntryName, known: impl Fn(&TopicPartition) -> bool) {
+        let mut others = self.recent().sources(entry);
+        others.retain(|source| !known(source));
+        if !others.is_empty() {
+            self.neighbours().extend(others);
+            // Nothing is committed before the recovery has looked.
+            self.gate.report_removal();
+        }
+    }
+
+    fn neighbours(&self) -> MutexGuard<'_, HashSet<TopicPartition>> {
+        self.neighbours.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which of these records, in their order of time, the store doesn't have as they were acknowledged.
+    async fn damaged<'a>(&self, entry: &EntryName, records: &'a [Written]) -> Result<Vec<&'a Written>, StoreError> {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(Vec::new()) };
+        let mut seen: HashMap<u64, QueriedRecord> = HashMap::new();
+        let (mut from, end) = (first.time_us, last.time_us.saturating_add(1));
+        while from < end {
+            let page = self.store.records(entry, from..end, COMPARED_AT_ONCE).await?;
+            seen.extend(page.seen.into_iter().map(|seen| (seen.timestamp_us, seen)));
+            from = page.until;
+        }
+        let is_whole = |record: &Written| {
+            seen.get(&record.time_us).is_some_and(|seen| {
+                seen.identity.as_ref().is_some_and(|seen| seen.matches(&record.identity))
+                    && matches!(seen.content, Content::Read { sketch, .. } if sketch == record.sketch)
+            })
+        };
+        Ok(records.iter().filter(|record| !is_whole(record)).collect())
+    }
+}
