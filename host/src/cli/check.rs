@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use super::options::{ConfigFlags, LoadedConfig};
 use super::progress::Progress;
-use super::status::RunningHost;
+use super::running_host::RunningHost;
 use super::{CommandError, ErrorCode, Exit, is_json, print};
 
 #[derive(Debug, Args)]

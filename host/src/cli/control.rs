@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 
-use super::status::{RunningPipeline, escaped, word, write};
+use super::running_host::{RunningPipeline, escaped};
+use super::status::word;
+use super::stdout::write;
 use super::{CommandError, ErrorCode, is_json};
 
 #[derive(Debug, Args)]

@@ -21,6 +21,7 @@ mod plugin;
 mod progress;
 mod replay;
 mod run;
+mod running_host;
 mod status;
 mod stdout;
 mod unpacking;

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::options::ConfigFlags;
 use super::progress::Progress;
-use super::status::{RunningHost, replay_line};
+use super::running_host::RunningHost;
+use super::status::replay_line;
 use super::{CommandError, ErrorCode, Exit, is_json, print};
 
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::super::CommandError;
-use super::super::status::RunningPipeline;
+use super::super::running_host::RunningPipeline;
 use super::tell_done;
 
 #[derive(Debug, Args)]

@@ -18,7 +18,7 @@ use reduct_sink::devkit::project::Project;
 use reduct_sink::devkit::testing::Tester;
 use serde_json::{Value, json};
 
-use super::super::status::RunningHost;
+use super::super::running_host::RunningHost;
 use super::{CommandError, ErrorCode, Exit, Progress, is_json, print};
 
 /// How often the folder is looked at. A change counts when nothing has changed since the last look.
