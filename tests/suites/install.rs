@@ -4,8 +4,10 @@
 //! Guarantees: the package's own scripts run; the service's command runs as the service's user, with the service's
 //! configuration, on the real servers, and every record is compared.
 
+mod fetching;
 mod image;
 mod registries;
+mod registry;
 mod sbom;
 mod signer;
 mod web_servers;
