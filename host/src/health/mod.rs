@@ -2,8 +2,10 @@
 
 pub mod access;
 pub mod build;
+mod causes;
 pub mod history;
 pub mod lag;
+pub mod look;
 mod merged_metrics;
 pub mod metrics;
 pub mod page;

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::lag::{KnownLag, LagMemory, LagNews, LagTrend, LagWatch, TotalLag};
-use super::problems::{HealthProblem, Tracker};
+use super::causes::{has_kafka_gone, keeps_from_joining, stops_everything, waits_for_group};
+use super::lag::{LagMemory, LagNews, LagTrend, LagWatch};
+use super::look::{Look, PartitionView};
+use super::problems::Tracker;
 use super::rates::{LastMinute, RateDelta, TimeLag, Totals};
 use super::watchdog::{Standing, Watchdog};
-use crate::kafka::group::GroupState;
 use crate::kafka::observer::{Finding, Observer};
 use crate::record::TopicPartition;
 
@@ -55,56 +56,6 @@ pub trait Supervised: Send + Sync + 'static {
     fn remember(&self, standings: &[Standing], totals: Totals, is_known: bool);
     /// What the host itself knows to be wrong.
     fn findings(&self) -> Vec<Finding>;
-}
-
-/// The last look at the host.
-#[derive(Debug, Default, Clone)]
-pub struct Look {
-    /// When it was; `None`: there was none yet.
-    pub at: Option<Instant>,
-    /// Each assigned partition, sorted.
-    pub partitions: Vec<PartitionView>,
-    /// What is wrong.
-    pub problems: Vec<HealthProblem>,
-    /// What was done within the last minute.
-    pub last_minute: RateDelta,
-    /// How far all partitions together are behind.
-    pub lag: TotalLag,
-    /// While the lag shrinks: in how long it is gone at this pace.
-    pub to_go: Option<Duration>,
-    /// The host waits for the group to give out its partitions: for how long, how long that can take, and why.
-    pub waits_for_group: Option<String>,
-}
-
-impl Look {
-    /// Takes where each partition stands now. What is in flight was read, so it lies before the end, also if that was asked for a
-    /// while ago.
-    pub fn refresh(&mut self, standings: &[(TopicPartition, u64, usize)]) {
-        for seen in &mut self.partitions {
-            let now = standings.iter().find(|(source, _, _)| *source == seen.standing.source);
-            let Some((_, position, in_flight)) = now else { continue };
-            (seen.standing.position, seen.standing.in_flight) = (*position, *in_flight);
-            let read = position.saturating_add(*in_flight as u64);
-            seen.standing.end = seen.standing.end.map(|end| end.max(read));
-        }
-        let records: Option<u64> = self.partitions.iter().map(|seen| seen.standing.lag()).sum();
-        if let (Some(now), Some(records)) = (&mut self.lag.now, records) {
-            now.records = records;
-        }
-    }
-}
-
-/// A partition as the last look saw it.
-#[derive(Debug, Clone)]
-pub struct PartitionView {
-    /// Where it stands.
-    pub standing: Standing,
-    /// How old the first record is that waits; `None` where the end isn't known.
-    pub behind: Option<Duration>,
-    /// What was known last of how far it is behind.
-    pub last_known: Option<KnownLag>,
-    /// It has work and doesn't move.
-    pub stuck: bool,
 }
 
 /// Looks until the host has ended.
@@ -320,56 +271,14 @@ impl Supervisor {
     }
 }
 
-/// Whether Kafka can't be asked at all.
-fn has_kafka_gone(findings: &[Finding]) -> bool {
-    findings.iter().any(|finding| ["kafka.unreachable", "kafka.refused", "kafka.advertised"].contains(&finding.code))
-}
-
-/// Whether the group gives this host no partitions because of this problem.
-fn keeps_from_joining(code: &str) -> bool {
-    ["kafka.group-denied", "kafka.coordinator"].contains(&code)
-}
-
-/// Whether all partitions may stand still because of this problem. Those that name a topic, a partition or a plugin explain no
-/// other partition.
-fn stops_everything(code: &str) -> bool {
-    const ALL: [&str; 8] = [
-        "kafka.unreachable",
-        "kafka.refused",
-        "kafka.advertised",
-        "kafka.coordinator",
-        "kafka.group-denied",
-        "store",
-        "membership",
-        "host.failed",
-    ];
-    ALL.contains(&code)
-}
-
-/// What the host waits for where the group hasn't given out its partitions.
-fn waits_for_group(waits: Duration, session: Duration, group: Option<GroupState>) -> String {
-    let (waits, session) = (waits.as_secs(), session.as_secs());
-    let why = match group {
-        Some(GroupState { is_rebalancing: true, members }) => format!(
-            "because the group waits for the answers of its {members} members, and a host that was killed counts as one until its session is \
-             over"
-        ),
-        Some(GroupState { members, .. }) => {
-            format!("and the group, which has {members} members, doesn't give them out at present")
-        }
-        None => "because the group's coordinator hasn't answered yet".to_owned(),
-    };
-    // After that it is something else that takes the time.
-    let bound = if waits <= session { format!(", up to {session} s (session.timeout.ms)") } else { String::new() };
-    format!("waits for the group to give it partitions, for {waits} s now{bound}, {why}")
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU64;
     use std::sync::atomic::Ordering::SeqCst;
 
+    use super::super::lag::TotalLag;
     use super::*;
+    use crate::kafka::group::GroupState;
 
     #[derive(Default)]
     struct FakeHost {
@@ -463,30 +372,6 @@ mod tests {
         let look = supervisor.look(&host, None);
         assert!(look.problems.is_empty(), "{look:?}");
         assert!(look.waits_for_group.is_some_and(|text| text.contains("for 0 s now, up to 45 s")));
-    }
-
-    #[test]
-    fn what_is_in_flight_lies_behind_though_the_end_was_asked_for_before() {
-        let of = |partition| TopicPartition { topic: "t".into(), partition };
-        let view = |partition, position, end| PartitionView {
-            standing: Standing { source: of(partition), position, in_flight: 0, begin: Some(0), end },
-            behind: None,
-            last_known: None,
-            stuck: false,
-        };
-        let now = KnownLag { records: 0, behind: Duration::ZERO, at: Instant::now() };
-        let lag = TotalLag { now: Some(now), last: None };
-        let partitions = vec![view(0, 9, Some(9)), view(1, 4, Some(9)), view(2, 3, Some(9))];
-        let mut look = Look { partitions, lag, ..Look::default() };
-        // The third was given up since.
-        look.refresh(&[(of(0), 20, 746), (of(1), 6, 2)]);
-        let told: Vec<_> = look.partitions.iter().map(|seen| (seen.standing.in_flight, seen.standing.lag())).collect();
-        assert_eq!(told, [(746, Some(746)), (2, Some(3)), (0, Some(6))]);
-        assert_eq!(look.lag.now.map(|now| now.records), Some(755));
-        // What isn't known stays unknown.
-        let mut look = Look { partitions: vec![view(0, 9, None)], ..Look::default() };
-        look.refresh(&[(of(0), 20, 746)]);
-        assert_eq!((look.partitions[0].standing.lag(), look.lag), (None, TotalLag::default()));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::flow::pauses::Pauses;
 use crate::flow::store_start::now_ms;
 use crate::flow::{Begin, Budget, CommitPoint, EntryNaming, PartitionState};
 use crate::health::history::History;
-use crate::health::progress::Look;
+use crate::health::look::Look;
 use crate::health::tap::Taps;
 use crate::health::traces::Traces;
 use crate::pipeline::worker::WorkerCommand;
