@@ -15,8 +15,9 @@ use super::lag::{LagMemory, LagNews, LagTrend, LagWatch};
 use super::look::{Look, PartitionView};
 use super::problems::Tracker;
 use super::rates::{LastMinute, RateDelta, TimeLag, Totals};
-use super::watchdog::{Standing, Watchdog};
-use crate::kafka::observer::{Finding, Observer};
+use super::watchdog::{Standing, Stuck, Watchdog};
+use crate::kafka::group::GroupState;
+use crate::kafka::observer::{Finding, KafkaLook, Observer};
 use crate::record::TopicPartition;
 
 /// How often the host is looked at. Each look asks the brokers a handful of questions.
@@ -112,24 +113,11 @@ impl Supervisor {
     }
 
     fn look(&mut self, host: &dyn Supervised, observer: Option<&mut Observer>) -> Look {
-        let mut positions = host.standings();
-        positions.sort();
-        let sources: Vec<TopicPartition> = positions.iter().map(|(source, _, _)| source.clone()).collect();
-        let asks_kafka = observer.is_some();
-        let asked = Instant::now();
-        let seen = observer.map(|observer| observer.look(&sources)).unwrap_or_default();
-        let standings: Vec<Standing> = positions
-            .into_iter()
-            .map(|(source, position, in_flight)| {
-                let bounds = seen.bounds.get(&source);
-                let (begin, end) = (bounds.and_then(|(begin, _)| *begin), bounds.map(|(_, end)| *end));
-                Standing { source, position, in_flight, begin, end }
-            })
-            .collect();
-        let now = Instant::now();
-        let totals = host.totals();
+        let (asks_kafka, asked) = (observer.is_some(), Instant::now());
+        let (standings, of_kafka) = ask_kafka(host, observer);
+        let (now, totals) = (Instant::now(), host.totals());
         let since_asked = |finding: Finding| Finding { since: finding.since.or(Some(asked)), ..finding };
-        let mut findings: Vec<Finding> = seen.findings.into_iter().map(since_asked).collect();
+        let mut findings: Vec<Finding> = of_kafka.findings.into_iter().map(since_asked).collect();
         findings.extend(host.findings());
         let has_cause = findings.iter().any(|finding| stops_everything(finding.code));
         let waits_since = host.awaits_group();
@@ -138,51 +126,21 @@ impl Supervisor {
             self.kafka_gone = Some(now);
             findings.retain(|finding| !["kafka.commit-refused", "kafka.waiting"].contains(&finding.code));
         }
+        let waits_since_answer = waits_since.filter(|_| !has_kafka_gone);
+        let waits_for_group =
+            waits_since_answer.map(|since| self.note_group_wait(now, since, host, of_kafka.group, &mut findings));
         let is_known = asks_kafka && !has_kafka_gone && waits_since.is_none();
-        let waits_for_group = waits_since.filter(|_| !has_kafka_gone).map(|since| {
-            // While Kafka is away the group can't do anything: its time begins when the brokers answer again.
-            let since = self.kafka_gone.map_or(since, |gone| gone.max(since));
-            let waits = now.saturating_duration_since(since);
-            let text = waits_for_group(waits, host.session(), seen.group);
-            // Where the host may not use the group, that is the problem.
-            let is_explained = findings.iter().any(|finding| keeps_from_joining(finding.code));
-            if waits >= GIVEN_WITHIN && !is_explained {
-                findings.push(Finding::new("kafka.assignment", text.clone()).since(since));
-            }
-            text
-        });
         host.remember(&standings, totals, is_known);
-        // What is paused is neither stuck, nor is its tail looked at; and what stands still for a known cause isn't stuck.
-        let stands_still = |source: &TopicPartition| has_cause || host.is_paused(source) || host.is_explained(source);
-        let awake: Vec<Standing> =
-            standings.iter().filter(|standing| !stands_still(&standing.source)).cloned().collect();
+        let awake = awake(host, &standings, has_cause);
         let stuck = self.watchdog.look(now, &awake);
         let behind = self.time_lag.look(now, &standings, is_known);
         let lag = self.lag_memory.look(now, &standings, &behind, is_known);
         let to_go = self.lag_trend.look(lag.now);
-        let done = self.last_minute.look(now, totals);
-        for standing in awake.iter().filter(|standing| standing.in_flight == 0) {
-            if let Some(end) = standing.end.filter(|end| *end > standing.position)
-                && self.watchdog.still_for(now, &standing.source) >= PROBE_AFTER
-            {
-                host.probe(&standing.source, end);
-            }
-        }
-        findings.extend(stuck.iter().map(|stuck| {
-            let Standing { source, position, .. } = &stuck.standing;
-            let message = format!("{source} does not move on from offset {position}");
-            Finding::new("partition.stuck", message).since(stuck.since)
-        }));
-        let recent = self.last_minute.recent();
-        if let Some(bad) = [done, recent].into_iter().find(RateDelta::is_all_dead_letters) {
-            let message = format!(
-                "all or almost all of the last {} records became dead letters; `reduct-sink status`, the page and their label sink.reason say \
-                 why; correct the plugin or its configuration, then `reduct-sink replay --running --write` (with the host's --config FILE) writes them",
-                bad.totals.dead_letters
-            );
-            findings.push(Finding::new("dead-letters.all", message));
-        }
-        findings.extend(self.without_partitions(now, standings.is_empty(), findings.is_empty()));
+        let last_minute = self.last_minute.look(now, totals);
+        self.probe_tails(now, host, &awake);
+        findings.extend(stuck.iter().map(does_not_move));
+        findings.extend(all_dead_letters([last_minute, self.last_minute.recent()]));
+        self.say_without_partitions(now, standings.is_empty(), findings.is_empty());
         let problems = self.tracker.look(now, findings);
         let partitions = standings
             .into_iter()
@@ -193,17 +151,49 @@ impl Supervisor {
                 standing,
             })
             .collect();
-        let look = Look { at: Some(now), partitions, problems, last_minute: done, lag, to_go, waits_for_group };
+        let look = Look { at: Some(now), partitions, problems, last_minute, lag, to_go, waits_for_group };
         self.say_of_lag(host, &look, has_cause);
         self.say(now, host, &look);
         look
     }
 
-    /// Being without a partition is fine where the group has more members than partitions, so it is only said.
-    fn without_partitions(&mut self, now: Instant, is_without: bool, is_well: bool) -> Option<Finding> {
+    /// What the host waits for that has no partitions from the group; after a while that is a problem.
+    fn note_group_wait(
+        &self,
+        now: Instant,
+        since: Instant,
+        host: &dyn Supervised,
+        group: Option<GroupState>,
+        findings: &mut Vec<Finding>,
+    ) -> String {
+        // While Kafka is away the group can't do anything: its time begins when the brokers answer again.
+        let since = self.kafka_gone.map_or(since, |gone| gone.max(since));
+        let waits = now.saturating_duration_since(since);
+        let text = waits_for_group(waits, host.session(), group);
+        // Where the host may not use the group, that is the problem.
+        let is_explained = findings.iter().any(|finding| keeps_from_joining(finding.code));
+        if waits >= GIVEN_WITHIN && !is_explained {
+            findings.push(Finding::new("kafka.assignment", text.clone()).since(since));
+        }
+        text
+    }
+
+    /// Has the tails of idle partitions read again that Kafka says have not been read to the end.
+    fn probe_tails(&self, now: Instant, host: &dyn Supervised, awake: &[Standing]) {
+        for standing in awake.iter().filter(|standing| standing.in_flight == 0) {
+            if let Some(end) = standing.end.filter(|end| *end > standing.position)
+                && self.watchdog.still_for(now, &standing.source) >= PROBE_AFTER
+            {
+                host.probe(&standing.source, end);
+            }
+        }
+    }
+
+    /// Being without a partition is fine where the group has more members than partitions, so it is no problem and only said.
+    fn say_without_partitions(&mut self, now: Instant, is_without: bool, is_well: bool) {
         if !is_without {
             self.without = None;
-            return None;
+            return;
         }
         let since = *self.without.get_or_insert(now);
         let is_long = now.duration_since(since.max(self.started)) >= JOINED_WITHIN;
@@ -212,7 +202,6 @@ impl Supervisor {
                 "no partition is assigned to this host; the group may have more members than the topics have partitions"
             );
         }
-        None
     }
 
     /// Says when the host is behind, and when it has caught up.
@@ -271,6 +260,44 @@ impl Supervisor {
     }
 }
 
+/// Where each assigned partition stands, sorted, and what Kafka says.
+fn ask_kafka(host: &dyn Supervised, observer: Option<&mut Observer>) -> (Vec<Standing>, KafkaLook) {
+    let mut positions = host.standings();
+    positions.sort();
+    let sources: Vec<TopicPartition> = positions.iter().map(|(source, _, _)| source.clone()).collect();
+    let seen = observer.map(|observer| observer.look(&sources)).unwrap_or_default();
+    let standing = |(source, position, in_flight)| {
+        let bounds = seen.bounds.get(&source);
+        let (begin, end) = (bounds.and_then(|(begin, _)| *begin), bounds.map(|(_, end)| *end));
+        Standing { source, position, in_flight, begin, end }
+    };
+    (positions.into_iter().map(standing).collect(), seen)
+}
+
+/// The partitions that ought to move. What is paused is neither stuck, nor is its tail looked at; and what stands still for a known
+/// cause isn't stuck.
+fn awake(host: &dyn Supervised, standings: &[Standing], has_cause: bool) -> Vec<Standing> {
+    let stands_still = |source: &TopicPartition| has_cause || host.is_paused(source) || host.is_explained(source);
+    standings.iter().filter(|standing| !stands_still(&standing.source)).cloned().collect()
+}
+
+fn does_not_move(stuck: &Stuck) -> Finding {
+    let Standing { source, position, .. } = &stuck.standing;
+    let message = format!("{source} does not move on from offset {position}");
+    Finding::new("partition.stuck", message).since(stuck.since)
+}
+
+/// A problem if nothing but dead letters was made within one of these times.
+fn all_dead_letters(times: [RateDelta; 2]) -> Option<Finding> {
+    let bad = times.into_iter().find(RateDelta::is_all_dead_letters)?;
+    let message = format!(
+        "all or almost all of the last {} records became dead letters; `reduct-sink status`, the page and their label sink.reason say \
+         why; correct the plugin or its configuration, then `reduct-sink replay --running --write` (with the host's --config FILE) writes them",
+        bad.totals.dead_letters
+    );
+    Some(Finding::new("dead-letters.all", message))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU64;
@@ -278,7 +305,6 @@ mod tests {
 
     use super::super::lag::TotalLag;
     use super::*;
-    use crate::kafka::group::GroupState;
 
     #[derive(Default)]
     struct FakeHost {
