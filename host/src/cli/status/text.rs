@@ -26,20 +26,35 @@ pub fn several(pipelines: &serde_json::Map<String, Value>) -> String {
 
 /// What a person wants to see of it.
 pub fn table(report: &Value) -> String {
-    let mut text = String::new();
-    let number = |key: &str| report[key].as_u64().unwrap_or(0);
-    let rate = |key: &str| report[key].as_f64().map_or("unknown".into(), |rate| format!("{rate:.0}"));
-    let uptime = humantime::format_duration(Duration::from_secs(number("uptime_s")));
-    let _ = writeln!(text, "reduct-sink {}, up {uptime}", report["version"].as_str().unwrap_or("?"));
+    [
+        host_lines(report),
+        problem_lines(report),
+        progress_lines(report),
+        partition_rows(report),
+        plugin_rows(report),
+        failure_lines(report),
+        swap_rows(report),
+    ]
+    .concat()
+}
+
+/// Which host it is, and what it connects.
+fn host_lines(report: &Value) -> String {
+    let uptime = humantime::format_duration(Duration::from_secs(number(report, "uptime_s")));
     let topics: Vec<String> = list(report, "topics").iter().map(word).collect();
-    let _ = writeln!(
-        text,
-        "group {}, {} → {}, bucket {}",
+    format!(
+        "reduct-sink {}, up {uptime}\ngroup {}, {} → {}, bucket {}\n",
+        report["version"].as_str().unwrap_or("?"),
         word(&report["group"]),
         topics.join(", "),
         word(&report["store"]),
         word(&report["bucket"]),
-    );
+    )
+}
+
+/// What is wrong, and what the host does or waits for besides reading.
+fn problem_lines(report: &Value) -> String {
+    let mut text = String::new();
     for problem in list(report, "problems") {
         let (code, for_s) = (word(&problem["code"]), word(&problem["for_s"]));
         let _ = writeln!(text, "problem {code} for {for_s} s: {}", word(&problem["message"]));
@@ -52,7 +67,14 @@ pub fn table(report: &Value) -> String {
     if let Some(waits) = report["waits_for_group"].as_str().filter(|_| !is_told) {
         let _ = writeln!(text, "{waits}");
     }
-    let _ = writeln!(text, "{}", lag_line(&report["lag"]));
+    text
+}
+
+/// How far the host is, how fast it goes, and why it isn't faster.
+fn progress_lines(report: &Value) -> String {
+    let number = |key: &str| number(report, key);
+    let rate = |key: &str| report[key].as_f64().map_or("unknown".into(), |rate| format!("{rate:.0}"));
+    let mut text = format!("{}\n", lag_line(&report["lag"]));
     let _ = writeln!(
         text,
         "{} records/s now, {} over the last minute; written {} records ({}) and {} dead letters, found {}, repaired {}, in flight {} ({})",
@@ -69,7 +91,11 @@ pub fn table(report: &Value) -> String {
     if let Some(reason) = report["behind"].as_str() {
         let _ = writeln!(text, "{reason}");
     }
-    let partitions = list(report, "partitions").iter().map(|partition| {
+    text
+}
+
+fn partition_rows(report: &Value) -> String {
+    let row = |partition: &Value| {
         let name = format!("{}/{}", word(&partition["topic"]), word(&partition["partition"]));
         let stuck = if partition["stuck"] == true { "stuck" } else { "" };
         let mut values = ["begin", "position", "end", "lag"].map(|key| word(&partition[key]));
@@ -81,18 +107,21 @@ pub fn table(report: &Value) -> String {
             (values[3], behind) = (format!("? ({records}, {ago} s ago)"), format!("? ({seconds:.0})"));
         }
         [vec![name], values.into(), vec![behind, word(&partition["in_flight"]), stuck.into()]].concat()
-    });
+    };
     let head = ["PARTITION", "BEGIN", "POSITION", "END", "LAG", "BEHIND s", "IN FLIGHT", ""];
-    rows(&mut text, &head, partitions.collect());
+    columns(&head, list(report, "partitions").iter().map(row).collect())
+}
+
+fn plugin_rows(report: &Value) -> String {
     let counts = ["kept", "changed", "split", "dropped", "failed", "retried", "passed_over"];
-    let plugins = list(report, "plugins").iter().map(|plugin| {
+    let row = |plugin: &Value| {
         let first =
             vec![word(&plugin["name"]), version(&plugin["digest"], &plugin["config"]), ago(plugin["since_s"].as_u64())];
         let latency = ["p50_us", "p99_us", "max_us"].map(|key| decimal(field(&plugin["latency"], key)));
         let memory = size(plugin["memory_bytes"].as_u64().unwrap_or(0));
         let breaker = if plugin["breaker_open"] == true { "breaker open" } else { "" };
         [first, counts.map(|key| word(&plugin[key])).into(), latency.into(), vec![memory, breaker.into()]].concat()
-    });
+    };
     let head = [
         "PLUGIN",
         "VERSION",
@@ -110,7 +139,12 @@ pub fn table(report: &Value) -> String {
         "MEMORY",
         "",
     ];
-    rows(&mut text, &head, plugins.collect());
+    columns(&head, list(report, "plugins").iter().map(row).collect())
+}
+
+/// On what the plugins failed.
+fn failure_lines(report: &Value) -> String {
+    let mut text = String::new();
     for plugin in list(report, "plugins") {
         for failure in list(plugin, "failures").iter().take(FAILURES) {
             let (name, count, reason) = (word(&plugin["name"]), word(&failure["count"]), word(&failure["reason"]));
@@ -119,7 +153,11 @@ pub fn table(report: &Value) -> String {
                 writeln!(text, "{name} failed {count} times, last {last} ago: {}", reason.replace(['\n', '\r'], " "));
         }
     }
-    let swaps = list(report, "swaps").iter().map(|swap| {
+    text
+}
+
+fn swap_rows(report: &Value) -> String {
+    let row = |swap: &Value| {
         let steps = ["compile_ms", "start_ms", "trial_ms", "take_over_ms", "worker_ms"];
         let first = vec![
             word(&swap["number"]),
@@ -135,7 +173,7 @@ pub fn table(report: &Value) -> String {
             vec![swap["reason"].as_str().unwrap_or("").into()],
         ]
         .concat()
-    });
+    };
     let head = [
         "SWAP",
         "AGO",
@@ -150,8 +188,7 @@ pub fn table(report: &Value) -> String {
         "WORKER ms",
         "REASON",
     ];
-    rows(&mut text, &head, swaps.collect());
-    text
+    columns(&head, list(report, "swaps").iter().map(row).collect())
 }
 
 /// How far the host is behind over all partitions.
@@ -221,10 +258,14 @@ fn list<'a>(report: &'a Value, key: &str) -> &'a [Value] {
     report[key].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// Columns as wide as they need to be, if there are rows.
-fn rows(text: &mut String, head: &[&str], rows: Vec<Vec<String>>) {
+fn number(report: &Value, key: &str) -> u64 {
+    report[key].as_u64().unwrap_or(0)
+}
+
+/// Columns as wide as they need to be, below an empty line; nothing if there are no rows.
+fn columns(head: &[&str], rows: Vec<Vec<String>>) -> String {
     if rows.is_empty() {
-        return;
+        return String::new();
     }
     let head: Vec<String> = head.iter().map(ToString::to_string).collect();
     let width = |column: usize| {
@@ -232,12 +273,13 @@ fn rows(text: &mut String, head: &[&str], rows: Vec<Vec<String>>) {
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    text.push('\n');
+    let mut text = String::from("\n");
     for row in [&head].into_iter().chain(&rows) {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");
         let _ = writeln!(text, "{}", line.trim_end());
     }
+    text
 }
 
 fn field<'a>(value: &'a Value, key: &str) -> &'a Value {
