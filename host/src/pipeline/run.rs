@@ -28,9 +28,10 @@ use crate::kafka::client_files::ClientFiles;
 use crate::kafka::metadata::cluster_id;
 use crate::kafka::observer::Observer;
 use crate::plugin::SharedEngines;
-use crate::recovery::Partitions;
-use crate::rollout::{self, Control, NotTaken, Pace};
-use crate::sink::{DeadLetterTarget, Sink, attachments};
+use crate::recovery::{Partitions, Recovery};
+use crate::rollout::{self, Control, Lifecycle, NotTaken, Pace};
+use crate::sink::store::Store;
+use crate::sink::{Attachments, DeadLetterTarget, Sink, attachments};
 use crate::source::{GroupHandler, Member, Source, SourceEnd, SourceError};
 
 /// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
@@ -101,43 +102,16 @@ impl PipelineRun<'_> {
             return stopped_early();
         }
         let Opened { chain, partitions, store } = opened?;
-        if let Some(neighbours) = &self.neighbours
-            && let Some(id) = cluster_id(&config.kafka).map_err(SourceError::from)?
-        {
-            neighbours.accept_cluster(&id).map_err(RunError::Failed)?;
-        }
+        self.accept_cluster()?;
         let membership = Arc::new(Membership::default());
         watch_for_pauses(&membership).map_err(failed("can't watch for pauses"))?;
-        let dead_letters = dead_letter_topic(config, &membership)?;
-        let sink = Sink::new(
-            store.clone(),
-            &config.store,
-            &config.labels,
-            attachments,
-            Arc::clone(&membership),
-            dead_letters,
-            tokio.handle().clone(),
-        );
-        let traces = Traces::start(&config.traces, tokio.handle()).map(Arc::new);
-        if let Some(target) = traces.as_ref().and_then(|all| all.of_batches(&config.kafka.group, &config.store.bucket))
-        {
-            sink.tell_of_batches(target);
-        }
+        let sink = self.make_sink(tokio, &store, attachments, &membership)?;
+        let traces = self.start_traces(tokio, &sink);
         let Some(recovery) = known_start(config, tokio, stop, &store, &sink)? else { return stopped_early() };
         let recovery = Arc::new(recovery);
         // Before the workers, so that whatever happens to the files from now on is seen.
-        let source = configured_by(config, self.sources.clone(), self.names.to_owned(), self.neighbours.clone());
-        let lifecycle = rollout::start(Arc::clone(&chain), Some(source), Pace::default());
-        let control = lifecycle.control();
-        tokio.block_on(async { reload_on_signal(lifecycle.control()) }).map_err(failed("can't listen to signals"))?;
-        let (of_host, lasting) = (Arc::clone(&recovery), &self.lasting);
-        let host = Host::start(config, Arc::clone(&chain), control, sink.clone(), membership, of_host, lasting)?;
-        let host = Arc::new(host);
-        // Nobody has set it before.
-        let _ = host.this.set(Arc::downgrade(&host));
-        if let Some(traces) = &traces {
-            let _ = host.traces.set(Arc::clone(traces));
-        }
+        let lifecycle = self.start_rollout(tokio, &chain)?;
+        let host = self.start_host(&chain, lifecycle.control(), &sink, membership, &recovery, traces.as_ref())?;
         if !config.store.discard {
             tokio.spawn(recovery.watch(Arc::clone(&host) as Arc<dyn Partitions>, sink.clone()));
         }
@@ -151,17 +125,7 @@ impl PipelineRun<'_> {
         host.join_workers();
         chain.stages().iter().for_each(|stage| stage.version.plugin.end_log());
         let supervised = consumed.map(|supervisor| wait_for_supervisor(&host, supervisor));
-        tokio.block_on(async {
-            // A pipeline of several is started again soon, and must not meet its own requests at the store.
-            if config.pipeline.is_some() {
-                requests_ended(|| sink.idle(), &self.lasting.stop, LONGEST_WAIT_FOR_REQUESTS, FINAL_WAIT_FOR_REQUESTS).await;
-            }
-            if tokio::time::timeout(host.stop_time.within(FINAL_WAIT_FOR_REQUESTS), sink.idle()).await.is_err() {
-                warn!(
-                    "requests to ReductStore are still under way; what they leave unfinished is mended at the next start"
-                );
-            }
-        });
+        tokio.block_on(self.wait_for_requests(&host, &sink));
         if let Some(traces) = traces {
             traces.end(host.stop_time.within(FINAL_WAIT_FOR_REQUESTS));
         }
@@ -169,16 +133,91 @@ impl PipelineRun<'_> {
         if let Some(reason) = host.failure() {
             return Err(RunError::Failed(reason.full.clone()));
         }
-        let done = sink.counters();
-        info!(
-            written = done.written,
-            bytes = done.written_bytes,
-            found = done.found,
-            repaired = done.repaired,
-            dead_letters = done.dead_letters,
-            "stopped; everything settled is committed"
-        );
+        say_what_was_done(&sink);
         Ok(())
+    }
+
+    /// Asks the pipelines beside this one whether it may work with its brokers.
+    fn accept_cluster(&self) -> Result<(), RunError> {
+        if let Some(neighbours) = &self.neighbours
+            && let Some(id) = cluster_id(&self.config.kafka).map_err(SourceError::from)?
+        {
+            neighbours.accept_cluster(&id).map_err(RunError::Failed)?;
+        }
+        Ok(())
+    }
+
+    fn make_sink(
+        &self,
+        tokio: &Tokio,
+        store: &Store,
+        attachments: Arc<Attachments>,
+        membership: &Arc<Membership>,
+    ) -> Result<Sink, RunError> {
+        let config = self.config;
+        let dead_letters = dead_letter_topic(config, membership)?;
+        Ok(Sink::new(
+            store.clone(),
+            &config.store,
+            &config.labels,
+            attachments,
+            Arc::clone(membership),
+            dead_letters,
+            tokio.handle().clone(),
+        ))
+    }
+
+    /// `None`: nobody wants spans.
+    fn start_traces(&self, tokio: &Tokio, sink: &Sink) -> Option<Arc<Traces>> {
+        let config = self.config;
+        let traces = Traces::start(&config.traces, tokio.handle()).map(Arc::new);
+        if let Some(target) = traces.as_ref().and_then(|all| all.of_batches(&config.kafka.group, &config.store.bucket))
+        {
+            sink.tell_of_batches(target);
+        }
+        traces
+    }
+
+    fn start_rollout(&self, tokio: &Tokio, chain: &Arc<SharedChain>) -> Result<Lifecycle, RunError> {
+        let source = configured_by(self.config, self.sources.clone(), self.names.to_owned(), self.neighbours.clone());
+        let lifecycle = rollout::start(Arc::clone(chain), Some(source), Pace::default());
+        tokio.block_on(async { reload_on_signal(lifecycle.control()) }).map_err(failed("can't listen to signals"))?;
+        Ok(lifecycle)
+    }
+
+    /// Starts the workers, which have nothing to do yet.
+    fn start_host(
+        &self,
+        chain: &Arc<SharedChain>,
+        control: Control,
+        sink: &Sink,
+        membership: Arc<Membership>,
+        recovery: &Arc<Recovery>,
+        traces: Option<&Arc<Traces>>,
+    ) -> Result<Arc<Host>, RunError> {
+        let (chain, of_host) = (Arc::clone(chain), Arc::clone(recovery));
+        let host = Host::start(self.config, chain, control, sink.clone(), membership, of_host, &self.lasting)?;
+        let host = Arc::new(host);
+        // Nobody has set it before.
+        let _ = host.this.set(Arc::downgrade(&host));
+        if let Some(traces) = traces {
+            let _ = host.traces.set(Arc::clone(traces));
+        }
+        Ok(host)
+    }
+
+    /// Waits for the last requests to the store, as long as the end of the run allows.
+    async fn wait_for_requests(&self, host: &Host, sink: &Sink) {
+        // A pipeline of several is started again soon, and must not meet its own requests at the store.
+        if self.config.pipeline.is_some() {
+            let stop = &self.lasting.stop;
+            requests_ended(|| sink.idle(), stop, LONGEST_WAIT_FOR_REQUESTS, FINAL_WAIT_FOR_REQUESTS).await;
+        }
+        if tokio::time::timeout(host.stop_time.within(FINAL_WAIT_FOR_REQUESTS), sink.idle()).await.is_err() {
+            warn!(
+                "requests to ReductStore are still under way; what they leave unfinished is mended at the next start"
+            );
+        }
     }
 
     /// Reads until the end. Answers with the supervisor, whose last look may still be under way.
@@ -345,6 +384,18 @@ fn reload_on_signal(control: Control) -> std::io::Result<()> {
         }
     });
     Ok(())
+}
+
+fn say_what_was_done(sink: &Sink) {
+    let done = sink.counters();
+    info!(
+        written = done.written,
+        bytes = done.written_bytes,
+        found = done.found,
+        repaired = done.repaired,
+        dead_letters = done.dead_letters,
+        "stopped; everything settled is committed"
+    );
 }
 
 /// The configuration in short.
