@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use tracing::{debug, warn};
 
-use super::metadata::KafkaCheckError;
+use super::error::KafkaCheckError;
 use crate::config;
 
 /// How long one question to the brokers may take.

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::admin::{self, AskError, Edge};
 use super::client::{ANSWER, Reports, is_refusal, reader, told};
+use super::error::KafkaCheckError;
 use super::group::{self, GroupError};
 use super::scan::ScanReader;
 use crate::config;
@@ -44,42 +45,6 @@ pub struct TopicCheck {
     pub wanted: String,
     /// The topics, or why there are none.
     pub found: Result<Vec<TopicInfo>, TopicError>,
-}
-
-/// Why nothing can be known.
-#[derive(Debug, Error)]
-pub enum KafkaCheckError {
-    /// A property is unknown or has an impossible value.
-    #[error("librdkafka refuses the configuration: {0}; correct kafka.properties")]
-    Property(String),
-    /// Nobody answers.
-    #[error(
-        "{brokers} can't be reached: {reason}; check kafka.brokers, and that Kafka runs and can be reached from here"
-    )]
-    Unreachable {
-        /// `kafka.brokers`.
-        brokers: String,
-        /// In librdkafka's words.
-        reason: String,
-    },
-    /// The brokers are there and refuse us.
-    #[error(
-        "{brokers} refuses us: {reason}; check security.protocol, the SASL and the SSL settings in kafka.properties"
-    )]
-    Refused {
-        /// `kafka.brokers`.
-        brokers: String,
-        /// In librdkafka's words.
-        reason: String,
-    },
-    /// The dead-letter topic.
-    #[error("the dead letters in topic {topic} can't be read: {reason}; check dead_letters.topic")]
-    Letters {
-        /// `dead_letters.topic`.
-        topic: String,
-        /// What is wrong.
-        reason: String,
-    },
 }
 
 /// Why a topic can't be read.

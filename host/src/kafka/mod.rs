@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod client;
 pub mod client_files;
+pub mod error;
 pub mod group;
 pub mod message;
 pub mod metadata;

@@ -16,8 +16,8 @@ use regex::Regex;
 use super::admin::{self, Edge, TopicDescription};
 use super::client::{Reports, is_refusal, reader, reader_of_group};
 use super::client_files::ClientFiles;
+use super::error::KafkaCheckError;
 use super::group::{self, GroupError, GroupState};
-use super::metadata::KafkaCheckError;
 use crate::config;
 use crate::record::TopicPartition;
 

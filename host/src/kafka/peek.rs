@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::metadata::{self, KafkaCheckError, TopicError};
+use super::error::KafkaCheckError;
+use super::metadata::{self, TopicError};
 use super::scan::{Committed, ScanError, ScanReader, Scanned};
 use super::start::{self, Facts};
 use crate::config::Kafka;

@@ -19,7 +19,7 @@ use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use tracing::debug;
 
 use super::client::{self, Reports, TRANSACTION};
-use super::metadata::KafkaCheckError;
+use super::error::KafkaCheckError;
 use crate::config;
 use crate::record::OutputRecord;
 

@@ -18,8 +18,8 @@ use thiserror::Error;
 
 use super::admin::{self, Edge};
 use super::client::{self, ANSWER, Reports, SILENCE, ask, told};
+use super::error::KafkaCheckError;
 use super::message::input_record;
-use super::metadata::KafkaCheckError;
 use crate::config;
 use crate::flow::{CommitMetadata, CommitPoint};
 use crate::record::{InputRecord, TopicId, TopicPartition};

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::PartitionReader;
 use crate::flow::{CommitPoint, PartitionState};
-use crate::kafka::metadata::KafkaCheckError;
+use crate::kafka::error::KafkaCheckError;
 use crate::kafka::start::Facts;
 use crate::record::TopicPartition;
 

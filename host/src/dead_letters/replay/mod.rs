@@ -35,6 +35,7 @@ use crate::dead_letters::format::{DeadLetter, UnreadableLetter};
 use crate::flow::membership::Membership;
 use crate::health::report::OF_THE_STORE;
 use crate::health::service::stop_on_signal;
+use crate::kafka::error::KafkaCheckError;
 use crate::kafka::metadata as kafka;
 use crate::plugin::{LoadError, Runtime};
 use crate::record::entry_name::EntryName;
@@ -190,7 +191,7 @@ pub enum ReplayError {
     #[error(transparent)]
     Plugin(#[from] LoadError),
     #[error("kafka: {0}")]
-    Kafka(#[from] kafka::KafkaCheckError),
+    Kafka(#[from] KafkaCheckError),
     #[error(
         "consumer group {group:?} has live members ({members}), and a running sink and a replay must not write at once; stop \
          every reduct-sink of this group, then run this again (one that was killed leaves the group after \

@@ -28,7 +28,7 @@ use crate::config::{self, threads};
 use crate::flow::backoff::Backoff;
 use crate::flow::membership::Membership;
 use crate::flow::{AckHandle, DeadLetterIndex};
-use crate::kafka::metadata::KafkaCheckError;
+use crate::kafka::error::KafkaCheckError;
 use crate::kafka::producer::Producer;
 use crate::record::{OutputRecord, TopicPartition};
 use crate::sink::DeadLetterTarget;

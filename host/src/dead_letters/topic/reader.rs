@@ -7,7 +7,8 @@
 
 use crate::config;
 use crate::dead_letters::replay::DoneOffsets;
-use crate::kafka::metadata::{self, KafkaCheckError};
+use crate::kafka::error::KafkaCheckError;
+use crate::kafka::metadata;
 use crate::kafka::scan::{ScanError, ScanReader};
 use crate::record::{InputRecord, TopicPartition};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::config;
 use crate::dead_letters::format::identity_of_headers;
-use crate::kafka::metadata::KafkaCheckError;
+use crate::kafka::error::KafkaCheckError;
 use crate::kafka::scan::{ScanError, ScanReader, Scanned};
 use crate::record::{Identity, TopicPartition};
 
