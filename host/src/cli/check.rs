@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use reduct_sink::config::{self, Config, PluginSource, StoreConfig};
-use reduct_sink::kafka::metadata as kafka;
+use reduct_sink::kafka::check as kafka;
 use reduct_sink::plugin::Runtime;
 use reduct_sink::record::entry_name::{EntriesAllowed, Naming, Template, topic_segment};
 use reduct_sink::record::{Header, InputRecord, OutputRecord, TopicPartition};

@@ -2,12 +2,12 @@
 //! write dead letters. The member of the consumer group is in [`crate::source`].
 
 pub mod admin;
+pub mod check;
 pub mod client;
 pub mod client_files;
 pub mod error;
 pub mod group;
 pub mod message;
-pub mod metadata;
 pub mod observer;
 pub mod peek;
 pub mod producer;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::check::{self, TopicError};
 use super::error::KafkaCheckError;
-use super::metadata::{self, TopicError};
 use super::scan::{Committed, ScanError, ScanReader, Scanned};
 use super::start::{self, Facts};
 use crate::config::Kafka;
@@ -71,7 +71,7 @@ pub fn peek(
     see: &mut dyn FnMut(PeekedRecord) -> ControlFlow<()>,
 ) -> Result<(), PeekError> {
     let mut counts = BTreeMap::new();
-    for topic in metadata::check(config)? {
+    for topic in check::check(config)? {
         let found = topic.found.map_err(|error| PeekError::Topic { wanted: topic.wanted, error })?;
         counts.extend(found.into_iter().map(|topic| (topic.name, u32::try_from(topic.partitions).unwrap_or(u32::MAX))));
     }

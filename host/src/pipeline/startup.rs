@@ -13,7 +13,7 @@ use super::{RunError, failed, lock};
 use crate::chain::SharedChain;
 use crate::config::Config;
 use crate::flow::backoff::Backoff;
-use crate::kafka::metadata as check;
+use crate::kafka::check;
 use crate::plugin::{Runtime, SharedEngines};
 use crate::recovery::Recovery;
 use crate::sink::Sink;

@@ -29,7 +29,7 @@ use crate::chain::Chain;
 use crate::config::Config;
 use crate::flow::store_start::Started;
 use crate::flow::{PartitionState, StoredOutput};
-use crate::kafka::metadata as kafka;
+use crate::kafka::check as kafka;
 use crate::sink::Sink;
 
 /// How long what was written is left alone before its dead letter is removed. Source: the server saves what it holds open every 60 s by

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::dead_letters::format::DeadLetter;
 use crate::flow::backoff::Backoff;
 use crate::flow::{Begin, Budget, PartitionState, ReplayRefusal, StoredOutput};
-use crate::kafka::metadata as kafka;
+use crate::kafka::check as kafka;
 use crate::record::entry_name::{EntryName, Naming, Template};
 use crate::record::{Identity, InputRecord, TopicPartition};
 use crate::sink::item::{Item, Mapping, Prepared};

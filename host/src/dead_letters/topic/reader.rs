@@ -7,8 +7,8 @@
 
 use crate::config;
 use crate::dead_letters::replay::DoneOffsets;
+use crate::kafka::check;
 use crate::kafka::error::KafkaCheckError;
-use crate::kafka::metadata;
 use crate::kafka::scan::{ScanError, ScanReader};
 use crate::record::{InputRecord, TopicPartition};
 
@@ -45,7 +45,7 @@ impl Letters {
     /// Connects, with the offsets that earlier replays committed.
     pub fn open(config: &config::Kafka, topic: &str) -> Result<Self, KafkaCheckError> {
         let failed = |reason: String| KafkaCheckError::Letters { topic: topic.to_owned(), reason };
-        let count = metadata::topic(config, topic)?.map_err(|error| failed(error.to_string()))?.partitions;
+        let count = check::topic(config, topic)?.map_err(|error| failed(error.to_string()))?.partitions;
         let reader = ScanReader::of_group(config, &format!("{}{GROUP}", config.group))?;
         let mut letters = Self { reader, topic: topic.to_owned(), partitions: Vec::new(), at: 0, assigned: false };
         letters.partitions = letters.find(u32::try_from(count).unwrap_or(u32::MAX)).map_err(|e| failed(e.reason))?;
