@@ -20,7 +20,7 @@
 //! | thread or task | owns | waits for | ends |
 //! |---|---|---|---|
 //! | main, or `pipeline-NAME` for each of several: the polling thread | the consumer: assignments, seeks, commits | Kafka's group events, 100 ms at most | after a stop or a failure, when all is acknowledged or `limits.shutdown` is over |
-//! | `signals` | SIGTERM and SIGINT | signals | with the process |
+//! | `signals` | SIGTERM and SIGINT ([`health::stop_signals`]) | signals | with the process |
 //! | `worker-N` (`limits.workers`) | readers of its partitions, one chain of plugin instances | records, room in the budget | when the polling thread stops it |
 //! | `sink` (tokio threads) | the tasks below | I/O | with the pipeline |
 //! | a writer task for each active entry | what it knows of the entry; its one request | records for the entry, answers of the store | when the entry was idle for a while |

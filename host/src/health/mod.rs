@@ -16,6 +16,7 @@ pub mod rates;
 pub mod report;
 pub mod server;
 pub mod service;
+pub mod stop_signals;
 pub mod tap;
 pub mod traces;
 pub mod watchdog;

@@ -1,4 +1,4 @@
-//! Tells systemd how far the host is (`Type=notify`): ready, and stopping; and hears the signals to stop.
+//! Tells systemd how far the host is (`Type=notify`): ready, and stopping.
 //!
 //! Guarantees: without a service manager nothing happens; a message that cannot be sent is logged and harms nothing.
 
@@ -7,10 +7,8 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use tracing::{info, warn};
+use tracing::warn;
 
 /// The variable that names the service manager's socket.
 const SOCKET: &str = "NOTIFY_SOCKET";
@@ -23,24 +21,6 @@ pub fn ready() {
 /// The host was asked to stop, and finishes what is in flight.
 pub fn stopping() {
     notify("STOPPING=1");
-}
-
-/// Sets `stop` at SIGTERM and SIGINT, after `on_stop`. Call it inside of a tokio runtime.
-pub fn stop_on_signal(stop: &Arc<AtomicBool>, on_stop: fn()) -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let (mut signals, stop) = (signal(kind)?, Arc::clone(stop));
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                on_stop();
-                // First of all: nothing that happens to the log may keep the host from stopping.
-                stop.store(true, Ordering::SeqCst);
-                info!("stopping");
-                stopping();
-            }
-        });
-    }
-    Ok(())
 }
 
 fn notify(message: &str) {

@@ -35,6 +35,7 @@ use self::stop_time::told_to_stop;
 use crate::config::{Config, Pipelines, Sources};
 use crate::health::server::{self, Reporter};
 use crate::health::service;
+use crate::health::stop_signals::stop_on_signal;
 use crate::plugin::{LoadError, SharedEngines};
 use crate::sink::AttachmentError;
 use crate::sink::store::StoreError;
@@ -71,9 +72,7 @@ pub fn run(pipelines: &Pipelines, sources: Sources) -> Result<(), RunError> {
         .build()
         .map_err(failed("can't start the thread that hears signals"))?;
     let stop = Arc::new(AtomicBool::new(false));
-    signals
-        .block_on(async { service::stop_on_signal(&stop, told_to_stop) })
-        .map_err(failed("can't listen to signals"))?;
+    signals.block_on(async { stop_on_signal(&stop, told_to_stop) }).map_err(failed("can't listen to signals"))?;
     info!(version = env!("CARGO_PKG_VERSION"), "starting");
     let ended = match pipelines.all() {
         [only] if only.pipeline.is_none() => alone(only, sources, stop),

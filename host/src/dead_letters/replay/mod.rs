@@ -34,7 +34,7 @@ use crate::config::Config;
 use crate::dead_letters::format::{DeadLetter, UnreadableLetter};
 use crate::flow::membership::Membership;
 use crate::health::report::OF_THE_STORE;
-use crate::health::service::stop_on_signal;
+use crate::health::stop_signals::stop_on_signal;
 use crate::kafka::check as kafka;
 use crate::kafka::error::KafkaCheckError;
 use crate::plugin::{LoadError, Runtime};
