@@ -231,7 +231,7 @@ fn may_read(consumer: &BaseConsumer<Reports>, config: &config::Kafka, topic: &To
         }
     }
     let mut reader = ScanReader::new(config).map_err(|error| other(error.to_string()))?;
-    reader.begin(ends).map_err(|error| other(error.to_string()))?;
+    reader.assign(ends).map_err(|error| other(error.to_string()))?;
     let deadline = Instant::now() + ANSWER;
     while !reader.is_done() {
         match reader.poll() {

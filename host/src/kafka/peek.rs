@@ -78,7 +78,7 @@ pub fn peek(
     let mut reader = ScanReader::new(config)?;
     let ids = if from == From::Group { topic_ids(&reader, counts.keys())? } else { BTreeMap::new() };
     let ranges = ranges(&reader, config, from, until, &counts, &ids)?;
-    reader.begin(ranges)?;
+    reader.assign(ranges)?;
     let mut shown = |Scanned { record, problem }: Scanned| {
         let partitions = counts.get(&*record.source.topic).map_or(1, |count| *count as usize);
         let topic_id = ids.get(&*record.source.topic).copied();
@@ -136,7 +136,7 @@ fn ranges(
             let begin = match from {
                 From::Group => {
                     let facts = Facts { topic_id, partitions, low, high };
-                    start::begin(source, known, &facts, config.start, false).map_err(PeekError::Start)?.offset
+                    start::choose_begin(source, known, &facts, config.start, false).map_err(PeekError::Start)?.offset
                 }
                 From::Earliest => low,
                 From::Latest => high,

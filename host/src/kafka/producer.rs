@@ -62,7 +62,7 @@ impl Producer {
     }
 
     /// Begins a transaction.
-    pub fn begin(&self) -> Result<(), String> {
+    pub fn begin_transaction(&self) -> Result<(), String> {
         self.producer.begin_transaction().map_err(|error| client::told(&error))
     }
 

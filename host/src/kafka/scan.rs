@@ -217,7 +217,7 @@ impl ScanReader {
     }
 
     /// Reads these partitions from now on, and no others. A range that ends at `u64::MAX` has no end.
-    pub fn begin(&mut self, ranges: impl IntoIterator<Item = (TopicPartition, Range<u64>)>) -> Result<(), ScanError> {
+    pub fn assign(&mut self, ranges: impl IntoIterator<Item = (TopicPartition, Range<u64>)>) -> Result<(), ScanError> {
         // A queue must be gone before the same partition is split off again.
         self.parts.clear();
         let mut list = TopicPartitionList::new();
@@ -376,13 +376,13 @@ mod tests {
             seen.sort();
             seen
         };
-        reader.begin([(of(0), 3..6), (of(1), 8..11)]).unwrap();
+        reader.assign([(of(0), 3..6), (of(1), 8..11)]).unwrap();
         // Partition 1 ends before its range does.
         assert_eq!(read(&mut reader), [(0, 3), (0, 4), (0, 5), (1, 8), (1, 9)]);
         // The same partition once more, and one without anything to read.
-        reader.begin([(of(0), 9..10), (of(1), 10..10)]).unwrap();
+        reader.assign([(of(0), 9..10), (of(1), 10..10)]).unwrap();
         assert_eq!(read(&mut reader), [(0, 9)]);
-        reader.begin([(of(1), 10..11)]).unwrap();
+        reader.assign([(of(1), 10..11)]).unwrap();
         assert_eq!(read(&mut reader), [], "at the end there is nothing, and that is found out");
     }
 

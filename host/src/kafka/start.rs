@@ -32,7 +32,7 @@ pub struct Facts {
 ///
 /// `known`: what was committed, or where the present owner wants to go on. `was_out_of_range`: the broker refused the
 /// offset when it was read.
-pub fn begin(
+pub fn choose_begin(
     source: &TopicPartition,
     known: Option<CommitPoint>,
     facts: &Facts,
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn only_the_policy_chooses_and_only_where_it_must() {
         let begin = |offset: Option<u64>, policy| {
-            begin(&source(), offset.map(|offset| point(offset, None)), &facts(id(1)), policy, false)
+            choose_begin(&source(), offset.map(|offset| point(offset, None)), &facts(id(1)), policy, false)
                 .map(|point| point.offset)
         };
         for policy in POLICIES {
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_topic_that_was_created_again_is_read_from_its_begin() {
         for (policy, offset) in POLICIES.into_iter().zip([5, 15, 1000]) {
-            let begun = begin(&source(), Some(point(offset, id(1))), &facts(id(2)), policy, false).unwrap();
+            let begun = choose_begin(&source(), Some(point(offset, id(1))), &facts(id(2)), policy, false).unwrap();
             assert_eq!((begun.offset, begun.metadata.topic_id, begun.metadata.durable), (10, id(2), None));
         }
     }
@@ -156,7 +156,8 @@ mod tests {
     #[test]
     fn a_truncated_log_is_compared_whatever_the_policy() {
         for policy in POLICIES {
-            let begin = |offset, out| begin(&source(), Some(point(offset, id(1))), &facts(id(1)), policy, out).unwrap();
+            let begin =
+                |offset, out| choose_begin(&source(), Some(point(offset, id(1))), &facts(id(1)), policy, out).unwrap();
             let begun = begin(500, true);
             assert_eq!((begun.offset, begun.metadata.compare_below), (10, Some(500)));
             assert_eq!(begin(500, false).offset, 10, "the host was down when it was truncated");
@@ -170,11 +171,11 @@ mod tests {
         for policy in POLICIES {
             let mut known = point(4, id(1));
             known.metadata.compare_below = Some(12);
-            let begun = begin(&source(), Some(known.clone()), &facts(id(1)), policy, false).unwrap();
+            let begun = choose_begin(&source(), Some(known.clone()), &facts(id(1)), policy, false).unwrap();
             assert_eq!((begun.offset, begun.metadata.compare_below), (10, Some(12)));
             // What may have been written wasn't all read.
             known.metadata.reread_until = Some(8);
-            let lost = begin(&source(), Some(known), &facts(id(1)), policy, false);
+            let lost = choose_begin(&source(), Some(known), &facts(id(1)), policy, false);
             assert_eq!(lost.is_err(), policy == StartPolicy::Fail, "8 and 9 were never read");
         }
     }

@@ -48,7 +48,7 @@ fn search(from: u64, end: u64, mut has_ended: impl FnMut(u64) -> Result<bool, St
 /// The first offset of the batch that has this offset, if it can't be read; `None`: a record can be read there or behind
 /// it, or there is none.
 fn first_offset(reader: &mut ScanReader, source: &TopicPartition, at: u64, end: u64) -> Result<Option<u64>, String> {
-    let begun = reader.begin([(source.clone(), at..end)]);
+    let begun = reader.assign([(source.clone(), at..end)]);
     match begun.and_then(|()| reader.read_next()) {
         Ok(_) => Ok(None),
         Err(ScanError { code: Some(code), reason, .. }) if is_unreadable(code) => {

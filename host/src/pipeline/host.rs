@@ -242,18 +242,18 @@ impl GroupHandler for Host {
         (*count, *last) = (*count + offsets.end.saturating_sub(offsets.start), offsets);
     }
 
-    fn begin(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String> {
+    fn make_state(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String> {
         let Beginning { mut point, facts, is_reread } = beginning;
         let committed = point.offset;
         if !is_reread {
             self.sink.partition_begins();
         }
-        self.recovery.begin(source, &mut point, facts.low, facts.high, now_ms());
+        self.recovery.move_begin_back(source, &mut point, facts.low, facts.high, now_ms());
         // What the previous owner knew of the dead letters is about records from the committed offset on; it is of no use if the partition
         // begins elsewhere.
         let dead_letters = point.metadata.dead_letters.take().filter(|_| point.offset == committed);
         if let Some(target) = self.sink.dead_letter_target() {
-            target.begin(source, point.offset, dead_letters.as_ref());
+            target.partition_begins(source, point.offset, dead_letters.as_ref());
         }
         let naming = *point.metadata.naming.get_or_insert_with(|| EntryNaming::for_topic_with(facts.partitions));
         let naming = match &self.entry {

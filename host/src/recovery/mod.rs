@@ -80,7 +80,7 @@ impl Recovery {
     /// next offset in Kafka; `now_ms` is the time of day in milliseconds since the Unix epoch.
     ///
     /// If the commit metadata has no start of the store, the store's restart can't be noticed, and the offset stays.
-    pub fn begin(&self, source: &TopicPartition, point: &mut CommitPoint, low: u64, high: u64, now_ms: u64) {
+    pub fn move_begin_back(&self, source: &TopicPartition, point: &mut CommitPoint, low: u64, high: u64, now_ms: u64) {
         let now = self.known().start;
         let CommitPoint { offset, metadata } = point;
         let (committed, durable) = (*offset, metadata.durable.unwrap_or(*offset));
@@ -283,7 +283,7 @@ mod tests {
     fn begin(start: Option<Started>, metadata: &str) -> (CommitPoint, u64) {
         let source = TopicPartition { topic: "t".into(), partition: 0 };
         let mut point = CommitPoint { offset: 5000, metadata: CommitMetadata::read(metadata) };
-        Recovery::new(start, 100).begin(&source, &mut point, 20, 9000, 1700);
+        Recovery::new(start, 100).move_begin_back(&source, &mut point, 20, 9000, 1700);
         let until = point.metadata.reread_until.unwrap_or_default();
         (point, until)
     }

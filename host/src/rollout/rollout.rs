@@ -73,11 +73,11 @@ impl Rollout {
         }
         let bounds = candidate.config.trial.clone();
         if bounds.mode == Mode::Off {
-            let report = begin(swaps, &present, &candidate, cause, RolloutOutcome::Baking);
+            let report = begin_report(swaps, &present, &candidate, cause, RolloutOutcome::Baking);
             self.activate(candidate, cause, report, shared, swaps);
             return;
         }
-        let report = begin(swaps, &present, &candidate, cause, RolloutOutcome::OnTrial);
+        let report = begin_report(swaps, &present, &candidate, cause, RolloutOutcome::OnTrial);
         match start_trial(candidate.clone(), bounds.records, bounds.every) {
             Ok(trial) => {
                 tracing::info!(
@@ -233,7 +233,7 @@ impl Rollout {
         let present = shared.stage(&former.config.name).ok_or("it isn't in the chain any more")?;
         let report = match &self.baking {
             Some(baking) => baking.report,
-            None => begin(swaps, &present, &former, Cause::Rollback, RolloutOutcome::RolledBack),
+            None => begin_report(swaps, &present, &former, Cause::Rollback, RolloutOutcome::RolledBack),
         };
         let gone = self.return_to_former(ASKED.into(), report, shared, swaps);
         Ok((format!("version {} is active again from the next record on", former.version.plugin.version()), gone))
@@ -269,7 +269,7 @@ impl Rollout {
         took: Duration,
         swaps: &Swaps,
     ) {
-        let report = begin(swaps, &old, new, cause, RolloutOutcome::Baking);
+        let report = begin_report(swaps, &old, new, cause, RolloutOutcome::Baking);
         self.watch_active(old, new, cause, report, took, swaps);
     }
 
@@ -357,7 +357,7 @@ impl Rollout {
     }
 }
 
-fn begin(swaps: &Swaps, old: &StageSpec, new: &StageSpec, cause: Cause, outcome: RolloutOutcome) -> u64 {
+fn begin_report(swaps: &Swaps, old: &StageSpec, new: &StageSpec, cause: Cause, outcome: RolloutOutcome) -> u64 {
     let plugin = &new.version.plugin;
     let (before, digest) = (old.version.plugin.digest.to_string(), plugin.digest.to_string());
     let number = swaps.begin(&new.config.name, cause, before, digest, outcome);

@@ -10,7 +10,7 @@ pub trait DeadLetterTarget: Send + Sync {
     /// Takes charge of a dead letter, without blocking: acknowledges it when it is safe.
     fn take(&self, dead_letter: OutputRecord, ack: AckHandle);
     /// A partition is read from this offset on. `index` was committed beside the offset.
-    fn begin(&self, _source: &TopicPartition, _offset: u64, _index: Option<&DeadLetterIndex>) {}
+    fn partition_begins(&self, _source: &TopicPartition, _offset: u64, _index: Option<&DeadLetterIndex>) {}
     /// What to commit beside an offset.
     fn index(&self, _source: &TopicPartition, _offset: u64) -> Option<DeadLetterIndex> {
         None

@@ -85,7 +85,7 @@ impl Source {
                 self.handler.cannot_begin(&source, &reason);
                 self.put(source, AssignedPartition::Waiting(waiting));
             }
-            Ok(found) => self.begin(source, waiting, found),
+            Ok(found) => self.begin_partition(source, waiting, found),
         }
     }
 
@@ -94,7 +94,7 @@ impl Source {
     }
 
     /// Begins a partition whose begin can be decided now.
-    fn begin(&mut self, source: TopicPartition, mut waiting: Box<Waiting>, found: FoundBegin) {
+    fn begin_partition(&mut self, source: TopicPartition, mut waiting: Box<Waiting>, found: FoundBegin) {
         let FoundBegin { facts, committed } = found;
         if let Some(committed) = &committed {
             self.context().commits().known(&source, committed.clone());
@@ -103,12 +103,12 @@ impl Source {
         // The group has no offset for a topic that was created again.
         let is_first = known.as_ref().is_none_or(|point| point.metadata.topic_id != facts.topic_id);
         let is_reread = waiting.known.is_some() && !waiting.was_out_of_range;
-        let mut point = start::begin(&source, known, &facts, self.policy, waiting.was_out_of_range);
+        let mut point = start::choose_begin(&source, known, &facts, self.policy, waiting.was_out_of_range);
         let late_until_ms = self.late_until_ms.filter(|until_ms| now_ms() < *until_ms);
         if let (Ok(point), Some(until_ms)) = (&mut point, late_until_ms) {
             point.expect_late_requests(until_ms);
         }
-        let begun = point.and_then(|point| self.handler.begin(&source, Beginning { point, facts, is_reread }));
+        let begun = point.and_then(|point| self.handler.make_state(&source, Beginning { point, facts, is_reread }));
         let state = match begun {
             Ok(state) => state,
             Err(reason) => return self.handler.failed(reason),

@@ -34,7 +34,7 @@ pub trait GroupHandler: Send + Sync {
     /// The partition can't be read yet, for this reason. Kafka is asked again.
     fn cannot_begin(&self, source: &TopicPartition, reason: &str);
     /// Makes the partition's state, and may move its begin back from where Kafka's facts put it.
-    fn begin(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String>;
+    fn make_state(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String>;
     /// The batch at this offset of the partition can't be read, for this reason. It is fetched again from time to time.
     fn unreadable(&self, source: &TopicPartition, offset: u64, reason: &str);
     /// Nothing is read of these offsets, because the batch that has them can't be read, for this reason.

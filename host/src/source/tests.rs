@@ -38,7 +38,7 @@ impl GroupHandler for Acknowledged {
     fn cannot_begin(&self, source: &TopicPartition, reason: &str) {
         self.waiting.lock().unwrap().insert(source.clone(), reason.to_owned());
     }
-    fn begin(
+    fn make_state(
         &self,
         source: &TopicPartition,
         Beginning { point, .. }: Beginning,

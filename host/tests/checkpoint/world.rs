@@ -12,7 +12,7 @@ use reduct_sink::flow::store_start::Started;
 use reduct_sink::flow::{
     AckHandle, Begin, Budget, CommitGate, CommitMetadata, CommitPoint, EntryNaming, PartitionState, Phase, Reread,
 };
-use reduct_sink::kafka::start::{Facts, begin};
+use reduct_sink::kafka::start::{Facts, choose_begin};
 use reduct_sink::record::entry_name::Naming;
 use reduct_sink::record::{TopicId, TopicPartition};
 use reduct_sink::recovery::Recovery;
@@ -288,7 +288,8 @@ impl World {
         let passed_by_retention = known.as_ref().is_some_and(|CommitPoint { offset, metadata }| {
             metadata.topic_id == facts.topic_id && metadata.reread_until.unwrap_or(0).max(*offset) < facts.low
         });
-        let mut point = begin(&source(), known, &facts, self.policy, was_out_of_range).expect("the policy decides");
+        let mut point =
+            choose_begin(&source(), known, &facts, self.policy, was_out_of_range).expect("the policy decides");
         if passed_by_retention && self.policy == StartPolicy::Latest {
             self.begun_at = Some(point.offset);
         }
@@ -296,7 +297,7 @@ impl World {
         if let Some(until) = late_until {
             point.expect_late_requests(until);
         }
-        recovery.begin(&source(), &mut point, facts.low, facts.high, self.now);
+        recovery.move_begin_back(&source(), &mut point, facts.low, facts.high, self.now);
         let by_count = EntryNaming::for_topic_with(facts.partitions);
         let naming = *point.metadata.naming.get_or_insert(by_count);
         let naming = if self.follows(Rule::NamedByTheCount) { by_count } else { naming };

@@ -123,7 +123,7 @@ impl<'a> ReplayRun<'a> {
             let one = match letter {
                 _ if self.stopped() => Begun::Decided(Fate::Left(LeftReason::Stopped)),
                 Err(unreadable) => Begun::Decided(Fate::Failing(unreadable.to_string())),
-                Ok(letter) => self.begin(&place, letter)?,
+                Ok(letter) => self.begin_letter(&place, letter)?,
             };
             begun.push((place, identity, one));
         }
@@ -156,7 +156,7 @@ impl<'a> ReplayRun<'a> {
             Begun::Dropped(state) => (Fate::Dropped, Some(state)),
             Begun::Pending(pending) => {
                 let state = Arc::clone(&pending.assignment);
-                (self.finish(pending), Some(state))
+                (self.finish_letter(pending), Some(state))
             }
         };
         (ReplayedLetter { place, identity, fate }, state)
@@ -176,7 +176,7 @@ impl<'a> ReplayRun<'a> {
         self.stop.load(Ordering::SeqCst)
     }
 
-    fn begin(&mut self, place: &LetterPlace, letter: DeadLetter) -> Result<Begun, ReplayError> {
+    fn begin_letter(&mut self, place: &LetterPlace, letter: DeadLetter) -> Result<Begun, ReplayError> {
         let failing = |reason: String| Ok(Begun::Decided(Fate::Failing(reason)));
         let DeadLetter { input, index } = letter;
         let assignment = match &self.owned {
@@ -239,7 +239,7 @@ impl<'a> ReplayRun<'a> {
     }
 
     /// Waits until the sink is done with it. A store that is away is waited for.
-    fn finish(&self, PendingLetter { assignment, entries }: PendingLetter) -> Fate {
+    fn finish_letter(&self, PendingLetter { assignment, entries }: PendingLetter) -> Fate {
         while !assignment.wait_drained(TICK) {
             if assignment.is_record_lost() && assignment.may_write() {
                 return Fate::Failing("it was lost on its way; the log says more".into());

@@ -37,7 +37,13 @@ struct KnownLetters {
 
 impl LookupStarts {
     /// An assignment begins at a position that was committed with this mark; `None`: further back.
-    pub fn begin(&self, source: &TopicPartition, topic: &str, committed: u64, index: Option<&DeadLetterIndex>) {
+    pub fn partition_begins(
+        &self,
+        source: &TopicPartition,
+        topic: &str,
+        committed: u64,
+        index: Option<&DeadLetterIndex>,
+    ) {
         let carried = index.filter(|index| index.topic == topic).map(|index| index.offset);
         self.all().insert(source.clone(), LookupStart { carried, marked: committed, ..LookupStart::default() });
     }
@@ -119,7 +125,7 @@ mod tests {
     fn an_index_names_the_first_letter_that_is_not_committed() {
         let lookup_starts = LookupStarts::default();
         assert_eq!(lookup_starts.index(&source(), 5), None);
-        lookup_starts.begin(&source(), "dead", 4, Some(&index("dead", 30)));
+        lookup_starts.partition_begins(&source(), "dead", 4, Some(&index("dead", 30)));
         assert_eq!(lookup_starts.from(&source(), 5), Some(30));
         assert_eq!(lookup_starts.index(&source(), 5), Some(30), "as it was");
         lookup_starts.looked(&source(), 5, [(7, 31), (9, 40)], 50);
@@ -135,7 +141,7 @@ mod tests {
     fn an_index_of_another_topic_says_nothing() {
         let lookup_starts = LookupStarts::default();
         for index in [None, Some(&index("other", 30))] {
-            lookup_starts.begin(&source(), "dead", 5, index);
+            lookup_starts.partition_begins(&source(), "dead", 5, index);
             assert_eq!(lookup_starts.from(&source(), 5), None, "{index:?}");
         }
     }
@@ -143,7 +149,7 @@ mod tests {
     #[test]
     fn what_is_read_again_from_before_the_index_is_looked_for_everywhere() {
         let lookup_starts = LookupStarts::default();
-        lookup_starts.begin(&source(), "dead", 100, Some(&index("dead", 30)));
+        lookup_starts.partition_begins(&source(), "dead", 100, Some(&index("dead", 30)));
         assert_eq!(lookup_starts.from(&source(), 60), None);
         lookup_starts.looked(&source(), 60, [(60, 3)], 40);
         assert_eq!(lookup_starts.index(&source(), 60), Some(3));
@@ -154,7 +160,7 @@ mod tests {
     #[test]
     fn a_look_of_an_assignment_that_has_ended_hides_no_letter_from_the_next_one() {
         let lookup_starts = LookupStarts::default();
-        lookup_starts.begin(&source(), "dead", 100, Some(&index("dead", 30)));
+        lookup_starts.partition_begins(&source(), "dead", 100, Some(&index("dead", 30)));
         lookup_starts.looked(&source(), 150, [(150, 80)], 90);
         assert_eq!(lookup_starts.from(&source(), 120), Some(30), "the letters of 100 to 149 weren't looked for");
         assert_eq!(lookup_starts.index(&source(), 120), Some(30));

@@ -85,8 +85,8 @@ impl DeadLetterTarget for DeadLetterTopic {
         let _ = self.inbox.send(QueuedLetter { record: letter, ack });
     }
 
-    fn begin(&self, source: &TopicPartition, offset: u64, index: Option<&DeadLetterIndex>) {
-        self.lookup_starts.begin(source, &self.topic, offset, index);
+    fn partition_begins(&self, source: &TopicPartition, offset: u64, index: Option<&DeadLetterIndex>) {
+        self.lookup_starts.partition_begins(source, &self.topic, offset, index);
     }
 
     fn index(&self, source: &TopicPartition, offset: u64) -> Option<DeadLetterIndex> {

@@ -64,7 +64,7 @@ impl Letters {
         while let Some(partition) = self.partitions.get_mut(self.at) {
             if !self.assigned {
                 let range = partition.next..partition.end;
-                self.reader.begin([(partition.source.clone(), range)]).map_err(|error| failed(error.reason))?;
+                self.reader.assign([(partition.source.clone(), range)]).map_err(|error| failed(error.reason))?;
                 self.assigned = true;
             }
             let records = read(&mut self.reader, partition, most, most_bytes).map_err(|error| failed(error.reason))?;

@@ -39,7 +39,7 @@ pub fn look_up(
     let bounds = reader.bounds_without_open_transactions(&place, HIDDEN_PATIENCE).map_err(failed)?;
     // A mark behind the end is of a topic that was deleted and created again since.
     let begin = from.filter(|from| *from <= bounds.end).map_or(bounds.start, |from| from.max(bounds.start));
-    reader.begin([(place, begin..bounds.end)]).map_err(failed)?;
+    reader.assign([(place, begin..bounds.end)]).map_err(failed)?;
     while let Some(Scanned { record, problem }) = reader.read_next().map_err(failed)? {
         if let Some(problem) = problem {
             return Err(format!("offset {} can't be read: {problem}", record.offset));

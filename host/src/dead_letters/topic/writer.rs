@@ -70,7 +70,7 @@ impl PartitionWriter {
         if new.is_empty() {
             return Ok(());
         }
-        self.producer.begin()?;
+        self.producer.begin_transaction()?;
         for letter in &new {
             self.send(letter)?;
         }
