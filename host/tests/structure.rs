@@ -38,7 +38,7 @@ const WORDS: &[(&str, &str)] = &[
     ("in the midst", "during"),
 ];
 
-const MAX_LINES: usize = 600;
+const MAX_LINES: usize = 500;
 const MAX_MODULES: usize = 15;
 
 #[test]
