@@ -1,8 +1,8 @@
 //! Whether acknowledgements of the store may be believed: after a failed request the store may have restarted, and then
 //! it may have lost records that it had acknowledged.
 //!
-//! Guarantees: from the moment a writer reports a failure, the gate is closed until somebody has looked at the store's
-//! uptime after that failure. A plain value without I/O.
+//! Guarantees: from the moment a writer reports a failure, the gate is closed until the store has answered a question for its
+//! uptime that was asked after that failure, if only with an error that a running store gives. A plain value without I/O.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -375,7 +375,8 @@ impl PartitionState {
     }
 
     /// Ends this value if it waits for a newer one and nothing of it is in flight any more, and tells where the newer one
-    /// begins.
+    /// begins. That point may be committed although the gate is closed: beside it stands the start of the store that its
+    /// records were written under, and who begins there goes back if the store has another one.
     pub fn try_end(&self) -> Option<CommitPoint> {
         let mut inner = self.lock();
         let is_waiting = matches!(inner.phase, Phase::AwaitingReread { .. } | Phase::OutOfRange);

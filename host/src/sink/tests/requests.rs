@@ -1,9 +1,10 @@
 //! What the sink believes of the store's answers, and how long a request counts as under way.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::super::parts::SMALL;
 use super::super::store::Write;
 use super::fake_store::{FakeRequest, FakeStore, failed};
 use super::*;
@@ -191,4 +192,33 @@ async fn a_request_without_an_answer_is_a_problem_before_it_fails() {
     );
     drop(waiting);
     assert!(sink.problems().is_empty() && sink.oldest_request().is_none());
+}
+
+/// Where queries are costly, records are looked at one by one. If each waited for the answer to the one before, an entry with late records
+/// would be written at half its speed.
+#[tokio::test(flavor = "multi_thread")]
+async fn single_records_are_looked_at_side_by_side_where_queries_are_costly() {
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (asked, at_most) = (Arc::clone(&now), Arc::clone(&most));
+    let store = FakeStore::start(move |request: &FakeRequest| {
+        tokio::task::block_in_place(|| {
+            if request.line.ends_with("/q") {
+                std::thread::sleep(Duration::from_millis(100));
+            } else if request.is("HEAD") {
+                at_most.fetch_max(asked.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(50));
+                asked.fetch_sub(1, Ordering::SeqCst);
+            }
+        });
+        None
+    })
+    .await;
+    let sink = verifying_sink_at(&store.url);
+    let state = partition(0, Begin::default());
+    // More than what shares a request with other entries.
+    let records = 3 * SMALL as u64;
+    (0..records).for_each(|offset| sink.submit(item(&state, "a", offset)));
+    until("the records to be acknowledged", || state.position() == records).await;
+    let most = most.load(Ordering::SeqCst);
+    assert!(most > 1 && most <= 8, "{most} at the same time");
 }

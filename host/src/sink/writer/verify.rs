@@ -14,6 +14,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use futures::stream;
 use tracing::warn;
 
 use super::batch::note_state;
@@ -28,13 +30,15 @@ use crate::sink::store::{Claim, Occupant, QueriedRecord, StoreError};
 /// Acknowledged records that are read back at the latest when there are this many; where a query is costly, up to
 /// [`MOST_TIMES`] as many.
 const MOST_UNVERIFIED: usize = 640;
-const MOST_TIMES: u128 = 8;
+const MOST_TIMES: u128 = 16;
 /// A query that takes longer than this is costly.
 const CHEAP: Duration = Duration::from_millis(20);
 /// How long that keeps an entry from being read back together with others.
 const COSTLY_FOR: Duration = Duration::from_secs(60);
 /// How long a record that isn't shown is given to be finished: the server may answer before it is.
 const FINISHING: Duration = Duration::from_millis(100);
+/// How many single records are asked for at the same time: most of the time of such a question is waiting.
+const SINGLES_AT_ONCE: usize = 8;
 /// After this many proofs by single records a query is tried again.
 const TRY_QUERY_AFTER: u32 = 50;
 
@@ -44,7 +48,7 @@ pub(super) struct Verifier {
     /// The highest offset of each partition that is known to be in the entry. A count of offsets above it counts no other
     /// record.
     known_to: HashMap<TopicPartition, u64>,
-    /// How long the last query took, and the last look at a single record.
+    /// How long the last query took, and the last look at a single record where several were looked at together.
     query: Option<Duration>,
     /// When that query was asked.
     queried: Option<Instant>,
@@ -209,8 +213,8 @@ impl Writer {
         let shown = self.shared.store.last_of(&self.entry, &claim).await?;
         (self.verifier.query, self.verifier.queried) = (Some(begin.elapsed()), Some(begin));
         if mere && self.verifier.single.is_none() && self.verifier.query > Some(CHEAP) {
-            // Costly: learn what one record would cost.
-            self.are_there(records.get(..1).unwrap_or_default()).await?;
+            // Costly: learn what a single record would cost.
+            self.are_there(records.get(..SINGLES_AT_ONCE).unwrap_or(records)).await?;
         }
         Ok(shown.is_some_and(|seen| Some(seen.timestamp_us) == last.time_us && last.is(&seen)))
     }
@@ -242,15 +246,21 @@ impl Writer {
 
     /// Whether each of these can be read by itself.
     async fn are_there(&mut self, records: &[PendingWrite]) -> Result<bool, StoreError> {
-        for record in records {
+        let (shared, begin) = (Arc::clone(&self.shared), Instant::now());
+        let (store, entry) = (&shared.store, &self.entry);
+        let is_there = async |record: &PendingWrite| {
             let Some(time) = record.time_us else { return Ok(false) };
-            let begin = Instant::now();
-            let occupant = self.shared.store.occupant(&self.entry, time).await?;
-            self.verifier.single = Some(begin.elapsed());
-            if !matches!(occupant, Occupant::Record(seen) if record.is(&seen)) {
+            let occupant = store.occupant(entry, time).await?;
+            Ok(matches!(occupant, Occupant::Record(seen) if record.is(&seen)))
+        };
+        let mut answers = stream::iter(records).map(is_there).buffer_unordered(SINGLES_AT_ONCE);
+        while let Some(answer) = answers.next().await {
+            if !answer? {
                 return Ok(false);
             }
         }
+        drop(answers);
+        self.verifier.single = Some(begin.elapsed() / u32::try_from(records.len()).unwrap_or(u32::MAX).max(1));
         Ok(true)
     }
 
@@ -343,6 +353,6 @@ mod tests {
         assert!(verifier.prefers_singles(100) && !verifier.prefers_singles(2_000));
         let in_a_row = (0..1_000).take_while(|_| verifier.prefers_singles(100)).count();
         assert_eq!(in_a_row, TRY_QUERY_AFTER as usize, "a query is tried again");
-        assert_eq!(verifier.most_unverified(), MOST_UNVERIFIED * 8);
+        assert_eq!(verifier.most_unverified(), MOST_UNVERIFIED * 16);
     }
 }
