@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct FakeRequest {
+pub(in crate::sink) struct FakeRequest {
     /// Method and path.
     pub line: String,
     /// Names in lower case.
@@ -57,14 +57,14 @@ impl FakeRequest {
 }
 
 /// What it answers: a status, headers and a body.
-pub(super) type FakeAnswer = (u16, Vec<(String, String)>, String);
+pub(in crate::sink) type FakeAnswer = (u16, Vec<(String, String)>, String);
 
 /// A failed request, with the store's text.
-pub(super) fn failed(status: u16, text: &str) -> FakeAnswer {
+pub(in crate::sink) fn failed(status: u16, text: &str) -> FakeAnswer {
     (status, vec![("x-reduct-error".into(), text.into())], String::new())
 }
 
-pub(super) struct FakeStore {
+pub(in crate::sink) struct FakeStore {
     pub url: String,
     asked: Arc<Mutex<Vec<FakeRequest>>>,
 }

@@ -1,7 +1,7 @@
 //! What the sink keeps between its writers and the recovery; and what the tests of writers need.
 
 mod company;
-mod fake_store;
+pub(super) mod fake_store;
 mod removals;
 mod requests;
 

@@ -189,6 +189,7 @@ impl Writer {
         } else {
             self.shared.store.heads(&self.entry, range.clone(), HEADS).await?
         };
+        self.note_strangers(&page.seen);
         self.occupied.learn(range.start..page.until, page.seen);
         Ok(())
     }

@@ -71,6 +71,7 @@ impl Writer {
                     warn!(entry = %self.entry, time, "another record is hidden by an unfinished one; leaving it");
                     self.occupied.learn(time..time.saturating_add(1), Vec::new());
                     self.occupied.occupy(time);
+                    self.note_strangers(std::slice::from_ref(&seen));
                     self.hidden.note(seen.identity, time);
                 }
                 Occupant::Nothing => {

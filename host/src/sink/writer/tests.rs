@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::flow::Begin;
-use crate::sink::tests::{item, partition_of, sink_at};
+use crate::sink::tests::fake_store::FakeStore;
+use crate::sink::tests::{item, partition_of, sink_at, verifying_sink_at};
 
 /// A topic whose records come last must not pay for another one's, nor let it have two turns.
 #[tokio::test]
@@ -43,4 +44,30 @@ async fn records_of_a_partition_that_was_taken_away_are_dropped_and_no_others() 
     assert!(writer.pending.iter().all(|pending| Arc::ptr_eq(pending.state(), &stays)));
     stays.end();
     assert_eq!(waiting(&mut writer), (0, 0));
+}
+
+/// A late request of another host wrote record 6, which is dropped now. It mustn't be counted in place of record 5, which the store lost.
+#[tokio::test]
+async fn a_record_of_somebody_else_that_was_seen_does_not_stand_for_one_that_is_missing() {
+    let store = FakeStore::start(|_| None).await;
+    let sink = verifying_sink_at(&store.url);
+    let entry = EntryName::parse("e").unwrap();
+    let (_sender, inbox) = mpsc::unbounded_channel();
+    let mut writer = Writer::new(entry.clone(), Arc::clone(sink.shared()), inbox);
+    let state = partition_of("camera", 0, Begin::default());
+    let sent = |offset| {
+        let prepared = Prepared::new(item(&state, "e", offset), &sink.shared().mapping).unwrap();
+        let mut record = PendingWrite::new(prepared);
+        record.time_us = Some(offset);
+        record
+    };
+    let [five, mut six, mut seven] = [5, 6, 7].map(sent);
+    let held = [six.take_write().unwrap(), seven.take_write().unwrap()].into();
+    assert!(sink.shared().store.write(&entry, held, Vec::new()).await.unwrap().is_empty());
+    let page = sink.shared().store.heads(&entry, 6..7, place::HEADS).await.unwrap();
+    assert_eq!(page.seen.iter().filter_map(|seen| seen.identity.as_ref()).map(|seen| seen.offset).max(), Some(7));
+    let records = [five, seven];
+    assert!(writer.missing(&records).await.unwrap().iter().all(|is_missing| !is_missing), "a count alone shows two");
+    writer.note_strangers(page.seen.get(..1).unwrap());
+    assert_eq!(writer.missing(&records).await.unwrap(), [true, false]);
 }

@@ -9,7 +9,7 @@
 //! Guarantees: no record is acknowledged that a query doesn't show, whole; one that may be hidden by an unfinished record
 //! is proved by a query only; memory for the proof doesn't grow with the entry.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ use super::batch::note_state;
 use super::pending::PendingWrite;
 use super::place::{HEADS, NEAR_US};
 use super::{RequestSharing, Writer};
-use crate::record::{Identity, TopicPartition};
+use crate::flow::RangeSet;
+use crate::record::{Identity, TopicId, TopicPartition};
 use crate::sink::joint;
 use crate::sink::parts::{SMALL, ShownPart};
 use crate::sink::store::{Claim, Occupant, QueriedRecord, StoreError};
@@ -41,6 +42,8 @@ const FINISHING: Duration = Duration::from_millis(100);
 const SINGLES_AT_ONCE: usize = 8;
 /// After this many proofs by single records a query is tried again.
 const TRY_QUERY_AFTER: u32 = 50;
+/// Above this many ranges of strangers' offsets, of a partition, those between count as strangers', too.
+const MOST_STRANGERS: usize = 1_000;
 
 /// What a writer knows of proving.
 #[derive(Debug, Default)]
@@ -48,6 +51,9 @@ pub(super) struct Verifier {
     /// The highest offset of each partition that is known to be in the entry. A count of offsets above it counts no other
     /// record.
     known_to: HashMap<TopicPartition, u64>,
+    /// Offsets above it of which a record was seen in the entry that this writer hasn't acknowledged: a late request of another host, for
+    /// example, may have written it.
+    strangers: HashMap<(TopicPartition, Option<TopicId>), RangeSet>,
     /// How long the last query took, and the last look at a single record where several were looked at together.
     query: Option<Duration>,
     /// When that query was asked.
@@ -62,6 +68,31 @@ impl Verifier {
         match self.known_to.get_mut(&identity.source) {
             Some(known) => *known = identity.offset.max(*known),
             None => drop(self.known_to.insert(identity.source.clone(), identity.offset)),
+        }
+        // What lies below isn't counted any more.
+        if !self.strangers.is_empty() {
+            let end = self.known_to.get(&identity.source).map_or(0, |known| known.saturating_add(1));
+            self.strangers.retain(|(source, _), offsets| {
+                if *source == identity.source {
+                    offsets.remove_below(end);
+                }
+                !offsets.is_empty()
+            });
+        }
+    }
+
+    /// A record was seen in the entry that this writer doesn't wait for.
+    pub fn note_stranger(&mut self, identity: &Identity) {
+        let Identity { source, topic_id, offset, .. } = identity;
+        if self.known_to.get(source).is_some_and(|known| offset <= known) {
+            return;
+        }
+        let strangers = self.strangers.entry((source.clone(), *topic_id)).or_default();
+        strangers.insert(*offset..offset.saturating_add(1));
+        if strangers.len() > MOST_STRANGERS {
+            let first = strangers.ranges().next().map_or(0, |range| range.start);
+            let end = strangers.ranges().next_back().map_or(0, |range| range.end);
+            strangers.insert(first..end);
         }
     }
 
@@ -81,6 +112,10 @@ impl Verifier {
         let (first, last) = (offsets.clone().min()?, offsets.max()?);
         // Another record among those that are counted could stand for a missing one.
         if self.known_to.get(source).is_some_and(|known| first <= *known) {
+            return None;
+        }
+        let strangers = self.strangers.get(&(source.clone(), *topic_id)).map(RangeSet::ranges).into_iter().flatten();
+        if strangers.into_iter().any(|range| range.start <= last && first < range.end) {
             return None;
         }
         let is_whole = records.clone().all(|(identity, _)| identity.index.is_none());
@@ -167,7 +202,7 @@ impl Writer {
     }
 
     /// Which of these records, in their order of time, can't be read.
-    async fn missing(&mut self, records: &[PendingWrite]) -> Result<Vec<bool>, StoreError> {
+    pub(super) async fn missing(&mut self, records: &[PendingWrite]) -> Result<Vec<bool>, StoreError> {
         if self.are_shown(records).await? {
             return Ok(vec![false; records.len()]);
         }
@@ -229,6 +264,8 @@ impl Writer {
         is_shared.then_some(())?;
         let (first, last) = (records.first()?, records.last()?);
         let state = first.state();
+        // One that was seen here may stand for a record of another entry.
+        (!self.verifier.strangers.keys().any(|(source, _)| *source == state.source)).then_some(())?;
         let is_plain = |record: &PendingWrite| {
             Arc::ptr_eq(record.state(), state) && !record.prepared.is_dead_letter() && !state.is_replay()
         };
@@ -242,6 +279,13 @@ impl Writer {
             offsets: offsets().min()?..=offsets().max()?,
             records: records.len(),
         })
+    }
+
+    /// Takes note of records that a look into the entry has shown, apart from this writer's own that aren't read back yet.
+    pub(super) fn note_strangers(&mut self, seen: &[QueriedRecord]) {
+        let own: HashSet<u64> = self.unverified.iter().filter_map(|record| record.time_us).collect();
+        let strangers = seen.iter().filter(|seen| !own.contains(&seen.timestamp_us));
+        strangers.filter_map(|seen| seen.identity.as_ref()).for_each(|identity| self.verifier.note_stranger(identity));
     }
 
     /// Whether each of these can be read by itself.
@@ -332,6 +376,28 @@ mod tests {
         assert!(claim(&[(id("t", 5), 100), (id("t", 6), 110), (id("t", 7), 120)], true), "nothing stands between them");
         let part = |index| (Identity { index: Some(index), ..id("t", 5) }, 100 + u64::from(index));
         assert!(!claim(&[part(0), part(1)], true), "another version may have made more parts");
+    }
+
+    /// A late request of another host wrote 6, and its plugin drops it now: it would be counted in place of one that is missing.
+    #[test]
+    fn no_count_is_asked_for_where_somebody_elses_record_was_seen() {
+        let mut verifier = Verifier::default();
+        let of = |first, last| [(id("t", first), 100), (id("t", last), 120)];
+        verifier.note_stranger(&id("t", 6));
+        assert!(claim(&verifier, &of(5, 7)).is_none());
+        assert!(claim(&verifier, &of(3, 5)).is_some() && claim(&verifier, &of(7, 9)).is_some());
+        assert!(claim(&verifier, &[(id("u", 5), 100), (id("u", 7), 120)]).is_some(), "of another topic");
+        let of_another = Identity { topic_id: TopicId::from_halves(7, 7), ..id("t", 4) };
+        verifier.note_stranger(&of_another);
+        assert!(claim(&verifier, &of(3, 5)).is_some(), "of a topic that was created again");
+        verifier.note(&id("t", 6));
+        assert!(verifier.strangers.is_empty(), "it is the writer's own");
+        verifier.note_stranger(&id("t", 5));
+        assert!(verifier.strangers.is_empty(), "nothing below what is known is counted");
+        let most = u64::try_from(MOST_STRANGERS).unwrap();
+        (0..=most).for_each(|at| verifier.note_stranger(&id("t", 10 + 2 * at)));
+        assert_eq!(verifier.strangers.values().map(RangeSet::len).sum::<usize>(), 1, "their number is bounded");
+        assert!(claim(&verifier, &of(11, 13)).is_none() && claim(&verifier, &of(7, 9)).is_some());
     }
 
     #[test]
