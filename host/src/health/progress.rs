@@ -132,12 +132,12 @@ impl Supervisor {
         let is_known = asks_kafka && !has_kafka_gone && waits_since.is_none();
         host.remember(&standings, totals, is_known);
         let awake = awake(host, &standings, has_cause);
-        let stuck = self.watchdog.look(now, &awake);
+        let stuck = self.watchdog.look(now, &standings, |source| stands_still(host, source, has_cause));
         let behind = self.time_lag.look(now, &standings, is_known);
         let lag = self.lag_memory.look(now, &standings, &behind, is_known);
         let to_go = self.lag_trend.look(lag.now);
         let last_minute = self.last_minute.look(now, totals);
-        self.probe_tails(now, host, &awake);
+        self.probe_tails(host, &awake);
         findings.extend(stuck.iter().map(does_not_move));
         findings.extend(all_dead_letters([last_minute, self.last_minute.recent()]));
         self.say_without_partitions(now, standings.is_empty(), findings.is_empty());
@@ -179,10 +179,10 @@ impl Supervisor {
     }
 
     /// Has the tails of idle partitions read again that Kafka says have not been read to the end.
-    fn probe_tails(&self, now: Instant, host: &dyn Supervised, awake: &[Standing]) {
+    fn probe_tails(&self, host: &dyn Supervised, awake: &[Standing]) {
         for standing in awake.iter().filter(|standing| standing.in_flight == 0) {
             if let Some(end) = standing.end.filter(|end| *end > standing.position)
-                && self.watchdog.still_for(now, &standing.source) >= PROBE_AFTER
+                && self.watchdog.still_for(&standing.source) >= PROBE_AFTER
             {
                 host.probe(&standing.source, end);
             }
@@ -277,8 +277,11 @@ fn ask_kafka(host: &dyn Supervised, observer: Option<&mut Observer>) -> (Vec<Sta
 /// The partitions that ought to move. What is paused is neither stuck, nor is its tail looked at; and what stands still for a known
 /// cause isn't stuck.
 fn awake(host: &dyn Supervised, standings: &[Standing], has_cause: bool) -> Vec<Standing> {
-    let stands_still = |source: &TopicPartition| has_cause || host.is_paused(source) || host.is_explained(source);
-    standings.iter().filter(|standing| !stands_still(&standing.source)).cloned().collect()
+    standings.iter().filter(|standing| !stands_still(host, &standing.source, has_cause)).cloned().collect()
+}
+
+fn stands_still(host: &dyn Supervised, source: &TopicPartition, has_cause: bool) -> bool {
+    has_cause || host.is_paused(source) || host.is_explained(source)
 }
 
 fn does_not_move(stuck: &Stuck) -> Finding {
@@ -354,20 +357,21 @@ mod tests {
         let host = FakeHost::default();
         let source = TopicPartition { topic: "t".into(), partition: 0 };
         *host.partitions.lock().unwrap() = vec![(source, 5, 3)];
-        let mut supervisor = Supervisor::new(Duration::from_millis(30));
-        let mut look = |findings: &[&'static str]| {
+        let stuck_after = 900;
+        let mut supervisor = Supervisor::new(Duration::from_millis(stuck_after));
+        let mut look = |findings: &[&'static str], after_ms| {
             let finding = |code: &&'static str| Finding::new(code, "");
             *host.findings.lock().unwrap() = findings.iter().map(finding).collect();
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(after_ms));
             let codes = supervisor.look(&host, None).problems.into_iter().map(|problem| problem.code);
             codes.collect::<Vec<_>>()
         };
         for _ in 0..4 {
-            assert_eq!(look(&["store"]), ["store"]);
+            assert_eq!(look(&["store"], stuck_after / 3), ["store"]);
         }
-        assert!(look(&[]).is_empty(), "the store is back, and the partition has its time");
-        look(&[]);
-        assert_eq!((look(&[]), look(&["traces"])), (vec!["partition.stuck"], vec!["partition.stuck", "traces"]));
+        assert!(look(&[], 1).is_empty(), "the store is back, and the partition has its time");
+        assert_eq!(look(&[], stuck_after), ["partition.stuck"]);
+        assert_eq!(look(&["traces"], 0), ["partition.stuck", "traces"]);
     }
 
     #[test]

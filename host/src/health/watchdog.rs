@@ -1,9 +1,11 @@
 //! Tells partitions that move from those that don't.
 //!
 //! Guarantees: a partition that has something to do (records in flight, or offsets before its end) and whose position
-//! didn't move for the configured time is stuck; it stays so until it moves or has nothing to do. Plain values, no I/O.
+//! didn't move for the configured time is stuck; it stays so until it moves or has nothing to do. Time for which a known cause excuses it
+//! doesn't count, and what counted before isn't forgotten: a problem that comes and goes hides no partition for ever. Plain values, no
+//! I/O.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::record::TopicPartition;
@@ -32,6 +34,11 @@ impl Standing {
     fn has_work(&self) -> bool {
         self.in_flight > 0 || self.lag().is_some_and(|lag| lag > 0)
     }
+
+    /// Whether it is known to have nothing to do.
+    fn is_idle(&self) -> bool {
+        self.in_flight == 0 && self.lag() == Some(0)
+    }
 }
 
 /// A partition that doesn't move.
@@ -47,33 +54,60 @@ pub struct Stuck {
 #[derive(Debug)]
 pub struct Watchdog {
     stuck_after: Duration,
-    moved: HashMap<TopicPartition, (u64, Instant)>,
+    looked: Option<Instant>,
+    clocks: HashMap<TopicPartition, Clock>,
+}
+
+/// For how long a partition has stood still.
+#[derive(Debug)]
+struct Clock {
+    position: u64,
+    /// When it was seen to move, or to have nothing to do.
+    since: Instant,
+    /// How much of the time since then has no excuse.
+    still: Duration,
 }
 
 impl Watchdog {
     /// A watchdog that reports a partition after this long without progress.
     pub fn new(stuck_after: Duration) -> Self {
-        Self { stuck_after, moved: HashMap::new() }
+        Self { stuck_after, looked: None, clocks: HashMap::new() }
     }
 
-    /// Looks at all partitions that are assigned now; answers with those that are stuck.
-    pub fn look(&mut self, now: Instant, standings: &[Standing]) -> Vec<Stuck> {
-        self.moved.retain(|source, _| standings.iter().any(|standing| standing.source == *source));
+    /// Looks at all partitions that are assigned now; answers with those that are stuck. Those of which `is_excused` is true aren't, because
+    /// it is known why they stand still.
+    pub fn look(
+        &mut self,
+        now: Instant,
+        standings: &[Standing],
+        is_excused: impl Fn(&TopicPartition) -> bool,
+    ) -> Vec<Stuck> {
+        let passed = self.looked.replace(now).map_or(Duration::ZERO, |looked| now.duration_since(looked));
+        let assigned: HashSet<&TopicPartition> = standings.iter().map(|standing| &standing.source).collect();
+        self.clocks.retain(|source, _| assigned.contains(source));
         let mut stuck = Vec::new();
         for standing in standings {
-            let moved = self.moved.entry(standing.source.clone()).or_insert((standing.position, now));
-            if moved.0 != standing.position || !standing.has_work() {
-                *moved = (standing.position, now);
-            } else if now.duration_since(moved.1) >= self.stuck_after {
-                stuck.push(Stuck { standing: standing.clone(), since: moved.1 });
+            let Standing { source, position, .. } = standing;
+            let begun = || Clock { position: *position, since: now, still: Duration::ZERO };
+            let Some(clock) = self.clocks.get_mut(source) else {
+                self.clocks.insert(source.clone(), begun());
+                continue;
+            };
+            if clock.position != *position || standing.is_idle() {
+                *clock = begun();
+            } else if standing.has_work() && !is_excused(source) {
+                clock.still = clock.still.saturating_add(passed);
+                if clock.still >= self.stuck_after {
+                    stuck.push(Stuck { standing: standing.clone(), since: clock.since });
+                }
             }
         }
         stuck
     }
 
-    /// For how long a partition hasn't moved though it has work.
-    pub fn still_for(&self, now: Instant, source: &TopicPartition) -> Duration {
-        self.moved.get(source).map_or(Duration::ZERO, |(_, since)| now.duration_since(*since))
+    /// For how long a partition hasn't moved though it has work and no excuse.
+    pub fn still_for(&self, source: &TopicPartition) -> Duration {
+        self.clocks.get(source).map_or(Duration::ZERO, |clock| clock.still)
     }
 }
 
@@ -93,13 +127,38 @@ mod tests {
         };
         let mut watchdog = Watchdog::new(Duration::from_secs(60));
         let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        assert!(watchdog.look(at(0), &[standing(5, 0, 5)]).is_empty());
-        assert!(watchdog.look(at(100), &[standing(5, 0, 5)]).is_empty(), "nothing to do isn't stuck");
-        assert!(watchdog.look(at(110), &[standing(5, 3, 9)]).is_empty());
-        assert_eq!(watchdog.look(at(161), &[standing(5, 3, 9)]).len(), 1);
-        assert!(watchdog.look(at(170), &[standing(6, 2, 9)]).is_empty(), "it moved");
-        assert!(watchdog.look(at(300), &[]).is_empty());
-        assert!(watchdog.look(at(301), &[standing(6, 2, 9)]).is_empty(), "a new assignment starts from zero");
+        let mut look = |seconds, standings: &[Standing]| {
+            watchdog.look(start + Duration::from_secs(seconds), standings, |_| false).len()
+        };
+        assert_eq!(look(0, &[standing(5, 0, 5)]), 0);
+        assert_eq!(look(100, &[standing(5, 0, 5)]), 0, "nothing to do isn't stuck");
+        assert_eq!(look(110, &[standing(5, 0, 5)]), 0);
+        assert_eq!(look(169, &[standing(5, 3, 9)]), 0);
+        assert_eq!(look(170, &[standing(5, 3, 9)]), 1);
+        assert_eq!(look(175, &[standing(6, 2, 9)]), 0, "it moved");
+        assert_eq!(look(300, &[]), 0);
+        assert_eq!(look(301, &[standing(6, 2, 9)]), 0, "a new assignment starts from zero");
+    }
+
+    /// A store that fails every other moment mustn't hide a partition that stands still for another reason.
+    #[test]
+    fn a_cause_that_comes_and_goes_hides_no_partition_for_ever() {
+        let source = TopicPartition { topic: "t".into(), partition: 0 };
+        let standing = |end| Standing { source: source.clone(), position: 5, in_flight: 0, begin: Some(0), end };
+        let mut watchdog = Watchdog::new(Duration::from_secs(60));
+        let start = Instant::now();
+        let mut look = |seconds, end, is_excused| {
+            let stuck = watchdog.look(start + Duration::from_secs(seconds), &[standing(end)], |_| is_excused);
+            stuck.first().map(|stuck| stuck.since.duration_since(start).as_secs())
+        };
+        for at in 0..23 {
+            assert_eq!(look(5 * at, Some(9), at % 2 == 1), None, "{at}");
+        }
+        assert_eq!(look(115, Some(9), true), None, "the cause says it");
+        assert_eq!(look(120, Some(9), false), Some(0), "it has stood still since then, an excuse or not");
+        assert_eq!(look(125, None, false), None, "while Kafka is away it isn't known whether there is work");
+        assert_eq!(look(130, Some(9), false), Some(0));
+        assert_eq!(look(135, Some(5), false), None);
+        assert_eq!(look(140, Some(9), false), None, "it had nothing to do");
     }
 }
