@@ -74,6 +74,8 @@ impl Tracker {
         });
         for (code, (since, mut messages)) in present {
             messages.sort();
+            // Two may have noticed the same.
+            messages.dedup();
             let message = messages.join("; ");
             match self.known.get_mut(code) {
                 Some(known) => known.message = message,
@@ -135,5 +137,7 @@ mod tests {
         assert_eq!((told.len(), told[0].message.as_str(), told[0].for_s), (1, "away", 15));
         assert!(tracker.look(at(25), Vec::new()).is_empty());
         assert_eq!(tracker.look(at(30), vec![finding("store", "full")])[0].for_s, 0, "a new one");
+        let told = tracker.look(at(35), vec![finding("store", "full"), finding("store", "full")]);
+        assert_eq!(told[0].message, "full", "noticed by two");
     }
 }

@@ -49,6 +49,14 @@ impl Finding {
         Self { code, message: message.into(), since: None }
     }
 
+    /// The right to use the consumer group is missing.
+    pub fn group_denied(group: &str) -> Self {
+        Self::new(
+            "kafka.group-denied",
+            format!("group {group}: we may not use it; allow the principal READ on this group"),
+        )
+    }
+
     /// The same, since this moment.
     pub fn since(self, since: Instant) -> Self {
         Self { since: Some(since), ..self }
@@ -237,17 +245,14 @@ impl Observer {
         }
         let reason = client.context().last_reason();
         self.was_denied &= answer.is_err();
-        let (code, message) = match answer.err()? {
+        Some(match answer.err()? {
             GroupError::Other(said) if !self.was_denied => {
                 let reason = reason.or_else(|| self.reason()).unwrap_or(said);
-                (COORDINATOR, format!("group {group} has no coordinator that answers: {reason}; check the brokers"))
+                let message = format!("group {group} has no coordinator that answers: {reason}; check the brokers");
+                Finding::new(COORDINATOR, message)
             }
-            GroupError::Other(_) | GroupError::Denied => (
-                "kafka.group-denied",
-                format!("group {group}: we may not use it; allow the principal READ on this group"),
-            ),
-        };
-        Some(Finding::new(code, message))
+            GroupError::Other(_) | GroupError::Denied => Finding::group_denied(&group),
+        })
     }
 
     fn ask_bounds<'a>(

@@ -82,6 +82,8 @@ pub(super) struct Host {
     pub lost_name: Mutex<Option<String>>,
     /// Why the group doesn't take the commits.
     pub commits_refused: Mutex<Option<String>>,
+    /// The group doesn't let this host in.
+    pub group_denied: AtomicBool,
     /// Idle partitions whose tails are to be looked at.
     pub probes: Mutex<Vec<(TopicPartition, u64)>>,
     /// Set when the process was told to stop.
@@ -141,6 +143,7 @@ impl Host {
             skipped: Mutex::default(),
             lost_name: Mutex::default(),
             commits_refused: Mutex::default(),
+            group_denied: AtomicBool::new(false),
             probes: Mutex::default(),
             stop: Arc::clone(&lasting.stop),
             is_ending: Arc::default(),
@@ -215,6 +218,9 @@ impl Host {
 
 impl GroupHandler for Host {
     fn given_out(&self, done: bool) {
+        if done {
+            self.group_denied.store(false, Ordering::SeqCst);
+        }
         let waits = !done && !is_newer_protocol(&self.config.kafka);
         *lock(&self.awaits_group) = waits.then(Instant::now);
     }
@@ -332,7 +338,14 @@ impl GroupHandler for Host {
         Some(point)
     }
 
+    fn group_denied(&self) {
+        self.group_denied.store(true, Ordering::SeqCst);
+    }
+
     fn committed(&self, outcome: Result<(), String>) {
+        if outcome.is_ok() {
+            self.group_denied.store(false, Ordering::SeqCst);
+        }
         let [taken, refused] = &self.commits;
         (if outcome.is_ok() { taken } else { refused }).fetch_add(1, Ordering::Relaxed);
         // The supervisor says when that begins and when it ends.

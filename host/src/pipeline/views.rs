@@ -99,6 +99,9 @@ impl Supervised for Host {
         {
             findings.push(finding("kafka.commit-refused", format!("the group doesn't take the commits: {reason}")));
         }
+        if self.group_denied.load(Ordering::SeqCst) {
+            findings.push(Finding::group_denied(&self.config.kafka.group));
+        }
         if let Some(name) = &*lock(&self.lost_name) {
             let message = format!(
                 "another host of the group is called {name:?}, too, and this one goes on without a name; give each host a \

@@ -52,6 +52,8 @@ pub trait GroupHandler: Send + Sync {
     ) -> Vec<(TopicPartition, CommitPoint)>;
     /// What may be committed for the partition now. Adds what the state doesn't know.
     fn commit_point(&self, state: &PartitionState) -> Option<CommitPoint>;
+    /// The group doesn't let this host in: the right to read it is missing. librdkafka goes on trying.
+    fn group_denied(&self);
     /// The group took a commit, or refused it.
     fn committed(&self, outcome: Result<(), String>);
     /// The reason if no other member of the group may own partitions of this topic, because several partitions of it

@@ -208,6 +208,10 @@ impl Source {
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
                 self.handler.failed(format!("Kafka refuses to go on: {code}"));
             }
+            // Who may only describe the group learns of it in no other way.
+            Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::GroupAuthorizationFailed))) => {
+                self.handler.group_denied();
+            }
             // Said by the client's context already.
             Some(Err(error)) => debug!(%error, "Kafka reports a problem; librdkafka goes on trying"),
         }

@@ -27,6 +27,7 @@ struct Acknowledged {
     failed: Mutex<Option<String>>,
     waiting: Mutex<BTreeMap<TopicPartition, String>>,
     stopping: AtomicBool,
+    denied: AtomicBool,
 }
 
 impl GroupHandler for Acknowledged {
@@ -66,6 +67,9 @@ impl GroupHandler for Acknowledged {
     }
     fn commit_point(&self, state: &PartitionState) -> Option<CommitPoint> {
         state.commit_point()
+    }
+    fn group_denied(&self) {
+        self.denied.store(true, Ordering::SeqCst);
     }
     fn committed(&self, _: Result<(), String>) {}
     fn requires_sole_member(&self, _: &str, _: usize) -> Option<String> {
@@ -146,6 +150,29 @@ fn a_commit_that_was_refused_is_sent_again_though_nothing_was_settled_since() {
         Source::new(&config, &Member::default(), 1, files(&config), Arc::clone(&handler) as Arc<dyn GroupHandler>)
             .unwrap();
     let running = std::thread::spawn(move || source.run());
+    let view: BaseConsumer = client_config(&config).create().unwrap();
+    wait_for("it was never committed", || committed(&view, 0) == Offset::Offset(5));
+    handler.stopping.store(true, Ordering::SeqCst);
+    running.join().unwrap();
+    assert_eq!(*handler.failed.lock().unwrap(), None);
+}
+
+/// Who may describe a group but not read it is answered every question about it, and isn't let in.
+#[test]
+fn a_group_that_does_not_let_the_host_in_is_told_and_joined_when_it_does() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let config = config(&cluster);
+    produce(&config, 1);
+    let denied = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED; 1000];
+    cluster.request_errors(RDKafkaApiKey::JoinGroup, &denied);
+    let handler = Arc::new(Acknowledged::default());
+    let source =
+        Source::new(&config, &Member::default(), 1, files(&config), Arc::clone(&handler) as Arc<dyn GroupHandler>)
+            .unwrap();
+    let running = std::thread::spawn(move || source.run());
+    wait_for("nobody was told", || handler.denied.load(Ordering::SeqCst));
+    cluster.clear_request_errors(RDKafkaApiKey::JoinGroup);
     let view: BaseConsumer = client_config(&config).create().unwrap();
     wait_for("it was never committed", || committed(&view, 0) == Offset::Offset(5));
     handler.stopping.store(true, Ordering::SeqCst);
