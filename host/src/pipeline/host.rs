@@ -298,6 +298,8 @@ impl GroupHandler for Host {
         for state in states {
             if lost { state.end() } else { state.revoke() }
         }
+        // What is refused for the partitions that stay is sent again, and told again.
+        *lock(&self.commits_refused) = None;
         {
             let (mut assignments, mut waiting) = (self.assignments(), lock(&self.waiting));
             for source in partitions {

@@ -16,6 +16,14 @@ use super::group::GroupContext;
 use crate::flow::CommitPoint;
 use crate::record::TopicPartition;
 
+/// Why the group refused a commit.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct CommitRefusal {
+    pub reason: String,
+    /// All partitions that it is about were given up since the commit was sent: it says nothing about those that the host has now.
+    pub is_past: bool,
+}
+
 /// What was sent last for each partition, and wasn't refused.
 #[derive(Debug, Default)]
 pub(super) struct Commits {
@@ -39,6 +47,7 @@ impl Commits {
     /// The partitions belong to others.
     pub fn forget(&mut self, partitions: &[TopicPartition]) {
         partitions.iter().for_each(|source| drop(self.sent.remove(source)));
+        self.unanswered.values_mut().for_each(|sent| sent.retain(|source| !partitions.contains(source)));
     }
 
     /// Sends what has changed, without waiting for the answer.
@@ -66,19 +75,23 @@ impl Commits {
     }
 
     /// Takes note of an answer. `Err`: the group refused at least one offset, which is sent again.
-    pub fn answered(&mut self, answer: &CommitAnswer) -> Result<(), String> {
+    pub fn answered(&mut self, answer: &CommitAnswer) -> Result<(), CommitRefusal> {
         let sent = self.unanswered.remove(&answer.number).unwrap_or_default();
         let Some((partition, code)) = answer.refused.first() else { return Ok(()) };
+        let mut is_past = true;
         for (partition, _) in &answer.refused {
-            match partition {
-                Some(source) => drop(self.sent.remove(source)),
-                None => self.forget(&sent),
+            let refused = partition.as_ref().map_or(sent.as_slice(), std::slice::from_ref);
+            // What was sent since the partition came back isn't what was refused.
+            for source in refused.iter().filter(|source| sent.contains(source)) {
+                self.sent.remove(source);
+                is_past = false;
             }
         }
-        match partition {
-            Some(source) => Err(format!("{source}: {code}")),
-            None => Err(code.to_string()),
-        }
+        let reason = match partition {
+            Some(source) => format!("{source}: {code}"),
+            None => code.to_string(),
+        };
+        Err(CommitRefusal { reason, is_past })
     }
 
     /// Sends what has changed before partitions are given up, and waits for the answer.
@@ -108,4 +121,35 @@ fn list(points: &[(TopicPartition, CommitPoint)]) -> TopicPartitionList {
         element.set_metadata(metadata.to_string());
     }
     list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The answer comes after the group has given the partition again: nobody would send that commit again, nor take the refusal back.
+    #[test]
+    fn a_refusal_of_what_was_sent_before_a_partition_was_given_up_is_past() {
+        let of = |partition| TopicPartition { topic: "t".into(), partition };
+        let refused = |number| {
+            let refused = vec![(Some(of(0)), RDKafkaErrorCode::IllegalGeneration)];
+            CommitAnswer { number, refused }
+        };
+        let point = CommitPoint { offset: 7, ..CommitPoint::default() };
+        let mut commits = Commits::default();
+        for number in [1, 2] {
+            commits.unanswered.insert(number, vec![of(0), of(1)]);
+        }
+        commits.known(&of(0), point.clone());
+        assert!(commits.answered(&refused(1)).is_err_and(|refusal| !refusal.is_past && refusal.reason.contains("t/0")));
+        assert!(commits.sent().is_empty(), "it is sent again");
+        commits.forget(&[of(0)]);
+        commits.known(&of(0), point.clone());
+        assert!(commits.answered(&refused(2)).is_err_and(|refusal| refusal.is_past));
+        assert_eq!(commits.sent(), [(of(0), point)], "what the group has committed");
+        commits.unanswered.insert(3, vec![of(0), of(1)]);
+        commits.forget(&[of(0)]);
+        let all = CommitAnswer { number: 3, refused: vec![(None, RDKafkaErrorCode::RebalanceInProgress)] };
+        assert!(commits.answered(&all).is_err_and(|refusal| !refusal.is_past), "the other one is the host's still");
+    }
 }

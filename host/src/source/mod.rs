@@ -263,10 +263,13 @@ impl Source {
             if self.confirming.take_if(|number| *number == answer.number).is_some() {
                 match &outcome {
                     Ok(()) => self.handler.membership_confirmed(),
-                    Err(reason) => warn!(reason, "the group doesn't confirm the membership yet"),
+                    Err(refusal) => warn!(refusal.reason, "the group doesn't confirm the membership yet"),
                 }
             }
-            self.handler.committed(outcome);
+            match outcome {
+                Err(refusal) if refusal.is_past => debug!(refusal.reason, "a commit for partitions that were given up"),
+                outcome => self.handler.committed(outcome.map_err(|refusal| refusal.reason)),
+            }
         }
     }
 
