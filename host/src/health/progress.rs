@@ -49,6 +49,8 @@ pub trait Supervised: Send + Sync + 'static {
     fn is_explained(&self, source: &TopicPartition) -> bool;
     /// Since when the host waits for the group to give out its partitions; `None`: it has.
     fn awaits_group(&self) -> Option<Instant>;
+    /// Whether [`Self::standings`] are all partitions that the group has given to this host.
+    fn is_assignment_known(&self) -> bool;
     /// How long the group waits for a member that says nothing.
     fn session(&self) -> Duration;
     /// Where records wait for long, which part they wait for.
@@ -129,7 +131,7 @@ impl Supervisor {
         let waits_since_answer = waits_since.filter(|_| !has_kafka_gone);
         let waits_for_group =
             waits_since_answer.map(|since| self.note_group_wait(now, since, host, of_kafka.group, &mut findings));
-        let is_known = asks_kafka && !has_kafka_gone && waits_since.is_none();
+        let is_known = asks_kafka && !has_kafka_gone && has_all_partitions(host);
         host.remember(&standings, totals, is_known);
         let awake = awake(host, &standings, has_cause);
         let stuck = self.watchdog.look(now, &standings, |source| stands_still(host, source, has_cause));
@@ -274,6 +276,11 @@ fn ask_kafka(host: &dyn Supervised, observer: Option<&mut Observer>) -> (Vec<Sta
     (positions.into_iter().map(standing).collect(), seen)
 }
 
+/// Whether the host has what the group gave it: before that, having no partition doesn't mean that nothing waits.
+fn has_all_partitions(host: &dyn Supervised) -> bool {
+    host.awaits_group().is_none() && host.is_assignment_known()
+}
+
 /// The partitions that ought to move. What is paused is neither stuck, nor is its tail looked at; and what stands still for a known
 /// cause isn't stuck.
 fn awake(host: &dyn Supervised, standings: &[Standing], has_cause: bool) -> Vec<Standing> {
@@ -315,6 +322,7 @@ mod tests {
         partitions: Mutex<Vec<(TopicPartition, u64, usize)>>,
         findings: Mutex<Vec<Finding>>,
         waits_since: Option<Instant>,
+        is_unknown: bool,
     }
 
     impl Supervised for FakeHost {
@@ -339,6 +347,9 @@ mod tests {
         }
         fn awaits_group(&self) -> Option<Instant> {
             self.waits_since
+        }
+        fn is_assignment_known(&self) -> bool {
+            !self.is_unknown
         }
         fn session(&self) -> Duration {
             Duration::from_secs(45)
@@ -402,6 +413,14 @@ mod tests {
         let look = supervisor.look(&host, None);
         assert!(look.problems.is_empty(), "{look:?}");
         assert!(look.waits_for_group.is_some_and(|text| text.contains("for 0 s now, up to 45 s")));
+    }
+
+    /// With the newer group protocol nobody says that the group is about to give partitions.
+    #[test]
+    fn no_lag_is_told_before_it_is_known_which_partitions_the_host_has() {
+        let is_known =
+            |waits_since, is_unknown| has_all_partitions(&FakeHost { waits_since, is_unknown, ..FakeHost::default() });
+        assert!(is_known(None, false) && !is_known(None, true) && !is_known(Some(Instant::now()), false));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, warn};
 
 use super::failure::FailureReason;
+use super::group_wait::GroupWait;
 use super::heartbeat::Heartbeat;
 use super::replaying::Replaying;
 use super::run::Lasting;
@@ -70,8 +71,7 @@ pub(super) struct Host {
     pub stop_time: StopTime,
     pub workers: Workers,
     assignments: Mutex<HashMap<TopicPartition, Owned>>,
-    /// Since when the group is to give out its partitions; `None`: it has.
-    pub awaits_group: Mutex<Option<Instant>>,
+    pub group_wait: Mutex<GroupWait>,
     /// Partitions that aren't read yet: Kafka was asked where they begin, and gave this reason why they can't be read.
     pub waiting: Mutex<HashMap<TopicPartition, Option<String>>>,
     /// Partitions with a batch that can't be read: its offset, and why.
@@ -136,8 +136,7 @@ impl Host {
             workers_ended: AtomicBool::new(false),
             stop_time: StopTime::new(config.limits.shutdown),
             assignments: Mutex::default(),
-            // With the newer protocol nobody tells a host that it gets none.
-            awaits_group: Mutex::new((!is_newer_protocol(&config.kafka)).then(Instant::now)),
+            group_wait: Mutex::new(GroupWait::new(is_newer_protocol(&config.kafka))),
             waiting: Mutex::default(),
             unreadable: Mutex::default(),
             skipped: Mutex::default(),
@@ -221,8 +220,7 @@ impl GroupHandler for Host {
         if done {
             self.group_denied.store(false, Ordering::SeqCst);
         }
-        let waits = !done && !is_newer_protocol(&self.config.kafka);
-        *lock(&self.awaits_group) = waits.then(Instant::now);
+        lock(&self.group_wait).given_out(done, Instant::now());
     }
 
     fn asks(&self, source: &TopicPartition) {

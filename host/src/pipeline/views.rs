@@ -65,7 +65,14 @@ impl Supervised for Host {
     }
 
     fn awaits_group(&self) -> Option<Instant> {
-        *lock(&self.awaits_group)
+        lock(&self.group_wait).awaited_since()
+    }
+
+    fn is_assignment_known(&self) -> bool {
+        // Those that were given and aren't begun yet aren't among the standings.
+        let has_none = self.assignments().is_empty();
+        let all_begun = lock(&self.waiting).is_empty();
+        lock(&self.group_wait).is_assignment_known(Instant::now()) && (all_begun || !has_none)
     }
 
     fn session(&self) -> Duration {
