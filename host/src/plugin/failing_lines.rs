@@ -31,11 +31,7 @@ impl FailingLines {
 
     /// Whether this line may be written now, and what an earlier minute left out: how many lines, and the last of them.
     pub fn take(&mut self, now: Instant, text: &str) -> (bool, Vec<(u64, String)>) {
-        let mut unreported = Vec::new();
-        if now.duration_since(self.since) >= MINUTE {
-            unreported = self.left_out();
-            *self = Self::new(now);
-        }
+        let unreported = self.due(now);
         let name: String = text.chars().filter(|c| !c.is_ascii_digit()).take(KIND_CHARACTERS).collect();
         let at = self.kinds.iter().position(|kind| kind.name == name);
         if at.is_none() && self.kinds.len() < KINDS {
@@ -51,6 +47,16 @@ impl FailingLines {
             kind.last.push_str(text);
         }
         (granted, unreported)
+    }
+
+    /// What an earlier minute left out, if it is over: how many lines of each kind, and the last of them.
+    pub fn due(&mut self, now: Instant) -> Vec<(u64, String)> {
+        if now.saturating_duration_since(self.since) < MINUTE {
+            return Vec::new();
+        }
+        let left_out = self.left_out();
+        *self = Self::new(now);
+        left_out
     }
 
     /// How many lines of each kind were left out, and the last of them; they are counted from here on again.
@@ -83,6 +89,10 @@ mod tests {
         assert_eq!((granted, left_out), (true, vec![(998, at_frame), (998, note)]));
         let (granted, left_out) = failing.take(start + MINUTE, "another line");
         assert_eq!((granted, left_out), (true, Vec::new()), "reported once");
+        (0..10).for_each(|n| drop(failing.take(start + MINUTE, &format!("frame {n}"))));
+        assert_eq!(failing.due(start + MINUTE + MINUTE / 2), Vec::new());
+        assert_eq!(failing.due(start + MINUTE * 2), vec![(8, "frame 9".to_owned())], "also if no other line comes");
+        assert_eq!(failing.due(start + MINUTE * 3), Vec::new());
         let kinds = (0..1000_usize).filter(|n| failing.take(start + MINUTE, &"x".repeat(*n)).0).count();
         assert!(kinds <= KINDS * FAILURES as usize, "{kinds}: their number is bounded");
     }

@@ -91,9 +91,11 @@ impl LoadedPlugin {
         self.code.failures.report_rest();
     }
 
-    /// Logs how often the plugin failed lately, if that wasn't said within the last minute.
+    /// Logs how often the plugin failed lately, and how many of its lines were left out, if that wasn't said within the last minute.
     pub(crate) fn report_counted_failures(&self) {
-        self.code.failures.report_due(Instant::now());
+        let now = Instant::now();
+        self.code.failures.report_due(now);
+        self.code.log.report_due(now);
     }
 
     pub(crate) fn breaker(&self) -> &Breaker {

@@ -1,19 +1,14 @@
-//! What plugins log: by the contract's `log`, and by what they print to WASI's standard output and error.
+//! What plugins log: by the contract's `log`, and by what they print ([`super::printout`]).
 //!
 //! Guarantees: a plugin writes at most as many lines a second to the host's log as its limits say, each of at most
-//! [`LINE_BYTES`] bytes, whatever it does; lines that are left out are counted and reported. A line is one line: control
-//! characters are escaped. What a plugin printed before it failed is part of the failure's reason; as lines of its own it is
+//! [`LINE_BYTES`] bytes, whatever it does; lines that are left out are counted and reported within a minute or two. A line is one
+//! line: control characters are escaped. What a plugin printed before it failed is part of the failure's reason; as lines of its own it is
 //! written a few times a minute for each kind of line, and the rest is counted, see [`FailingLines`].
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use bytes::Bytes;
-use wasmtime_wasi::async_trait;
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::digest::Digest;
 use super::failing_lines::FailingLines;
@@ -22,12 +17,8 @@ use crate::record::text::one_line;
 
 pub(super) use super::bindings::reduct_sink::transform::host::Level;
 
-const LINE_BYTES: usize = 4096;
-/// Printed lines that wait for the end of the call; when there are more, the oldest are written without their record.
-const WAITING_LINES: usize = 64;
-/// Of what a plugin printed before it failed, its last lines are the failure's cause.
-const CAUSE_LINES: usize = 12;
-const CAUSE_LINE_BYTES: usize = 500;
+pub(super) const LINE_BYTES: usize = 4096;
+pub(super) const CAUSE_LINE_BYTES: usize = 500;
 /// Different hosts, for example, that a version's warnings name at most.
 const MATTERS: usize = 64;
 
@@ -170,6 +161,16 @@ impl PluginLog {
         }
     }
 
+    /// Reports lines that were left out a while ago, where no later line has reported them.
+    pub fn report_due(&self, now: Instant) {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let left_out = window.due(now);
+        drop(window);
+        self.report_left_out(left_out);
+        let left_out = self.failing().due(now);
+        self.report_failing(left_out);
+    }
+
     /// Reports lines that were left out and that no later line would report.
     pub fn report_rest(&self) {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
@@ -255,11 +256,7 @@ impl Drop for PluginLog {
 impl Window {
     /// Whether a line may be written now, and how many lines of an earlier second are still to be reported as left out.
     fn take(&mut self, now: Instant, lines_per_second: u32) -> (bool, u64) {
-        let mut unreported = 0;
-        if now.duration_since(self.since) >= Duration::from_secs(1) {
-            unreported = std::mem::take(&mut self.left_out);
-            *self = Self { since: now, lines: 0, left_out: 0 };
-        }
+        let unreported = self.due(now);
         let granted = self.lines < lines_per_second;
         if granted {
             self.lines += 1;
@@ -268,207 +265,14 @@ impl Window {
         }
         (granted, unreported)
     }
-}
 
-/// What an instance printed during the present call. The lines are written when the call is over, with the record that it
-/// was about.
-pub(super) struct Printout {
-    log: Arc<PluginLog>,
-    /// Lines wait, or there is a cause. Looked at after each call, without a lock.
-    dirty: AtomicBool,
-    printed: Mutex<Printed>,
-}
-
-#[derive(Default)]
-struct Printed {
-    waiting: VecDeque<(Level, String)>,
-    /// The beginnings of lines whose ends haven't come yet, of standard output and of standard error.
-    begun: [Vec<u8>; 2],
-    /// The last lines of standard error and of `log(error)` in the present call.
-    cause: VecDeque<String>,
-}
-
-/// Which of its streams a plugin prints to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Printer {
-    Output,
-    Error,
-}
-
-impl Printout {
-    pub fn new(log: Arc<PluginLog>) -> Self {
-        Self { log, dirty: AtomicBool::new(false), printed: Mutex::default() }
-    }
-
-    /// Writes the lines that wait.
-    pub fn write(&self, record: Option<&InputRecord>) {
-        if self.dirty.load(Ordering::Relaxed) {
-            let waiting = std::mem::take(&mut self.lock().waiting);
-            waiting.iter().for_each(|(level, text)| self.log.line(*level, text, record));
+    /// How many lines an earlier second left out, which are still to be reported.
+    fn due(&mut self, now: Instant) -> u64 {
+        if now.saturating_duration_since(self.since) < Duration::from_secs(1) {
+            return 0;
         }
+        std::mem::replace(self, Self { since: now, lines: 0, left_out: 0 }).left_out
     }
-
-    /// Writes the lines that wait, where the call failed.
-    pub fn write_failure(&self, record: Option<&InputRecord>) {
-        if self.dirty.load(Ordering::Relaxed) {
-            let waiting = std::mem::take(&mut self.lock().waiting);
-            waiting.iter().for_each(|(level, text)| self.log.line_of_failure(*level, text, record));
-        }
-    }
-
-    /// A call begins: what was printed before it explains none of its failures.
-    pub fn forget_cause(&self) {
-        if self.dirty.swap(false, Ordering::Relaxed) {
-            let mut printed = self.lock();
-            printed.cause.clear();
-            if !printed.waiting.is_empty() {
-                self.dirty.store(true, Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// What the plugin printed last before it failed, on one line. Ends lines that were begun: the last line before a
-    /// panic often has no line break.
-    pub fn cause(&self) -> Option<String> {
-        let mut printed = self.lock();
-        self.end_lines(&mut printed);
-        let cause = std::mem::take(&mut printed.cause);
-        (!cause.is_empty()).then(|| Vec::from(cause).join(" | "))
-    }
-
-    /// Whether there is a [`Self::cause`].
-    pub fn has_cause(&self) -> bool {
-        let printed = self.lock();
-        let [_, error] = &printed.begun;
-        !printed.cause.is_empty() || !error.is_empty()
-    }
-
-    pub fn keep_as_cause(&self, text: &str) {
-        self.lock().keep_as_cause(text);
-        self.dirty.store(true, Ordering::Relaxed);
-    }
-
-    fn take(&self, printer: Printer, bytes: &[u8]) {
-        let mut printed = self.lock();
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let text = piece.strip_suffix(b"\n").unwrap_or(piece);
-            let begun = printed.begun(printer);
-            // What is longer than a line may be is read, but not kept.
-            let room = (LINE_BYTES + 1).saturating_sub(begun.len());
-            begun.extend(text.iter().take(room));
-            if piece.ends_with(b"\n") {
-                self.end_line(&mut printed, printer);
-            }
-        }
-    }
-
-    fn end_lines(&self, printed: &mut Printed) {
-        self.end_line(printed, Printer::Output);
-        self.end_line(printed, Printer::Error);
-    }
-
-    fn end_line(&self, printed: &mut Printed, printer: Printer) {
-        let line = std::mem::take(printed.begun(printer));
-        if line.is_empty() {
-            return;
-        }
-        let text = String::from_utf8_lossy(&line).into_owned();
-        let level = match printer {
-            Printer::Output => Level::Info,
-            Printer::Error => {
-                printed.keep_as_cause(&text);
-                Level::Warn
-            }
-        };
-        if printed.waiting.len() == WAITING_LINES
-            && let Some((level, text)) = printed.waiting.pop_front()
-        {
-            self.log.line(level, &text, None);
-        }
-        printed.waiting.push_back((level, text));
-        self.dirty.store(true, Ordering::Relaxed);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Printed> {
-        self.printed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Printed {
-    fn begun(&mut self, printer: Printer) -> &mut Vec<u8> {
-        let [output, error] = &mut self.begun;
-        match printer {
-            Printer::Output => output,
-            Printer::Error => error,
-        }
-    }
-
-    fn keep_as_cause(&mut self, text: &str) {
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            if self.cause.len() == CAUSE_LINES {
-                self.cause.pop_front();
-            }
-            self.cause.push_back(one_line(line, CAUSE_LINE_BYTES));
-        }
-    }
-}
-
-impl Drop for Printout {
-    fn drop(&mut self) {
-        let mut printed = std::mem::take(&mut *self.lock());
-        self.end_lines(&mut printed);
-        printed.waiting.iter().for_each(|(level, text)| self.log.line(*level, text, None));
-    }
-}
-
-/// A plugin's standard output or error.
-#[derive(Clone)]
-pub(super) struct LogStream {
-    printout: Arc<Printout>,
-    printer: Printer,
-}
-
-impl LogStream {
-    pub fn new(printout: Arc<Printout>, printer: Printer) -> Self {
-        Self { printout, printer }
-    }
-}
-
-impl IsTerminal for LogStream {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdoutStream for LogStream {
-    fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.clone())
-    }
-
-    /// Only asked for by WASI 0.3, which this host doesn't link.
-    fn async_stream(&self) -> Box<dyn tokio::io::AsyncWrite + Send + Sync> {
-        Box::new(tokio::io::sink())
-    }
-}
-
-impl OutputStream for LogStream {
-    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.printout.take(self.printer, &bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> StreamResult<()> {
-        Ok(())
-    }
-
-    fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(64 * 1024)
-    }
-}
-
-#[async_trait]
-impl Pollable for LogStream {
-    async fn ready(&mut self) {}
 }
 
 #[cfg(test)]
@@ -483,5 +287,10 @@ mod tests {
         assert_eq!(granted, 100);
         assert_eq!(window.take(start + Duration::from_secs(1), 100), (true, 900));
         assert_eq!(window.take(start + Duration::from_secs(1), 100), (true, 0), "reported once");
+        let more = (0..1000).filter(|_| window.take(start + Duration::from_secs(1), 100).0).count();
+        assert_eq!(more, 98, "two were written before");
+        assert_eq!(window.due(start + Duration::from_millis(1900)), 0);
+        assert_eq!(window.due(start + Duration::from_secs(2)), 902, "also if no other line comes");
+        assert_eq!(window.due(start + Duration::from_secs(9)), 0);
     }
 }

@@ -37,6 +37,7 @@ mod memory;
 mod message;
 mod open_files;
 mod own_files;
+mod printout;
 mod remote;
 mod sandbox;
 mod signature;

@@ -11,9 +11,10 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView};
 
 use super::http::Gate;
 use super::http_client::HttpClient;
-use super::log::{Denied, LogStream, PluginLog, Printer, Printout};
+use super::log::{Denied, PluginLog};
 use super::memory::MAX_HANDLES;
 use super::open_files::{MOST_LISTS, MOST_OPEN, OpenFiles, OwnFiles, holds_all_lists};
+use super::printout::{LogStream, Printer, Printout};
 use crate::config::Grants;
 
 /// The most bytes of randomness that one call gets.

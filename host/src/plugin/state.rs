@@ -85,19 +85,18 @@ impl State {
     pub fn log(&mut self, level: Level, text: &str) -> wasmtime::Result<()> {
         let left = self.log_lines.checked_sub(1);
         self.log_lines = left.ok_or_else(|| wasmtime::Error::msg("it logged more lines in one call than it may"))?;
-        self.write_printout();
         let record = self.present().map(|output| &*output.input);
         if matches!(level, Level::Error) {
-            self.sandbox.printout.keep_as_cause(text);
-            // A panic, as a rule: the SDKs report theirs so.
-            self.sandbox.log.line_of_failure(level, text, record);
+            // The SDKs report a panic so. Whether it is one shows when the call is over.
+            self.sandbox.printout.hold_error(text, record);
         } else {
+            self.write_printout();
             self.sandbox.log.line(level, text, record);
         }
         Ok(())
     }
 
-    /// Writes what the plugin printed during the present call to the log, with the record that the call is about.
+    /// Writes what waits of what the plugin printed during the present call to the log, with the record that the call is about.
     pub fn write_printout(&self) {
         self.sandbox.printout.write(self.present().map(|output| &*output.input));
     }

@@ -24,6 +24,26 @@ fn log_lines_name_the_plugin_and_the_record() {
     );
 }
 
+/// A plugin that reports errors and goes on isn't a plugin that panics.
+#[test]
+fn error_lines_are_held_back_only_where_the_call_fails() {
+    keep_log();
+    let complain = Guest::new(
+        r#"(call $host-log (i32.const 0) $"the lens is dirty")
+           (if (i64.ge_u (local.get $offset) (i64.const 10)) (then
+             (call $host-log (i32.const 0) $"the lens broke") (unreachable)))
+           (call $keep)"#,
+    );
+    let mut chain = Bed::of(&[]).with("complainer", &complain.build(), |_| {}).chain();
+    (0..10).for_each(|offset| drop(output(chain.transform(&input(offset)))));
+    let lines = logged(&["plugin=complainer", "ERROR", "the lens is dirty"]);
+    assert_eq!(lines.len(), 10, "{lines:?}");
+    assert!((0..10).all(|offset| lines.iter().any(|line| line.contains(&format!("offset={offset}")))), "{lines:?}");
+    (10..20).for_each(|offset| drop(chain.transform(&input(offset))));
+    let broke = logged(&["plugin=complainer", "ERROR", "the lens broke"]);
+    assert_eq!(broke.len(), 2, "{broke:?}");
+}
+
 #[test]
 fn a_flood_of_log_lines_is_cut_and_counted() {
     keep_log();
