@@ -4,7 +4,7 @@
 //! log has one line when the host is behind and doesn't catch up, one a minute while it is behind, and one when it has caught up, which
 //! isn't said before it has kept up for two looks. Plain values, no I/O.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::watchdog::Standing;
@@ -57,7 +57,8 @@ impl LagMemory {
         behind: &HashMap<TopicPartition, Duration>,
         is_known: bool,
     ) -> TotalLag {
-        self.partitions.retain(|source, _| standings.iter().any(|standing| standing.source == *source));
+        let assigned: HashSet<&TopicPartition> = standings.iter().map(|standing| &standing.source).collect();
+        self.partitions.retain(|source, _| assigned.contains(source));
         for standing in standings {
             if let (Some(records), Some(behind)) = (standing.lag(), behind.get(&standing.source)) {
                 self.partitions.insert(standing.source.clone(), KnownLag { records, behind: *behind, at });

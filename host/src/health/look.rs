@@ -3,6 +3,7 @@
 //! Guarantees: what isn't known is absent; a look that is refreshed never shows a partition's end before a record that was read.
 //! Plain values, no I/O.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::lag::{KnownLag, TotalLag};
@@ -34,11 +35,12 @@ impl Look {
     /// Takes where each partition stands now. What is in flight was read, so it lies before the end, also if that was asked for a
     /// while ago.
     pub fn refresh(&mut self, standings: &[(TopicPartition, u64, usize)]) {
+        let now: HashMap<&TopicPartition, (u64, usize)> =
+            standings.iter().map(|(source, position, in_flight)| (source, (*position, *in_flight))).collect();
         for seen in &mut self.partitions {
-            let now = standings.iter().find(|(source, _, _)| *source == seen.standing.source);
-            let Some((_, position, in_flight)) = now else { continue };
-            (seen.standing.position, seen.standing.in_flight) = (*position, *in_flight);
-            let read = position.saturating_add(*in_flight as u64);
+            let Some((position, in_flight)) = now.get(&seen.standing.source).copied() else { continue };
+            (seen.standing.position, seen.standing.in_flight) = (position, in_flight);
+            let read = position.saturating_add(in_flight as u64);
             seen.standing.end = seen.standing.end.map(|end| end.max(read));
         }
         let records: Option<u64> = self.partitions.iter().map(|seen| seen.standing.lag()).sum();

@@ -5,6 +5,7 @@
 //! again from its position, which can lose nothing. A look comes every few seconds, whether Kafka answers or not. A symptom of a
 //! problem that is known is no second problem.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -144,12 +145,13 @@ impl Supervisor {
         findings.extend(all_dead_letters([last_minute, self.last_minute.recent()]));
         self.say_without_partitions(now, standings.is_empty(), findings.is_empty());
         let problems = self.tracker.look(now, findings);
+        let stuck: HashSet<TopicPartition> = stuck.into_iter().map(|stuck| stuck.standing.source).collect();
         let partitions = standings
             .into_iter()
             .map(|standing| PartitionView {
                 behind: behind.get(&standing.source).copied(),
                 last_known: self.lag_memory.last_of(&standing.source),
-                stuck: stuck.iter().any(|stuck| stuck.standing.source == standing.source),
+                stuck: stuck.contains(&standing.source),
                 standing,
             })
             .collect();

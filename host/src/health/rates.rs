@@ -4,7 +4,7 @@
 //! was given up is forgotten, but not while Kafka is away: it may come back; what is remembered of a partition is bounded. Plain
 //! values, no I/O.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::health::watchdog::Standing;
@@ -21,7 +21,8 @@ impl TimeLag {
     /// Takes the partitions as they stand now; answers with how far behind each one is that has a known end. `is_known`: these
     /// are all partitions that the group wants this host to have.
     pub fn look(&mut self, now: Instant, standings: &[Standing], is_known: bool) -> HashMap<TopicPartition, Duration> {
-        self.0.retain(|source, _| !is_known || standings.iter().any(|standing| standing.source == *source));
+        let assigned: HashSet<&TopicPartition> = standings.iter().map(|standing| &standing.source).collect();
+        self.0.retain(|source, _| !is_known || assigned.contains(source));
         let mut behind = HashMap::new();
         for Standing { source, position, end, .. } in standings {
             let Some(end) = end else { continue };
