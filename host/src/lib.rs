@@ -35,6 +35,7 @@
 //! | `plugin-life` | the rollout of plugins: watched files, trials, bake windows | file events, requests to promote or roll back | with the pipeline |
 //! | `plugin-loader`, `plugin-load` | one version that is being compiled and started | the compiler | when the version is ready or refused |
 //! | `replay` | a replay of the dead letters, or a dry run of one | dead letters, answers of the store | when all were looked at, or with the host |
+//! | `replay-question` | a question of a replay to the brokers | answers of the brokers | with the answer; a stop doesn't wait for it |
 //! | `plugin-trial` | the shadow of a candidate | sampled records | when the trial is decided |
 //! | `plugin-ticker` | the clock of the deadlines of calls | one tick at a time | with the process |
 //! | `plugin-tag` | the question which digest a registry's tag means now | the registry | when it is answered |

@@ -260,7 +260,7 @@ impl From<&ReplayError> for ErrorCode {
             ReplayError::Attachment(error) => Self::from(error),
             ReplayError::Store { error, .. } => Self::from(error),
             ReplayError::Members { .. } | ReplayError::NotAlone { .. } => Self::GroupInUse,
-            ReplayError::Failed(_) => Self::Failed,
+            ReplayError::Stopped | ReplayError::Failed(_) => Self::Failed,
         }
     }
 }

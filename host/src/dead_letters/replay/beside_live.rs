@@ -20,10 +20,12 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::asking::ask;
 use super::run::{NotAsked, OwnPartitions, ReplayRun};
 use super::shown::reasons_to_stay;
 use super::{
-    Fate, FoundLetter, LeftReason, LetterPlace, ReplayError, ReplaySummary, ReplayedLetter, entries, topic, wrong,
+    Fate, FoundLetter, LeftReason, LetterPlace, ReplayError, ReplaySummary, ReplayedLetter, entries, topic,
+    unless_stopped, wrong,
 };
 use crate::chain::Chain;
 use crate::config::Config;
@@ -108,7 +110,7 @@ pub(super) struct BesideLive<'a> {
     pub config: &'a Config,
     run: ReplayRun<'a>,
     pub sink: Sink,
-    stop: Arc<AtomicBool>,
+    pub stop: Arc<AtomicBool>,
     listener: &'a mut dyn ReplayListener,
     pub summary: ReplaySummary,
     done: Vec<DoneLetter>,
@@ -143,10 +145,10 @@ pub fn beside_live(host: HostReplay<'_>, listener: &mut dyn ReplayListener) -> R
         written: None,
         store_start: None,
     };
-    match &config.dead_letters.topic {
-        Some(topic) => topic::replay_beside_live(&mut replay, topic)?,
-        None => entries::replay_beside_live(&mut replay)?,
-    }
+    unless_stopped(match &config.dead_letters.topic {
+        Some(topic) => topic::replay_beside_live(&mut replay, topic),
+        None => entries::replay_beside_live(&mut replay),
+    })?;
     if replay.stopped() {
         warn!("the replay was stopped before the end; run it again for the rest");
     }
@@ -161,7 +163,8 @@ impl BesideLive<'_> {
     /// Refuses to go on beside other hosts of the group.
     pub fn require_alone(&self, topic: &str) -> Result<(), ReplayError> {
         let group = &self.config.kafka.group;
-        match kafka::members(&self.config.kafka)? {
+        let kafka = self.config.kafka.clone();
+        match ask(&self.stop, move || kafka::members(&kafka))?? {
             0 | 1 => Ok(()),
             members => Err(ReplayError::NotAlone { topic: topic.to_owned(), group: group.clone(), members }),
         }

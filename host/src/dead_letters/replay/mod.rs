@@ -10,6 +10,7 @@
 //! would lose records, so [`replay`] writes nothing while the consumer group has members, and a running host writes only letters
 //! of its own partitions, through its own writers ([`beside_live()`]); [`trial`] changes nothing.
 
+mod asking;
 mod beside_live;
 mod done;
 mod entries;
@@ -214,6 +215,8 @@ pub enum ReplayError {
     SharedEntries,
     #[error(transparent)]
     Attachment(#[from] AttachmentError),
+    #[error("the replay was told to stop")]
+    Stopped,
     #[error("{0}")]
     Failed(String),
 }
@@ -234,15 +237,15 @@ pub fn replay(
     let engine = engine.map_err(|error| failed("can't start the WebAssembly engine")(&format!("{error:#}")))?;
     let shared = SharedChain::load(engine, &config.plugins)?;
     let chain = Chain::new(shared).map_err(|error| failed("can't start the plugins")(&format!("{error:#}")))?;
+    let stop = Arc::new(AtomicBool::new(false));
     if write {
-        refuse_company(config)?;
+        refuse_company(config, &stop)?;
     }
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("sink")
         .build()
         .map_err(|error| failed("can't start the sink's threads")(&error))?;
-    let stop = Arc::new(AtomicBool::new(false));
     tokio
         .block_on(async { stop_on_signal(&stop, || ()) })
         .map_err(|error| failed("can't listen to signals")(&error))?;
@@ -300,10 +303,11 @@ impl Replay<'_> {
         runtime: &tokio::runtime::Handle,
         pattern: Option<&str>,
     ) -> Result<ReplaySummary, ReplayError> {
-        match &self.config.dead_letters.topic {
-            Some(topic) if pattern.is_none() => topic::replay(&mut self, topic)?,
-            _ => entries::replay(&mut self, store, runtime, pattern)?,
-        }
+        let answer = match &self.config.dead_letters.topic {
+            Some(topic) if pattern.is_none() => topic::replay(&mut self, topic),
+            _ => entries::replay(&mut self, store, runtime, pattern),
+        };
+        unless_stopped(answer)?;
         let Replay { run, stop, mut summary, .. } = self;
         summary.found = run.end();
         if stop.load(Ordering::SeqCst) {
@@ -324,7 +328,7 @@ impl Replay<'_> {
     ) -> Result<(), ReplayError> {
         if self.write {
             // A sink may have been started in the meantime.
-            refuse_company(self.config)?;
+            refuse_company(self.config, &self.stop)?;
         }
         let told = self.run.page(page)?;
         let told = self.run.left_unless_shown(told).map_err(|error| wrong(self.config, error))?;
@@ -363,8 +367,17 @@ impl ReplaySummary {
     }
 }
 
-fn refuse_company(config: &Config) -> Result<(), ReplayError> {
-    match kafka::members(&config.kafka)? {
+/// A stop is no failure.
+fn unless_stopped(answer: Result<(), ReplayError>) -> Result<(), ReplayError> {
+    match answer {
+        Err(ReplayError::Stopped) => Ok(()),
+        answer => answer,
+    }
+}
+
+fn refuse_company(config: &Config, stop: &AtomicBool) -> Result<(), ReplayError> {
+    let kafka = config.kafka.clone();
+    match asking::ask(stop, move || kafka::members(&kafka))?? {
         0 => Ok(()),
         members => Err(ReplayError::Members { group: config.kafka.group.clone(), members }),
     }

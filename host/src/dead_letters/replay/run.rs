@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::asking::ask;
 use super::shown::reasons_to_stay;
 use super::{Fate, FoundLetter, LeftReason, LetterPlace, ReplayError, ReplayedLetter};
 use crate::chain::{Chain, Outcome, PluginFailure};
@@ -123,7 +124,10 @@ impl<'a> ReplayRun<'a> {
             let one = match letter {
                 _ if self.stopped() => Begun::Decided(Fate::Left(LeftReason::Stopped)),
                 Err(unreadable) => Begun::Decided(Fate::Failing(unreadable.to_string())),
-                Ok(letter) => self.begin_letter(&place, letter)?,
+                Ok(letter) => match self.begin_letter(&place, letter) {
+                    Err(ReplayError::Stopped) => Begun::Decided(Fate::Left(LeftReason::Stopped)),
+                    begun => begun?,
+                },
             };
             begun.push((place, identity, one));
         }
@@ -270,9 +274,10 @@ impl<'a> ReplayRun<'a> {
         if self.had.contains(source) {
             return LeftReason::Taken;
         }
-        let kafka = &self.config.kafka;
-        let ask = || kafka::members(kafka).is_ok_and(|members| members > 1);
-        if *self.has_others.get_or_insert_with(ask) { LeftReason::OtherHost } else { LeftReason::NotHere }
+        let (kafka, stop) = (self.config.kafka.clone(), &self.stop);
+        let has_others =
+            || ask(stop, move || kafka::members(&kafka)).is_ok_and(|members| members.is_ok_and(|members| members > 1));
+        if *self.has_others.get_or_insert_with(has_others) { LeftReason::OtherHost } else { LeftReason::NotHere }
     }
 
     /// As a worker does; only a replay while no host runs waits for a plugin that asks for a retry.
@@ -309,7 +314,8 @@ impl<'a> ReplayRun<'a> {
         if let Some(known) = self.partitions.get(topic) {
             return Ok(known.clone());
         }
-        let found = match kafka::topic(&self.config.kafka, topic)? {
+        let (kafka, name) = (self.config.kafka.clone(), Arc::clone(topic));
+        let found = match ask(&self.stop, move || kafka::topic(&kafka, &name))?? {
             Ok(info) => Ok(info.partitions),
             Err(error) => Err(format!(
                 "how many partitions topic {topic} has decides on the entry's name, and can't be known: {error}; or set \

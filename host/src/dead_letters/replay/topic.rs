@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use super::asking::ask;
 use super::beside_live::BesideLive;
-use super::{FoundLetter, LetterPlace, Replay, ReplayError};
+use super::{FoundLetter, LeftReason, LetterPlace, Replay, ReplayError};
 use crate::config::Config;
 use crate::dead_letters::format;
 use crate::dead_letters::topic::reader::{Letters, Read};
@@ -16,10 +18,11 @@ const PAGE_RECORDS: usize = 500;
 const PAGE_BYTES: usize = 16 << 20;
 
 pub fn replay(replay: &mut Replay<'_>, topic: &str) -> Result<(), ReplayError> {
-    let mut letters = Letters::open(&replay.config.kafka, topic)?;
+    let mut letters = open(replay.config, &replay.stop, topic)?;
     while !replay.stopped() {
-        let page = letters.page(PAGE_RECORDS, PAGE_BYTES)?;
-        let Some(Read { partition, records }) = page else { return Ok(()) };
+        let (asked, page) = ask(&replay.stop, move || letters.paged(PAGE_RECORDS, PAGE_BYTES))?;
+        letters = asked;
+        let Some(Read { partition, records }) = page? else { return Ok(()) };
         let (mut found, mut others) = (Vec::new(), Vec::new());
         for record in records {
             let place = LetterPlace::Topic { partition: record.source.clone(), offset: record.offset };
@@ -35,6 +38,11 @@ pub fn replay(replay: &mut Replay<'_>, topic: &str) -> Result<(), ReplayError> {
     Ok(())
 }
 
+fn open(config: &Config, stop: &AtomicBool, topic: &str) -> Result<Letters, ReplayError> {
+    let (kafka, topic) = (config.kafka.clone(), topic.to_owned());
+    Ok(ask(stop, move || Letters::open(&kafka, &topic))??)
+}
+
 /// How many letters the topic has at most that aren't done with.
 pub fn count(config: &Config, topic: &str) -> Result<u64, ReplayError> {
     Ok(Letters::open(&config.kafka, topic)?.left())
@@ -48,9 +56,19 @@ const SMALL_PAGE_BYTES: usize = 4 << 20;
 /// with.
 pub fn replay_beside_live(replay: &mut BesideLive<'_>, topic: &str) -> Result<(), ReplayError> {
     replay.require_alone(topic)?;
-    let mut letters = Letters::open(&replay.config.kafka, topic)?;
+    let mut letters = open(replay.config, &replay.stop, topic)?;
     while !replay.stopped() {
-        let page = letters.page(SMALL_PAGE, SMALL_PAGE_BYTES)?;
+        let (asked, page) = match ask(&replay.stop, move || letters.paged(SMALL_PAGE, SMALL_PAGE_BYTES)) {
+            // What is written waits to be settled, and is told to be left.
+            Err(ReplayError::Stopped) => {
+                return replay.settle(&mut |_: &BesideLive<'_>, _: &Arc<PartitionState>, _: &[&LetterPlace]| {
+                    Err(LeftReason::Stopped.to_string())
+                });
+            }
+            answer => answer?,
+        };
+        letters = asked;
+        let page = page?;
         let is_last = page.is_none();
         if let Some(Read { records, .. }) = page {
             let mut found = Vec::new();
