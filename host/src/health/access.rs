@@ -90,13 +90,20 @@ impl Access {
         matches!(self.token(), Some(Ok(token)) if is_same(&token, given))
     }
 
+    /// Whether a token was sent that will be refused again, as far as can be known: while the host can't read its own, nothing is.
+    pub fn is_refused(&self, way: Way, headers: &HeaderMap) -> bool {
+        let sent = headers.contains_key(header::AUTHORIZATION);
+        let is_unknown = !self.actions_off && matches!(self.token(), Some(Err(_)));
+        sent && !is_unknown && !self.may_act(way, headers)
+    }
+
     /// What a caller lacks who may not act; where a token was sent, that it was refused.
     pub fn lacks(&self, headers: &HeaderMap) -> &'static str {
         let sent = headers.contains_key(header::AUTHORIZATION);
         match (self.actions_off, &self.token_file, self.token()) {
             (true, ..) => "status.control is \"off\"",
             (false, Some(_), Some(Err(_))) if sent => {
-                "the token was refused, because the host can't read the file of status.token_file; its log says why"
+                "the token can't be checked, because the host can't read the file of status.token_file; its log says why"
             }
             (false, Some(_), _) if sent => "the token was refused: it isn't the one in the file of status.token_file",
             (false, Some(_), _) => "this needs the host's Unix socket, or the token of status.token_file",
@@ -181,8 +188,13 @@ mod tests {
         assert!(!with_file.may_act(Way::Port, &sent) && with_file.lacks(&sent).contains("refused: it isn't the one"));
         assert!(!with_file.lacks(&headers(None, &[])).contains("refused"));
         assert!(access(None).lacks(&sent).contains("this host takes none"));
+        assert!(with_file.is_refused(Way::Port, &sent) && access(None).is_refused(Way::Port, &sent));
+        assert!(!with_file.is_refused(Way::Port, &headers(None, &[])), "none was sent");
+        assert!(!with_file.is_refused(Way::Port, &headers(None, &[(header::AUTHORIZATION, "Bearer a-secret")])));
         std::fs::remove_file(file).unwrap();
         assert!(with_file.lacks(&sent).contains("can't read the file"));
+        assert!(!with_file.is_refused(Way::Port, &sent), "it may be the right one");
+        assert!(Access { actions_off: true, ..with_file }.is_refused(Way::Port, &sent));
     }
 
     #[test]

@@ -316,12 +316,15 @@ struct StatusShown {
     may_act: bool,
     /// What a caller needs who may not act.
     lacks: &'static str,
+    /// The token that was sent is a wrong one.
+    token_refused: bool,
 }
 
 async fn status(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Response {
     let report = served.report_for(way, &headers);
     let may_act = served.access.may_act(way, &headers);
-    Json(StatusShown { report, may_act, lacks: served.access.lacks(&headers) }).into_response()
+    let (lacks, token_refused) = (served.access.lacks(&headers), served.access.is_refused(way, &headers));
+    Json(StatusShown { report, may_act, lacks, token_refused }).into_response()
 }
 
 pub(super) async fn show_page() -> Response {
