@@ -10,6 +10,7 @@ mod group_wait;
 mod heartbeat;
 mod host;
 mod hung;
+mod plugin_views;
 mod replaying;
 mod run;
 mod several;

@@ -3,14 +3,12 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tracing::info;
 
 use super::host::Host;
-use super::lock;
-use crate::chain::{PluginVersion, SharedChain};
-use crate::config::{PluginSource, in_full};
+use super::{lock, plugin_views};
 use crate::flow::PartitionState;
 use crate::health::build;
 use crate::health::history::HistoryShown;
@@ -26,7 +24,6 @@ use crate::health::watchdog::Standing;
 use crate::kafka::observer::Finding;
 use crate::record::TopicPartition;
 use crate::recovery::Partitions;
-use crate::rollout::SwapReport;
 use crate::sink::DeadLetterNote;
 use crate::source::session;
 
@@ -120,14 +117,7 @@ impl Supervised for Host {
         let spans = self.traces.get().and_then(|traces| traces.problem());
         findings.extend(spans.map(|message| finding("traces", message)));
         findings.extend(self.control.next_start.reasons().into_iter().map(|reason| finding("next-start", reason)));
-        findings.extend(self.chain.versions().into_iter().filter(|version| version.breaker_open).map(|version| {
-            let message = format!(
-                "plugin {}: its circuit breaker is open, because it failed too often in a row; the page and `reduct-sink status` say on what; \
-                 correct the plugin or its configuration",
-                version.name
-            );
-            finding("plugin", message)
-        }));
+        findings.extend(plugin_views::open_breakers(&self.chain));
         findings.extend(self.workers.hung().into_iter().map(|what| {
             let message = format!("{what}; its thread was replaced; restart the host to free what it holds");
             finding("plugin.hung", message)
@@ -247,7 +237,12 @@ impl Reporter for Host {
             lag: report::LagReport::of(look.lag),
             waits_for_group: look.waits_for_group,
             partitions: look.partitions.iter().map(partition).collect(),
-            plugins: self.chain.versions().into_iter().map(|version| plugin(version, &self.chain, &swaps)).collect(),
+            plugins: self
+                .chain
+                .versions()
+                .into_iter()
+                .map(|version| plugin_views::plugin(version, &self.chain, &swaps))
+                .collect(),
             swaps,
         }
     }
@@ -411,50 +406,9 @@ fn partition(seen: &PartitionView) -> report::PartitionReport {
     }
 }
 
-fn plugin(version: PluginVersion, chain: &SharedChain, swaps: &[SwapReport]) -> report::PluginReport {
-    let totals = chain.totals(&version.name);
-    report::PluginReport {
-        can: report::PluginActions::of(&version.name, swaps),
-        name: version.name.to_string(),
-        digest: version.digest.to_string(),
-        config: version.config.map(|config| config.to_string()),
-        file: match &version.source {
-            PluginSource::File(path) => Some(in_full(path)),
-            PluginSource::Remote(remote) => Some(remote.address.to_string()),
-            PluginSource::Builtin => None,
-        },
-        since_s: version.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-        breaker_open: version.breaker_open,
-        counts: totals.counts,
-        passed_over: totals.passed_over,
-        latency: version.latency,
-        memory_bytes: version.memory_bytes,
-        failures: version.failures,
-        totals,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
-    use crate::plugin::{Counts, Runtime};
-
-    #[test]
-    fn a_plugins_counts_are_of_all_its_versions() {
-        let environment =
-            [("REDUCT_SINK_BROKERS", "127.0.0.1:1"), ("REDUCT_SINK_TOPICS", "t"), ("REDUCT_SINK_BUCKET", "b")];
-        let environment = environment.map(|(name, value)| (name.into(), value.into())).into_iter().collect();
-        let sources = config::Sources { environment, ..config::Sources::default() };
-        let config = config::load(sources).config.unwrap().only().unwrap();
-        let chain = SharedChain::load(Runtime::new().unwrap(), &config.plugins).unwrap();
-        let mut version = chain.versions().remove(0);
-        // A version that took over a moment ago has done nothing yet, and one that was rolled back has failed.
-        let failing = chain.stages().remove(0).version.plugin.counters();
-        failing.failed();
-        version.counts = Counts::default();
-        assert_eq!(plugin(version, &chain, &[]).counts.failed, 1);
-    }
 
     #[test]
     fn records_wait_for_what_is_known_to_be_wrong() {
