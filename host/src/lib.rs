@@ -19,7 +19,7 @@
 //!
 //! | thread or task | owns | waits for | ends |
 //! |---|---|---|---|
-//! | main, or `pipeline-NAME` for each of several: the polling thread | the consumer: assignments, seeks, commits | Kafka's group events, 100 ms at most | after a stop or a failure, when all is acknowledged or `limits.shutdown` is over |
+//! | main, or `pipeline-NAME` for each of several: the polling thread | the consumer: assignments, seeks, commits but the last one | Kafka's group events, 100 ms at most | after a stop or a failure, when all is acknowledged or `limits.shutdown` is over |
 //! | `signals` | SIGTERM and SIGINT ([`health::stop_signals`]) | signals | with the process |
 //! | `worker-N` (`limits.workers`) | readers of its partitions, one chain of plugin instances | records, room in the budget | when the polling thread stops it |
 //! | `sink` (tokio threads) | the tasks below | I/O | with the pipeline |
@@ -31,16 +31,17 @@
 //! | `status` | the HTTP listener and the Unix socket, on a runtime of its own | requests | with the process |
 //! | `log` | the queue of log lines | lines | with the process |
 //! | `dead-letters` (only with `dead_letters.topic`) | the transactional producers | dead letters, answers of Kafka | when the sink ends |
-//! | `pauses` | the clocks that show a pause of the process or the machine | 200 ms at a time | with the process |
-//! | `plugin-life` | the rollout of plugins: watched files, trials, bake windows | file events, requests to promote or roll back | with the pipeline |
-//! | `plugin-loader`, `plugin-load` | one version that is being compiled and started | the compiler | when the version is ready or refused |
+//! | `suspensions` | the clocks that show that the process or its machine was suspended | 200 ms at a time | with the process |
+//! | `rollout` | the rollout of plugins: watched files, trials, bake windows | file events, requests to promote or roll back | with the pipeline |
+//! | `plugin-loader` | the order to load a changed file, or the plugins of a changed configuration | `plugin-prepare` | when the versions are ready or refused |
+//! | `plugin-prepare` | one version that is read, checked, compiled in a child process, and started | the compiler, the plugin | when the version is ready or refused |
 //! | `replay` | a replay of the dead letters, or a dry run of one | dead letters, answers of the store | when all were looked at, or with the host |
 //! | `replay-question` | a question of a replay to the brokers | answers of the brokers | with the answer; a stop doesn't wait for it |
 //! | `plugin-trial` | the shadow of a candidate | sampled records | when the trial is decided |
 //! | `plugin-ticker` | the clock of the deadlines of calls | one tick at a time | with the process |
 //! | `plugin-tag` | the question which digest a registry's tag means now | the registry | when it is answered |
 //! | `plugin-host-calls` | what WASI does for plugins: files, timers, HTTP | files, servers | with the version, or the process |
-//! | `leaving` | the consumer after the last commit | answers of the brokers | when the group was left, or the process ends |
+//! | `leaving` | the last commit, and the consumer after it | answers of the brokers | when the group was left, or the process ends |
 //!
 //! # Glossary
 //!
@@ -51,11 +52,15 @@
 //! - **block**: a file of an entry in ReductStore that holds some hundred records; an *open* block is still written to.
 //! - **budget**: how many records and bytes may be in flight; reading stops above it.
 //! - **chain**: the plugins in their order; each worker has instances of its own.
-//! - **commit gate**: closed from a failure of the store until the recovery has looked at the store's uptime; meanwhile only what an
-//!   earlier look had proved is committed, and after a removal nothing.
+//! - **commit gate**: closed from a failure of the store until the recovery has looked at the store's uptime; meanwhile only what is
+//!   *committable while closed* is committed, and after a removal nothing.
 //! - **commit metadata**: the text that is committed to Kafka beside an offset, for the next owner of the partition.
+//! - **committable while closed**: acknowledged before a look at the store's uptime that showed no restart, or committed already: a later
+//!   failure of the store doesn't concern it.
 //! - **dead letter**: a record that could not be handled, kept with the reason.
-//! - **durable offset**: the offset below which everything had been acknowledged when the store was last known to run.
+//! - **dry run**: of a replay: what would become of each dead letter, without changing anything.
+//! - **durable offset**: the offset below which everything had been acknowledged when the store was last known to run; `durable` in the
+//!   commit metadata. A crash can take records below it that are still in an open block: a re-read begins `block_offsets` before it.
 //! - **entry**: ReductStore's name for a series of records in a bucket.
 //! - **generation**: a number that grows: of a `PartitionState`, so that a writer notices a newer one; of the chain, so that a worker
 //!   notices a swap; and Kafka's own, of a consumer group, which grows at each rebalance.
@@ -67,12 +72,13 @@
 //! - **owed**: a re-read that has to happen, by this owner of the partition or by the next one.
 //! - **parked**: kept by a writer, because the store takes neither the record nor its dead letter now.
 //! - **pipeline**: topics, chain and bucket that belong together. A process has one without a name, or several, each in its slot.
-//! - **proven**: acknowledged before a look at the store's uptime that showed no restart.
+//! - **probe**: a call to a plugin whose circuit breaker is open, to see whether it still fails; also a request to `/livez` or `/readyz`.
 //! - **re-read**: to read records from Kafka again that were read before, because the store may have lost them.
 //! - **repair**: to remove an unfinished record from the store and write it again.
 //! - **shadow trial**: a new version that gets live records beside the active one, and whose answers are discarded.
 //! - **stage**: a plugin's place in the chain.
 //! - **stale**: belonging to a `PartitionState` that has ended; a stale record is not written any more.
+//! - **suspension**: a time in which the process or its machine stood still; a *pause* is asked for by the operator.
 //! - **tap**: a sample of records on their way with what each plugin made of them, for somebody who watches.
 //! - **verdict**: what a plugin decided: keep, drop, change or split. A reject, a retry, a trap or an exceeded limit is a *failure*.
 

@@ -123,6 +123,13 @@ fn files_are_short() {
     report(files.iter().filter_map(too_long).collect());
 }
 
+#[test]
+fn each_file_begins_with_what_it_is_for() {
+    let headless = |source: &Source| !source.text.starts_with("//! ");
+    let problem = |source: Source| format!("{}: begin with `//! ` and what the file is for", source.name);
+    report(sources().into_iter().filter(headless).map(problem).collect());
+}
+
 /// A reader who meets a type's name a second time may confuse it with the type that they know.
 #[test]
 fn each_type_name_is_used_once() {

@@ -1,6 +1,6 @@
 //! The chain asks the configured plugins, in their order, what is to become of each input record.
 //!
-//! Guarantees: each input record has one [`Outcome`], decided by one version of each plugin; if a plugin fails on one
+//! Guarantees: each attempt at an input record has one [`Outcome`], decided by one version of each plugin; if a plugin fails on one
 //! part of a split record, its failure policy decides about the whole record, so that no record is written in part; a
 //! failure affects no record but the one on which the plugin failed.
 
@@ -83,7 +83,7 @@ impl Chain {
         Self::start(shared, false)
     }
 
-    /// Starts a chain for a replay of the dead letters in a running host, or a trial of one: its calls are neither counted nor
+    /// Starts a chain for a replay of the dead letters in a running host, or a dry run of one: its calls are neither counted nor
     /// timed with those of the workers, and circuit breakers neither count its failures nor refuse its records.
     pub fn for_replay(shared: Arc<SharedChain>) -> anyhow::Result<Self> {
         Self::start(shared, true)

@@ -66,11 +66,11 @@ impl CommandError {
             .into_iter()
             .flat_map(ConfigProblems::iter)
             .map(|problem| {
-                let place = problem.place.as_ref().map(ToString::to_string);
+                let place = problem.location.as_ref().map(ToString::to_string);
                 json!({ "place": place, "key": problem.key, "message": problem.text })
             })
             .collect();
-        let of_first = config.and_then(|all| all.iter().next()?.place.as_ref()).map(ToString::to_string);
+        let of_first = config.and_then(|all| all.iter().next()?.location.as_ref()).map(ToString::to_string);
         let place = of_first.or_else(|| load.map(|error| error.file.clone()));
         let remedy = load.map_or_else(|| self.code.remedy(), |error| error.problem.remedy());
         let mut error = json!({

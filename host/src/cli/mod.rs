@@ -12,7 +12,7 @@ mod dry_run;
 mod error_code;
 mod exit;
 mod generate;
-mod host_place;
+mod host_address;
 mod json_log;
 mod logging;
 mod options;

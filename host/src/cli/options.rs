@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use reduct_sink::config::{self, Config, ConfigPlace, Flag, Key, KeyFlag, Pipelines, Sources};
+use reduct_sink::config::{self, Config, ConfigLocation, Flag, Key, KeyFlag, Pipelines, Sources};
 
 use super::{CommandError, Exit, unpacking};
 
@@ -133,10 +133,10 @@ impl ConfigFlags {
 
     /// The validated configuration. If it isn't valid, its warnings are logged before the error, because they may explain it.
     pub fn load(self) -> Result<LoadedConfig, CommandError> {
-        let by_flag = self.config.clone().map(|path| (path, ConfigPlace::Flag("--config")));
+        let by_flag = self.config.clone().map(|path| (path, ConfigLocation::Flag("--config")));
         let by_variable = || {
             let path = std::env::var_os(VARIABLE).filter(|path| !path.is_empty())?;
-            Some((path.into(), ConfigPlace::Environment(VARIABLE.into())))
+            Some((path.into(), ConfigLocation::Environment(VARIABLE.into())))
         };
         let file = by_flag.or_else(by_variable);
         let environment = std::env::vars_os().collect();

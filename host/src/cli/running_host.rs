@@ -12,7 +12,7 @@ use clap::Args;
 use reduct_sink::health::access::{check_own_folder, socket_path, without_port};
 use serde_json::Value;
 
-use super::host_place::HostPlace;
+use super::host_address::HostAddress;
 use super::options::file_by_variable;
 use super::{CommandError, ErrorCode, Exit};
 
@@ -72,10 +72,10 @@ impl RunningHost {
     pub fn with_config(&self, file: Option<&Path>) -> Result<Self, CommandError> {
         let mut host = self.clone();
         let Some(file) = file.filter(|_| self.status.is_none()) else { return Ok(host) };
-        let place = HostPlace::read(file)?;
+        let found = HostAddress::read(file)?;
         // Without the right to read the token the host's Unix socket may do.
-        let readable = place.token_file.filter(|token| std::fs::File::open(token).is_ok());
-        host.status = place.address;
+        let readable = found.token_file.filter(|token| std::fs::File::open(token).is_ok());
+        host.status = found.address;
         host.token_file = host.token_file.or(readable);
         Ok(host)
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::layers::Layers;
 use super::pipelines::{Pipelines, choose, separate};
-use super::problem::{ConfigPlace, ConfigProblem, ConfigProblems};
+use super::problem::{ConfigLocation, ConfigProblem, ConfigProblems};
 use super::{LoadOutcome, overlap, substitute, validate, warnings};
 
 /// From the layers to the pipelines and their warnings. `wanted`: the only one that is asked for.
@@ -24,7 +24,8 @@ pub(super) fn assemble(
         return LoadOutcome { warnings: warnings.all(0), config: Err(ConfigProblems::new(layers.problems)) };
     }
     let mut problems = std::mem::take(&mut layers.problems);
-    let places: Vec<ConfigPlace> = layers.pipelines.iter().flatten().map(|pipeline| pipeline.place.clone()).collect();
+    let locations: Vec<ConfigLocation> =
+        layers.pipelines.iter().flatten().map(|pipeline| pipeline.location.clone()).collect();
     let (mut configs, mut secret_files, mut risks) = (Vec::new(), Vec::new(), Vec::new());
     for pipeline in separate(layers, &mut problems) {
         let (layers, own) = pipeline.part();
@@ -49,7 +50,7 @@ pub(super) fn assemble(
         }
     }
     if problems.is_empty() {
-        problems.extend(overlap::conflicts(&configs, &places));
+        problems.extend(overlap::conflicts(&configs, &locations));
         risks.into_iter().for_each(|(name, texts)| warnings.add(name.as_deref(), texts));
         warnings.add(None, overlap::warnings(&configs));
         secret_files.sort();
@@ -63,7 +64,7 @@ pub(super) fn assemble(
         false => Err(ConfigProblems::new(problems)),
     };
     let config = chosen.and_then(|configs| {
-        let nothing = || ConfigProblem { place: None, key: "pipelines".into(), text: "found no pipeline".into() };
+        let nothing = || ConfigProblem { location: None, key: "pipelines".into(), text: "found no pipeline".into() };
         Pipelines::new(configs).ok_or_else(|| nothing().into())
     });
     LoadOutcome { warnings: warnings.all(number), config }

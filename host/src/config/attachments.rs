@@ -31,13 +31,13 @@ pub(super) fn attachments(
     problems: &mut Vec<ConfigProblem>,
 ) -> Vec<AttachmentRule> {
     let mut rules: Vec<AttachmentRule> = Vec::new();
-    for TableOfList { values, place } in &tables {
+    for TableOfList { values, location } in &tables {
         let mut reader = KeyReader { values, folder, misspelt: &[], pipeline: None, problems };
         for key in [ENTRY, KEY, FILE] {
             if reader.find(key).is_none() {
                 let name = key.rsplit('.').next().unwrap_or_default();
                 let text = format!("missing: each of [[attachments]] needs `{name}`");
-                reader.problems.push(ConfigProblem::at(place, key, text));
+                reader.problems.push(ConfigProblem::at(location, key, text));
             }
         }
         let expected = "an entry's name, in which `*` stands for any characters";
@@ -55,7 +55,7 @@ pub(super) fn attachments(
         let (Some(entry), Some(key), Some(file)) = (entry, key, file) else { continue };
         if rules.iter().any(|known| known.entry == entry && known.key == key) {
             let text = format!("a second attachment {key:?} for {entry}, expected one file for each key of an entry");
-            problems.push(ConfigProblem::at(place, KEY, text));
+            problems.push(ConfigProblem::at(location, KEY, text));
             continue;
         }
         rules.push(AttachmentRule { entry, key, file });

@@ -52,7 +52,7 @@ pub use self::plugins::{
     BreakerConfig, FailurePolicy, GrantedDirectory, Grants, InstancesFor, PluginConfig, PluginLimits, PluginSource,
     Recycle, WhileOpen, plugin_name_of,
 };
-pub use self::problem::{ConfigPlace, ConfigProblem, ConfigProblems};
+pub use self::problem::{ConfigLocation, ConfigProblem, ConfigProblems};
 pub use self::reader::in_full;
 pub use self::reference::{example, reference};
 pub(crate) use self::regular_file::{open_regular, read_small, read_small_text};
@@ -72,7 +72,7 @@ pub(crate) fn default_compile_limits() -> (u64, Duration) {
 #[derive(Debug, Default, Clone)]
 pub struct Sources {
     /// The file, and the flag or variable that named it.
-    pub file: Option<(PathBuf, ConfigPlace)>,
+    pub file: Option<(PathBuf, ConfigLocation)>,
     /// The process's environment, from which `REDUCT_SINK_*` is read.
     pub environment: Vec<(OsString, OsString)>,
     /// The keys that the command line sets.

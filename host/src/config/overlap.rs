@@ -9,14 +9,14 @@ use std::collections::BTreeSet;
 use url::{Host, Url};
 
 use super::key_table::PIPELINES;
-use super::problem::{ConfigPlace, ConfigProblem};
+use super::problem::{ConfigLocation, ConfigProblem};
 use super::{Config, PluginSource};
 use crate::record::entry_name::{EntriesAllowed, topic_segment};
 
-/// What two of the pipelines share that they must not. `places`: where each pipeline stands in the file.
-pub(super) fn conflicts(configs: &[Config], places: &[ConfigPlace]) -> Vec<ConfigProblem> {
+/// What two of the pipelines share that they must not. `locations`: where each pipeline stands in the file.
+pub(super) fn conflicts(configs: &[Config], locations: &[ConfigLocation]) -> Vec<ConfigProblem> {
     let mut problems = Vec::new();
-    for (number, (config, place)) in configs.iter().zip(places).enumerate() {
+    for (number, (config, location)) in configs.iter().zip(locations).enumerate() {
         for earlier in configs.iter().take(number) {
             let (one, other) = (name(earlier), name(config));
             if config.kafka.group == earlier.kafka.group && share_brokers(earlier, config) {
@@ -25,7 +25,7 @@ pub(super) fn conflicts(configs: &[Config], places: &[ConfigPlace]) -> Vec<Confi
                      records of both; set group in [{PIPELINES}.{other}.kafka]",
                     config.kafka.group
                 );
-                problems.push(ConfigProblem::at(place, format!("{PIPELINES}.{other}.kafka.group"), text));
+                problems.push(ConfigProblem::at(location, format!("{PIPELINES}.{other}.kafka.group"), text));
             }
             let dead_letters = config.dead_letters.topic.as_ref();
             if dead_letters.is_some()
@@ -36,7 +36,7 @@ pub(super) fn conflicts(configs: &[Config], places: &[ConfigPlace]) -> Vec<Confi
                     "pipelines {one} and {other} have the same topic of dead letters; a replay would send those of both through \
                      the chain of one. Set topic in [{PIPELINES}.{other}.dead_letters]"
                 );
-                problems.push(ConfigProblem::at(place, format!("{PIPELINES}.{other}.dead_letters.topic"), text));
+                problems.push(ConfigProblem::at(location, format!("{PIPELINES}.{other}.dead_letters.topic"), text));
             }
             if let Some((mine, theirs)) = common_entries(earlier, config) {
                 let text = format!(
@@ -46,7 +46,7 @@ pub(super) fn conflicts(configs: &[Config], places: &[ConfigPlace]) -> Vec<Confi
                      such as \"{other}-dead/{{topic}}/{{partition}}\"",
                     config.store.bucket
                 );
-                problems.push(ConfigProblem::at(place, format!("{PIPELINES}.{other}.store.bucket"), text));
+                problems.push(ConfigProblem::at(location, format!("{PIPELINES}.{other}.store.bucket"), text));
             }
         }
     }
@@ -225,7 +225,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("sink.toml");
             std::fs::write(&path, text).unwrap();
-            let file = Some((path, ConfigPlace::Flag("--config")));
+            let file = Some((path, ConfigLocation::Flag("--config")));
             let sources = crate::config::Sources { file, ..Default::default() };
             crate::config::load(sources).config.unwrap().only().unwrap()
         };

@@ -12,7 +12,7 @@ use toml::de::DeValue;
 
 use super::key_table::{self, PIPELINES, is_of_process};
 use super::layers::{LayerValues, Layers, PipelineTable};
-use super::problem::{ConfigPlace, ConfigProblem};
+use super::problem::{ConfigLocation, ConfigProblem};
 use super::value::ConfigValue;
 use super::{Config, overlap};
 
@@ -52,7 +52,7 @@ impl Pipelines {
 
     /// What two of these pipelines share that they must not, in words.
     pub fn conflicts(configs: &[Config]) -> Vec<String> {
-        let nowhere = vec![ConfigPlace::Flag("--config"); configs.len()];
+        let nowhere = vec![ConfigLocation::Flag("--config"); configs.len()];
         overlap::conflicts(configs, &nowhere).into_iter().map(|problem| problem.text).collect()
     }
 
@@ -95,8 +95,8 @@ impl Layers {
     pub(super) fn read_pipelines(
         &mut self,
         found: &DeValue<'_>,
-        here: &ConfigPlace,
-        place: &impl Fn(usize) -> ConfigPlace,
+        here: &ConfigLocation,
+        location: &impl Fn(usize) -> ConfigLocation,
     ) {
         let DeValue::Table(tables) = found else {
             let text = "expected tables, [pipelines.NAME] for each pipeline";
@@ -105,7 +105,7 @@ impl Layers {
         };
         let mut pipelines = Vec::new();
         for (name, value) in tables {
-            let (name, here) = (name.get_ref().to_string(), place(name.span().start));
+            let (name, here) = (name.get_ref().to_string(), location(name.span().start));
             let path = format!("{PIPELINES}.{name}");
             if !is_name(&name) {
                 let text = format!(
@@ -120,17 +120,17 @@ impl Layers {
             };
             let mut own = Self { folder: self.folder.clone(), is_pipeline: true, ..Self::default() };
             let mut values = LayerValues::new();
-            own.read_table("", entries, &mut values, place);
+            own.read_table("", entries, &mut values, location);
             for (key, found) in values.iter().filter(|(key, _)| is_of_process(key)) {
                 let text = format!(
                     "this holds for the whole process; set it in [{}] at the top of the file",
                     key.rsplit_once('.').map_or("", |(table, _)| table)
                 );
-                own.problems.push(ConfigProblem::at(&found.place, *key, text));
+                own.problems.push(ConfigProblem::at(&found.location, *key, text));
             }
             own.values = values;
             self.problems.extend(own.problems.drain(..).map(|problem| in_pipeline(&name, problem)));
-            pipelines.push(PipelineTable { name, place: here, own });
+            pipelines.push(PipelineTable { name, location: here, own });
         }
         if pipelines.is_empty() && tables.is_empty() {
             let text = "found no pipeline, expected at least one table [pipelines.NAME]";
@@ -143,7 +143,7 @@ impl Layers {
     /// What is set here for one pipeline. `problems`: what is set in two places.
     fn with(&self, table: PipelineTable, problems: &mut Vec<ConfigProblem>) -> PipelineLayers {
         let PipelineTable { name, own, .. } = table;
-        let mut twice = |key: &str, found: &ConfigPlace| {
+        let mut twice = |key: &str, found: &ConfigLocation| {
             if found.is_text() {
                 let text = format!("[{PIPELINES}.{name}] sets {key} or what excludes it, too; set it in one place");
                 problems.push(ConfigProblem::at(found, key, text));
@@ -155,17 +155,17 @@ impl Layers {
             let replaced: Vec<&'static str> = replaced.copied().collect();
             for inherited in replaced {
                 if let Some(found) = values.remove(inherited) {
-                    twice(inherited, &found.place);
+                    twice(inherited, &found.location);
                 }
             }
         }
         for name in own.properties.keys() {
             if let Some(found) = self.properties.get(name) {
-                twice(&format!("kafka.properties.{name}"), &found.place);
+                twice(&format!("kafka.properties.{name}"), &found.location);
             }
         }
-        if let (Some(_), Some(place)) = (&own.plugins, &self.plugins_set_by) {
-            twice("plugins", place);
+        if let (Some(_), Some(location)) = (&own.plugins, &self.plugins_set_by) {
+            twice("plugins", location);
         }
         let keys = OwnKeys {
             values: own.values.keys().copied().collect(),
@@ -230,7 +230,7 @@ impl PipelineOwn {
     /// Names what stands in the pipeline's own table, or is missing there, by its full path.
     pub fn named(&self, problem: ConfigProblem) -> ConfigProblem {
         match &self.name {
-            Some(name) if problem.place.is_none() || self.keys.has(&problem.key) => in_pipeline(name, problem),
+            Some(name) if problem.location.is_none() || self.keys.has(&problem.key) => in_pipeline(name, problem),
             _ => problem,
         }
     }
@@ -295,17 +295,17 @@ pub(super) fn choose(
     file: Option<&Path>,
 ) -> Result<Vec<Config>, ConfigProblem> {
     let Some(wanted) = wanted else { return Ok(configs) };
-    let place = ConfigPlace::Flag("--pipeline");
+    let location = ConfigLocation::Flag("--pipeline");
     let names: Vec<String> = configs.iter().filter_map(|config| Some(config.pipeline.as_ref()?.to_string())).collect();
     if names.is_empty() {
         let file = file.map_or_else(|| "the configuration".into(), |file| file.display().to_string());
         let text = format!("{file} has no [{PIPELINES}]; leave the flag out");
-        return Err(ConfigProblem::at(&place, "", text));
+        return Err(ConfigProblem::at(&location, "", text));
     }
     let chosen: Vec<Config> = configs.into_iter().filter(|one| one.pipeline.as_deref() == Some(wanted)).collect();
     if chosen.is_empty() {
         let text = format!("there is no pipeline {wanted:?}; there are: {}", names.join(", "));
-        return Err(ConfigProblem::at(&place, "", text));
+        return Err(ConfigProblem::at(&location, "", text));
     }
     Ok(chosen)
 }

@@ -9,7 +9,7 @@ use super::checks;
 use super::key_table::Word;
 use super::layers::{LayerValues, TableOfList};
 use super::network::Network;
-use super::problem::{ConfigPlace, ConfigProblem};
+use super::problem::{ConfigLocation, ConfigProblem};
 use super::reader::{KeyReader, defaults, plain_text};
 use super::remote::{FetchRules, RemoteAddress, RemotePlugin, remote_plugin, sha256_digits};
 use super::swaps::{self, Bake, Trial};
@@ -229,16 +229,16 @@ pub(super) fn chain(
     };
     let mut names = HashSet::new();
     let mut chain = Vec::new();
-    for TableOfList { values, place } in &tables {
+    for TableOfList { values, location } in &tables {
         let mut reader = KeyReader { values, folder, misspelt: &[], pipeline: None, problems };
-        let source = plugin_source(&mut reader, rules, place);
-        let name = plugin_name(&mut reader, place, source.as_ref());
+        let source = plugin_source(&mut reader, rules, location);
+        let name = plugin_name(&mut reader, location, source.as_ref());
         if let Some(name) = &name
             && !names.insert(name.clone())
         {
             let text = format!("two plugins are called {name:?}, give each a `name` of its own");
-            let place = reader.find(NAME).map_or(place, |found| &found.place);
-            reader.problems.push(ConfigProblem::at(place, NAME, text));
+            let location = reader.find(NAME).map_or(location, |found| &found.location);
+            reader.problems.push(ConfigProblem::at(location, NAME, text));
         }
         // Read even if it can't run, for what else may be wrong with it.
         chain.push(plugin(&mut reader, name.unwrap_or_default(), source.unwrap_or(PluginSource::Builtin)));
@@ -247,7 +247,7 @@ pub(super) fn chain(
 }
 
 /// As given, or else made of the file's stem.
-fn plugin_name(reader: &mut KeyReader<'_>, place: &ConfigPlace, source: Option<&PluginSource>) -> Option<String> {
+fn plugin_name(reader: &mut KeyReader<'_>, location: &ConfigLocation, source: Option<&PluginSource>) -> Option<String> {
     if reader.find(NAME).is_some() {
         let expected = "a name of small letters, digits and `-`";
         return reader.parsed(NAME, expected, |found| checks::plugin_name(plain_text(found)?));
@@ -260,7 +260,7 @@ fn plugin_name(reader: &mut KeyReader<'_>, place: &ConfigPlace, source: Option<&
     let name = plugin_name_of(path);
     if name.is_none() {
         let text = "missing: the file's name has no letters to make one of, give it a `name`";
-        reader.problems.push(ConfigProblem::at(place, NAME, text));
+        reader.problems.push(ConfigProblem::at(location, NAME, text));
     }
     name
 }
@@ -275,7 +275,7 @@ pub fn plugin_name_of(file: &Path) -> Option<String> {
 }
 
 /// Where a plugin comes from.
-fn plugin_source(reader: &mut KeyReader<'_>, rules: &FetchRules, place: &ConfigPlace) -> Option<PluginSource> {
+fn plugin_source(reader: &mut KeyReader<'_>, rules: &FetchRules, location: &ConfigLocation) -> Option<PluginSource> {
     let expected = "one of \"passthrough\"";
     let builtin =
         reader.parsed("plugins.builtin", expected, |found| (plain_text(found)? == "passthrough").then_some(()));
@@ -292,12 +292,12 @@ fn plugin_source(reader: &mut KeyReader<'_>, rules: &FetchRules, place: &ConfigP
     match (reader.find("plugins.path"), reader.find("plugins.builtin")) {
         (None, None) => {
             let text = "missing: set the `path` of a component, or `builtin = \"passthrough\"`";
-            reader.problems.push(ConfigProblem::at(place, "plugins.path", text));
+            reader.problems.push(ConfigProblem::at(location, "plugins.path", text));
             None
         }
         (Some(_), Some(found)) => {
             let text = "`path` is set too, expected one of them";
-            reader.problems.push(ConfigProblem::at(&found.place, "plugins.builtin", text));
+            reader.problems.push(ConfigProblem::at(&found.location, "plugins.builtin", text));
             None
         }
         (None, Some(_)) => builtin.map(|()| PluginSource::Builtin),
@@ -383,7 +383,7 @@ fn breaker(reader: &mut KeyReader<'_>) -> Option<BreakerConfig> {
         for key in ["plugins.breaker.failures", "plugins.breaker.pause"] {
             if let Some(found) = reader.find(key) {
                 let text = "a breaker that does nothing, set `then` as well, such as \"wait\"";
-                reader.problems.push(ConfigProblem::at(&found.place, key, text));
+                reader.problems.push(ConfigProblem::at(&found.location, key, text));
             }
         }
     }

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ConfigPlace {
+pub enum ConfigLocation {
     /// A line of the configuration file.
     File {
         /// As it was named.
@@ -22,14 +22,14 @@ pub enum ConfigPlace {
     Flag(&'static str),
 }
 
-impl ConfigPlace {
+impl ConfigLocation {
     /// Values of a file are typed; those of the environment and of flags are text that is read as the type of the key.
     pub fn is_text(&self) -> bool {
         !matches!(self, Self::File { .. })
     }
 }
 
-impl fmt::Display for ConfigPlace {
+impl fmt::Display for ConfigLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, line } => write!(f, "{path}:{line}"),
@@ -43,7 +43,7 @@ impl fmt::Display for ConfigPlace {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigProblem {
     /// `None`: the value isn't set.
-    pub place: Option<ConfigPlace>,
+    pub location: Option<ConfigLocation>,
     /// The key's path, such as `store.bucket`; empty when the problem has none.
     pub key: String,
     /// What was found and what would be right.
@@ -51,16 +51,16 @@ pub struct ConfigProblem {
 }
 
 impl ConfigProblem {
-    /// A problem at a place.
-    pub fn at(place: &ConfigPlace, key: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { place: Some(place.clone()), key: key.into(), text: text.into() }
+    /// A problem at a location.
+    pub fn at(location: &ConfigLocation, key: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { location: Some(location.clone()), key: key.into(), text: text.into() }
     }
 }
 
 impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(place) = &self.place {
-            write!(f, "{place}: ")?;
+        if let Some(location) = &self.location {
+            write!(f, "{location}: ")?;
         }
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
@@ -76,7 +76,7 @@ pub struct ConfigProblems(Vec<ConfigProblem>);
 impl ConfigProblems {
     /// In the order of the file, then of the environment, the flags, and what is missing.
     pub fn new(mut problems: Vec<ConfigProblem>) -> Self {
-        problems.sort_by(|a, b| (a.place.is_none(), &a.place).cmp(&(b.place.is_none(), &b.place)));
+        problems.sort_by(|a, b| (a.location.is_none(), &a.location).cmp(&(b.location.is_none(), &b.location)));
         Self(problems)
     }
 

@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 
 use super::key_table::{self, Key, Preset, Takes, Word, size_text, words};
 use super::layers::LayerValues;
-use super::problem::{ConfigPlace, ConfigProblem};
+use super::problem::{ConfigLocation, ConfigProblem};
 use super::value::{ConfigValue, Value};
 
 pub struct KeyReader<'a> {
@@ -31,7 +31,7 @@ impl<'a> KeyReader<'a> {
     /// Reports a key that is read otherwise than its row says.
     fn wrong_row<T: Default>(&mut self, key: &str) -> T {
         let text = "the key table has no row for this, or one of another type; this is a fault of reduct-sink";
-        self.problems.push(ConfigProblem { place: None, key: key.into(), text: text.into() });
+        self.problems.push(ConfigProblem { location: None, key: key.into(), text: text.into() });
         T::default()
     }
 
@@ -44,7 +44,7 @@ impl<'a> KeyReader<'a> {
             return;
         }
         let what = if may_hold_secret(key, found) { found.value.type_name().into() } else { found.value.to_string() };
-        self.problems.push(ConfigProblem::at(&found.place, key, format!("found {what}, expected {expected}")));
+        self.problems.push(ConfigProblem::at(&found.location, key, format!("found {what}, expected {expected}")));
     }
 
     /// Reports a required key that isn't set, unless a misspelt one was reported in its place.
@@ -52,7 +52,7 @@ impl<'a> KeyReader<'a> {
         let table = key.rsplit_once('.').map_or("", |(table, _)| table);
         if !self.misspelt.iter().any(|path| path == key || path == table) {
             let text = format!("missing: {}", key_table::ways_to_set(key, self.pipeline));
-            self.problems.push(ConfigProblem { place: None, key: key.into(), text });
+            self.problems.push(ConfigProblem { location: None, key: key.into(), text });
         }
     }
 
@@ -76,7 +76,7 @@ impl<'a> KeyReader<'a> {
     pub fn boolean(&mut self, key: &str) -> bool {
         let parsed = self.parsed(key, "true or false", |found| match &found.value {
             Value::Boolean(truth) => Some(*truth),
-            Value::Text(text) if found.place.is_text() => text.parse().ok(),
+            Value::Text(text) if found.location.is_text() => text.parse().ok(),
             _ => None,
         });
         let default = match self.row(key) {
@@ -93,7 +93,7 @@ impl<'a> KeyReader<'a> {
         self.parsed(key, &expected, |found| {
             let number = match &found.value {
                 Value::Integer(number) => u64::try_from(*number).ok()?,
-                Value::Text(text) if found.place.is_text() => text.parse().ok()?,
+                Value::Text(text) if found.location.is_text() => text.parse().ok()?,
                 _ => return None,
             };
             (min..=max).contains(&number).then_some(number)
@@ -193,7 +193,7 @@ impl<'a> KeyReader<'a> {
     /// A path; one in the file begins at the file's folder.
     pub fn path(&mut self, key: &str) -> Option<PathBuf> {
         let text = self.text(key)?;
-        let in_file = matches!(self.find(key)?.place, ConfigPlace::File { .. });
+        let in_file = matches!(self.find(key)?.location, ConfigLocation::File { .. });
         Some(if in_file { self.folder.join(text) } else { text.into() })
     }
 }

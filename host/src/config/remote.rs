@@ -191,7 +191,7 @@ pub(super) fn remote_plugin(
     const PATH: &str = "plugins.path";
     let found = reader.find(PATH)?;
     let wrong = |reader: &mut KeyReader<'_>, text: &str| {
-        reader.problems.push(ConfigProblem::at(&found.place, PATH, text.to_owned()));
+        reader.problems.push(ConfigProblem::at(&found.location, PATH, text.to_owned()));
         None
     };
     let address = match RemoteAddress::parse(text) {

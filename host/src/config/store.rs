@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::checks;
-use super::problem::{ConfigPlace, ConfigProblem};
+use super::problem::{ConfigLocation, ConfigProblem};
 use super::reader::{KeyReader, in_full, plain_text};
 use super::regular_file::read_small_text;
 use super::validate::{content_types, default_text, template};
@@ -51,17 +51,17 @@ pub(super) fn store(reader: &mut KeyReader<'_>) -> StoreConfig {
 /// From `store.token` or the file that `store.token_file` names, with that file; of two layers, the upper one's.
 fn token(reader: &mut KeyReader<'_>) -> (Option<Secret>, Option<PathBuf>) {
     const EXPECTED: &str = "a token: one line of visible ASCII characters";
-    let layer = |found: &ConfigValue| match found.place {
-        ConfigPlace::File { .. } => 0,
-        ConfigPlace::Environment(_) => 1,
-        ConfigPlace::Flag(_) => 2,
+    let layer = |found: &ConfigValue| match found.location {
+        ConfigLocation::File { .. } => 0,
+        ConfigLocation::Environment(_) => 1,
+        ConfigLocation::Flag(_) => 2,
     };
     let (text, file) = (reader.find("store.token"), reader.find("store.token_file"));
     if let (Some(text), Some(file)) = (text, file)
         && layer(text) == layer(file)
     {
         reader.problems.push(ConfigProblem::at(
-            &file.place,
+            &file.location,
             "store.token_file",
             "store.token is set too, expected one of them",
         ));
@@ -76,7 +76,7 @@ fn token(reader: &mut KeyReader<'_>) -> (Option<Secret>, Option<PathBuf>) {
         return (token.map(Secret::new), from_file);
     }
     let (Some(path), Some(file)) = (reader.path("store.token_file"), file) else { return (None, None) };
-    let place = &file.place;
+    let location = &file.location;
     let shown = in_full(&path);
     let token = match read_small_text(&path) {
         Ok(text) => checks::token(text.trim()).ok_or_else(|| format!("{shown} holds no token, expected {EXPECTED}")),
@@ -85,7 +85,7 @@ fn token(reader: &mut KeyReader<'_>) -> (Option<Secret>, Option<PathBuf>) {
     match token {
         Ok(token) => (Some(Secret::new(token)), Some(path)),
         Err(text) => {
-            reader.problems.push(ConfigProblem::at(place, "store.token_file", text));
+            reader.problems.push(ConfigProblem::at(location, "store.token_file", text));
             (None, Some(path))
         }
     }
@@ -99,11 +99,11 @@ fn quota(reader: &mut KeyReader<'_>) -> Option<Quota> {
     match (reader.find(TYPE), reader.find(SIZE)) {
         (Some(found), None) if kind != QuotaType::None => {
             let text = "a quota without a size, set quota_size as well, such as \"100GB\"";
-            reader.problems.push(ConfigProblem::at(&found.place, TYPE, text));
+            reader.problems.push(ConfigProblem::at(&found.location, TYPE, text));
         }
         (None, Some(found)) => {
             let text = "a size without a kind, set quota_type as well: \"fifo\" or \"hard\"";
-            reader.problems.push(ConfigProblem::at(&found.place, SIZE, text));
+            reader.problems.push(ConfigProblem::at(&found.location, SIZE, text));
         }
         _ => (),
     }

@@ -72,7 +72,7 @@ impl Substitution<'_> {
         match text {
             Ok((text, origin)) => (found.value, found.origin) = (Value::Text(text), origin),
             Err(text) => {
-                self.problems.push(ConfigProblem::at(&found.place, key, text));
+                self.problems.push(ConfigProblem::at(&found.location, key, text));
                 // So that the value isn't reported a second time for being a table.
                 found.value = Value::Unknown;
             }

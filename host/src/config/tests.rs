@@ -390,7 +390,7 @@ fn no_plugin_gets_at_the_configuration_file_through_a_directory() {
          [[plugins]]\nname = \"other\"\npath = \"/p.wasm\"\ngrants.directories = [{{ path = \"models\", guest = \"/m\" }}]\n"
     );
     std::fs::write(&file, text).unwrap();
-    let named_by = ConfigPlace::Flag("--config");
+    let named_by = ConfigLocation::Flag("--config");
     let load = |file: &Path| {
         super::load(Sources { file: Some((file.into(), named_by.clone())), ..Sources::default() }).config.unwrap()
     };

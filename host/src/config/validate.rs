@@ -9,7 +9,7 @@ use std::thread::available_parallelism;
 use super::checks;
 use super::key_table::{self, Preset};
 use super::layers::Layers;
-use super::problem::{ConfigPlace, ConfigProblem};
+use super::problem::{ConfigLocation, ConfigProblem};
 use super::reader::{KeyReader, plain_text};
 use super::value::{ConfigValue, Value};
 use super::{
@@ -121,7 +121,7 @@ impl Trust {
             };
             if self.require_sha256 && !is_pinned {
                 let text = format!("missing for plugin `{}`: `trust.require_sha256` is set", plugin.name);
-                problems.push(ConfigProblem { place: None, key: "plugins.sha256".into(), text });
+                problems.push(ConfigProblem { location: None, key: "plugins.sha256".into(), text });
             }
         }
     }
@@ -202,7 +202,11 @@ fn topics(reader: &mut KeyReader<'_>) -> Vec<String> {
         return Vec::new();
     };
     if items.is_empty() {
-        reader.problems.push(ConfigProblem::at(&found.place, KEY, "found an empty list, expected at least one topic"));
+        reader.problems.push(ConfigProblem::at(
+            &found.location,
+            KEY,
+            "found an empty list, expected at least one topic",
+        ));
     }
     let mut topics: Vec<String> = Vec::new();
     for item in items {
@@ -336,7 +340,7 @@ fn checked_properties(
     let mut checked = BTreeMap::new();
     for (name, found) in properties {
         let mut reject =
-            |text: String| problems.push(ConfigProblem::at(&found.place, format!("kafka.properties.{name}"), text));
+            |text: String| problems.push(ConfigProblem::at(&found.location, format!("kafka.properties.{name}"), text));
         let text = match &found.value {
             Value::Text(text) => text.clone(),
             Value::Integer(number) => number.to_string(),
@@ -357,8 +361,8 @@ fn checked_properties(
         }
         // `probe` is no file: librdkafka looks for the system's authorities.
         let is_path = FILE_PROPERTIES.contains(&name.as_str()) && text != "probe" && !found.is_hidden();
-        let text = match found.place {
-            ConfigPlace::File { .. } if is_path => folder.join(&text).to_string_lossy().into_owned(),
+        let text = match found.location {
+            ConfigLocation::File { .. } if is_path => folder.join(&text).to_string_lossy().into_owned(),
             _ => text,
         };
         checked.insert(name.clone(), text);
@@ -390,7 +394,7 @@ fn dead_letters(reader: &mut KeyReader<'_>, topics: &[String]) -> DeadLetters {
     let entry = template(reader, "dead_letters.entry", &["{topic}", "{partition}"]);
     if let (Some(_), Some(found)) = (reader.find("dead_letters.entry"), reader.find(TOPIC)) {
         let text = "dead_letters.entry is set too, expected one of them";
-        reader.problems.push(ConfigProblem::at(&found.place, TOPIC, text));
+        reader.problems.push(ConfigProblem::at(&found.location, TOPIC, text));
     }
     let expected = "a topic's name: up to 249 letters, digits, `.`, `_` and `-`";
     let name = |text: &str| (!text.starts_with('^') && checks::topic(text).is_ok()).then(|| text.to_owned());

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{ConfigPlace, ConfigProblem};
+use super::problem::{ConfigLocation, ConfigProblem};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConfigValue {
     pub value: Value,
-    pub place: ConfigPlace,
+    pub location: ConfigLocation,
     pub origin: Origin,
 }
 
@@ -45,16 +45,16 @@ impl ConfigValue {
         self.origin != Origin::Literal
     }
 
-    pub fn text(text: impl Into<String>, place: ConfigPlace) -> Self {
-        Self { value: Value::Text(text.into()), place, origin: Origin::Literal }
+    pub fn text(text: impl Into<String>, location: ConfigLocation) -> Self {
+        Self { value: Value::Text(text.into()), location, origin: Origin::Literal }
     }
 
-    /// `place` turns the offset of a byte into its place.
+    /// `location` turns the offset of a byte into its location.
     pub fn from_toml(
         found: &Spanned<DeValue<'_>>,
-        place: &impl Fn(usize) -> ConfigPlace,
+        location: &impl Fn(usize) -> ConfigLocation,
     ) -> Result<Self, ConfigProblem> {
-        let here = place(found.span().start);
+        let here = location(found.span().start);
         let value = match found.get_ref() {
             DeValue::String(text) => Value::Text(text.to_string()),
             DeValue::Boolean(truth) => Value::Boolean(*truth),
@@ -68,11 +68,11 @@ impl ConfigValue {
                 .map(Value::Float)
                 .map_err(|_| ConfigProblem::at(&here, "", format!("{number} is not a number")))?,
             DeValue::Array(items) => {
-                Value::List(items.iter().map(|item| Self::from_toml(item, place)).collect::<Result<_, _>>()?)
+                Value::List(items.iter().map(|item| Self::from_toml(item, location)).collect::<Result<_, _>>()?)
             }
-            DeValue::Table(table) => Value::Table(table_from_toml(table, place)?),
+            DeValue::Table(table) => Value::Table(table_from_toml(table, location)?),
         };
-        Ok(Self { value, place: here, origin: Origin::Literal })
+        Ok(Self { value, location: here, origin: Origin::Literal })
     }
 
     /// As JSON, for what is handed to a plugin. Fails on a number that JSON can't express.
@@ -82,7 +82,7 @@ impl ConfigValue {
             Value::Integer(number) => (*number).into(),
             Value::Float(number) => {
                 serde_json::Number::from_f64(*number).map(serde_json::Value::Number).ok_or_else(|| {
-                    ConfigProblem::at(&self.place, "", format!("found {number}, which JSON can't express"))
+                    ConfigProblem::at(&self.location, "", format!("found {number}, which JSON can't express"))
                 })?
             }
             Value::Boolean(truth) => (*truth).into(),
@@ -98,9 +98,9 @@ impl ConfigValue {
 
 fn table_from_toml(
     table: &DeTable<'_>,
-    place: &impl Fn(usize) -> ConfigPlace,
+    location: &impl Fn(usize) -> ConfigLocation,
 ) -> Result<Vec<(String, ConfigValue)>, ConfigProblem> {
-    table.iter().map(|(key, value)| Ok((key.get_ref().to_string(), ConfigValue::from_toml(value, place)?))).collect()
+    table.iter().map(|(key, value)| Ok((key.get_ref().to_string(), ConfigValue::from_toml(value, location)?))).collect()
 }
 
 /// What was found, in words for an error message.

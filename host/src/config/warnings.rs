@@ -10,7 +10,7 @@ use std::path::Path;
 use url::{Host, Url};
 
 use super::Config;
-use super::problem::ConfigPlace;
+use super::problem::ConfigLocation;
 use super::value::{ConfigValue, Value};
 
 /// The rights of users who are neither the owner nor in the file's group.
@@ -26,13 +26,13 @@ pub fn of_texts(properties: &BTreeMap<String, ConfigValue>, token: Option<&Confi
         if text.contains("${") && !found.is_hidden() {
             warnings.push(format!(
                 "{}: {key}: the value contains `${{`, which is not replaced; write {{ env = \"NAME\" }} for a variable",
-                found.place
+                found.location
             ));
         }
         if text.ends_with(['\n', '\r', ' ', '\t']) {
             warnings.push(format!(
                 "{}: {key}: the value ends with a line break or a blank, which is a part of it; remove it if it isn't meant",
-                found.place
+                found.location
             ));
         }
     }
@@ -120,7 +120,7 @@ pub fn of_files<'a>(files: impl Iterator<Item = &'a Path>) -> Vec<String> {
 pub fn holds_secret(properties: &BTreeMap<String, ConfigValue>, token: Option<&ConfigValue>) -> bool {
     const SECRETS: [&str; 5] = ["password", "secret", "passphrase", ".pem", "sasl.jaas"];
     let is_secret = |name: &str| SECRETS.iter().any(|secret| name.contains(secret));
-    let stands_here = |found: &ConfigValue| matches!(found.place, ConfigPlace::File { .. }) && !found.is_hidden();
+    let stands_here = |found: &ConfigValue| matches!(found.location, ConfigLocation::File { .. }) && !found.is_hidden();
     properties.iter().any(|(name, found)| is_secret(name) && stands_here(found)) || token.is_some_and(stands_here)
 }
 

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// See the module. Shared by the writers, which close it, the recovery, which opens it, and every [`super::PartitionState`]: while it is
-/// closed, its commit point is what was proved before the failure.
+/// closed, its commit point is what had been acknowledged before the last look at the store.
 #[derive(Debug, Default)]
 pub struct CommitGate {
     failures: AtomicU64,
@@ -28,7 +28,7 @@ impl CommitGate {
         self.removal.fetch_max(number, Ordering::SeqCst);
     }
 
-    /// Whether a removal isn't explained yet: then even what was proved before must not be committed.
+    /// Whether a removal isn't explained yet: then even what had been acknowledged before the last look must not be committed.
     pub fn is_removal_unexplained(&self) -> bool {
         self.removal.load(Ordering::SeqCst) > self.resolved.load(Ordering::SeqCst)
     }

@@ -1,8 +1,8 @@
 //! Whether this host may still write: a process that was stopped (SIGSTOP), or whose machine was suspended, may wake up
 //! after the group has given its partitions to others.
 //!
-//! Guarantees: after a pause longer than [`PAUSE`] no new request is sent to the store until the group has confirmed the
-//! membership, or a rebalance has taken the partitions away. A pause is noticed whichever clock shows it: a suspended
+//! Guarantees: after the process stood still for longer than [`SUSPENDED`] no new request is sent to the store until the group has confirmed the
+//! membership, or a rebalance has taken the partitions away. That is noticed whichever clock shows it: a suspended
 //! machine's monotonic clock stands still, so the clocks that count the suspension are compared as well. A request that
 //! was under way when the process was stopped can't be called back: the server gives it up when nothing of its body comes
 //! for 30 s, which is less than Kafka's 45 s until the partitions move on.
@@ -19,7 +19,7 @@ use crate::config::threads;
 
 /// A thread that should tick every [`TICK`] and did not for this long was stopped, or starved: shorter than the shortest
 /// session time-out that brokers allow by default (6 s).
-const PAUSE: Duration = Duration::from_secs(2);
+const SUSPENDED: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(200);
 
 /// One moment as several clocks show it.
@@ -62,7 +62,7 @@ impl Clocks for SystemClocks {
     }
 }
 
-/// A clock that the kernel doesn't have stands at zero: it never shows a pause.
+/// A clock that the kernel doesn't have stands at zero: it never shows a suspension.
 #[expect(unsafe_code, reason = "the standard library reads the monotonic clock and the time of day only")]
 fn read(clock: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -96,7 +96,7 @@ impl fmt::Debug for Membership {
 }
 
 impl Membership {
-    /// A membership that nobody doubts yet. [`watch_for_pauses`] begins to look for pauses.
+    /// A membership that nobody doubts yet. [`watch_for_suspensions`] begins to look for suspensions.
     pub fn new(clocks: impl Clocks + 'static) -> Self {
         Self {
             clocks: Box::new(clocks),
@@ -106,13 +106,13 @@ impl Membership {
         }
     }
 
-    /// Looks for a pause and answers whether writing has to wait. Each caller looks for itself, because it may have woken
+    /// Looks whether the process stood still, and answers whether writing has to wait. Each caller looks for itself, because it may have woken
     /// up before the thread that ticks.
-    pub fn look_for_pause(&self) -> bool {
-        let paused = self.ran().map_or(Duration::ZERO, |ran| self.clocks.now().since(&ran));
-        if paused > PAUSE && !self.doubted.swap(true, Ordering::SeqCst) {
+    pub fn look_for_suspension(&self) -> bool {
+        let suspended = self.ran().map_or(Duration::ZERO, |ran| self.clocks.now().since(&ran));
+        if suspended > SUSPENDED && !self.doubted.swap(true, Ordering::SeqCst) {
             warn!(
-                paused_s = paused.as_secs_f64(),
+                suspended_s = suspended.as_secs_f64(),
                 "this process was stopped or its machine suspended; writing waits until the group confirms the membership"
             );
         }
@@ -132,19 +132,19 @@ impl Membership {
 
     /// Waits while the membership is in doubt.
     pub async fn assured(&self) {
-        while self.look_for_pause() {
+        while self.look_for_suspension() {
             let confirmed = self.confirmed.notified();
             // Checked again, because it may have been confirmed before we listened.
-            if self.look_for_pause() {
+            if self.look_for_suspension() {
                 // The longest wait that a lost notification costs.
                 let _ = tokio::time::timeout(Duration::from_millis(200), confirmed).await;
             }
         }
     }
 
-    /// Notes that this process runs now, after looking for a pause.
+    /// Notes that this process runs now, after looking whether it stood still.
     fn tick(&self) {
-        self.look_for_pause();
+        self.look_for_suspension();
         *self.ran() = Some(self.clocks.now());
     }
 
@@ -153,8 +153,8 @@ impl Membership {
     }
 }
 
-/// Watches for pauses until the membership is dropped.
-pub fn watch_for_pauses(membership: &Arc<Membership>) -> std::io::Result<()> {
+/// Watches for suspensions of the process, or of its machine, until the membership is dropped.
+pub fn watch_for_suspensions(membership: &Arc<Membership>) -> std::io::Result<()> {
     *membership.ran() = Some(membership.clocks.now());
     let membership: Weak<Membership> = Arc::downgrade(membership);
     let watch = move || {
@@ -163,7 +163,7 @@ pub fn watch_for_pauses(membership: &Arc<Membership>) -> std::io::Result<()> {
             membership.tick();
         }
     };
-    threads::spawn("pauses", watch).map(drop)
+    threads::spawn("suspensions", watch).map(drop)
 }
 
 /// What tests of those need who ask for the membership.
@@ -211,31 +211,31 @@ mod tests {
         let (clocks, membership) = watched();
         for _ in 0..1000 {
             clocks.advance(250, 250, 250);
-            assert!(!membership.look_for_pause());
+            assert!(!membership.look_for_suspension());
             membership.tick();
         }
     }
 
-    /// The monotonic clock stands still meanwhile: only the others show the pause.
+    /// The monotonic clock stands still meanwhile: only the others show the suspension.
     #[test]
     fn a_machine_that_was_suspended_for_a_minute_is_noticed_before_the_next_request() {
         for (boot, real) in [(60_000, 60_000), (60_000, 0), (0, 60_000)] {
             let (clocks, membership) = watched();
             clocks.advance(100, 100 + boot, 100 + real);
-            assert!(membership.look_for_pause(), "boot {boot} ms, real {real} ms");
+            assert!(membership.look_for_suspension(), "boot {boot} ms, real {real} ms");
             membership.tick();
-            assert!(membership.look_for_pause(), "ticking again doesn't end the doubt");
+            assert!(membership.look_for_suspension(), "ticking again doesn't end the doubt");
             membership.confirm();
-            assert!(!membership.look_for_pause());
+            assert!(!membership.look_for_suspension());
         }
     }
 
     #[test]
-    fn a_clock_that_was_set_back_shows_no_pause() {
+    fn a_clock_that_was_set_back_shows_no_suspension() {
         let (clocks, membership) = watched();
         clocks.0.lock().unwrap().real -= Duration::from_secs(3600);
         clocks.advance(200, 200, 200);
-        assert!(!membership.look_for_pause());
+        assert!(!membership.look_for_suspension());
     }
 
     #[tokio::test]

@@ -95,8 +95,8 @@ struct Inner {
     /// The lowest offset of a record that a crash of the store may harm now.
     at_risk: Option<u64>,
     /// Everything below this offset had been acknowledged when the store was last looked at and hadn't restarted, or was
-    /// committed before: a failure since then doesn't concern it.
-    proven: Option<u64>,
+    /// committed before: a failure since then doesn't concern it, and it may be committed while the gate is closed.
+    committable_while_closed: Option<u64>,
 }
 
 /// What happens with a partition.
@@ -157,7 +157,7 @@ pub struct Begin {
     pub point: CommitPoint,
     /// Earlier owners wrote nothing at or behind this offset.
     pub written_before: u64,
-    /// While it is closed, only what was proved before is committed, and after a removal nothing.
+    /// While it is closed, only what had been acknowledged before the last look at the store is committed, and after a removal nothing.
     pub gate: Arc<CommitGate>,
     /// How many offsets the blocks that the store has open may reach back.
     pub block_offsets: u64,
@@ -350,7 +350,7 @@ impl PartitionState {
         if inner.phase == Phase::Reading && !inner.is_rereading() && inner.owed.is_none() {
             inner.durable = position;
             // More may have been committed since the position was taken.
-            inner.proven = inner.proven.max(Some(position));
+            inner.committable_while_closed = inner.committable_while_closed.max(Some(position));
         }
     }
 
@@ -435,7 +435,7 @@ impl Inner {
             store_start: None,
             durable: offset,
             at_risk: None,
-            proven: None,
+            committable_while_closed: None,
         }
     }
 

@@ -78,7 +78,7 @@ pub struct HostReport {
     pub swaps_ended: Vec<(&'static str, u64)>,
     /// What isn't read because somebody paused it.
     pub paused: Paused,
-    /// The replay of dead letters, or the trial of one, that runs, or the last one.
+    /// The replay of dead letters, or the dry run of one, that runs, or the last one.
     pub replay: Option<ReplayProgress>,
     /// Records that were read and aren't done with.
     pub in_flight_records: usize,
@@ -223,12 +223,12 @@ impl PluginActions {
     }
 }
 
-/// How far the running host is with a replay of its dead letters, or with a trial, which changes nothing.
+/// How far the running host is with a replay of its dead letters, or with a dry run, which changes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ReplayProgress {
     /// It hasn't ended yet.
     pub running: bool,
-    /// It is no trial: outputs are written, and dead letters that are done with are removed.
+    /// It is no dry run: outputs are written, and dead letters that are done with are removed.
     pub write: bool,
     /// How many dead letters there were at its beginning; absent until they are counted. In a topic there may be fewer.
     pub total: Option<u64>,

@@ -223,7 +223,7 @@ impl GroupHandler for Host {
         lock(&self.group_wait).given_out(done, Instant::now());
     }
 
-    fn asks(&self, source: &TopicPartition) {
+    fn awaits_begin(&self, source: &TopicPartition) {
         lock(&self.waiting).insert(source.clone(), None);
     }
 
@@ -277,7 +277,7 @@ impl GroupHandler for Host {
         Ok(Arc::new(state))
     }
 
-    fn assigned(&self, reader: PartitionReader, state: &Arc<PartitionState>) {
+    fn begin_reading(&self, reader: PartitionReader, state: &Arc<PartitionState>) {
         lock(&self.waiting).remove(&state.source);
         let mut assignments = self.assignments();
         let load = |index| assignments.values().filter(|owned| owned.worker == index).count();
@@ -393,7 +393,7 @@ impl GroupHandler for Host {
     }
 
     fn look_for_doubt(&self) -> bool {
-        self.membership.look_for_pause()
+        self.membership.look_for_suspension()
     }
 
     fn membership_confirmed(&self) {

@@ -1,7 +1,7 @@
 //! Replays the dead letters while the host runs, or tries it: what would become of each.
 //!
 //! Guarantees: one at a time; it has a thread and plugin instances of its own, and neither circuit breakers nor the bake window of
-//! a new version learn of its calls; a trial changes nothing; what is written is safe as [`beside_live`] says; a stop of the host ends it; a
+//! a new version learn of its calls; a dry run changes nothing; what is written is safe as [`beside_live`] says; a stop of the host ends it; a
 //! panic ends it, too.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use super::lock;
 use crate::chain::Chain;
 use crate::config::threads;
 use crate::dead_letters::replay::{
-    Fate, HostReplay, NotAsked, ReplayListener, ReplaySummary, ReplayedLetter, Settling, beside_live, count, trial,
+    Fate, HostReplay, NotAsked, ReplayListener, ReplaySummary, ReplayedLetter, Settling, beside_live, count, dry_run,
 };
 use crate::health::report::ReplayProgress;
 use crate::record::TopicPartition;
@@ -69,7 +69,7 @@ impl Replaying {
             let mut ending = Ending { host, outcome: Err("it panicked; the log says where".into()) };
             ending.outcome = if write { write_now(&ending.host) } else { try_it(&ending.host) };
         });
-        let what = if write { "the replay" } else { "the trial of a replay" };
+        let what = if write { "the replay" } else { "the dry run of a replay" };
         match thread {
             Ok(_) => Ok(format!("{what} has begun; /status shows how far it is")),
             Err(error) => {
@@ -117,11 +117,14 @@ impl Replaying {
                 error!(reason, "the replay failed; no dead letter is lost, start it again");
             }
             (Some(reason), false) => {
-                error!(reason, "the trial of a replay failed; nothing was changed, start it again")
+                error!(reason, "the dry run of a replay failed; nothing was changed, start it again")
             }
             (None, true) => info!(letters, written, dropped, failing, left, "the replay has ended"),
             (None, false) => {
-                info!(letters, written, dropped, failing, left, "the trial of a replay has ended; nothing was changed");
+                info!(
+                    letters,
+                    written, dropped, failing, left, "the dry run of a replay has ended; nothing was changed"
+                );
             }
         }
     }
@@ -161,7 +164,7 @@ fn try_it(host: &Host) -> Result<(), String> {
         summary.count(&told.fate);
         host.replay.told(summary, told);
     };
-    trial(&host.config, chain, host.sink.store(), host.sink.runtime(), host.end_flag(), not_asked(host), tell)
+    dry_run(&host.config, chain, host.sink.store(), host.sink.runtime(), host.end_flag(), not_asked(host), tell)
         .map(drop)
         .map_err(|error| error.to_string())
 }

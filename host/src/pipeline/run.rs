@@ -20,7 +20,7 @@ use super::{RunError, failed};
 use crate::chain::{PluginVersion, SharedChain};
 use crate::config::{self, Config, ConfigProblem, LoadOutcome, PluginConfig, Sources, threads};
 use crate::dead_letters::topic::DeadLetterTopic;
-use crate::flow::membership::{Membership, watch_for_pauses};
+use crate::flow::membership::{Membership, watch_for_suspensions};
 use crate::flow::pauses::Pauses;
 use crate::health::progress::{Supervised, supervise};
 use crate::health::traces::Traces;
@@ -29,7 +29,7 @@ use crate::kafka::client_files::ClientFiles;
 use crate::kafka::observer::Observer;
 use crate::plugin::SharedEngines;
 use crate::recovery::{Partitions, Recovery};
-use crate::rollout::{self, Control, Lifecycle, NotTaken, Pace};
+use crate::rollout::{self, Control, NotTaken, Pace, RolloutHandle};
 use crate::sink::store::Store;
 use crate::sink::{Attachments, DeadLetterTarget, Sink, attachments};
 use crate::source::{GroupHandler, Member, Source, SourceEnd, SourceError};
@@ -104,14 +104,14 @@ impl PipelineRun<'_> {
         let Opened { chain, partitions, store } = opened?;
         self.accept_cluster()?;
         let membership = Arc::new(Membership::default());
-        watch_for_pauses(&membership).map_err(failed("can't watch for pauses"))?;
+        watch_for_suspensions(&membership).map_err(failed("can't watch for suspensions"))?;
         let sink = self.make_sink(tokio, &store, attachments, &membership)?;
         let traces = self.start_traces(tokio, &sink);
         let Some(recovery) = known_start(config, tokio, stop, &store, &sink)? else { return stopped_early() };
         let recovery = Arc::new(recovery);
         // Before the workers, so that whatever happens to the files from now on is seen.
-        let lifecycle = self.start_rollout(tokio, &chain)?;
-        let host = self.start_host(&chain, lifecycle.control(), &sink, membership, &recovery, traces.as_ref())?;
+        let rollout = self.start_rollout(tokio, &chain)?;
+        let host = self.start_host(&chain, rollout.control(), &sink, membership, &recovery, traces.as_ref())?;
         if !config.store.discard {
             tokio.spawn(recovery.watch(Arc::clone(&host) as Arc<dyn Partitions>, sink.clone()));
         }
@@ -121,7 +121,7 @@ impl PipelineRun<'_> {
             // Whatever is still in flight belongs to nobody any more.
             host.abandon();
         }
-        drop(lifecycle);
+        drop(rollout);
         host.join_workers();
         chain.stages().iter().for_each(|stage| stage.version.plugin.end_log());
         let supervised = consumed.map(|supervisor| wait_for_supervisor(&host, supervisor));
@@ -178,11 +178,11 @@ impl PipelineRun<'_> {
         traces
     }
 
-    fn start_rollout(&self, tokio: &Tokio, chain: &Arc<SharedChain>) -> Result<Lifecycle, RunError> {
+    fn start_rollout(&self, tokio: &Tokio, chain: &Arc<SharedChain>) -> Result<RolloutHandle, RunError> {
         let source = configured_by(self.config, self.sources.clone(), self.names.to_owned(), self.neighbours.clone());
-        let lifecycle = rollout::start(Arc::clone(chain), Some(source), Pace::default());
-        tokio.block_on(async { reload_on_signal(lifecycle.control()) }).map_err(failed("can't listen to signals"))?;
-        Ok(lifecycle)
+        let rollout = rollout::start(Arc::clone(chain), Some(source), Pace::default());
+        tokio.block_on(async { reload_on_signal(rollout.control()) }).map_err(failed("can't listen to signals"))?;
+        Ok(rollout)
     }
 
     /// Starts the workers, which have nothing to do yet.
@@ -370,7 +370,7 @@ pub(super) fn read_again(
             Some(name) => format!("there is no [pipelines.{name}] any more; restart the process to end the pipeline"),
             None => "the file has [pipelines] now; restart the process to run them".to_owned(),
         };
-        ConfigProblem { place: None, key: "pipelines".into(), text }.into()
+        ConfigProblem { location: None, key: "pipelines".into(), text }.into()
     })
 }
 

@@ -325,7 +325,7 @@ mod tests {
     fn pipelines(folder: &std::path::Path, text: &str) -> Vec<Config> {
         let path = folder.join("sink.toml");
         std::fs::write(&path, text).unwrap();
-        let file = Some((path, crate::config::ConfigPlace::Flag("--config")));
+        let file = Some((path, crate::config::ConfigLocation::Flag("--config")));
         crate::config::load(Sources { file, ..Sources::default() }).config.unwrap().all().to_vec()
     }
 

@@ -93,7 +93,7 @@ impl Supervised for Host {
         let mut findings: Vec<Finding> =
             self.sink.problems().into_iter().map(|of| finding(of.code, of.message).since(of.since)).collect();
         findings.extend(self.failure().map(|reason| finding("host.failed", reason.full.clone())));
-        if self.membership.look_for_pause() {
+        if self.membership.look_for_suspension() {
             let message = "the group hasn't confirmed the membership since this process was stopped or suspended";
             findings.push(finding("membership", message.into()));
         }

@@ -47,9 +47,9 @@ pub enum WorkerCommand {
     Stop,
 }
 
-/// Where a worker is, for others to see.
+/// What a worker is doing, for others to see.
 #[derive(Debug, Default)]
-pub(super) struct WorkerPlace {
+pub(super) struct WorkerActivity {
     /// The plugin call that it is in.
     pub calls: Arc<CallSlot>,
     /// The record that it asks the plugins about, or asked them about last.
@@ -58,7 +58,7 @@ pub(super) struct WorkerPlace {
 
 /// See the module.
 pub(super) struct Worker {
-    pub place: Arc<WorkerPlace>,
+    pub activity: Arc<WorkerActivity>,
     pub hung: Arc<HungRecords>,
     pub commands: Receiver<WorkerCommand>,
     pub shared: Arc<SharedChain>,
@@ -94,7 +94,7 @@ impl Worker {
     pub fn run(self) {
         // Before the first partition there is nothing to do, and no instance is started.
         let Ok(WorkerCommand::Add(reader, state)) = self.commands.recv() else { return };
-        self.place.calls.watch_this_thread();
+        self.activity.calls.watch_this_thread();
         let chain = match Chain::new(Arc::clone(&self.shared)) {
             Ok(chain) => chain,
             Err(error) => {
@@ -102,7 +102,7 @@ impl Worker {
                 return (self.fail)(FailureReason { full, public: "can't start the plugins; the log says why".into() });
             }
         };
-        self.place.calls.rest();
+        self.activity.calls.rest();
         let mut running = Running { worker: self, chain, partitions: Vec::new() };
         let mut command = Some(WorkerCommand::Add(reader, state));
         loop {
@@ -125,9 +125,9 @@ impl Worker {
         if is_tapped {
             chain.watch_next();
         }
-        *lock(&self.place.record) = Some(RecordAsked::of(&held.input));
+        *lock(&self.activity.record) = Some(RecordAsked::of(&held.input));
         let outcome = chain.attempt(&held.input, held.attempts + 1);
-        self.place.calls.rest();
+        self.activity.calls.rest();
         if is_tapped {
             self.taps.take(tapped(&self.sink, &held.input, chain.take_seen(), &outcome));
         }
@@ -173,7 +173,7 @@ impl Running {
                 let has_share = partition.state.is_within(share);
                 is_held_up |= !has_share;
                 self.chain.refresh();
-                self.worker.place.calls.rest();
+                self.worker.activity.calls.rest();
                 match partition.next(&mut self.chain, &self.worker, has_share) {
                     Step::Idle => break,
                     Step::Done(more, size) => {
@@ -312,7 +312,7 @@ impl WorkerPartition {
                 self.held = Some(held);
             }
             Outcome::Wait(failure, wait) => {
-                // Looked at again from time to time: another partition's trial may have gone well.
+                // Looked at again from time to time: another partition's probe may have succeeded.
                 let wait = wait.min(LONGEST_WAIT);
                 let (offset, reason) = (held.input.offset, failure.reason);
                 debug!(partition = %self.state.source, offset, plugin = %failure.plugin, reason, ?wait, "waiting");

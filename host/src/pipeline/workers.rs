@@ -1,6 +1,7 @@
 //! The worker threads: started, spoken to, replaced where one hangs in a plugin, and joined at the end.
 //!
-//! Guarantees: a worker that doesn't come back from a plugin is noticed, reported and replaced; the end waits for none.
+//! Guarantees: a worker that doesn't come back from a plugin is noticed, reported and replaced; the end waits
+//! for one for 3 s at most ([`Workers::join`]), and then leaves it behind.
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -16,7 +17,7 @@ use crate::config::threads;
 use crate::flow::Budget;
 use crate::flow::pauses::Pauses;
 use crate::health::tap::Taps;
-use crate::pipeline::worker::{Worker, WorkerCommand, WorkerPlace};
+use crate::pipeline::worker::{Worker, WorkerActivity, WorkerCommand};
 use crate::plugin::{CallWatch, Overdue};
 use crate::sink::Sink;
 
@@ -42,7 +43,7 @@ struct WorkerParts {
 
 struct WorkerHandle {
     commands: Sender<WorkerCommand>,
-    place: Arc<WorkerPlace>,
+    activity: Arc<WorkerActivity>,
     watch: CallWatch,
     /// `None`: joined.
     thread: Option<JoinHandle<()>>,
@@ -103,8 +104,8 @@ impl Workers {
         let mut replaced = Vec::new();
         for (index, handle) in self.handles.iter().enumerate() {
             let mut handle = lock(handle);
-            let place = Arc::clone(&handle.place);
-            let Some(overdue) = handle.watch.look(&place.calls, now) else { continue };
+            let activity = Arc::clone(&handle.activity);
+            let Some(overdue) = handle.watch.look(&activity.calls, now) else { continue };
             let fresh = match self.parts.spawn(index) {
                 Ok(fresh) => fresh,
                 Err(error) => {
@@ -114,7 +115,7 @@ impl Workers {
             };
             let hung = std::mem::replace(&mut *handle, fresh);
             drop(handle);
-            let what = self.parts.note(overdue, &hung.place);
+            let what = self.parts.note(overdue, &hung.activity);
             tracing::error!(worker = index, "a worker is lost: {what}; a fresh one takes its place");
             if let Some(thread) = hung.thread {
                 lock(&self.abandoned).push(Abandoned { thread, what });
@@ -177,10 +178,10 @@ impl Workers {
 impl WorkerParts {
     fn spawn(&self, index: usize) -> std::io::Result<WorkerHandle> {
         let (commands, inbox) = channel();
-        let (failure, place) = (self.failure.clone(), Arc::new(WorkerPlace::default()));
+        let (failure, activity) = (self.failure.clone(), Arc::new(WorkerActivity::default()));
         let worker = Worker {
             commands: inbox,
-            place: Arc::clone(&place),
+            activity: Arc::clone(&activity),
             hung: Arc::clone(&self.hung),
             shared: Arc::clone(&self.chain),
             sink: self.sink.clone(),
@@ -190,16 +191,16 @@ impl WorkerParts {
             fail: Arc::new(move |reason: FailureReason| failure.set(reason)),
         };
         let thread = threads::spawn(format!("worker-{index}"), move || worker.run())?;
-        Ok(WorkerHandle { commands, place, watch: CallWatch::default(), thread: Some(thread) })
+        Ok(WorkerHandle { commands, activity, watch: CallWatch::default(), thread: Some(thread) })
     }
 
     /// Notes the record on which a worker hangs, and says what it was doing.
-    fn note(&self, overdue: Overdue, place: &WorkerPlace) -> String {
+    fn note(&self, overdue: Overdue, activity: &WorkerActivity) -> String {
         let stage = match overdue {
             Overdue::Record(stage) => self.chain.stages().into_iter().nth(stage),
             Overdue::Start => None,
         };
-        let (Some(stage), Some(record)) = (stage, lock(&place.record).clone()) else {
+        let (Some(stage), Some(record)) = (stage, lock(&activity.record).clone()) else {
             return "it doesn't come back from starting an instance of a plugin".into();
         };
         let (plugin, policy) = (&stage.version.plugin, stage.config.on_failure);

@@ -2,7 +2,7 @@
 //! everything.
 //!
 //! Guarantees: it opens after the configured number of failed calls in a row and says so once; while it is open, one call
-//! a pause is let through as a trial, and the first that succeeds closes it. While all is well it costs a load.
+//! a pause is let through as a probe, and the first that succeeds closes it. While all is well it costs a load.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -26,14 +26,14 @@ pub(crate) struct Breaker {
     /// Failed calls in a row.
     failures: AtomicU32,
     open: AtomicBool,
-    /// When the next trial is due; looked at only while it is open.
-    trial_at: Mutex<Option<Instant>>,
+    /// When the next probe is due; looked at only while it is open.
+    probe_at: Mutex<Option<Instant>>,
 }
 
 impl Breaker {
     pub fn new(config: Option<config::BreakerConfig>, mark: String) -> Self {
         let (failures, open) = (AtomicU32::new(0), AtomicBool::new(false));
-        Self { config, mark, failures, open, trial_at: Mutex::new(None) }
+        Self { config, mark, failures, open, probe_at: Mutex::new(None) }
     }
 
     /// What is to become of records that aren't let through.
@@ -49,11 +49,11 @@ impl Breaker {
     pub fn admit(&self, now: impl FnOnce() -> Instant) -> Admission {
         let Some(config) = self.config.filter(|_| self.is_open()) else { return Admission::Admitted };
         let now = now();
-        let mut trial_at = self.trial_at.lock().unwrap_or_else(PoisonError::into_inner);
-        match *trial_at {
+        let mut probe_at = self.probe_at.lock().unwrap_or_else(PoisonError::into_inner);
+        match *probe_at {
             Some(at) if now < at => Admission::Refused(at - now),
             _ => {
-                *trial_at = Some(now + config.pause);
+                *probe_at = Some(now + config.pause);
                 Admission::Admitted
             }
         }
@@ -76,7 +76,7 @@ impl Breaker {
         if failures < config.failures || self.is_open() {
             return;
         }
-        *self.trial_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now() + config.pause);
+        *self.probe_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now() + config.pause);
         if !self.open.swap(true, Relaxed) {
             let (plugin, then, pause) = (&self.mark, config.then, config.pause);
             tracing::error!(
@@ -99,7 +99,7 @@ mod tests {
     const PAUSE: Duration = Duration::from_secs(30);
 
     #[test]
-    fn it_opens_after_failures_in_a_row_and_closes_after_a_trial() {
+    fn it_opens_after_failures_in_a_row_and_closes_after_a_probe() {
         let config = config::BreakerConfig { failures: 3, then: WhileOpen::Skip, pause: PAUSE };
         let breaker = Breaker::new(Some(config), "a@b".into());
         let start = Instant::now();
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(breaker.admit(at(0)), Admission::Admitted, "not three in a row");
         breaker.failed("no", at(0));
         assert_eq!(breaker.admit(at(10)), Admission::Refused(Duration::from_secs(20)));
-        assert_eq!(breaker.admit(at(30)), Admission::Admitted, "a trial");
+        assert_eq!(breaker.admit(at(30)), Admission::Admitted, "a probe");
         assert_eq!(breaker.admit(at(31)), Admission::Refused(Duration::from_secs(29)), "one at a time");
         breaker.failed("no", at(32));
         assert!(breaker.is_open());

@@ -154,7 +154,7 @@ impl Runtime {
             // Refused where nobody waits any more.
             let _ = done.send(runtime.prepare(&plugin));
         };
-        let thread = threads::spawn("plugin-load", load);
+        let thread = threads::spawn("plugin-prepare", load);
         thread.map_err(|error| failed(format!("no thread to load it: {error}")))?;
         loop {
             match loaded.recv_timeout(LOOK_EVERY) {

@@ -5,7 +5,7 @@
 //! it was writing: two blocks for each entry. Removing a record can do the same damage while the store still handles a
 //! cut-off request to the same block.
 //!
-//! Therefore this task, which starts the re-reads that the store makes necessary, asks the store for its uptime once a second. When the store has
+//! Once a second this task asks the store for its uptime and starts the re-reads that follow. When the store has
 //! restarted, each partition is re-read from the position it had when the store was last known to run, less the number
 //! of records that two blocks hold. If an entry gets few of a partition's records and has lost one that this host
 //! remembers, the re-read begins at that record. When a record was removed, only the partitions of its entry are
@@ -18,7 +18,7 @@
 //! re-reads what they may have damaged.
 //!
 //! Guarantees: a partition is given the store's new start only together with its re-read; between a failure of the
-//! store and the next successful look at its uptime, no offset is committed that an earlier look had not proved.
+//! store and the next successful look at its uptime, only offsets are committed that had been acknowledged before an earlier look.
 //!
 //! A re-read passes through four places: this one decides from where, `flow::partition_state::reread` keeps what is owed,
 //! `source::begin` ends the partition and begins it again, and `sink::writer::place` compares the records.
@@ -162,20 +162,20 @@ impl Recovery {
             start = sink.store_started_exactly().await?;
         }
         let start = self.learn(start, asked);
-        let mut neighbours = sink.take_neighbours();
+        let mut beside_removal = sink.take_harmed_by_removal();
         for state in host.states().iter().filter(|state| state.phase() != Phase::Ended) {
-            if neighbours.remove(&state.source) {
+            if beside_removal.remove(&state.source) {
                 state.require_reread_after_removal();
             }
         }
         // A partition that is being assigned again at this moment has no state yet: the next look finds it.
-        sink.keep_neighbours(neighbours);
+        sink.keep_harmed_by_removal(beside_removal);
         // Partitions that were assigned since the restart may have begun with the earlier start, too.
         let (harmed, unharmed): (Vec<_>, Vec<_>) = host.states().into_iter().partition(|state| {
             has_restarted || state.store_start().is_some_and(|before| before.narrow(start).is_none())
         });
         let removed = unharmed.into_iter().filter_map(|state| Some((state.required_reread()?, state))).collect();
-        let crashed = harmed.into_iter().map(|state| (state.crash_window(), state)).collect();
+        let crashed = harmed.into_iter().map(|state| (state.reread_from_after_crash(), state)).collect();
         reread(sink, crashed, Some(start), false).await?;
         reread(sink, removed, None, true).await?;
         if has_restarted && let Some((entry, record)) = sink.lost_without_a_crash().await? {
@@ -248,11 +248,11 @@ async fn reread(
     if partitions.is_empty() {
         return Ok(());
     }
-    let windows: HashMap<TopicPartition, u64> =
+    let first_offsets: HashMap<TopicPartition, u64> =
         partitions.iter().map(|(from, state)| (state.source.clone(), *from)).collect();
-    let harmed = sink.harmed(&windows).await?;
-    for (window, state) in partitions {
-        let from = harmed.get(&state.source).map_or(window, |first| window.min(*first));
+    let harmed = sink.harmed(&first_offsets).await?;
+    for (first, state) in partitions {
+        let from = harmed.get(&state.source).map_or(first, |lost| first.min(*lost));
         warn!(partition = %state.source, from, "re-reading what ReductStore may have lost");
         state.announce_reread(Reread { from, discard_unsent, store_start });
     }

@@ -1,7 +1,8 @@
-//! The rollout of new plugins: one task watches the files and the configuration, loads new versions, tries them in
+//! The rollout of new plugins: one task watches the files and the configuration, has new versions loaded, tries them in
 //! shadow beside the active ones, activates them, watches them for a bake window, and rolls back those that are worse.
 //!
-//! Guarantees: one thread decides and another one loads, and no worker waits for either; a file is loaded if its
+//! Guarantees: the thread `rollout` decides: it reads a changed file for its digest, and where that is new, the thread `plugin-loader`
+//! reads the file again, checks and loads it. No worker waits for either. A file is loaded if its
 //! bytes differ from those of the active version, unless these bytes are on trial or were refused before; if a version doesn't load or fails its trial, the active
 //! version stays, and the log says why, once; the previous version is kept loaded for a rollback until the next swap.
 
@@ -29,7 +30,7 @@ use crate::config::{Config, ConfigProblems, PluginConfig, threads};
 pub use self::next_start::NextStart;
 pub use self::report::{BakeFigures, Cause, RolloutOutcome, Steps, SwapReport, Swaps};
 pub use self::shadow_trial::TrialComparison;
-use self::task::{Signal, Task};
+use self::task::{RolloutTask, Signal};
 
 /// How soon a changed file is read.
 #[derive(Debug, Clone, Copy)]
@@ -76,14 +77,14 @@ impl From<ConfigProblems> for NotTaken {
     }
 }
 
-/// The running task of the rollouts. Dropping it asks the task to end and doesn't wait for that; the task discards the
+/// The running rollout task. Dropping it asks the task to end and doesn't wait for that; the task discards the
 /// result of a load that is under way.
-pub struct Lifecycle {
+pub struct RolloutHandle {
     control: Control,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Sends requests to the task of the rollouts, from any thread.
+/// Sends requests to the rollout task, from any thread.
 #[derive(Clone)]
 pub struct Control {
     signals: Sender<Signal>,
@@ -93,22 +94,22 @@ pub struct Control {
     pub next_start: NextStart,
 }
 
-/// Starts the task of the rollouts for the plugins of `shared`: from now on no change of their files is missed.
-pub fn start(shared: Arc<SharedChain>, source: Option<ChainSource>, pace: Pace) -> Lifecycle {
+/// Starts the rollout task for the plugins of `shared`: from now on no change of their files is missed.
+pub fn start(shared: Arc<SharedChain>, source: Option<ChainSource>, pace: Pace) -> RolloutHandle {
     let (signals, inbox) = channel();
     let control = Control { signals, swaps: Swaps::default(), next_start: NextStart::default() };
-    let task = Task::new(shared, source, pace, &control);
-    let thread = threads::spawn("plugin-life", move || task.run(&inbox));
+    let task = RolloutTask::new(shared, source, pace, &control);
+    let thread = threads::spawn("rollout", move || task.run(&inbox));
     if let Err(error) = &thread {
         tracing::error!(
             %error,
             "the thread that watches the plugins' files can't be started; the host swaps no plugins until it is restarted"
         );
     }
-    Lifecycle { control, thread: thread.ok() }
+    RolloutHandle { control, thread: thread.ok() }
 }
 
-impl Lifecycle {
+impl RolloutHandle {
     /// A handle for requests to this task.
     pub fn control(&self) -> Control {
         self.control.clone()
@@ -124,7 +125,7 @@ impl Lifecycle {
     }
 }
 
-impl Drop for Lifecycle {
+impl Drop for RolloutHandle {
     fn drop(&mut self) {
         // Fails only if the thread has ended already.
         let _ = self.control.signals.send(Signal::Stop);

@@ -1,5 +1,5 @@
-//! The task of the rollouts: it handles one signal after the other, reads files that have stopped changing, has new
-//! ones loaded, and advances the rollouts of the plugins.
+//! The rollout task: it handles one signal after the other, reads files that have changed, has new ones
+//! loaded, and advances the rollouts of the plugins.
 //!
 //! Guarantees: a configuration and the files that it names may be replaced in any order. A configuration whose plugins
 //! don't load is kept and tried again when one of their files changes; a refused file is tried again when its
@@ -51,7 +51,7 @@ pub(super) enum Job {
     Reload(Plan),
 }
 
-pub(super) struct Task {
+pub(super) struct RolloutTask {
     shared: Arc<SharedChain>,
     pace: Pace,
     signals: Sender<Signal>,
@@ -82,7 +82,7 @@ pub(super) struct Task {
     first_event: Option<Instant>,
 }
 
-impl Task {
+impl RolloutTask {
     pub fn new(shared: Arc<SharedChain>, source: Option<ChainSource>, pace: Pace, control: &Control) -> Self {
         let signals = control.signals.clone();
         let events = signals.clone();

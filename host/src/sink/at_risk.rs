@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a record counts as whole only if the store shows it at its time, with its identity and its bytes; a store that
 //! is away gives no answer instead of a wrong one, and one that fails at an entry has harmed that entry's last records;
-//! partitions whose neighbours were removed are kept until somebody has taken them to be re-read.
+//! partitions that a removal may have harmed are kept until somebody has taken them to be re-read.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{MutexGuard, PoisonError};
@@ -75,13 +75,13 @@ impl Sink {
 
     /// The partitions, since the last call, that share an entry from which a record of another one was removed: the store
     /// rewrote a block that may hold records of theirs. Until they are re-read the gate is closed by a failure.
-    pub fn take_neighbours(&self) -> HashSet<TopicPartition> {
-        std::mem::take(&mut self.0.neighbours())
+    pub fn take_harmed_by_removal(&self) -> HashSet<TopicPartition> {
+        std::mem::take(&mut self.0.harmed_by_removal())
     }
 
     /// Gives those back that can't be re-read yet: this host doesn't read them at present. The gate doesn't wait for them.
-    pub fn keep_neighbours(&self, neighbours: HashSet<TopicPartition>) {
-        self.0.neighbours().extend(neighbours);
+    pub fn keep_harmed_by_removal(&self, harmed: HashSet<TopicPartition>) {
+        self.0.harmed_by_removal().extend(harmed);
     }
 
     /// The lowest offset of each partition that a crash of the store may harm at present.
@@ -100,19 +100,19 @@ impl Shared {
         self.recent().forget(entry, times);
     }
 
-    /// A record was removed from an entry; its own partitions, which the writer knows, are `known`.
-    pub(crate) fn removed_beside_others(&self, entry: &EntryName, known: impl Fn(&TopicPartition) -> bool) {
+    /// A record is about to be removed from an entry; its own partitions, which the writer knows, are `known`.
+    pub(crate) fn announce_removal_beside_others(&self, entry: &EntryName, known: impl Fn(&TopicPartition) -> bool) {
         let mut others = self.recent().sources(entry);
         others.retain(|source| !known(source));
         if !others.is_empty() {
-            self.neighbours().extend(others);
+            self.harmed_by_removal().extend(others);
             // Nothing is committed before the recovery has looked.
             self.gate.report_removal();
         }
     }
 
-    fn neighbours(&self) -> MutexGuard<'_, HashSet<TopicPartition>> {
-        self.neighbours.lock().unwrap_or_else(PoisonError::into_inner)
+    fn harmed_by_removal(&self) -> MutexGuard<'_, HashSet<TopicPartition>> {
+        self.harmed_by_removal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {

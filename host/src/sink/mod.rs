@@ -125,7 +125,7 @@ pub struct Shared {
     pub(crate) gate: Arc<CommitGate>,
     recent: Mutex<Recent>,
     /// Partitions that share an entry from which a record of another one was removed.
-    neighbours: Mutex<HashSet<TopicPartition>>,
+    harmed_by_removal: Mutex<HashSet<TopicPartition>>,
     this: Weak<Shared>,
 }
 
@@ -174,7 +174,7 @@ impl Sink {
             batches: OnceLock::new(),
             gate: Arc::default(),
             recent: Mutex::default(),
-            neighbours: Mutex::default(),
+            harmed_by_removal: Mutex::default(),
             this: this.clone(),
         }))
     }

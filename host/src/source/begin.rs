@@ -29,18 +29,18 @@ const SEEK_PATIENCE: Duration = Duration::from_secs(2);
 impl Source {
     /// Takes partitions away from their workers that have to begin at another offset and have nothing in flight.
     pub(super) fn end_rereads(&self) {
-        let mut places = self.context().places();
-        for (source, place) in places.iter_mut() {
-            let AssignedPartition::Reading { state, control } = place else { continue };
+        let mut assigned = self.context().assigned();
+        for (source, partition) in assigned.iter_mut() {
+            let AssignedPartition::Reading { state, control } = partition else { continue };
             let Some(point) = state.try_end() else { continue };
             let was_out_of_range = state.was_out_of_range();
             let Some(queue) = control.close() else { continue };
             info!(partition = %source, offset = point.offset, was_out_of_range, "reading from another offset");
-            self.handler.asks(source);
+            self.handler.awaits_begin(source);
             let known = Some(point);
             let since = Instant::now();
             let waiting = Waiting { queue, known, was_out_of_range, question: None, assigned_at: None, since };
-            *place = AssignedPartition::Waiting(Box::new(waiting));
+            *partition = AssignedPartition::Waiting(Box::new(waiting));
         }
     }
 
@@ -48,9 +48,9 @@ impl Source {
         if Instant::now() < self.begin_after {
             return;
         }
-        let mut places = self.consumer.context().places();
-        for (source, place) in places.iter_mut() {
-            if let AssignedPartition::Waiting(waiting) = place
+        let mut assigned = self.consumer.context().assigned();
+        for (source, partition) in assigned.iter_mut() {
+            if let AssignedPartition::Waiting(waiting) = partition
                 && waiting.question.is_none()
             {
                 self.next_question += 1;
@@ -74,10 +74,10 @@ impl Source {
 
     fn answered(&mut self, answer: BeginAnswer) {
         let BeginAnswer { source, number, found } = answer;
-        let is_open = |place: &AssignedPartition| matches!(place, AssignedPartition::Waiting(waiting) if waiting.question == Some(number));
+        let is_open = |partition: &AssignedPartition| matches!(partition, AssignedPartition::Waiting(waiting) if waiting.question == Some(number));
         let taken = {
-            let mut places = self.context().places();
-            if places.get(&source).is_some_and(is_open) { places.remove(&source) } else { None }
+            let mut assigned = self.context().assigned();
+            if assigned.get(&source).is_some_and(is_open) { assigned.remove(&source) } else { None }
         };
         let Some(AssignedPartition::Waiting(waiting)) = taken else { return self.questions.forget(number) };
         match found {
@@ -89,8 +89,8 @@ impl Source {
         }
     }
 
-    fn put(&self, source: TopicPartition, place: AssignedPartition) {
-        self.context().places().insert(source, place);
+    fn put(&self, source: TopicPartition, partition: AssignedPartition) {
+        self.context().assigned().insert(source, partition);
     }
 
     /// Begins a partition whose begin can be decided now.
@@ -126,7 +126,7 @@ impl Source {
                     Arc::clone(&self.context().ids),
                     waiting.queue,
                 );
-                self.handler.assigned(reader, &state);
+                self.handler.begin_reading(reader, &state);
                 self.put(source, AssignedPartition::Reading { state, control });
             }
             Err(error) => {
@@ -179,8 +179,8 @@ impl Source {
         // ignored by the state, and none is left out.
         let mut all = TopicPartitionList::new();
         all.add_partition_offset(&source.topic, partition, offset)?;
-        for (other, place) in self.context().places().iter().filter(|(other, _)| *other != source) {
-            let next = match place {
+        for (other, partition) in self.context().assigned().iter().filter(|(other, _)| *other != source) {
+            let next = match partition {
                 // At the beginning librdkafka might find nothing and stop again, and so would take turns with this one.
                 AssignedPartition::Waiting(waiting) => {
                     waiting.assigned_at.map_or(UNDECIDED, |offset| Offset::Offset(offset.cast_signed()))
@@ -194,8 +194,8 @@ impl Source {
 
     /// Lets partitions begin again whose topics were deleted and created again.
     fn compare_ids(&self, ids: &HashMap<String, TopicId>) {
-        for place in self.context().places().values() {
-            if let AssignedPartition::Reading { state, .. } = place
+        for partition in self.context().assigned().values() {
+            if let AssignedPartition::Reading { state, .. } = partition
                 && let (Some(before), Some(now)) = (state.topic_id(), ids.get(&*state.source.topic))
                 && before != *now
             {

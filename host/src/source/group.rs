@@ -37,7 +37,7 @@ pub(super) const UNDECIDED: Offset = Offset::Offset(0);
 pub struct GroupContext {
     pub(super) handler: Arc<dyn GroupHandler>,
     pub(super) consumer: OnceLock<Weak<BaseConsumer<GroupContext>>>,
-    pub(super) places: Mutex<HashMap<TopicPartition, AssignedPartition>>,
+    pub(super) assigned: Mutex<HashMap<TopicPartition, AssignedPartition>>,
     pub(super) commits: Mutex<Commits>,
     pub(super) ids: Arc<TopicIds>,
     /// All partitions were given up for good: what the group says now concerns nobody.
@@ -73,7 +73,7 @@ impl GroupContext {
         Self {
             handler,
             consumer: OnceLock::new(),
-            places: Mutex::default(),
+            assigned: Mutex::default(),
             commits: Mutex::default(),
             ids: Arc::default(),
             has_left: AtomicBool::new(false),
@@ -81,8 +81,8 @@ impl GroupContext {
         }
     }
 
-    pub fn places(&self) -> MutexGuard<'_, HashMap<TopicPartition, AssignedPartition>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn assigned(&self) -> MutexGuard<'_, HashMap<TopicPartition, AssignedPartition>> {
+        self.assigned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn commits(&self) -> MutexGuard<'_, Commits> {
@@ -108,8 +108,8 @@ impl GroupContext {
                 assigned_at: None,
                 since: Instant::now(),
             };
-            self.handler.asks(source);
-            self.places().insert(source.clone(), AssignedPartition::Waiting(Box::new(waiting)));
+            self.handler.awaits_begin(source);
+            self.assigned().insert(source.clone(), AssignedPartition::Waiting(Box::new(waiting)));
         }
         Ok(())
     }
@@ -127,13 +127,13 @@ impl GroupContext {
     /// Ends reading and lets the handler finish what is in flight; answers with what may be committed.
     pub fn take_back(&self, partitions: &[TopicPartition], lost: bool) -> Vec<(TopicPartition, CommitPoint)> {
         let taken: Vec<(TopicPartition, AssignedPartition)> = {
-            let mut places = self.places();
-            partitions.iter().filter_map(|source| places.remove_entry(source)).collect()
+            let mut assigned = self.assigned();
+            partitions.iter().filter_map(|source| assigned.remove_entry(source)).collect()
         };
         let mut points = Vec::new();
         let mut states = Vec::new();
-        for (source, place) in taken {
-            match place {
+        for (source, partition) in taken {
+            match partition {
                 AssignedPartition::Waiting(waiting) => points.extend(waiting.known.map(|point| (source, point))),
                 AssignedPartition::Reading { state, control } => {
                     drop(control.close());

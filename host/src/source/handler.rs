@@ -29,8 +29,9 @@ pub struct Beginning {
 pub trait GroupHandler: Send + Sync {
     /// The group has given out its partitions, to this host perhaps none; or, `false`, it is about to give them out again.
     fn given_out(&self, done: bool);
-    /// Kafka is asked where the partition begins, or goes on. It is not read before the answer.
-    fn asks(&self, source: &TopicPartition);
+    /// The group has given the partition to this host, or it is to be read again: Kafka is asked where it begins. It is not read before
+    /// the answer, and [`Self::begin_reading`].
+    fn awaits_begin(&self, source: &TopicPartition);
     /// The partition can't be read yet, for this reason. Kafka is asked again.
     fn cannot_begin(&self, source: &TopicPartition, reason: &str);
     /// Makes the partition's state, and may move its begin back from where Kafka's facts put it.
@@ -39,8 +40,8 @@ pub trait GroupHandler: Send + Sync {
     fn unreadable(&self, source: &TopicPartition, offset: u64, reason: &str);
     /// Nothing is read of these offsets, because the batch that has them can't be read, for this reason.
     fn skipped(&self, source: &TopicPartition, offsets: Range<u64>, reason: &str);
-    /// The partition is ready to be read.
-    fn assigned(&self, reader: PartitionReader, state: &Arc<PartitionState>);
+    /// The partition can be read now, for the first time or again: a worker reads it from here on.
+    fn begin_reading(&self, reader: PartitionReader, state: &Arc<PartitionState>);
     /// The group takes the partitions back; `states` are those that had begun, and nothing is read for them any more.
     /// Finishes what is in flight as far as that goes, and answers with what may be committed. `lost`: the partitions
     /// belong to others already, so nothing more may be written.
@@ -67,7 +68,7 @@ pub trait GroupHandler: Send + Sync {
     fn time_to_leave(&self) -> Duration;
     /// Idle partitions whose tails may hold no records, with the ends that Kafka named.
     fn take_probes(&self) -> Vec<(TopicPartition, u64)>;
-    /// Looks whether the process was paused, and answers whether the group should be asked if this host is still a member.
+    /// Looks whether the process was suspended, and answers whether the group should be asked if this host is still a member.
     fn look_for_doubt(&self) -> bool;
     /// The group says that it is.
     fn membership_confirmed(&self);

@@ -1,6 +1,7 @@
 //! Reads Kafka as a member of a consumer group: the only place that knows `rdkafka` besides `kafka`.
 //!
-//! The thread that runs [`Source::run`] polls, and alone assigns, seeks and commits. A partition that the group gives to
+//! The thread that runs [`Source::run`] polls, and alone assigns, seeks and commits, except the last commit, which the
+//! thread `leaving` sends. A partition that the group gives to
 //! this host waits until its begin is known, then a worker reads it. A re-read takes it away from the worker and lets it
 //! begin again, as if another host had committed where.
 //!
@@ -164,7 +165,7 @@ impl Source {
                 return SourceEnd::FilesReplaced;
             }
             let is_waiting =
-                self.context().places().values().any(|place| matches!(place, AssignedPartition::Waiting(_)));
+                self.context().assigned().values().any(|partition| matches!(partition, AssignedPartition::Waiting(_)));
             self.poll(if is_waiting { POLL_WAITING } else { POLL });
             self.end_rereads();
             self.ask();
@@ -218,7 +219,7 @@ impl Source {
     }
 
     fn watch_topics(&self) {
-        let topics: HashSet<String> = self.context().places().keys().map(|source| source.topic.to_string()).collect();
+        let topics: HashSet<String> = self.context().assigned().keys().map(|source| source.topic.to_string()).collect();
         self.questions.watch(topics);
     }
 
@@ -227,8 +228,8 @@ impl Source {
     /// and doesn't tell where it is.
     fn probe(&self) {
         for (source, end) in self.handler.take_probes() {
-            let places = self.context().places();
-            let Some(AssignedPartition::Reading { state, control }) = places.get(&source) else { continue };
+            let assigned = self.context().assigned();
+            let Some(AssignedPartition::Reading { state, control }) = assigned.get(&source) else { continue };
             let next = Offset::Offset(state.next_offset().cast_signed());
             let seek = || self.consumer.seek(&source.topic, source.partition.cast_signed(), next, SEEK_TIMEOUT);
             if let Err(error) = control.probe(end, seek) {
@@ -239,15 +240,15 @@ impl Source {
 
     /// What may be committed now.
     fn points(&self) -> Vec<(TopicPartition, CommitPoint)> {
-        let places = self.context().places();
-        let point = |(source, place): (&TopicPartition, &AssignedPartition)| {
-            let point = match place {
+        let assigned = self.context().assigned();
+        let point = |(source, partition): (&TopicPartition, &AssignedPartition)| {
+            let point = match partition {
                 AssignedPartition::Waiting(waiting) => waiting.known.clone(),
                 AssignedPartition::Reading { state, .. } => self.handler.commit_point(state),
             };
             point.map(|point| (source.clone(), point))
         };
-        places.iter().filter_map(point).collect()
+        assigned.iter().filter_map(point).collect()
     }
 
     fn commit(&self) {
@@ -278,7 +279,7 @@ impl Source {
         if self.confirming.is_some() || !self.handler.look_for_doubt() {
             return;
         }
-        if self.context().places().is_empty() {
+        if self.context().assigned().is_empty() {
             // Without a partition there is nothing that another member could be writing, too.
             return self.handler.membership_confirmed();
         }
@@ -301,7 +302,7 @@ impl Source {
             Ok(assigned) => partitions(&assigned),
             Err(error) => {
                 error!(%error, "can't tell the assignment while leaving the group");
-                context.places().keys().cloned().collect()
+                context.assigned().keys().cloned().collect()
             }
         };
         let points = context.take_back(&assigned, lost);

@@ -33,7 +33,7 @@ struct Acknowledged {
 impl GroupHandler for Acknowledged {
     fn given_out(&self, _: bool) {}
 
-    fn asks(&self, source: &TopicPartition) {
+    fn awaits_begin(&self, source: &TopicPartition) {
         self.waiting.lock().unwrap().insert(source.clone(), "asked".into());
     }
     fn cannot_begin(&self, source: &TopicPartition, reason: &str) {
@@ -52,7 +52,7 @@ impl GroupHandler for Acknowledged {
         Ok(Arc::new(state))
     }
     fn skipped(&self, _: &TopicPartition, _: std::ops::Range<u64>, _: &str) {}
-    fn assigned(&self, reader: PartitionReader, state: &Arc<PartitionState>) {
+    fn begin_reading(&self, reader: PartitionReader, state: &Arc<PartitionState>) {
         self.waiting.lock().unwrap().remove(&state.source);
         self.readers.lock().unwrap().push(reader);
     }

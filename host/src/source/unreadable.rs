@@ -78,9 +78,9 @@ impl Source {
     /// Batches that can't be read: says so, and fetches them again from time to time, because a broker may have been
     /// repaired or another replica may lead.
     pub(super) fn look_at_unreadable(&mut self) {
-        let places = self.consumer.context().places();
-        for (source, place) in places.iter() {
-            let AssignedPartition::Reading { state, control } = place else { continue };
+        let assigned = self.consumer.context().assigned();
+        for (source, partition) in assigned.iter() {
+            let AssignedPartition::Reading { state, control } = partition else { continue };
             let Some(UnreadableBatch { since, reason, is_reported }) = control.unreadable() else { continue };
             let offset = state.next_offset();
             if !is_reported {
@@ -107,8 +107,8 @@ impl Source {
     /// Goes on behind batches that can't be read, where their ends were found.
     pub(super) fn skip(&mut self) {
         for (source, offsets) in self.skipping.found() {
-            let places = self.context().places();
-            let Some(AssignedPartition::Reading { state, control }) = places.get(&source) else { continue };
+            let assigned = self.context().assigned();
+            let Some(AssignedPartition::Reading { state, control }) = assigned.get(&source) else { continue };
             // Somebody else may have moved it meanwhile, or it is about to begin elsewhere.
             let Some(UnreadableBatch { reason, .. }) = control.unreadable() else { continue };
             if state.next_offset() != offsets.start || state.phase() != Phase::Reading {

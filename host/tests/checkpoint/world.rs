@@ -442,7 +442,7 @@ impl World {
         let harmed = remembered().filter(is_harmed).map(|key| key.2).min().unwrap_or(u64::MAX);
         let restarted = host.state.store_start().is_some_and(|before| before.narrow(start).is_none());
         if restarted {
-            let from = host.state.crash_window().min(harmed);
+            let from = host.state.reread_from_after_crash().min(harmed);
             host.state.announce_reread(Reread { from, discard_unsent: false, store_start: Some(start) });
         } else if let Some(from) = host.state.required_reread() {
             let from = from.min(harmed);

@@ -7,19 +7,19 @@ use reduct_sink::chain::{Chain, SharedChain};
 use reduct_sink::config::{self, HeaderIs, PluginConfig, Sources, TopicIs, When};
 use reduct_sink::plugin::Digest;
 use reduct_sink::record::{Header, InputRecord, TopicPartition};
-use reduct_sink::rollout::{self, ChainSource, Lifecycle, NotTaken};
+use reduct_sink::rollout::{self, ChainSource, NotTaken, RolloutHandle};
 use tempfile::TempDir;
 
 use crate::bed::{Bed, input, keep_log, logged, output, record, runtime, wait_for};
 use crate::guest::{Guest, guest};
-use crate::lifecycle::{quick, version};
+use crate::rollout::{quick, version};
 
 /// A chain whose configuration file is read again when it changes.
 struct Configured {
     folder: TempDir,
     shared: Arc<SharedChain>,
     chain: Chain,
-    lifecycle: Lifecycle,
+    rollout: RolloutHandle,
 }
 
 const HEAD: &str = "[kafka]\nbrokers = \"127.0.0.1:9092\"\ntopics = [\"t\"]\n[store]\nbucket = \"b\"\n";
@@ -43,7 +43,7 @@ impl Configured {
         let file = folder.path().join("sink.toml");
         fs::write(&file, format!("{HEAD}{plugins}")).unwrap();
         let sources =
-            Sources { file: Some((file.clone(), config::ConfigPlace::Flag("--config"))), ..Sources::default() };
+            Sources { file: Some((file.clone(), config::ConfigLocation::Flag("--config"))), ..Sources::default() };
         let present = config::load(sources.clone()).config.unwrap().only().unwrap();
         let shared = SharedChain::load(runtime(), &present.plugins).unwrap();
         let chain = Chain::new(shared.clone()).unwrap();
@@ -54,10 +54,10 @@ impl Configured {
             if is_refused { Err(NotTaken::NeedsRestart("of another pipeline".into())) } else { Ok(new) }
         };
         let source = ChainSource { file: Some(file), load: Box::new(load), present };
-        let lifecycle = rollout::start(shared.clone(), Some(source), quick());
+        let rollout = rollout::start(shared.clone(), Some(source), quick());
         // The first poll finds the file with which the host was started.
         thread::sleep(quick().poll);
-        Self { folder, shared, chain, lifecycle }
+        Self { folder, shared, chain, rollout }
     }
 
     fn write(&self, text: &str) {
@@ -99,7 +99,7 @@ fn a_rolled_back_configuration_is_told_until_the_configuration_of_the_plugin_cha
         format!("{HEAD}[[plugins]]\n{keys}\nconfig = {{ n = \"{name}\" }}\n")
     };
     let mut bed = Configured::new(&table("good", "").replace(HEAD, ""));
-    let control = bed.lifecycle.control();
+    let control = bed.rollout.control();
     let good = bed.shared.versions()[0].config.unwrap();
     bed.write(&table("bad", ""));
     wait_for("the rollback", || {
@@ -136,7 +136,7 @@ fn what_needs_a_restart_is_left_out_and_isnt_wrong() {
     keep_log();
     let mut bed = Configured::new(&table(1));
     bed.write("wrong");
-    let next_start = bed.lifecycle.control().next_start;
+    let next_start = bed.rollout.control().next_start;
     wait_for("the wrong file to be reported", || (!next_start.reasons().is_empty()).then_some(()));
     bed.write(&format!("{HEAD}[[plugins]]\npath = \"v2.wasm\"\nname = \"needs-restart\"\n"));
     wait_for("the file to be right again", || next_start.reasons().is_empty().then_some(()));
@@ -159,7 +159,7 @@ fn plugins_are_added_removed_and_reordered_while_records_flow() {
     configured.expect(&["v3"], Some(3));
     configured.write(&format!("plugins = []\n{HEAD}"));
     configured.expect(&[], None);
-    configured.lifecycle.stop();
+    configured.rollout.stop();
 }
 
 #[test]
@@ -206,14 +206,14 @@ fn a_changed_configuration_of_a_plugin_takes_over_or_is_refused() {
     assert_eq!(entry(&mut configured), "one");
     configured.write(&table("two"));
     wait_for("the second configuration", || (entry(&mut configured) == "two").then_some(()));
-    let swap = configured.lifecycle.control().swaps.last().remove(0);
+    let swap = configured.rollout.control().swaps.last().remove(0);
     assert!(swap.cause == rollout::Cause::Configuration && swap.old_config != swap.new_config, "{swap:?}");
     configured.write(&table("much-too-long-for-this-one"));
     thread::sleep(quick().poll * 3);
     assert_eq!(entry(&mut configured), "two", "what is refused leaves the present one");
-    assert!(configured.lifecycle.control().rollback("entry").is_ok());
+    assert!(configured.rollout.control().rollback("entry").is_ok());
     assert_eq!(entry(&mut configured), "one");
-    let wrong = configured.lifecycle.control().next_start.reasons();
+    let wrong = configured.rollout.control().next_start.reasons();
     assert!(!wrong.iter().any(|reason| reason.contains("the file of plugin")), "its file is right: {wrong:?}");
     assert!(wrong.iter().any(|reason| reason.contains("the configuration of plugin entry")), "{wrong:?}");
 }
@@ -234,7 +234,7 @@ fn a_file_that_a_value_comes_from_is_watched() {
         fs::rename(new, configured.folder.path().join("secret")).unwrap();
         wait_for(secret, || (entry(&mut configured) == secret).then_some(()));
     }
-    configured.lifecycle.stop();
+    configured.rollout.stop();
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn what_only_the_host_decides_changes_without_loading_anything() {
     configured.write(&format!("{HEAD}{}when = {{ topics = [\"another\"] }}\n", table(1)));
     wait_for("the condition", || configured.now().is_none().then_some(()));
     assert_eq!(configured.shared.versions()[0].since, loaded_since);
-    assert!(configured.lifecycle.control().swaps.last().is_empty());
+    assert!(configured.rollout.control().swaps.last().is_empty());
 }
 
 fn asked(when: When, input: InputRecord) -> bool {
@@ -387,7 +387,7 @@ fn a_plugin_and_its_configuration_may_arrive_in_any_order() {
         let shared = configured.shared.clone();
         wait_for("the pair b", || (shared.versions()[0].digest == expected).then_some(()));
         assert_eq!(configured.now(), Some(2), "configuration first: {configuration_first}");
-        configured.lifecycle.stop();
+        configured.rollout.stop();
     }
 }
 

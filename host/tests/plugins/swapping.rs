@@ -12,7 +12,7 @@ use std::time::Duration;
 use reduct_sink::chain::{Chain, SharedChain, StageSpec, Version};
 use reduct_sink::config::PluginSource;
 use reduct_sink::plugin::Digest;
-use reduct_sink::rollout::{self, Lifecycle, Pace};
+use reduct_sink::rollout::{self, Pace, RolloutHandle};
 
 use crate::bed::{Bed, input, keep_log, logged, output, plugin, runtime, wait_for};
 use crate::guest::{Guest, guest};
@@ -32,7 +32,7 @@ struct Fixture {
     path: PathBuf,
     shared: Arc<SharedChain>,
     chain: Chain,
-    lifecycle: Lifecycle,
+    rollout: RolloutHandle,
 }
 
 impl Fixture {
@@ -61,8 +61,8 @@ impl Fixture {
         let path = lay(folder.path());
         let shared = SharedChain::load(runtime(), &[plugin(name, PluginSource::File(path.clone()))]).unwrap();
         let chain = Chain::new(shared.clone()).unwrap();
-        let lifecycle = rollout::start(shared.clone(), None, pace);
-        let mut fixture = Self { folder, path, shared, chain, lifecycle };
+        let rollout = rollout::start(shared.clone(), None, pace);
+        let mut fixture = Self { folder, path, shared, chain, rollout };
         assert_eq!(fixture.present(), 1);
         fixture
     }
@@ -104,7 +104,7 @@ fn a_file_renamed_over_the_old_one_is_put_to_work_between_two_records() {
     let retired = fixture.shared.retired();
     assert_eq!((retired.len(), retired[0].counts.changed), (1, 3));
     assert_eq!(fixture.shared.versions()[0].counts.changed, 1);
-    fixture.lifecycle.stop();
+    fixture.rollout.stop();
 }
 
 #[test]
@@ -221,9 +221,9 @@ fn a_file_replaced_between_its_load_and_the_watch_is_found() {
     let bed = Bed::of(&[&version(1)]);
     let shared = bed.shared();
     fs::write(bed.path(0), version(2)).unwrap();
-    let lifecycle = rollout::start(shared.clone(), None, quick());
+    let rollout = rollout::start(shared.clone(), None, quick());
     wait_for("version 2", || (shared.versions()[0].digest == Digest::of(&version(2))).then_some(()));
-    lifecycle.stop();
+    rollout.stop();
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn under_load_each_record_is_handled_by_exactly_one_version() {
     const SWAPS: u64 = 30;
     let bed = Bed::of(&[]).with("loaded", &version(0), |_| {});
     let shared = bed.shared();
-    let lifecycle = rollout::start(shared.clone(), None, quick());
+    let rollout = rollout::start(shared.clone(), None, quick());
     let done = Arc::new(AtomicBool::new(false));
     let workers: Vec<_> = (0..2)
         .map(|_| {
@@ -284,5 +284,5 @@ fn under_load_each_record_is_handled_by_exactly_one_version() {
     }
     let counted: u64 = shared.retired().iter().chain(&shared.versions()).map(|version| version.counts.changed).sum();
     assert_eq!(counted, records, "each record is counted for one version");
-    lifecycle.stop();
+    rollout.stop();
 }

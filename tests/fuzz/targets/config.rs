@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
-use reduct_sink::config::{ConfigPlace, Flag, Sources, load};
+use reduct_sink::config::{ConfigLocation, Flag, Sources, load};
 
 fn file() -> &'static PathBuf {
     static FILE: OnceLock<PathBuf> = OnceLock::new();
@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
     let keys = ["kafka.brokers", "kafka.properties", "plugins"];
     let flags = keys.map(|key| Flag::new(key, vec![flag.clone()])).to_vec();
     for (environment, flags) in [(Vec::new(), Vec::new()), (environment, flags)] {
-        let place = ConfigPlace::Flag("--config");
+        let place = ConfigLocation::Flag("--config");
         let loaded = load(Sources { file: Some((file().clone(), place)), environment, flags, pipeline: None });
         match loaded.config {
             Ok(config) => drop(format!("{config:?}")),

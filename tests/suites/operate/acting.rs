@@ -1,4 +1,4 @@
-//! Tests what a person who may act can do with a running host: pause and resume, tap, a replay and a trial of it. Tests also
+//! Tests what a person who may act can do with a running host: pause and resume, tap, a replay and a dry run of it. Tests also
 //! that the host reports files that would keep it from starting again.
 
 use std::time::Duration;
@@ -130,7 +130,7 @@ fn is_dead(record: &Stored) -> bool {
     record.entry.starts_with("dead-letters/")
 }
 
-/// A trial of a replay changes nothing, and reports what `replay --running --write` then does, while the host runs on.
+/// A dry run of a replay changes nothing, and reports what `replay --running --write` then does, while the host runs on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_host_tries_a_replay_and_then_does_it() -> Result<()> {
     let PickyHost { kafka, topic, plugin, address, config, mut sink, folder: _folder } =
@@ -152,11 +152,11 @@ async fn a_running_host_tries_a_replay_and_then_does_it() -> Result<()> {
         let status = status(&address)?;
         Ok((status["plugins"][0]["failed"].clone(), status["plugins"][0]["breaker_open"].clone()))
     };
-    let before_the_trial = figures()?;
+    let before_the_dry_run = figures()?;
     let (code, told) = command(&address, &["replay", "--running"])?;
     ensure!(code == Some(0) && told.contains("200 failing") && told.contains("no such camera"), "{told}");
-    ensure!(figures()? == before_the_trial, "{:?}, then {:?}", before_the_trial, figures()?);
-    ensure!(stored().await? == before, "a trial changes nothing");
+    ensure!(figures()? == before_the_dry_run, "{:?}, then {:?}", before_the_dry_run, figures()?);
+    ensure!(stored().await? == before, "a dry run changes nothing");
     let refused = super::request(
         &address,
         &format!("POST /replay?write=true HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"),
@@ -165,7 +165,7 @@ async fn a_running_host_tries_a_replay_and_then_does_it() -> Result<()> {
     // A replay that fails for all changes nothing either.
     let (code, told) = command(&address, &["replay", "--running", "--write"])?;
     ensure!(code == Some(1) && told.contains("replay ended") && told.contains("200 failing"), "{code:?} {told}");
-    ensure!(figures()? == before_the_trial, "{:?}, then {:?}", before_the_trial, figures()?);
+    ensure!(figures()? == before_the_dry_run, "{:?}, then {:?}", before_the_dry_run, figures()?);
     ensure!(stored().await? == before, "it changed something");
 
     std::fs::write(&plugin, guest::guest(MENDED))?;
@@ -175,7 +175,7 @@ async fn a_running_host_tries_a_replay_and_then_does_it() -> Result<()> {
     })?;
     let (code, told) = command(&address, &["replay", "--running", "--json"])?;
     ensure!(code == Some(0) && told.contains("\"written\":200"), "{told}");
-    ensure!(stored().await? == before, "a trial changes nothing");
+    ensure!(stored().await? == before, "a dry run changes nothing");
     // Another one is refused meanwhile, and the host says how far it is.
     let replaying = {
         let address = address.clone();

@@ -206,11 +206,12 @@ fn lag_line(lag: &Value) -> String {
     }
 }
 
-/// How far a replay by the running host is, or a trial, or how it ended.
+/// How far a replay by the running host is, or a dry run of one, or how it ended.
 pub fn replay_line(replay: &Value) -> String {
     let count = |key: &str| replay[key].as_u64().unwrap_or(0);
     let state = if replay["running"] == true { "running" } else { "ended" };
-    let (what, removed) = if replay["write"] == true { ("replay", " and removed") } else { ("trial of a replay", "") };
+    let (what, removed) =
+        if replay["write"] == true { ("replay", " and removed") } else { ("dry run of a replay", "") };
     let written = if replay["write"] == true { "written" } else { "would be written" };
     let of_all = replay["total"].as_u64().map_or(String::new(), |total| format!(" of {total}"));
     let mut text = format!(

@@ -1,7 +1,7 @@
 //! Looks keys up by the paths that stand in a file, and says what would be right for a key that isn't known.
 
 use super::{COMMAND_LINE, Key, PIPELINES, PREFIX, keys, row};
-use crate::config::problem::ConfigPlace;
+use crate::config::problem::ConfigLocation;
 
 /// What a path of the file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub fn ways_to_set(path: &str, pipeline: Option<&str>) -> String {
     let mut ways = format!("set `{name} = {example}` in [{table}] of the configuration file");
     if let Some(key) = row(path) {
         if let Some(env) = key.env {
-            ways.push_str(&format!(", or {}", ConfigPlace::Environment(format!("{PREFIX}{env}"))));
+            ways.push_str(&format!(", or {}", ConfigLocation::Environment(format!("{PREFIX}{env}"))));
         }
         if let Some(flag) = key.flag {
             ways.push_str(&format!(", or {}", flag.name));

@@ -8,7 +8,7 @@
 //! Guarantees: nothing is lost: a dead letter goes only after its outputs are safe; nothing is written twice, also when a
 //! replay is interrupted and run again, as long as the chain makes the same of a record as before; two writers of one entry
 //! would lose records, so [`replay`] writes nothing while the consumer group has members, and a running host writes only letters
-//! of its own partitions, through its own writers ([`beside_live()`]); [`trial`] changes nothing.
+//! of its own partitions, through its own writers ([`beside_live()`]); [`dry_run`] changes nothing.
 
 mod asking;
 mod beside_live;
@@ -271,7 +271,7 @@ pub fn count(config: &Config, store: &Store, runtime: &tokio::runtime::Handle) -
 /// Tells what a replay would make of the dead letters now, for a host that runs: nothing is written, removed or marked.
 /// `chain` is for it alone, see [`Chain::for_replay`]; `stop` ends it;
 /// the plugins aren't asked for the records of `not_asked`.
-pub fn trial(
+pub fn dry_run(
     config: &Config,
     chain: Chain,
     store: &Store,

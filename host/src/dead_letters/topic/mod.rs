@@ -170,7 +170,7 @@ impl TopicThread {
     }
 
     fn may_write(&self) -> bool {
-        !self.membership.look_for_pause() && self.not_before.is_none_or(|not_before| Instant::now() >= not_before)
+        !self.membership.look_for_suspension() && self.not_before.is_none_or(|not_before| Instant::now() >= not_before)
     }
 
     /// The partitions take turns.

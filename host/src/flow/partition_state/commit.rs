@@ -1,7 +1,8 @@
 //! What may be committed for a partition, and what the next owner is told with it.
 //!
 //! Guarantees: what a partition that is read lets the group commit is decided in [`PartitionState::commit_point`], and
-//! nowhere else; while a failure of the store isn't explained, that is only what was proved before it.
+//! nowhere else; while a failure of the store isn't explained, that is only what had been acknowledged
+//! before an earlier look at the store.
 
 use super::{CommitPoint, Inner, OwedReread, PartitionState, Phase};
 use crate::flow::commit_metadata::CommitMetadata;
@@ -16,13 +17,13 @@ impl PartitionState {
         // Where a re-read is owed, the commit point lies before it, so the next owner has to do it, whatever the store did.
         if self.gate.is_open() || inner.owed.is_some() {
             if inner.owed.is_none() {
-                inner.proven = inner.proven.max(Some(inner.checkpoint.position()));
+                inner.committable_while_closed = inner.committable_while_closed.max(Some(inner.checkpoint.position()));
             }
             return Some(self.point(&inner));
         }
         // Entries that fail for good must not hold up the commits of all others.
-        let proven = inner.proven.filter(|_| !self.gate.is_removal_unexplained())?;
-        Some(self.point_at(&inner, proven.min(inner.checkpoint.position())))
+        let committable = inner.committable_while_closed.filter(|_| !self.gate.is_removal_unexplained())?;
+        Some(self.point_at(&inner, committable.min(inner.checkpoint.position())))
     }
 
     /// What to commit before the first record is read: where the group has no offset for the partition, or where requests of

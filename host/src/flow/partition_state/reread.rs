@@ -26,8 +26,8 @@ impl PartitionState {
     pub fn require_reread_after_removal(&self) {
         let mut inner = self.lock();
         // The block may reach back further than this value's own begin: an earlier owner may have begun the re-read.
-        let window = self.window(&inner);
-        self.owe(&mut inner, window);
+        let from = self.after_crash(&inner);
+        self.owe(&mut inner, from);
         if !inner.is_rereading() && matches!(inner.phase, Phase::Reading | Phase::OutOfRange) {
             inner.phase = Phase::RereadRequired;
         }
@@ -39,11 +39,11 @@ impl PartitionState {
         inner.owed.filter(|_| inner.phase == Phase::RereadRequired).map(|owed| owed.from)
     }
 
-    /// From where records may be harmed when the store crashes now.
-    pub fn crash_window(&self) -> u64 {
+    /// The first offset to read again if the store has crashed: from there on records may be harmed.
+    pub fn reread_from_after_crash(&self) -> u64 {
         let inner = self.lock();
         let owed = inner.owed.map_or(u64::MAX, |owed| owed.from);
-        self.window(&inner).min(owed)
+        self.after_crash(&inner).min(owed)
     }
 
     /// Whether this record, or another one of its offset, may have been written before this value began.
@@ -64,7 +64,7 @@ impl PartitionState {
         inner.owed = Some(OwedReread { from, until, compare_below });
     }
 
-    fn window(&self, inner: &Inner) -> u64 {
+    fn after_crash(&self, inner: &Inner) -> u64 {
         inner.durable.saturating_sub(self.block_offsets).min(inner.checkpoint.position())
     }
 

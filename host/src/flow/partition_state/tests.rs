@@ -1,3 +1,5 @@
+//! Tests what may be read, written and committed of a partition, event by event.
+
 use std::time::Duration;
 
 use super::*;
@@ -105,7 +107,7 @@ fn nothing_is_committed_while_a_failure_is_unexplained() {
 
 /// Entries of other partitions fail again and again, so that the gate is hardly ever open.
 #[test]
-fn what_a_look_at_the_store_proved_is_committed_whatever_fails_since() {
+fn what_was_acknowledged_before_a_look_at_the_store_is_committed_whatever_fails_since() {
     let state = at(5);
     let acks: Vec<_> = (5..8).map(|offset| state.receive(offset, 1).unwrap()).collect();
     state.gate.report_failure();
@@ -120,7 +122,7 @@ fn what_a_look_at_the_store_proved_is_committed_whatever_fails_since() {
     state.gate.resolve(failures);
     assert_eq!(offset(&state), Some(6), "what was acknowledged before the look");
     state.gate.report_removal();
-    assert_eq!(offset(&state), None, "a removal may have harmed what was proved");
+    assert_eq!(offset(&state), None, "a removal may have harmed what had been acknowledged");
     state.gate.resolve(state.gate.failures());
     assert_eq!(offset(&state), Some(7));
     state.gate.report_failure();

@@ -1,3 +1,6 @@
+//! Tests that headers come back from labels whatever they hold, that the configuration and plugins decide what is written, and that labels
+//! of others do no harm.
+
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! A changed configuration: the task reads it, has the plugins loaded that it names, and takes over the new chain.
+//! A changed configuration: the rollout task reads it, has the plugins loaded that it names, and takes over the new chain.
 //!
 //! Guarantees: a configuration is taken over as a whole or not at all. One whose plugins don't load is kept, and tried again
 //! when one of their files changes or the registry may be back.
@@ -13,11 +13,11 @@ use super::super::reload::Plan;
 use super::super::report::Cause;
 use super::super::rollout::Rollout;
 use super::super::watcher::{LastSeen, digests, value_files};
-use super::{Job, Task};
+use super::{Job, RolloutTask};
 use crate::config::{self, PluginConfig};
 use crate::plugin::{Digest, LoadError, LoadProblem, LoadedPlugin};
 
-impl Task {
+impl RolloutTask {
     /// Reads the configuration again if its file changed or a person asked for it.
     pub(super) fn read_source(&mut self) {
         let Some(source) = &self.source else { return };

@@ -87,17 +87,17 @@ async fn partitions_beside_a_removal_are_kept_until_they_can_be_reread_and_nothi
         found: false,
     };
     sink.0.remember(&entry, &mut vec![written(0), written(1)]);
-    sink.0.removed_beside_others(&entry, |source| *source == of(0));
+    sink.0.announce_removal_beside_others(&entry, |source| *source == of(0));
     assert!(!sink.gate().is_open() && sink.gate().is_removal_unexplained());
-    let neighbours = sink.take_neighbours();
-    assert_eq!(neighbours, HashSet::from([of(1)]), "the writer re-reads its own partitions itself");
+    let harmed_by_removal = sink.take_harmed_by_removal();
+    assert_eq!(harmed_by_removal, HashSet::from([of(1)]), "the writer re-reads its own partitions itself");
     // This host doesn't read it at the moment.
-    sink.keep_neighbours(neighbours);
+    sink.keep_harmed_by_removal(harmed_by_removal);
     sink.gate().resolve(sink.gate().failures());
     assert!(sink.gate().is_open() && !sink.gate().is_removal_unexplained());
-    assert_eq!(sink.take_neighbours(), HashSet::from([of(1)]), "it is found by the next look");
-    assert!(sink.take_neighbours().is_empty());
+    assert_eq!(sink.take_harmed_by_removal(), HashSet::from([of(1)]), "it is found by the next look");
+    assert!(sink.take_harmed_by_removal().is_empty());
     // An entry of one partition has no others.
-    sink.0.removed_beside_others(&entry, |_| true);
+    sink.0.announce_removal_beside_others(&entry, |_| true);
     assert!(sink.gate().is_open());
 }

@@ -185,7 +185,7 @@ impl Writer {
             }
             // The server may be rewriting a block of theirs: what the block holds is read again and compared.
             owners.iter().for_each(|owner| owner.require_reread_after_removal());
-            self.removed(0);
+            self.announce_removal(0);
         }
         removed.map_err(|error| error.to_string())
     }

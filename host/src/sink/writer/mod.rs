@@ -410,8 +410,9 @@ impl Writer {
         ack.acknowledge();
     }
 
-    /// A record was removed: the server rewrites the whole block, and can damage others of it.
-    fn removed(&self, records: u64) {
+    /// Records are about to be removed, or a removal of them failed: the server rewrites the whole block, and can damage others of it. It is
+    /// called before the request, because its answer may be lost although the records are removed.
+    fn announce_removal(&self, records: u64) {
         self.shared.counters.repaired(records);
         for state in self.states.values() {
             state.require_reread_after_removal();
@@ -420,7 +421,7 @@ impl Writer {
         let is_known = |source: &TopicPartition| {
             self.states.get(source).is_some_and(|state| state.phase() != crate::flow::Phase::Ended)
         };
-        self.shared.removed_beside_others(&self.entry, is_known);
+        self.shared.announce_removal_beside_others(&self.entry, is_known);
     }
 
     fn recovered(&mut self) {

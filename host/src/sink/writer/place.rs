@@ -160,7 +160,7 @@ impl Writer {
 
     async fn remove_damaged(&mut self, time: u64) -> Result<(), StoreError> {
         // The re-read is asked for first, because the answer may be lost although the record is removed.
-        self.removed(1);
+        self.announce_removal(1);
         self.shared.store.remove_all(&self.entry, &[time]).await?;
         self.occupied.doubt(time);
         Ok(())

@@ -93,7 +93,7 @@ impl Writer {
         );
         // The server rewrites the whole block. It damages it if the request that was cut off is still at work there, and can give it up
         // altogether ([`crate::sink::removal`]): what the block holds is re-read and compared.
-        self.removed((unfinished.len() + hidden.len()) as u64);
+        self.announce_removal((unfinished.len() + hidden.len()) as u64);
         if !unfinished.is_empty() {
             self.shared.store.remove(&self.entry, &unfinished).await?;
         }
@@ -120,7 +120,7 @@ impl Writer {
             return Ok(());
         }
         warn!(entry = %self.entry, record = %pending.prepared.identity, time, "hidden by an unfinished record: writing it again");
-        self.removed(1);
+        self.announce_removal(1);
         self.clear(time, [pending]).await?;
         self.hidden.forget(&pending.prepared.identity);
         self.occupied.doubt(time);

@@ -7,7 +7,7 @@ use std::{fs, thread};
 use reduct_sink::chain::{Chain, Outcome as Fate, SharedChain};
 use reduct_sink::config::{self, Mode, PluginConfig, Share};
 use reduct_sink::plugin::Digest;
-use reduct_sink::rollout::{self, Control, Lifecycle, Pace, RolloutOutcome, SwapReport};
+use reduct_sink::rollout::{self, Control, Pace, RolloutHandle, RolloutOutcome, SwapReport};
 
 use crate::bed::{Bed, input, keep_log, logged, output, wait_for};
 use crate::guest::guest;
@@ -34,7 +34,7 @@ struct Run {
     bed: Bed,
     shared: Arc<SharedChain>,
     chain: Chain,
-    lifecycle: Lifecycle,
+    rollout: RolloutHandle,
     control: Control,
     offset: u64,
 }
@@ -44,9 +44,9 @@ impl Run {
         let bed = Bed::of(&[]).with(name, &version(1), adjust);
         let shared = bed.shared();
         let chain = Chain::new(shared.clone()).unwrap();
-        let lifecycle = rollout::start(shared.clone(), None, quick());
-        let control = lifecycle.control();
-        Self { bed, shared, chain, lifecycle, control, offset: 0 }
+        let rollout = rollout::start(shared.clone(), None, quick());
+        let control = rollout.control();
+        Self { bed, shared, chain, rollout, control, offset: 0 }
     }
 
     fn put(&self, bytes: &[u8]) {
@@ -103,7 +103,7 @@ fn a_trial_sees_live_records_and_changes_nothing_until_it_is_passed() {
     let (before, now) = (&run.shared.retired()[0], &run.shared.versions()[0]);
     let counted = before.counts.changed + now.counts.changed;
     assert_eq!(counted, run.offset, "what the candidate did on trial counts for nobody");
-    run.lifecycle.stop();
+    run.rollout.stop();
 }
 
 #[test]

@@ -12,13 +12,13 @@ use super::{CommandError, Exit};
 
 /// What the file says of its host.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct HostPlace {
+pub struct HostAddress {
     /// `None`: the file doesn't say it, and the default counts.
     pub address: Option<String>,
     pub token_file: Option<PathBuf>,
 }
 
-impl HostPlace {
+impl HostAddress {
     pub fn read(file: &Path) -> Result<Self, CommandError> {
         let text = std::fs::read_to_string(file).with_context(|| {
             format!("cannot read the configuration file {}; name the host with --status", file.display())
@@ -59,15 +59,15 @@ mod tests {
 
     #[test]
     fn the_address_and_the_token_are_those_of_the_file() {
-        let place = |text: &str| HostPlace::parse(text, Path::new("/etc/sink"));
-        let found = place("wrong = true\n[status]\nlisten = \"0.0.0.0:9700\"\ntoken_file = \"token\"\n").unwrap();
+        let read = |text: &str| HostAddress::parse(text, Path::new("/etc/sink"));
+        let found = read("wrong = true\n[status]\nlisten = \"0.0.0.0:9700\"\ntoken_file = \"token\"\n").unwrap();
         let token_file = Some("/etc/sink/token".into());
-        assert_eq!(found, HostPlace { address: Some("127.0.0.1:9700".into()), token_file });
-        assert_eq!(place("[kafka]\n").unwrap(), HostPlace::default());
+        assert_eq!(found, HostAddress { address: Some("127.0.0.1:9700".into()), token_file });
+        assert_eq!(read("[kafka]\n").unwrap(), HostAddress::default());
         for (text, told) in
             [("[status]\nlisten = \"\"\n", "nobody can ask"), ("[status\n", "TOML"), ("[status]\nlisten = 1\n", "text")]
         {
-            let error = format!("{:#}", place(text).unwrap_err());
+            let error = format!("{:#}", read(text).unwrap_err());
             assert!(error.contains(told), "{text}: {error}");
         }
     }
