@@ -40,21 +40,10 @@ pub fn choose_begin(
     was_out_of_range: bool,
 ) -> Result<CommitPoint, String> {
     let Facts { topic_id, low, high, .. } = *facts;
-    let Some(CommitPoint { offset, metadata }) = known else {
-        let offset = match policy {
-            StartPolicy::Earliest => low,
-            StartPolicy::Latest => high,
-            StartPolicy::Fail => {
-                return Err(format!("{source} has no committed offset, and kafka.start is \"fail\""));
-            }
-        };
-        info!(partition = %source, offset, low, high, "no committed offset; beginning by kafka.start");
-        return Ok(CommitPoint { offset, metadata: CommitMetadata { topic_id, ..CommitMetadata::default() } });
-    };
+    let Some(CommitPoint { offset, metadata }) = known else { return first_begin(source, facts, policy) };
     // Of an offset that was refused, nothing that was known of it holds: asking again would be refused again.
     let leader_epoch = metadata.leader_epoch.filter(|_| !was_out_of_range);
     let metadata = CommitMetadata { leader_epoch, ..metadata };
-    let read_to = metadata.reread_until.or(metadata.compare_below).unwrap_or_default().max(offset);
     let known_id = metadata.topic_id;
     if let (Some(before), Some(now)) = (known_id, topic_id)
         && before != now
@@ -65,25 +54,64 @@ pub fn choose_begin(
     }
     let same_topic = known_id.is_some() && known_id == topic_id;
     let is_truncated = same_topic && (offset > high || was_out_of_range && offset >= low);
+    let known = CommitPoint { offset, metadata: CommitMetadata { topic_id, ..metadata } };
     if is_truncated {
-        let from = offset.min(high).saturating_sub(TRUNCATION).max(low);
-        error!(
-            partition = %source, offset, low, high, from,
-            "Kafka's log was truncated, as by an unclean leader election; re-reading the end of what is left"
-        );
-        let durable = metadata.durable.map(|durable| durable.min(from));
-        let compare_below = metadata.compare_below.max(Some(read_to));
-        let reread_until = Some(read_to);
-        let metadata =
-            CommitMetadata { reread_until, compare_below, durable, topic_id, leader_epoch: None, ..metadata };
-        return Ok(CommitPoint { offset: from, metadata });
+        Ok(truncated_begin(source, known, facts))
+    } else if (low..=high).contains(&offset) {
+        Ok(known)
+    } else {
+        missing_begin(source, known, facts, policy)
     }
-    if (low..=high).contains(&offset) {
-        return Ok(CommitPoint { offset, metadata: CommitMetadata { topic_id, ..metadata } });
+}
+
+/// Nothing was committed.
+fn first_begin(source: &TopicPartition, facts: &Facts, policy: StartPolicy) -> Result<CommitPoint, String> {
+    let Facts { topic_id, low, high, .. } = *facts;
+    let offset = match policy {
+        StartPolicy::Earliest => low,
+        StartPolicy::Latest => high,
+        StartPolicy::Fail => {
+            return Err(format!("{source} has no committed offset, and kafka.start is \"fail\""));
+        }
+    };
+    info!(partition = %source, offset, low, high, "no committed offset; beginning by kafka.start");
+    Ok(CommitPoint { offset, metadata: CommitMetadata { topic_id, ..CommitMetadata::default() } })
+}
+
+/// Kafka has lost the end of the log, and others may have taken the offsets of what it lost.
+fn truncated_begin(source: &TopicPartition, known: CommitPoint, facts: &Facts) -> CommitPoint {
+    let Facts { low, high, .. } = *facts;
+    let read_to = read_to(&known);
+    let CommitPoint { offset, metadata } = known;
+    let from = offset.min(high).saturating_sub(TRUNCATION).max(low);
+    error!(
+        partition = %source, offset, low, high, from,
+        "Kafka's log was truncated, as by an unclean leader election; re-reading the end of what is left"
+    );
+    let durable = metadata.durable.map(|durable| durable.min(from));
+    let compare_below = metadata.compare_below.max(Some(read_to));
+    let reread_until = Some(read_to);
+    CommitPoint {
+        offset: from,
+        metadata: CommitMetadata { reread_until, compare_below, durable, leader_epoch: None, ..metadata },
     }
+}
+
+/// The broker doesn't have the offset, and not because the log was truncated.
+fn missing_begin(
+    source: &TopicPartition,
+    known: CommitPoint,
+    facts: &Facts,
+    policy: StartPolicy,
+) -> Result<CommitPoint, String> {
+    let Facts { low, high, .. } = *facts;
+    let read_to = read_to(&known);
+    let CommitPoint { offset, metadata } = known;
+    // The epoch is of an offset further back: the log of that epoch may well end before the new begin.
+    let metadata = CommitMetadata { leader_epoch: None, ..metadata };
     if offset < low && low <= read_to {
-        // Everything that is missing was processed before. The epoch is of an offset further back.
-        return Ok(CommitPoint { offset: low, metadata: CommitMetadata { topic_id, leader_epoch: None, ..metadata } });
+        // Everything that is missing was processed before.
+        return Ok(CommitPoint { offset: low, metadata });
     }
     let missed = low.saturating_sub(read_to);
     let begin = match policy {
@@ -100,9 +128,14 @@ pub fn choose_begin(
         partition = %source, offset, low, high, missed, begin,
         "the offset to read next isn't in the partition any more; going on by kafka.start"
     );
-    // What an earlier owner wrote behind the missing offsets is still there, and so is what it said of the store. The epoch
-    // is of an offset further back: the log of that epoch may well end before this one.
-    Ok(CommitPoint { offset: begin, metadata: CommitMetadata { topic_id, leader_epoch: None, ..metadata } })
+    // What an earlier owner wrote behind the missing offsets is still there, and so is what it said of the store.
+    Ok(CommitPoint { offset: begin, metadata })
+}
+
+/// Everything below this offset was read before.
+fn read_to(known: &CommitPoint) -> u64 {
+    let CommitMetadata { reread_until, compare_below, .. } = known.metadata;
+    reread_until.or(compare_below).unwrap_or_default().max(known.offset)
 }
 
 #[cfg(test)]
