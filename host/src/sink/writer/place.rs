@@ -57,6 +57,18 @@ impl Rewritten {
     }
 }
 
+/// What one step made of a record that wants its microsecond.
+enum Placed {
+    /// It goes on in the batch, with its microsecond, or without one where its partition was taken away.
+    ToBeWritten(PendingWrite),
+    /// It is in the entry already.
+    Acknowledged,
+    /// It is to be placed once more: something else is known of the entry now.
+    Again(PendingWrite),
+    /// The store was asked, and failed.
+    Failed(PendingWrite, StoreError),
+}
+
 impl Writer {
     /// The records of a new generation: somebody else may have written this entry in the meantime.
     pub(super) async fn begin_generation(&mut self, batch: &VecDeque<PendingWrite>) -> Result<(), StoreError> {
@@ -92,60 +104,68 @@ impl Writer {
             self.occupied.read_below(last.saturating_add(SEARCHED_US));
         }
         let mut waiting = std::mem::take(batch);
-        while let Some(mut pending) = waiting.pop_front() {
-            if let Some(time) = self.hidden.at(&pending.prepared.identity)
-                && let Err(error) = self.uncover(&pending, time).await
-            {
-                waiting.push_front(pending);
-                batch.append(&mut waiting);
-                return Err(error);
-            }
-            let answer = match self.occupied.place(&pending.prepared.identity, pending.prepared.base_us) {
-                RecordPlace::Free(time) => {
-                    self.occupied.occupy(time);
-                    pending.time_us = Some(time);
-                    pending.must_be_shown |= self.occupied.may_be_hidden(time) && self.count_late(&pending);
-                    batch.push_back(pending);
-                    continue;
-                }
-                // Another partition of the entry looked here and needed no bytes.
-                RecordPlace::Present(time) if self.compares_contents(&pending) && self.occupied.is_unread(time) => {
-                    self.occupied.doubt(time);
+        while let Some(pending) = waiting.pop_front() {
+            match self.place_one(pending, &wanted, compares).await {
+                Placed::ToBeWritten(pending) => batch.push_back(pending),
+                Placed::Acknowledged => {}
+                Placed::Again(pending) => waiting.push_front(pending),
+                Placed::Failed(pending, error) => {
                     waiting.push_front(pending);
-                    continue;
+                    batch.append(&mut waiting);
+                    return Err(error);
                 }
-                RecordPlace::Present(time)
-                    if self.compares_contents(&pending)
-                        && self.occupied.is_damaged(time, &pending.prepared.payload)
-                        && self.rewritten.is_worth_it(&pending.prepared.identity) =>
-                {
-                    // This process may have been paused while it looked, and the partition have moved to another host.
-                    self.shared.membership.assured().await;
-                    if !pending.state().may_write() {
-                        batch.push_back(pending);
-                        continue;
-                    }
-                    warn!(entry = %self.entry, record = %pending.prepared.identity, "damaged in the store: writing it again");
-                    let removed = self.remove_damaged(time).await;
-                    if removed.is_ok() {
-                        self.rewritten.count(&pending.prepared.identity);
-                    }
-                    removed
-                }
-                RecordPlace::Present(time) => {
-                    pending.time_us = Some(time);
-                    self.acknowledge(pending, true);
-                    continue;
-                }
-                RecordPlace::Unknown(from) => self.look(from, &wanted, compares).await,
-            };
-            waiting.push_front(pending);
-            if let Err(error) = answer {
-                batch.append(&mut waiting);
-                return Err(error);
             }
         }
         Ok(())
+    }
+
+    /// One step for one record. `wanted` and `with_bytes`: see [`Self::look`].
+    async fn place_one(&mut self, mut pending: PendingWrite, wanted: &[u64], with_bytes: bool) -> Placed {
+        if let Some(time) = self.hidden.at(&pending.prepared.identity)
+            && let Err(error) = self.uncover(&pending, time).await
+        {
+            return Placed::Failed(pending, error);
+        }
+        let answer = match self.occupied.place(&pending.prepared.identity, pending.prepared.base_us) {
+            RecordPlace::Free(time) => {
+                self.occupied.occupy(time);
+                pending.time_us = Some(time);
+                pending.must_be_shown |= self.occupied.may_be_hidden(time) && self.count_late(&pending);
+                return Placed::ToBeWritten(pending);
+            }
+            // Another partition of the entry looked here and needed no bytes.
+            RecordPlace::Present(time) if self.compares_contents(&pending) && self.occupied.is_unread(time) => {
+                self.occupied.doubt(time);
+                return Placed::Again(pending);
+            }
+            RecordPlace::Present(time)
+                if self.compares_contents(&pending)
+                    && self.occupied.is_damaged(time, &pending.prepared.payload)
+                    && self.rewritten.is_worth_it(&pending.prepared.identity) =>
+            {
+                // This process may have been suspended while it looked, and the partition have moved to another host.
+                self.shared.membership.assured().await;
+                if !pending.state().may_write() {
+                    return Placed::ToBeWritten(pending);
+                }
+                warn!(entry = %self.entry, record = %pending.prepared.identity, "damaged in the store: writing it again");
+                let removed = self.remove_damaged(time).await;
+                if removed.is_ok() {
+                    self.rewritten.count(&pending.prepared.identity);
+                }
+                removed
+            }
+            RecordPlace::Present(time) => {
+                pending.time_us = Some(time);
+                self.acknowledge(pending, true);
+                return Placed::Acknowledged;
+            }
+            RecordPlace::Unknown(from) => self.look(from, wanted, with_bytes).await,
+        };
+        match answer {
+            Ok(()) => Placed::Again(pending),
+            Err(error) => Placed::Failed(pending, error),
+        }
     }
 
     fn compares_contents(&self, pending: &PendingWrite) -> bool {
