@@ -173,6 +173,28 @@ fn a_running_host_is_found_by_its_configuration() {
     assert!(error(&output)["message"].as_str().unwrap().contains("--status"), "{}", text(&output.stdout));
 }
 
+/// Another program may listen where the configuration file says that the host does.
+#[test]
+fn an_answer_that_is_no_hosts_names_the_address_that_was_asked() {
+    let bed = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let config = bed.path().join("sink.toml");
+    std::fs::write(&config, format!("[status]\nlisten = \"{address}\"\n")).unwrap();
+    for command in [&["status"][..], &["tap", "--count", "1"]] {
+        let output = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello").unwrap();
+            });
+            sink(&[command, &["--config", config.to_str().unwrap()]].concat())
+        });
+        let told = text(&output.stderr);
+        assert!(told.contains(&format!("{address} doesn't answer as a host does")), "{command:?}: {told}");
+    }
+}
+
 #[test]
 fn what_is_done_is_json_too() {
     let bed = tempfile::tempdir().unwrap();

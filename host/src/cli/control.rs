@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::running_host::{RunningPipeline, escaped};
 use super::status::word;
 use super::stdout::write;
-use super::{CommandError, ErrorCode, is_json};
+use super::{CommandError, is_json};
 
 #[derive(Debug, Args)]
 pub struct PauseCommand {
@@ -34,7 +34,7 @@ impl PauseCommand {
             Some(topic) => format!("topics/{}/{what}", escaped(topic)),
             None => what.to_owned(),
         };
-        let done = self.host.ask(reqwest::Method::POST, &path)?;
+        let done = self.host.ask(reqwest::Method::POST, &path)?.text;
         if is_json() {
             return write(&format!("{}\n", serde_json::json!({ "done": what, "topic": self.topic, "text": done })));
         }
@@ -73,9 +73,7 @@ impl TapCommand {
         let query = query.join("&");
         let (mut after, mut shown, mut left_out) = (0, 0, 0);
         loop {
-            let text = self.host.ask(reqwest::Method::GET, &format!("tap?{query}&after={after}"))?;
-            let answer: Value =
-                serde_json::from_str(&text).map_err(|error| CommandError::new(ErrorCode::HostAnswer, error))?;
+            let answer = self.host.ask(reqwest::Method::GET, &format!("tap?{query}&after={after}"))?.json()?;
             for record in answer.get("records").and_then(serde_json::Value::as_array).into_iter().flatten() {
                 after = record["number"].as_u64().unwrap_or(after);
                 write(&if is_json() { format!("{record}\n") } else { lines(record) })?;

@@ -46,19 +46,28 @@ pub struct RunningPipeline {
     pipeline: Option<String>,
 }
 
-impl RunningPipeline {
-    /// Where it is asked.
-    pub fn address(&self) -> &str {
-        self.host.address()
-    }
+/// What a running host answered.
+#[derive(Debug)]
+pub struct HostAnswer {
+    /// Where it was asked.
+    address: String,
+    /// The body.
+    pub text: String,
+}
 
-    /// The body of its answer.
-    pub fn ask(&self, method: reqwest::Method, path: &str) -> Result<String, CommandError> {
-        self.host.with_config(self.config.clone().or_else(file_by_variable).as_deref())?.ask_of(
-            self.pipeline.as_deref(),
-            method,
-            path,
-        )
+impl HostAnswer {
+    pub fn json(&self) -> Result<Value, CommandError> {
+        serde_json::from_str(&self.text)
+            .with_context(|| format!("{} doesn't answer as a host does", self.address))
+            .map_err(|error| CommandError::new(ErrorCode::HostAnswer, error))
+    }
+}
+
+impl RunningPipeline {
+    pub fn ask(&self, method: reqwest::Method, path: &str) -> Result<HostAnswer, CommandError> {
+        let host = self.host.with_config(self.config.clone().or_else(file_by_variable).as_deref())?;
+        let text = host.ask_of(self.pipeline.as_deref(), method, path)?;
+        Ok(HostAnswer { address: host.address().to_owned(), text })
     }
 }
 

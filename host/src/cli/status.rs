@@ -7,7 +7,6 @@ mod text;
 
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
 
@@ -15,7 +14,7 @@ pub(super) use self::text::{replay_line, word};
 use self::text::{several, table};
 use super::running_host::RunningPipeline;
 use super::stdout::write;
-use super::{CommandError, ErrorCode, is_json};
+use super::{CommandError, is_json};
 
 /// How often `--watch` asks.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
@@ -47,13 +46,11 @@ impl StatusCommand {
     }
 
     fn show(&self) -> Result<(), CommandError> {
-        let text = self.host.ask(reqwest::Method::GET, "status")?;
+        let answer = self.host.ask(reqwest::Method::GET, "status")?;
         let told = if is_json() {
-            text
+            answer.text
         } else {
-            let report: Value = serde_json::from_str(&text)
-                .with_context(|| format!("{} doesn't answer as a host does", self.host.address()))
-                .map_err(|error| CommandError::new(ErrorCode::HostAnswer, error))?;
+            let report = answer.json()?;
             match report.get("pipelines").and_then(Value::as_object) {
                 Some(pipelines) => several(pipelines),
                 None => table(&report),

@@ -26,7 +26,7 @@ impl NamedPlugin {
     }
 
     fn ask(&self, action: &str) -> Result<(), CommandError> {
-        let done = self.host.ask(reqwest::Method::POST, &format!("plugins/{}/{action}", self.name))?;
+        let done = self.host.ask(reqwest::Method::POST, &format!("plugins/{}/{action}", self.name))?.text;
         tell_done(format_args!("{done}"), &json!({ "done": action, "plugin": self.name, "text": done }));
         Ok(())
     }
