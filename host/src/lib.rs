@@ -58,7 +58,7 @@
 //! - **committable while closed**: acknowledged before a look at the store's uptime that showed no restart, or committed already: a later
 //!   failure of the store doesn't concern it.
 //! - **dead letter**: a record that could not be handled, kept with the reason.
-//! - **dry run**: of a replay: what would become of each dead letter, without changing anything.
+//! - **dry run**: a replay, or a run over the records that are in the topics now, that tells what would become of each record and changes nothing.
 //! - **durable offset**: the offset below which everything had been acknowledged when the store was last known to run; `durable` in the
 //!   commit metadata. A crash can take records below it that are still in an open block: a re-read begins `block_offsets` before it.
 //! - **entry**: ReductStore's name for a series of records in a bucket.
