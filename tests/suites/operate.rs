@@ -252,6 +252,14 @@ fn missing_rights_are_found_by_check_and_shown_while_it_runs() -> Result<()> {
     let mut sink = Sink::start(&config)?;
     wait_problem(&mut sink, &address, "kafka.group-denied")?;
     sink.process().kill9()?;
+
+    // Who may describe the group learns that it may not be read only by joining it.
+    admin.allow("GROUP", "others", "DESCRIBE")?;
+    let mut sink = Sink::start(&config)?;
+    wait_problem(&mut sink, &address, "kafka.group-denied")?;
+    admin.allow("GROUP", "others", "READ")?;
+    wait_healthy(&mut sink, &address)?;
+    sink.stop_cleanly()?;
     drop(kafka);
     Ok(())
 }
