@@ -377,6 +377,9 @@ impl AsyncWrite for Metered {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let sent = self.sent;
         self.poll_limits(cx, sent)?;
+        // One write can carry tens of megabytes to a reader that keeps up. The byte too many shows the next one that it is over.
+        let room = usize::try_from(self.most.saturating_sub(sent).saturating_add(1)).unwrap_or(usize::MAX);
+        let bytes = bytes.get(..room).unwrap_or(bytes);
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
         self.sent += written as u64;
         Poll::Ready(Ok(written))
