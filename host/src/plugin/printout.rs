@@ -14,7 +14,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::log::{CAUSE_LINE_BYTES, LINE_BYTES, Level, PluginLog};
 use crate::record::InputRecord;
-use crate::record::text::one_line;
+use crate::record::text::{clip, one_line};
 
 /// Lines that wait for the end of the call; when there are more, the oldest are written before, printed ones without their record.
 const WAITING_LINES: usize = 64;
@@ -94,8 +94,10 @@ impl Printout {
         !printed.cause.is_empty() || !error.is_empty()
     }
 
-    /// An error that the plugin has logged: if the call fails, it is a part of the cause, and one of the lines of a failure.
+    /// An error that the plugin has logged: if the call fails, it is a part of the cause, and one of the lines of a failure. Of a text
+    /// that is longer than a line may be, only what a line holds is kept: one call could log many.
     pub fn hold_error(&self, text: &str, record: Option<&InputRecord>) {
+        let text = clip(text, LINE_BYTES + 1);
         let mut printed = self.lock();
         printed.keep_as_cause(text);
         self.hold(&mut printed, Level::Error, text.to_owned(), record);
@@ -226,4 +228,20 @@ impl OutputStream for LogStream {
 #[async_trait]
 impl Pollable for LogStream {
     async fn ready(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::Digest;
+
+    /// One call may log thousands of errors of tens of megabytes each.
+    #[test]
+    fn of_an_error_only_what_a_line_holds_waits() {
+        let printout = Printout::new(Arc::new(PluginLog::new("p".into(), Digest::of(b""), 100)));
+        (0..WAITING_LINES * 2).for_each(|_| printout.hold_error(&"x".repeat(1 << 20), None));
+        let printed = printout.lock();
+        let held = printed.waiting.iter().map(|(_, text)| text.capacity()).sum::<usize>();
+        assert!(held <= WAITING_LINES * (LINE_BYTES + 1), "{held}");
+    }
 }
