@@ -9,7 +9,7 @@
 //! Guarantees: no record is acknowledged that a query doesn't show, whole; one that may be hidden by an unfinished record
 //! is proved by a query only; memory for the proof doesn't grow with the entry.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ pub(super) struct Verifier {
     known_to: HashMap<TopicPartition, u64>,
     /// Offsets above it of which a record was seen in the entry that this writer hasn't acknowledged: a late request of another host, for
     /// example, may have written it.
-    strangers: HashMap<(TopicPartition, Option<TopicId>), RangeSet>,
+    strangers: HashMap<TopicPartition, HashMap<Option<TopicId>, RangeSet>>,
     /// How long the last query took, and the last look at a single record where several were looked at together.
     query: Option<Duration>,
     /// When that query was asked.
@@ -70,14 +70,14 @@ impl Verifier {
             None => drop(self.known_to.insert(identity.source.clone(), identity.offset)),
         }
         // What lies below isn't counted any more.
-        if !self.strangers.is_empty() {
-            let end = self.known_to.get(&identity.source).map_or(0, |known| known.saturating_add(1));
-            self.strangers.retain(|(source, _), offsets| {
-                if *source == identity.source {
-                    offsets.remove_below(end);
-                }
-                !offsets.is_empty()
-            });
+        let Some(strangers) = self.strangers.get_mut(&identity.source) else { return };
+        let end = self.known_to.get(&identity.source).map_or(0, |known| known.saturating_add(1));
+        strangers.retain(|_, offsets| {
+            offsets.remove_below(end);
+            !offsets.is_empty()
+        });
+        if strangers.is_empty() {
+            self.strangers.remove(&identity.source);
         }
     }
 
@@ -87,7 +87,7 @@ impl Verifier {
         if self.known_to.get(source).is_some_and(|known| offset <= known) {
             return;
         }
-        let strangers = self.strangers.entry((source.clone(), *topic_id)).or_default();
+        let strangers = self.strangers.entry(source.clone()).or_default().entry(*topic_id).or_default();
         strangers.insert(*offset..offset.saturating_add(1));
         if strangers.len() > MOST_STRANGERS {
             let first = strangers.ranges().next().map_or(0, |range| range.start);
@@ -114,8 +114,8 @@ impl Verifier {
         if self.known_to.get(source).is_some_and(|known| first <= *known) {
             return None;
         }
-        let strangers = self.strangers.get(&(source.clone(), *topic_id)).map(RangeSet::ranges).into_iter().flatten();
-        if strangers.into_iter().any(|range| range.start <= last && first < range.end) {
+        let strangers = self.strangers.get(source).and_then(|of_topics| of_topics.get(topic_id));
+        if strangers.is_some_and(|strangers| strangers.ranges().any(|range| range.start <= last && first < range.end)) {
             return None;
         }
         let is_whole = records.clone().all(|(identity, _)| identity.index.is_none());
@@ -265,7 +265,7 @@ impl Writer {
         let (first, last) = (records.first()?, records.last()?);
         let state = first.state();
         // One that was seen here may stand for a record of another entry.
-        (!self.verifier.strangers.keys().any(|(source, _)| *source == state.source)).then_some(())?;
+        (!self.verifier.strangers.contains_key(&state.source)).then_some(())?;
         let is_plain = |record: &PendingWrite| {
             Arc::ptr_eq(record.state(), state) && !record.prepared.is_dead_letter() && !state.is_replay()
         };
@@ -283,8 +283,10 @@ impl Writer {
 
     /// Takes note of records that a look into the entry has shown, apart from this writer's own that aren't read back yet.
     pub(super) fn note_strangers(&mut self, seen: &[QueriedRecord]) {
-        let own: HashSet<u64> = self.unverified.iter().filter_map(|record| record.time_us).collect();
-        let strangers = seen.iter().filter(|seen| !own.contains(&seen.timestamp_us));
+        let own: HashMap<u64, &PendingWrite> =
+            self.unverified.iter().filter_map(|record| Some((record.time_us?, record))).collect();
+        let strangers =
+            seen.iter().filter(|seen| !own.get(&seen.timestamp_us).is_some_and(|record| record.is_of(seen)));
         strangers.filter_map(|seen| seen.identity.as_ref()).for_each(|identity| self.verifier.note_stranger(identity));
     }
 
@@ -304,7 +306,10 @@ impl Writer {
             }
         }
         drop(answers);
-        self.verifier.single = Some(begin.elapsed() / u32::try_from(records.len()).unwrap_or(u32::MAX).max(1));
+        // One record alone takes as long as eight together.
+        if records.len() >= SINGLES_AT_ONCE {
+            self.verifier.single = Some(begin.elapsed() / u32::try_from(records.len()).unwrap_or(u32::MAX).max(1));
+        }
         Ok(true)
     }
 
@@ -396,7 +401,11 @@ mod tests {
         assert!(verifier.strangers.is_empty(), "nothing below what is known is counted");
         let most = u64::try_from(MOST_STRANGERS).unwrap();
         (0..=most).for_each(|at| verifier.note_stranger(&id("t", 10 + 2 * at)));
-        assert_eq!(verifier.strangers.values().map(RangeSet::len).sum::<usize>(), 1, "their number is bounded");
+        assert_eq!(
+            verifier.strangers.values().flat_map(HashMap::values).map(RangeSet::len).sum::<usize>(),
+            1,
+            "their number is bounded"
+        );
         assert!(claim(&verifier, &of(11, 13)).is_none() && claim(&verifier, &of(7, 9)).is_some());
     }
 
