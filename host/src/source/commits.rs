@@ -5,7 +5,7 @@
 //! that goes back, or whose metadata alone has changed, is sent as well; one that was refused is sent again. The group's
 //! coordinator refuses the commits of a host that is no longer a member.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -30,7 +30,7 @@ pub(super) struct CommitRefusal {
 pub(super) struct Commits {
     sent: HashMap<TopicPartition, CommitPoint>,
     /// The commits that aren't answered yet, by number.
-    unanswered: HashMap<usize, Vec<TopicPartition>>,
+    unanswered: HashMap<usize, HashSet<TopicPartition>>,
     last_number: usize,
 }
 
@@ -48,7 +48,11 @@ impl Commits {
     /// The partitions belong to others.
     pub fn forget(&mut self, partitions: &[TopicPartition]) {
         partitions.iter().for_each(|source| drop(self.sent.remove(source)));
-        self.unanswered.values_mut().for_each(|sent| sent.retain(|source| !partitions.contains(source)));
+        for sent in self.unanswered.values_mut() {
+            for source in partitions {
+                sent.remove(source);
+            }
+        }
     }
 
     /// Sends what has changed, without waiting for the answer.
@@ -81,9 +85,12 @@ impl Commits {
         let Some((partition, code)) = answer.refused.first() else { return Ok(()) };
         let mut is_past = true;
         for (partition, _) in &answer.refused {
-            let refused = partition.as_ref().map_or(sent.as_slice(), std::slice::from_ref);
             // What was sent since the partition came back isn't what was refused.
-            for source in refused.iter().filter(|source| sent.contains(source)) {
+            let refused = match partition {
+                Some(source) => Vec::from_iter(sent.get(source)),
+                None => Vec::from_iter(&sent),
+            };
+            for source in refused {
                 self.sent.remove(source);
                 is_past = false;
             }
@@ -139,7 +146,7 @@ mod tests {
         let point = CommitPoint { offset: 7, ..CommitPoint::default() };
         let mut commits = Commits::default();
         for number in [1, 2] {
-            commits.unanswered.insert(number, vec![of(0), of(1)]);
+            commits.unanswered.insert(number, HashSet::from([of(0), of(1)]));
         }
         commits.known(&of(0), point.clone());
         assert!(commits.answered(&refused(1)).is_err_and(|refusal| !refusal.is_past && refusal.reason.contains("t/0")));
@@ -148,7 +155,7 @@ mod tests {
         commits.known(&of(0), point.clone());
         assert!(commits.answered(&refused(2)).is_err_and(|refusal| refusal.is_past));
         assert_eq!(commits.sent(), [(of(0), point)], "what the group has committed");
-        commits.unanswered.insert(3, vec![of(0), of(1)]);
+        commits.unanswered.insert(3, HashSet::from([of(0), of(1)]));
         commits.forget(&[of(0)]);
         let all = CommitAnswer { number: 3, refused: vec![(None, RDKafkaErrorCode::RebalanceInProgress)] };
         assert!(commits.answered(&all).is_err_and(|refusal| !refusal.is_past), "the other one is the host's still");
