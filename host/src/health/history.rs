@@ -3,7 +3,7 @@
 //! Guarantees: memory is bounded by [`POINTS`] and [`PARTITIONS`]; a partition that was given up is gone with the next look, but
 //! while Kafka is away its line only has a gap.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -58,9 +58,12 @@ impl History {
         self.last = Some((now_ms, totals.records));
         self.at_ms.push_back(now_ms);
         self.records_per_s.push_back(rate);
-        let is_assigned = |source: &TopicPartition| standings.iter().any(|standing| standing.source == *source);
-        self.lags.retain(|source, _| !is_known || is_assigned(source));
-        self.lags.iter_mut().filter(|(source, _)| !is_assigned(source)).for_each(|(_, line)| line.push_back(None));
+        let assigned: HashSet<&TopicPartition> = standings.iter().map(|standing| &standing.source).collect();
+        self.lags.retain(|source, _| !is_known || assigned.contains(source));
+        self.lags
+            .iter_mut()
+            .filter(|(source, _)| !assigned.contains(source))
+            .for_each(|(_, line)| line.push_back(None));
         for standing in standings {
             if self.lags.len() >= PARTITIONS && !self.lags.contains_key(&standing.source) {
                 continue;
