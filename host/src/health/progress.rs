@@ -16,7 +16,7 @@ use super::lag::{LagMemory, LagNews, LagTrend, LagWatch};
 use super::look::{Look, PartitionView};
 use super::problems::Tracker;
 use super::rates::{LastMinute, RateDelta, TimeLag, Totals};
-use super::watchdog::{Standing, Stuck, Watchdog};
+use super::watchdog::{Excuse, Standing, Stuck, Watchdog};
 use crate::kafka::group::GroupState;
 use crate::kafka::observer::{Finding, KafkaLook, Observer};
 use crate::record::TopicPartition;
@@ -135,7 +135,7 @@ impl Supervisor {
         let is_known = asks_kafka && !has_kafka_gone && has_all_partitions(host);
         host.remember(&standings, totals, is_known);
         let awake = awake(host, &standings, has_cause);
-        let stuck = self.watchdog.look(now, &standings, |source| stands_still(host, source, has_cause));
+        let stuck = self.watchdog.look(now, &standings, |source| excuse(host, source, has_cause));
         let behind = self.time_lag.look(now, &standings, is_known);
         let lag = self.lag_memory.look(now, &standings, &behind, is_known);
         let to_go = self.lag_trend.look(lag.now);
@@ -286,11 +286,18 @@ fn has_all_partitions(host: &dyn Supervised) -> bool {
 /// The partitions that ought to move. What is paused is neither stuck, nor is its tail looked at; and what stands still for a known
 /// cause isn't stuck.
 fn awake(host: &dyn Supervised, standings: &[Standing], has_cause: bool) -> Vec<Standing> {
-    standings.iter().filter(|standing| !stands_still(host, &standing.source, has_cause)).cloned().collect()
+    let is_awake = |standing: &&Standing| excuse(host, &standing.source, has_cause) == Excuse::Without;
+    standings.iter().filter(is_awake).cloned().collect()
 }
 
-fn stands_still(host: &dyn Supervised, source: &TopicPartition, has_cause: bool) -> bool {
-    has_cause || host.is_paused(source) || host.is_explained(source)
+fn excuse(host: &dyn Supervised, source: &TopicPartition, has_cause: bool) -> Excuse {
+    if host.is_paused(source) {
+        Excuse::Pause
+    } else if has_cause || host.is_explained(source) {
+        Excuse::Cause
+    } else {
+        Excuse::Without
+    }
 }
 
 fn does_not_move(stuck: &Stuck) -> Finding {

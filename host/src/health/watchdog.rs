@@ -1,9 +1,9 @@
 //! Tells partitions that move from those that don't.
 //!
 //! Guarantees: a partition that has something to do (records in flight, or offsets before its end) and whose position
-//! didn't move for the configured time is stuck; it stays so until it moves or has nothing to do. Time for which a known cause excuses it
-//! doesn't count, and what counted before isn't forgotten: a problem that comes and goes hides no partition for ever. Plain values, no
-//! I/O.
+//! didn't move for the configured time is stuck; it stays so until it moves, has nothing to do or is paused. Time for which a known cause
+//! excuses it doesn't count, and what counted before isn't forgotten: a problem that comes and goes hides no partition for ever. A pause
+//! is somebody's wish, and what stood still before it is no sign of what comes after it. Plain values, no I/O.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -58,11 +58,22 @@ pub struct Watchdog {
     clocks: HashMap<TopicPartition, Clock>,
 }
 
+/// Why a partition may stand still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excuse {
+    /// Nothing excuses it: it ought to move.
+    Without,
+    /// A known cause keeps it from moving.
+    Cause,
+    /// Somebody has paused it.
+    Pause,
+}
+
 /// For how long a partition has stood still.
 #[derive(Debug)]
 struct Clock {
     position: u64,
-    /// When it was seen to move, or to have nothing to do.
+    /// When it was seen to move, to have nothing to do or to be paused.
     since: Instant,
     /// How much of the time since then has no excuse.
     still: Duration,
@@ -74,13 +85,13 @@ impl Watchdog {
         Self { stuck_after, looked: None, clocks: HashMap::new() }
     }
 
-    /// Looks at all partitions that are assigned now; answers with those that are stuck. Those of which `is_excused` is true aren't, because
-    /// it is known why they stand still.
+    /// Looks at all partitions that are assigned now; answers with those that are stuck. Those that `excuse` excuses aren't, because it is
+    /// known why they stand still.
     pub fn look(
         &mut self,
         now: Instant,
         standings: &[Standing],
-        is_excused: impl Fn(&TopicPartition) -> bool,
+        excuse: impl Fn(&TopicPartition) -> Excuse,
     ) -> Vec<Stuck> {
         let passed = self.looked.replace(now).map_or(Duration::ZERO, |looked| now.duration_since(looked));
         let assigned: HashSet<&TopicPartition> = standings.iter().map(|standing| &standing.source).collect();
@@ -93,9 +104,10 @@ impl Watchdog {
                 self.clocks.insert(source.clone(), begun());
                 continue;
             };
-            if clock.position != *position || standing.is_idle() {
+            let excuse = excuse(source);
+            if clock.position != *position || standing.is_idle() || excuse == Excuse::Pause {
                 *clock = begun();
-            } else if standing.has_work() && !is_excused(source) {
+            } else if standing.has_work() && excuse == Excuse::Without {
                 clock.still = clock.still.saturating_add(passed);
                 if clock.still >= self.stuck_after {
                     stuck.push(Stuck { standing: standing.clone(), since: clock.since });
@@ -128,7 +140,7 @@ mod tests {
         let mut watchdog = Watchdog::new(Duration::from_secs(60));
         let start = Instant::now();
         let mut look = |seconds, standings: &[Standing]| {
-            watchdog.look(start + Duration::from_secs(seconds), standings, |_| false).len()
+            watchdog.look(start + Duration::from_secs(seconds), standings, |_| Excuse::Without).len()
         };
         assert_eq!(look(0, &[standing(5, 0, 5)]), 0);
         assert_eq!(look(100, &[standing(5, 0, 5)]), 0, "nothing to do isn't stuck");
@@ -147,8 +159,9 @@ mod tests {
         let standing = |end| Standing { source: source.clone(), position: 5, in_flight: 0, begin: Some(0), end };
         let mut watchdog = Watchdog::new(Duration::from_secs(60));
         let start = Instant::now();
-        let mut look = |seconds, end, is_excused| {
-            let stuck = watchdog.look(start + Duration::from_secs(seconds), &[standing(end)], |_| is_excused);
+        let mut look = |seconds, end, is_excused: bool| {
+            let excuse = if is_excused { Excuse::Cause } else { Excuse::Without };
+            let stuck = watchdog.look(start + Duration::from_secs(seconds), &[standing(end)], |_| excuse);
             stuck.first().map(|stuck| stuck.since.duration_since(start).as_secs())
         };
         for at in 0..23 {
@@ -160,5 +173,22 @@ mod tests {
         assert_eq!(look(130, Some(9), false), Some(0));
         assert_eq!(look(135, Some(5), false), None);
         assert_eq!(look(140, Some(9), false), None, "it had nothing to do");
+    }
+
+    #[test]
+    fn what_stood_still_before_a_pause_has_its_time_again_after_it() {
+        let source = TopicPartition { topic: "t".into(), partition: 0 };
+        let standing = Standing { source, position: 5, in_flight: 0, begin: Some(0), end: Some(9) };
+        let mut watchdog = Watchdog::new(Duration::from_secs(60));
+        let start = Instant::now();
+        let mut look = |seconds, excuse| {
+            let at = start + Duration::from_secs(seconds);
+            let stuck = watchdog.look(at, std::slice::from_ref(&standing), |_| excuse);
+            stuck.first().map(|stuck| stuck.since.duration_since(start).as_secs())
+        };
+        assert_eq!((look(0, Excuse::Without), look(55, Excuse::Without)), (None, None));
+        assert_eq!((look(60, Excuse::Pause), look(10_000, Excuse::Pause)), (None, None));
+        assert_eq!(look(10_005, Excuse::Without), None, "it was resumed a moment ago");
+        assert_eq!((look(10_059, Excuse::Without), look(10_060, Excuse::Without)), (None, Some(10_000)));
     }
 }
