@@ -34,6 +34,17 @@ pub struct Access {
     pub own_name: String,
 }
 
+/// What one caller may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Permission {
+    /// Whether the caller may act and may see parts of records.
+    pub may_act: bool,
+    /// What a caller lacks who may not act; where a token was sent, that it was refused.
+    pub lacks: &'static str,
+    /// Whether a token was sent that will be refused again, as far as can be known: while the host can't read its own, nothing is.
+    pub is_refused: bool,
+}
+
 impl Access {
     /// Why a request is answered with nothing; `None`: it is answered.
     pub fn refuse(&self, way: Way, headers: &HeaderMap) -> Option<&'static str> {
@@ -69,11 +80,35 @@ impl Access {
 
     /// Whether the caller may act and may see parts of records.
     pub fn may_act(&self, way: Way, headers: &HeaderMap) -> bool {
-        if self.actions_off {
-            return false;
-        }
-        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        way == Way::Socket || given.is_some_and(|given| self.is_token(given))
+        self.permission(way, headers).may_act
+    }
+
+    /// What the caller may do. Reads the token once: it may be replaced, or its file become unreadable, between two readings.
+    pub fn permission(&self, way: Way, headers: &HeaderMap) -> Permission {
+        let sent = headers.get(header::AUTHORIZATION);
+        let token = sent.and_then(|_| self.token());
+        let given = sent.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let is_right = matches!((&token, given), (Some(Ok(token)), Some(given)) if is_same(token, given));
+        let may_act = !self.actions_off && (way == Way::Socket || is_right);
+        let is_unknown = !self.actions_off && matches!(token, Some(Err(_)));
+        let is_refused = sent.is_some() && !is_unknown && !may_act;
+        let lacks = match (self.actions_off, &self.token_file) {
+            (true, _) => "status.control is \"off\"",
+            (false, Some(_)) if is_unknown => {
+                "the token can't be checked, because the host can't read the file of status.token_file; its log says why"
+            }
+            (false, Some(_)) if sent.is_some() => {
+                "the token was refused: it isn't the one in the file of status.token_file"
+            }
+            (false, Some(_)) => "this needs the host's Unix socket, or the token of status.token_file",
+            (false, None) if sent.is_some() => {
+                "the token was refused: this host takes none, because status.token_file isn't set"
+            }
+            (false, None) => {
+                "this needs the host's Unix socket; set status.token_file to allow it to callers with a token"
+            }
+        };
+        Permission { may_act, lacks, is_refused }
     }
 
     /// The token, read now, so that one that was replaced holds at once.
@@ -84,36 +119,6 @@ impl Access {
             "" => Err(format!("{} is empty", path.display())),
             token => Ok(Secret::new(token)),
         }))
-    }
-
-    fn is_token(&self, given: &str) -> bool {
-        matches!(self.token(), Some(Ok(token)) if is_same(&token, given))
-    }
-
-    /// Whether a token was sent that will be refused again, as far as can be known: while the host can't read its own, nothing is.
-    pub fn is_refused(&self, way: Way, headers: &HeaderMap) -> bool {
-        let sent = headers.contains_key(header::AUTHORIZATION);
-        let is_unknown = !self.actions_off && matches!(self.token(), Some(Err(_)));
-        sent && !is_unknown && !self.may_act(way, headers)
-    }
-
-    /// What a caller lacks who may not act; where a token was sent, that it was refused.
-    pub fn lacks(&self, headers: &HeaderMap) -> &'static str {
-        let sent = headers.contains_key(header::AUTHORIZATION);
-        match (self.actions_off, &self.token_file, self.token()) {
-            (true, ..) => "status.control is \"off\"",
-            (false, Some(_), Some(Err(_))) if sent => {
-                "the token can't be checked, because the host can't read the file of status.token_file; its log says why"
-            }
-            (false, Some(_), _) if sent => "the token was refused: it isn't the one in the file of status.token_file",
-            (false, Some(_), _) => "this needs the host's Unix socket, or the token of status.token_file",
-            (false, None, _) if sent => {
-                "the token was refused: this host takes none, because status.token_file isn't set"
-            }
-            (false, None, _) => {
-                "this needs the host's Unix socket; set status.token_file to allow it to callers with a token"
-            }
-        }
     }
 
     fn is_own(&self, host: &str) -> bool {
@@ -184,17 +189,41 @@ mod tests {
         std::fs::write(&file, "a-secret\n").unwrap();
         let access = |token_file| Access { actions_off: false, token_file, own_name: "sink".into() };
         let sent = headers(None, &[(header::AUTHORIZATION, "Bearer wrong")]);
+        let of = |access: &Access, headers: &HeaderMap| access.permission(Way::Port, headers);
         let with_file = access(Some(file.clone()));
-        assert!(!with_file.may_act(Way::Port, &sent) && with_file.lacks(&sent).contains("refused: it isn't the one"));
-        assert!(!with_file.lacks(&headers(None, &[])).contains("refused"));
-        assert!(access(None).lacks(&sent).contains("this host takes none"));
-        assert!(with_file.is_refused(Way::Port, &sent) && access(None).is_refused(Way::Port, &sent));
-        assert!(!with_file.is_refused(Way::Port, &headers(None, &[])), "none was sent");
-        assert!(!with_file.is_refused(Way::Port, &headers(None, &[(header::AUTHORIZATION, "Bearer a-secret")])));
+        let told = of(&with_file, &sent);
+        assert!(!told.may_act && told.is_refused && told.lacks.contains("refused: it isn't the one"), "{told:?}");
+        let none = of(&with_file, &headers(None, &[]));
+        assert!(!none.is_refused && !none.lacks.contains("refused"), "none was sent");
+        let told = of(&access(None), &sent);
+        assert!(told.is_refused && told.lacks.contains("this host takes none"), "{told:?}");
+        assert!(!of(&with_file, &headers(None, &[(header::AUTHORIZATION, "Bearer a-secret")])).is_refused);
         std::fs::remove_file(file).unwrap();
-        assert!(with_file.lacks(&sent).contains("can't read the file"));
-        assert!(!with_file.is_refused(Way::Port, &sent), "it may be the right one");
-        assert!(Access { actions_off: true, ..with_file }.is_refused(Way::Port, &sent));
+        let told = of(&with_file, &sent);
+        assert!(told.lacks.contains("can't read the file") && !told.is_refused, "it may be the right one: {told:?}");
+        assert!(of(&Access { actions_off: true, ..with_file }, &sent).is_refused);
+    }
+
+    /// As while a program replaces the file by removing it and writing it again.
+    #[test]
+    fn a_right_token_is_never_called_refused_while_its_file_comes_and_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, aside] = ["token", "aside"].map(|name| folder.path().join(name));
+        std::fs::write(&file, "right").unwrap();
+        let access = Access { actions_off: false, token_file: Some(file.clone()), own_name: String::new() };
+        let sent = headers(None, &[(header::AUTHORIZATION, "Bearer right")]);
+        std::thread::scope(|scope| {
+            let coming_and_going = scope.spawn(|| {
+                for _ in 0..20_000 {
+                    std::fs::rename(&file, &aside).unwrap();
+                    std::fs::rename(&aside, &file).unwrap();
+                }
+            });
+            while !coming_and_going.is_finished() {
+                let told = access.permission(Way::Port, &sent);
+                assert!(!told.is_refused && (told.may_act || told.lacks.contains("can't read the file")), "{told:?}");
+            }
+        });
     }
 
     #[test]

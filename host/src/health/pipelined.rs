@@ -20,7 +20,7 @@ use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 
-use super::access::{Access, Way};
+use super::access::{Access, Permission, Way};
 use super::problems::HealthProblem;
 use super::report::HostReport;
 use super::server::{NamedReporter, Served, guarded, parameters, show_page, verdict};
@@ -91,7 +91,7 @@ impl Pipelined {
     }
 
     fn reports(&self, way: Way, headers: &HeaderMap) -> Vec<HostReport> {
-        self.0.iter().map(|(_, served)| served.report_for(way, headers)).collect()
+        self.0.iter().map(|(_, served)| served.report_for(served.access.may_act(way, headers))).collect()
     }
 }
 
@@ -162,13 +162,14 @@ struct PipelinesShown {
 async fn status(State(all): State<Pipelined>, Extension(way): Extension<Way>, headers: HeaderMap) -> Response {
     let reports = all.reports(way, &headers);
     let Some((_, first)) = all.0.first() else { return StatusCode::NOT_FOUND.into_response() };
+    let Permission { may_act, lacks, .. } = first.access.permission(way, &headers);
     let shown = PipelinesShown {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
         stopping: reports.iter().any(|report| report.stopping),
         problems: problems(&reports),
-        may_act: first.access.may_act(way, &headers),
-        lacks: first.access.lacks(&headers),
+        may_act,
+        lacks,
         pipelines: reports.into_iter().map(|report| (report.pipeline.clone().unwrap_or_default(), report)).collect(),
     };
     Json(shown).into_response()

@@ -42,7 +42,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
-use super::access::{Access, Way, check_own_folder, socket_path, without_port};
+use super::access::{Access, Permission, Way, check_own_folder, socket_path, without_port};
 use super::history::HistoryShown;
 use super::metrics;
 use super::page;
@@ -292,13 +292,13 @@ async fn livez(State(served): State<Served>) -> Response {
 }
 
 async fn readyz(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Response {
-    let report = served.report_for(way, &headers);
+    let report = served.report_for(served.access.may_act(way, &headers));
     let stopping = report.stopping.then(|| HealthProblem::new("host.stopping", "stopping"));
     verdict(report.not_ready().into_iter().cloned().chain(stopping).collect())
 }
 
 async fn health(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Response {
-    verdict(served.report_for(way, &headers).problems)
+    verdict(served.report_for(served.access.may_act(way, &headers)).problems)
 }
 
 async fn figures(State(served): State<Served>) -> Response {
@@ -321,10 +321,8 @@ struct StatusShown {
 }
 
 async fn status(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Response {
-    let report = served.report_for(way, &headers);
-    let may_act = served.access.may_act(way, &headers);
-    let (lacks, token_refused) = (served.access.lacks(&headers), served.access.is_refused(way, &headers));
-    Json(StatusShown { report, may_act, lacks, token_refused }).into_response()
+    let Permission { may_act, lacks, is_refused: token_refused } = served.access.permission(way, &headers);
+    Json(StatusShown { report: served.report_for(may_act), may_act, lacks, token_refused }).into_response()
 }
 
 pub(super) async fn show_page() -> Response {
@@ -343,15 +341,17 @@ async fn history(State(served): State<Served>) -> Response {
 }
 
 async fn dead_letters(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap) -> Response {
-    if !served.access.may_act(way, &headers) {
-        return (StatusCode::FORBIDDEN, served.access.lacks(&headers)).into_response();
+    let Permission { may_act, lacks, .. } = served.access.permission(way, &headers);
+    if !may_act {
+        return (StatusCode::FORBIDDEN, lacks).into_response();
     }
     Json(served.reporter.dead_letters()).into_response()
 }
 
 async fn tap(State(served): State<Served>, Extension(way): Extension<Way>, headers: HeaderMap, uri: Uri) -> Response {
-    if !served.access.may_act(way, &headers) {
-        return (StatusCode::FORBIDDEN, served.access.lacks(&headers)).into_response();
+    let Permission { may_act, lacks, .. } = served.access.permission(way, &headers);
+    if !may_act {
+        return (StatusCode::FORBIDDEN, lacks).into_response();
     }
     let question = match TapQuestion::read(parameters(&uri)) {
         Ok(question) => question,
@@ -434,10 +434,10 @@ pub(super) fn parameters(uri: &Uri) -> impl Iterator<Item = (String, String)> {
 type Done = (StatusCode, String);
 
 impl Served {
-    /// As much of the report as the caller may see.
-    pub fn report_for(&self, way: Way, headers: &HeaderMap) -> HostReport {
+    /// As much of the report as the caller may see, who may act or not.
+    pub fn report_for(&self, may_act: bool) -> HostReport {
         let mut report = self.reporter.report();
-        if !self.access.may_act(way, headers) {
+        if !may_act {
             report.redact();
         }
         report
@@ -451,8 +451,8 @@ impl Served {
         what: &'static str,
         work: impl FnOnce(&dyn Reporter) -> Result<String, String> + Send + 'static,
     ) -> Done {
-        if !self.access.may_act(way, headers) {
-            let lacks = self.access.lacks(headers);
+        let Permission { may_act, lacks, .. } = self.access.permission(way, headers);
+        if !may_act {
             threads::within(self.pipeline, || warn!(what, lacks, "refused over HTTP"));
             return (StatusCode::FORBIDDEN, lacks.into());
         }
