@@ -149,7 +149,7 @@ fn not_asked(host: &Host) -> NotAsked {
 
 /// Says how many dead letters there are. A replay goes on without that.
 fn count_letters(host: &Host) {
-    match count(&host.config, host.sink.store(), host.sink.runtime()) {
+    match count(&host.config, host.sink.store(), host.sink.runtime(), &host.end_flag()) {
         Ok(letters) => host.replay.counted(letters),
         Err(error) => debug!(%error, "the dead letters can't be counted"),
     }

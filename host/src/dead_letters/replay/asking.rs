@@ -40,7 +40,7 @@ mod tests {
     use super::*;
     use crate::chain::{Chain, SharedChain};
     use crate::config;
-    use crate::dead_letters::replay::{ReplaySummary, dry_run};
+    use crate::dead_letters::replay::{ReplaySummary, count, dry_run};
     use crate::plugin::Runtime;
     use crate::record::InputRecord;
     use crate::sink::store::Store;
@@ -71,6 +71,8 @@ mod tests {
         let tokio = tokio::runtime::Runtime::new().unwrap();
         let store = Store::new(&config.store).unwrap();
         let (stop, not_asked) = (Arc::new(AtomicBool::new(true)), Arc::new(|_: &InputRecord| None));
+        let counted = count(&config, &store, tokio.handle(), &stop);
+        assert!(matches!(counted, Err(ReplayError::Stopped)), "{counted:?}");
         let told = dry_run(&config, chain, &store, tokio.handle(), stop, not_asked, &mut |_| {});
         assert_eq!(told.unwrap(), ReplaySummary::default());
     }

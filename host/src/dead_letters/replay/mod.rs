@@ -260,10 +260,15 @@ pub fn replay(
 }
 
 /// How many dead letters there are now, for somebody who wants to know how far a replay is. Letters in a topic are counted by their
-/// offsets, so that there may be fewer.
-pub fn count(config: &Config, store: &Store, runtime: &tokio::runtime::Handle) -> Result<u64, ReplayError> {
+/// offsets, so that there may be fewer. `stop` ends the waiting for Kafka ([`ReplayError::Stopped`]).
+pub fn count(
+    config: &Config,
+    store: &Store,
+    runtime: &tokio::runtime::Handle,
+    stop: &AtomicBool,
+) -> Result<u64, ReplayError> {
     match &config.dead_letters.topic {
-        Some(topic) => topic::count(config, topic),
+        Some(topic) => topic::count(config, stop, topic),
         None => entries::count(config, store, runtime),
     }
 }

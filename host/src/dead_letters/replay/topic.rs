@@ -44,8 +44,8 @@ fn open(config: &Config, stop: &AtomicBool, topic: &str) -> Result<Letters, Repl
 }
 
 /// How many letters the topic has at most that aren't done with.
-pub fn count(config: &Config, topic: &str) -> Result<u64, ReplayError> {
-    Ok(Letters::open(&config.kafka, topic)?.left())
+pub fn count(config: &Config, stop: &AtomicBool, topic: &str) -> Result<u64, ReplayError> {
+    Ok(open(config, stop, topic)?.left())
 }
 
 /// Letters that are written together beside live records.
