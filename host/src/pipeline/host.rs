@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, warn};
 
 use super::failure::FailureReason;
+use super::group_refusal::GroupRefusal;
 use super::group_wait::GroupWait;
 use super::heartbeat::Heartbeat;
 use super::replaying::Replaying;
@@ -82,8 +83,8 @@ pub(super) struct Host {
     pub lost_name: Mutex<Option<String>>,
     /// Why the group doesn't take the commits.
     pub commits_refused: Mutex<Option<String>>,
-    /// The group doesn't let this host in.
-    pub group_denied: AtomicBool,
+    /// Whether the group doesn't let this host in.
+    pub group_refusal: Mutex<GroupRefusal>,
     /// Idle partitions whose tails are to be looked at.
     pub probes: Mutex<Vec<(TopicPartition, u64)>>,
     /// Set when the process was told to stop.
@@ -142,7 +143,7 @@ impl Host {
             skipped: Mutex::default(),
             lost_name: Mutex::default(),
             commits_refused: Mutex::default(),
-            group_denied: AtomicBool::new(false),
+            group_refusal: Mutex::new(GroupRefusal::new(is_newer_protocol(&config.kafka))),
             probes: Mutex::default(),
             stop: Arc::clone(&lasting.stop),
             is_ending: Arc::default(),
@@ -218,7 +219,7 @@ impl Host {
 impl GroupHandler for Host {
     fn given_out(&self, done: bool) {
         if done {
-            self.group_denied.store(false, Ordering::SeqCst);
+            lock(&self.group_refusal).end();
         }
         lock(&self.group_wait).given_out(done, Instant::now());
     }
@@ -339,12 +340,12 @@ impl GroupHandler for Host {
     }
 
     fn group_denied(&self) {
-        self.group_denied.store(true, Ordering::SeqCst);
+        lock(&self.group_refusal).raised(Instant::now());
     }
 
     fn committed(&self, outcome: Result<(), String>) {
         if outcome.is_ok() {
-            self.group_denied.store(false, Ordering::SeqCst);
+            lock(&self.group_refusal).end();
         }
         let [taken, refused] = &self.commits;
         (if outcome.is_ok() { taken } else { refused }).fetch_add(1, Ordering::Relaxed);

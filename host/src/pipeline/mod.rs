@@ -6,6 +6,7 @@
 //! it is read again.
 
 mod failure;
+mod group_refusal;
 mod group_wait;
 mod heartbeat;
 mod host;

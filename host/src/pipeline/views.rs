@@ -103,7 +103,7 @@ impl Supervised for Host {
         {
             findings.push(finding("kafka.commit-refused", format!("the group doesn't take the commits: {reason}")));
         }
-        if self.group_denied.load(Ordering::SeqCst) {
+        if lock(&self.group_refusal).holds(Instant::now()) {
             findings.push(Finding::group_denied(&self.config.kafka.group));
         }
         if let Some(name) = &*lock(&self.lost_name) {

@@ -53,7 +53,8 @@ pub trait GroupHandler: Send + Sync {
     ) -> Vec<(TopicPartition, CommitPoint)>;
     /// What may be committed for the partition now. Adds what the state doesn't know.
     fn commit_point(&self, state: &PartitionState) -> Option<CommitPoint>;
-    /// The group doesn't let this host in: the right to read it is missing. librdkafka goes on trying.
+    /// The group refuses to let this host in, or the brokers to name its coordinator: a right is missing. librdkafka goes on trying;
+    /// it repeats the former, and says the latter once.
     fn group_denied(&self);
     /// The group took a commit, or refused it.
     fn committed(&self, outcome: Result<(), String>);
