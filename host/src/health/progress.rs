@@ -50,8 +50,9 @@ pub trait Supervised: Send + Sync + 'static {
     fn is_explained(&self, source: &TopicPartition) -> bool;
     /// Since when the host waits for the group to give out its partitions; `None`: it has.
     fn awaits_group(&self) -> Option<Instant>;
-    /// Whether [`Self::standings`] are all partitions that the group has given to this host.
-    fn is_assignment_known(&self) -> bool;
+    /// Whether [`Self::standings`] are all partitions that the group has given to this host. `unable_at`: when the group was last unable to
+    /// give any.
+    fn is_assignment_known(&self, unable_at: Option<Instant>) -> bool;
     /// How long the group waits for a member that says nothing.
     fn session(&self) -> Duration;
     /// Where records wait for long, which part they wait for.
@@ -96,6 +97,8 @@ struct Supervisor {
     started: Instant,
     /// When Kafka didn't answer last.
     kafka_gone: Option<Instant>,
+    /// When the group was last unable to give this host partitions: Kafka didn't answer, or the host could not join.
+    unable_at: Option<Instant>,
 }
 
 impl Supervisor {
@@ -112,6 +115,7 @@ impl Supervisor {
             without: None,
             started: Instant::now(),
             kafka_gone: None,
+            unable_at: None,
         }
     }
 
@@ -129,10 +133,13 @@ impl Supervisor {
             self.kafka_gone = Some(now);
             findings.retain(|finding| !["kafka.commit-refused", "kafka.waiting"].contains(&finding.code));
         }
+        if has_kafka_gone || findings.iter().any(|finding| keeps_from_joining(finding.code)) {
+            self.unable_at = Some(now);
+        }
         let waits_since_answer = waits_since.filter(|_| !has_kafka_gone);
         let waits_for_group =
             waits_since_answer.map(|since| self.note_group_wait(now, since, host, of_kafka.group, &mut findings));
-        let is_known = asks_kafka && !has_kafka_gone && has_all_partitions(host);
+        let is_known = asks_kafka && !has_kafka_gone && has_all_partitions(host, self.unable_at);
         host.remember(&standings, totals, is_known);
         let awake = awake(host, &standings, has_cause);
         let stuck = self.watchdog.look(now, &standings, |source| excuse(host, source, has_cause));
@@ -279,8 +286,8 @@ fn ask_kafka(host: &dyn Supervised, observer: Option<&mut Observer>) -> (Vec<Sta
 }
 
 /// Whether the host has what the group gave it: before that, having no partition doesn't mean that nothing waits.
-fn has_all_partitions(host: &dyn Supervised) -> bool {
-    host.awaits_group().is_none() && host.is_assignment_known()
+fn has_all_partitions(host: &dyn Supervised, unable_at: Option<Instant>) -> bool {
+    host.awaits_group().is_none() && host.is_assignment_known(unable_at)
 }
 
 /// The partitions that ought to move. What is paused is neither stuck, nor is its tail looked at; and what stands still for a known
@@ -357,8 +364,8 @@ mod tests {
         fn awaits_group(&self) -> Option<Instant> {
             self.waits_since
         }
-        fn is_assignment_known(&self) -> bool {
-            !self.is_unknown
+        fn is_assignment_known(&self, unable_at: Option<Instant>) -> bool {
+            !self.is_unknown && unable_at.is_none()
         }
         fn session(&self) -> Duration {
             Duration::from_secs(45)
@@ -427,9 +434,21 @@ mod tests {
     /// With the newer group protocol nobody says that the group is about to give partitions.
     #[test]
     fn no_lag_is_told_before_it_is_known_which_partitions_the_host_has() {
-        let is_known =
-            |waits_since, is_unknown| has_all_partitions(&FakeHost { waits_since, is_unknown, ..FakeHost::default() });
+        let is_known = |waits_since, is_unknown| {
+            has_all_partitions(&FakeHost { waits_since, is_unknown, ..FakeHost::default() }, None)
+        };
         assert!(is_known(None, false) && !is_known(None, true) && !is_known(Some(Instant::now()), false));
+        for code in ["kafka.unreachable", "kafka.group-denied", "kafka.coordinator"] {
+            let host = FakeHost::default();
+            let mut supervisor = Supervisor::new(Duration::from_secs(60));
+            drop(supervisor.look(&host, None));
+            assert!(has_all_partitions(&host, supervisor.unable_at));
+            *host.findings.lock().unwrap() = vec![Finding::new(code, "")];
+            drop(supervisor.look(&host, None));
+            host.findings.lock().unwrap().clear();
+            drop(supervisor.look(&host, None));
+            assert!(!has_all_partitions(&host, supervisor.unable_at), "{code}");
+        }
     }
 
     #[test]

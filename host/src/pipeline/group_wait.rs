@@ -3,25 +3,28 @@
 //! With the newer group protocol nobody tells a host that it gets no partition.
 //!
 //! Guarantees: that a host has no partition counts as known when the group has said so, or, with the newer protocol, when it got none for
-//! [`NONE_AFTER`]; the host waits for the group's word only where there will be one. A plain value.
+//! as long as the group may have waited for a host that was killed, and [`MARGIN`]; the host waits for the group's word only where there
+//! will be one. A plain value.
 
 use std::time::{Duration, Instant};
 
-/// With the newer protocol, a host that got no partition for this long gets none.
-const NONE_AFTER: Duration = Duration::from_secs(20);
+/// What the brokers may take after a session's end until a member has heard of its new partitions: three heartbeats, which are 5 s apart
+/// by default (`group.consumer.heartbeat.interval.ms`).
+const MARGIN: Duration = Duration::from_secs(15);
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct GroupWait {
-    is_newer_protocol: bool,
+    /// With the newer protocol, how long the group waits for a member that says nothing.
+    session: Option<Duration>,
     /// Since when the group is to give out its partitions; `None`: it has.
     since: Option<Instant>,
 }
 
 impl GroupWait {
-    /// The host is about to join.
-    pub fn new(is_newer_protocol: bool) -> Self {
-        Self { is_newer_protocol, since: Some(Instant::now()) }
+    /// The host is about to join. `session`: how long the group waits for a member that says nothing, with the newer protocol.
+    pub fn new(session: Option<Duration>) -> Self {
+        Self { session, since: Some(Instant::now()) }
     }
 
     /// The group has given out its partitions; or, not `done`, it is about to.
@@ -31,13 +34,15 @@ impl GroupWait {
 
     /// Since when the host waits for the group's word; `None`: it has it, or won't get any.
     pub fn awaited_since(&self) -> Option<Instant> {
-        self.since.filter(|_| !self.is_newer_protocol)
+        self.since.filter(|_| self.session.is_none())
     }
 
-    /// Whether it is known which partitions the host has.
-    pub fn is_assignment_known(&self, now: Instant) -> bool {
-        let is_over = |since| self.is_newer_protocol && now.saturating_duration_since(since) >= NONE_AFTER;
-        self.since.is_none_or(is_over)
+    /// Whether it is known which partitions the host has. `unable_at`: when the group was last unable to give any, because Kafka was away
+    /// or the host could not join; sessions begin again when it comes back.
+    pub fn is_assignment_known(&self, now: Instant, unable_at: Option<Instant>) -> bool {
+        let Some(since) = self.since else { return true };
+        let since = unable_at.map_or(since, |unable_at| unable_at.max(since));
+        self.session.is_some_and(|session| now.saturating_duration_since(since) >= session + MARGIN)
     }
 }
 
@@ -49,24 +54,29 @@ mod tests {
     fn with_the_newer_protocol_it_is_not_known_at_once_that_a_host_has_no_partition() {
         let start = Instant::now();
         let later = |seconds| start + Duration::from_secs(seconds);
-        let mut wait = GroupWait::new(true);
+        let mut wait = GroupWait::new(Some(Duration::from_secs(45)));
         wait.given_out(false, start);
+        let is_known = |wait: &GroupWait, seconds| wait.is_assignment_known(later(seconds), None);
         assert_eq!(wait.awaited_since(), None, "nobody will tell it");
-        assert!(!wait.is_assignment_known(later(3)) && wait.is_assignment_known(later(20)));
+        assert!(!is_known(&wait, 50), "the group may have waited for a host that was killed for 45 s");
+        assert!(is_known(&wait, 60));
+        let after_an_absence = |seconds| wait.is_assignment_known(later(seconds), Some(later(30)));
+        assert!(!after_an_absence(89) && after_an_absence(90), "the group waits the whole time again when Kafka is back");
+        assert!(wait.is_assignment_known(later(60), start.checked_sub(Duration::from_secs(1))), "before it waited");
         wait.given_out(true, later(1));
-        assert!(wait.is_assignment_known(later(1)));
-        wait.given_out(false, later(50));
-        assert!(!wait.is_assignment_known(later(51)), "it has lost what it had");
+        assert!(is_known(&wait, 1));
+        wait.given_out(false, later(70));
+        assert!(!is_known(&wait, 71), "it has lost what it had");
     }
 
     #[test]
     fn otherwise_the_group_says_it() {
         let start = Instant::now();
-        let mut wait = GroupWait::new(false);
+        let mut wait = GroupWait::new(None);
         wait.given_out(false, start);
         assert_eq!(wait.awaited_since(), Some(start));
-        assert!(!wait.is_assignment_known(start + Duration::from_secs(600)));
+        assert!(!wait.is_assignment_known(start + Duration::from_secs(600), None));
         wait.given_out(true, start);
-        assert!(wait.awaited_since().is_none() && wait.is_assignment_known(start));
+        assert!(wait.awaited_since().is_none() && wait.is_assignment_known(start, None));
     }
 }

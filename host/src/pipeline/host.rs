@@ -36,7 +36,7 @@ use crate::record::entry_name::{Naming, Template};
 use crate::recovery::Recovery;
 use crate::rollout::Control;
 use crate::sink::Sink;
-use crate::source::{Beginning, GroupHandler, PartitionReader, is_newer_protocol};
+use crate::source::{Beginning, GroupHandler, PartitionReader, is_newer_protocol, session};
 
 /// How long the host waits at its end for calls to plugins that are running.
 const FINAL_WAIT_FOR_CALLS: Duration = Duration::from_secs(3);
@@ -137,7 +137,7 @@ impl Host {
             workers_ended: AtomicBool::new(false),
             stop_time: StopTime::new(config.limits.shutdown),
             assignments: Mutex::default(),
-            group_wait: Mutex::new(GroupWait::new(is_newer_protocol(&config.kafka))),
+            group_wait: Mutex::new(GroupWait::new(is_newer_protocol(&config.kafka).then(|| session(&config.kafka)))),
             waiting: Mutex::default(),
             unreadable: Mutex::default(),
             skipped: Mutex::default(),

@@ -65,11 +65,11 @@ impl Supervised for Host {
         lock(&self.group_wait).awaited_since()
     }
 
-    fn is_assignment_known(&self) -> bool {
+    fn is_assignment_known(&self, unable_at: Option<Instant>) -> bool {
         // Those that were given and aren't begun yet aren't among the standings.
         let has_none = self.assignments().is_empty();
         let all_begun = lock(&self.waiting).is_empty();
-        lock(&self.group_wait).is_assignment_known(Instant::now()) && (all_begun || !has_none)
+        lock(&self.group_wait).is_assignment_known(Instant::now(), unable_at) && (all_begun || !has_none)
     }
 
     fn session(&self) -> Duration {
