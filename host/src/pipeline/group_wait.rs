@@ -61,7 +61,10 @@ mod tests {
         assert!(!is_known(&wait, 50), "the group may have waited for a host that was killed for 45 s");
         assert!(is_known(&wait, 60));
         let after_an_absence = |seconds| wait.is_assignment_known(later(seconds), Some(later(30)));
-        assert!(!after_an_absence(89) && after_an_absence(90), "the group waits the whole time again when Kafka is back");
+        assert!(
+            !after_an_absence(89) && after_an_absence(90),
+            "the group waits the whole time again when Kafka is back"
+        );
         assert!(wait.is_assignment_known(later(60), start.checked_sub(Duration::from_secs(1))), "before it waited");
         wait.given_out(true, later(1));
         assert!(is_known(&wait, 1));
