@@ -1,7 +1,7 @@
 //! What a plugin prints to WASI's standard output and error, and what it reports at error level, until its call is over.
 //!
 //! Guarantees: a line that waits is written with the record that its call was about, and as a line of a failure if the call failed; at
-//! most [`WAITING_LINES`] wait, whatever the plugin prints.
+//! most [`WAITING_LINES`] wait, none much longer than a line may be, whatever the plugin prints.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};

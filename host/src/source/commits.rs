@@ -1,9 +1,8 @@
 //! Commits offsets to the group.
 //!
-//! Guarantees: only commit points of partitions that the group has given to this host are sent, by the polling thread, except the last commit,
-//! which `leaving` sends; one
-//! that goes back, or whose metadata alone has changed, is sent as well; one that was refused is sent again. The group's
-//! coordinator refuses the commits of a host that is no longer a member.
+//! Guarantees: only commit points of partitions that the group has given to this host are sent, by the polling thread,
+//! except the last commit, which the thread `leaving` sends; one that goes back, or whose metadata alone has changed, is
+//! sent as well; one that was refused is sent again. The group's coordinator refuses the commits of a host that is no longer a member.
 
 use std::collections::{HashMap, HashSet};
 

@@ -4,7 +4,8 @@
 //! they didn't (a full disk). The cheapest proof is a count: for a range of a partition's offsets the store is asked
 //! for every `n`-th record, and it shows one only if all `n` are there. Where that doesn't come out, the heads of the records are read, and
 //! what isn't among them is written again. Where the entry's blocks overlap in time, which late records make them do, each
-//! query costs as much as all blocks before it: then records are asked for one by one, if that was faster so far.
+//! query costs as much as all blocks before it: then each record is asked for by itself, a few at a time, if that was faster
+//! so far.
 //!
 //! Guarantees: no record is acknowledged that a query doesn't show, whole; one that may be hidden by an unfinished record
 //! is proved by a query only; memory for the proof doesn't grow with the entry.
@@ -283,8 +284,11 @@ impl Writer {
 
     /// Takes note of records that a look into the entry has shown, apart from this writer's own that aren't read back yet.
     pub(super) fn note_strangers(&mut self, seen: &[QueriedRecord]) {
-        let own: HashMap<u64, &PendingWrite> =
-            self.unverified.iter().filter_map(|record| Some((record.time_us?, record))).collect();
+        // Records are shown in the order of their times. Thousands may be unverified, and hardly any of them were looked at here.
+        let (Some(first), Some(last)) = (seen.first(), seen.last()) else { return };
+        let times = first.timestamp_us..=last.timestamp_us;
+        let own = self.unverified.iter().filter_map(|record| Some((record.time_us?, record)));
+        let own: HashMap<u64, &PendingWrite> = own.filter(|(time, _)| times.contains(time)).collect();
         let strangers =
             seen.iter().filter(|seen| !own.get(&seen.timestamp_us).is_some_and(|record| record.is_of(seen)));
         strangers.filter_map(|seen| seen.identity.as_ref()).for_each(|identity| self.verifier.note_stranger(identity));
