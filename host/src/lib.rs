@@ -4,28 +4,28 @@
 //! # A record's path
 //!
 //! ```text
-//!  Kafka ─▶ source ─▶ pipeline::worker ─▶ chain ─▶ sink::writer ─▶ ReductStore
-//!             ▲             │              (plugin)     │     └─▶ dead_letters
-//!             │             ▼                           ▼
-//!             │       flow::PartitionState ◀── AckHandle: written and read back
-//!             └────── commit of the offset
+//!  Kafka ─▶ consumer ─▶ pipeline::worker ─▶ chain ─▶ sink::writer ─▶ ReductStore
+//!              ▲              │             (plugins)     │     └─▶ dead_letters
+//!              │              ▼                           ▼
+//!              │        flow::PartitionState ◀── AckHandle: written and read back
+//!              └─────── commit of the offset
 //! ```
 //!
-//! Imports point down: `cli` → `pipeline` → `source`, `sink`, `dead_letters`, `recovery`, `health`, `rollout`, `devkit` → `chain`, `kafka` →
-//! `plugin`, `flow` → `config`, `record`. `wasmtime` is known only to [`plugin`], `rdkafka` only to [`kafka`] and [`source`], `reduct_rs`
+//! Imports point down: `cli` → `pipeline` → `consumer`, `sink`, `dead_letters`, `recovery`, `health`, `rollout`, `devkit` → `chain`, `kafka` →
+//! `plugin`, `flow` → `config`, `record`. `wasmtime` is known only to [`plugin`], `rdkafka` only to [`kafka`] and [`consumer`], `reduct_rs`
 //! only to [`sink`]; [`flow`] and [`record`] are values without network or file I/O. `host/tests/structure.rs` checks the imports.
 //!
 //! # Threads and tasks
 //!
 //! | thread or task | owns | waits for | ends |
 //! |---|---|---|---|
-//! | main, or `pipeline-NAME` for each of several: the polling thread | the consumer: assignments, seeks, commits but the last one | Kafka's group events, 100 ms at most | after a stop or a failure, when all is acknowledged or `limits.shutdown` is over |
+//! | the polling thread: main, or with several pipelines a thread `pipeline-NAME` for each | the consumer: assignments, seeks, all commits except the last one | Kafka's group events, 100 ms at most | after a stop or a failure, when all records are acknowledged or `limits.shutdown` is over |
 //! | `signals` | SIGTERM and SIGINT ([`health::stop_signals`]) | signals | with the process |
 //! | `worker-N` (`limits.workers`) | readers of its partitions, one chain of plugin instances | records, room in the budget | when the polling thread stops it |
 //! | `sink` (tokio threads) | the tasks below | I/O | with the pipeline |
 //! | a writer task for each active entry | what it knows of the entry; its one request | records for the entry, answers of the store | when the entry was idle for a while |
 //! | the recovery task | the store's last known start | one second at a time | with the host |
-//! | `kafka-questions` | the questions to the brokers before a partition can be read | answers of the brokers | with the source |
+//! | `kafka-questions` | the questions to the brokers before a partition can be read | answers of the brokers | with the consumer |
 //! | `kafka-unreadable` (only with `kafka.on_unreadable = "skip"`) | the search for the end of a batch that can't be read | answers of the brokers | when the end is found, or the brokers don't answer |
 //! | the supervisor | what is known of each partition's progress | five seconds at a time | with the host |
 //! | `status` | the HTTP listener and the Unix socket, on a runtime of its own | requests | with the process |
@@ -76,7 +76,9 @@
 //! - **re-read**: to read records from Kafka again that were read before, because the store may have lost them.
 //! - **repair**: to remove an unfinished record from the store and write it again.
 //! - **shadow trial**: a new version that gets live records beside the active one, and whose answers are discarded.
-//! - **stage**: a plugin's place in the chain.
+//! - **source**: the topic and partition that records are read from, as in the label `kafka.source`; in the code a
+//!   [`record::TopicPartition`]. What a configuration or a plugin is read from is a [`config::Sources`] or [`config::PluginSource`].
+//! - **stage**: a plugin's position in the chain.
 //! - **stale**: belonging to a `PartitionState` that has ended; a stale record is not written any more.
 //! - **suspension**: a time in which the process or its machine stood still; a *pause* is asked for by the operator.
 //! - **tap**: a sample of records on their way with what each plugin made of them, for somebody who watches.
@@ -86,6 +88,7 @@
 
 pub mod chain;
 pub mod config;
+pub mod consumer;
 pub mod dead_letters;
 pub mod devkit;
 pub mod flow;
@@ -97,4 +100,3 @@ pub mod record;
 pub mod recovery;
 pub mod rollout;
 pub mod sink;
-pub mod source;

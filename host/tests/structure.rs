@@ -16,7 +16,7 @@ use regex::Regex;
 const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["pipeline"],
-    &["source", "sink", "dead_letters", "recovery", "health", "rollout", "devkit"],
+    &["consumer", "sink", "dead_letters", "recovery", "health", "rollout", "devkit"],
     &["chain", "kafka"],
     &["plugin", "flow"],
     &["config", "record"],
@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// Only these folders may use each client library, so that it can be replaced in one place.
 const LIBRARIES: &[(&str, &[&str])] =
-    &[("wasmtime", &["plugin"]), ("rdkafka", &["kafka", "source"]), ("reduct_rs", &["sink"])];
+    &[("wasmtime", &["plugin"]), ("rdkafka", &["kafka", "consumer"]), ("reduct_rs", &["sink"])];
 
 /// Words and phrases that make a sentence hard to understand, each with a better one.
 const WORDS: &[(&str, &str)] = &[

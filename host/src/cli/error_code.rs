@@ -4,6 +4,7 @@
 //! code, one meaning and one remedy, and the table in `host/docs/configuration.md` is this one (a test compares them).
 
 use reduct_sink::config::ConfigProblems;
+use reduct_sink::consumer::ConsumerError;
 use reduct_sink::dead_letters::replay::ReplayError;
 use reduct_sink::devkit::build::BuildError;
 use reduct_sink::devkit::dry_run::DryRunError;
@@ -16,7 +17,6 @@ use reduct_sink::plugin::{LoadError, LoadProblem};
 use reduct_sink::sink::AttachmentError;
 use reduct_sink::sink::check::StoreCheckError;
 use reduct_sink::sink::store::StoreError;
-use reduct_sink::source::SourceError;
 
 use super::exit::Exit;
 
@@ -204,13 +204,13 @@ impl From<&AttachmentError> for ErrorCode {
     }
 }
 
-impl From<&SourceError> for ErrorCode {
-    fn from(error: &SourceError) -> Self {
+impl From<&ConsumerError> for ErrorCode {
+    fn from(error: &ConsumerError) -> Self {
         match error {
-            SourceError::Configuration(_) => Self::KafkaProperty,
-            SourceError::Away(error) => Self::from(error),
-            SourceError::Subscribe { .. } => Self::KafkaTopic,
-            SourceError::Thread(_) => Self::Unreachable,
+            ConsumerError::Configuration(_) => Self::KafkaProperty,
+            ConsumerError::Away(error) => Self::from(error),
+            ConsumerError::Subscribe { .. } => Self::KafkaTopic,
+            ConsumerError::Thread(_) => Self::Unreachable,
         }
     }
 }

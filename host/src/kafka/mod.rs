@@ -1,5 +1,5 @@
 //! Kafka clients: how they are configured, what they ask the brokers, how they read a range of a partition, and how they
-//! write dead letters. The member of the consumer group is in [`crate::source`].
+//! write dead letters. The member of the consumer group is in [`crate::consumer`].
 
 pub mod admin;
 pub mod check;

@@ -22,6 +22,7 @@ use super::workers::Workers;
 use super::{HostFailure, RunError, failed, lock};
 use crate::chain::SharedChain;
 use crate::config::Config;
+use crate::consumer::{Beginning, GroupHandler, PartitionReader, is_newer_protocol, session};
 use crate::flow::membership::Membership;
 use crate::flow::pauses::Pauses;
 use crate::flow::store_start::now_ms;
@@ -36,7 +37,6 @@ use crate::record::entry_name::{Naming, Template};
 use crate::recovery::Recovery;
 use crate::rollout::Control;
 use crate::sink::Sink;
-use crate::source::{Beginning, GroupHandler, PartitionReader, is_newer_protocol, session};
 
 /// How long the host waits at its end for calls to plugins that are running.
 const FINAL_WAIT_FOR_CALLS: Duration = Duration::from_secs(3);

@@ -1,4 +1,4 @@
-//! The wiring: source → partition → chain → sink, and what stops them.
+//! The wiring: consumer → partition → chain → sink, and what stops them.
 //!
 //! Guarantees: starting fails early with what is wrong (plugins, store, Kafka's configuration); stopping takes the
 //! partitions back, waits for what is in flight to be settled, commits it and ends within `limits.shutdown`; whatever
@@ -36,13 +36,13 @@ use self::several::PipelineFailures;
 use self::slot::PipelineSlot;
 use self::stop_time::told_to_stop;
 use crate::config::{Config, Pipelines, Sources};
+use crate::consumer::ConsumerError;
 use crate::health::server::{self, Reporter};
 use crate::health::service;
 use crate::health::stop_signals::stop_on_signal;
 use crate::plugin::{LoadError, SharedEngines};
 use crate::sink::AttachmentError;
 use crate::sink::store::StoreError;
-use crate::source::SourceError;
 
 /// What ends a pipeline that wasn't told to stop.
 #[derive(Debug, Error)]
@@ -53,7 +53,7 @@ pub enum RunError {
     #[error("ReductStore at {url}, bucket {bucket:?}: {error}; {remedy}")]
     Store { url: String, bucket: String, error: StoreError, remedy: &'static str },
     #[error(transparent)]
-    Kafka(#[from] SourceError),
+    Kafka(#[from] ConsumerError),
     #[error(transparent)]
     Attachment(#[from] AttachmentError),
     #[error(transparent)]

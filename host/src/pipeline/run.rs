@@ -19,6 +19,7 @@ use super::startup::{Opened, Starting, known_start, open};
 use super::{RunError, failed};
 use crate::chain::{PluginVersion, SharedChain};
 use crate::config::{self, Config, ConfigProblem, LoadOutcome, PluginConfig, Sources, threads};
+use crate::consumer::{ConsumerEnd, ConsumerError, GroupConsumer, GroupHandler, Member};
 use crate::dead_letters::topic::DeadLetterTopic;
 use crate::flow::membership::{Membership, watch_for_suspensions};
 use crate::flow::pauses::Pauses;
@@ -32,7 +33,6 @@ use crate::recovery::{Partitions, Recovery};
 use crate::rollout::{self, Control, NotTaken, Pace, RolloutHandle};
 use crate::sink::store::Store;
 use crate::sink::{Attachments, DeadLetterTarget, Sink, attachments};
-use crate::source::{GroupHandler, Member, Source, SourceEnd, SourceError};
 
 /// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
 const FINAL_WAIT_FOR_REQUESTS: Duration = Duration::from_secs(2);
@@ -140,7 +140,7 @@ impl PipelineRun<'_> {
     /// Asks the pipelines beside this one whether it may work with its brokers.
     fn accept_cluster(&self) -> Result<(), RunError> {
         if let Some(neighbours) = &self.neighbours
-            && let Some(id) = cluster_id(&self.config.kafka).map_err(SourceError::from)?
+            && let Some(id) = cluster_id(&self.config.kafka).map_err(ConsumerError::from)?
         {
             neighbours.accept_cluster(&id).map_err(RunError::Failed)?;
         }
@@ -179,8 +179,8 @@ impl PipelineRun<'_> {
     }
 
     fn start_rollout(&self, tokio: &Tokio, chain: &Arc<SharedChain>) -> Result<RolloutHandle, RunError> {
-        let source = configured_by(self.config, self.sources.clone(), self.names.to_owned(), self.neighbours.clone());
-        let rollout = rollout::start(Arc::clone(chain), Some(source), Pace::default());
+        let changes = configured_by(self.config, self.sources.clone(), self.names.to_owned(), self.neighbours.clone());
+        let rollout = rollout::start(Arc::clone(chain), Some(changes), Pace::default());
         tokio.block_on(async { reload_on_signal(rollout.control()) }).map_err(failed("can't listen to signals"))?;
         Ok(rollout)
     }
@@ -231,38 +231,38 @@ impl PipelineRun<'_> {
         (self.running)(Arc::clone(host))?;
         say_configuration(config, chain);
         let files = Arc::new(ClientFiles::new(&config.kafka));
-        let make_source = |member: &Member| -> Result<Source, SourceError> {
+        let make_consumer = |member: &Member| -> Result<GroupConsumer, ConsumerError> {
             let handler = Arc::clone(host) as Arc<dyn GroupHandler>;
             // It joins the group, also after it has left it.
             handler.given_out(false);
-            Source::new(&config.kafka, member, partitions, Arc::clone(&files), handler)
+            GroupConsumer::new(&config.kafka, member, partitions, Arc::clone(&files), handler)
         };
         // It holds the lock on this host's name. Another host of this machine that starts while this one is still writing must not take the
-        // same name, so the lock outlives the source.
+        // same name, so the lock outlives the consumer.
         let member = Member::new(&config.kafka);
-        let mut source = make_source(&member)?;
+        let mut consumer = make_consumer(&member)?;
         let look = Arc::clone(&host.look);
         let supervisor = {
             let host = Arc::clone(host) as Arc<dyn Supervised>;
-            let observer = Observer::new(&config.kafka, Arc::clone(&files)).map_err(SourceError::from)?;
+            let observer = Observer::new(&config.kafka, Arc::clone(&files)).map_err(ConsumerError::from)?;
             let stuck_after = config.limits.stuck_after;
             threads::spawn("supervisor", move || supervise(host, Some(observer), stuck_after, look))
                 .map_err(failed("can't start the supervisor"))?
         };
         let (nameless, mut present) = (Member::default(), &member);
         loop {
-            match source.run() {
-                SourceEnd::Stopped => break,
-                SourceEnd::FilesReplaced => {}
-                SourceEnd::NameTaken => {
+            match consumer.run() {
+                ConsumerEnd::Stopped => break,
+                ConsumerEnd::FilesReplaced => {}
+                ConsumerEnd::NameTaken => {
                     // Two that take the name from each other by turns would never get on; so this one does without.
                     host.lose_name(member.name().unwrap_or_default());
                     present = &nameless;
                 }
             }
-            source = loop {
-                match make_source(present) {
-                    Ok(source) => break source,
+            consumer = loop {
+                match make_consumer(present) {
+                    Ok(consumer) => break consumer,
                     // The files may be half written just now; what works is tried before it is used, and can still change.
                     Err(error) if files.renewals() > 0 && !host.is_told_to_stop() => {
                         warn!(%error, "can't join the group again; trying again");
@@ -324,7 +324,7 @@ fn dead_letter_topic(
     membership: &Arc<Membership>,
 ) -> Result<Option<Arc<dyn DeadLetterTarget>>, RunError> {
     let Some(topic) = &config.dead_letters.topic else { return Ok(None) };
-    let topic = DeadLetterTopic::start(&config.kafka, topic, Arc::clone(membership)).map_err(SourceError::from)?;
+    let topic = DeadLetterTopic::start(&config.kafka, topic, Arc::clone(membership)).map_err(ConsumerError::from)?;
     Ok(Some(Arc::new(topic)))
 }
 

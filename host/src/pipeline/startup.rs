@@ -12,13 +12,13 @@ use tracing::{info, warn};
 use super::{RunError, failed, lock};
 use crate::chain::SharedChain;
 use crate::config::Config;
+use crate::consumer::ConsumerError;
 use crate::flow::backoff::Backoff;
 use crate::kafka::check;
 use crate::plugin::{Runtime, SharedEngines};
 use crate::recovery::Recovery;
 use crate::sink::Sink;
 use crate::sink::store::{Store, StoreError};
-use crate::source::SourceError;
 
 /// How long a store that can't be reached is waited for at the start.
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
@@ -69,7 +69,7 @@ pub(super) fn open(
         .ok_or_else(|| RunError::Failed("told to stop".into()))?;
     let chain = loaded.map_err(failed("can't load the plugins"))??;
     starting.waits_for(format!("it waits for an answer of Kafka at {}", config.kafka.brokers));
-    let partitions = check::wait_ready(&config.kafka, stop).map_err(SourceError::from)?;
+    let partitions = check::wait_ready(&config.kafka, stop).map_err(ConsumerError::from)?;
     starting.waits_for(format!("it waits for ReductStore at {}", config.store.url));
     let store = open_store(config, tokio, stop, starting)?;
     starting.waits_for("Kafka answers; it asks ReductStore when that was started, and then joins its group".into());

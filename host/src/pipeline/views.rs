@@ -9,6 +9,7 @@ use tracing::info;
 
 use super::host::Host;
 use super::{lock, plugin_views};
+use crate::consumer::session;
 use crate::flow::PartitionState;
 use crate::health::build;
 use crate::health::history::HistoryShown;
@@ -25,7 +26,6 @@ use crate::kafka::observer::Finding;
 use crate::record::TopicPartition;
 use crate::recovery::Partitions;
 use crate::sink::DeadLetterNote;
-use crate::source::session;
 
 /// A polling thread that hasn't moved for this long won't: Kafka gives its partitions away after five minutes, too.
 const DEAD_AFTER: Duration = Duration::from_secs(300);

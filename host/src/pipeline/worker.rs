@@ -19,6 +19,7 @@ use super::lock;
 use super::tapping::tapped;
 use crate::chain::{Chain, Outcome, PluginFailure, SharedChain};
 use crate::config::FailurePolicy;
+use crate::consumer::{PartitionReader, Polled};
 use crate::flow::backoff::Backoff;
 use crate::flow::pauses::Pauses;
 use crate::flow::{AckHandle, Budget, PartitionState, Phase};
@@ -26,7 +27,6 @@ use crate::health::tap::Taps;
 use crate::plugin::CallSlot;
 use crate::record::{InputRecord, OutputRecord, Rejection};
 use crate::sink::{DeadLetterClass, Item, Sink, hand_over};
-use crate::source::{PartitionReader, Polled};
 
 /// Records of one partition in a row, so that others get their turn.
 const TURN: usize = 256;

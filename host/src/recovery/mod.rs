@@ -21,7 +21,7 @@
 //! store and the next successful look at its uptime, only offsets are committed that had been acknowledged before an earlier look.
 //!
 //! A re-read passes through four places: this one decides from where, `flow::partition_state::reread` keeps what is owed,
-//! `source::begin` ends the partition and begins it again, and `sink::writer::place` compares the records.
+//! `consumer::begin` ends the partition and begins it again, and `sink::writer::place` compares the records.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -16,7 +16,7 @@ use tracing::{debug, info};
 
 use super::group::{AssignedPartition, UNDECIDED, Waiting};
 use super::questions::{BeginAnswer, BrokerNews, FoundBegin, Question};
-use super::{Beginning, PartitionReader, Source, seek};
+use super::{Beginning, GroupConsumer, PartitionReader, seek};
 use crate::flow::store_start::now_ms;
 use crate::kafka::start;
 use crate::record::{TopicId, TopicPartition};
@@ -26,7 +26,7 @@ pub(super) const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
 /// librdkafka may refuse to seek in a partition that was assigned a moment ago.
 const SEEK_PATIENCE: Duration = Duration::from_secs(2);
 
-impl Source {
+impl GroupConsumer {
     /// Takes partitions away from their workers that have to begin at another offset and have nothing in flight.
     pub(super) fn end_rereads(&self) {
         let mut assigned = self.context().assigned();

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use super::group::AssignedPartition;
 use super::partition_reader::UnreadableBatch;
-use super::{SEEK_TIMEOUT, Source};
+use super::{GroupConsumer, SEEK_TIMEOUT};
 use crate::config::{self, OnUnreadable, threads};
 use crate::flow::Phase;
 use crate::kafka::unreadable::end_of_batch;
@@ -50,7 +50,7 @@ impl Skipping {
         let (config, asked, outbox) = (self.config.clone(), source.clone(), self.outbox.clone());
         let look = move || {
             let found = end_of_batch(&config, &asked, from);
-            // The source may have ended meanwhile.
+            // The consumer may have ended meanwhile.
             let _ = outbox.send((asked, from, found));
         };
         if let Err(error) = threads::spawn("kafka-unreadable", look) {
@@ -74,7 +74,7 @@ impl Skipping {
     }
 }
 
-impl Source {
+impl GroupConsumer {
     /// Batches that can't be read: says so, and fetches them again from time to time, because a broker may have been
     /// repaired or another replica may lead.
     pub(super) fn look_at_unreadable(&mut self) {

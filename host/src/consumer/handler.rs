@@ -1,4 +1,4 @@
-//! What a source tells the host, and what it asks: the seam between `source` and the pipeline.
+//! What the group's consumer tells the host, and what it asks the host: the interface between `consumer` and `pipeline`.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct Beginning {
     pub is_reread: bool,
 }
 
-/// Has the partitions that the group gives to this host. The thread that runs [`super::Source::run`] calls the methods, unless a method's
+/// Has the partitions that the group gives to this host. The thread that runs [`super::GroupConsumer::run`] calls the methods, unless a method's
 /// comment names another.
 pub trait GroupHandler: Send + Sync {
     /// The group has given out its partitions, to this host perhaps none; or, `false`, it is about to give them out again.
@@ -61,7 +61,7 @@ pub trait GroupHandler: Send + Sync {
     /// The reason if no other member of the group may own partitions of this topic, because several partitions of it
     /// write to one entry. Called by any thread.
     fn requires_sole_member(&self, topic: &str, partitions: usize) -> Option<String>;
-    /// The source can't go on. Called by any thread.
+    /// The consumer can't go on. Called by any thread.
     fn failed(&self, reason: String);
     /// Looks after the host (its workers, its failures), and answers whether to stop. Called at least every 100 ms.
     fn should_stop(&self) -> bool;
@@ -75,9 +75,9 @@ pub trait GroupHandler: Send + Sync {
     fn membership_confirmed(&self);
 }
 
-/// Why a source doesn't start.
+/// Why the consumer doesn't start.
 #[derive(Debug, Error)]
-pub enum SourceError {
+pub enum ConsumerError {
     /// librdkafka takes one of the properties for wrong.
     #[error("librdkafka refuses the configuration: {0}")]
     Configuration(String),
@@ -97,9 +97,9 @@ pub enum SourceError {
     Thread(std::io::Error),
 }
 
-/// Why a source has ended.
+/// Why the consumer has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SourceEnd {
+pub enum ConsumerEnd {
     /// The host stops.
     Stopped,
     /// Another host has taken this one's name in the group. Nothing of what this one had is its own any more.

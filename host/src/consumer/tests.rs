@@ -1,4 +1,4 @@
-//! The source against librdkafka's mock cluster.
+//! Runs the group's consumer against librdkafka's mock cluster.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use super::{Beginning, GroupHandler, Member, PartitionReader, Source};
+use super::{Beginning, GroupConsumer, GroupHandler, Member, PartitionReader};
 use crate::config::{Kafka, StartPolicy};
 use crate::flow::{Begin, Budget, CommitPoint, PartitionState};
 use crate::kafka::client::client_config;
@@ -146,10 +146,15 @@ fn a_commit_that_was_refused_is_sent_again_though_nothing_was_settled_since() {
     cluster
         .request_errors(RDKafkaApiKey::OffsetCommit, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_COMMIT_OFFSET_SIZE]);
     let handler = Arc::new(Acknowledged::default());
-    let source =
-        Source::new(&config, &Member::default(), 1, files(&config), Arc::clone(&handler) as Arc<dyn GroupHandler>)
-            .unwrap();
-    let running = std::thread::spawn(move || source.run());
+    let consumer = GroupConsumer::new(
+        &config,
+        &Member::default(),
+        1,
+        files(&config),
+        Arc::clone(&handler) as Arc<dyn GroupHandler>,
+    )
+    .unwrap();
+    let running = std::thread::spawn(move || consumer.run());
     let view: BaseConsumer = client_config(&config).create().unwrap();
     wait_for("it was never committed", || committed(&view, 0) == Offset::Offset(5));
     handler.stopping.store(true, Ordering::SeqCst);
@@ -167,10 +172,15 @@ fn a_group_that_does_not_let_the_host_in_is_told_and_joined_when_it_does() {
     let denied = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED; 1000];
     cluster.request_errors(RDKafkaApiKey::JoinGroup, &denied);
     let handler = Arc::new(Acknowledged::default());
-    let source =
-        Source::new(&config, &Member::default(), 1, files(&config), Arc::clone(&handler) as Arc<dyn GroupHandler>)
-            .unwrap();
-    let running = std::thread::spawn(move || source.run());
+    let consumer = GroupConsumer::new(
+        &config,
+        &Member::default(),
+        1,
+        files(&config),
+        Arc::clone(&handler) as Arc<dyn GroupHandler>,
+    )
+    .unwrap();
+    let running = std::thread::spawn(move || consumer.run());
     // One refusal that isn't repeated says nothing of the present.
     wait_for("it was not told again and again", || handler.denied.load(Ordering::SeqCst) >= 3);
     cluster.clear_request_errors(RDKafkaApiKey::JoinGroup);
@@ -194,10 +204,15 @@ fn a_broker_that_is_away_holds_up_neither_the_partitions_of_others_nor_a_stop() 
     produce(&config, 2);
     cluster.broker_down(2).unwrap();
     let handler = Arc::new(Acknowledged::default());
-    let source =
-        Source::new(&config, &Member::default(), 2, files(&config), Arc::clone(&handler) as Arc<dyn GroupHandler>)
-            .unwrap();
-    let running = std::thread::spawn(move || source.run());
+    let consumer = GroupConsumer::new(
+        &config,
+        &Member::default(),
+        2,
+        files(&config),
+        Arc::clone(&handler) as Arc<dyn GroupHandler>,
+    )
+    .unwrap();
+    let running = std::thread::spawn(move || consumer.run());
     let view: BaseConsumer = client_config(&config).create().unwrap();
     wait_for("the healthy partition was never committed", || committed(&view, 0) == Offset::Offset(5));
     let away = TopicPartition { topic: "t".into(), partition: 1 };

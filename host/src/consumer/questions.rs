@@ -199,13 +199,13 @@ impl Asker {
     fn round(&mut self, consumer: &BaseConsumer<GroupContext>) {
         let mut failed: HashMap<TopicPartition, String> = HashMap::new();
         let topics = self.topics(consumer, &mut failed);
-        let sources = |failed: &HashMap<TopicPartition, String>| -> Vec<TopicPartition> {
+        let not_failed = |failed: &HashMap<TopicPartition, String>| -> Vec<TopicPartition> {
             let open = self.open.iter().map(|question| &question.source);
             open.filter(|source| !failed.contains_key(source)).cloned().collect()
         };
         let committed = self.committed(consumer, &mut failed);
         let mut edge = |edge| {
-            let asked = sources(&failed);
+            let asked = not_failed(&failed);
             match admin::offsets(consumer.client(), &asked, edge, LEADER_TIMEOUT) {
                 Ok(offsets) => offsets,
                 Err(error) => {

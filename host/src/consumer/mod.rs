@@ -1,6 +1,6 @@
 //! Reads Kafka as a member of a consumer group: the only place that knows `rdkafka` besides `kafka`.
 //!
-//! The thread that runs [`Source::run`] polls, and alone assigns, seeks and commits, except the last commit, which the
+//! The thread that runs [`GroupConsumer::run`] polls, and alone assigns, seeks and commits, except the last commit, which the
 //! thread `leaving` sends. A partition that the group gives to
 //! this host waits until its begin is known, then a worker reads it. A re-read takes it away from the worker and lets it
 //! begin again, as if another host had committed where.
@@ -41,7 +41,7 @@ use tracing::{debug, error, info, warn};
 use self::begin::SEEK_TIMEOUT;
 use self::commit_queue::CommitQueue;
 use self::group::{AssignedPartition, GroupContext, partitions};
-pub use self::handler::{Beginning, GroupHandler, SourceEnd, SourceError};
+pub use self::handler::{Beginning, ConsumerEnd, ConsumerError, GroupHandler};
 pub use self::member::{Member, is_newer_protocol, session};
 pub use self::partition_reader::{PartitionReader, Polled};
 use self::questions::Questions;
@@ -70,7 +70,7 @@ const LET_GO_EVERY: Duration = Duration::from_millis(10);
 const NAMESAKE_NOTICES: Duration = Duration::from_secs(5);
 
 /// A member of the consumer group.
-pub struct Source {
+pub struct GroupConsumer {
     consumer: Arc<BaseConsumer<GroupContext>>,
     handler: Arc<dyn GroupHandler>,
     policy: StartPolicy,
@@ -92,7 +92,7 @@ pub struct Source {
     made_of: u64,
 }
 
-impl Source {
+impl GroupConsumer {
     /// Joins nothing yet; [`Self::run`] does. `partitions`: how many there are to share the queues' memory.
     pub fn new(
         config: &config::Kafka,
@@ -100,7 +100,7 @@ impl Source {
         partitions: usize,
         files: Arc<ClientFiles>,
         handler: Arc<dyn GroupHandler>,
-    ) -> Result<Self, SourceError> {
+    ) -> Result<Self, ConsumerError> {
         let made_of = files.renewals();
         let mut client = client_config(config);
         if let Some(name) = member.name() {
@@ -118,18 +118,20 @@ impl Source {
         client.set_log_level(RDKafkaLogLevel::Debug);
         let consumer: BaseConsumer<GroupContext> = client
             .create_with_context(GroupContext::new(Arc::clone(&handler)))
-            .map_err(|e| SourceError::Configuration(told(&e)))?;
+            .map_err(|e| ConsumerError::Configuration(told(&e)))?;
         let consumer = Arc::new(consumer);
         let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
         let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
         // A host of this name that didn't leave was killed, or lives and loses the name now.
         let succeeds = member.name().is_some_and(|name| member::finds(&consumer, &config.group, name));
         let session = u64::try_from(member::session(config).as_millis()).unwrap_or(u64::MAX);
-        consumer.subscribe(&topics).map_err(|error| SourceError::Subscribe { topics: config.topics.clone(), error })?;
+        consumer
+            .subscribe(&topics)
+            .map_err(|error| ConsumerError::Subscribe { topics: config.topics.clone(), error })?;
         let questions = Questions::start(Arc::downgrade(&consumer), Arc::clone(&handler), config.group.clone())
-            .map_err(SourceError::Thread)?;
+            .map_err(ConsumerError::Thread)?;
         let commit_queue = CommitQueue::new(Arc::clone(&consumer))
-            .ok_or_else(|| SourceError::Configuration("no queue for the answers to commits".to_owned()))?;
+            .ok_or_else(|| ConsumerError::Configuration("no queue for the answers to commits".to_owned()))?;
         let policy = config.start;
         Ok(Self {
             consumer,
@@ -151,18 +153,18 @@ impl Source {
     }
 
     /// Serves the group until [`GroupHandler::should_stop`], then gives all partitions back, commits and leaves.
-    pub fn run(mut self) -> SourceEnd {
+    pub fn run(mut self) -> ConsumerEnd {
         let mut committed_at = Instant::now();
         while !self.handler.should_stop() {
             if self.has_lost_its_name() {
                 self.leave(true, CLOSE_TIMEOUT);
-                return SourceEnd::NameTaken;
+                return ConsumerEnd::NameTaken;
             }
             if self.files.renewals() != self.made_of {
                 info!("joining the group again with the replaced certificates, keys and passwords");
                 let lost = self.consumer.assignment_lost();
                 self.leave(lost, CLOSE_TIMEOUT);
-                return SourceEnd::FilesReplaced;
+                return ConsumerEnd::FilesReplaced;
             }
             let is_waiting =
                 self.context().assigned().values().any(|partition| matches!(partition, AssignedPartition::Waiting(_)));
@@ -184,7 +186,7 @@ impl Source {
         let lost = self.consumer.assignment_lost();
         let within = CLOSE_TIMEOUT.min(self.handler.time_to_leave());
         self.leave(lost, within);
-        SourceEnd::Stopped
+        ConsumerEnd::Stopped
     }
 
     fn has_lost_its_name(&self) -> bool {
