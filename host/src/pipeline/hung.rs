@@ -22,12 +22,12 @@ pub struct HungCall {
 }
 
 /// By partition and offset.
-type ByPlace = HashMap<(TopicPartition, u64), (Option<TopicId>, HungCall)>;
+type ByOffset = HashMap<(TopicPartition, u64), (Option<TopicId>, HungCall)>;
 
 #[derive(Debug, Default)]
 pub struct HungRecords {
     any: AtomicBool,
-    records: Mutex<ByPlace>,
+    records: Mutex<ByOffset>,
 }
 
 /// Which record it is.

@@ -154,7 +154,7 @@ impl Process {
                 sources: self.sources.clone(),
                 engines: &self.engines,
                 names: &self.names,
-                neighbours: Some(Arc::new(Place { process: Arc::clone(self), slot: Arc::clone(slot) })),
+                neighbours: Some(Arc::new(OtherPipelines { process: Arc::clone(self), of: Arc::clone(slot) })),
                 lasting: slot.lasting.clone(),
                 running: &running,
             }
@@ -291,19 +291,20 @@ impl Process {
     }
 }
 
-/// A pipeline among the others.
-struct Place {
+/// The other pipelines of the process, as one of them sees them.
+struct OtherPipelines {
     process: Arc<Process>,
-    slot: Arc<PipelineSlot>,
+    /// The slot of the one that sees them.
+    of: Arc<PipelineSlot>,
 }
 
-impl Neighbours for Place {
+impl Neighbours for OtherPipelines {
     fn accept(&self, new: &Config, in_use: &[Arc<PluginConfig>]) -> Result<(), String> {
-        self.process.accept(&self.slot, new, in_use)
+        self.process.accept(&self.of, new, in_use)
     }
 
     fn accept_cluster(&self, id: &str) -> Result<(), String> {
-        self.process.accept_cluster(&self.slot, id)
+        self.process.accept_cluster(&self.of, id)
     }
 }
 
@@ -311,14 +312,14 @@ impl Neighbours for Place {
 mod tests {
     use super::*;
 
-    /// Two that write one bucket; the plugin of `one` may choose these entries, and `two` writes below `place`.
-    fn file(entries: &str, place: &str) -> String {
+    /// Two pipelines that write one bucket: the plugin of `one` may choose `entries`, and `two` writes below `prefix`.
+    fn file(entries: &str, prefix: &str) -> String {
         format!(
             "[kafka]\nbrokers = \"127.0.0.1:1\"\ntopics = [\"t\"]\n[store]\nbucket = \"b\"\n[dead_letters]\ntopic = \"dead\"\n\
              [pipelines.one]\nkafka.group = \"one\"\n[[pipelines.one.plugins]]\npath = \"one.wasm\"\n\
              [pipelines.one.plugins.limits]\nentries = [\"{entries}\"]\n\
              [pipelines.two]\nkafka.group = \"two\"\ndead_letters.topic = \"dead-two\"\n\
-             store.entry = \"{place}/{{topic}}/{{partition}}\"\n"
+             store.entry = \"{prefix}/{{topic}}/{{partition}}\"\n"
         )
     }
 

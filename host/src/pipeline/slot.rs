@@ -1,7 +1,8 @@
-//! The place of a pipeline, the only one or one of several: what it is configured as, and the host that runs it, or why none does.
+//! A pipeline's slot: its configuration, and the host that runs the pipeline, or why no host does. It outlasts each run of the pipeline.
+//! A process has one slot, or one for each of several pipelines.
 //!
-//! Guarantees: every question gets an answer in each state; what a failure says of records or of the configuration is shown to
-//! callers who may act only.
+//! Guarantees: every question gets an answer, whatever the state; what a failure's text says of records or of the configuration is shown
+//! only to callers who may act.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

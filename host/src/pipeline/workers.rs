@@ -97,8 +97,8 @@ impl Workers {
         Arc::clone(&self.parts.hung)
     }
 
-    /// Puts a fresh worker in the place of each that doesn't come back from a plugin, and tells which places. Their
-    /// partitions have to be given to the fresh ones.
+    /// Replaces each worker that doesn't come back from a plugin by a fresh one, and returns their indices: the caller has to give the
+    /// partitions of these workers to the fresh ones.
     pub fn replace_hung(&self) -> Vec<usize> {
         let now = Instant::now();
         let mut replaced = Vec::new();

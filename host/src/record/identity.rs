@@ -23,7 +23,7 @@ pub struct Identity {
     pub topic_id: Option<TopicId>,
     /// The record's offset.
     pub offset: u64,
-    /// The output's place in a split; `None` for a record that wasn't split.
+    /// The output's position in a split, counted from 0; `None`: the record wasn't split.
     pub index: Option<u32>,
 }
 
@@ -53,7 +53,7 @@ impl fmt::Display for Identity {
 }
 
 /// An identity without the topic's id: partition, offset, and index in a split.
-type OffsetPlace = (TopicPartition, u64, Option<u32>);
+type OffsetKey = (TopicPartition, u64, Option<u32>);
 
 /// The values of the identities that differ only in the topic's id.
 type ByTopicId<V> = SmallVec<[(Option<TopicId>, V); 1]>;
@@ -62,22 +62,22 @@ type ByTopicId<V> = SmallVec<[(Option<TopicId>, V); 1]>;
 /// id.
 #[derive(Debug, Clone)]
 pub struct IdentityMap<V> {
-    /// A place has two values only if a topic was deleted and created again, and reached the same offset again.
-    by_place: HashMap<OffsetPlace, ByTopicId<V>>,
+    /// One offset has two values only if its topic was deleted and created again, and reached that offset again.
+    by_offset: HashMap<OffsetKey, ByTopicId<V>>,
     len: usize,
 }
 
 impl<V> Default for IdentityMap<V> {
     fn default() -> Self {
-        Self { by_place: HashMap::new(), len: 0 }
+        Self { by_offset: HashMap::new(), len: 0 }
     }
 }
 
 impl<V> IdentityMap<V> {
     /// The value of the identity that matches.
     pub fn get(&self, identity: &Identity) -> Option<&V> {
-        let place = (identity.source.clone(), identity.offset, identity.index);
-        let values = self.by_place.get(&place)?;
+        let key = (identity.source.clone(), identity.offset, identity.index);
+        let values = self.by_offset.get(&key)?;
         let exact = values.iter().find(|(id, _)| *id == identity.topic_id);
         exact.or_else(|| values.iter().find(|(id, _)| ids_match(*id, identity.topic_id))).map(|(_, value)| value)
     }
@@ -90,7 +90,7 @@ impl<V> IdentityMap<V> {
     /// Sets the value of exactly this identity and returns its previous value.
     pub fn insert(&mut self, identity: Identity, value: V) -> Option<V> {
         let Identity { source, topic_id, offset, index } = identity;
-        let values = self.by_place.entry((source, offset, index)).or_default();
+        let values = self.by_offset.entry((source, offset, index)).or_default();
         match values.iter_mut().find(|(id, _)| *id == topic_id) {
             Some((_, known)) => Some(std::mem::replace(known, value)),
             None => {

@@ -166,7 +166,7 @@ impl From<Vec<LabelChange>> for LabelChanges {
 pub struct OutputRecord {
     /// The Kafka record that it was made of.
     pub input: Arc<InputRecord>,
-    /// The output's place in a split, counted from 0; `None`: the record wasn't split.
+    /// The output's position in a split, counted from 0; `None`: the record wasn't split.
     pub index: Option<u32>,
     /// The entry's name that a plugin chose, to which the configured template is still applied; `None`: no plugin chose
     /// one, and the topic names the entry.

@@ -6,10 +6,10 @@
 //!
 //! Nobody else writes an entry while its partitions belong to this host (a generation). So everything at and above
 //! `floor` is known: it is what this writer has sent. Below the floor lies what was there before, and what this writer
-//! has forgotten again to bound its memory: a microsecond there has to be read ([`RecordPlace::Unknown`]) before it is used.
+//! has forgotten again to bound its memory: a microsecond there has to be read ([`TimestampChoice::Unknown`]) before it is used.
 //!
-//! Guarantees: [`OccupiedTimestamps::place`] never answers with a microsecond that is known to be occupied, nor with one
-//! about which nothing is known; it answers [`RecordPlace::Present`] only for an identity that was read from the store; a
+//! Guarantees: [`OccupiedTimestamps::choose`] never answers with a microsecond that is known to be occupied, nor with one
+//! about which nothing is known; it answers [`TimestampChoice::Present`] only for an identity that was read from the store; a
 //! record that was written before is recognised wherever it stands within [`SEARCHED_US`] behind its own time or in the
 //! run of occupied microseconds that its time lies in, also where records between have been removed since; at most
 //! [`MAX_RANGES`] ranges and [`MAX_FOUND`] identities are kept.
@@ -31,9 +31,9 @@ const MAX_FOUND: usize = 10_000;
 /// After this many batches that needed no reading, what was read is forgotten.
 const QUIET_BATCHES: u32 = 100;
 
-/// Where a record belongs.
+/// Which microsecond a record gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RecordPlace {
+pub enum TimestampChoice {
     /// This microsecond is free.
     Free(u64),
     /// The record is in the entry, at this microsecond.
@@ -76,22 +76,22 @@ impl OccupiedTimestamps {
         self.others_below = self.others_below.max(end);
     }
 
-    /// Where the record that wants `base` belongs.
-    pub fn place(&self, identity: &Identity, base: u64) -> RecordPlace {
+    /// Which microsecond a record gets whose own time is `base`.
+    pub fn choose(&self, identity: &Identity, base: u64) -> TimestampChoice {
         if let Some(time) = self.found_at.get(identity).filter(|time| **time >= base && self.found.contains_key(time)) {
-            return RecordPlace::Present(*time);
+            return TimestampChoice::Present(*time);
         }
         let searched = base.saturating_add(SEARCHED_US).min(self.floor);
         if let Some(unknown) = self.unknown_within(base..searched) {
-            return RecordPlace::Unknown(unknown);
+            return TimestampChoice::Unknown(unknown);
         }
         let mut at = base;
         loop {
             if !self.is_known(at) {
-                return RecordPlace::Unknown(at);
+                return TimestampChoice::Unknown(at);
             }
             match self.occupied.end_of_range_at(at) {
-                None => return RecordPlace::Free(at),
+                None => return TimestampChoice::Free(at),
                 // A range may reach into what isn't known: the record itself may stand there.
                 Some(end) => at = self.unknown_within(at..end.min(self.floor)).unwrap_or(end),
             }
@@ -234,11 +234,11 @@ mod tests {
     fn a_store_that_forgot_its_newest_record_is_read_all_the_same() {
         let mut entry = OccupiedTimestamps::default();
         entry.begin_generation(None);
-        assert_eq!(entry.place(&id(3), 1_000), RecordPlace::Free(1_000));
+        assert_eq!(entry.choose(&id(3), 1_000), TimestampChoice::Free(1_000));
         entry.read_below(1_000 + SEARCHED_US);
-        assert_eq!(entry.place(&id(3), 1_000), RecordPlace::Unknown(1_000));
+        assert_eq!(entry.choose(&id(3), 1_000), TimestampChoice::Unknown(1_000));
         entry.learn(1_000..1_000 + SEARCHED_US, vec![seen(1_007, 3)]);
-        assert_eq!(entry.place(&id(3), 1_000), RecordPlace::Present(1_007));
+        assert_eq!(entry.choose(&id(3), 1_000), TimestampChoice::Present(1_007));
         assert!(entry.may_be_hidden(1_000));
     }
 
@@ -249,9 +249,9 @@ mod tests {
         entry.doubt(1_000);
         entry.learn(1_000..2_000, vec![seen(1_000, 1), seen(1_001, 2), seen(1_500, 3)]);
         (0..=QUIET_BATCHES).for_each(|_| entry.make_room());
-        assert_eq!(entry.place(&id(3), 1_500), RecordPlace::Unknown(1_500), "not Free(1501)");
+        assert_eq!(entry.choose(&id(3), 1_500), TimestampChoice::Unknown(1_500), "not Free(1501)");
         entry.learn(1_500..1_600, vec![seen(1_500, 3)]);
-        assert_eq!(entry.place(&id(3), 1_500), RecordPlace::Present(1_500));
+        assert_eq!(entry.choose(&id(3), 1_500), TimestampChoice::Present(1_500));
     }
 
     fn seen(time: u64, offset: u64) -> QueriedRecord {
@@ -273,7 +273,7 @@ mod tests {
         for offset in 0..5_000 {
             // Three milliseconds, the first of which has more records than microseconds.
             let base = [1_000, 2_000, 9_000][usize::from(offset >= 3_000) + usize::from(offset >= 4_000)];
-            let RecordPlace::Free(time) = entry.place(&id(offset), base) else { panic!("nothing is unknown") };
+            let TimestampChoice::Free(time) = entry.choose(&id(offset), base) else { panic!("nothing is unknown") };
             assert!(last < Some(time) && time >= base);
             entry.occupy(time);
             last = Some(time);
@@ -295,14 +295,14 @@ mod tests {
     #[test]
     fn what_was_there_before_is_read_before_it_is_written_to() {
         let mut entry = entry(20_000);
-        assert_eq!(entry.place(&id(2), 10), RecordPlace::Unknown(10));
+        assert_eq!(entry.choose(&id(2), 10), TimestampChoice::Unknown(10));
         entry.learn(10..12, vec![seen(10, 0), seen(11, 1)]);
-        assert_eq!(entry.place(&id(1), 10), RecordPlace::Present(11));
-        assert_eq!(entry.place(&id(2), 10), RecordPlace::Unknown(12), "it may stand behind what was read");
+        assert_eq!(entry.choose(&id(1), 10), TimestampChoice::Present(11));
+        assert_eq!(entry.choose(&id(2), 10), TimestampChoice::Unknown(12), "it may stand behind what was read");
         entry.learn(12..10_010, vec![]);
-        assert_eq!(entry.place(&id(2), 10), RecordPlace::Free(12));
+        assert_eq!(entry.choose(&id(2), 10), TimestampChoice::Free(12));
         assert!(entry.may_be_hidden(12) && !entry.may_be_hidden(20_001));
-        assert_eq!(entry.place(&id(2), 20_001), RecordPlace::Free(20_001), "nobody else writes there");
+        assert_eq!(entry.choose(&id(2), 20_001), TimestampChoice::Free(20_001), "nobody else writes there");
     }
 
     /// The record before it was removed since: its own microsecond is free, and it stands behind.
@@ -310,18 +310,18 @@ mod tests {
     fn a_record_is_recognised_behind_a_gap() {
         let mut entry = entry(50_000);
         entry.learn(10..10_010, vec![seen(15, 5)]);
-        assert_eq!(entry.place(&id(5), 10), RecordPlace::Present(15));
-        assert_eq!(entry.place(&id(6), 10), RecordPlace::Free(10));
-        assert_eq!(entry.place(&id(5), 16), RecordPlace::Unknown(10_010), "what stands before its time isn't it");
+        assert_eq!(entry.choose(&id(5), 10), TimestampChoice::Present(15));
+        assert_eq!(entry.choose(&id(6), 10), TimestampChoice::Free(10));
+        assert_eq!(entry.choose(&id(5), 16), TimestampChoice::Unknown(10_010), "what stands before its time isn't it");
     }
 
     #[test]
     fn a_run_is_followed_as_far_as_it_goes() {
         let mut entry = entry(50_000);
         entry.learn(0..20_000, (0..20_000).map(|time| seen(time, time)).collect());
-        assert_eq!(entry.place(&id(99_999), 0), RecordPlace::Unknown(20_000));
+        assert_eq!(entry.choose(&id(99_999), 0), TimestampChoice::Unknown(20_000));
         entry.learn(20_000..20_010, vec![]);
-        assert_eq!(entry.place(&id(99_999), 0), RecordPlace::Free(20_000));
+        assert_eq!(entry.choose(&id(99_999), 0), TimestampChoice::Free(20_000));
     }
 
     #[test]
@@ -329,16 +329,16 @@ mod tests {
         let mut entry = entry(20_000);
         entry.learn(0..20_001, vec![]);
         for time in [5, 30_000] {
-            assert_eq!(entry.place(&id(1), time), RecordPlace::Free(time));
+            assert_eq!(entry.choose(&id(1), time), TimestampChoice::Free(time));
             entry.occupy(time);
             entry.doubt(time);
-            assert_eq!(entry.place(&id(1), time), RecordPlace::Unknown(time));
+            assert_eq!(entry.choose(&id(1), time), TimestampChoice::Unknown(time));
             entry.learn(time..time + SEARCHED_US, vec![seen(time, 1)]);
-            assert_eq!(entry.place(&id(1), time), RecordPlace::Present(time));
+            assert_eq!(entry.choose(&id(1), time), TimestampChoice::Present(time));
         }
         entry.occupy(40_000);
         entry.release(40_000);
-        assert_eq!(entry.place(&id(2), 40_000), RecordPlace::Free(40_000), "it was never sent");
+        assert_eq!(entry.choose(&id(2), 40_000), TimestampChoice::Free(40_000), "it was never sent");
     }
 
     /// A request that was cut off left an unfinished record there, and its own record became a dead letter: the next one that gets this
@@ -349,7 +349,7 @@ mod tests {
         entry.occupy(500);
         entry.doubt(500);
         entry.learn(500..501, vec![]);
-        assert_eq!(entry.place(&id(2), 500), RecordPlace::Free(500), "no query shows it");
+        assert_eq!(entry.choose(&id(2), 500), TimestampChoice::Free(500), "no query shows it");
         assert!(entry.may_be_hidden(500) && !entry.may_be_hidden(501));
         let most = u64::try_from(MAX_RANGES).unwrap();
         (501..=500 + most).for_each(|time| entry.doubt(time));
@@ -363,15 +363,15 @@ mod tests {
         let mut entry = OccupiedTimestamps::default();
         entry.begin_generation(None);
         for n in 0..40_000 {
-            assert_eq!(entry.place(&id(n), 10 * n), RecordPlace::Free(10 * n));
+            assert_eq!(entry.choose(&id(n), 10 * n), TimestampChoice::Free(10 * n));
             entry.occupy(10 * n);
             entry.make_room();
             assert!(entry.occupied.len() <= MAX_RANGES);
         }
-        assert_eq!(entry.place(&id(40_000), 0), RecordPlace::Unknown(0));
-        assert_eq!(entry.place(&id(40_000), 399_990), RecordPlace::Free(399_991), "the latest are known");
+        assert_eq!(entry.choose(&id(40_000), 0), TimestampChoice::Unknown(0));
+        assert_eq!(entry.choose(&id(40_000), 399_990), TimestampChoice::Free(399_991), "the latest are known");
         entry.learn(0..20_000, (0..2_000).map(|n| seen(10 * n, n)).collect());
-        assert_eq!(entry.place(&id(40_000), 0), RecordPlace::Free(1));
+        assert_eq!(entry.choose(&id(40_000), 0), TimestampChoice::Free(1));
     }
 
     #[test]
@@ -379,7 +379,7 @@ mod tests {
         let mut entry = entry(100_000);
         entry.learn(0..50_000, vec![seen(7, 7)]);
         (0..=QUIET_BATCHES).for_each(|_| entry.make_room());
-        assert_eq!(entry.place(&id(7), 7), RecordPlace::Unknown(7));
+        assert_eq!(entry.choose(&id(7), 7), TimestampChoice::Unknown(7));
         assert!(entry.found.is_empty());
     }
 
@@ -400,13 +400,13 @@ mod tests {
     fn a_head_that_was_read_does_not_stand_for_the_bytes() {
         let mut entry = entry(100);
         entry.learn(0..101, vec![seen(50, 5)]);
-        assert_eq!(entry.place(&id(5), 50), RecordPlace::Present(50));
+        assert_eq!(entry.choose(&id(5), 50), TimestampChoice::Present(50));
         assert!(entry.is_unread(50) && !entry.is_damaged(50, b"other bytes"));
         entry.doubt(50);
-        assert_eq!(entry.place(&id(5), 50), RecordPlace::Unknown(50), "the writer reads it again, with its bytes");
+        assert_eq!(entry.choose(&id(5), 50), TimestampChoice::Unknown(50), "the writer reads it again, with its bytes");
         let damaged = QueriedRecord { content: Content::Unreadable, ..seen(50, 5) };
         entry.learn(50..51, vec![damaged]);
-        assert_eq!(entry.place(&id(5), 50), RecordPlace::Present(50));
+        assert_eq!(entry.choose(&id(5), 50), TimestampChoice::Present(50));
         assert!(!entry.is_unread(50) && entry.is_damaged(50, b"other bytes"));
     }
 

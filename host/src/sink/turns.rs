@@ -9,24 +9,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
-/// A place at the store. Dropping it gives it to the next.
+/// The right to talk to the store. Dropping it gives it to the writer that is next.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    /// `None`: it was given on.
-    of: Option<Arc<Places>>,
+    /// `None`: it was passed on already.
+    of: Option<Arc<TurnQueue>>,
 }
 
 /// Gives out the turns.
 #[derive(Debug, Clone)]
 pub(crate) struct Turns {
-    places: Arc<Places>,
+    queue: Arc<TurnQueue>,
     at_once: usize,
     /// Held by the one that gathers all turns: two that had a part of them each would wait for each other.
     gathers: Arc<AsyncMutex<()>>,
 }
 
 #[derive(Debug)]
-struct Places(Mutex<WaitingWriters>);
+struct TurnQueue(Mutex<WaitingWriters>);
 
 #[derive(Debug)]
 struct WaitingWriters {
@@ -38,17 +38,17 @@ struct WaitingWriters {
 impl Turns {
     /// `at_once`: how many turns there may be at the same time.
     pub fn new(at_once: usize) -> Self {
-        let places = Places(Mutex::new(WaitingWriters { free: at_once, topics: VecDeque::new() }));
-        Self { places: Arc::new(places), at_once, gathers: Arc::default() }
+        let queue = TurnQueue(Mutex::new(WaitingWriters { free: at_once, topics: VecDeque::new() }));
+        Self { queue: Arc::new(queue), at_once, gathers: Arc::default() }
     }
 
     /// Waits for a turn of this topic.
     pub async fn next(&self, topic: &Arc<str>) -> Turn {
         let turn = {
-            let mut waiting = self.places.lock();
+            let mut waiting = self.queue.lock();
             if waiting.free > 0 {
                 waiting.free -= 1;
-                return Turn::of(&self.places);
+                return Turn::of(&self.queue);
             }
             waiting.enqueue(topic)
         };
@@ -88,31 +88,31 @@ impl WaitingWriters {
     }
 }
 
-impl Places {
+impl TurnQueue {
     fn lock(&self) -> MutexGuard<'_, WaitingWriters> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Turn {
-    fn of(places: &Arc<Places>) -> Self {
-        Self { of: Some(Arc::clone(places)) }
+    fn of(queue: &Arc<TurnQueue>) -> Self {
+        Self { of: Some(Arc::clone(queue)) }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let Some(places) = self.of.take() else { return };
+        let Some(queue) = self.of.take() else { return };
         loop {
             let next = {
-                let mut waiting = places.lock();
+                let mut waiting = queue.lock();
                 let next = waiting.dequeue();
                 if next.is_none() {
                     waiting.free += 1;
                 }
                 next
             };
-            match next.map(|next| next.send(Self::of(&places))) {
+            match next.map(|next| next.send(Self::of(&queue))) {
                 // That writer has gone, and this turn is still there to be given.
                 Some(Err(mut back)) => back.of = None,
                 Some(Ok(())) | None => return,

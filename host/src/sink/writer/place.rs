@@ -13,7 +13,7 @@ use super::pending::PendingWrite;
 use super::repair::Hidden;
 use crate::record::{Identity, TopicPartition};
 use crate::sink::Shared;
-use crate::sink::occupied::{RecordPlace, SEARCHED_US};
+use crate::sink::occupied::{SEARCHED_US, TimestampChoice};
 use crate::sink::store::StoreError;
 
 /// Records whose times are at most this far apart are looked up with one query, in microseconds.
@@ -126,19 +126,19 @@ impl Writer {
         {
             return Placed::Failed(pending, error);
         }
-        let answer = match self.occupied.place(&pending.prepared.identity, pending.prepared.base_us) {
-            RecordPlace::Free(time) => {
+        let answer = match self.occupied.choose(&pending.prepared.identity, pending.prepared.base_us) {
+            TimestampChoice::Free(time) => {
                 self.occupied.occupy(time);
                 pending.time_us = Some(time);
                 pending.must_be_shown |= self.occupied.may_be_hidden(time) && self.count_late(&pending);
                 return Placed::ToBeWritten(pending);
             }
             // Another partition of the entry looked here and needed no bytes.
-            RecordPlace::Present(time) if self.compares_contents(&pending) && self.occupied.is_unread(time) => {
+            TimestampChoice::Present(time) if self.compares_contents(&pending) && self.occupied.is_unread(time) => {
                 self.occupied.doubt(time);
                 return Placed::Again(pending);
             }
-            RecordPlace::Present(time)
+            TimestampChoice::Present(time)
                 if self.compares_contents(&pending)
                     && self.occupied.is_damaged(time, &pending.prepared.payload)
                     && self.rewritten.is_worth_it(&pending.prepared.identity) =>
@@ -155,12 +155,12 @@ impl Writer {
                 }
                 removed
             }
-            RecordPlace::Present(time) => {
+            TimestampChoice::Present(time) => {
                 pending.time_us = Some(time);
                 self.acknowledge(pending, true);
                 return Placed::Acknowledged;
             }
-            RecordPlace::Unknown(from) => self.look(from, wanted, with_bytes).await,
+            TimestampChoice::Unknown(from) => self.look(from, wanted, with_bytes).await,
         };
         match answer {
             Ok(()) => Placed::Again(pending),
