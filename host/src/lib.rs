@@ -68,6 +68,7 @@
 //! - **host**: in documents a running reduct-sink; in the code one run of one pipeline, which has its partitions and workers.
 //! - **identity**: topic, partition, offset, and the position within a split: which Kafka record a stored record was made of.
 //! - **line table**: which line of its author's source each place in a component's code comes from; `plugin build` makes it.
+//! - **live record**: one that a worker of this host reads from its topic now, unlike a dead letter that a replay sends again.
 //! - **occupied timestamp**: a microsecond of an entry at which the store already has a record.
 //! - **owed**: a re-read that has to happen, by this owner of the partition or by the next one.
 //! - **parked**: kept by a writer, because the store takes neither the record nor its dead letter now.

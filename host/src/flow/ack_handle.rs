@@ -16,9 +16,9 @@ pub struct AckHandle(Arc<TrackedRecord>);
 /// A record in flight.
 #[derive(Debug)]
 struct TrackedRecord {
-    partition: Arc<PartitionState>,
+    state: Arc<PartitionState>,
     offset: u64,
-    /// What it has of the budget.
+    /// How many records and bytes of the budget are taken for it.
     records: AtomicUsize,
     bytes: AtomicUsize,
     /// Outputs that aren't acknowledged yet.
@@ -26,15 +26,15 @@ struct TrackedRecord {
 }
 
 impl AckHandle {
-    pub(super) fn new(partition: Arc<PartitionState>, offset: u64, bytes: usize) -> Self {
-        partition.take_budget(1, bytes);
+    pub(super) fn new(state: Arc<PartitionState>, offset: u64, bytes: usize) -> Self {
+        state.take_budget(1, bytes);
         let (records, bytes) = (AtomicUsize::new(1), AtomicUsize::new(bytes));
-        Self(Arc::new(TrackedRecord { partition, offset, records, bytes, outputs: AtomicU32::new(1) }))
+        Self(Arc::new(TrackedRecord { state, offset, records, bytes, outputs: AtomicU32::new(1) }))
     }
 
-    /// The partition that the record was read from.
-    pub fn partition(&self) -> &Arc<PartitionState> {
-        &self.0.partition
+    /// The state of the partition that the record was read from, or of the dead letter that is sent again.
+    pub fn state(&self) -> &Arc<PartitionState> {
+        &self.0.state
     }
 
     /// A handle for one more output of the same record.
@@ -48,41 +48,41 @@ impl AckHandle {
     pub fn grow(&self, records: usize, bytes: usize) {
         self.0.records.fetch_add(records, Ordering::Relaxed);
         self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.0.partition.take_budget(records, bytes);
+        self.0.state.take_budget(records, bytes);
     }
 
     /// This output is written, or nothing has to be written for it.
     pub fn acknowledge(self) {
         if self.0.outputs.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.partition.acknowledge(self.0.offset);
+            self.0.state.acknowledge(self.0.offset);
         }
     }
 }
 
 impl Drop for TrackedRecord {
     fn drop(&mut self) {
-        self.partition.released(*self.outputs.get_mut() == 0);
-        self.partition.give_budget_back(*self.records.get_mut(), *self.bytes.get_mut());
+        self.state.released(*self.outputs.get_mut() == 0);
+        self.state.give_budget_back(*self.records.get_mut(), *self.bytes.get_mut());
     }
 }
 
-/// A request to the store with records of a partition, until it is answered.
+/// A request to the store with records of a partition or a dead letter, until it is answered.
 #[derive(Debug)]
 pub struct UnderWay(Arc<PartitionState>);
 
 impl UnderWay {
-    pub(super) fn new(partition: Arc<PartitionState>) -> Self {
-        Self(partition)
+    pub(super) fn new(state: Arc<PartitionState>) -> Self {
+        Self(state)
     }
 
-    /// The partition.
-    pub fn partition(&self) -> &Arc<PartitionState> {
+    /// The state of the partition or dead letter.
+    pub fn state(&self) -> &Arc<PartitionState> {
         &self.0
     }
 
-    /// Whether the request has records of this partition.
-    pub fn is_of(&self, partition: &Arc<PartitionState>) -> bool {
-        Arc::ptr_eq(&self.0, partition)
+    /// Whether the request has records of this partition or dead letter.
+    pub fn is_of(&self, state: &Arc<PartitionState>) -> bool {
+        Arc::ptr_eq(&self.0, state)
     }
 }
 

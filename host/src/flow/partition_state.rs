@@ -4,12 +4,15 @@
 //! A partition that is assigned gets a [`PartitionState`]. A re-read ends that value and begins a new one at an earlier
 //! offset, with what [`PartitionState::try_end`] says, exactly as another host would begin with what was committed.
 //!
+//! A dead letter that a replay sends again has a [`PartitionState`] of its own (see `letter.rs`), because the sink handles it like a
+//! record of its partition. Functions that only concern such a letter have `letter` in their names.
+//!
 //! Guarantees: no commit point passes a record that isn't acknowledged (see the glossary); a commit
 //! point that is followed by another owner makes that owner re-read whatever this one still owes; after
 //! [`PartitionState::end`] nothing is received, written or committed. No I/O.
 
 mod commit;
-mod replay;
+mod letter;
 mod requests;
 mod reread;
 
@@ -17,8 +20,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use self::replay::Replayed;
-pub use self::replay::{ReplayRefusal, StoredOutput};
+use self::letter::LetterState;
+pub use self::letter::{LetterRefusal, StoredOutput};
 pub use self::reread::Reread;
 use super::ack_handle::AckHandle;
 use super::budget::{Budget, BudgetShare, Usage};
@@ -34,7 +37,7 @@ use crate::record::{TopicId, TopicPartition};
 /// are read again after a restart.
 pub const MAX_AHEAD: usize = 65_536;
 
-/// A partition for as long as it is assigned to this host and isn't re-read. See the module.
+/// A partition for as long as it is assigned to this host and isn't re-read; or one dead letter that is sent again, see the module.
 #[derive(Debug)]
 pub struct PartitionState {
     /// The topic and the partition's number.
@@ -56,8 +59,8 @@ pub struct PartitionState {
     written_before: u64,
     /// What is committed with every offset.
     metadata: CommitMetadata,
-    /// Set where this value stands for a dead letter that is sent again.
-    replay: Option<Replayed>,
+    /// `None`: this is the state of a partition, not of a dead letter.
+    letter: Option<LetterState>,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -197,7 +200,7 @@ impl PartitionState {
             block_offsets,
             written_before,
             metadata,
-            replay: None,
+            letter: None,
             inner: Mutex::new(inner),
             changed: Condvar::new(),
         })
@@ -226,7 +229,7 @@ impl PartitionState {
 
     /// Whether records of this partition may be written now.
     pub fn may_write(&self) -> bool {
-        if self.live().is_some_and(|live| !live.may_replay()) {
+        if self.live_partition().is_some_and(|live| !live.may_replay_letters()) {
             return false;
         }
         match self.lock().phase {

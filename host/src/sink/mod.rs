@@ -67,7 +67,7 @@ use self::writer::Writer;
 use crate::config;
 use crate::flow::membership::Membership;
 use crate::flow::store_start::Started;
-use crate::flow::{CommitGate, ReplayRefusal};
+use crate::flow::{CommitGate, LetterRefusal};
 use crate::record::entry_name::EntryName;
 use crate::record::{OutputRecord, Rejection, TopicPartition};
 
@@ -316,7 +316,7 @@ impl Shared {
 
     fn submit_dead_letter(&self, item: Item, rejection: Rejection, class: DeadLetterClass) {
         let Item { record, ack, .. } = item;
-        if ack.partition().refuse_replay(ReplayRefusal::Failing(rejection.reason.clone())) {
+        if ack.state().refuse_letter(LetterRefusal::Failing(rejection.reason.clone())) {
             // It is a dead letter already, and stays where it is.
             ack.acknowledge();
             return;
@@ -343,7 +343,7 @@ impl Shared {
         match &self.dead_letters {
             Some(target) if !self.discard => target.take(dead_letter, ack),
             _ => {
-                let entry = ack.partition().dead_letter_entry.clone();
+                let entry = ack.state().dead_letter_entry.clone();
                 self.submit(Item { record: dead_letter, entry, ack });
             }
         }

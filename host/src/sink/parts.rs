@@ -74,7 +74,7 @@ impl Part for WritePart {
     async fn ask(shared: Arc<Shared>, parts: Vec<Self>, mut waiting: Askers<WriteAnswer>) {
         // This process may have been paused while the parts waited, and the partitions have moved to another host.
         shared.membership.assured().await;
-        let is_sent = |part: &Self| part.under_way.iter().all(|request| request.partition().may_write());
+        let is_sent = |part: &Self| part.under_way.iter().all(|request| request.state().may_write());
         let sent: Vec<bool> = parts.iter().map(is_sent).collect();
         let parts: Vec<Self> = parts.into_iter().zip(&sent).filter_map(|(part, sent)| sent.then_some(part)).collect();
         let mut answers = write_together(&shared, parts).await.into_iter();

@@ -190,7 +190,7 @@ impl BesideLive<'_> {
     }
 
     fn take(&mut self, told: ReplayedLetter, state: Option<Arc<PartitionState>>) {
-        let live = state.as_ref().and_then(|state| state.live()).map(Arc::clone);
+        let live = state.as_ref().and_then(|state| state.live_partition()).map(Arc::clone);
         match (&told.fate, live) {
             (Fate::Written(_) | Fate::Dropped, Some(live)) => {
                 let outputs = state.map(|state| state.take_stored()).unwrap_or_default();
@@ -269,10 +269,10 @@ impl BesideLive<'_> {
                 // Right before they are removed: the store may lose records while thousands are gone through.
                 let some = self.shown(some)?;
                 let places: Vec<&LetterPlace> = some.iter().map(|letter| &letter.told.place).collect();
-                let removed = match some.first().map(|letter| &letter.live).filter(|live| live.may_replay()) {
+                let removed = match some.first().map(|letter| &letter.live).filter(|live| live.may_replay_letters()) {
                     None => Err(LeftReason::Taken),
                     Some(_) if self.stopped() => Err(LeftReason::Stopped),
-                    Some(live) => remove(self, live, &places).map_err(|reason| match live.may_replay() {
+                    Some(live) => remove(self, live, &places).map_err(|reason| match live.may_replay_letters() {
                         true => LeftReason::Store(reason),
                         false => LeftReason::Taken,
                     }),

@@ -14,7 +14,7 @@ use crate::chain::{Chain, Outcome, PluginFailure};
 use crate::config::Config;
 use crate::dead_letters::format::DeadLetter;
 use crate::flow::backoff::Backoff;
-use crate::flow::{Begin, Budget, PartitionState, ReplayRefusal, StoredOutput};
+use crate::flow::{Begin, Budget, LetterRefusal, PartitionState, StoredOutput};
 use crate::kafka::check as kafka;
 use crate::record::entry_name::{EntryName, Naming, Template};
 use crate::record::{Identity, InputRecord, TopicPartition};
@@ -59,7 +59,7 @@ pub type LetterWithState = (ReplayedLetter, Option<Arc<PartitionState>>);
 
 /// A dead letter that was handed to the sink.
 struct PendingLetter {
-    assignment: Arc<PartitionState>,
+    state: Arc<PartitionState>,
     entries: Vec<EntryName>,
 }
 
@@ -159,7 +159,7 @@ impl<'a> ReplayRun<'a> {
             Begun::Decided(fate) => (fate, None),
             Begun::Dropped(state) => (Fate::Dropped, Some(state)),
             Begun::Pending(pending) => {
-                let state = Arc::clone(&pending.assignment);
+                let state = Arc::clone(&pending.state);
                 (self.finish_letter(pending), Some(state))
             }
         };
@@ -183,19 +183,19 @@ impl<'a> ReplayRun<'a> {
     fn begin_letter(&mut self, place: &LetterPlace, letter: DeadLetter) -> Result<Begun, ReplayError> {
         let failing = |reason: String| Ok(Begun::Decided(Fate::Failing(reason)));
         let DeadLetter { input, index } = letter;
-        let assignment = match &self.owned {
+        let state = match &self.owned {
             Some(owned) => match admitted(owned(&input.source), place, &input) {
                 Ok(live) => {
                     self.had.insert(input.source.clone());
-                    Arc::new(live.for_letter(&self.budget))
+                    Arc::new(live.for_letter_beside_live(&self.budget))
                 }
                 Err(NotAdmitted::Not(reason)) => return Ok(Begun::Decided(Fate::Left(reason))),
                 Err(NotAdmitted::Elsewhere) => {
                     return Ok(Begun::Decided(Fate::Left(self.why_elsewhere(&input.source))));
                 }
             },
-            None => match self.assignment(&input.source)? {
-                Ok(assignment) => assignment,
+            None => match self.state_alone(&input.source)? {
+                Ok(state) => state,
                 Err(reason) => return failing(reason),
             },
         };
@@ -206,7 +206,7 @@ impl<'a> ReplayRun<'a> {
         let input = Arc::new(input);
         let mut outputs = match self.transform(&input) {
             Outcome::Outputs(outputs) => outputs,
-            Outcome::Dropped => return Ok(Begun::Dropped(assignment)),
+            Outcome::Dropped => return Ok(Begun::Dropped(state)),
             Outcome::DeadLetter(failure)
             | Outcome::Skipped(failure)
             | Outcome::Stop(failure)
@@ -220,17 +220,17 @@ impl<'a> ReplayRun<'a> {
                 return failing(format!("it is part {index} of a split, and now the chain makes no such part"));
             }
         }
-        let entries = outputs.iter().map(|output| entry_of(&assignment, output)).collect::<Result<Vec<_>, _>>();
+        let entries = outputs.iter().map(|output| entry_of(&state, output)).collect::<Result<Vec<_>, _>>();
         let entries = match entries {
             Ok(entries) => entries,
             Err(error) => return failing(error.to_string()),
         };
-        let Some(ack) = assignment.receive(input.offset, input.size()) else {
+        let Some(ack) = state.receive(input.offset, input.size()) else {
             return failing("it was received before".into());
         };
         if let Some(sink) = &self.sink {
-            hand_over(sink, &assignment, outputs, ack);
-            return Ok(Begun::Pending(PendingLetter { assignment, entries }));
+            hand_over(sink, &state, outputs, ack);
+            return Ok(Begun::Pending(PendingLetter { state, entries }));
         }
         for (record, entry) in outputs.into_iter().zip(&entries) {
             let item = Item { record, entry: entry.clone(), ack: ack.share() };
@@ -243,27 +243,27 @@ impl<'a> ReplayRun<'a> {
     }
 
     /// Waits until the sink is done with it. A store that is away is waited for.
-    fn finish_letter(&self, PendingLetter { assignment, entries }: PendingLetter) -> Fate {
-        while !assignment.wait_drained(TICK) {
-            if assignment.is_record_lost() && assignment.may_write() {
+    fn finish_letter(&self, PendingLetter { state, entries }: PendingLetter) -> Fate {
+        while !state.wait_drained(TICK) {
+            if state.is_record_lost() && state.may_write() {
                 return Fate::Failing("it was lost on its way; the log says more".into());
             }
-            if !assignment.may_write() {
+            if !state.may_write() {
                 // The partition was taken away: the next replay looks again.
-                assignment.end();
+                state.end();
                 return Fate::Left(LeftReason::Taken);
             }
             if self.stopped() {
-                assignment.end();
+                state.end();
                 return Fate::Left(LeftReason::Stopped);
             }
         }
-        match assignment.replay_refusal() {
-            Some(ReplayRefusal::Failing(reason)) => Fate::Failing(reason.clone()),
-            Some(ReplayRefusal::NotNow(_)) if assignment.live().is_some_and(|live| !live.may_replay()) => {
+        match state.letter_refusal() {
+            Some(LetterRefusal::Failing(reason)) => Fate::Failing(reason.clone()),
+            Some(LetterRefusal::NotNow(_)) if state.live_partition().is_some_and(|live| !live.may_replay_letters()) => {
                 Fate::Left(LeftReason::Taken)
             }
-            Some(ReplayRefusal::NotNow(reason)) => Fate::Left(LeftReason::Store(reason.clone())),
+            Some(LetterRefusal::NotNow(reason)) => Fate::Left(LeftReason::Store(reason.clone())),
             None => Fate::Written(entries),
         }
     }
@@ -295,8 +295,8 @@ impl<'a> ReplayRun<'a> {
         }
     }
 
-    /// The partition as if it were assigned, for one record.
-    fn assignment(&mut self, source: &TopicPartition) -> Result<Result<Arc<PartitionState>, String>, ReplayError> {
+    /// The state of a letter that is replayed alone. Its entries are named as a host that reads the partition would name them.
+    fn state_alone(&mut self, source: &TopicPartition) -> Result<Result<Arc<PartitionState>, String>, ReplayError> {
         let naming = match &self.entry {
             Some(template) => Naming::configured(template),
             None => match self.partitions_of(&source.topic)? {
@@ -305,8 +305,8 @@ impl<'a> ReplayRun<'a> {
             },
         };
         let budget = Arc::clone(&self.budget);
-        let assignment = PartitionState::new(source.clone(), naming, &self.dead_letter_entry, budget, Begin::default());
-        Ok(assignment.map(|state| Arc::new(state.for_replay())).map_err(|error| error.to_string()))
+        let state = PartitionState::new(source.clone(), naming, &self.dead_letter_entry, budget, Begin::default());
+        Ok(state.map(|state| Arc::new(state.for_letter_alone())).map_err(|error| error.to_string()))
     }
 
     /// On this the default entry's name depends.
@@ -345,7 +345,7 @@ fn admitted(
         LetterPlace::Entry { entry, .. } if *entry != live.dead_letter_entry => {
             Err(NotAdmitted::Not(LeftReason::OtherEntry))
         }
-        _ if !live.may_replay() || !live.has_passed(input.offset, input.topic_id) => {
+        _ if !live.may_replay_letters() || !live.has_passed(input.offset, input.topic_id) => {
             Err(NotAdmitted::Not(LeftReason::Early))
         }
         _ => Ok(live),

@@ -106,7 +106,7 @@ impl QueuedLetter {
     }
 
     fn is_stale(&self) -> bool {
-        !self.ack.partition().may_write()
+        !self.ack.state().may_write()
     }
 }
 
@@ -214,7 +214,7 @@ impl TopicThread {
     }
 
     fn write(&mut self, source: &TopicPartition, batch: &[QueuedLetter]) -> Result<(), String> {
-        let Some(assignment) = batch.first().map(|letter| letter.ack.partition()) else { return Ok(()) };
+        let Some(assignment) = batch.first().map(|letter| letter.ack.state()) else { return Ok(()) };
         if let Some(writer) = self.writers.get_mut(source).filter(|writer| writer.serves(assignment)) {
             return writer.write(batch, &self.lookup_starts);
         }

@@ -13,14 +13,14 @@ impl PartitionState {
     #[must_use]
     pub fn request(self: &Arc<Self>) -> UnderWay {
         self.lock().requests += 1;
-        if let Some(live) = self.live() {
+        if let Some(live) = self.live_partition() {
             live.lock().requests += 1;
         }
         UnderWay::new(Arc::clone(self))
     }
 
     pub(in crate::flow) fn answered(&self) {
-        for state in self.live().map(AsRef::as_ref).into_iter().chain([self]) {
+        for state in self.live_partition().map(AsRef::as_ref).into_iter().chain([self]) {
             let mut inner = state.lock();
             inner.requests = inner.requests.saturating_sub(1);
             state.notify(&inner);

@@ -324,14 +324,19 @@ fn a_record_that_holds_up_a_reread_can_be_given_up() {
 
 /// A letter that is sent again beside live records of its partition.
 fn letter(live: &Arc<PartitionState>) -> Arc<PartitionState> {
-    Arc::new(live.for_letter(&Arc::new(Budget::new(9, 100))))
+    Arc::new(live.for_letter_beside_live(&Arc::new(Budget::new(9, 100))))
 }
 
 #[test]
 fn a_letter_is_written_only_while_its_partition_is_this_hosts() {
     let live = at(1000);
     let sent = letter(&live);
-    assert!(sent.may_write() && sent.is_beside_live() && live.has_passed(999, None) && !live.has_passed(1000, None));
+    assert!(
+        sent.may_write()
+            && sent.is_of_letter_beside_live()
+            && live.has_passed(999, None)
+            && !live.has_passed(1000, None)
+    );
     assert!(live.has_passed(5000, TopicId::from_halves(1, 2)), "the topic that had the name before is gone");
     let ack = sent.receive(7, 1).unwrap();
     live.revoke();

@@ -106,7 +106,7 @@ async fn a_replay_passes_over_unfinished_records_when_nothing_can_finish_them_an
     let store = FakeStore::start(|asked: &FakeRequest| unfinished(asked).or_else(|| occupied(asked))).await;
     let sink = sink_at(&store.url, Arc::default(), Arc::default());
     let asked = |what: fn(&FakeRequest) -> bool| store.asked().iter().filter(|asked| what(asked)).count();
-    let state = Arc::into_inner(partition(0, Begin::default())).unwrap().for_replay();
+    let state = Arc::into_inner(partition(0, Begin::default())).unwrap().for_letter_alone();
     sink.submit(item(&Arc::new(state), "a", 5));
     until("some attempts", || asked(|asked| asked.written_times().contains(&5)) > 3).await;
     assert_eq!(asked(|asked| asked.written_times().contains(&6)), 0, "an earlier process may have left a request");

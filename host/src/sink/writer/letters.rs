@@ -15,7 +15,7 @@ use super::Writer;
 use super::batch::under_way;
 use super::pending::PendingWrite;
 use crate::flow::store_start::Started;
-use crate::flow::{PartitionState, ReplayRefusal};
+use crate::flow::{LetterRefusal, PartitionState};
 use crate::sink::item::Prepared;
 use crate::sink::letters::LetterRemoval;
 use crate::sink::store::{Occupant, StoreError};
@@ -64,7 +64,7 @@ impl Writer {
             leave(letter, &reason);
         }
         for letter in std::mem::take(&mut self.unverified) {
-            if letter.state().is_beside_live() {
+            if letter.state().is_of_letter_beside_live() {
                 leave(letter, &reason);
             } else {
                 self.unverified.push(letter);
@@ -168,7 +168,7 @@ impl Writer {
             }
         }
         let _under_way: Vec<_> = owners.iter().map(|owner| owner.request()).collect();
-        if !owners.iter().all(|owner| owner.may_replay()) {
+        if !owners.iter().all(|owner| owner.may_replay_letters()) {
             return Err("its partition was taken away or is read again".into());
         }
         if let Some(left) = shared.may_be_at_work_for() {
@@ -194,6 +194,6 @@ impl Writer {
 /// It stays a dead letter, and can be replayed again.
 fn leave(letter: PendingWrite, reason: &str) {
     let Prepared { ack, .. } = letter.prepared;
-    ack.partition().refuse_replay(ReplayRefusal::NotNow(reason.to_owned()));
+    ack.state().refuse_letter(LetterRefusal::NotNow(reason.to_owned()));
     ack.acknowledge();
 }

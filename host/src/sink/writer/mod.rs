@@ -191,11 +191,11 @@ impl Writer {
             Work::Remove(removal) => return self.removals.push_back(removal),
         };
         match Prepared::new(item, &self.shared.mapping) {
-            Ok(prepared) if prepared.ack.partition().is_beside_live() => {
+            Ok(prepared) if prepared.ack.state().is_of_letter_beside_live() => {
                 self.letters.push_back(PendingWrite::new(prepared));
             }
             Ok(prepared) => {
-                note_state(&mut self.waiting_states, prepared.ack.partition());
+                note_state(&mut self.waiting_states, prepared.ack.state());
                 self.pending.push_back(PendingWrite::new(prepared));
             }
             Err(refused) => {
@@ -377,8 +377,8 @@ impl Writer {
                 }
             }
         }
-        if !occupied_again.is_empty() && batch.iter().any(|pending| pending.state().is_replay()) {
-            let is_beside_live = batch.iter().any(|pending| pending.state().is_beside_live());
+        if !occupied_again.is_empty() && batch.iter().any(|pending| pending.state().is_of_letter()) {
+            let is_beside_live = batch.iter().any(|pending| pending.state().is_of_letter_beside_live());
             self.pass_over(occupied_again, is_beside_live).await?;
         } else if !occupied_again.is_empty() {
             self.repair(occupied_again, batch).await?;
@@ -398,11 +398,11 @@ impl Writer {
             (false, true) => self.shared.counters.found(1),
             (false, false) => self.shared.counters.written(1, payload.len() as u64),
         }
-        if ack.partition().is_replay() {
+        if ack.state().is_of_letter() {
             self.shared.counters.replayed(1);
             // Its dead letter stays until the store was asked once more for this output, so that no re-read has to look after it.
             let (entry, checksum) = (self.entry.clone(), checksum(&payload));
-            ack.partition().note_stored(StoredOutput { entry, time_us, identity, checksum, found: already_present });
+            ack.state().note_stored(StoredOutput { entry, time_us, identity, checksum, found: already_present });
             return ack.acknowledge();
         }
         self.verifier.note(&identity);

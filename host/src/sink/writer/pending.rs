@@ -40,7 +40,7 @@ impl PendingWrite {
     }
 
     pub fn state(&self) -> &Arc<PartitionState> {
-        self.prepared.ack.partition()
+        self.prepared.ack.state()
     }
 
     pub fn bytes(&self) -> u64 {

@@ -86,7 +86,7 @@ impl Writer {
             self.generation = generation;
         }
         // A letter's partition is known by its live records, or a removal is told to those that share the entry.
-        for state in batch.iter().map(PendingWrite::state).filter(|state| !state.is_beside_live()) {
+        for state in batch.iter().map(PendingWrite::state).filter(|state| !state.is_of_letter_beside_live()) {
             if self.states.get(&state.source).is_none_or(|known| !Arc::ptr_eq(known, state)) {
                 self.states.insert(state.source.clone(), Arc::clone(state));
             }

@@ -181,7 +181,7 @@ impl Writer {
         };
         let mut again = Vec::new();
         for (mut record, is_missing) in records.into_iter().zip(missing) {
-            if is_missing && record.state().is_beside_live() {
+            if is_missing && record.state().is_of_letter_beside_live() {
                 record.withdraw(&mut self.occupied);
                 Self::leave_hidden(record);
             } else if is_missing {
@@ -237,7 +237,7 @@ impl Writer {
             return self.are_there(records).await;
         }
         // Between the offsets of dead letters that are sent again are others, which a count would take for them.
-        if records.iter().any(|record| record.state().is_replay()) {
+        if records.iter().any(|record| record.state().is_of_letter()) {
             return Ok(false);
         }
         let placed = records.iter().filter_map(|record| Some((&record.prepared.identity, record.time_us?)));
@@ -268,7 +268,7 @@ impl Writer {
         // One that was seen here may stand for a record of another entry.
         (!self.verifier.strangers.contains_key(&state.source)).then_some(())?;
         let is_plain = |record: &PendingWrite| {
-            Arc::ptr_eq(record.state(), state) && !record.prepared.is_dead_letter() && !state.is_replay()
+            Arc::ptr_eq(record.state(), state) && !record.prepared.is_dead_letter() && !state.is_of_letter()
         };
         let offsets = || records.iter().map(|record| record.prepared.identity.offset);
         records.iter().all(is_plain).then_some(())?;
