@@ -31,7 +31,7 @@
 //! | `status` | the HTTP listener and the Unix socket, on a runtime of its own | requests | with the process |
 //! | `log` | the queue of log lines | lines | with the process |
 //! | `dead-letters` (only with `dead_letters.topic`) | the transactional producers | dead letters, answers of Kafka | when the sink ends |
-//! | `suspensions` | the clocks that show that the process or its machine was suspended | 200 ms at a time | with the process |
+//! | `suspensions` | when this process was last known to run (to notice a suspension) | 200 ms at a time | with the process |
 //! | `rollout` | the rollout of plugins: watched files, trials, bake windows | file events, requests to promote or roll back | with the pipeline |
 //! | `plugin-loader` | the order to load a changed file, or the plugins of a changed configuration | `plugin-prepare` | when the versions are ready or refused |
 //! | `plugin-prepare` | one version that is read, checked, compiled in a child process, and started | the compiler, the plugin | when the version is ready or refused |
@@ -72,6 +72,8 @@
 //! - **occupied timestamp**: a microsecond of an entry at which the store already has a record.
 //! - **owed**: a re-read that has to happen, by this owner of the partition or by the next one.
 //! - **parked**: kept by a writer, because the store takes neither the record nor its dead letter now.
+//! - **pause**: a time in which the host doesn't read some or all topics because the operator asked for it (`reduct-sink pause`). Only the
+//!   key `plugins.breaker.pause` means something else: how long a circuit breaker stays open. See *suspension*.
 //! - **pipeline**: topics, chain and bucket that belong together. A process has one without a name, or several, each in its slot.
 //! - **probe**: a call to a plugin whose circuit breaker is open, to see whether it still fails; also a request to `/livez` or `/readyz`.
 //! - **re-read**: to read records from Kafka again that were read before, because the store may have lost them.
@@ -81,7 +83,7 @@
 //!   [`record::TopicPartition`]. What a configuration or a plugin is read from is a [`config::Sources`] or [`config::PluginSource`].
 //! - **stage**: a plugin's position in the chain.
 //! - **stale**: belonging to a `PartitionState` that has ended; a stale record is not written any more.
-//! - **suspension**: a time in which the process or its machine stood still; a *pause* is asked for by the operator.
+//! - **suspension**: a time in which the process or its machine stood still (SIGSTOP, a laptop that sleeps). See *pause*.
 //! - **tap**: a sample of records on their way with what each plugin made of them, for somebody who watches.
 //! - **verdict**: what a plugin decided: keep, drop, change or split. A reject, a retry, a trap or an exceeded limit is a *failure*.
 

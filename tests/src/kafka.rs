@@ -155,7 +155,7 @@ impl Kafka {
         Ok(())
     }
 
-    pub fn pause(&mut self) -> Result<()> {
+    pub fn suspend(&mut self) -> Result<()> {
         self.process.signal(libc::SIGSTOP)
     }
 

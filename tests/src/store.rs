@@ -174,8 +174,8 @@ impl Store {
         Ok(())
     }
 
-    /// Pauses the store (SIGSTOP): its connections stay open, and it does not answer.
-    pub fn pause(&mut self) -> Result<()> {
+    /// Suspends the store (SIGSTOP): its connections stay open, and it does not answer.
+    pub fn suspend(&mut self) -> Result<()> {
         self.process.signal(libc::SIGSTOP)
     }
 

@@ -96,10 +96,10 @@ async fn the_store_keeps_what_it_acknowledged_when_killed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_paused_store_answers_later() -> Result<()> {
+async fn a_suspended_store_answers_later() -> Result<()> {
     let mut store = Store::start()?;
     let client = store.client()?;
-    store.pause()?;
+    store.suspend()?;
     let start = Instant::now();
     let (answer, resumed) = tokio::join!(client.server_info(), async {
         tokio::time::sleep(Duration::from_millis(700)).await;

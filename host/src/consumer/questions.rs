@@ -1,7 +1,7 @@
 //! Asks the brokers what the polling thread has to know before a partition can be read, on a thread of its own.
 //!
 //! Guarantees: a partition that can't be asked about (no leader, a topic that was just deleted, a missing right) delays
-//! no other partition; it is asked about again, with growing pauses, until there is an answer or nobody wants it any
+//! no other partition; it is asked about again, after waits that grow, until there is an answer or nobody wants it any
 //! more; an error of a topic or partition is never taken for an answer.
 
 use std::collections::{HashMap, HashSet};
@@ -147,8 +147,8 @@ impl Asker {
             let Some(consumer) = self.consumer.upgrade() else { return };
             if !self.open.is_empty() && Instant::now() >= self.next {
                 self.round(&consumer);
-                let pause = if self.open.is_empty() { Duration::ZERO } else { self.backoff.wait() };
-                self.next = Instant::now() + pause;
+                let wait = if self.open.is_empty() { Duration::ZERO } else { self.backoff.wait() };
+                self.next = Instant::now() + wait;
             }
             if self.open.is_empty() {
                 self.backoff.reset();
@@ -187,7 +187,7 @@ impl Asker {
             Asked::About(question) => {
                 self.open.retain(|open| open.source != question.source);
                 self.open.push(question);
-                // Whatever fails waits for its own pause; a new question doesn't.
+                // A new question doesn't wait because earlier ones failed.
                 self.next = Instant::now();
             }
             Asked::Never(number) => self.open.retain(|open| open.number != number),

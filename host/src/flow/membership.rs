@@ -29,7 +29,7 @@ pub struct Moment {
     pub monotonic: Duration,
     /// Goes on while the machine is suspended.
     pub boot: Duration,
-    /// The time of day: a virtual machine that was paused from outside learns of it by this one only.
+    /// The time of day: a virtual machine that was suspended from outside learns of it from this clock only.
     pub real: Duration,
 }
 

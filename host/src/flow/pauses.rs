@@ -1,7 +1,8 @@
-//! What is paused: the whole host, or some topics.
+//! Which topics the operator has paused (`reduct-sink pause`), if not all.
 //!
-//! Guarantees: nothing is read of a paused topic from the next record on, by any worker; what was read before is finished.
-//! Asking costs one load while nothing is paused. It is kept in memory only: a host that is started again reads everything.
+//! Guarantees: once a topic is paused, no worker reads another record of it; records that were read before are finished. Whether a topic is
+//! paused costs a worker one atomic load while nothing is paused. Pauses are kept in memory only: a process that is started again reads
+//! all topics.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,9 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-/// Whether something is paused, and what.
+/// The operator's pauses. Shared by the workers, which obey them, and the status server, which changes them.
 #[derive(Debug, Default)]
 pub struct Pauses {
+    /// Whether anything is paused, so that workers needn't take the lock.
     any: AtomicBool,
     paused: Mutex<Paused>,
 }
@@ -19,9 +21,9 @@ pub struct Pauses {
 /// What is paused at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Paused {
-    /// All topics, also those that come later.
+    /// Whether all topics are paused, also those that the host gets later.
     pub all: bool,
-    /// These, where not all are.
+    /// The topics that were paused by name.
     pub topics: BTreeSet<String>,
 }
 
@@ -33,7 +35,7 @@ impl Paused {
 }
 
 impl Pauses {
-    /// Pauses a topic, or all of them.
+    /// Pauses this topic; `None`: all topics.
     pub fn pause(&self, topic: Option<&str>) {
         let mut paused = self.lock();
         match topic {
@@ -43,12 +45,12 @@ impl Pauses {
         self.any.store(true, Ordering::SeqCst);
     }
 
-    /// Ends the pause of a topic, or of everything. The error says why nothing changes.
+    /// Ends the pause of this topic; `None`: of all topics. The error says why nothing changes.
     pub fn resume(&self, topic: Option<&str>) -> Result<(), String> {
         let mut paused = self.lock();
         match topic {
             Some(topic) if paused.all => {
-                return Err(format!("all topics are paused, not {topic} by itself; resume all, then pause others"));
+                return Err(format!("all topics are paused, not only {topic}; resume all of them, then pause others"));
             }
             Some(topic) if !paused.topics.remove(topic) => return Err(format!("topic {topic} isn't paused")),
             None if paused.is_nothing() => return Err("nothing is paused".into()),
@@ -59,7 +61,7 @@ impl Pauses {
         Ok(())
     }
 
-    /// Whether nothing is to be read of the topic.
+    /// Whether the topic is paused, by name or because all topics are.
     pub fn is_paused(&self, topic: &str) -> bool {
         self.any.load(Ordering::Relaxed) && {
             let paused = self.lock();
@@ -82,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_or_everything_is_paused_until_it_is_resumed() {
+    fn one_topic_or_all_are_paused_until_they_are_resumed() {
         let pauses = Pauses::default();
         assert!(!pauses.is_paused("a"));
         assert!(pauses.resume(None).is_err() && pauses.resume(Some("a")).is_err(), "nothing is paused");

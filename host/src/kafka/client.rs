@@ -20,7 +20,7 @@ use crate::config;
 pub const ANSWER: Duration = Duration::from_secs(10);
 /// For how long a question is repeated that a rebalance can't do without.
 pub const REPEAT_FOR: Duration = Duration::from_secs(60);
-/// The pause between two attempts.
+/// How long to wait between two attempts.
 const REPEAT_AFTER: Duration = Duration::from_millis(100);
 /// How long nothing may come of a partition that is read to its end.
 pub const SILENCE: Duration = Duration::from_secs(30);

@@ -20,7 +20,7 @@ use super::client::{Reports, told};
 use crate::record::TopicPartition;
 
 /// How long to wait before the question is asked again.
-const PAUSE: Duration = Duration::from_millis(250);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// Why the group can't be used.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub struct GroupState {
 
 /// Asks whether we may join the group and commit in it. An error that may pass is returned after this time.
 pub fn may_use<C: ClientContext>(client: &Client<C>, group: &str, within: Duration) -> Result<(), GroupError> {
-    ask_until_settled(within, PAUSE, |left| admin::describe_group(client, group, left))
+    ask_until_settled(within, ASK_AGAIN_AFTER, |left| admin::describe_group(client, group, left))
 }
 
 /// Asks whether the group's coordinator answers. `client` has the group's id and doesn't join it. `source`: a partition of a
@@ -74,7 +74,7 @@ pub(super) fn state(client: &BaseConsumer<Reports>, group: &str, within: Duratio
 
 fn ask_until_settled(
     within: Duration,
-    pause: Duration,
+    ask_again_after: Duration,
     mut ask: impl FnMut(Duration) -> Result<GroupDescription, AskError>,
 ) -> Result<(), GroupError> {
     let started = Instant::now();
@@ -92,10 +92,10 @@ fn ask_until_settled(
             Err(error) => error.reason,
         };
         // The next question needs some time for its answer, too.
-        if started.elapsed() + pause * 2 >= within {
+        if started.elapsed() + ask_again_after * 2 >= within {
             return Err(GroupError::Other(may_pass));
         }
-        std::thread::sleep(pause);
+        std::thread::sleep(ask_again_after);
     }
 }
 

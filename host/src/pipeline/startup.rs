@@ -127,8 +127,8 @@ fn open_store(
                     config.store.url,
                     STORE_PATIENCE.as_secs()
                 ));
-                let pause = backoff.wait();
-                tokio.block_on(unless_stopped(stop, async { tokio::time::sleep(pause).await }));
+                let wait = backoff.wait();
+                tokio.block_on(unless_stopped(stop, async { tokio::time::sleep(wait).await }));
             }
         }
     }
@@ -164,8 +164,8 @@ pub(super) fn known_start(
             }
             Some(Err(error)) => {
                 warn!(%error, "ReductStore doesn't tell when it was started; asking again");
-                let pause = backoff.wait();
-                tokio.block_on(unless_stopped(stop, async { tokio::time::sleep(pause).await }));
+                let wait = backoff.wait();
+                tokio.block_on(unless_stopped(stop, async { tokio::time::sleep(wait).await }));
             }
         }
     }

@@ -72,7 +72,7 @@ impl Part for WritePart {
     }
 
     async fn ask(shared: Arc<Shared>, parts: Vec<Self>, mut waiting: Askers<WriteAnswer>) {
-        // This process may have been paused while the parts waited, and the partitions have moved to another host.
+        // This process may have been suspended while the parts waited, and the partitions have moved to another host.
         shared.membership.assured().await;
         let is_sent = |part: &Self| part.under_way.iter().all(|request| request.state().may_write());
         let sent: Vec<bool> = parts.iter().map(is_sent).collect();

@@ -1,8 +1,10 @@
 //! Whether writers share requests at present, and how large those may be.
 //!
-//! Something before the store may take requests for one entry and refuse those for several, or take smaller headers than
-//! such a request has. Guarantees: after [`FAILURES`] shared requests in a row that failed none is sent for [`PAUSE`]; what
-//! is learned of shared requests' size makes those of single entries no smaller.
+//! A proxy in front of the store may take requests for one entry and refuse those for several, or take smaller headers than a shared
+//! request has.
+//!
+//! Guarantees: after [`FAILURES`] shared requests in a row that failed, no shared request is sent for [`UNSHARED_FOR`]; what is learned of
+//! the size of shared requests makes requests for single entries no smaller.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,16 +15,16 @@ use tracing::warn;
 use super::batch_limits::{BatchLimits, LearnedLimits};
 use super::store::StoreError;
 
-/// Shared requests that fail in a row before there is a pause. Some may be under way at the same time.
+/// After this many shared requests in a row that failed, sharing ends for a while. Some of them may have been under way at the same time.
 const FAILURES: u32 = 8;
-/// How long each writer asks by itself then.
-const PAUSE: Duration = Duration::from_secs(30);
+/// For how long each writer then sends its requests by itself.
+const UNSHARED_FOR: Duration = Duration::from_secs(30);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
     failures: AtomicU32,
-    paused_until: Mutex<Option<Instant>>,
+    unshared_until: Mutex<Option<Instant>>,
     limits: LearnedLimits,
 }
 
@@ -32,9 +34,9 @@ impl Sharing {
         self.failures.load(Ordering::Relaxed) < FAILURES || self.is_over(Instant::now())
     }
 
-    /// Whether the pause is over. Then one failure begins the next one.
+    /// Whether requests may be shared again. One more failure ends the sharing again.
     fn is_over(&self, now: Instant) -> bool {
-        self.paused_until.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|until| now >= until)
+        self.unshared_until.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|until| now >= until)
     }
 
     /// The most that a shared request may hold, where one for a single entry may hold this.
@@ -59,10 +61,10 @@ impl Sharing {
         if failures >= FAILURES {
             let now = Instant::now();
             if self.is_over(now) {
-                let pause_s = PAUSE.as_secs();
-                warn!(%error, pause_s, "requests for several entries fail; each entry is written by itself for a while");
+                let for_s = UNSHARED_FOR.as_secs();
+                warn!(%error, for_s, "requests for several entries fail; each entry is written by itself for a while");
             }
-            *self.paused_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + PAUSE);
+            *self.unshared_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + UNSHARED_FOR);
         }
     }
 }
@@ -72,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_a_pause_after_failures_in_a_row() {
+    fn sharing_ends_for_a_while_after_failures_in_a_row() {
         let (sharing, size) = (Sharing::default(), BatchLimits { records: 9, bytes: 9, header_bytes: 9 });
         let fail = || sharing.failed(&StoreError::Unavailable("away".into()), size);
         (1..FAILURES).for_each(|_| fail());
@@ -81,13 +83,13 @@ mod tests {
         assert!(sharing.is_on(), "not in a row");
         fail();
         assert!(!sharing.is_on());
-        assert!(!sharing.is_over(Instant::now()) && sharing.is_over(Instant::now() + PAUSE));
-        // As if it were over: one more failure begins another one.
-        *sharing.paused_until.lock().unwrap() = Some(Instant::now());
+        assert!(!sharing.is_over(Instant::now()) && sharing.is_over(Instant::now() + UNSHARED_FOR));
+        // As if that time were over: one more failure ends the sharing again.
+        *sharing.unshared_until.lock().unwrap() = Some(Instant::now());
         assert!(sharing.is_on());
         fail();
         assert!(!sharing.is_on());
-        *sharing.paused_until.lock().unwrap() = Some(Instant::now());
+        *sharing.unshared_until.lock().unwrap() = Some(Instant::now());
         sharing.succeeded();
         fail();
         assert!(sharing.is_on());

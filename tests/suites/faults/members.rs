@@ -1,4 +1,4 @@
-//! Tests changes of the consumer group: hosts join, leave, are killed or paused, and lose partitions to each other.
+//! Tests changes of the consumer group: hosts join, leave, are killed or suspended, and lose partitions to each other.
 
 use std::time::{Duration, Instant};
 
@@ -159,7 +159,7 @@ async fn sigterm_under_load_leaves_nothing_to_be_read_again() -> Result<()> {
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
-/// A paused host continues after the group has given its partitions to the other host.
+/// A suspended host continues after the group has given its partitions to the other host.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_host_wakes_up_after_its_session() -> Result<()> {
     let store = Store::start()?;

@@ -1,4 +1,4 @@
-//! No record is lost or written twice when processes die: hosts and servers are killed, paused and disconnected under
+//! No record is lost or written twice when processes die: hosts and servers are killed, suspended and disconnected under
 //! load, and then every record that Kafka acknowledged is compared with what ReductStore holds.
 //!
 //! With `TESTBED_PIPELINES=2` each host that a test starts has a second pipeline, whose records are compared as well.

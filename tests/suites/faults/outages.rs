@@ -38,7 +38,7 @@ async fn the_store_is_away_for_longer_than_the_poll_interval() -> Result<()> {
     wait_progress(&mut sink, &trial, &group, trial.committed(&group)?)?;
 
     // The connections stay open, and the store doesn't answer.
-    store.pause()?;
+    store.suspend()?;
     held_through(&mut sink, &trial, Duration::from_secs(size(15, 70))).await?;
     store.resume()?;
     wait_progress(&mut sink, &trial, &group, trial.committed(&group)?)?;
@@ -135,7 +135,7 @@ async fn sigterm_is_obeyed_in_time_with_the_store_away() -> Result<()> {
         let mut sink = Sink::start(&trial.config)?;
         wait_progress(&mut sink, &trial, &group, trial.committed(&group)?)?;
         if hold {
-            store.pause()?
+            store.suspend()?
         } else {
             store.kill9()?
         }
@@ -161,7 +161,7 @@ async fn sigterm_is_obeyed_in_time_with_kafka_away() -> Result<()> {
         let mut sink = Sink::start(&trial.config)?;
         wait_progress(&mut sink, &trial, &group, trial.committed(&group)?)?;
         if hold {
-            kafka.pause()?
+            kafka.suspend()?
         } else {
             kafka.kill9()?
         }

@@ -42,9 +42,9 @@ async fn a_store_that_is_killed_or_held_under_load_loses_nothing() -> Result<()>
         tokio::time::sleep(Duration::from_secs(1)).await;
         store.restart()?;
         tokio::time::sleep(Duration::from_secs(3)).await;
-        // The pause is longer than a request may take: requests end without an answer, and the store still carries them
+        // The store stands still for longer than a request may take: requests end without an answer, and the store still carries them
         // out.
-        store.pause()?;
+        store.suspend()?;
         tokio::time::sleep(Duration::from_secs(3)).await;
         store.resume()?;
         sink.process().expect_running()?;

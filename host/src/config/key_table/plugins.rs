@@ -89,8 +89,8 @@ pub(super) const KEYS: &[Key] = &[
         "plugins.attempts",
         Takes::Number { min: 1, max: 1000 },
         Preset::Number(10),
-        "How often a record is handed to a plugin that answers `retry`. The pauses between grow from 50 ms to 5 s, and the \
-         record's partition waits; after the last attempt it is a failure.",
+        "How often a record is handed to a plugin that answers `retry`. Between two attempts its partition waits for 50 ms at \
+         first and 5 s at most; after the last attempt it is a failure.",
     ),
     Key::new(
         "plugins.instances",

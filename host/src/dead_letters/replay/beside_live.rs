@@ -9,8 +9,8 @@
 //! Guarantees: a letter goes only when its outputs were read back, then settled without a restart of the store, and are shown then with the
 //! bytes that the chain makes, also those that were there before; a letter
 //! whose partition is taken away meanwhile stays; after an interruption at any point a replay finds what was written and doesn't
-//! write it twice, as long as the chain makes the same of it; live records come first: letters come in small pages, with a pause as
-//! long as each page took; what is remembered of letters that settle is bounded by [`MOST_SETTLING`]. Not guaranteed: any of this where
+//! write it twice, as long as the chain makes the same of it; live records come first: letters come in small pages, and after each page
+//! the replay rests for as long as the page took; what is remembered of letters that settle is bounded by [`MOST_SETTLING`]. Not guaranteed: any of this where
 //! the store crashes during a replay or shortly after it, for records of old times reopen blocks that were complete.
 
 use std::collections::BTreeMap;
@@ -45,7 +45,7 @@ const MOST_SETTLING: usize = 10_000;
 /// Letters that are removed with one request.
 const REMOVED_AT_ONCE: usize = 64;
 const TICK: Duration = Duration::from_millis(200);
-const LEAST_PAUSE: Duration = Duration::from_millis(10);
+const LEAST_REST: Duration = Duration::from_millis(10);
 
 /// What a host has for a replay.
 pub struct HostReplay<'a> {
@@ -180,7 +180,7 @@ impl BesideLive<'_> {
             self.take(told, state);
         }
         self.settling(None);
-        self.rest(begun.elapsed().max(LEAST_PAUSE));
+        self.rest(begun.elapsed().max(LEAST_REST));
         Ok(())
     }
 
@@ -285,7 +285,7 @@ impl BesideLive<'_> {
                 }
                 let left = Some(Duration::ZERO);
                 self.listener.settling(Settling { letters: count, found: count_found, left });
-                self.rest(begun.elapsed().max(LEAST_PAUSE));
+                self.rest(begun.elapsed().max(LEAST_REST));
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! A host that was paused must not remove what its successor has written meanwhile; no dead letter goes that may be the last copy.
+//! A host that was suspended must not remove what its successor has written meanwhile; no dead letter goes that may be the last copy.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,9 +13,9 @@ use crate::record::labels;
 /// Long enough for a request that would be sent.
 const MEANWHILE: Duration = Duration::from_millis(500);
 
-/// Runs a writer up to its look at the record that it would remove, and pauses the process there. `moves_on`: another host
+/// Runs a writer up to its look at the record that it would remove, and suspends the process there. `moves_on`: another host
 /// gets the partition meanwhile. Answers with whether the record was removed.
-async fn removes_after_a_pause(
+async fn removes_after_a_suspension(
     begin: Begin,
     moves_on: bool,
     look: fn(&FakeRequest) -> Option<FakeAnswer>,
@@ -95,9 +95,9 @@ fn query(asked: &FakeRequest) -> Option<FakeAnswer> {
 }
 
 #[tokio::test]
-async fn a_paused_host_removes_no_unfinished_record_of_its_successor() {
-    assert!(removes_after_a_pause(Begin::default(), false, unfinished, occupied).await, "else it is removed");
-    assert!(!removes_after_a_pause(Begin::default(), true, unfinished, occupied).await);
+async fn a_suspended_host_removes_no_unfinished_record_of_its_successor() {
+    assert!(removes_after_a_suspension(Begin::default(), false, unfinished, occupied).await, "else it is removed");
+    assert!(!removes_after_a_suspension(Begin::default(), true, unfinished, occupied).await);
 }
 
 /// A removal can take the whole block with it, and the dead letters of what an earlier replay wrote there are gone.
@@ -116,13 +116,13 @@ async fn a_replay_passes_over_unfinished_records_when_nothing_can_finish_them_an
 }
 
 #[tokio::test]
-async fn a_paused_host_removes_no_damaged_record_that_its_successor_may_have_written_again() {
+async fn a_suspended_host_removes_no_damaged_record_that_its_successor_may_have_written_again() {
     let compares = || {
         let metadata = CommitMetadata { reread_until: Some(9), compare_below: Some(9), ..CommitMetadata::default() };
         Begin { point: CommitPoint { offset: 5, metadata }, ..Begin::default() }
     };
-    assert!(removes_after_a_pause(compares(), false, damaged, query).await, "else it is removed");
-    assert!(!removes_after_a_pause(compares(), true, damaged, query).await);
+    assert!(removes_after_a_suspension(compares(), false, damaged, query).await, "else it is removed");
+    assert!(!removes_after_a_suspension(compares(), true, damaged, query).await);
 }
 
 /// The record of [`damaged`], as the chain makes it with these bytes.

@@ -60,7 +60,7 @@ impl Writer {
             self.attachments.written_since = true;
             return Ok(());
         }
-        let pause = match self.write_missing(wanted).await {
+        let look_after = match self.write_missing(wanted).await {
             Ok(()) => {
                 self.shared.problems.clear(&self.entry, RefusedSubject::Attachments);
                 LOOK_EVERY
@@ -72,7 +72,7 @@ impl Writer {
             }
             Err(error) => return Err(error),
         };
-        self.attachments.next_look = Some(Instant::now() + pause);
+        self.attachments.next_look = Some(Instant::now() + look_after);
         // What is written now may meet an entry that is removed a moment later.
         self.attachments.written_since = true;
         Ok(())
@@ -105,7 +105,7 @@ impl Writer {
         if missing.is_empty() {
             return Ok(());
         }
-        // This process may have been paused, and the partition have moved to another host.
+        // This process may have been suspended, and the partition have moved to another host.
         self.shared.membership.assured().await;
         let keys = missing.keys().cloned().collect::<Vec<_>>().join(", ");
         store.write_attachments(&self.entry, missing).await?;

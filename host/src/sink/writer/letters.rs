@@ -28,7 +28,7 @@ const ROUNDS: usize = 3;
 /// How often a replay without a host looks whether an earlier request can still be at work.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A store needs longer than this to be started again.
-const PAUSE: Duration = Duration::from_secs(1);
+const RESTART: Duration = Duration::from_secs(1);
 const UNFINISHED: &str = "a record that was begun and never finished stands at its time, and the request may still be at work; replay it \
                           again in a minute";
 const HIDDEN: &str = "an unfinished record hides it; `replay --write` mends that while the group is stopped";
@@ -162,8 +162,8 @@ impl Writer {
             shared.require_same_start(store_start).await?;
             let asked = Instant::now();
             shared.membership.assured().await;
-            // After a pause of the process the store may have been started again, too.
-            if asked.elapsed() < PAUSE {
+            // While this process was suspended, the store may have been started again: then it is asked once more.
+            if asked.elapsed() < RESTART {
                 break;
             }
         }

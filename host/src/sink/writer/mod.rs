@@ -290,7 +290,7 @@ impl Writer {
         // There are more small turns than there may be connections.
         let topic = batch.front().map(|first| Arc::clone(&first.state().source.topic)).unwrap_or_default();
         let single = if self.is_small_turn && !is_shared { Some(shared.single_turn(&topic).await) } else { None };
-        // This process may have been paused since its turn began.
+        // This process may have been suspended since its turn began.
         self.shared.membership.assured().await;
         for pending in batch.iter_mut().filter(|pending| !pending.state().may_write()) {
             pending.withdraw(&mut self.occupied);

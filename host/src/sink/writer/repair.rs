@@ -140,7 +140,7 @@ impl Writer {
         batch: impl IntoIterator<Item = &'a PendingWrite> + Clone,
     ) -> Result<(), StoreError> {
         for _ in 0..MOST_COPIES {
-            // This process may have been paused meanwhile, and the partition have moved to another host.
+            // This process may have been suspended meanwhile, and the partition have moved to another host.
             self.shared.membership.assured().await;
             if batch.clone().into_iter().any(|pending| !pending.state().may_write()) {
                 return Ok(());
