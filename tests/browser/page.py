@@ -236,7 +236,7 @@ def main(address, token, folder, plugin_file, first, second):
         check("the focus stays through later looks", browser.js("document.activeElement.tagName") != "BODY", browser.js("document.activeElement.outerHTML"))
         browser.js("document.getElementById('resume').focus()")
         browser.key("Enter", 13)
-        browser.wait("document.getElementById('answer').textContent.startsWith('Done: everything is read again')")
+        browser.wait("document.getElementById('answer').textContent.startsWith('Done: all topics are read again')")
         browser.wait("document.getElementById('resume').title === 'Nothing is paused'")
         check("resumed, and the problem is gone with it", "resume" not in text("problems"), text("problems"))
         check("and the host keeps up", browser.wait("document.getElementById('state').textContent === 'keeping up'"), text("state"))

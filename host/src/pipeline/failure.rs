@@ -1,10 +1,9 @@
-//! Why the host can't go on: the first reason is the one to tell.
-
+//! Why the host can't go on. The first reason counts: later failures may only follow from it.
 use std::sync::{Arc, OnceLock};
 
 use tracing::error;
 
-/// Shared by all who may fail.
+/// Shared by all threads that may find a reason.
 #[derive(Clone, Default)]
 pub(super) struct HostFailure(Arc<OnceLock<FailureReason>>);
 
@@ -13,7 +12,7 @@ pub(super) struct HostFailure(Arc<OnceLock<FailureReason>>);
 pub(super) struct FailureReason {
     /// For the log and for callers who may act: it may hold what a plugin said of a record.
     pub full: String,
-    /// For anybody.
+    /// For every caller: it holds nothing of records.
     pub public: String,
 }
 
@@ -28,9 +27,9 @@ impl HostFailure {
     pub fn set(&self, reason: impl Into<FailureReason>) {
         let reason = reason.into();
         if self.0.get().is_none() {
-            error!("{}; stopping without committing what isn't settled", reason.full);
+            error!("{}; stopping without committing what isn't acknowledged", reason.full);
         }
-        // Refused where there is a reason already.
+        // It can be set once only: the first reason counts.
         let _ = self.0.set(reason);
     }
 

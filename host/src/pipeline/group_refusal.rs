@@ -1,7 +1,7 @@
 //! Whether the group refuses to let this host in, as far as librdkafka tells.
 //!
 //! librdkafka raises the same error where the brokers refuse to name the group's coordinator and where the coordinator refuses the
-//! member, and says neither when that ends.
+//! member, and of neither refusal it says when it ends.
 //!
 //! Guarantees: a refusal that isn't repeated is forgotten after [`HOLDS`], so that it can't hide for ever what else is wrong. A plain value.
 

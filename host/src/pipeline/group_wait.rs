@@ -27,7 +27,7 @@ impl GroupWait {
         Self { session, since: Some(Instant::now()) }
     }
 
-    /// The group has given out its partitions; or, not `done`, it is about to.
+    /// The group has given out its partitions (`done`), or is about to give them out.
     pub fn given_out(&mut self, done: bool, now: Instant) {
         self.since = (!done).then_some(now);
     }

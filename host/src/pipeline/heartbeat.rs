@@ -1,12 +1,14 @@
-//! Notices a thread that does not move any more.
+//! Tells how long ago a thread last came by, to notice one that hangs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// When a thread moved last, in milliseconds since this value was made.
+/// When a thread last came by. See the module.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
+    /// When this value was made.
     since: Instant,
+    /// When the thread last came by, in milliseconds after `since`.
     last: AtomicU64,
 }
 
@@ -17,12 +19,12 @@ impl Default for Heartbeat {
 }
 
 impl Heartbeat {
-    /// The thread moves.
+    /// The thread comes by now.
     pub fn beat(&self) {
         self.last.store(self.now(), Ordering::Relaxed);
     }
 
-    /// How long ago it moved.
+    /// How long ago the thread last came by.
     pub fn elapsed(&self) -> Duration {
         Duration::from_millis(self.now().saturating_sub(self.last.load(Ordering::Relaxed)))
     }

@@ -1,7 +1,7 @@
-//! The host: owns the workers, and the assignments that Kafka gives.
+//! The host of one run of a pipeline: owns the workers, and the partitions that the group has assigned.
 //!
-//! Guarantees: a partition belongs to one worker; it is taken back, and what is in flight is settled as far as that goes
-//! within `limits.shutdown`, before it is given up.
+//! Guarantees: a partition belongs to one worker; before a partition is given up, nothing more of it is read, and its records in flight
+//! are finished as far as `limits.shutdown` allows.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -61,11 +61,11 @@ pub(super) struct Host {
     pub replay: Replaying,
     /// Commits that the group took, and that it refused.
     pub commits: [AtomicU64; 2],
-    /// Set once the host is shared.
+    /// This host, to be handed to threads; set once the host is shared.
     pub this: OnceLock<Weak<Host>>,
     /// Set where spans are sent.
     pub traces: OnceLock<Arc<Traces>>,
-    /// When the thread that polls Kafka moved last.
+    /// When the polling thread last looked after the host.
     pub polled: Heartbeat,
     /// Set once the workers have ended, or were left behind.
     pub workers_ended: AtomicBool,
@@ -73,27 +73,29 @@ pub(super) struct Host {
     pub workers: Workers,
     assignments: Mutex<HashMap<TopicPartition, Owned>>,
     pub group_wait: Mutex<GroupWait>,
-    /// Partitions that aren't read yet: Kafka was asked where they begin, and gave this reason why they can't be read.
+    /// Partitions that aren't read yet, because Kafka was asked where they begin. `Some`: why they can't be read; `None`: there is no
+    /// answer yet.
     pub waiting: Mutex<HashMap<TopicPartition, Option<String>>>,
-    /// Partitions with a batch that can't be read: its offset, and why.
+    /// Partitions with a batch that can't be read: the batch's offset, and why it can't be read.
     pub unreadable: Mutex<HashMap<TopicPartition, (u64, String)>>,
     /// Offsets that were skipped because they can't be read, by partition: how many, and the last ones.
     pub skipped: Mutex<BTreeMap<TopicPartition, (u64, Range<u64>)>>,
-    /// What this host was called in its group until another host took the name.
+    /// The name that this host had in its group until another host took it.
     pub lost_name: Mutex<Option<String>>,
-    /// Why the group doesn't take the commits.
+    /// Why the group refuses the commits; `None`: it takes them, as far as this host knows.
     pub commits_refused: Mutex<Option<String>>,
     /// Whether the group doesn't let this host in.
     pub group_refusal: Mutex<GroupRefusal>,
-    /// Idle partitions whose tails are to be looked at.
+    /// Idle partitions, each with the end that Kafka named: the polling thread finds out whether any records are left before it.
     pub probes: Mutex<Vec<(TopicPartition, u64)>>,
     /// Set when the process was told to stop.
     stop: Arc<AtomicBool>,
-    /// Set when this host begins to end, for whatever reason, for the threads beside it.
+    /// Set when this host begins to end, for whatever reason.
     is_ending: Arc<AtomicBool>,
     failure: HostFailure,
 }
 
+/// A partition that this host has.
 pub(super) struct Owned {
     pub state: Arc<PartitionState>,
     worker: usize,
@@ -151,7 +153,7 @@ impl Host {
         })
     }
 
-    /// Set when the host ends, for those who work beside it: with the process, or alone, where it is one of several pipelines.
+    /// The flag for threads that work beside the workers: it is set when this host begins to end, with the process or without it.
     pub fn end_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_ending)
     }
@@ -201,7 +203,7 @@ impl Host {
         }
     }
 
-    /// Ends all assignments at once: what is in flight is neither written nor committed any more.
+    /// Ends all partitions at once: their records in flight are neither written nor committed any more.
     pub fn abandon(&self) {
         self.is_ending.store(true, Ordering::SeqCst);
         self.assignments().drain().for_each(|(_, owned)| owned.state.end());
@@ -269,7 +271,8 @@ impl GroupHandler for Host {
             ),
         };
         let (gate, block_offsets) = (Arc::clone(self.sink.gate()), self.recovery.block_offsets);
-        // In a re-read it is known what was written; otherwise it ends where the topic does.
+        // In a re-read this host knows up to which offset something was written. Otherwise an earlier owner may have written all that
+        // the partition has.
         let written_before = point.metadata.compare_below.filter(|_| is_reread).unwrap_or(facts.high);
         let begin = Begin { point, written_before, gate, block_offsets };
         let budget = Arc::clone(&self.budget);
@@ -297,7 +300,7 @@ impl GroupHandler for Host {
         for state in states {
             if lost { state.end() } else { state.revoke() }
         }
-        // What is refused for the partitions that stay is sent again, and told again.
+        // A commit of a partition that stays is sent again if it was refused, and a new refusal is noted again.
         *lock(&self.commits_refused) = None;
         {
             let (mut assignments, mut waiting) = (self.assignments(), lock(&self.waiting));
@@ -322,9 +325,10 @@ impl GroupHandler for Host {
             }
             let point = self.commit_point(state);
             state.end();
-            // Two writers of an entry could harm each other's records: the next one begins when this one has its answer.
+            // The next owner's writer and this one's could harm each other's records, so the next owner begins only when this host has
+            // the answers to its requests.
             if !state.wait_answered(left(answered_by)) {
-                warn!(partition = %state.source, "given up with a request to ReductStore under way");
+                warn!(partition = %state.source, "the partition is given up while a request to ReductStore is under way");
             }
             points.extend(point.map(|point| (state.source.clone(), point)));
         }
@@ -349,7 +353,7 @@ impl GroupHandler for Host {
         }
         let [taken, refused] = &self.commits;
         (if outcome.is_ok() { taken } else { refused }).fetch_add(1, Ordering::Relaxed);
-        // The supervisor says when that begins and when it ends.
+        // The supervisor logs when refusals begin and when they end.
         *lock(&self.commits_refused) = outcome.err();
     }
 

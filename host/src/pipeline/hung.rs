@@ -1,9 +1,8 @@
-//! Records on which a plugin's call didn't come back, with the worker that asked.
+//! Records on which a call to a plugin didn't come back, so that the worker that called it was lost.
 //!
 //! Guarantees: such a record is given to no plugin while that version of the plugin is active, because the next worker would be lost
-//! to it as well; it becomes a dead letter, or what the plugin's `on_failure` says. A record of a topic that was made again under the same name
-//! is another one. While no record hangs, a worker pays one atomic load for each
-//! record.
+//! as well; what becomes of it follows from the plugin's `on_failure`. A record of a topic that was deleted and created again isn't taken for
+//! the one that had its offset before. While there is no such record, a worker pays one atomic load for each record.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -14,7 +13,7 @@ use crate::chain::PluginFailure;
 use crate::config::FailurePolicy;
 use crate::record::{InputRecord, TopicId, TopicPartition};
 
-/// What becomes of such a record.
+/// A call that didn't come back, and the policy that decides what becomes of its record.
 #[derive(Debug, Clone)]
 pub struct HungCall {
     pub failure: PluginFailure,
@@ -30,7 +29,7 @@ pub struct HungRecords {
     records: Mutex<ByOffset>,
 }
 
-/// Which record it is.
+/// Which record the plugins are asked about.
 #[derive(Debug, Clone)]
 pub struct RecordAsked {
     pub source: TopicPartition,
@@ -51,14 +50,14 @@ impl HungRecords {
         self.any.store(true, Ordering::SeqCst);
     }
 
-    /// What happened on this record. It counts while the chain still has that version of the plugin.
+    /// The call that didn't come back on this record; `None`: there was none. The plugin's version may have been replaced since.
     pub fn of(&self, record: &InputRecord) -> Option<HungCall> {
         if !self.any.load(Ordering::Relaxed) {
             return None;
         }
         let records = lock(&self.records);
         let (topic_id, call) = records.get(&(record.source.clone(), record.offset))?;
-        // Where one of the ids isn't known, it may be the same topic.
+        // Where one of the two ids isn't known, it may be the same topic.
         let is_other_topic = topic_id.zip(record.topic_id).is_some_and(|(before, now)| before != now);
         (!is_other_topic).then(|| call.clone())
     }

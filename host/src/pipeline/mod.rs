@@ -1,9 +1,9 @@
-//! The wiring: consumer → partition → chain → sink, and what stops them.
+//! Connects consumer, partitions, chain and sink, runs them, and stops them.
 //!
-//! Guarantees: starting fails early with what is wrong (plugins, store, Kafka's configuration); stopping takes the
-//! partitions back, waits for what is in flight to be settled, commits it and ends within `limits.shutdown`; whatever
-//! breaks inside (a panic, a record that can't be kept) stops the host with an error and without committing it, so that
-//! it is read again.
+//! Guarantees: where a plugin, the store or Kafka's configuration is wrong, the start fails and says what is wrong; a stop takes the
+//! partitions back, waits until the records in flight are acknowledged, commits them, and ends within `limits.shutdown`; after a
+//! failure inside the host (a panic, a record that can't be kept) the host stops with an error, and commits nothing from the record
+//! concerned on, so that it is read again.
 
 mod failure;
 mod group_refusal;
@@ -63,8 +63,7 @@ pub enum RunError {
 }
 
 /// Runs until SIGTERM or SIGINT. A process with one unnamed pipeline also ends when that pipeline fails; with several, [`several`]
-/// starts the failed one again.
-/// Blocks; call it from a plain thread.
+/// starts the failed one again. It blocks, so call it from a plain thread.
 ///
 /// `sources` are what the configuration is read from again when it changes, or on SIGHUP.
 pub fn run(pipelines: &Pipelines, sources: Sources) -> Result<(), RunError> {
@@ -73,7 +72,7 @@ pub fn run(pipelines: &Pipelines, sources: Sources) -> Result<(), RunError> {
         .enable_all()
         .thread_name("signals")
         .build()
-        .map_err(failed("can't start the thread that hears signals"))?;
+        .map_err(failed("can't start the thread that waits for signals"))?;
     let stop = Arc::new(AtomicBool::new(false));
     signals.block_on(async { stop_on_signal(&stop, told_to_stop) }).map_err(failed("can't listen to signals"))?;
     info!(version = env!("CARGO_PKG_VERSION"), "starting");
@@ -89,7 +88,8 @@ pub fn run(pipelines: &Pipelines, sources: Sources) -> Result<(), RunError> {
 fn alone(config: &Config, sources: Sources, stop: Arc<AtomicBool>) -> Result<(), RunError> {
     let engines = SharedEngines::for_config(config).map_err(failed("can't start the WebAssembly engine"))?;
     let slot = Arc::new(PipelineSlot::new(config.clone(), stop));
-    // At once: a host that waits for its servers must say so, and a probe that finds nobody would have it killed.
+    // Before anything else: while the host waits for its servers, the status says so, and a probe gets an answer. Without one Kubernetes
+    // would kill the host.
     let reporter = Arc::clone(&slot) as Arc<dyn Reporter>;
     server::start(&config.status, vec![(None, reporter)]).map_err(failed("can't start the status"))?;
     let running = |host: Arc<Host>| {

@@ -1,4 +1,4 @@
-//! What others see of the plugins of a running host.
+//! What the status and the supervisor see of the plugins of a running host.
 
 use std::time::UNIX_EPOCH;
 
@@ -69,7 +69,7 @@ mod tests {
         let stage = chain.stages().remove(0);
         let breaker = stage.version.plugin.breaker();
         breaker.failed("broken", Instant::now);
-        assert!(open_breakers(&chain).is_empty(), "one failure is none too many");
+        assert!(open_breakers(&chain).is_empty(), "one failure doesn't open it");
         breaker.failed("broken", Instant::now);
         let told = open_breakers(&chain);
         assert_eq!((told.len(), told[0].code), (1, "plugin"));

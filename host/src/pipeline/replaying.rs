@@ -1,8 +1,8 @@
-//! Replays the dead letters while the host runs, or tries it: what would become of each.
+//! Replays the dead letters while the host runs, or makes a dry run of that, which tells what would become of each letter.
 //!
-//! Guarantees: one at a time; it has a thread and plugin instances of its own, and neither circuit breakers nor the bake window of
-//! a new version learn of its calls; a dry run changes nothing; what is written is safe as [`beside_live`] says; a stop of the host ends it; a
-//! panic ends it, too.
+//! Guarantees: one replay or dry run goes on at a time; it has a thread and plugin instances of its own, and neither circuit breakers nor
+//! the bake window of a new version count its calls; a dry run changes nothing; a replay loses no letter, as [`beside_live`] says; a stop of
+//! the host ends it; a panic in it ends it, and not the host.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use crate::dead_letters::replay::{
 use crate::health::report::ReplayProgress;
 use crate::record::TopicPartition;
 
-/// Reasons that are told apart.
+/// How many different reasons are counted by themselves.
 const REASONS: usize = 16;
 const FURTHER: &str = "further reasons of ReductStore; start the replay again";
 
@@ -27,7 +27,7 @@ const FURTHER: &str = "further reasons of ReductStore; start the replay again";
 #[derive(Default)]
 pub(super) struct Replaying(Mutex<Option<ReplayProgress>>);
 
-/// Says that a replay has ended, also where it panics.
+/// Notes that a replay has ended when it is dropped, so also where the replay panics.
 struct Ending {
     host: Arc<Host>,
     outcome: Result<(), String>,
@@ -42,7 +42,7 @@ impl Drop for Ending {
 impl Replaying {
     pub fn progress(&self) -> Option<ReplayProgress> {
         let mut progress = lock(&self.0).clone()?;
-        // More may have come since they were counted.
+        // More letters may have come since they were counted.
         let known = progress.letters + progress.settling;
         progress.total = progress.total.map(|total| total.max(known));
         let remaining = progress.total.map(|total| total.saturating_sub(progress.letters));
@@ -56,7 +56,7 @@ impl Replaying {
         }
     }
 
-    /// Begins one. The answer says so, or why not.
+    /// Begins a replay, or where not `write`, a dry run. The answer says, in words, that it has begun, or why it hasn't.
     pub fn start(&self, host: Arc<Host>, write: bool) -> Result<String, String> {
         {
             let mut progress = lock(&self.0);
@@ -141,13 +141,13 @@ fn chain_of(host: &Host) -> Result<Chain, String> {
     Chain::for_replay(Arc::clone(&host.chain)).map_err(|error| format!("can't start the plugins: {error:#}"))
 }
 
-/// Letters of records on which a plugin hung: this thread would hang, too.
+/// The records that the replay asks no plugin about: a plugin hung on them, and this thread would hang, too.
 fn not_asked(host: &Host) -> NotAsked {
     let hung = host.workers.hung_records();
     Arc::new(move |record| hung.of(record).map(|call| call.failure))
 }
 
-/// Says how many dead letters there are. A replay goes on without that.
+/// Counts the dead letters, to show how many remain. Where that fails the replay goes on without it.
 fn count_letters(host: &Host) {
     match count(&host.config, host.sink.store(), host.sink.runtime(), &host.end_flag()) {
         Ok(letters) => host.replay.counted(letters),
@@ -169,7 +169,7 @@ fn try_it(host: &Host) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// What is shown of a replay under way.
+/// Shows in the status what becomes of the letters of a replay.
 struct Shown<'a> {
     host: &'a Host,
     summary: ReplaySummary,

@@ -37,23 +37,23 @@ use crate::sink::{Attachments, DeadLetterTarget, Sink, attachments};
 /// How long requests under way are waited for at the very end, so that they don't leave unfinished records.
 const FINAL_WAIT_FOR_REQUESTS: Duration = Duration::from_secs(2);
 
-/// After which it is tried again to join the group with files that were replaced.
+/// How long to wait after a failed attempt to join the group again with files that were replaced.
 const JOIN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// The longest time that a pipeline waits for the requests of its run that failed, before it is started again in this process.
+/// How long a pipeline that failed waits at most for the requests of its run to end, before it is started again in this process.
 const LONGEST_WAIT_FOR_REQUESTS: Duration = Duration::from_secs(300);
 
-/// What a process with several pipelines has to say about one of them.
+/// The other pipelines of the process. One asks them before it does what may conflict with them.
 pub(super) trait Neighbours: Send + Sync {
-    /// Whether a changed configuration may be taken over while the pipeline runs, and takes note of it; the error says why not.
-    /// `in_use`: the plugins that may decide about records without a reload.
+    /// Checks whether a changed configuration may be taken over while the pipeline runs, and takes note of it; the error says why not.
+    /// `in_use`: the plugins that may decide about records now, or after a rollback.
     fn accept(&self, new: &Config, in_use: &[Arc<PluginConfig>]) -> Result<(), String>;
 
-    /// Whether the pipeline may work with brokers of this cluster, and takes note of it.
+    /// Checks whether the pipeline may work with brokers of this cluster, and takes note of it; the error says why not.
     fn accept_cluster(&self, id: &str) -> Result<(), String>;
 }
 
-/// What outlives a run of a pipeline in this process.
+/// What a pipeline keeps from one of its runs to the next in this process.
 #[derive(Clone, Default)]
 pub(super) struct Lasting {
     /// Set when the process is told to stop.
@@ -74,7 +74,7 @@ pub(super) struct PipelineRun<'a> {
     /// `None`: the pipeline is the only one of its process.
     pub neighbours: Option<Arc<dyn Neighbours>>,
     pub lasting: Lasting,
-    /// Gets the host before it reads anything.
+    /// Called with the host before it reads anything.
     pub running: &'a dyn Fn(Arc<Host>) -> Result<(), RunError>,
 }
 
@@ -89,7 +89,7 @@ impl PipelineRun<'_> {
             .build()
             .map_err(failed("can't start the sink's threads"))?;
         let ended = unless_it_panics(|| self.run_on(&tokio));
-        // Dropping it would wait for plugins that are being compiled.
+        // To drop the runtime would be to wait for plugins that are being compiled.
         tokio.shutdown_background();
         ended
     }
@@ -118,7 +118,7 @@ impl PipelineRun<'_> {
         // From here on workers run, which have to be ended.
         let consumed = unless_it_panics(|| self.consume(&host, &chain, partitions));
         if consumed.is_err() {
-            // Whatever is still in flight belongs to nobody any more.
+            // Nobody waits for the records in flight any more. They aren't committed, and are read again.
             host.abandon();
         }
         drop(rollout);
@@ -137,7 +137,7 @@ impl PipelineRun<'_> {
         Ok(())
     }
 
-    /// Asks the pipelines beside this one whether it may work with its brokers.
+    /// Asks the other pipelines of the process whether this one may work with its brokers.
     fn accept_cluster(&self) -> Result<(), RunError> {
         if let Some(neighbours) = &self.neighbours
             && let Some(id) = cluster_id(&self.config.kafka).map_err(ConsumerError::from)?
@@ -179,8 +179,8 @@ impl PipelineRun<'_> {
     }
 
     fn start_rollout(&self, tokio: &Tokio, chain: &Arc<SharedChain>) -> Result<RolloutHandle, RunError> {
-        let changes = configured_by(self.config, self.sources.clone(), self.names.to_owned(), self.neighbours.clone());
-        let rollout = rollout::start(Arc::clone(chain), Some(changes), Pace::default());
+        let from = chain_source(self.config, self.sources.clone(), self.names.to_owned(), self.neighbours.clone());
+        let rollout = rollout::start(Arc::clone(chain), Some(from), Pace::default());
         tokio.block_on(async { reload_on_signal(rollout.control()) }).map_err(failed("can't listen to signals"))?;
         Ok(rollout)
     }
@@ -198,7 +198,7 @@ impl PipelineRun<'_> {
         let (chain, of_host) = (Arc::clone(chain), Arc::clone(recovery));
         let host = Host::start(self.config, chain, control, sink.clone(), membership, of_host, &self.lasting)?;
         let host = Arc::new(host);
-        // Nobody has set it before.
+        // These can't fail: nobody has set them before.
         let _ = host.this.set(Arc::downgrade(&host));
         if let Some(traces) = traces {
             let _ = host.traces.set(Arc::clone(traces));
@@ -208,7 +208,7 @@ impl PipelineRun<'_> {
 
     /// Waits for the last requests to the store, as long as the end of the run allows.
     async fn wait_for_requests(&self, host: &Host, sink: &Sink) {
-        // A pipeline of several is started again soon, and must not meet its own requests at the store.
+        // A pipeline of several is started again soon, and its next run must not meet requests of this one at the store.
         if self.config.pipeline.is_some() {
             let stop = &self.lasting.stop;
             requests_ended(|| sink.idle(), stop, LONGEST_WAIT_FOR_REQUESTS, FINAL_WAIT_FOR_REQUESTS).await;
@@ -220,7 +220,7 @@ impl PipelineRun<'_> {
         }
     }
 
-    /// Reads until the end. Answers with the supervisor, whose last look may still be under way.
+    /// Reads and commits until the end of the run. Returns the supervisor's thread, whose last look may still be under way.
     fn consume(
         &self,
         host: &Arc<Host>,
@@ -233,7 +233,7 @@ impl PipelineRun<'_> {
         let files = Arc::new(ClientFiles::new(&config.kafka));
         let make_consumer = |member: &Member| -> Result<GroupConsumer, ConsumerError> {
             let handler = Arc::clone(host) as Arc<dyn GroupHandler>;
-            // It joins the group, also after it has left it.
+            // The host joins the group, for the first time or again after it has left it.
             handler.given_out(false);
             GroupConsumer::new(&config.kafka, member, partitions, Arc::clone(&files), handler)
         };
@@ -255,7 +255,7 @@ impl PipelineRun<'_> {
                 ConsumerEnd::Stopped => break,
                 ConsumerEnd::FilesReplaced => {}
                 ConsumerEnd::NameTaken => {
-                    // Two that take the name from each other by turns would never get on; so this one does without.
+                    // Two hosts that take the name from each other in turn would make no progress, so this one goes on without a name.
                     host.lose_name(member.name().unwrap_or_default());
                     present = &nameless;
                 }
@@ -263,7 +263,7 @@ impl PipelineRun<'_> {
             consumer = loop {
                 match make_consumer(present) {
                     Ok(consumer) => break consumer,
-                    // The files may be half written just now; what works is tried before it is used, and can still change.
+                    // Kafka has answered a client of the replaced files, but the files may have changed again since, and be half written.
                     Err(error) if files.renewals() > 0 && !host.is_told_to_stop() => {
                         warn!(%error, "can't join the group again; trying again");
                         std::thread::sleep(JOIN_AGAIN_AFTER);
@@ -276,8 +276,7 @@ impl PipelineRun<'_> {
     }
 }
 
-/// Waits until no request is under way, for `most` at most, and no longer than until the process is told to stop, which is looked at
-/// after each `look`.
+/// Waits until no request is under way, `most` at most, and only until the process is told to stop. Looks each `look` whether it was.
 async fn requests_ended<I: Future<Output = ()>>(
     idle: impl Fn() -> I,
     stop: &AtomicBool,
@@ -292,7 +291,7 @@ async fn requests_ended<I: Future<Output = ()>>(
     }
 }
 
-/// While the brokers are away its last look may take a while, and nobody needs it.
+/// Waits for the supervisor for a short time only: while the brokers are away its last look may take long, and nobody needs it.
 fn wait_for_supervisor(host: &Host, supervisor: std::thread::JoinHandle<()>) {
     let deadline = Instant::now() + host.stop_time.within(FINAL_WAIT_FOR_REQUESTS);
     while !supervisor.is_finished() && Instant::now() < deadline {
@@ -303,7 +302,7 @@ fn wait_for_supervisor(host: &Host, supervisor: std::thread::JoinHandle<()>) {
     }
 }
 
-/// A panic ends the run as any other failure does.
+/// Does the work, and makes an error of a panic.
 fn unless_it_panics<T>(work: impl FnOnce() -> Result<T, RunError>) -> Result<T, RunError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let said = |panic: &(dyn Any + Send)| {
@@ -328,7 +327,8 @@ fn dead_letter_topic(
     Ok(Some(Arc::new(topic)))
 }
 
-fn configured_by(
+/// From where the rollout reads the plugins again.
+fn chain_source(
     config: &Config,
     sources: Sources,
     names: String,
@@ -348,14 +348,14 @@ fn configured_by(
     }
 }
 
-/// The pipeline as its sources say now. `names`: those that the process was started with.
+/// Reads the pipeline's configuration again. `names`: the pipelines that the process was started with.
 pub(super) fn read_again(
     sources: Sources,
     pipeline: Option<&str>,
     names: &str,
 ) -> Result<Config, config::ConfigProblems> {
     let LoadOutcome { warnings, config } = config::load(sources);
-    // What concerns all of several pipelines is said by the first.
+    // What concerns all of several pipelines is logged once, by the first of them.
     let is_first = pipeline.is_none_or(|pipeline| names.split(", ").next() == Some(pipeline));
     warnings.iter().filter(|_| is_first).for_each(|warning| warn!("{warning}"));
     let pipelines = config?;
@@ -394,11 +394,11 @@ fn say_what_was_done(sink: &Sink) {
         found = done.found,
         repaired = done.repaired,
         dead_letters = done.dead_letters,
-        "stopped; everything settled is committed"
+        "stopped; everything that is acknowledged is committed"
     );
 }
 
-/// The configuration in short.
+/// Logs the configuration in short.
 fn say_configuration(config: &Config, chain: &SharedChain) {
     let name = |version: PluginVersion| format!("{}@{}", version.name, version.digest.short());
     let plugins: Vec<String> = chain.versions().into_iter().map(name).collect();
@@ -429,7 +429,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_next_run_waits_for_the_requests_of_the_one_that_failed() {
-        // They end at the fourth look.
+        // The requests end at the fourth look.
         let (stop, looks) = (AtomicBool::new(false), AtomicU32::new(0));
         let idle = || {
             let look = looks.fetch_add(1, Ordering::SeqCst);

@@ -1,10 +1,10 @@
 //! Several pipelines in one process.
 //!
-//! Guarantees: each has its own threads, plugin instances, budget, connections, state and health; what ends one (a plugin that
-//! doesn't load, a store that refuses, a panic) doesn't touch the others, is reported under its name, and it is started again
-//! after a wait that grows to a minute, or when its files change. A pipeline is started with the configuration as it is by then, unless that would have
-//! it share a group or an entry with another one that runs with what the file said before. The process ends when it is told
-//! to, or when none of its pipelines could be started at all.
+//! Guarantees: each pipeline has its own threads, plugin instances, budget, connections, state and health. If one fails (a plugin that
+//! doesn't load, a store that refuses, a panic), the others go on, the failure is reported under the pipeline's name, and the pipeline is
+//! started again: after a wait that grows to a minute, or as soon as one of its files changes. It is then started with the configuration
+//! file as it is at that moment, unless it would share a consumer group or an entry with a pipeline that still runs with an older version
+//! of the file. The process ends when it is told to stop, or when none of its pipelines could be started at all.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -24,26 +24,26 @@ use crate::health::server::{self, Reporter};
 use crate::health::service;
 use crate::plugin::SharedEngines;
 
-/// How long a pipeline that failed waits before it is started again: at first, and at most.
+/// How long to wait before a pipeline that failed is started again: at first, and at most.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// A pipeline that ran for this long begins with the shortest wait again.
+/// After a pipeline ran for this long, its next failure is followed by the shortest wait again.
 const RAN_WELL: Duration = Duration::from_secs(300);
 /// How much longer than `limits.shutdown` a pipeline may take before the process ends without it.
 const OVERTIME: Duration = Duration::from_secs(2);
-/// How often it is looked whether to stop.
+/// How often the stop flag is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How often the files of a pipeline that waits are looked at.
+/// How often the files of a pipeline that waits for its next start are looked at.
 const FILES_EVERY: Duration = Duration::from_millis(500);
-/// With this many threads left behind in plugins a pipeline isn't started again: each holds what its plugins hold.
+/// A pipeline isn't started again once more than this many of its threads hang in plugins: each keeps the memory of its plugins.
 const MOST_LEFT_BEHIND: usize = 32;
 
-/// Why pipelines of a process that ended were not running.
+/// The pipelines that had failed when the process ended, each with its error.
 #[derive(Debug, thiserror::Error)]
 pub struct PipelineFailures(Vec<(Arc<str>, RunError)>);
 
 impl PipelineFailures {
-    /// Each with its cause.
+    /// The errors of the pipelines that had failed.
     pub fn iter(&self) -> impl Iterator<Item = &RunError> {
         self.0.iter().map(|(_, error)| error)
     }
@@ -68,19 +68,19 @@ struct Process {
     sources: Sources,
     stop: Arc<AtomicBool>,
     slots: Vec<Arc<PipelineSlot>>,
-    /// Of all pipelines, separated by commas.
+    /// The names of all pipelines, separated by commas.
     names: String,
-    /// Held while a pipeline takes a changed configuration.
+    /// Held while it is checked whether a pipeline's changed configuration conflicts with the others, and until the change is noted.
     changing: Mutex<()>,
 }
 
-/// Runs all of them until the process is told to stop.
+/// Runs all pipelines until the process is told to stop.
 pub(super) fn run(pipelines: &[Config], sources: Sources, stop: Arc<AtomicBool>) -> Result<(), RunError> {
     let Some(first) = pipelines.first() else { return Err(RunError::Failed("there is no pipeline".into())) };
     let engines = SharedEngines::for_config(first).map_err(failed("can't start the WebAssembly engine"))?;
     let slot = |config: &Config| Arc::new(PipelineSlot::new(config.clone(), Arc::clone(&stop)));
     let slots: Vec<Arc<PipelineSlot>> = pipelines.iter().map(slot).collect();
-    // At once: what keeps a pipeline from starting shall be seen there.
+    // Before anything else: the status shows what keeps a pipeline from starting.
     let reporters = slots.iter().map(|slot| (Some(slot.name()), Arc::clone(slot) as Arc<dyn Reporter>));
     server::start(&first.status, reporters.collect()).map_err(failed("can't start the status"))?;
     let names = slots.iter().map(|slot| slot.name().to_string()).collect::<Vec<_>>().join(", ");
@@ -111,16 +111,17 @@ pub(super) fn run(pipelines: &[Config], sources: Sources, stop: Arc<AtomicBool>)
 }
 
 impl Process {
-    /// Says when the process is ready, and ends it if nothing can be started. Returns when all have ended, or soon after
-    /// they should have.
+    /// Tells the service manager when the process is ready, and stops the process if no pipeline can be started. Returns when all
+    /// pipelines have ended; after a stop at the latest when `limits.shutdown` and [`OVERTIME`] are over.
     fn watch(&self, threads: &[PipelineThread]) {
         let (mut is_ready, mut told_at) = (false, None::<Instant>);
         let shutdown = self.slots.iter().map(|slot| slot.config().limits.shutdown).max().unwrap_or_default();
         while threads.iter().any(|(_, thread)| !thread.is_finished()) {
-            // In this order: one that runs has been tried before.
+            // Asked before `has_run`: a pipeline that begins to run between the two questions must not count as one that failed.
             let all_tried = self.slots.iter().all(|slot| slot.has_been_tried());
             if !is_ready && self.slots.iter().any(|slot| slot.has_run()) {
-                // Of one that waits for its servers the service manager must not think that the process doesn't start.
+                // One pipeline that runs is enough: another may wait for its servers for long, and the service manager would take that
+                // for a failed start.
                 is_ready = true;
                 service::ready();
             } else if !is_ready && !self.is_told_to_stop() && all_tried {
@@ -138,7 +139,7 @@ impl Process {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Runs a pipeline, and starts it again when it has failed.
+    /// Runs a pipeline until the process is told to stop, and starts it again whenever it has failed.
     fn keep_running(self: &Arc<Self>, slot: &Arc<PipelineSlot>) -> Result<(), RunError> {
         let (mut wait, mut left_behind) = (FIRST_WAIT, 0);
         loop {
@@ -190,8 +191,8 @@ impl Process {
         }
     }
 
-    /// Waits for the next start: until a file changes that may mend it, or until it is time to stop at the latest. `again`:
-    /// `None`: there is no next start.
+    /// Waits for the next start of a pipeline that failed: until the time `again` is over, or one of the pipeline's files changes,
+    /// because that may mend it. Where `again` is `None` there is no next start. A stop of the process ends each wait.
     fn wait(&self, again: Option<Duration>, config: &Config) {
         let file = self.sources.file.as_ref().map(|(path, _)| path);
         let plugins = config.plugins.iter().filter_map(|plugin| match &plugin.source {
@@ -213,21 +214,19 @@ impl Process {
                 looked = Instant::now();
                 if stamps() != before {
                     info!("a file of the pipeline changed; starting it again");
-                    // Perhaps it is still being written.
+                    // The file may still be being written.
                     return std::thread::sleep(FILES_EVERY);
                 }
             }
         }
     }
 
-    /// Takes what the file says of the pipeline now: that may be what mends it.
+    /// Reads the pipeline's configuration again, because a change of it may mend the pipeline.
     fn read_configuration(&self, slot: &PipelineSlot) {
         let config = match read_again(self.sources.clone(), Some(&slot.name()), &self.names) {
             Ok(config) => config,
             Err(problems) => {
-                return warn!(
-                    "the configuration isn't right; the pipeline is started with the previous one: {problems}"
-                );
+                return warn!("the configuration is wrong; the pipeline is started with the previous one: {problems}");
             }
         };
         let _changing = lock(&self.changing);
@@ -240,14 +239,14 @@ impl Process {
             return slot.configure(config);
         }
         warn!(
-            "the pipeline is started with its previous configuration, because the others run with theirs; restart the process: \
-             {}",
+            "the pipeline is started with its previous configuration, because the new one conflicts with those that the others run \
+             with; restart the process: {}",
             conflicts.join("; ")
         );
     }
 
-    /// Lets a running pipeline take new plugins over, unless these may write what another pipeline may write. Other keys need
-    /// a restart.
+    /// Lets a running pipeline take new plugins over, unless these may write entries that another pipeline may write, too. `new`:
+    /// the changed configuration, of which nothing but the plugins counts here, because changes of other keys need a restart.
     fn accept(&self, slot: &PipelineSlot, new: &Config, in_use: &[Arc<PluginConfig>]) -> Result<(), String> {
         let _changing = lock(&self.changing);
         let conflicts = self.conflicts(slot, &Config { plugins: new.plugins.clone(), ..slot.config() });
@@ -258,8 +257,9 @@ impl Process {
         Err(format!("the others run with what the file said before; restart the process: {}", conflicts.join("; ")))
     }
 
-    /// Two pipelines whose brokers have different addresses may still be of one cluster, and then must not share a group or a
-    /// topic of dead letters.
+    /// Checks that this pipeline shares no consumer group and no topic of dead letters with another pipeline of the same Kafka
+    /// cluster. That shows only now, by the cluster's id, because the brokers of one cluster can be configured by different
+    /// addresses.
     fn accept_cluster(&self, slot: &PipelineSlot, id: &str) -> Result<(), String> {
         let _changing = lock(&self.changing);
         let mine = slot.config();
@@ -281,7 +281,8 @@ impl Process {
         Ok(())
     }
 
-    /// What this pipeline would share, with this configuration, with what the others may be running with.
+    /// What this pipeline would share with the others if it ran with this configuration. Each of the others counts with every
+    /// configuration that it may be running with.
     fn conflicts(&self, slot: &PipelineSlot, config: &Config) -> Vec<String> {
         let others = self.slots.iter().filter(|other| other.name() != slot.name()).flat_map(|other| other.configs());
         let mut conflicts: Vec<String> =
@@ -343,8 +344,8 @@ mod tests {
         }
     }
 
-    /// A pipeline whose thread never comes back, one that ends, and a process that is told to stop: it waits for both until
-    /// `limits.shutdown` and a bit are over, and no longer.
+    /// One pipeline's thread never comes back, the other one's has ended, and the process is told to stop: it waits until
+    /// `limits.shutdown` and [`OVERTIME`] are over, and no longer.
     #[test]
     fn a_stop_waits_for_a_pipeline_that_hangs_only_until_its_time_is_over() {
         let folder = tempfile::tempdir().unwrap();
@@ -364,7 +365,7 @@ mod tests {
             told.send(began.elapsed()).unwrap();
             threads
         });
-        // As long as nobody tells it to stop it waits, whatever hangs.
+        // As long as nobody tells the process to stop it waits, even for a pipeline that hangs.
         let early = returned.recv_timeout(Duration::from_millis(500));
         assert!(early.is_err(), "it gave the process up without a stop: {early:?}");
         process.stop.store(true, Ordering::SeqCst);

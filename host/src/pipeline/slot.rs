@@ -21,27 +21,35 @@ use crate::health::tap::{TapAnswer, TapQuestion};
 use crate::sink::DeadLetterNote;
 
 pub(super) struct PipelineSlot {
-    /// The only pipeline of its process has none.
+    /// `None`: the pipeline is the only one of its process.
     given_name: Option<Arc<str>>,
+    /// The given name, or "default".
     name: Arc<str>,
+    /// What the pipeline was started with.
     config: Mutex<Config>,
-    /// What the pipeline may be running with beside what it was started with: every set of plugins that it has taken over or used.
+    /// Every set of plugins that the pipeline has taken over or used since it was started: it may be running with any of them.
     taken_over: Mutex<Vec<Vec<PluginConfig>>>,
-    /// The Kafka cluster that it was last started with.
+    /// The id of the Kafka cluster that it was last started with.
     cluster: Mutex<Option<String>>,
     state: Mutex<SlotState>,
     pub lasting: Lasting,
-    /// It was started, or failed to.
+    /// Whether a start of the pipeline has succeeded or failed yet.
     tried: AtomicBool,
+    /// Whether a start of the pipeline has succeeded yet.
     ran: AtomicBool,
-    /// How often it failed.
+    /// How often the pipeline has failed.
     failures: Mutex<u64>,
 }
 
+/// What the pipeline does.
 enum SlotState {
+    /// It is being started for the first time.
     Starting { since: Instant },
+    /// This host runs it.
     Runs(Arc<Host>),
+    /// It failed. It may be being started again.
     Failed(SlotFailure),
+    /// It was told to stop, and has ended.
     Ended,
 }
 
@@ -50,7 +58,7 @@ struct SlotFailure {
     since: Instant,
     full: String,
     public: String,
-    /// `None`: it isn't started again.
+    /// When the pipeline is started again; `None`: it isn't.
     again_at: Option<Instant>,
 }
 
@@ -83,12 +91,12 @@ impl PipelineSlot {
         lock(&self.taken_over).clear();
     }
 
-    /// The running pipeline takes new plugins over, while these are in use.
+    /// Takes note that the running pipeline takes the plugins `new` over, and that those of `in_use` may decide about records, too.
     pub fn takes_over(&self, new: &[PluginConfig], in_use: &[Arc<PluginConfig>]) {
         let in_use = in_use.iter().map(|plugin| PluginConfig::clone(plugin)).collect();
         let (configured, mut taken_over) = (self.config().plugins, lock(&self.taken_over));
-        // None is forgotten before the pipeline is started again: a worker on which the new version doesn't start keeps the old one, and
-        // what an older one decided may wait for the store.
+        // No set is forgotten before the pipeline is started again: a worker on which a new version doesn't start keeps the old one, and
+        // what an older version decided may still wait for the store.
         for plugins in [new.to_vec(), in_use] {
             if plugins != configured && !taken_over.contains(&plugins) {
                 taken_over.push(plugins);
@@ -115,13 +123,13 @@ impl PipelineSlot {
         self.tried.load(Ordering::SeqCst)
     }
 
-    /// Whether it could be started at least once.
+    /// Whether the pipeline could be started at least once.
     pub fn has_run(&self) -> bool {
         self.ran.load(Ordering::SeqCst)
     }
 
     pub fn starts(&self) {
-        // What went wrong before is shown until it runs again.
+        // Its last failure is shown until it runs again.
         if let SlotState::Failed(failure) = &mut *lock(&self.state) {
             failure.again_at = Some(Instant::now());
         }
@@ -138,7 +146,7 @@ impl PipelineSlot {
         self.tried.store(true, Ordering::SeqCst);
     }
 
-    /// `again`: after which time it is started again.
+    /// `again`: after which time the pipeline is started again; `None`: it isn't.
     pub fn failed(&self, failure: &RunError, again: Option<Duration>) {
         let mut state = lock(&self.state);
         let since = match &*state {
@@ -178,7 +186,7 @@ impl PipelineSlot {
         question(&host)
     }
 
-    /// What can be told without a host.
+    /// The report while no host runs the pipeline.
     fn report_without_host(&self) -> HostReport {
         let config = lock(&self.config);
         let mut report = HostReport {
@@ -227,7 +235,7 @@ impl Reporter for PipelineSlot {
         if self.given_name.is_some()
             && let Some(hangs) = host.and_then(|host| host.hangs())
         {
-            // The liveness of the process doesn't show it, because a restart would stop the others, too.
+            // The liveness probe doesn't show it, because a restart of the process would stop the other pipelines, too.
             let message = format!("{hangs}; only a restart of the process helps");
             report.problems.push(HealthProblem::new("pipeline.hangs", message));
         }
@@ -237,7 +245,7 @@ impl Reporter for PipelineSlot {
         report
     }
 
-    /// A pipeline that failed is started again; one whose polling thread hangs isn't.
+    /// Of several pipelines, one that failed isn't dead as long as it is started again; one whose polling thread hangs is.
     fn is_dead(&self) -> Option<String> {
         match &*lock(&self.state) {
             SlotState::Runs(host) if self.given_name.is_none() => host.is_dead(),

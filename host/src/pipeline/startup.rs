@@ -1,7 +1,7 @@
-//! Opening what a host needs before it consumes: its plugins, the brokers, the store.
+//! Opens what a host needs before it reads: its plugins, the brokers, the store.
 //!
-//! Guarantees: a server that is away is waited for, one that refuses is an error at once; a signal to stop ends each waiting,
-//! that for the plugins' compilation too, within seconds.
+//! Guarantees: a server that is away is waited for, and one that refuses is an error at once; a signal to stop ends each wait within
+//! seconds, also the one for the plugins' compilation.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,14 +24,14 @@ use crate::sink::store::{Store, StoreError};
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
 /// The server's default for the records of a block.
 const SERVERS_BLOCK_RECORDS: u64 = 1024;
-/// How often it is said that plugins are being loaded.
+/// How often the log says that plugins are being loaded.
 const WORD_EVERY: Duration = Duration::from_secs(5);
 /// How often a signal to stop is looked for.
 const STOP_LOOK: Duration = Duration::from_millis(50);
 
 pub(super) struct Opened {
     pub chain: Arc<SharedChain>,
-    /// How many partitions the topics have that exist.
+    /// How many partitions the topics that exist have together.
     pub partitions: usize,
     pub store: Store,
 }
@@ -41,7 +41,7 @@ pub(super) struct Opened {
 pub(super) struct Starting(Mutex<Option<String>>);
 
 impl Starting {
-    /// In words.
+    /// What the start waits for, in words.
     pub fn now(&self) -> String {
         lock(&self.0).clone().unwrap_or_else(|| "its plugins are being loaded".into())
     }
@@ -51,7 +51,8 @@ impl Starting {
     }
 }
 
-/// If `stop` is set when it returns, the caller ignores the answer.
+/// Opens the plugins, the brokers and the store. Where the process was told to stop meanwhile, the answer means nothing, and the caller
+/// has to look at `stop`.
 pub(super) fn open(
     config: &Config,
     engines: &SharedEngines,
@@ -62,7 +63,7 @@ pub(super) fn open(
     *lock(&starting.0) = None;
     let runtime = Runtime::on(engines, config).map_err(failed("can't start the WebAssembly engine"))?;
     let plugins = config.plugins.clone();
-    // May take seconds for each plugin, six for one of 18 MB; what a stop leaves behind ends with the process.
+    // Loading may take seconds for each plugin, six for one of 18 MB. After a stop it goes on until the process ends.
     let loading = tokio.spawn_blocking(move || SharedChain::load(runtime, &plugins));
     let loaded = tokio
         .block_on(unless_stopped(stop, with_a_word(loading)))
@@ -134,8 +135,8 @@ fn open_store(
     }
 }
 
-/// What the store says of its start and its blocks. Nothing is written before that is known: a crash would go unnoticed.
-/// `None`: it is time to stop.
+/// Asks the store when it was started and how large its blocks are. Nothing is written before that is known, because a crash of the store
+/// could go unnoticed. `None`: the process was told to stop.
 pub(super) fn known_start(
     config: &Config,
     tokio: &tokio::runtime::Runtime,
@@ -171,7 +172,7 @@ pub(super) fn known_start(
     }
 }
 
-/// Says from time to time that the plugins are being loaded: an operator would take the silence for a host that hangs.
+/// Waits for the plugins, and logs from time to time that they are being loaded: otherwise an operator could believe that the host hangs.
 async fn with_a_word<T>(loading: impl Future<Output = T>) -> T {
     let mut loading = std::pin::pin!(loading);
     let begun = Instant::now();
@@ -186,7 +187,7 @@ async fn with_a_word<T>(loading: impl Future<Output = T>) -> T {
     }
 }
 
-/// Gives `waiting` up once it is time to stop: a request may take longer than a stop.
+/// Waits for an answer, but only until the process is told to stop (`None`), because an answer may take longer than a stop.
 async fn unless_stopped<T>(stop: &AtomicBool, waiting: impl Future<Output = T>) -> Option<T> {
     let stopped = async {
         while !stop.load(Ordering::SeqCst) {
@@ -210,7 +211,7 @@ mod tests {
         let tokio = tokio::runtime::Runtime::new()?;
         let stop = Arc::new(AtomicBool::new(false));
         let (release, held) = mpsc::channel::<()>();
-        // It has begun when the stop comes, and doesn't end by itself: that the test does is what it shows.
+        // It has begun when the stop comes, and would never end by itself.
         let begun = Arc::clone(&stop);
         let loading = tokio.spawn_blocking(move || {
             begun.store(true, Ordering::SeqCst);

@@ -6,11 +6,11 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// For committing, leaving the group and the last requests.
+/// The time that is kept for committing, leaving the group and the last requests.
 const LEAVING: Duration = Duration::from_secs(6);
-/// For the answers to requests that are under way when nothing more may be sent.
+/// The time that is kept for the answers to requests that are under way when nothing more may be sent.
 const ANSWERS: Duration = Duration::from_secs(3);
-/// For what follows once the group is left.
+/// The time that is kept for what follows once the group is left.
 const AFTER_LEAVING: Duration = Duration::from_secs(1);
 
 /// When this process was told to stop.
@@ -21,7 +21,7 @@ pub(super) fn told_to_stop() {
     TOLD_AT.get_or_init(Instant::now);
 }
 
-/// See the module. One for each run of a pipeline: one that can't go on has all of the time, whatever others do.
+/// See the module. There is one for each run of a pipeline: a run that can't go on has the whole time, whatever other pipelines do.
 #[derive(Debug)]
 pub(super) struct StopTime {
     /// `limits.shutdown`.
@@ -35,7 +35,7 @@ impl StopTime {
         Self { total, began: OnceLock::new() }
     }
 
-    /// When the stop began; now, if it hadn't.
+    /// When the stop began; if it hadn't begun yet, it begins now.
     pub fn begins(&self) -> Instant {
         *self.began.get_or_init(|| TOLD_AT.get().copied().unwrap_or_else(Instant::now))
     }
@@ -44,7 +44,7 @@ impl StopTime {
     /// the stop began at `stopped_at`.
     pub fn giving_up(&self, now: Instant, stopped_at: Option<Instant>) -> (Instant, Instant) {
         let end = stopped_at.unwrap_or(now) + self.total;
-        // A short time is shared in the same parts.
+        // Where `limits.shutdown` is short, each step has the same fraction of it.
         let leaving = LEAVING.min(self.total / 4);
         let answered_by = end.checked_sub(leaving).unwrap_or(now);
         let drained_by = answered_by.checked_sub(ANSWERS.min(self.total / 8)).unwrap_or(now);
@@ -56,7 +56,7 @@ impl StopTime {
         self.left().saturating_sub(AFTER_LEAVING.min(self.total / 8))
     }
 
-    /// How long `bound` is in the time that is left.
+    /// The bound, or the time that is left if that is shorter.
     pub fn within(&self, bound: Duration) -> Duration {
         bound.min(self.left())
     }

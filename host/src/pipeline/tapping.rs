@@ -1,6 +1,7 @@
-//! What a tap sees of a record that goes through the chain.
+//! Makes a tap's sample of a record that goes through the chain.
 //!
-//! Guarantees: only what the tap shows is kept of the record, however large its labels are; nothing of this is done for a record that nobody wants to see.
+//! Guarantees: of the record only what the tap shows is kept, however large its labels are; for a record that nobody wants to see
+//! nothing of this is done.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,10 +11,10 @@ use crate::record::{InputRecord, OutputRecord};
 use crate::sink::Sink;
 use crate::sink::counters::beginning;
 
-/// Outputs of one record that are shown.
+/// How many outputs of one record are shown.
 const OUTPUTS: usize = 8;
 
-/// What became of the record.
+/// The record, what each plugin made of it, and what became of it.
 pub(super) fn tapped(sink: &Sink, input: &InputRecord, seen: Vec<StageSeen>, outcome: &Outcome) -> TappedRecord {
     let (name, failure, outputs) = match outcome {
         Outcome::Outputs(outputs) => ("written", None, outputs.as_slice()),
@@ -50,7 +51,7 @@ pub(super) fn tapped(sink: &Sink, input: &InputRecord, seen: Vec<StageSeen>, out
     }
 }
 
-/// The first of them by name, and how many more there are.
+/// The first labels by name, and how many more there are.
 fn shown_labels(labels: HashMap<String, String>) -> BTreeMap<String, String> {
     let (all, mut bytes) = (labels.len(), 0);
     let sorted: BTreeMap<String, String> = labels.into_iter().collect();

@@ -1,5 +1,4 @@
-//! What others look at in the host, and the little they may ask of it: the supervisor, the watch over the store's restarts,
-//! and the status over HTTP.
+//! What the supervisor, the recovery and the status over HTTP see of the host, and what they may ask it to do.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -27,13 +26,14 @@ use crate::record::TopicPartition;
 use crate::recovery::Partitions;
 use crate::sink::DeadLetterNote;
 
-/// A polling thread that hasn't moved for this long won't: Kafka gives its partitions away after five minutes, too.
+/// A polling thread that stands still for this long counts as dead. Kafka, too, gives the partitions of a member away that hasn't polled
+/// for five minutes.
 const DEAD_AFTER: Duration = Duration::from_secs(300);
-/// The code of the problem that somebody has paused something.
+/// The code of the problem that the operator has paused something.
 const PAUSED: &str = "paused";
-/// A store that keeps up answers each request sooner.
+/// A store that keeps up answers each request within this time.
 const ANSWERED_SOON: Duration = Duration::from_secs(3);
-/// How many partitions that wait are named.
+/// How many of the partitions that can't be read yet are named in the problem's text.
 const NAMED: usize = 3;
 
 impl Supervised for Host {
@@ -66,7 +66,7 @@ impl Supervised for Host {
     }
 
     fn is_assignment_known(&self, unable_at: Option<Instant>) -> bool {
-        // Those that were given and aren't begun yet aren't among the standings.
+        // Partitions that were assigned and haven't begun yet aren't among the standings.
         let has_none = self.assignments().is_empty();
         let all_begun = lock(&self.waiting).is_empty();
         lock(&self.group_wait).is_assignment_known(Instant::now(), unable_at) && (all_begun || !has_none)
@@ -97,7 +97,7 @@ impl Supervised for Host {
             let message = "the group hasn't confirmed the membership since this process was stopped or suspended";
             findings.push(finding("membership", message.into()));
         }
-        // A host that has lost its partitions commits nothing.
+        // A host without partitions commits nothing, so that nothing shows when the refusals end.
         if let Some(reason) = &*lock(&self.commits_refused)
             && !self.assignments().is_empty()
         {
@@ -123,7 +123,7 @@ impl Supervised for Host {
             finding("plugin.hung", message)
         }));
         let mut unreadable = lock(&self.unreadable);
-        // A partition that has moved on has read the batch, and one that was given up is another host's.
+        // A partition whose position is behind the batch has passed it, and one that was given up is another host's.
         let positions = self.standings();
         let stays = |source: &TopicPartition, offset: u64| {
             positions.iter().any(|(of, position, _)| of == source && *position <= offset)
@@ -145,7 +145,7 @@ impl Supervised for Host {
             finding("kafka.skipped", message)
         }));
         let waiting = lock(&self.waiting);
-        // Each assignment begins with a question, which is no problem before its answer.
+        // Each assignment begins with a question to Kafka: that its answer is still to come is no problem.
         let failed = waiting.iter().filter_map(|(source, why)| Some((source, why.as_ref()?)));
         let mut named: Vec<String> = failed.map(|(source, why)| format!("{source}: {why}")).collect();
         named.sort();
@@ -190,9 +190,9 @@ impl Reporter for Host {
         let (in_flight_records, in_flight_bytes) = self.budget.used();
         let mut look = lock(&self.look).clone();
         look.refresh(&self.standings());
-        // What somebody has just asked for is shown at once.
+        // The end of a pause is shown at once, and its begin, too, below.
         look.problems.retain(|problem| problem.code != PAUSED || !self.pauses.now().is_nothing());
-        // A look takes a while where Kafka is away.
+        // The last look may be some time ago, where Kafka is away.
         let age_s = look.at.map_or(0, |at| at.elapsed().as_secs());
         look.problems.iter_mut().for_each(|problem| problem.for_s += age_s);
         let is_told = look.problems.iter().any(|problem| problem.code == PAUSED);
@@ -269,7 +269,7 @@ impl Reporter for Host {
     fn resume(&self, topic: Option<&str>) -> Result<String, String> {
         self.pauses.resume(topic)?;
         info!(topic, "resumed");
-        Ok(topic.map_or_else(|| "everything is read again".to_owned(), |topic| format!("topic {topic} is read again")))
+        Ok(topic.map_or_else(|| "all topics are read again".to_owned(), |topic| format!("topic {topic} is read again")))
     }
 
     fn replay(&self, write: bool) -> Result<String, String> {
@@ -291,28 +291,32 @@ impl Reporter for Host {
 }
 
 impl Host {
-    /// Whether the thread that polls Kafka doesn't move any more, in words.
+    /// Says that the thread that polls Kafka doesn't move any more; `None`: it moves.
     pub fn hangs(&self) -> Option<String> {
         let quiet = self.polled.elapsed();
         let text = || format!("the thread that polls Kafka has not moved for {} s", quiet.as_secs());
         (quiet > DEAD_AFTER).then(text)
     }
 
-    /// What somebody has paused, in words.
+    /// Says what the operator has paused; `None`: nothing.
     fn paused(&self) -> Option<String> {
         let paused = self.pauses.now();
         if paused.is_nothing() {
             return None;
         }
         let topics: Vec<&str> = paused.topics.iter().map(String::as_str).collect();
-        let what = if paused.all { "all topics".to_owned() } else { format!("topic {}", topics.join(", ")) };
+        let what = match &topics[..] {
+            _ if paused.all => "all topics are".to_owned(),
+            [topic] => format!("topic {topic} is"),
+            topics => format!("topics {} are", topics.join(", ")),
+        };
         Some(format!(
-            "{what} paused because somebody asked for it: nothing is read until `reduct-sink resume`, and records wait in Kafka as \
-             long as its retention keeps them"
+            "{what} paused until `reduct-sink resume`, because somebody asked for it; meanwhile the records wait in Kafka as long as \
+             its retention keeps them"
         ))
     }
 
-    /// Where records wait for long, says which part they wait for.
+    /// Says how far the host is behind, and what the records wait for; `None`: it isn't far behind.
     fn why_behind(&self, look: &Look, (records, bytes): (usize, usize)) -> Option<String> {
         let worst = look.lag.now.map(|lag| lag.behind).filter(|worst| *worst > BEHIND)?;
         let limits = &self.config.limits;
@@ -346,8 +350,8 @@ impl Host {
     }
 }
 
-/// Whether most of what the partitions lack that are behind was read already. A worker has one record at most that doesn't wait for the
-/// store.
+/// Whether the late partitions' records wait for the store: most of those that aren't acknowledged were read already. Of the records that
+/// were read each worker has one at most that doesn't wait for the store.
 fn is_read(partitions: &[PartitionView], workers: usize) -> bool {
     let late = || partitions.iter().filter(|seen| seen.behind.is_some_and(|behind| behind > BEHIND));
     let read: usize = late().map(|seen| seen.standing.in_flight).sum();
@@ -359,14 +363,14 @@ fn is_read(partitions: &[PartitionView], workers: usize) -> bool {
 struct Signs<'a> {
     problems: &'a [HealthProblem],
     is_paused: bool,
-    /// Most of what is behind was read, or much of the budget is used.
+    /// Most records of the late partitions were read, or much of the budget is used.
     waits_for_store: bool,
-    /// How long the oldest request to the store has had no answer.
+    /// For how long the oldest request to the store has had no answer; `None`: no request is under way.
     oldest_request: Option<Duration>,
 }
 
-/// What records wait for: what is paused or known to be wrong; or else the store, where it owes an answer or has what was read; or else
-/// what is before it.
+/// What records wait for, in words. A pause comes first, then a known problem of Kafka or the store, then the store, where it owes an answer
+/// or most records were read already. If it is none of these, it is Kafka or the plugins.
 fn why_behind(signs: &Signs) -> String {
     let is_of_server =
         |problem: &&HealthProblem| ["store", "kafka"].contains(&problem.code.split('.').next().unwrap_or_default());
@@ -414,7 +418,7 @@ mod tests {
     fn records_wait_for_what_is_known_to_be_wrong() {
         let problem = |code| HealthProblem::new(code, "away");
         for code in ["store", "kafka.unreachable"] {
-            // While the store is away little is in flight at first.
+            // Shortly after the store has gone away little is in flight.
             let why = why_behind(&Signs { problems: &[problem("plugin"), problem(code)], ..NONE });
             assert!(why.starts_with(&format!("see the problem `{code}`")), "{why}");
         }

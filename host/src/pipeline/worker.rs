@@ -1,11 +1,11 @@
-//! A worker: a thread that owns plugin instances and the partitions pinned to it, and takes each record from its reader
-//! through the chain to the sink.
+//! A worker: a thread that owns plugin instances and the readers of some partitions, and takes each record from its reader through the
+//! chain to the sink.
 //!
-//! Guarantees: the records of a partition go through the chain in order, one after the other; nothing is read from a
-//! partition that has used up its share of the budget; every record that was read ends in exactly one of: handed to the sink, acknowledged because of a
-//! verdict, or left unacknowledged because its partition isn't read any more or the host is stopping; the worker looks at
-//! its commands and at the state of the partition before each record; no plugin instance is started before the worker has
-//! a partition.
+//! Guarantees: the records of a partition go through the chain in order, one after the other; nothing is read from a partition that has
+//! used up its share of the budget; exactly one of three things happens with every record that was read: it is handed to the sink, or
+//! it is acknowledged because of a verdict, or it is left unacknowledged, because its partition isn't read any more or the host is
+//! stopping; the worker looks at its commands and at the state of the partition before each record; no plugin instance is started
+//! before the worker has a partition.
 
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex};
@@ -28,15 +28,15 @@ use crate::plugin::CallSlot;
 use crate::record::{InputRecord, OutputRecord, Rejection};
 use crate::sink::{DeadLetterClass, Item, Sink, hand_over};
 
-/// Records of one partition in a row, so that others get their turn.
+/// How many records of one partition are handled in a row, before the next partition has its turn.
 const TURN: usize = 256;
-/// After this many records, or this many bytes, the budget is looked at again: looking at it each time would make the
-/// workers wait for each other. It may be exceeded by as much for each worker.
+/// After this many records, or this many bytes, the budget is looked at again: looking at it before each record would make the
+/// workers wait for each other. Each worker may exceed the budget by as much.
 const BUDGET_RECORDS: usize = 32;
 const BUDGET_BYTES: usize = 256 * 1024;
 /// The longest wait for something to do: a lost wake-up costs no more than this.
 const NAP: Duration = Duration::from_millis(50);
-/// A record that waits for a plugin's circuit breaker is looked at again after at most this.
+/// A record that waits for a plugin's circuit breaker is tried again after this time at the latest.
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
 /// What the host tells a worker.
@@ -64,9 +64,9 @@ pub(super) struct Worker {
     pub shared: Arc<SharedChain>,
     pub sink: Sink,
     pub budget: Arc<Budget>,
-    /// What isn't read for now.
+    /// The topics that the operator has paused.
     pub pauses: Arc<Pauses>,
-    /// Who wants to see records.
+    /// The callers who want to see records on their way.
     pub taps: Arc<Taps>,
     /// Tells the host that it can't go on.
     pub fail: Arc<dyn Fn(FailureReason) + Send + Sync>,
@@ -77,9 +77,11 @@ struct WorkerPartition {
     state: Arc<PartitionState>,
     /// A record that has to be tried again before the next one is read.
     held: Option<Held>,
+    /// Whether the host can't go on because of this partition. Then nothing more of it is handled.
     stopped: bool,
 }
 
+/// A record that waits for its next attempt.
 struct Held {
     input: Arc<InputRecord>,
     ack: AckHandle,
@@ -119,7 +121,7 @@ impl Worker {
         }
     }
 
-    /// Asks the plugins about the record, and shows what they answered to those who listen.
+    /// Asks the plugins about the record, and shows to taps what they answered.
     fn ask(&self, chain: &mut Chain, held: &Held) -> Outcome {
         let is_tapped = self.taps.wants(&held.input.source.topic);
         if is_tapped {
@@ -152,7 +154,7 @@ impl Running {
     fn turn(&mut self) -> Option<WorkerCommand> {
         let (mut busy, mut is_held_up) = (false, false);
         let (mut records, mut bytes) = (BUDGET_RECORDS, 0);
-        // Another one is first each time: the budget may not suffice for all.
+        // Each time another partition comes first, because the budget may not suffice for all.
         let next_first = 1.min(self.partitions.len());
         self.partitions.rotate_left(next_first);
         self.partitions.retain(|partition| !partition.is_finished());
@@ -196,13 +198,12 @@ impl Running {
     }
 }
 
-/// Waits until the thread is woken, at most this long. `is_held_up`: the budget, or a partition's share of it, kept
-/// something from being read, so that room in the budget wakes the thread, too; `has_share`: whether nothing does any
-/// more.
+/// Waits until the thread is woken, at most for `longest`. `is_held_up`: a partition had used up its share of the budget, so that room in
+/// the budget has to wake the thread, too. `has_share`: whether every partition has some of its share left by now.
 fn nap(budget: &Budget, is_held_up: bool, has_share: impl FnOnce() -> bool, longest: Duration) {
     if is_held_up {
         budget.wake_when_free();
-        // What was given back before that woke nobody.
+        // Room that was given back before this thread asked to be woken woke nobody.
         if has_share() {
             return;
         }
@@ -218,8 +219,8 @@ enum Step {
 }
 
 impl WorkerPartition {
-    /// Whether nothing is left to do for it: it isn't read any more, and the record that it holds is read again by
-    /// its next reader.
+    /// Whether nothing is left to do here: the partition isn't read any more, and the record that is held, if there is one, is read again
+    /// by the partition's next reader.
     fn is_finished(&self) -> bool {
         match self.state.phase() {
             Phase::Reading => false,
@@ -230,7 +231,7 @@ impl WorkerPartition {
         }
     }
 
-    /// `may_read`: whether another record may be read, as far as the budget goes.
+    /// Handles the record that is held, or the next one. `may_read`: whether the budget allows to read another record.
     fn next(&mut self, chain: &mut Chain, worker: &Worker, may_read: bool) -> Step {
         if self.is_finished() {
             self.held = None;
@@ -273,11 +274,11 @@ impl WorkerPartition {
         }
     }
 
-    /// `None`: it was received before, or is read again.
+    /// Takes a record in. `None`: it isn't taken, because it was received before or the partition is about to be read again.
     fn receive(&self, record: &InputRecord) -> Option<AckHandle> {
         let ack = self.state.receive_under(record.offset, record.size(), self.reader.leader_epoch());
         if ack.is_none() {
-            debug!(partition = %self.state.source, offset = record.offset, "not taken");
+            debug!(partition = %self.state.source, offset = record.offset, "the record isn't taken");
         }
         ack
     }
@@ -312,10 +313,10 @@ impl WorkerPartition {
                 self.held = Some(held);
             }
             Outcome::Wait(failure, wait) => {
-                // Looked at again from time to time: another partition's probe may have succeeded.
+                // It is tried again from time to time, because the probe of another partition may have closed the breaker.
                 let wait = wait.min(LONGEST_WAIT);
                 let (offset, reason) = (held.input.offset, failure.reason);
-                debug!(partition = %self.state.source, offset, plugin = %failure.plugin, reason, ?wait, "waiting");
+                debug!(partition = %self.state.source, offset, plugin = %failure.plugin, reason, ?wait, "the record waits for a plugin");
                 self.held = Some(Held { next: Some(Instant::now() + wait), ..held });
             }
             Outcome::Stop(failure) => {

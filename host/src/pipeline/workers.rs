@@ -1,7 +1,7 @@
-//! The worker threads: started, spoken to, replaced where one hangs in a plugin, and joined at the end.
+//! Starts the worker threads, sends them commands, replaces one that hangs in a plugin, and joins them at the end.
 //!
-//! Guarantees: a worker that doesn't come back from a plugin is noticed, reported and replaced; the end waits
-//! for one for 3 s at most ([`Workers::join`]), and then leaves it behind.
+//! Guarantees: a worker that doesn't come back from a plugin is noticed, reported and replaced; at the host's end no worker is waited for
+//! longer than the time that [`Workers::join`] gets, and one that hangs then is left behind.
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use crate::pipeline::worker::{Worker, WorkerActivity, WorkerCommand};
 use crate::plugin::{CallWatch, Overdue};
 use crate::sink::Sink;
 
-/// When this many threads hang in plugins at a time the host ends: each holds what its plugins hold.
+/// When more than this many threads hang in plugins at a time the host ends: each keeps the memory of its plugins.
 const MOST_HUNG: usize = 16;
 
 pub(super) struct Workers {
@@ -45,14 +45,14 @@ struct WorkerHandle {
     commands: Sender<WorkerCommand>,
     activity: Arc<WorkerActivity>,
     watch: CallWatch,
-    /// `None`: joined.
+    /// `None`: it was joined.
     thread: Option<JoinHandle<()>>,
 }
 
 /// A thread that did not come back from a plugin.
 struct Abandoned {
     thread: JoinHandle<()>,
-    /// What it was doing.
+    /// What it was doing, in words.
     what: String,
 }
 
@@ -92,7 +92,7 @@ impl Workers {
         }
     }
 
-    /// What is given to no plugin again.
+    /// The records on which plugins hung: they are given to no plugin again.
     pub fn hung_records(&self) -> Arc<HungRecords> {
         Arc::clone(&self.parts.hung)
     }
@@ -128,7 +128,7 @@ impl Workers {
         replaced
     }
 
-    /// What each thread is doing that still hangs in a plugin.
+    /// Says of each abandoned thread that still hangs in a plugin what it was doing.
     pub fn hung(&self) -> Vec<String> {
         let mut abandoned = lock(&self.abandoned);
         abandoned.retain(|one| !one.thread.is_finished());
@@ -142,16 +142,17 @@ impl Workers {
         self.hung().len() + self.handles.iter().filter(unfinished).count()
     }
 
-    /// The one with the least load.
+    /// The index of the worker with the least load.
     pub fn least_loaded(&self, load: impl Fn(usize) -> usize) -> usize {
         (0..self.handles.len()).min_by_key(|index| load(*index)).unwrap_or_default()
     }
 
+    /// Whether a worker's thread has ended. While the host runs, only a failure ends one.
     pub fn any_gone(&self) -> bool {
         self.handles.iter().any(|handle| lock(handle).thread.as_ref().is_some_and(JoinHandle::is_finished))
     }
 
-    /// Ends them all. `false`: one had panicked.
+    /// Ends all workers, and waits for them for `patience` at most. `false`: one had panicked.
     pub fn join(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         for handle in &self.handles {
@@ -166,7 +167,7 @@ impl Workers {
             if thread.is_finished() {
                 well &= thread.join().is_ok();
             } else {
-                // It is left behind. What it held isn't committed.
+                // Its thread is left behind. The record that it had isn't committed.
                 lock(handle).thread = Some(thread);
                 tracing::error!(worker = index, "the worker is still in a call to a plugin; it is abandoned");
             }
