@@ -27,7 +27,7 @@ pub(super) const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
 const SEEK_PATIENCE: Duration = Duration::from_secs(2);
 
 impl GroupConsumer {
-    /// Takes partitions away from their workers that have to begin at another offset and have nothing in flight.
+    /// Takes those partitions away from their workers that have to begin at another offset and have nothing in flight any more.
     pub(super) fn end_rereads(&self) {
         let mut assigned = self.context().assigned();
         for (source, partition) in assigned.iter_mut() {
@@ -44,6 +44,7 @@ impl GroupConsumer {
         }
     }
 
+    /// Asks the brokers where the partitions begin that wait, unless that was asked already.
     pub(super) fn ask(&mut self) {
         if Instant::now() < self.begin_after {
             return;
@@ -63,6 +64,7 @@ impl GroupConsumer {
         }
     }
 
+    /// Takes the answers of the brokers.
     pub(super) fn hear(&mut self) {
         for told in self.questions.told() {
             match told {
@@ -116,7 +118,7 @@ impl GroupConsumer {
         match self.move_to(&source, &mut waiting, state.next_offset(), state.leader_epoch()) {
             Ok(()) => {
                 if is_first || late_until_ms.is_some() {
-                    // For the next reader, too, `latest` holds from now on, and late requests are expected.
+                    // So that the next owner, too, begins at this offset if `kafka.start` is "latest", and expects the late requests.
                     let first = vec![(source.clone(), state.first_commit())];
                     self.context().commits().send_changed(&self.commit_queue, first);
                 }
@@ -146,7 +148,7 @@ impl GroupConsumer {
         offset: u64,
         epoch: Option<u32>,
     ) -> KafkaResult<()> {
-        // What is queued is of another offset. Errors in there would be taken for ones of the new.
+        // What is queued was fetched from another offset. An error among it would be taken for one at the new offset.
         let mut has_stopped = waiting.was_out_of_range;
         while let Some(queued) = waiting.queue.poll(Duration::ZERO) {
             has_stopped |= matches!(queued, Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)));
@@ -181,7 +183,8 @@ impl GroupConsumer {
         all.add_partition_offset(&source.topic, partition, offset)?;
         for (other, partition) in self.context().assigned().iter().filter(|(other, _)| *other != source) {
             let next = match partition {
-                // At the beginning librdkafka might find nothing and stop again, and so would take turns with this one.
+                // If this one began at offset 0, librdkafka might find no record there and stop reading it again. The two partitions would
+                // then be assigned again by turns.
                 AssignedPartition::Waiting(waiting) => {
                     waiting.assigned_at.map_or(UNDECIDED, |offset| Offset::Offset(offset.cast_signed()))
                 }

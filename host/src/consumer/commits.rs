@@ -20,13 +20,15 @@ use crate::record::TopicPartition;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct CommitRefusal {
     pub reason: String,
-    /// All partitions that it is about were given up since the commit was sent: it says nothing about those that the host has now.
+    /// Whether all partitions concerned were given up since the commit was sent. Then the refusal says nothing about the partitions that
+    /// the host has now.
     pub is_past: bool,
 }
 
-/// What was sent last for each partition, and wasn't refused.
+/// The commits that were sent, and their answers. See the module.
 #[derive(Debug, Default)]
 pub(super) struct Commits {
+    /// What was sent last for each partition, and wasn't refused.
     sent: HashMap<TopicPartition, CommitPoint>,
     /// The commits that aren't answered yet, by number.
     unanswered: HashMap<usize, HashSet<TopicPartition>>,
@@ -34,7 +36,7 @@ pub(super) struct Commits {
 }
 
 impl Commits {
-    /// This is what the group has committed for a partition.
+    /// Takes note of what the group has committed for a partition.
     pub fn known(&mut self, source: &TopicPartition, committed: CommitPoint) {
         self.sent.insert(source.clone(), committed);
     }
@@ -44,7 +46,7 @@ impl Commits {
         self.sent.iter().map(|(source, point)| (source.clone(), point.clone())).collect()
     }
 
-    /// The partitions belong to others.
+    /// Forgets these partitions, which belong to other hosts from now on.
     pub fn forget(&mut self, partitions: &[TopicPartition]) {
         partitions.iter().for_each(|source| drop(self.sent.remove(source)));
         for sent in self.unanswered.values_mut() {
@@ -62,7 +64,7 @@ impl Commits {
         }
     }
 
-    /// Sends these, and tells the number that the answer will carry.
+    /// Sends these commit points. Returns the number that the answer will carry; `None`: they couldn't be sent.
     pub fn send(&mut self, queue: &CommitQueue, points: Vec<(TopicPartition, CommitPoint)>) -> Option<usize> {
         self.last_number += 1;
         match queue.send(&list(&points), self.last_number) {
@@ -101,7 +103,7 @@ impl Commits {
         Err(CommitRefusal { reason, is_past })
     }
 
-    /// Sends what has changed before partitions are given up, and waits for the answer.
+    /// Sends what has changed, for the last time before partitions are given up, and waits for the answer.
     pub fn commit_last(&mut self, consumer: &BaseConsumer<GroupContext>, points: Vec<(TopicPartition, CommitPoint)>) {
         let changed = self.changed(points);
         if changed.is_empty() {

@@ -40,31 +40,32 @@ pub struct GroupContext {
     pub(super) assigned: Mutex<HashMap<TopicPartition, AssignedPartition>>,
     pub(super) commits: Mutex<Commits>,
     pub(super) ids: Arc<TopicIds>,
-    /// All partitions were given up for good: what the group says now concerns nobody.
+    /// Whether all partitions were given up for good: then nobody hears what the group says.
     pub(super) has_left: AtomicBool,
-    /// Whose lines librdkafka's threads write to the log.
+    /// The pipeline under whose name librdkafka's threads write to the log.
     pipeline: Option<Arc<str>>,
 }
 
 /// A partition that the group gave to this host.
 pub(super) enum AssignedPartition {
-    /// Where it begins isn't decided yet.
+    /// It isn't decided yet where it begins.
     Waiting(Box<Waiting>),
     /// A worker reads it.
     Reading { state: Arc<PartitionState>, control: ReaderControl },
 }
 
-/// A partition that isn't read yet, or not for the moment.
+/// A partition that isn't read yet, or that is about to be read from another offset.
 pub(super) struct Waiting {
     pub queue: PartitionQueue<GroupContext>,
-    /// What the present owner wants to go on with; `None`: what was committed decides.
+    /// Where this host, which has read the partition already, wants to go on; `None`: the committed offset decides.
     pub known: Option<CommitPoint>,
-    /// The broker refused the offset to read next.
+    /// Whether the broker refused the offset to read next.
     pub was_out_of_range: bool,
-    /// The number of the question about it; `None`: it has to be asked.
+    /// The number of the question to the brokers about the partition; `None`: it is still to be asked.
     pub question: Option<u64>,
-    /// The offset at which librdkafka was made to begin once more, if it was.
+    /// The offset at which the partition was assigned to librdkafka once more; `None`: it wasn't.
     pub assigned_at: Option<u64>,
+    /// Since when it waits, or when it was assigned to librdkafka once more.
     pub since: Instant,
 }
 
@@ -114,8 +115,8 @@ impl GroupContext {
         Ok(())
     }
 
-    /// Ends reading, lets the handler finish what is in flight, and commits. `lost`: the partitions belong to others
-    /// already.
+    /// Ends the reading of these partitions, lets the handler finish their records in flight, and commits. `lost`: the partitions belong
+    /// to other hosts already, and nothing is committed.
     fn give_up(&self, consumer: &BaseConsumer<Self>, partitions: &[TopicPartition], lost: bool) {
         let points = self.take_back(partitions, lost);
         if !lost {
@@ -124,7 +125,7 @@ impl GroupContext {
         self.commits().forget(partitions);
     }
 
-    /// Ends reading and lets the handler finish what is in flight; answers with what may be committed.
+    /// Ends the reading of these partitions and lets the handler finish their records in flight. Returns what may be committed.
     pub fn take_back(&self, partitions: &[TopicPartition], lost: bool) -> Vec<(TopicPartition, CommitPoint)> {
         let taken: Vec<(TopicPartition, AssignedPartition)> = {
             let mut assigned = self.assigned();

@@ -17,7 +17,6 @@ use tracing::{debug, info, warn};
 
 use super::commit_queue::is_member;
 use super::group::GroupContext;
-
 use crate::config::{self, MemberName};
 
 /// How many hosts of one group one machine may have with names of their own.
@@ -31,7 +30,7 @@ const BOOT_ID: usize = 8;
 /// kind a fixed number (`PROC_UTS_INIT_INO`).
 const NAMESPACE: &str = "/proc/self/ns/uts";
 const OF_MACHINE: &str = "uts:[4026531838]";
-/// How often the group is asked for its members, and how long each answer may take.
+/// How often the group is asked for its members if there is no answer, and how long each answer may take.
 const ATTEMPTS: usize = 2;
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
 /// How long telling the group that this host leaves may take.
@@ -91,7 +90,7 @@ impl Member {
     }
 }
 
-/// Whether the group has a member of this name. If it doesn't tell, it may have one.
+/// Whether the group has a member of this name, or may have one because it doesn't answer.
 pub(super) fn finds(consumer: &BaseConsumer<GroupContext>, group: &str, name: &str) -> bool {
     // The brokers make a member's id of its name and a random part.
     let prefix = format!("{name}-");

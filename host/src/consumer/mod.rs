@@ -1,13 +1,13 @@
-//! Reads Kafka as a member of a consumer group: the only place that knows `rdkafka` besides `kafka`.
+//! Reads Kafka as a member of a consumer group. No other folder but `kafka` knows `rdkafka`.
 //!
 //! The thread that runs [`GroupConsumer::run`] polls, and alone assigns, seeks and commits, except the last commit, which the
 //! thread `leaving` sends. A partition that the group gives to
-//! this host waits until its begin is known, then a worker reads it. A re-read takes it away from the worker and lets it
-//! begin again, as if another host had committed where.
+//! this host waits until its begin is known, then a worker reads it. A re-read takes the partition away from its worker and lets it
+//! begin again at another offset, as if another host had committed that one.
 //!
-//! Guarantees: what is committed is what [`crate::flow::PartitionState::commit_point`] says; where a partition begins is
-//! decided by [`crate::kafka::start`] from what Kafka has, and moved back by the recovery if the store has restarted; a
-//! partition is taken back before it is given up; one that can't be begun holds up no other.
+//! Guarantees: only commit points that a [`crate::flow::PartitionState`] made are committed; where a partition begins is decided by
+//! [`crate::kafka::start`] from what Kafka has, and moved back by the recovery if the store has restarted; before a partition is given
+//! up, its reading ends and its records in flight are finished, as far as time allows; one that can't be begun holds up no other.
 
 mod begin;
 mod commit_queue;
@@ -58,15 +58,16 @@ const POLL: Duration = Duration::from_millis(100);
 const POLL_WAITING: Duration = Duration::from_millis(10);
 /// How often progress is committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
-/// What may wait in librdkafka before the host's own budget counts it: in all partitions together, and in each.
+/// How many KiB of records may wait in librdkafka, where the host's budget doesn't count them: in all partitions together, and the least
+/// and the most in each of them.
 const QUEUES_KBYTES: usize = 32 << 10;
 const QUEUE_KBYTES: RangeInclusive<usize> = 1 << 10..=16 << 10;
 /// How long leaving the group may take; with the brokers away it can hang.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
-/// How often it is tried whether nobody else uses the consumer any more.
+/// How often the thread `leaving` looks whether nobody else uses the consumer any more.
 const LET_GO_EVERY: Duration = Duration::from_millis(10);
-/// Another host that lost its name to this one learns of it with its next heartbeat, 3 s apart by default; until then it may
-/// be writing.
+/// How long this host waits before it begins partitions, where it may have taken the name of a host that runs: that host learns of it with
+/// its next heartbeat (3 s apart by default), and may be writing until then.
 const NAMESAKE_NOTICES: Duration = Duration::from_secs(5);
 
 /// A member of the consumer group.
@@ -83,17 +84,19 @@ pub struct GroupConsumer {
     confirming: Option<usize>,
     /// Whether this host has a name in its group.
     is_named: bool,
-    /// Until this moment, in milliseconds since the Unix epoch, requests of a host that had the name before may come.
+    /// Until this moment, in milliseconds since the Unix epoch, requests of the host that had this one's name before may still reach the
+    /// store; `None`: there was no such host.
     late_until_ms: Option<u64>,
-    /// Partitions begin after this moment.
+    /// No partition begins before this moment.
     begin_after: Instant,
     files: Arc<ClientFiles>,
-    /// What `files` counted when the client was made.
-    made_of: u64,
+    /// What [`ClientFiles::renewals`] was when the client was made.
+    renewals: u64,
 }
 
 impl GroupConsumer {
-    /// Joins nothing yet; [`Self::run`] does. `partitions`: how many there are to share the queues' memory.
+    /// Subscribes to the topics, so that librdkafka joins the group. Until [`Self::run`] is called no partition is taken. `partitions`: how
+    /// many partitions share the memory of the queues.
     pub fn new(
         config: &config::Kafka,
         member: &Member,
@@ -101,7 +104,7 @@ impl GroupConsumer {
         files: Arc<ClientFiles>,
         handler: Arc<dyn GroupHandler>,
     ) -> Result<Self, ConsumerError> {
-        let made_of = files.renewals();
+        let renewals = files.renewals();
         let mut client = client_config(config);
         if let Some(name) = member.name() {
             client.set("group.instance.id", name);
@@ -109,7 +112,7 @@ impl GroupConsumer {
         if !config.properties.contains_key(QUEUE) {
             client.set(QUEUE, queue_kbytes(partitions).to_string());
         }
-        // What it says to that is for the topics' ids.
+        // librdkafka tells the ids of topics in these lines of its log only, see `topic_ids`.
         let debug = config.properties.get("debug").filter(|list| !list.is_empty());
         client.set(
             "debug",
@@ -122,7 +125,7 @@ impl GroupConsumer {
         let consumer = Arc::new(consumer);
         let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
         let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
-        // A host of this name that didn't leave was killed, or lives and loses the name now.
+        // A host that had this name and didn't leave the group was killed, or it runs and loses the name now.
         let succeeds = member.name().is_some_and(|name| member::finds(&consumer, &config.group, name));
         let session = u64::try_from(member::session(config).as_millis()).unwrap_or(u64::MAX);
         consumer
@@ -148,7 +151,7 @@ impl GroupConsumer {
             begin_after: Instant::now()
                 + if succeeds && member.may_be_shared() { NAMESAKE_NOTICES } else { Duration::ZERO },
             files,
-            made_of,
+            renewals,
         })
     }
 
@@ -160,7 +163,7 @@ impl GroupConsumer {
                 self.leave(true, CLOSE_TIMEOUT);
                 return ConsumerEnd::NameTaken;
             }
-            if self.files.renewals() != self.made_of {
+            if self.files.renewals() != self.renewals {
                 info!("joining the group again with the replaced certificates, keys and passwords");
                 let lost = self.consumer.assignment_lost();
                 self.leave(lost, CLOSE_TIMEOUT);
@@ -206,16 +209,16 @@ impl GroupConsumer {
                 message.topic(),
                 message.partition()
             )),
-            // The caller looks for it.
+            // `run` looks for that before the next poll.
             Some(Err(_)) if self.has_lost_its_name() => {}
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
                 self.handler.failed(format!("Kafka refuses to go on: {code}"));
             }
-            // Who may only describe the group learns of it in no other way.
+            // A host that may describe the group but not read it learns of the refusal in no other way.
             Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::GroupAuthorizationFailed))) => {
                 self.handler.group_denied();
             }
-            // Said by the client's context already.
+            // The client's context has logged it already.
             Some(Err(error)) => debug!(%error, "Kafka reports a problem; librdkafka goes on trying"),
         }
     }
@@ -270,7 +273,9 @@ impl GroupConsumer {
                 }
             }
             match outcome {
-                Err(refusal) if refusal.is_past => debug!(refusal.reason, "a commit for partitions that were given up"),
+                Err(refusal) if refusal.is_past => {
+                    debug!(refusal.reason, "the group refused a commit for partitions that were given up since");
+                }
                 outcome => self.handler.committed(outcome.map_err(|refusal| refusal.reason)),
             }
         }
@@ -318,7 +323,7 @@ impl GroupConsumer {
             if is_named {
                 member::say_farewell(&consumer);
             }
-            // Only the last one to let go of the consumer leaves the group; a question to the brokers may be under way.
+            // The consumer leaves the group when the last reference to it is dropped, and a question to the brokers may still hold one.
             let mut consumer = consumer;
             while let Err(shared) = Arc::try_unwrap(consumer).map(drop) {
                 consumer = shared;
@@ -332,8 +337,8 @@ impl GroupConsumer {
     }
 }
 
-/// So that this host's queues hold [`QUEUES_KBYTES`] at most even if it gets all partitions, and each still what keeps a
-/// stream of large records going.
+/// How many KiB the queue of one partition may hold. All queues together hold [`QUEUES_KBYTES`] at most even if this host gets all
+/// partitions; but each may hold what a steady stream of large records needs, and with very many partitions that is more in all.
 fn queue_kbytes(partitions: usize) -> usize {
     (QUEUES_KBYTES / partitions.max(1)).clamp(*QUEUE_KBYTES.start(), *QUEUE_KBYTES.end())
 }

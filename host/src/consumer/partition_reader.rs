@@ -26,10 +26,10 @@ pub struct PartitionReader {
     /// The topic and the partition's number.
     pub source: TopicPartition,
     topic_id: Option<TopicId>,
-    /// Of the last record.
+    /// See [`Self::leader_epoch`].
     leader_epoch: Option<u32>,
     ids: Arc<TopicIds>,
-    /// How often topics had got other ids when this one's was last compared.
+    /// What [`TopicIds::changes`] was when this topic's id was last compared.
     compared: Option<u64>,
     slot: Arc<Mutex<ReaderSlot>>,
 }
@@ -40,9 +40,9 @@ pub(super) struct ReaderControl(Arc<Mutex<ReaderSlot>>);
 struct ReaderSlot {
     /// `None`: closed.
     queue: Option<PartitionQueue<GroupContext>>,
-    /// The partition was sought at its next offset, to see whether any records stand before this one.
+    /// The polling thread sought the partition at its next offset, to find out whether any records stand before this offset.
     probing: Option<u64>,
-    /// A batch can't be read. Nothing is taken before the partition was sought again: librdkafka may go on behind it.
+    /// A batch can't be read. No record is taken before the partition was sought again, because librdkafka may go on behind the batch.
     unreadable: Option<UnreadableBatch>,
 }
 
@@ -52,16 +52,16 @@ pub(super) struct UnreadableBatch {
     pub since: Instant,
     /// librdkafka's words.
     pub reason: String,
-    /// It was reported to the handler.
+    /// Whether the handler knows of it.
     pub is_reported: bool,
 }
 
-/// What a look at the partition brought.
+/// What [`PartitionReader::poll`] found.
 #[derive(Debug)]
 pub enum Polled {
     /// The next record.
     Record(InputRecord),
-    /// A record of which a part can't be read, and why.
+    /// A record of which a part can't be read, and why that is.
     Unreadable(InputRecord, String),
     /// No record is there now.
     Nothing,
@@ -69,7 +69,7 @@ pub enum Polled {
     NothingBefore(u64),
     /// The broker doesn't have the next offset, or has it in another topic of the same name.
     OutOfRange,
-    /// The partition can't be read on.
+    /// The partition can't be read any further, for this reason.
     Fatal(String),
 }
 
@@ -115,7 +115,7 @@ impl PartitionReader {
             }
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => return Polled::Fatal(code.to_string()),
             Some(Err(KafkaError::MessageConsumption(code))) if is_unreadable(code) => {
-                // The end of the partition, told behind the batch, would prove nothing.
+                // An end of the partition that librdkafka tells behind the batch would prove nothing.
                 *probing = None;
                 let reason = last_reason_here();
                 let reason = if reason.is_empty() { code.to_string() } else { reason };
@@ -153,14 +153,14 @@ impl ReaderControl {
         lock(&self.0).unreadable.clone()
     }
 
-    /// It was reported.
+    /// Takes note that the handler knows of the unreadable batch.
     pub fn unreadable_is_reported(&self) {
         if let Some(unreadable) = &mut lock(&self.0).unreadable {
             unreadable.is_reported = true;
         }
     }
 
-    /// Carries `seek` out, to fetch the unreadable batch again, while the reader can't read.
+    /// Calls `seek` to fetch the unreadable batch again. The reader can't read meanwhile.
     pub fn try_again<E>(&self, seek: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let mut slot = lock(&self.0);
         seek()?;
@@ -168,8 +168,8 @@ impl ReaderControl {
         Ok(())
     }
 
-    /// Carries `seek` out while the reader can't read. The end of the partition, which librdkafka tells after it, proves
-    /// that no record stands before `end`.
+    /// Calls `seek` to read again from the next offset on. The reader can't read meanwhile. If librdkafka then tells the end of the
+    /// partition before it brings a record, no record stands before `end`.
     pub fn probe<E>(&self, end: u64, seek: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let mut slot = lock(&self.0);
         seek()?;

@@ -1,4 +1,4 @@
-//! Asks the brokers what the polling thread has to know before a partition can be read, on a thread of its own.
+//! Asks the brokers, on a thread of its own, what the polling thread has to know before a partition can be read.
 //!
 //! Guarantees: a partition that can't be asked about (no leader, a topic that was just deleted, a missing right) delays
 //! no other partition; it is asked about again, after waits that grow, until there is an answer or nobody wants it any
@@ -24,13 +24,13 @@ use crate::kafka::client::told;
 use crate::kafka::start::Facts;
 use crate::record::{TopicId, TopicPartition};
 
-/// How long one question may take, and how long the leaders of partitions may take to tell where these begin and end: the
-/// leader of one may be away.
+/// How long one question may take, and how long the question to the leaders of partitions where these begin and end. The second is
+/// shorter, because the leader of one partition may be away while the others wait.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const LEADER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often the ids of the topics are looked at, to notice a topic that was deleted and created again.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// A reason why a partition can't be read yet is logged at most this often.
+/// A reason why a partition can't be read yet is a warning at most this often.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// A question about one partition.
@@ -39,9 +39,9 @@ pub(super) struct Question {
     pub source: TopicPartition,
     /// Tells the answers apart if the partition is asked about several times.
     pub number: u64,
-    /// What was committed has to be asked for, too.
+    /// Whether the committed offset has to be asked for, too.
     pub wants_committed: bool,
-    /// The topic's id as far as the present owner knows it.
+    /// The topic's id as far as this host knows it.
     pub topic_id: Option<TopicId>,
 }
 
@@ -59,7 +59,7 @@ pub(super) struct FoundBegin {
     pub committed: Option<CommitPoint>,
 }
 
-/// What the thread tells.
+/// What the thread learns from the brokers.
 #[derive(Debug)]
 pub(super) enum BrokerNews {
     Answer(Box<BeginAnswer>),
@@ -67,6 +67,7 @@ pub(super) enum BrokerNews {
     Ids(HashMap<String, TopicId>),
 }
 
+/// What the polling thread tells the thread.
 enum Asked {
     About(Question),
     /// Nobody wants an answer to the question of this number any more.
@@ -120,7 +121,7 @@ impl Questions {
         let _ = self.asked.send(Asked::Watch(topics));
     }
 
-    /// What was told since, without waiting.
+    /// What the thread has learned since this was last called, without waiting.
     pub fn told(&self) -> Vec<BrokerNews> {
         self.told.try_iter().collect()
     }
@@ -168,7 +169,7 @@ impl Asker {
         }
     }
 
-    /// Waits for something to ask. `false`: nobody asks any more.
+    /// Waits until there is something to ask. `false`: the polling thread asks nothing any more.
     fn gather(&mut self) -> bool {
         let until = if self.open.is_empty() { self.looked + LOOK_EVERY } else { self.next };
         match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -282,7 +283,7 @@ impl Asker {
                     fail(source, "the partition has no leader".to_owned());
                 }
             }
-            match self.company_refused(consumer, &topic.name, topic.leaders.len()) {
+            match self.require_sole_member(consumer, &topic.name, topic.leaders.len()) {
                 Ok(()) => drop(found.insert(topic.name, (topic.id, topic.leaders.len()))),
                 Err(reason) => {
                     let open = self.open.iter().map(|question| &question.source);
@@ -293,7 +294,7 @@ impl Asker {
         found
     }
 
-    /// The same from brokers that can't describe topics.
+    /// The same as [`Self::topics`], from brokers that can't describe topics.
     fn counted(
         &self,
         consumer: &BaseConsumer<GroupContext>,
@@ -313,7 +314,7 @@ impl Asker {
                 },
                 None => Err("the brokers don't tell".to_owned()),
             });
-            match count.and_then(|count| self.company_refused(consumer, name, count).map(|()| count)) {
+            match count.and_then(|count| self.require_sole_member(consumer, name, count).map(|()| count)) {
                 Ok(count) => drop(found.insert(name.to_string(), (None, count))),
                 Err(reason) => drop(failed.insert(question.source.clone(), format!("the topic: {reason}"))),
             }
@@ -321,8 +322,13 @@ impl Asker {
         found
     }
 
-    /// Fails the host if other members of the group would write the same entries.
-    fn company_refused(&self, consumer: &BaseConsumer<GroupContext>, topic: &str, count: usize) -> Result<(), String> {
+    /// Fails the host if the topic's entries must have one writer and the group has other members. An error: the group couldn't be asked.
+    fn require_sole_member(
+        &self,
+        consumer: &BaseConsumer<GroupContext>,
+        topic: &str,
+        count: usize,
+    ) -> Result<(), String> {
         let Some(reason) = self.handler.requires_sole_member(topic, count) else { return Ok(()) };
         let groups = consumer
             .fetch_group_list(Some(&self.group), TIMEOUT)

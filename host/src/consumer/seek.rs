@@ -1,8 +1,8 @@
 //! Makes librdkafka read a partition from an offset on, and check first that the log wasn't truncated below it.
 //!
-//! Guarantees: where a leader epoch is known of the offset, librdkafka asks the leader up to where that epoch reaches before
-//! it reads; if that is less, the partition's queue says that the offset is out of range. Brokers that don't know the
-//! question are read without it.
+//! Guarantees: where the leader epoch at the offset is known, librdkafka asks the leader, before it reads, up to which offset that epoch
+//! reaches; if that is less, the partition's queue says that the offset is out of range. From brokers that don't know the
+//! question librdkafka reads without it.
 
 use std::ffi::CString;
 use std::time::Duration;

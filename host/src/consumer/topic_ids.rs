@@ -1,7 +1,7 @@
-//! Under which topic ids librdkafka fetches at present. A topic that was deleted and created again can outgrow the old
-//! offset before anybody asks the brokers for its id; librdkafka then reads on at that offset, in another topic.
+//! Knows under which topic ids librdkafka fetches at present. A topic that was deleted and created again can grow beyond the offset that is
+//! read next before anybody asks the brokers for its id; librdkafka then reads on at that offset, in another topic.
 //!
-//! librdkafka 2.12 fetches by id, and tells which one in a line of its log alone, before the first fetch with it. Brokers
+//! librdkafka 2.12 fetches by id, and tells the id only in a line of its log, before the first fetch with it. Brokers
 //! before Kafka 3.1 know no fetches by id; there the ids are only compared every few seconds.
 //!
 //! Guarantees: a record that was fetched under another id than the reader's is never taken for one of the reader's topic.
@@ -12,9 +12,9 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::record::TopicId;
 
-/// The part of librdkafka's log that tells of ids.
+/// The part of librdkafka's log that names ids, as the property `debug` calls it.
 pub(super) const DEBUG: &str = "metadata";
-/// Its name in each line, and what stands around the ids.
+/// What these lines call that part, and what stands around the ids.
 const FACILITY: &str = "METADATA";
 const BEFORE_NAME: &str = "Topic ";
 const BEFORE_OLD: &str = " changed id from ";
@@ -39,7 +39,7 @@ impl TopicIds {
         }
     }
 
-    /// Whether the brokers told the id that the topic had before, and librdkafka fetches by another one already.
+    /// Whether the brokers still answer (`told`) with the id that the topic had before, while librdkafka fetches by another one already.
     pub fn is_outdated(&self, topic: &str, before: Option<TopicId>, told: Option<TopicId>) -> bool {
         before.is_some() && before == told && self.of(topic).is_some_and(|fetched| Some(fetched) != before)
     }
@@ -55,7 +55,7 @@ impl TopicIds {
     }
 }
 
-/// Of which topic a line says that it has another id now.
+/// The topic of which a line says that it has another id now, and that id.
 fn changed(line: &str) -> Option<(&str, TopicId)> {
     let (names, ids) = line.split_once(BEFORE_OLD)?;
     // The thread's name stands before it, and no topic has a space.

@@ -1,11 +1,11 @@
-//! Batches that can't be read: the host tells of them, and fetches them again, stops, or goes on behind them, as
+//! Deals with batches that can't be read: reports them, and fetches them again, stops the host, or goes on behind them, as
 //! `kafka.on_unreadable` says.
 //!
 //! To go on behind a batch, a thread for its partition looks for the batch's end, because that takes several fetches; the
 //! polling thread moves the partition.
 //!
-//! Guarantees: only what was found unreadable is skipped, up to an end that was found, never guessed; it is told with its
-//! offsets.
+//! Guarantees: only a batch that was found unreadable is skipped, up to an end that was found and not guessed, and the handler gets the
+//! skipped offsets.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -25,12 +25,13 @@ use crate::flow::Phase;
 use crate::kafka::unreadable::end_of_batch;
 use crate::record::TopicPartition;
 
-/// When a batch that can't be read is fetched again.
+/// How long after it was last fetched a batch that can't be read is fetched again.
 const FETCH_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
-/// The partitions whose batches are looked at. See the module.
+/// Looks for the ends of unreadable batches. See the module.
 pub(super) struct Skipping {
     config: config::Kafka,
+    /// The partitions for which a thread looks now.
     looking: HashSet<TopicPartition>,
     outbox: Sender<(TopicPartition, u64, Result<u64, String>)>,
     found: Receiver<(TopicPartition, u64, Result<u64, String>)>,
@@ -59,8 +60,8 @@ impl Skipping {
         }
     }
 
-    /// What was found since: the offsets to skip. Where nothing was found it is looked for again when the batch was fetched
-    /// again.
+    /// The offsets to skip of each batch whose end was found since. An end that wasn't found is looked for again after the batch was
+    /// fetched again.
     pub fn found(&mut self) -> Vec<(TopicPartition, Range<u64>)> {
         let mut all = Vec::new();
         for (source, from, found) in self.found.try_iter() {
@@ -75,8 +76,8 @@ impl Skipping {
 }
 
 impl GroupConsumer {
-    /// Batches that can't be read: says so, and fetches them again from time to time, because a broker may have been
-    /// repaired or another replica may lead.
+    /// Reports batches that can't be read, and fetches them again from time to time, because a broker may have been repaired or another
+    /// replica may lead.
     pub(super) fn look_at_unreadable(&mut self) {
         let assigned = self.consumer.context().assigned();
         for (source, partition) in assigned.iter() {
@@ -109,7 +110,7 @@ impl GroupConsumer {
         for (source, offsets) in self.skipping.found() {
             let assigned = self.context().assigned();
             let Some(AssignedPartition::Reading { state, control }) = assigned.get(&source) else { continue };
-            // Somebody else may have moved it meanwhile, or it is about to begin elsewhere.
+            // The batch may have been read meanwhile, or the partition may be about to begin at another offset.
             let Some(UnreadableBatch { reason, .. }) = control.unreadable() else { continue };
             if state.next_offset() != offsets.start || state.phase() != Phase::Reading {
                 continue;
@@ -122,7 +123,7 @@ impl GroupConsumer {
                 Ok::<_, KafkaError>(())
             };
             match control.try_again(seek) {
-                // A re-read that was announced meanwhile comes to the batch once more.
+                // Nothing was skipped, because a re-read was announced meanwhile. It comes to the batch once more.
                 Ok(()) if !is_skipped => {}
                 Ok(()) if offsets.is_empty() => debug!(partition = %source, "the batch can be read again"),
                 Ok(()) => self.handler.skipped(&source, offsets, &reason),
