@@ -44,7 +44,7 @@ impl AckHandle {
         Self(Arc::clone(&self.0))
     }
 
-    /// A plugin made this much more of the record. It is in flight even where that exceeds the budget.
+    /// Takes this much more of the budget, because a plugin made more of the record. It is taken even where that exceeds the budget.
     pub fn grow(&self, records: usize, bytes: usize) {
         self.0.records.fetch_add(records, Ordering::Relaxed);
         self.0.bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -1,8 +1,7 @@
-//! Bounds what is in flight in this process: records that were read and aren't acknowledged.
+//! Bounds what is in flight in a pipeline: records that were read and aren't acknowledged, with what plugins made of them.
 //!
-//! Guarantees: what was taken is given back by its taker; a worker that waits for room is woken when there is some; partitions
-//! that cannot move leave room for the others, however many they are, unless their records are larger than a partition's
-//! equal part of what is kept, see [`Budget::share`].
+//! Guarantees: a worker that waits for room is woken when there is some; partitions that cannot move leave room for the others, however
+//! many they are, unless their records are larger than a partition's equal part of what is kept, see [`Budget::share`].
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,10 +9,10 @@ use std::thread::Thread;
 
 use super::sharded::Sharded;
 
-/// How many times what nobody uses a partition may have. One partition alone may take two thirds of what isn't kept for
-/// the others, and each further one that cannot move at most two thirds of what is left.
+/// A partition may use this many times what is free. One partition alone may therefore take two thirds of what isn't kept for the others,
+/// and each further one that cannot move at most two thirds of the rest.
 const SHARE: usize = 2;
-/// The budget divided by this number is kept for partitions that have less than their equal part of it: those that
+/// This fraction of the budget (a fourth) is kept for partitions that use less than their equal part of it, so that partitions that
 /// cannot move never take all.
 const KEPT: usize = 4;
 
@@ -59,15 +58,16 @@ impl Budget {
         }
     }
 
-    /// Whether the budget isn't used up. A record's size is known only after it was read, so the last one may exceed the bound. How much
-    /// one partition may read says [`Self::share`].
+    /// Whether the budget isn't used up. A record's size is known only after it was read, so the last one may exceed the bound.
+    /// [`Self::share`] says how much of it one partition may use.
     pub fn has_room(&self) -> bool {
         let (records, bytes) = self.used();
         records < self.max_records && bytes < self.max_bytes
     }
 
-    /// What one partition may have now, before another record of it is read: the less is left over, the less, but always
-    /// its equal part of what is kept. Where records are larger than that, what is kept may be used twice.
+    /// How much one partition may use now, for another record of it to be read. The share shrinks with what is free, but it is at least the
+    /// partition's equal part of what is kept, until the budget is exceeded by as much as is kept. That happens only where records are
+    /// larger than such a part.
     pub fn share(&self) -> BudgetShare {
         let (all_records, all_bytes) = self.used();
         let partitions = self.partitions.load(Ordering::Relaxed).max(1);
@@ -116,7 +116,7 @@ impl Budget {
     }
 }
 
-/// What one partition has of the budget.
+/// How much of the budget one partition uses.
 #[derive(Debug)]
 pub(super) struct Usage {
     budget: Arc<Budget>,

@@ -18,7 +18,7 @@ struct PendingOffset {
 pub struct Checkpoint {
     /// From the first unacknowledged offset on; empty when all are acknowledged.
     slots: VecDeque<PendingOffset>,
-    /// Unacknowledged ones among `slots`.
+    /// How many of `slots` aren't acknowledged.
     in_flight: usize,
     next_offset: u64,
 }
@@ -48,7 +48,7 @@ impl Checkpoint {
         self.next_offset = self.next_offset.max(offset);
     }
 
-    /// Marks an offset as done: see the glossary.
+    /// Marks an offset as acknowledged (see the glossary).
     pub fn acknowledge(&mut self, offset: u64) {
         let Ok(at) = self.slots.binary_search_by_key(&offset, |slot| slot.offset) else { return };
         if let Some(slot) = self.slots.get_mut(at)

@@ -17,12 +17,12 @@ pub struct CommitGate {
 }
 
 impl CommitGate {
-    /// A request to the store failed. Call it before the request is repeated.
+    /// Takes note that a request to the store failed. Call it before the request is repeated.
     pub fn report_failure(&self) {
         self.failures.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// A record was removed, which may have harmed others that were acknowledged before.
+    /// Takes note that a record is removed, which may harm others that were acknowledged before.
     pub fn report_removal(&self) {
         let number = self.failures.fetch_add(1, Ordering::SeqCst).saturating_add(1);
         self.removal.fetch_max(number, Ordering::SeqCst);
@@ -38,7 +38,7 @@ impl CommitGate {
         self.failures.load(Ordering::SeqCst)
     }
 
-    /// The first `failures` failures are explained: the store did not restart, or all partitions are being re-read.
+    /// Takes note that the first `failures` failures are explained: the store did not restart, or all partitions are being re-read.
     pub fn resolve(&self, failures: u64) {
         self.resolved.fetch_max(failures, Ordering::SeqCst);
     }

@@ -1,5 +1,5 @@
-//! Under which leader epochs of Kafka the records of a partition were written: with the epoch beside an offset, a later
-//! reader finds out whether the log was truncated below that offset since, as by an unclean leader election.
+//! Knows under which leader epochs of Kafka the records of a partition were written. With the epoch at an offset, a later reader finds out
+//! whether the log was truncated below that offset since, as by an unclean leader election.
 //!
 //! Guarantees: [`LeaderEpochs::at`] names an epoch whose records reach up to the offset, in the log as it was read; where
 //! that isn't known, as behind records that compaction or a transaction left no trace of, it names none. A plain value
@@ -23,7 +23,8 @@ impl LeaderEpochs {
         Self { begins: epoch.map(|epoch| (0, epoch)).into_iter().collect(), end: offset }
     }
 
-    /// A record was read. `position`: what is before it isn't asked for any more. `None`: the broker doesn't tell.
+    /// Takes note of a record that was read, and of its epoch; `None`: the broker doesn't tell it. `position`: epochs at offsets before it
+    /// aren't asked for any more.
     pub fn read(&mut self, offset: u64, epoch: Option<u32>, position: u64) {
         self.end = offset.saturating_add(1);
         let Some(epoch) = epoch else { return self.begins.clear() };

@@ -119,7 +119,7 @@ impl Membership {
         self.doubted.load(Ordering::SeqCst)
     }
 
-    /// The group confirmed that we are a member of the present generation, or gave us new partitions.
+    /// Takes note that the group confirmed this host as a member of the present generation, or that it has no partition any more.
     pub fn confirm(&self) {
         if let Some(ran) = self.ran().as_mut() {
             *ran = self.clocks.now();
@@ -166,7 +166,7 @@ pub fn watch_for_suspensions(membership: &Arc<Membership>) -> std::io::Result<()
     threads::spawn("suspensions", watch).map(drop)
 }
 
-/// What tests of those need who ask for the membership.
+/// For tests of code that asks for the membership.
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;

@@ -1,7 +1,7 @@
 //! Flow control as plain values: what of each partition was read, what is acknowledged, and how much is in flight.
 //!
-//! Guarantees: no network or file I/O. Clocks only bound waits, date re-reads and the store's start, and notice that the process was
-//! suspended ([`membership`], on a thread of its own).
+//! Guarantees: no network or file I/O. Clocks are read only to bound waits, to date re-reads and the store's start, and to notice that the
+//! process was suspended ([`membership`], on a thread of its own).
 
 mod ack_handle;
 pub mod backoff;

@@ -7,9 +7,8 @@
 //! A dead letter that a replay sends again has a [`PartitionState`] of its own (see `letter.rs`), because the sink handles it like a
 //! record of its partition. Functions that only concern such a letter have `letter` in their names.
 //!
-//! Guarantees: no commit point passes a record that isn't acknowledged (see the glossary); a commit
-//! point that is followed by another owner makes that owner re-read whatever this one still owes; after
-//! [`PartitionState::end`] nothing is received, written or committed. No I/O.
+//! Guarantees: no commit point passes a record that isn't acknowledged (see the glossary); an owner that begins at a commit point re-reads
+//! whatever the previous owner still owed; after [`PartitionState::end`] nothing is received, written or committed. No I/O.
 
 mod commit;
 mod letter;
@@ -50,14 +49,14 @@ pub struct PartitionState {
     pub dead_letter_entry: EntryName,
     generation: u64,
     budget: Arc<Budget>,
-    /// What the records of this partition have of the budget.
+    /// How much of the budget the records of this partition take.
     usage: Usage,
     gate: Arc<CommitGate>,
     /// How many offsets the blocks that the store has open may reach back.
     block_offsets: u64,
     /// Earlier owners wrote nothing at or behind this offset.
     written_before: u64,
-    /// What is committed with every offset.
+    /// What is committed beside every offset, apart from what changes while the partition is read.
     metadata: CommitMetadata,
     /// `None`: this is the state of a partition, not of a dead letter.
     letter: Option<LetterState>,
@@ -76,9 +75,9 @@ struct Inner {
     requests: usize,
     /// Threads that wait for `changed`: waking nobody would cost a system call for each record.
     waiting: usize,
-    /// The worker that has the partition's reader doesn't come back, and with it the handle of one record at most.
+    /// Whether the worker that has the partition's reader was abandoned. It keeps the handle of one record at most.
     abandoned: bool,
-    /// A record's handle was dropped without an acknowledgement. Only reading the record again can acknowledge it.
+    /// Whether a record's handle was dropped without an acknowledgement. The record can be acknowledged only after it is read again.
     record_lost: bool,
     /// The present re-read is complete when the position has reached this offset.
     reread_until: u64,
@@ -86,7 +85,7 @@ struct Inner {
     compare_below: u64,
     /// When the re-read that is awaited was announced.
     awaits_since: Option<Instant>,
-    /// The broker refused the next offset. A re-read that is announced later doesn't undo that.
+    /// Whether the broker refused the next offset. A re-read that is announced later doesn't undo that.
     out_of_range: bool,
     /// A re-read that is still to come.
     owed: Option<OwedReread>,
@@ -102,7 +101,7 @@ struct Inner {
     committable_while_closed: Option<u64>,
 }
 
-/// What happens with a partition.
+/// What happens with a partition now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Records are read, written and committed.
@@ -129,7 +128,7 @@ pub enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct OwedReread {
     from: u64,
-    /// It is complete when everything below this offset was read again: nothing at or behind it was read before.
+    /// It is complete when everything below this offset was read again. Nothing at or behind this offset was read before.
     until: u64,
     /// Everything below this offset may have been written, and is compared whenever it is read.
     compare_below: u64,
@@ -145,7 +144,7 @@ pub struct CommitPoint {
 }
 
 impl CommitPoint {
-    /// From this offset on, an owner that was killed may have requests on their way until this moment.
+    /// Takes note that an owner that was killed may have requests under way until this moment, with records from this offset on.
     pub fn expect_late_requests(&mut self, until_ms: u64) {
         let known = self.metadata.late.unwrap_or(LateRequests { from: self.offset, until_ms });
         let (from, until_ms) = (known.from.min(self.offset), known.until_ms.max(until_ms));
@@ -216,7 +215,7 @@ impl PartitionState {
         self.metadata.topic_id
     }
 
-    /// What happens with the partition.
+    /// What happens with the partition now.
     pub fn phase(&self) -> Phase {
         self.lock().phase
     }
@@ -239,8 +238,8 @@ impl PartitionState {
         }
     }
 
-    /// Whether a record that the store has already is compared with it, bytes included: in a re-read after a crash of
-    /// the store or a removal, until it is complete.
+    /// Whether a record that is in the store already is compared with what the store has, bytes included: as long as offsets are read whose
+    /// records may have been written, and harmed, before.
     pub fn compare_contents(&self) -> bool {
         let inner = self.lock();
         inner.checkpoint.position() < inner.compare_below
@@ -252,7 +251,7 @@ impl PartitionState {
         self.receive_under(offset, bytes, None)
     }
 
-    /// The same for a record that was written under this leader epoch; `None`: the broker doesn't tell.
+    /// The same as [`Self::receive`] for a record that Kafka wrote under this leader epoch; `None`: the broker doesn't tell.
     #[must_use]
     pub fn receive_under(self: &Arc<Self>, offset: u64, bytes: usize, epoch: Option<u32>) -> Option<AckHandle> {
         let mut inner = self.lock();
@@ -297,7 +296,7 @@ impl PartitionState {
         self.is_within(self.share())
     }
 
-    /// What this partition may have of the budget now.
+    /// How much of the budget this partition may use now.
     pub fn share(&self) -> BudgetShare {
         self.budget.share()
     }
@@ -327,7 +326,7 @@ impl PartitionState {
         self.lock().checkpoint.next_offset()
     }
 
-    /// The leader epoch that is known of the next offset to read; `None`: none is.
+    /// The leader epoch at the next offset to read; `None`: it isn't known.
     pub fn leader_epoch(&self) -> Option<u32> {
         let inner = self.lock();
         inner.epochs.at(inner.checkpoint.next_offset())
@@ -338,14 +337,14 @@ impl PartitionState {
         self.lock().checkpoint.in_flight()
     }
 
-    /// Whether a record's handle was dropped without an acknowledgement (a panic): nothing behind the record can ever be
-    /// committed.
+    /// Whether a record's handle was dropped without an acknowledgement, as by a panic: this value can never commit anything behind that
+    /// record.
     pub fn is_record_lost(&self) -> bool {
         self.lock().record_lost
     }
 
-    /// The store ran with this start when it was looked at, and everything below `position` had been acknowledged
-    /// before.
+    /// Takes note of a look at the store: it ran with this start, and everything below `position` had been acknowledged before the look.
+    /// `at_risk`: the lowest offset of a record that a crash of the store may harm; `None`: there is none.
     pub fn looked(&self, store_start: Started, position: u64, at_risk: Option<u64>) {
         let mut inner = self.lock();
         inner.store_start = Some(store_start);
@@ -357,12 +356,12 @@ impl PartitionState {
         }
     }
 
-    /// The store's start as far as this partition was written under it.
+    /// The start of the store under which this partition's records were written; `None`: it isn't known.
     pub fn store_start(&self) -> Option<Started> {
         self.lock().store_start
     }
 
-    /// The broker doesn't have the next offset.
+    /// Takes note that the broker doesn't have the next offset.
     pub fn report_out_of_range(&self) {
         let mut inner = self.lock();
         match inner.phase {
@@ -446,12 +445,12 @@ impl Inner {
         self.checkpoint.position() < self.reread_until
     }
 
-    /// Whether somebody has a record's handle who will do something with it.
+    /// Whether anybody has the handle of a record, apart from an abandoned worker.
     fn is_held(&self) -> bool {
         self.held > usize::from(self.abandoned)
     }
 
-    /// A re-read that removed something is followed by another one.
+    /// After a re-read in which a record was removed, another one is required.
     fn finish_reread(&mut self) {
         if self.phase == Phase::Reading && self.owed.is_some() && !self.is_rereading() {
             self.phase = Phase::RereadRequired;

@@ -1,8 +1,7 @@
 //! What may be committed for a partition, and what the next owner is told with it.
 //!
-//! Guarantees: what a partition that is read lets the group commit is decided in [`PartitionState::commit_point`], and
-//! nowhere else; while a failure of the store isn't explained, that is only what had been acknowledged
-//! before an earlier look at the store.
+//! Guarantees: while a partition is read, [`PartitionState::commit_point`] alone decides what may be committed; while a failure of the store
+//! isn't explained, that is only what had been acknowledged before an earlier look at the store.
 
 use super::{CommitPoint, Inner, OwedReread, PartitionState, Phase};
 use crate::flow::commit_metadata::CommitMetadata;

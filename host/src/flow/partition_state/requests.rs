@@ -1,4 +1,4 @@
-//! The requests of a partition that are under way, and waiting for their answers.
+//! Counts the requests of a partition that are under way, and waits for records and answers before the partition is given up.
 //!
 //! Guarantees: a request with a dead letter of a partition counts as a request of the partition.
 
@@ -9,7 +9,7 @@ use super::{Inner, PartitionState};
 use crate::flow::ack_handle::UnderWay;
 
 impl PartitionState {
-    /// A request with records of this partition is under way until the answer is dropped.
+    /// Counts a request with records of this partition as under way until the returned value is dropped.
     #[must_use]
     pub fn request(self: &Arc<Self>) -> UnderWay {
         self.lock().requests += 1;
@@ -27,7 +27,7 @@ impl PartitionState {
         }
     }
 
-    /// Waits until nothing is in flight; `false`: that took longer than `bound`, or can't happen any more.
+    /// Waits until no record is in flight; `false`: that took longer than `bound`, or can't happen any more.
     pub fn wait_drained(&self, bound: Duration) -> bool {
         self.wait(bound, |inner| match inner.checkpoint.in_flight() {
             0 => Some(true),

@@ -1,7 +1,7 @@
 //! Why a partition is read again, from where, and what that does to its state.
 //!
-//! Guarantees: from the moment that a re-read is owed, no commit point lets the next owner off it; a re-read that is owed grows towards
-//! earlier offsets only.
+//! Guarantees: from the moment that a re-read is owed, each commit point makes the next owner do it, unless this one has done it; the first
+//! offset of an owed re-read only ever moves back.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,8 @@ pub struct Reread {
 
 impl PartitionState {
     /// Demands that the partition be re-read, because a record was removed from one of its entries: the store rewrites the
-    /// block, which can damage other records of it. From now on no commit point lets the next owner off the re-read. A re-read
-    /// that is under way is completed first: it may have more to remove.
+    /// block, which can damage other records of it. From now on each commit point makes the next owner do the re-read. A re-read
+    /// that is under way is completed first, because it may have more to remove.
     pub fn require_reread_after_removal(&self) {
         let mut inner = self.lock();
         // The block may reach back further than this value's own begin: an earlier owner may have begun the re-read.
@@ -46,17 +46,17 @@ impl PartitionState {
         self.after_crash(&inner).min(owed)
     }
 
-    /// Whether this record, or another one of its offset, may have been written before this value began.
+    /// Whether a record of this offset may have been written before this value began.
     pub fn may_have_been_written(&self, offset: u64) -> bool {
         offset < self.written_before.max(self.lock().compare_below)
     }
 
-    /// Nothing at or behind this offset was ever written.
+    /// The offset at and behind which nothing was ever written.
     fn written_end(&self, inner: &Inner) -> u64 {
         inner.checkpoint.next_offset().max(inner.compare_below).max(self.written_before)
     }
 
-    /// From this offset on everything that was read before is to be read again.
+    /// Notes that everything from this offset on that was read before has to be read again.
     fn owe(&self, inner: &mut Inner, from: u64) {
         let until = inner.checkpoint.next_offset().max(inner.reread_until);
         let compare_below = self.written_end(inner);
@@ -68,7 +68,7 @@ impl PartitionState {
         inner.durable.saturating_sub(self.block_offsets).min(inner.checkpoint.position())
     }
 
-    /// The partition is going to be re-read, by [`Self::try_end`] and a newer value.
+    /// Announces a re-read: [`Self::try_end`] ends this value once nothing is in flight, and a newer one reads again.
     pub fn announce_reread(&self, reread: Reread) {
         let mut inner = self.lock();
         self.owe(&mut inner, reread.from);
@@ -86,14 +86,14 @@ impl PartitionState {
         inner.awaits_since.get_or_insert_with(Instant::now);
     }
 
-    /// For how long a re-read has been waiting for records in flight that are still written; `None`: none waits for such.
+    /// For how long a re-read has been waiting for records in flight that are still written; `None`: no re-read waits for such records.
     pub fn awaits_reread_for(&self) -> Option<Duration> {
         let inner = self.lock();
         let since = inner.awaits_since.filter(|_| inner.phase == Phase::AwaitingReread { discard_unsent: false });
         since.map(|since| since.elapsed())
     }
 
-    /// Records that the awaited re-read waits for and that weren't sent are dropped: they are read again, too.
+    /// Lets the re-read that is awaited wait no longer for records that weren't sent yet: they are dropped, and read again.
     pub fn discard_unsent(&self) {
         let mut inner = self.lock();
         if let Phase::AwaitingReread { discard_unsent } = &mut inner.phase {
@@ -110,7 +110,7 @@ impl PartitionState {
             // It will be announced after whatever happens now, or by the next owner.
             return false;
         }
-        // The block that they are written to holds records that were written before.
+        // A block that late requests write to also holds records that were written before.
         self.owe(&mut inner, late.from.saturating_sub(self.block_offsets));
         inner.late = None;
         inner.phase = Phase::AwaitingReread { discard_unsent: false };
@@ -118,8 +118,8 @@ impl PartitionState {
         true
     }
 
-    /// The worker that reads the partition doesn't come back from a plugin. The partition is read on from its position by
-    /// a newer value and another worker; what the lost worker still does with this value is stale.
+    /// Takes note that the worker that reads the partition doesn't come back from a plugin. A newer value and another worker go on from the
+    /// partition's position; what the lost worker may still do with this value is stale.
     pub fn abandon(&self) {
         let mut inner = self.lock();
         inner.abandoned = true;
