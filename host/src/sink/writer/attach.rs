@@ -15,7 +15,7 @@ use crate::sink::store::StoreError;
 
 /// How often a writer looks whether its entry has its attachments.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How long it goes on without those that were refused.
+/// How long a writer goes on without attachments that were refused, before it tries them again.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a writer knows of its entry's attachments.
@@ -23,19 +23,20 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct AttachmentState {
     /// What the entry is to have, and the reading of the files that says so.
     wanted: Option<(u64, OfEntry)>,
-    /// When to look again; `None`: at once.
+    /// When to look again; `None`: before the next record.
     next_look: Option<Instant>,
-    /// Whether something was written since: the entry may have been removed in between.
+    /// Whether records were written since the last look: the entry may have been removed before they were.
     written_since: bool,
 }
 
 impl AttachmentState {
-    /// The entry may have been removed.
+    /// Demands a look before the next record, because the entry may have been removed.
     pub fn look_again(&mut self) {
         self.next_look = None;
     }
 
-    /// How long to wait until a last look at an entry that gets no more records; `None`: it has had one.
+    /// How long to wait until the last look at an entry that gets no more records; `None`: nothing was written since the last look, or
+    /// the next record looks anyway.
     pub fn due_in(&self) -> Option<Duration> {
         let at = self.next_look.filter(|_| self.written_since)?;
         Some(at.saturating_duration_since(Instant::now()))
@@ -73,7 +74,7 @@ impl Writer {
             Err(error) => return Err(error),
         };
         self.attachments.next_look = Some(Instant::now() + look_after);
-        // What is written now may meet an entry that is removed a moment later.
+        // The entry may be removed before the records are written.
         self.attachments.written_since = true;
         Ok(())
     }
@@ -82,7 +83,7 @@ impl Writer {
     pub(super) async fn attach_again(&mut self) {
         let shared = std::sync::Arc::clone(&self.shared);
         let _turn = shared.turn(false, &self.topic()).await;
-        // A revocation waits for the look; where the partitions were taken away before, their next owner looks.
+        // A revocation waits for the look. Where all partitions were taken away already, their next owner looks.
         let mut requests = self.states.values().map(|state| (state.request(), state.may_write()));
         let Some(_under_way) = requests.find(|(_, may_write)| *may_write) else {
             self.attachments.written_since = false;

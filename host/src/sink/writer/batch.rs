@@ -1,7 +1,7 @@
-//! Which of the records that wait are next.
+//! Chooses the next batch among the records that wait, and drops those of partitions that were taken away.
 //!
-//! Guarantees: a batch fits the limits, or is a single record; records of a partition that was taken away aren't kept; finding that out
-//! doesn't cost more where more records wait.
+//! Guarantees: a batch fits the limits, or is a single record; records of a partition that was taken away aren't kept; to find out that no
+//! partition was taken away costs the same however many records wait.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::flow::{PartitionState, UnderWay};
 use crate::sink::BatchLimits;
 use crate::sink::parts::{SMALL, SMALL_BYTES};
 
-/// Up to this number of partitions it isn't looked whether all of them still have records.
+/// A writer that knows no more partitions than this doesn't look whether all of them still have records.
 const FEW_STATES: usize = 64;
 
 impl Writer {
-    /// The topic whose record waits here for longest: its turn is the next one.
+    /// The topic whose record has waited here for longest: the writer's next turn counts as one of this topic.
     pub(super) fn topic(&self) -> Arc<str> {
         let first = self.pending.front().or(self.unverified.first()).or(self.letters.front());
         let topic = first.map(|first| Arc::clone(&first.state().source.topic));
@@ -25,10 +25,10 @@ impl Writer {
         topic.or_else(of_removal).or_else(of_entry).unwrap_or_default()
     }
 
-    /// Drops the records of partitions that were taken away. Thousands may wait, and this is done for each batch: they are gone through
-    /// only where one of their partitions was.
+    /// Drops the records of partitions that were taken away. This is done before each batch, and thousands of records may wait: they are
+    /// gone through only where one of their partitions was taken away.
     pub(super) fn drop_taken_away(&mut self) {
-        // Each letter of a replay has a partition state of its own: those of letters that were written aren't kept.
+        // Each letter of a replay has a state of its own, and those of letters that were written mustn't be kept.
         let are_few = self.waiting_states.len() <= FEW_STATES.max(self.pending.len());
         if are_few && self.waiting_states.iter().all(|state| state.may_write()) {
             return;
@@ -40,7 +40,7 @@ impl Writer {
         }
     }
 
-    /// Whether its records are to share a request with those of other writers.
+    /// Whether this writer's records are few and small enough to share a request with those of other writers.
     pub(super) fn has_few(&self) -> bool {
         let is_few = |records: usize| records <= SMALL;
         is_few(self.pending.len())
@@ -68,15 +68,15 @@ impl Writer {
     }
 }
 
-/// Adds the partition unless it is there.
+/// Adds the state unless it is there.
 pub(super) fn note_state(states: &mut Vec<Arc<PartitionState>>, state: &Arc<PartitionState>) {
-    // Of most entries it is always the same.
+    // In most entries all records are of one partition, so the search ends at once.
     if !states.iter().rev().any(|known| Arc::ptr_eq(known, state)) {
         states.push(Arc::clone(state));
     }
 }
 
-/// One for each partition that has records in the batch.
+/// A mark for each partition that has records in the batch: while it isn't dropped, a request of the partition is under way.
 pub(super) fn under_way(batch: &VecDeque<PendingWrite>) -> Vec<UnderWay> {
     let mut under_way: Vec<UnderWay> = Vec::new();
     for state in batch.iter().map(PendingWrite::state) {

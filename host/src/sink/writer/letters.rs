@@ -1,9 +1,10 @@
 //! Dead letters that a replay sends beside live records: written in batches of their own, after the live ones.
 //!
-//! Guarantees: before a batch of letters the writer forgets what it knows of the entry, and again after it, so that a letter's record
-//! that the live path wrote is found, and the other way round; a letter is tried once, and left where that fails, so that it
-//! holds up no live record; nothing is ever removed to make room for a letter; its partition is asked right before each request
-//! whether it is still this host's. Letters are removed only while the store is known not to have been started again.
+//! Guarantees: before each batch of letters, and again after it, the writer forgets what it knows of the entry, so that a record that was
+//! written as a live one isn't written again for its letter, nor the other way round; a letter is tried once, and stays a dead letter
+//! where that fails, so that it holds up no live record; nothing is ever removed to make room for a letter; right before each request it
+//! is asked whether the letters' partition is still this host's. Letters are removed only while the store is known not to have been
+//! started again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::sink::item::Prepared;
 use crate::sink::letters::LetterRemoval;
 use crate::sink::store::{Occupant, StoreError};
 
-/// Letters that are written together: each may need a look at another time of the entry, and live records wait meanwhile.
+/// How many letters are written together at most: each may need a look at another time of the entry, and live records wait meanwhile.
 const AT_ONCE: usize = 16;
 /// How often a batch is placed and sent: a second time where a microsecond turned out to be occupied, and a third one where
 /// what occupies it was passed over.
@@ -34,13 +35,13 @@ const UNFINISHED: &str = "a record that was begun and never finished stands at i
 const HIDDEN: &str = "an unfinished record hides it; `replay --write` mends that while the group is stopped";
 
 impl Writer {
-    /// Writes some letters, if there are any. What fails is left.
+    /// Writes some letters, if there are any. A letter that can't be written stays a dead letter.
     pub(super) async fn write_letters(&mut self) -> Result<(), StoreError> {
         if self.letters.is_empty() {
             return Ok(());
         }
         let shared = Arc::clone(&self.shared);
-        // It goes together with nothing of others.
+        // Letters share no request with records of other writers.
         self.is_small_turn = false;
         let _turn = shared.turn(false, &self.topic()).await;
         let limits = shared.limits();
@@ -56,7 +57,7 @@ impl Writer {
         let _under_way = under_way(&batch);
         batch.retain(|letter| letter.state().may_write());
         let answer = self.write_batch_of_letters(&mut batch).await;
-        // What was sent is in the entry or isn't; what isn't known any more is read before it is used again.
+        // Nobody knows of each letter whether it is in the entry by now, so the writer reads again what the entry holds.
         self.generation = None;
         let reason = answer.as_ref().err().map_or(UNFINISHED.to_owned(), ToString::to_string);
         for mut letter in batch {
@@ -71,7 +72,7 @@ impl Writer {
             }
         }
         match answer {
-            // It is left, and says nothing of the entry.
+            // The letter stays a dead letter, and the error says nothing about the entry.
             Err(error) if error.concerns_only_the_record() => {
                 debug!(entry = %self.entry, %error, "a dead letter isn't taken now");
                 Ok(())
@@ -81,7 +82,7 @@ impl Writer {
     }
 
     async fn write_batch_of_letters(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
-        // A live record that is acknowledged and not proved may be the letter's.
+        // A live record that the store has acknowledged, and that isn't read back yet, may be the same as a letter's.
         self.verify_if_any().await?;
         self.generation = None;
         for _ in 0..ROUNDS {
@@ -97,12 +98,13 @@ impl Writer {
         if self.unverified.is_empty() { Ok(()) } else { self.verify().await }
     }
 
-    /// Passes over microseconds that are occupied by what no query shows, once no request of an earlier process can be at work on them
-    /// any more: it could finish a record there that is written elsewhere by then. Nothing is removed, because that can take the whole
-    /// block with it ([`super::super::removal`]), and of what an earlier replay wrote there the dead letters are gone.
+    /// Passes over microseconds that are occupied by what no query shows, so that the records get others. It does so only when no request of
+    /// an earlier process can be at work there any more: such a request could still finish a record that is written elsewhere by then.
+    /// Nothing is removed, because a removal can take the whole block with it ([`super::super::removal`]): where an earlier replay wrote
+    /// to that block, the dead letters of its records are gone already.
     pub(super) async fn pass_over(&mut self, occupied: Vec<u64>, is_beside_live: bool) -> Result<(), StoreError> {
         if let Some(left) = self.shared.may_be_at_work_for() {
-            // Live records don't wait for a letter, which is left.
+            // Live records don't wait for a letter: it stays a dead letter.
             if !is_beside_live {
                 self.wait_for_earlier_requests(left).await;
             }
@@ -111,7 +113,7 @@ impl Writer {
         for time in occupied {
             match self.shared.store.occupant(&self.entry, time).await? {
                 Occupant::Nothing => {}
-                // It was finished since, and is found.
+                // It was finished meanwhile, and the next look finds it.
                 Occupant::Record(_) if self.is_shown_at(time).await? => {}
                 Occupant::Unfinished | Occupant::Record(_) => {
                     self.occupied.learn(time..time.saturating_add(1), Vec::new());
@@ -154,7 +156,7 @@ impl Writer {
         store_start: Started,
     ) -> Result<(), String> {
         let shared = Arc::clone(&self.shared);
-        // It goes together with nothing of others.
+        // A removal shares no request with those of other writers.
         self.is_small_turn = false;
         let _turn = shared.turn(false, &self.topic()).await;
         self.verify_if_any().await.map_err(|error| error.to_string())?;
@@ -174,7 +176,7 @@ impl Writer {
         if let Some(left) = shared.may_be_at_work_for() {
             return Err(format!("a request to the store failed, which may be at work for {} s more", left.as_secs()));
         }
-        // What is known of the entry counts them as there.
+        // By what is known of the entry the letters are still there.
         self.generation = None;
         shared.forget_removed(&self.entry, times);
         let removed = shared.store.remove_letters(&self.entry, times).await;
@@ -191,7 +193,7 @@ impl Writer {
     }
 }
 
-/// It stays a dead letter, and can be replayed again.
+/// Leaves the letter as it is: it stays a dead letter, and can be replayed again.
 fn leave(letter: PendingWrite, reason: &str) {
     let Prepared { ack, .. } = letter.prepared;
     ack.state().refuse_letter(LetterRefusal::NotNow(reason.to_owned()));

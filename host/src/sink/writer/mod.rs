@@ -62,9 +62,9 @@ pub struct Writer {
     entry: EntryName,
     shared: Arc<Shared>,
     inbox: mpsc::UnboundedReceiver<Work>,
-    /// Records that aren't in the store, in their order; none has a microsecond.
+    /// Records that wait to be written, in their order; none has a microsecond.
     pending: VecDeque<PendingWrite>,
-    /// The partitions of these, and perhaps of others that waited before.
+    /// The states of all `pending` records, and perhaps of others that waited before.
     waiting_states: Vec<Arc<PartitionState>>,
     /// Dead letters that a replay sends beside live records.
     letters: VecDeque<PendingWrite>,
@@ -75,30 +75,31 @@ pub struct Writer {
     /// Dead letters that the store refuses.
     parked: Parked,
     occupied: OccupiedTimestamps,
-    /// The highest generation of a partition whose records came; what is known of the entry was read since it began.
+    /// The highest generation of the states whose records came. What is known of the entry was read since that one began; `None`: nothing
+    /// is known.
     generation: Option<u64>,
     /// The newest timestamp that this writer ever sent: a request of an earlier generation may have been under way when
     /// the present one began.
     newest_sent: Option<u64>,
     /// How many records of each partition were written where others may have left unfinished ones.
     written_late: HashMap<TopicPartition, u32>,
-    /// The partitions that this entry was written for.
+    /// The partitions whose records were written to this entry.
     states: HashMap<TopicPartition, Arc<PartitionState>>,
     rewritten: Rewritten,
     hidden: Hidden,
     verifier: Verifier,
     attachments: AttachmentState,
-    /// What was acknowledged since it was noted last.
+    /// The records that were acknowledged since `Shared::remember` was last called.
     acknowledged: Vec<Written>,
     request_sharing: RequestSharing,
     apart: Apart,
-    /// How many of its records were written.
+    /// How many records this writer has written.
     written: u64,
-    /// Whether this turn is one of those that writers with few records have.
+    /// Whether this turn is a small one, as writers with few records have them.
     is_small_turn: bool,
     backoff: Backoff,
     complained: Option<Instant>,
-    /// Whether it has said that it waits for the end of an earlier process's requests.
+    /// Whether it has logged that it waits for the end of an earlier process's requests.
     waits_for_earlier: bool,
 }
 
@@ -137,10 +138,10 @@ impl Writer {
     /// Runs until the sink is closed, or nothing came for a while.
     pub async fn run(mut self) {
         while self.wait_for_work().await {
-            // Somebody else may own the partitions by now.
+            // This process may have been suspended, and other hosts may have the partitions by now.
             self.shared.membership.assured().await;
             let answer = match self.turn().await {
-                // What is known of the entry has to be proved first.
+                // A shared request failed: letters wait until the next turn has shown what the entry holds.
                 Ok(()) if self.request_sharing == RequestSharing::JustFailed => Ok(()),
                 Ok(()) => self.write_letters().await,
                 error => error,
@@ -155,7 +156,7 @@ impl Writer {
                 self.shared.remember(&self.entry, &mut self.acknowledged);
             }
             match answer {
-                // Nothing is proved, and the store may still be at work on the request.
+                // A shared request failed, and the store may still be at work on it.
                 Ok(()) if self.request_sharing == RequestSharing::JustFailed => {
                     tokio::time::sleep(self.backoff.wait()).await
                 }
@@ -225,14 +226,14 @@ impl Writer {
         let (begin, before) = (Instant::now(), by_others(self.written));
         let answer = self.write_and_verify().await;
         let is_slow = || begin.elapsed() > request_sharing::SLOW;
-        // Where nothing of others is written meanwhile the store is away, and no entry is to blame.
+        // If no other writer could write meanwhile, the store is away, and this entry isn't to blame.
         if is_alone && (answer.is_err() || is_slow()) && by_others(self.written) > before {
             self.apart.begin(Instant::now());
         }
         answer
     }
 
-    /// What a turn is for.
+    /// What a writer does in its turn.
     async fn write_and_verify(&mut self) -> Result<(), StoreError> {
         // While it waited for its turn, more may have come.
         self.take_in();
@@ -255,7 +256,7 @@ impl Writer {
         if self.is_time_to_verify() { self.verify().await } else { Ok(()) }
     }
 
-    /// Writes, and tells of it if somebody follows batches.
+    /// Writes the batch, and makes a span of it where spans are sent.
     async fn write_traced(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
         let Some(target) = self.shared.batches.get().map(Arc::clone) else { return self.write(batch).await };
         let bytes = batch.iter().map(PendingWrite::bytes).sum();
@@ -298,7 +299,7 @@ impl Writer {
         batch.retain(|pending| pending.state().may_write());
         let by_time: BTreeMap<u64, Write> = batch.iter_mut().filter_map(PendingWrite::take_write).collect();
         if by_time.len() < batch.len() {
-            // Two with one microsecond: the second would be taken for written. It never was seen, and must not pass.
+            // Two records have one microsecond, and the second would be taken for written. That must not happen, and never did so far.
             error!(entry = %self.entry, "records of a batch have the same microsecond; placing them again");
             return Ok(());
         }
@@ -349,7 +350,7 @@ impl Writer {
         }
     }
 
-    /// Looks at what the server said of each record.
+    /// Decides about each record of a batch by what the server said of it.
     async fn take_answers(
         &mut self,
         batch: &mut VecDeque<PendingWrite>,
@@ -362,7 +363,7 @@ impl Writer {
                 None if self.shared.verify || pending.must_be_shown => self.unverified.push(pending),
                 None => self.acknowledge(pending, false),
                 Some(StoreError::Conflict(_)) => {
-                    // For the second time, though a query in between showed nothing there.
+                    // The microsecond is occupied for the second time, though a query in between showed nothing there.
                     occupied_again.extend(pending.time_us.filter(|time| pending.conflict_us == Some(*time)));
                     pending.conflict_us = pending.time_us;
                     pending.withdraw(&mut self.occupied);
@@ -386,7 +387,7 @@ impl Writer {
         first_error.map_or(Ok(()), Err)
     }
 
-    /// The record is in the store.
+    /// Acknowledges a record that is in the store. `already_present`: it was there before.
     fn acknowledge(&mut self, pending: PendingWrite, already_present: bool) {
         let time_us = pending.time_us.unwrap_or(pending.prepared.base_us);
         let is_dead_letter = pending.prepared.is_dead_letter();
@@ -400,7 +401,7 @@ impl Writer {
         }
         if ack.state().is_of_letter() {
             self.shared.counters.replayed(1);
-            // Its dead letter stays until the store was asked once more for this output, so that no re-read has to look after it.
+            // The dead letter stays until the store was asked once more for this output, so that no re-read has to cover it.
             let (entry, checksum) = (self.entry.clone(), checksum(&payload));
             ack.state().note_stored(StoredOutput { entry, time_us, identity, checksum, found: already_present });
             return ack.acknowledge();
@@ -410,14 +411,15 @@ impl Writer {
         ack.acknowledge();
     }
 
-    /// Records are about to be removed, or a removal of them failed: the server rewrites the whole block, and can damage others of it. It is
-    /// called before the request, because its answer may be lost although the records are removed.
+    /// Demands a re-read of the entry's partitions, because records are about to be removed or their removal has failed: the server rewrites
+    /// the whole block, and can damage other records of it. Called before the request to remove them, because its answer may be lost
+    /// although the records are removed.
     fn announce_removal(&self, records: u64) {
         self.shared.counters.repaired(records);
         for state in self.states.values() {
             state.require_reread_after_removal();
         }
-        // A writer that was idle has retired, and what it knew of others that share the entry is forgotten.
+        // This writer may not know all partitions that share the entry: an earlier one that was idle has retired.
         let is_known = |source: &TopicPartition| {
             self.states.get(source).is_some_and(|state| state.phase() != crate::flow::Phase::Ended)
         };

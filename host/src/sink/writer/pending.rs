@@ -1,4 +1,4 @@
-//! A record that its writer is at work on.
+//! A record that a writer has taken in and not acknowledged yet.
 
 use std::sync::Arc;
 
@@ -10,19 +10,21 @@ use crate::sink::store::{QueriedRecord, Write};
 /// How often the store may fail at one record while it writes others.
 const MOST_FAILURES: u32 = 8;
 
+/// See the module.
 #[derive(Debug)]
 pub(super) struct PendingWrite {
     pub prepared: Prepared,
-    /// The microsecond that it was given; `None` while it waits.
+    /// The microsecond that it was given; `None` while it waits for one.
     pub time_us: Option<u64>,
-    /// It was sent to this microsecond: the store may have it.
+    /// Whether it was sent to this microsecond, so that the store may have it.
     pub sent: bool,
-    /// An unfinished record may hide it: only a query proves that it can be read.
+    /// Whether an unfinished record may hide it, so that only a query proves that it can be read.
     pub must_be_shown: bool,
-    /// The microsecond that the store said was occupied at the last attempt.
+    /// The microsecond that was occupied at the last attempt, as the store said.
     pub conflict_us: Option<u64>,
+    /// How often the store has failed at it.
     failures: u32,
-    /// What the sink had written over all entries when the store failed at this record first.
+    /// How many records of all entries the sink had written when the store first failed at this one.
     written_at_failure: u64,
 }
 
@@ -52,7 +54,7 @@ impl PendingWrite {
         self.time_us.map(|time| (time, self.prepared.take_write(time)))
     }
 
-    /// Takes its microsecond back. Where it was sent there, that microsecond is read before it is used again.
+    /// Takes the microsecond away from the record. If the record was sent to it, that microsecond is read before it is used again.
     pub fn withdraw(&mut self, occupied: &mut OccupiedTimestamps) {
         let was_sent = std::mem::take(&mut self.sent);
         match self.time_us.take() {
@@ -75,7 +77,7 @@ impl PendingWrite {
         self.is_of(seen) && seen.size == self.prepared.payload.len()
     }
 
-    /// The store failed at it. `true`: it has failed at it too often, while it wrote others.
+    /// Takes note that the store failed at it. `true`: that happened too often, while the store wrote other records.
     pub fn fail(&mut self, written: u64) -> bool {
         if self.failures == 0 {
             self.written_at_failure = written;

@@ -20,7 +20,7 @@ use crate::sink::store::StoreError;
 pub(in crate::sink) const NEAR_US: u64 = 2_000_000;
 /// How far behind the last wanted time a query reads on, so that the next batch needn't ask again, in microseconds.
 const AHEAD_US: u64 = 1_000_000;
-/// Records that one query reads at most, without and with their bytes.
+/// How many records one query reads at most, without and with their bytes.
 pub(super) const HEADS: usize = 1_000;
 const WHOLE: usize = 200;
 /// How many records of a partition and generation are read back although `store.verify_writes` is off, because a host
@@ -30,12 +30,12 @@ const SHOWN_LATE: u32 = 1_000;
 
 /// How often a record whose bytes differ from what its plugins answer now is written again.
 const MOST_REWRITES: u8 = 3;
-/// Above this many records all are forgotten; each takes some 100 bytes.
+/// When this many records are remembered, all are forgotten; each takes some 100 bytes.
 const REWRITTEN_KEPT: usize = 20_000;
 
-/// How often each record was written again because its bytes differed. A plugin with a clock or random numbers answers
-/// differently each time: without an end to it, such a record would be taken for damaged in every re-read, and each
-/// removal demands another one.
+/// How often each record was written again because its bytes differed. A plugin that uses the clock or random numbers answers differently
+/// each time. Without a bound, such a record would be taken for damaged and removed in each re-read, and each removal
+/// demands another re-read.
 #[derive(Debug, Default)]
 pub(super) struct Rewritten(HashMap<(TopicPartition, u64, Option<u32>), u8>);
 
@@ -63,29 +63,31 @@ enum Placed {
     ToBeWritten(PendingWrite),
     /// It is in the entry already.
     Acknowledged,
-    /// It is to be placed once more: something else is known of the entry now.
+    /// It has to be placed once more, because more is known of the entry now.
     Again(PendingWrite),
     /// The store was asked, and failed.
     Failed(PendingWrite, StoreError),
 }
 
 impl Writer {
-    /// The records of a new generation: somebody else may have written this entry in the meantime.
+    /// Begins a new generation if the batch has records of one: other hosts may have written this entry since the last one began, so that
+    /// what is known of the entry is forgotten.
     pub(super) async fn begin_generation(&mut self, batch: &VecDeque<PendingWrite>) -> Result<(), StoreError> {
         let generation = batch.iter().map(|pending| pending.state().generation()).max();
         if generation > self.generation {
-            // Of thousands of entries most are new: one list tells of many.
+            // Where there are thousands of entries most of them are new, and one list of the bucket's entries tells that of many.
             let Shared { store, entry_list, .. } = &*self.shared;
             let is_absent = entry_list.is_absent(store, &self.entry, generation.unwrap_or(u64::MAX)).await;
             let newest = if is_absent { None } else { store.newest_of(&self.entry).await? };
             self.occupied.begin_generation(newest.max(self.newest_sent));
             self.written_late.clear();
-            // Its microseconds are forgotten as well: a record that wants one of them meets the hidden record again.
+            // The microseconds at which records are hidden are forgotten as well: a record that gets one of them meets the hidden one again.
             self.hidden = Hidden::default();
             self.states.retain(|_, state| state.may_write());
             self.generation = generation;
         }
-        // A letter's partition is known by its live records, or a removal is told to those that share the entry.
+        // Only states of partitions are kept, because a removal demands a re-read of each. A letter's partition is known here if its live
+        // records are written here; otherwise `announce_removal` reaches it as one that shares the entry.
         for state in batch.iter().map(PendingWrite::state).filter(|state| !state.is_of_letter_beside_live()) {
             if self.states.get(&state.source).is_none_or(|known| !Arc::ptr_eq(known, state)) {
                 self.states.insert(state.source.clone(), Arc::clone(state));
@@ -133,7 +135,7 @@ impl Writer {
                 pending.must_be_shown |= self.occupied.may_be_hidden(time) && self.count_late(&pending);
                 return Placed::ToBeWritten(pending);
             }
-            // Another partition of the entry looked here and needed no bytes.
+            // A record of another partition, which needed no bytes, made the writer look here.
             TimestampChoice::Present(time) if self.compares_contents(&pending) && self.occupied.is_unread(time) => {
                 self.occupied.doubt(time);
                 return Placed::Again(pending);
@@ -179,7 +181,7 @@ impl Writer {
     }
 
     async fn remove_damaged(&mut self, time: u64) -> Result<(), StoreError> {
-        // The re-read is asked for first, because the answer may be lost although the record is removed.
+        // The re-read is demanded first, because the answer may be lost although the record is removed.
         self.announce_removal(1);
         self.shared.store.remove_all(&self.entry, &[time]).await?;
         self.occupied.doubt(time);

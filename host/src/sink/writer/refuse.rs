@@ -20,7 +20,7 @@ use crate::sink::store::StoreError;
 /// How often a dead letter that the store refuses is tried again.
 const PARKED_FOR: Duration = Duration::from_secs(15);
 
-/// A quota that has no room for a record of this size isn't looked for.
+/// For records of at most this size nobody looks whether the quota has room.
 const ALWAYS_FITS: u64 = 64 * 1024;
 
 /// Dead letters that the store refuses.
@@ -65,7 +65,7 @@ impl Writer {
             let bytes = batch.iter().map(PendingWrite::bytes).sum();
             self.shared.learn_limit(&error, header_bytes, bytes);
         }
-        // Its halves are no company for others.
+        // The halves share no request with records of other writers.
         self.request_sharing = RequestSharing::JustFailed;
         let mut second = batch.split_off(batch.len() / 2);
         let first = Box::pin(self.send(batch)).await;
@@ -81,7 +81,7 @@ impl Writer {
     pub(super) fn refuse_if_hopeless(&mut self, mut pending: PendingWrite, error: &StoreError) -> Option<PendingWrite> {
         let reason = match error {
             StoreError::Invalid(_) => format!("ReductStore refused it: {error}"),
-            // An answer that may have another reason counts only where other records pass.
+            // Such an answer may have another reason than this record, and counts only where the store takes other records.
             StoreError::Doubtful(_) if !pending.fail(self.shared.counters.snapshot().written) => return Some(pending),
             StoreError::TooLarge(_) | StoreError::Doubtful(_) => format!(
                 "{error}; it has {} bytes, and {} bytes of headers: {}",
@@ -110,7 +110,7 @@ impl Writer {
         self.parked.records.push_back(pending);
     }
 
-    /// Takes up parked dead letters again when it is time.
+    /// Queues parked dead letters again when it is time.
     pub(super) fn retry_parked(&mut self) {
         if self.parked.patience().is_some_and(|patience| patience.is_zero()) {
             self.parked.since = None;

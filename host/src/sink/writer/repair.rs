@@ -6,8 +6,8 @@
 //! then a query passes over it: of one microsecond it looks at the first record only, finished or not.
 //! Source: ReductStore 1.21.5, `write_record.rs`, `query/filters/time_range.rs`; tried against the server.
 //!
-//! Guarantees: of what is finished, only hidden records are removed that this writer is about to write again, has written elsewhere and
-//! not acknowledged, or was shown elsewhere; a hidden record that comes again isn't there twice.
+//! Guarantees: no finished record is removed but a hidden one that this writer is about to write again, has written elsewhere and not
+//! acknowledged yet, or was shown elsewhere; a hidden record that comes again isn't there twice.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -22,9 +22,9 @@ use crate::sink::store::{Occupant, QueriedRecord, StoreError};
 
 /// How long an unfinished record is given to be finished by whatever is writing it, before it is removed.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How often one microsecond is cleared before it is tried again to write it; each block may have one record there.
+/// How many records are removed at one microsecond before the writer tries to write there again; each block may have one record there.
 const MOST_COPIES: usize = 8;
-/// Hidden records that are remembered of an entry.
+/// How many hidden records of an entry are remembered.
 const MOST_HIDDEN: usize = 1_000;
 
 /// Records that unfinished ones hide, by what they are and where they stand. A query doesn't show them, so that one which comes again
@@ -46,7 +46,7 @@ impl Hidden {
         self.0.retain(|(known, _)| !known.matches(identity));
     }
 
-    /// Where this record stands hidden.
+    /// The microsecond at which this record is hidden; `None`: none is known.
     pub fn at(&self, identity: &Identity) -> Option<u64> {
         self.0.iter().find(|(known, _)| known.matches(identity)).map(|(_, time)| *time)
     }
@@ -64,7 +64,7 @@ impl Writer {
         for time in occupied {
             match self.shared.store.occupant(&self.entry, time).await? {
                 Occupant::Unfinished => unfinished.push(time),
-                // It was finished since.
+                // It was finished meanwhile.
                 Occupant::Record(_) if self.is_shown_at(time).await? => {}
                 Occupant::Record(seen) if self.is_in_hand(&seen, batch) => hidden.push(time),
                 Occupant::Record(seen) => {
@@ -80,7 +80,7 @@ impl Writer {
                 }
             }
         }
-        // Somebody else may be writing here by now.
+        // This process may have been suspended meanwhile, and another host may be writing here by now.
         self.shared.membership.assured().await;
         if batch.iter().any(|pending| !pending.state().may_write()) || unfinished.is_empty() && hidden.is_empty() {
             return Ok(());
@@ -104,7 +104,7 @@ impl Writer {
     }
 
     /// Whether this writer is about to write this record, has just written it elsewhere and not read it back yet, or was shown it
-    /// elsewhere: it isn't needed where it is hidden, and would be there twice if whatever hides it went.
+    /// elsewhere. Then the hidden copy isn't needed, and the record would be there twice if whatever hides it were removed.
     fn is_in_hand(&self, seen: &QueriedRecord, batch: &VecDeque<PendingWrite>) -> bool {
         let unverified = self.unverified.iter().filter(|record| record.time_us != Some(seen.timestamp_us));
         let is_shown = |identity| self.occupied.is_found_beside(identity, seen.timestamp_us);
@@ -112,9 +112,9 @@ impl Writer {
             || seen.identity.as_ref().is_some_and(is_shown)
     }
 
-    /// Removes the record that was found hidden, and is about to be written, from the microsecond where it is hidden.
+    /// Removes the hidden copy of a record that is about to be written.
     pub(super) async fn uncover(&mut self, pending: &PendingWrite, time: u64) -> Result<(), StoreError> {
-        // Somebody else may be writing here by now.
+        // This process may have been suspended meanwhile, and another host may be writing here by now.
         self.shared.membership.assured().await;
         if !pending.state().may_write() {
             return Ok(());

@@ -1,12 +1,12 @@
-//! Whether a writer's small requests go together with those of other writers.
+//! Decides whether a writer's small requests go together with those of other writers.
 //!
-//! Guarantees: after a shared request that failed its writers ask by themselves once; an entry that failed or took long by
-//! itself, while the store wrote others, shares no request for a while: one that it cuts off would leave unfinished
-//! records in all entries of that request.
+//! Guarantees: after a shared request has failed, each of its writers makes its next request by itself; an entry that failed or took long
+//! by itself, while the store wrote others, shares no request for a while, because a shared request that is cut off leaves
+//! unfinished records in all its entries.
 
 use std::time::{Duration, Instant};
 
-/// How long an entry shares nothing, at first and at most.
+/// For how long an entry shares no request, at first and at most.
 const FIRST: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(600);
 /// A turn that takes longer than this is slow.
@@ -36,7 +36,8 @@ impl Apart {
         self.until.is_none_or(|until| now >= until)
     }
 
-    /// It failed or was slow by itself. Each time that it does so soon after it was let in again it stays out for longer.
+    /// Keeps the entry apart from now on, because it failed or was slow by itself: for longer each time, where that happens soon after the
+    /// last time was over.
     pub fn begin(&mut self, now: Instant) {
         self.term = match self.until {
             Some(until) if now < until => self.term,

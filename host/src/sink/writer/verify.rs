@@ -2,8 +2,8 @@
 //!
 //! ReductStore answers 200 before it knows whether a record's bytes reached the disk, and marks the record as broken where
 //! they didn't (a full disk). The cheapest proof is a count: for a range of a partition's offsets the store is asked
-//! for every `n`-th record, and it shows one only if all `n` are there. Where that doesn't come out, the heads of the records are read, and
-//! what isn't among them is written again. Where the entry's blocks overlap in time, which late records make them do, each
+//! for every `n`-th record, and it shows one only if all `n` are there. Where it shows none, the heads of the records are read, and
+//! records that aren't among them are written again. Where the entry's blocks overlap in time, as late records make them do, each
 //! query costs as much as all blocks before it: then each record is asked for by itself, a few at a time, if that was faster
 //! so far.
 //!
@@ -29,7 +29,7 @@ use crate::sink::joint;
 use crate::sink::parts::{SMALL, ShownPart};
 use crate::sink::store::{Claim, Occupant, QueriedRecord, StoreError};
 
-/// Acknowledged records that are read back at the latest when there are this many; where a query is costly, up to
+/// When the store has acknowledged this many records that aren't read back yet, they are read back; where a query is costly, only at up to
 /// [`MOST_TIMES`] as many.
 const MOST_UNVERIFIED: usize = 640;
 const MOST_TIMES: u128 = 16;
@@ -43,10 +43,10 @@ const FINISHING: Duration = Duration::from_millis(100);
 const SINGLES_AT_ONCE: usize = 8;
 /// After this many proofs by single records a query is tried again.
 const TRY_QUERY_AFTER: u32 = 50;
-/// Above this many ranges of strangers' offsets, of a partition, those between count as strangers', too.
+/// If a partition has more ranges of strangers' offsets than this, all offsets between them count as strangers', too.
 const MOST_STRANGERS: usize = 1_000;
 
-/// What a writer knows of proving.
+/// What a writer knows that it needs to read records back at the least cost.
 #[derive(Debug, Default)]
 pub(super) struct Verifier {
     /// The highest offset of each partition that is known to be in the entry. A count of offsets above it counts no other
@@ -55,22 +55,24 @@ pub(super) struct Verifier {
     /// Offsets above it of which a record was seen in the entry that this writer hasn't acknowledged: a late request of another host, for
     /// example, may have written it.
     strangers: HashMap<TopicPartition, HashMap<Option<TopicId>, RangeSet>>,
-    /// How long the last query took, and the last look at a single record where several were looked at together.
+    /// How long the last query took.
     query: Option<Duration>,
     /// When that query was asked.
     queried: Option<Instant>,
+    /// How long each record took on average the last time that many were asked for by themselves.
     single: Option<Duration>,
+    /// How often in a row records were asked for by themselves.
     singles_in_a_row: u32,
 }
 
 impl Verifier {
-    /// The record is in the entry.
+    /// Takes note that this record is in the entry.
     pub fn note(&mut self, identity: &Identity) {
         match self.known_to.get_mut(&identity.source) {
             Some(known) => *known = identity.offset.max(*known),
             None => drop(self.known_to.insert(identity.source.clone(), identity.offset)),
         }
-        // What lies below isn't counted any more.
+        // Offsets at or below that one aren't counted any more.
         let Some(strangers) = self.strangers.get_mut(&identity.source) else { return };
         let end = self.known_to.get(&identity.source).map_or(0, |known| known.saturating_add(1));
         strangers.retain(|_, offsets| {
@@ -82,7 +84,7 @@ impl Verifier {
         }
     }
 
-    /// A record was seen in the entry that this writer doesn't wait for.
+    /// Takes note of a record in the entry that this writer doesn't wait for.
     pub fn note_stranger(&mut self, identity: &Identity) {
         let Identity { source, topic_id, offset, .. } = identity;
         if self.known_to.get(source).is_some_and(|known| offset <= known) {
@@ -135,7 +137,7 @@ impl Verifier {
         self.query > Some(CHEAP) && self.queried.is_some_and(|at| now.duration_since(at) < COSTLY_FOR)
     }
 
-    /// How many records are read back at once at the latest.
+    /// At how many records that aren't read back yet they are read back at the latest.
     fn most_unverified(&self) -> usize {
         let times = self.query.map_or(1, |query| (query.as_millis() / CHEAP.as_millis()).clamp(1, MOST_TIMES));
         MOST_UNVERIFIED.saturating_mul(usize::try_from(times).unwrap_or(1))
@@ -166,9 +168,9 @@ impl Writer {
                 || bytes() >= self.shared.limits().bytes)
     }
 
-    /// Acknowledges what is shown; what isn't is written again.
+    /// Reads back what the store has acknowledged: acknowledges the records that it shows, and queues the others again.
     pub(super) async fn verify(&mut self) -> Result<(), StoreError> {
-        // What was taken away is its next owner's to look for.
+        // Records of partitions that were taken away are the next owner's business.
         let mut records = std::mem::take(&mut self.unverified);
         records.retain(|record| record.state().may_write());
         records.sort_by_key(|record| record.time_us);
@@ -215,7 +217,7 @@ impl Writer {
         Ok(records.iter().map(|record| !is_shown(record, &seen)).collect())
     }
 
-    /// Whether all of these are shown, at the lowest cost. `false`: perhaps.
+    /// Finds out at the lowest cost whether all of these records are shown. `false`: they may be or not.
     async fn are_shown(&mut self, records: &[PendingWrite]) -> Result<bool, StoreError> {
         let Some(last) = records.last() else { return Ok(true) };
         let mere = records.iter().all(|record| !record.must_be_shown);
@@ -229,14 +231,14 @@ impl Writer {
             match answer {
                 Ok(Some(shown)) => return Ok(records.iter().all(|record| is_among(record, &shown))),
                 Ok(None) => {}
-                // It may be another entry's fault: this one's own question shows that. The store may still be at work.
+                // Another entry may be the reason: that shows when this one asks by itself. The store may still be at work on the request.
                 Err(_) => tokio::time::sleep(self.backoff.wait()).await,
             }
         }
         if mere && self.verifier.prefers_singles(records.len()) {
             return self.are_there(records).await;
         }
-        // Between the offsets of dead letters that are sent again are others, which a count would take for them.
+        // Between the offsets of dead letters that are sent again lie others, whose records a count would take for theirs.
         if records.iter().any(|record| record.state().is_of_letter()) {
             return Ok(false);
         }
@@ -265,7 +267,7 @@ impl Writer {
         is_shared.then_some(())?;
         let (first, last) = (records.first()?, records.last()?);
         let state = first.state();
-        // One that was seen here may stand for a record of another entry.
+        // A stranger's record in this entry could be counted in place of a missing one of another entry.
         (!self.verifier.strangers.contains_key(&state.source)).then_some(())?;
         let is_plain = |record: &PendingWrite| {
             Arc::ptr_eq(record.state(), state) && !record.prepared.is_dead_letter() && !state.is_of_letter()
