@@ -58,8 +58,8 @@ pub trait GroupHandler: Send + Sync {
     fn group_denied(&self);
     /// The group took a commit, or refused it for this reason.
     fn committed(&self, outcome: Result<(), String>);
-    /// Why no other member of the group may have partitions of this topic: several of its partitions are written to one entry. `None`: other
-    /// members may have some. Called by any thread.
+    /// Why no other member of the group may have partitions of this topic: several of its partitions are written to one entry. `None`:
+    /// other members may have some. Called by any thread.
     fn requires_sole_member(&self, topic: &str, partitions: usize) -> Option<String>;
     /// The consumer can't go on. Called by any thread.
     fn failed(&self, reason: String);

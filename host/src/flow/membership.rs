@@ -1,11 +1,11 @@
 //! Whether this host may still write: a process that was stopped (SIGSTOP), or whose machine was suspended, may wake up
 //! after the group has given its partitions to others.
 //!
-//! Guarantees: after the process stood still for longer than [`SUSPENDED`] no new request is sent to the store until the group has confirmed the
-//! membership, or a rebalance has taken the partitions away. That is noticed whichever clock shows it: a suspended
-//! machine's monotonic clock stands still, so the clocks that count the suspension are compared as well. A request that
-//! was under way when the process was stopped can't be called back: the server gives it up when nothing of its body comes
-//! for 30 s, which is less than Kafka's 45 s until the partitions move on.
+//! Guarantees: after the process stood still for longer than [`SUSPENDED`] no new request is sent to the store until the group has
+//! confirmed the membership, or a rebalance has taken the partitions away. That is noticed whichever clock shows it: a suspended machine's
+//! monotonic clock stands still, so the clocks that count the suspension are compared as well. A request that was under way when the
+//! process was stopped can't be called back: the server gives it up when nothing of its body comes for 30 s, which is less than Kafka's 45
+//! s until the partitions move on.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -106,8 +106,8 @@ impl Membership {
         }
     }
 
-    /// Looks whether the process stood still, and answers whether writing has to wait. Each caller looks for itself, because it may have woken
-    /// up before the thread that ticks.
+    /// Looks whether the process stood still, and answers whether writing has to wait. Each caller looks for itself, because it may have
+    /// woken up before the thread that ticks.
     pub fn look_for_suspension(&self) -> bool {
         let suspended = self.ran().map_or(Duration::ZERO, |ran| self.clocks.now().since(&ran));
         if suspended > SUSPENDED && !self.doubted.swap(true, Ordering::SeqCst) {

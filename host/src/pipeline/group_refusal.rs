@@ -3,7 +3,8 @@
 //! librdkafka raises the same error where the brokers refuse to name the group's coordinator and where the coordinator refuses the
 //! member, and of neither refusal it says when it ends.
 //!
-//! Guarantees: a refusal that isn't repeated is forgotten after [`HOLDS`], so that it can't hide for ever what else is wrong. A plain value.
+//! Guarantees: a refusal that isn't repeated is forgotten after [`HOLDS`], so that it can't hide for ever what else is wrong. A plain
+//! value.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! Records on which a call to a plugin didn't come back, so that the worker that called it was lost.
 //!
-//! Guarantees: such a record is given to no plugin while that version of the plugin is active, because the next worker would be lost
-//! as well; what becomes of it follows from the plugin's `on_failure`. A record of a topic that was deleted and created again isn't taken for
+//! Guarantees: such a record is given to no plugin while that version of the plugin is active, because the next worker would be lost as
+//! well; what becomes of it follows from the plugin's `on_failure`. A record of a topic that was deleted and created again isn't taken for
 //! the one that had its offset before. While there is no such record, a worker pays one atomic load for each record.
 
 use std::collections::HashMap;

@@ -1,8 +1,8 @@
 //! Replays the dead letters while the host runs, or makes a dry run of that, which tells what would become of each letter.
 //!
 //! Guarantees: one replay or dry run goes on at a time; it has a thread and plugin instances of its own, and neither circuit breakers nor
-//! the bake window of a new version count its calls; a dry run changes nothing; a replay loses no letter, as [`beside_live`] says; a stop of
-//! the host ends it; a panic in it ends it, and not the host.
+//! the bake window of a new version count its calls; a dry run changes nothing; a replay loses no letter, as [`beside_live`] says; a stop
+//! of the host ends it; a panic in it ends it, and not the host.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

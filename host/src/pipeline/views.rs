@@ -369,8 +369,8 @@ struct Signs<'a> {
     oldest_request: Option<Duration>,
 }
 
-/// What records wait for, in words. A pause comes first, then a known problem of Kafka or the store, then the store, where it owes an answer
-/// or most records were read already. If it is none of these, it is Kafka or the plugins.
+/// What records wait for, in words. A pause comes first, then a known problem of Kafka or the store, then the store, where it owes an
+/// answer or most records were read already. If it is none of these, it is Kafka or the plugins.
 fn why_behind(signs: &Signs) -> String {
     let is_of_server =
         |problem: &&HealthProblem| ["store", "kafka"].contains(&problem.code.split('.').next().unwrap_or_default());

@@ -1,7 +1,7 @@
 //! What may be committed for a partition, and what the next owner is told with it.
 //!
-//! Guarantees: while a partition is read, [`PartitionState::commit_point`] alone decides what may be committed; while a failure of the store
-//! isn't explained, that is only what had been acknowledged before an earlier look at the store.
+//! Guarantees: while a partition is read, [`PartitionState::commit_point`] alone decides what may be committed; while a failure of the
+//! store isn't explained, that is only what had been acknowledged before an earlier look at the store.
 
 use super::{CommitPoint, Inner, OwedReread, PartitionState, Phase};
 use crate::flow::commit_metadata::CommitMetadata;

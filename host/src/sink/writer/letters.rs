@@ -98,8 +98,8 @@ impl Writer {
         if self.unverified.is_empty() { Ok(()) } else { self.verify().await }
     }
 
-    /// Passes over microseconds that are occupied by what no query shows, so that the records get others. It does so only when no request of
-    /// an earlier process can be at work there any more: such a request could still finish a record that is written elsewhere by then.
+    /// Passes over microseconds that are occupied by what no query shows, so that the records get others. It does so only when no request
+    /// of an earlier process can be at work there any more: such a request could still finish a record that is written elsewhere by then.
     /// Nothing is removed, because a removal can take the whole block with it ([`super::super::removal`]): where an earlier replay wrote
     /// to that block, the dead letters of its records are gone already.
     pub(super) async fn pass_over(&mut self, occupied: Vec<u64>, is_beside_live: bool) -> Result<(), StoreError> {

@@ -411,9 +411,9 @@ impl Writer {
         ack.acknowledge();
     }
 
-    /// Demands a re-read of the entry's partitions, because records are about to be removed or their removal has failed: the server rewrites
-    /// the whole block, and can damage other records of it. Called before the request to remove them, because its answer may be lost
-    /// although the records are removed.
+    /// Demands a re-read of the entry's partitions, because records are about to be removed or their removal has failed: the server
+    /// rewrites the whole block, and can damage other records of it. Called before the request to remove them, because its answer may be
+    /// lost although the records are removed.
     fn announce_removal(&self, records: u64) {
         self.shared.counters.repaired(records);
         for state in self.states.values() {

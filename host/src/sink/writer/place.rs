@@ -81,7 +81,8 @@ impl Writer {
             let newest = if is_absent { None } else { store.newest_of(&self.entry).await? };
             self.occupied.begin_generation(newest.max(self.newest_sent));
             self.written_late.clear();
-            // The microseconds at which records are hidden are forgotten as well: a record that gets one of them meets the hidden one again.
+            // The microseconds at which records are hidden are forgotten as well: a record that gets one of them meets the hidden one
+            // again.
             self.hidden = Hidden::default();
             self.states.retain(|_, state| state.may_write());
             self.generation = generation;
