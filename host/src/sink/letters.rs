@@ -24,13 +24,13 @@ const AT_WORK: Duration = Duration::from_secs(60);
 /// Outputs whose times are at most this far apart are looked for with one query, which reads the records between them, too, in microseconds.
 const CLOSE_US: u64 = 5_000;
 
-/// What a writer has to do.
+/// What a writer has to do. It is small, because the queue of each of thousands of writers has room for many.
 #[derive(Debug)]
 pub(crate) enum Work {
     /// To write a record.
-    Write(Item),
+    Write(Box<Item>),
     /// To remove dead letters.
-    Remove(LetterRemoval),
+    Remove(Box<LetterRemoval>),
 }
 
 /// How the store shows an output of a dead letter.
@@ -76,7 +76,8 @@ impl Sink {
         store_start: Started,
     ) -> Result<(), String> {
         let (answer, answered) = oneshot::channel();
-        self.0.hand(entry, Work::Remove(LetterRemoval { owners, times, store_start, answer }));
+        let removal = LetterRemoval { owners, times, store_start, answer };
+        self.0.hand(entry, Work::Remove(Box::new(removal)));
         answered.await.unwrap_or_else(|_| Err("the sink ends".into()))
     }
 

@@ -288,7 +288,7 @@ impl Shared {
             return;
         }
         let entry = item.entry.clone();
-        self.hand(&entry, Work::Write(item));
+        self.hand(&entry, Work::Write(Box::new(item)));
     }
 
     /// Gives the entry's one writer something to do.
@@ -306,7 +306,7 @@ impl Shared {
         let (sender, inbox) = mpsc::unbounded_channel();
         // The receiver is at hand, so this can't fail.
         let _ = sender.send(work);
-        self.runtime.spawn(Writer::new(entry.clone(), shared, inbox).run());
+        self.runtime.spawn(Box::new(Writer::new(entry.clone(), shared, inbox)).run());
         writers.insert(entry.clone(), sender);
     }
 
@@ -347,6 +347,11 @@ impl Shared {
                 self.submit(Item { record: dead_letter, entry, ack });
             }
         }
+    }
+
+    /// How many entries have a writer.
+    pub(crate) fn writer_count(&self) -> usize {
+        self.writers().len()
     }
 
     /// Lets a writer go that has nothing to do. `false`: something arrived in the meantime.

@@ -186,9 +186,15 @@ impl OccupiedTimestamps {
         }
     }
 
-    /// Forgets the oldest times where too much is known. Only between two batches: a microsecond that a record of this
-    /// batch was given isn't occupied in the store yet.
-    pub fn make_room(&mut self) {
+    /// Whether nothing is kept but what this writer sent.
+    pub fn is_small(&self) -> bool {
+        self.found.is_empty() && self.scanned.is_empty() && self.tried.is_empty() && self.doubted.is_empty()
+    }
+
+    /// Forgets the oldest times where more than `most` ranges are known, or [`MAX_RANGES`]. Only between two batches: a
+    /// microsecond that a record of this batch was given isn't occupied in the store yet.
+    pub fn make_room(&mut self, most: usize) {
+        let most = most.min(MAX_RANGES);
         self.quiet_batches = self.quiet_batches.saturating_add(1);
         if self.quiet_batches > QUIET_BATCHES && !self.found.is_empty() {
             // A record that was forgotten must not be taken for somebody else's.
@@ -200,7 +206,7 @@ impl OccupiedTimestamps {
             self.scanned = RangeSet::default();
         }
         let half = |len: usize, most: usize| if len > most { Some(len - most / 2) } else { None };
-        let start_of = |ranges: &RangeSet| Some(ranges.ranges().nth(half(ranges.len(), MAX_RANGES)?)?.start);
+        let start_of = |ranges: &RangeSet| Some(ranges.ranges().nth(half(ranges.len(), most)?)?.start);
         let oldest_found = half(self.found.len(), MAX_FOUND).and_then(|at| self.found.keys().nth(at).copied());
         let cuts = [start_of(&self.occupied), start_of(&self.scanned), oldest_found];
         if let Some(cut) = cuts.into_iter().flatten().max() {
@@ -248,7 +254,7 @@ mod tests {
         let mut entry = entry(100);
         entry.doubt(1_000);
         entry.learn(1_000..2_000, vec![seen(1_000, 1), seen(1_001, 2), seen(1_500, 3)]);
-        (0..=QUIET_BATCHES).for_each(|_| entry.make_room());
+        (0..=QUIET_BATCHES).for_each(|_| entry.make_room(MAX_RANGES));
         assert_eq!(entry.choose(&id(3), 1_500), TimestampChoice::Unknown(1_500), "not Free(1501)");
         entry.learn(1_500..1_600, vec![seen(1_500, 3)]);
         assert_eq!(entry.choose(&id(3), 1_500), TimestampChoice::Present(1_500));
@@ -277,7 +283,7 @@ mod tests {
             assert!(last < Some(time) && time >= base);
             entry.occupy(time);
             last = Some(time);
-            entry.make_room();
+            entry.make_room(MAX_RANGES);
         }
         assert_eq!(last, Some(9_999));
     }
@@ -365,7 +371,7 @@ mod tests {
         for n in 0..40_000 {
             assert_eq!(entry.choose(&id(n), 10 * n), TimestampChoice::Free(10 * n));
             entry.occupy(10 * n);
-            entry.make_room();
+            entry.make_room(MAX_RANGES);
             assert!(entry.occupied.len() <= MAX_RANGES);
         }
         assert_eq!(entry.choose(&id(40_000), 0), TimestampChoice::Unknown(0));
@@ -378,9 +384,25 @@ mod tests {
     fn what_was_read_is_forgotten_when_nothing_more_is_read() {
         let mut entry = entry(100_000);
         entry.learn(0..50_000, vec![seen(7, 7)]);
-        (0..=QUIET_BATCHES).for_each(|_| entry.make_room());
+        (0..=QUIET_BATCHES).for_each(|_| entry.make_room(MAX_RANGES));
         assert_eq!(entry.choose(&id(7), 7), TimestampChoice::Unknown(7));
         assert!(entry.found.is_empty());
+    }
+
+    #[test]
+    fn each_of_many_entries_keeps_few_ranges() {
+        let mut entry = OccupiedTimestamps::default();
+        entry.begin_generation(None);
+        for offset in 0..1_000 {
+            let TimestampChoice::Free(time) = entry.choose(&id(offset), offset * 10) else {
+                panic!("nothing is unknown")
+            };
+            entry.occupy(time);
+            entry.make_room(20);
+            assert!(entry.occupied.len() <= 20);
+        }
+        assert_eq!(entry.choose(&id(5), 50), TimestampChoice::Unknown(50), "it has to be read");
+        assert_eq!(entry.choose(&id(2_000), 9_990), TimestampChoice::Free(9_991));
     }
 
     #[test]
@@ -389,7 +411,7 @@ mod tests {
         for page in 0..100u64 {
             let times = (0..1_000).map(|n| page * 1_000_000 + n * 1_000);
             entry.learn(page * 1_000_000..(page + 1) * 1_000_000, times.map(|time| seen(time, time)).collect());
-            entry.make_room();
+            entry.make_room(MAX_RANGES);
             assert!(entry.found.len() <= MAX_FOUND && entry.occupied.len() <= MAX_RANGES);
         }
         assert!(entry.found.len() >= 500, "the latest page is known");

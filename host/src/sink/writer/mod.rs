@@ -43,7 +43,7 @@ use super::item::Prepared;
 use super::joint;
 use super::letters::{LetterRemoval, Work};
 use super::occupied::OccupiedTimestamps;
-use super::parts::{self, WriteAnswer, WritePart};
+use super::parts::{self, SMALL, WriteAnswer, WritePart};
 use super::problems::RefusedSubject;
 use super::recent::{Written, sketch};
 use super::store::{StoreError, Write, checksum};
@@ -52,8 +52,19 @@ use crate::flow::{PartitionState, StoredOutput, UnderWay};
 use crate::record::TopicPartition;
 use crate::record::entry_name::EntryName;
 
-/// A writer without work for this long retires.
-pub const IDLE: Duration = Duration::from_secs(30);
+/// A writer without work for this long retires if there are many others, or if it knows much of its entry.
+const IDLE: Duration = Duration::from_secs(30);
+/// For how many times [`IDLE`] another one stays. A new writer has to ask the store what its entry holds: that would cost
+/// devices that send a record every few minutes more than the record.
+const IDLE_TIMES: u32 = 20;
+/// The most writers that stay though they are idle.
+const MANY: usize = 20_000;
+/// Ranges of microseconds that are kept over all writers, and of one writer at least; about 50 B each.
+const RANGES: usize = 1_000_000;
+const LEAST_RANGES: usize = 20;
+/// A writer that waits gives back its buffers if they are for no more than this number of records. It is one of many, or
+/// gets few records.
+const SMALL_BUFFER: usize = 2 * SMALL;
 /// While it fails, a writer logs at most this often.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -135,19 +146,20 @@ impl Writer {
         }
     }
 
-    /// Runs until the sink is closed, or nothing came for a while.
-    pub async fn run(mut self) {
+    /// Runs until the sink is closed, or nothing came for a while. What only a turn needs is on the heap, because most of
+    /// thousands of writers wait.
+    pub async fn run(mut self: Box<Self>) {
         while self.wait_for_work().await {
             // This process may have been suspended, and other hosts may have the partitions by now.
             self.shared.membership.assured().await;
             let answer = match self.turn().await {
                 // A shared request failed: letters wait until the next turn has shown what the entry holds.
                 Ok(()) if self.request_sharing == RequestSharing::JustFailed => Ok(()),
-                Ok(()) => self.write_letters().await,
+                Ok(()) => Box::pin(self.write_letters()).await,
                 error => error,
             };
             match (&answer, self.removals.pop_front()) {
-                (Ok(()), Some(removal)) => self.remove_letters(removal).await,
+                (Ok(()), Some(removal)) => Box::pin(self.remove_letters(removal)).await,
                 // The replay learns of it, and leaves the letters.
                 (Err(error), Some(removal)) => removal.refuse(error.to_string()),
                 (_, None) => {}
@@ -168,28 +180,53 @@ impl Writer {
 
     /// `false`: there is no work, and this writer has left the registry.
     async fn wait_for_work(&mut self) -> bool {
+        let mut idle_times = 0;
         loop {
             self.retry_parked();
             let is_replaying = !self.letters.is_empty() || !self.removals.is_empty();
             if is_replaying || !self.pending.is_empty() || !self.unverified.is_empty() {
                 return true;
             }
+            if self.inbox.is_empty() {
+                self.give_back_buffers();
+            }
             let patience = self.parked.patience().unwrap_or(IDLE);
             let look_in = self.attachments.due_in().filter(|due| *due <= patience);
             match tokio::time::timeout(look_in.unwrap_or(patience), self.inbox.recv()).await {
                 Ok(Some(work)) => self.accept(work),
                 Ok(None) => return false,
-                Err(_) if look_in.is_some() => self.attach_again().await,
-                Err(_) if self.parked.is_empty() && self.shared.retire(&self.entry, &self.inbox) => return false,
-                Err(_) => {}
+                Err(_) if look_in.is_some() => Box::pin(self.attach_again()).await,
+                Err(_) => {
+                    idle_times += 1;
+                    let goes = idle_times >= IDLE_TIMES || self.knows_much() || self.shared.writer_count() > MANY;
+                    if goes && self.parked.is_empty() && self.shared.retire(&self.entry, &self.inbox) {
+                        return false;
+                    }
+                }
             }
         }
     }
 
+    fn give_back_buffers(&mut self) {
+        if self.pending.capacity() <= SMALL_BUFFER && self.unverified.capacity() <= SMALL_BUFFER {
+            self.pending = VecDeque::new();
+            self.unverified = Vec::new();
+            self.acknowledged = Vec::new();
+        }
+    }
+
+    /// Whether it knows more of its entry than where it wrote last, or holds on to partitions that were taken away.
+    fn knows_much(&self) -> bool {
+        !self.occupied.is_small()
+            || !self.hidden.is_empty()
+            || !self.rewritten.is_empty()
+            || !self.states.values().all(|state| state.may_write())
+    }
+
     fn accept(&mut self, work: Work) {
         let item = match work {
-            Work::Write(item) => item,
-            Work::Remove(removal) => return self.removals.push_back(removal),
+            Work::Write(item) => *item,
+            Work::Remove(removal) => return self.removals.push_back(*removal),
         };
         match Prepared::new(item, &self.shared.mapping) {
             Ok(prepared) if prepared.ack.state().is_of_letter_beside_live() => {
@@ -224,7 +261,7 @@ impl Writer {
         let _turn = shared.turn(self.is_small_turn, &topic).await;
         let by_others = |own: u64| shared.counters.written_now().saturating_sub(own);
         let (begin, before) = (Instant::now(), by_others(self.written));
-        let answer = self.write_and_verify().await;
+        let answer = Box::pin(self.write_and_verify()).await;
         let is_slow = || begin.elapsed() > request_sharing::SLOW;
         // If no other writer could write meanwhile, the store is away, and this entry isn't to blame.
         if is_alone && (answer.is_err() || is_slow()) && by_others(self.written) > before {
@@ -270,7 +307,7 @@ impl Writer {
     async fn write(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
         self.attach().await?;
         self.begin_generation(batch).await?;
-        self.occupied.make_room();
+        self.occupied.make_room((RANGES / self.shared.writer_count().max(1)).max(LEAST_RANGES));
         self.place(batch).await?;
         self.send(batch).await
     }

@@ -40,6 +40,10 @@ const REWRITTEN_KEPT: usize = 20_000;
 pub(super) struct Rewritten(HashMap<(TopicPartition, u64, Option<u32>), u8>);
 
 impl Rewritten {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn is_worth_it(&self, identity: &Identity) -> bool {
         self.0.get(&Self::key(identity)).is_none_or(|times| *times < MOST_REWRITES)
     }

@@ -33,6 +33,10 @@ const MOST_HIDDEN: usize = 1_000;
 pub(super) struct Hidden(VecDeque<(Identity, u64)>);
 
 impl Hidden {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn note(&mut self, identity: Option<Identity>, time: u64) {
         let Some(identity) = identity else { return };
         self.forget(&identity);

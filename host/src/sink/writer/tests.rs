@@ -13,14 +13,44 @@ async fn a_turn_is_charged_to_the_topic_whose_record_waits_for_longest() {
     let mut writer = Writer::new(EntryName::parse("shared").unwrap(), Arc::clone(sink.shared()), inbox);
     let (first, last) = (partition_of("first", 0, Begin::default()), partition_of("last", 0, Begin::default()));
     assert_eq!(&*writer.topic(), "", "nothing waits");
-    writer.accept(Work::Write(item(&first, "shared", 1)));
-    (1..4).for_each(|offset| writer.accept(Work::Write(item(&last, "shared", offset))));
+    writer.accept(Work::Write(Box::new(item(&first, "shared", 1))));
+    (1..4).for_each(|offset| writer.accept(Work::Write(Box::new(item(&last, "shared", offset)))));
     assert_eq!(&*writer.topic(), "first");
     let written = writer.pending.pop_front().unwrap();
     assert_eq!(&*writer.topic(), "last");
     writer.pending.clear();
     writer.unverified.push(written);
     assert_eq!(&*writer.topic(), "first", "it is to be read back");
+}
+
+/// There are thousands of them where records are spread over as many entries, and most of them wait.
+#[tokio::test]
+async fn a_writer_that_waits_takes_little_memory() {
+    let sink = sink_at("http://127.0.0.1:1", Arc::default(), Arc::default());
+    let (_sender, inbox) = mpsc::unbounded_channel();
+    let writer = Box::new(Writer::new(EntryName::parse("e").unwrap(), Arc::clone(sink.shared()), inbox));
+    let (size, task) = (size_of::<Writer>(), size_of_val(&writer.run()));
+    assert!(size + task < 2_500, "{size} B and {task} B");
+    // The queue has room for 32 at least.
+    assert!(size_of::<Work>() <= 16, "{} B", size_of::<Work>());
+}
+
+/// A device that sends a record every few minutes must not cost a question about its entry each time.
+#[tokio::test]
+async fn an_idle_writer_stays_unless_it_knows_much_or_holds_a_partition_that_was_taken_away() {
+    let sink = sink_at("http://127.0.0.1:1", Arc::default(), Arc::default());
+    let (_sender, inbox) = mpsc::unbounded_channel();
+    let mut writer = Writer::new(EntryName::parse("e").unwrap(), Arc::clone(sink.shared()), inbox);
+    let state = partition_of("camera", 0, Begin::default());
+    writer.states.insert(state.source.clone(), Arc::clone(&state));
+    (0..50).for_each(|n| writer.occupied.occupy(n * 10));
+    assert!(!writer.knows_much(), "what it wrote");
+    writer.occupied.doubt(70);
+    assert!(writer.knows_much(), "a microsecond to which a request may have written");
+    writer.occupied = OccupiedTimestamps::default();
+    assert!(!writer.knows_much());
+    state.end();
+    assert!(writer.knows_much());
 }
 
 /// Thousands of others that wait must not be gone through for each batch, nor a record that was taken away be kept.
@@ -31,8 +61,8 @@ async fn records_of_a_partition_that_was_taken_away_are_dropped_and_no_others() 
     let mut writer = Writer::new(EntryName::parse("shared").unwrap(), Arc::clone(sink.shared()), inbox);
     let (stays, goes) = (partition_of("stays", 0, Begin::default()), partition_of("goes", 0, Begin::default()));
     for offset in 1..4 {
-        writer.accept(Work::Write(item(&stays, "shared", offset)));
-        writer.accept(Work::Write(item(&goes, "shared", offset)));
+        writer.accept(Work::Write(Box::new(item(&stays, "shared", offset))));
+        writer.accept(Work::Write(Box::new(item(&goes, "shared", offset))));
     }
     let waiting = |writer: &mut Writer| {
         writer.drop_taken_away();
