@@ -86,7 +86,7 @@ impl Commits {
         let Some((partition, code)) = answer.refused.first() else { return Ok(()) };
         let mut is_past = true;
         for (partition, _) in &answer.refused {
-            // What was sent since the partition came back isn't what was refused.
+            // A commit that was sent after the partition was given up and came back isn't the one that was refused.
             let refused = match partition {
                 Some(source) => Vec::from_iter(sent.get(source)),
                 None => Vec::from_iter(&sent),

@@ -21,9 +21,9 @@ use crate::config::{self, MemberName};
 
 /// How many hosts of one group one machine may have with names of their own.
 const MOST_ON_A_MACHINE: usize = 100;
-/// What of the group's name is in the lock's: the kernel takes 107 bytes.
+/// How many bytes of the group's name are part of the lock's name, for which the kernel takes 107 bytes.
 const GROUP_IN_LOCK: usize = 80;
-/// What of the host name is in the member's: the brokers take 249 bytes.
+/// How many bytes of the host name are part of the member's name, for which the brokers take 249 bytes.
 const HOST_NAME: usize = 100;
 const BOOT_ID: usize = 8;
 /// Says whether the host name is the machine's own or a container's. Source: the kernel gives the first namespace of this

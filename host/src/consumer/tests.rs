@@ -20,7 +20,7 @@ use crate::kafka::client_files::ClientFiles;
 use crate::record::TopicPartition;
 use crate::record::entry_name::Naming;
 
-/// Has the partitions that it is given, and acknowledged the first five records of each.
+/// Takes every partition that it is given, as if the first five records of each were acknowledged.
 #[derive(Default)]
 struct Acknowledged {
     readers: Mutex<Vec<PartitionReader>>,
@@ -132,13 +132,13 @@ fn committed(view: &BaseConsumer, partition: i32) -> Offset {
     committed.find_partition("t", partition).unwrap().offset()
 }
 
-/// As in a rebalance, which refuses what is committed in its midst, and nothing new comes after it.
 fn files(config: &Kafka) -> Arc<ClientFiles> {
     Arc::new(ClientFiles::new(config))
 }
 
+/// A rebalance refuses commits that are sent meanwhile, and perhaps no record comes after it.
 #[test]
-fn a_commit_that_was_refused_is_sent_again_though_nothing_was_settled_since() {
+fn a_commit_that_was_refused_is_sent_again_though_nothing_was_acknowledged_since() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("t", 1, 1).unwrap();
     let config = config(&cluster);
@@ -162,7 +162,7 @@ fn a_commit_that_was_refused_is_sent_again_though_nothing_was_settled_since() {
     assert_eq!(*handler.failed.lock().unwrap(), None);
 }
 
-/// Who may describe a group but not read it is answered every question about it, and isn't let in.
+/// A host that may describe the group but not read it gets an answer to each question about the group, and isn't let in.
 #[test]
 fn a_group_that_does_not_let_the_host_in_is_told_and_joined_when_it_does() {
     let cluster = MockCluster::new(1).unwrap();
@@ -181,7 +181,7 @@ fn a_group_that_does_not_let_the_host_in_is_told_and_joined_when_it_does() {
     )
     .unwrap();
     let running = std::thread::spawn(move || consumer.run());
-    // One refusal that isn't repeated says nothing of the present.
+    // A single refusal would not show that librdkafka repeats it.
     wait_for("it was not told again and again", || handler.denied.load(Ordering::SeqCst) >= 3);
     cluster.clear_request_errors(RDKafkaApiKey::JoinGroup);
     let view: BaseConsumer = client_config(&config).create().unwrap();

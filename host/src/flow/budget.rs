@@ -87,7 +87,7 @@ impl Budget {
     pub fn wake_when_free(&self) {
         let this = std::thread::current();
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        // It asks again after each nap.
+        // A worker asks again after each nap, and mustn't be noted twice.
         if !waiters.iter().any(|waiter| waiter.id() == this.id()) {
             waiters.push(this);
         }
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn partitions_that_cannot_move_leave_room_for_another() {
-        // One after the other, which leaves the least.
+        // They take from the budget one after the other, which leaves the least.
         for stuck in [1, 2, 4] {
             let budget = Arc::new(Budget::new(usize::MAX, 64 << 20));
             let _all: Vec<Usage> = (0..=stuck).map(|_| Usage::of(&budget)).collect();

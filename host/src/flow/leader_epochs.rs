@@ -17,8 +17,7 @@ pub struct LeaderEpochs {
 }
 
 impl LeaderEpochs {
-    /// Those of a partition that is read from `offset` on; `epoch` is what an earlier reader knew of this offset or of one
-    /// behind it.
+    /// The epochs of a partition that is read from `offset` on. `epoch` is the one that an earlier reader knew at this offset or behind it.
     pub fn starting_at(offset: u64, epoch: Option<u32>) -> Self {
         Self { begins: epoch.map(|epoch| (0, epoch)).into_iter().collect(), end: offset }
     }
@@ -39,11 +38,11 @@ impl LeaderEpochs {
 
     /// The epoch to note beside an offset that is committed.
     pub fn at(&self, offset: u64) -> Option<u32> {
-        // What stands between the last record and here is of an epoch that no record told.
+        // No record has told the epoch of the offsets between the last record and this one.
         if offset > self.end {
             return None;
         }
-        // A later epoch reaches up to the offset all the more.
+        // Where only later epochs are known, the first of them is right, too: its records reach up to this offset all the more.
         let begun = self.begins.iter().rev().find(|(begin, _)| *begin <= offset);
         begun.or_else(|| self.begins.front()).map(|(_, epoch)| *epoch)
     }

@@ -120,7 +120,7 @@ pub enum Phase {
     OutOfRange,
     /// The group takes the partition back. Records in flight are still written, as far as time allows.
     Revoked,
-    /// Somebody else may own the partition, or a newer value took this one's place.
+    /// Another host may own the partition, or a newer value took this one's place.
     Ended,
 }
 
@@ -398,7 +398,7 @@ impl PartitionState {
         }
     }
 
-    /// Somebody else may own the partition from now on.
+    /// Ends this value, because another host may own the partition from now on: nothing more is received, written or committed.
     pub fn end(&self) {
         let mut inner = self.lock();
         inner.phase = Phase::Ended;

@@ -21,7 +21,8 @@ impl Sharded {
         self.mine().fetch_add(number, Ordering::Relaxed);
     }
 
-    /// What one thread added another may subtract: a single shard may wrap around, their sum doesn't.
+    /// Subtracts from the calling thread's share. Another thread may have added the number: then a single share wraps around, but the sum
+    /// of all doesn't.
     pub fn subtract(&self, number: u64) {
         self.mine().fetch_sub(number, Ordering::Relaxed);
     }

@@ -21,13 +21,13 @@ pub struct Started {
 }
 
 impl Started {
-    /// What an answer tells that came within `asked` and `answered`.
+    /// The start that follows from an uptime which the store gave between `asked` and `answered`.
     pub fn bounds(asked: u64, answered: u64, uptime_s: u64) -> Self {
         let from = asked.saturating_sub(uptime_s.saturating_add(1).saturating_mul(1000));
         Self { from, to: answered.saturating_sub(uptime_s.saturating_mul(1000)).max(from) }
     }
 
-    /// What both tell together; `None`: they are different starts.
+    /// The start that both bounds allow; `None`: they are bounds of different starts.
     pub fn narrow(self, other: Self) -> Option<Self> {
         let (from, to) = (self.from.max(other.from), self.to.min(other.to));
         (from <= to.saturating_add(CLOCKS)).then(|| Self { from: from.min(to), to: to.max(from) })

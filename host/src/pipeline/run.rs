@@ -237,8 +237,8 @@ impl PipelineRun<'_> {
             handler.given_out(false);
             GroupConsumer::new(&config.kafka, member, partitions, Arc::clone(&files), handler)
         };
-        // It holds the lock on this host's name. Another host of this machine that starts while this one is still writing must not take the
-        // same name, so the lock outlives the consumer.
+        // The member holds the lock on this host's name. Another host of this machine that starts while this one is still writing must not
+        // take the same name, so the lock outlives the consumer.
         let member = Member::new(&config.kafka);
         let mut consumer = make_consumer(&member)?;
         let look = Arc::clone(&host.look);

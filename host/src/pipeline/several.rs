@@ -388,7 +388,7 @@ mod tests {
         assert!(refused.contains("restart the process") && refused.contains("can write one entry"), "{refused}");
         let elsewhere = pipelines(folder.path(), &file("z/*", "y"));
         process.accept(one, &elsewhere[0], &[]).unwrap();
-        // What was taken over counts for the others: the older version may come back, the newer one is there.
+        // For the other pipelines both sets of plugins count: the newer one, and the older one, because a rollback may bring it back.
         let moved = pipelines(folder.path(), &file("w/*", "z"));
         assert!(!process.conflicts(two, &moved[1]).is_empty());
         // A worker may keep an older version, whatever is taken over after it; each set of plugins is remembered once.

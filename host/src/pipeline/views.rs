@@ -333,7 +333,7 @@ impl Host {
         Some(format!("{} s behind{}: {why}", worst.as_secs(), catches_up.unwrap_or_default()))
     }
 
-    /// What anybody may see of the problems whose messages may hold what a plugin said.
+    /// Other texts, for callers who may not act, of the problems whose messages may hold what a plugin said of records.
     fn public_texts(&self) -> Vec<(&'static str, String)> {
         let failed = self.failure().map(|reason| ("host.failed", reason.public.clone()));
         failed.into_iter().chain(self.control.next_start.public().map(|text| ("next-start", text))).collect()
@@ -359,7 +359,7 @@ fn is_read(partitions: &[PartitionView], workers: usize) -> bool {
     read > workers && read as u64 >= lag / 2
 }
 
-/// What tells where records wait.
+/// The facts that show what records wait for.
 struct Signs<'a> {
     problems: &'a [HealthProblem],
     is_paused: bool,

@@ -107,7 +107,7 @@ impl PartitionState {
         let mut inner = self.lock();
         let Some(late) = inner.late.filter(|late| late.until_ms <= now_ms) else { return false };
         if inner.is_rereading() || !matches!(inner.phase, Phase::Reading | Phase::OutOfRange) {
-            // It will be announced after whatever happens now, or by the next owner.
+            // The re-read is announced when what happens now is over, or by the next owner.
             return false;
         }
         // A block that late requests write to also holds records that were written before.

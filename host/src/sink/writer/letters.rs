@@ -57,7 +57,7 @@ impl Writer {
         let _under_way = under_way(&batch);
         batch.retain(|letter| letter.state().may_write());
         let answer = self.write_batch_of_letters(&mut batch).await;
-        // Nobody knows of each letter whether it is in the entry by now, so the writer reads again what the entry holds.
+        // Whether the letters are in the entry by now isn't known of each of them, so the writer reads again what the entry holds.
         self.generation = None;
         let reason = answer.as_ref().err().map_or(UNFINISHED.to_owned(), ToString::to_string);
         for mut letter in batch {
@@ -113,7 +113,7 @@ impl Writer {
         for time in occupied {
             match self.shared.store.occupant(&self.entry, time).await? {
                 Occupant::Nothing => {}
-                // It was finished meanwhile, and the next look finds it.
+                // The record was finished meanwhile, and the next look finds it.
                 Occupant::Record(_) if self.is_shown_at(time).await? => {}
                 Occupant::Unfinished | Occupant::Record(_) => {
                     self.occupied.learn(time..time.saturating_add(1), Vec::new());

@@ -65,7 +65,7 @@ impl Rewritten {
 enum Placed {
     /// It goes on in the batch, with its microsecond, or without one where its partition was taken away.
     ToBeWritten(PendingWrite),
-    /// It is in the entry already.
+    /// It was in the entry already, and is acknowledged.
     Acknowledged,
     /// It has to be placed once more, because more is known of the entry now.
     Again(PendingWrite),

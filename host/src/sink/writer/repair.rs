@@ -68,7 +68,7 @@ impl Writer {
         for time in occupied {
             match self.shared.store.occupant(&self.entry, time).await? {
                 Occupant::Unfinished => unfinished.push(time),
-                // It was finished meanwhile.
+                // The record was finished meanwhile.
                 Occupant::Record(_) if self.is_shown_at(time).await? => {}
                 Occupant::Record(seen) if self.is_in_hand(&seen, batch) => hidden.push(time),
                 Occupant::Record(seen) => {

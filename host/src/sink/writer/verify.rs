@@ -46,7 +46,7 @@ const TRY_QUERY_AFTER: u32 = 50;
 /// If a partition has more ranges of strangers' offsets than this, all offsets between them count as strangers', too.
 const MOST_STRANGERS: usize = 1_000;
 
-/// What a writer knows that it needs to read records back at the least cost.
+/// What a writer remembers to read records back at the least cost.
 #[derive(Debug, Default)]
 pub(super) struct Verifier {
     /// The highest offset of each partition that is known to be in the entry. A count of offsets above it counts no other
@@ -257,7 +257,7 @@ impl Writer {
         Ok(shown.is_some_and(|seen| Some(seen.timestamp_us) == last.time_us && last.is(&seen)))
     }
 
-    /// What to ask of these together with other writers; `None`: they are to be asked for by themselves.
+    /// The part that these records are of a query which other writers share; `None`: they are asked for by themselves.
     fn shown_part(&self, records: &[PendingWrite]) -> Option<ShownPart> {
         let is_shared = self.is_small_turn
             && self.request_sharing == RequestSharing::Shared
