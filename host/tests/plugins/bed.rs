@@ -141,25 +141,29 @@ pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
 /// the test.
 pub fn logged(parts: &[&str]) -> Vec<String> {
     let log = LOG.lock().unwrap();
-    let text = String::from_utf8_lossy(&log);
-    text.lines().filter(|line| parts.iter().all(|part| line.contains(part))).map(ToOwned::to_owned).collect()
+    log.iter().filter(|line| parts.iter().all(|part| line.contains(part))).cloned().collect()
 }
 
-/// Collects the log lines from now on.
+/// Collects the log lines of the host and of plugins from now on. The compiler would write a hundred times as many.
 pub fn keep_log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::DEBUG).with_writer(|| Log).init();
+        tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_env_filter("reduct_sink=debug,plugin=debug")
+            .with_writer(|| Log)
+            .init();
     });
 }
 
-static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Log;
 
 impl io::Write for Log {
+    /// Gets whole lines.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LOG.lock().unwrap().extend_from_slice(bytes);
+        LOG.lock().unwrap().extend(String::from_utf8_lossy(bytes).lines().map(ToOwned::to_owned));
         Ok(bytes.len())
     }
 

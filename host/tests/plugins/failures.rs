@@ -21,7 +21,7 @@ fn failing(body: &str) -> Vec<u8> {
 fn a_failure_harms_no_other_record() {
     for (body, reason, fresh) in [
         ("unreachable", "wasm `unreachable` instruction executed", true),
-        ("(loop $ever (br $ever)) unreachable", "time limit of 5s", true),
+        ("(loop $ever (br $ever)) unreachable", "time limit of 2s", true),
         (
             "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable",
             "after it met its memory limit",
@@ -35,7 +35,7 @@ fn a_failure_harms_no_other_record() {
         ("(return (call $reject (i32.const -9) (i32.const 5)))", "out of bounds", true),
     ] {
         // Calls that end by themselves have this limit, too, so it is one that they keep on a busy machine.
-        let limit = if reason.contains("time limit") { Duration::from_secs(5) } else { PATIENCE };
+        let limit = if reason.contains("time limit") { Duration::from_secs(2) } else { PATIENCE };
         let mut chain = Bed::of(&[]).with("a", &failing(body), |plugin| plugin.timeout = limit).chain();
         for offset in [1, 2] {
             assert_eq!(output(chain.transform(&input(offset))).timestamp_us, Some(offset), "{body}");

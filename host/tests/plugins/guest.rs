@@ -11,6 +11,9 @@
 //!   OFFSET LENGTH`, which leave what they found as `(global.get $got) (global.get $got-length)`;
 //! - `$calls`, a global that counts this instance's calls, and the locals `$i` and `$n`.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
@@ -111,12 +114,20 @@ impl Guest {
         module
     }
 
+    /// The same guest is made only once: some tests ask for one again and again.
     fn encode(&self, contract: &str) -> Vec<u8> {
+        static MADE: Mutex<BTreeMap<[String; 4], Vec<u8>>> = Mutex::new(BTreeMap::new());
+        let key = [self.wat(), contract.into(), self.wit.clone(), self.world.into()];
+        if let Some(made) = MADE.lock().unwrap().get(&key) {
+            return made.clone();
+        }
         let mut resolve = Resolve::default();
         let package = resolve.push_str("contract.wit", contract).unwrap();
         let package = if self.wit.is_empty() { package } else { resolve.push_str("more.wit", &self.wit).unwrap() };
         let world = resolve.select_world(&[package], Some(self.world)).unwrap();
-        component(self.core_module(), &resolve, world, StringEncoding::UTF8)
+        let made = component(self.core_module(), &resolve, world, StringEncoding::UTF8);
+        MADE.lock().unwrap().insert(key, made.clone());
+        made
     }
 
     fn wat(&self) -> String {

@@ -218,9 +218,9 @@ fn a_version_that_traps_on_one_record_in_a_hundred_is_back_out_by_itself() {
 
 #[test]
 fn a_version_that_is_slow_beyond_its_bound_is_back_out_by_itself() {
-    let mut run = Run::new("slow-one", |plugin| plugin.bake.max_slowdown = 20);
+    let mut run = Run::new("slow-one", |plugin| plugin.bake.max_slowdown = 5);
     run.until("measurements", |run| (run.shared.versions()[0].latency.measured >= 32).then_some(()));
-    let slow = "(local.set $i (i32.const 3000000))
+    let slow = "(local.set $i (i32.const 700000))
                 (loop $more (br_if $more (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))
                 (call $keep)";
     run.put(&guest(slow));

@@ -162,8 +162,8 @@ fn components_in_components_overflow_no_stack() {
         section(4, &inner, &mut component);
         let bed = Bed::of(&[&component]);
         // A stack that overflowed would end the process.
-        match runtime().load(&bed.plugins[0]) {
-            Ok(_) => drop(output(bed.chain().transform(&input(1)))),
+        match SharedChain::load(runtime(), &bed.plugins) {
+            Ok(shared) => drop(output(Chain::new(shared).unwrap().transform(&input(1)))),
             Err(error) => assert!(matches!(error.problem, LoadProblem::Compile(_)), "{depth}: {error}"),
         }
     }

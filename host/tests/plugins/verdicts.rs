@@ -254,7 +254,7 @@ fn the_passthrough_takes_messages_of_any_size_over_and_over() {
     large.headers = (0..1000).map(|_| header(b"many", Some(&[b'x'; 1000]))).collect();
     large.headers.push(header(b"large", Some(&[b'y'; 1 << 20])));
     let large = Arc::new(large);
-    for offset in 0..200 {
+    for offset in 0..40 {
         assert_eq!(output(chain.transform(&large)).input.headers.len(), 1001, "record {offset}");
         assert!(output(chain.transform(&input(offset))).labels.is_empty());
     }
