@@ -98,8 +98,7 @@ impl Questions {
             inbox,
             outbox,
             open: Vec::new(),
-            watched: HashSet::new(),
-            looked: Instant::now(),
+            watched: Watched { topics: HashSet::new(), looked: Instant::now() },
             backoff: Backoff::default(),
             next: Instant::now(),
             complained: HashMap::new(),
@@ -134,12 +133,34 @@ struct Asker {
     inbox: Receiver<Asked>,
     outbox: Sender<BrokerNews>,
     open: Vec<Question>,
-    watched: HashSet<String>,
-    looked: Instant,
+    watched: Watched,
     backoff: Backoff,
     /// When open questions are asked next.
     next: Instant,
     complained: HashMap<TopicPartition, Instant>,
+}
+
+/// The topics whose ids are looked at; none while this host has no partition.
+struct Watched {
+    topics: HashSet<String>,
+    looked: Instant,
+}
+
+impl Watched {
+    /// When the next look is due.
+    fn next(&self) -> Instant {
+        self.looked + LOOK_EVERY
+    }
+
+    /// What is to be looked at now. Where that is nothing the next look is [`LOOK_EVERY`] away, too: one that stayed due would
+    /// be waited for without a pause.
+    fn due(&mut self, now: Instant) -> Vec<&str> {
+        if now < self.next() {
+            return Vec::new();
+        }
+        self.looked = now;
+        self.topics.iter().map(String::as_str).collect()
+    }
 }
 
 impl Asker {
@@ -154,9 +175,8 @@ impl Asker {
             if self.open.is_empty() {
                 self.backoff.reset();
             }
-            if self.looked.elapsed() >= LOOK_EVERY && !self.watched.is_empty() {
-                self.looked = Instant::now();
-                let topics: Vec<&str> = self.watched.iter().map(String::as_str).collect();
+            let topics = self.watched.due(Instant::now());
+            if !topics.is_empty() {
                 match admin::describe_topics(consumer.client(), &topics, TIMEOUT) {
                     Ok(topics) => {
                         let ids = topics.into_iter().filter(|topic| topic.error.is_none());
@@ -171,7 +191,7 @@ impl Asker {
 
     /// Waits until there is something to ask. `false`: the polling thread asks nothing any more.
     fn gather(&mut self) -> bool {
-        let until = if self.open.is_empty() { self.looked + LOOK_EVERY } else { self.next };
+        let until = if self.open.is_empty() { self.watched.next() } else { self.next };
         match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(asked) => self.accept(asked),
             Err(RecvTimeoutError::Timeout) => return true,
@@ -192,7 +212,7 @@ impl Asker {
                 self.next = Instant::now();
             }
             Asked::Never(number) => self.open.retain(|open| open.number != number),
-            Asked::Watch(topics) => self.watched = topics,
+            Asked::Watch(topics) => self.watched.topics = topics,
         }
     }
 
@@ -395,4 +415,23 @@ fn found(
         None => Err("the brokers don't tell where the partition begins and ends".to_owned()),
     };
     Ok(Facts { topic_id, partitions, low: offset(lows)?, high: offset(highs)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A member without a partition, such as one that stands by, has nothing to look at.
+    #[test]
+    fn a_look_is_due_once_also_where_nothing_is_watched() {
+        let start = Instant::now();
+        for topics in [HashSet::new(), HashSet::from(["t".to_owned()])] {
+            let mut watched = Watched { topics: topics.clone(), looked: start };
+            assert!(watched.due(start).is_empty());
+            let later = start + LOOK_EVERY;
+            assert_eq!(watched.due(later), topics.iter().collect::<Vec<_>>());
+            assert!(watched.due(later).is_empty());
+            assert_eq!(watched.next(), later + LOOK_EVERY, "{topics:?}");
+        }
+    }
 }
