@@ -82,7 +82,9 @@ pub struct Observer {
     of_group: Option<BaseConsumer<Reports>>,
     /// The coordinator refused that client, and has not answered it since.
     was_denied: bool,
-    /// How many looks in a row the group's coordinator didn't answer.
+    /// How long the group's coordinator may take to answer.
+    coordinator_within: Duration,
+    /// How many looks in a row it didn't answer.
     silent: u32,
     files: Arc<ClientFiles>,
     brokers: String,
@@ -101,6 +103,7 @@ impl Observer {
             of_group: None,
             was_denied: false,
             config: config.clone(),
+            coordinator_within: ANSWER,
             silent: 0,
             files,
             brokers: config.brokers.clone(),
@@ -237,7 +240,7 @@ impl Observer {
             Ok(client) => self.of_group.insert(client),
             Err(error) => return Some(Finding::new(COORDINATOR, error.to_string())),
         };
-        let answer = group::answers(client, one, ANSWER);
+        let answer = group::answers(client, one, self.coordinator_within);
         // What the coordinator refuses comes as a message, and only once as long as it stays the same.
         let denied = |error: KafkaError| error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed);
         while let Some(said) = client.poll(Duration::ZERO) {
@@ -381,6 +384,8 @@ mod tests {
             property_files: BTreeMap::new(),
         };
         let mut observer = Observer::new(&config, Arc::new(ClientFiles::new(&config))).unwrap();
+        // However long it is waited for, no answer comes.
+        observer.coordinator_within = Duration::from_millis(100);
         let mut client = observer.consumer.client().native_ptr();
         for (look, renewed) in [(1, false), (2, false), (3, true), (4, false)] {
             let seen = observer.look(&[]);
@@ -391,6 +396,7 @@ mod tests {
             client = after;
         }
         cluster.clear_request_errors(RDKafkaApiKey::FindCoordinator);
+        observer.coordinator_within = ANSWER;
         let seen = observer.look(&[]);
         assert!(seen.findings.is_empty(), "{seen:?}");
     }

@@ -15,8 +15,6 @@ use tokio::sync::oneshot;
 
 use super::{BatchLimits, Shared};
 
-/// A request that takes longer than this makes room for another one: an entry that fails may let it wait for its time-out.
-const SLOW: Duration = Duration::from_secs(1);
 /// How many such requests there may be beside the others.
 pub(super) const MOST_SLOW: usize = 16;
 
@@ -25,6 +23,8 @@ pub(super) trait Part: Sized + Send + 'static {
     type Answer: Send + 'static;
     /// Joined requests of this kind that are under way at once.
     const AT_ONCE: usize;
+    /// A request that takes longer than this makes room for another one: an entry that fails may let it wait for its time-out.
+    const SLOW: Duration = Duration::from_secs(1);
 
     /// Where parts of this kind wait.
     fn queue(shared: &Shared) -> &Joint<Self>;
@@ -161,7 +161,7 @@ fn ask_for_all<P: Part>(shared: Arc<Shared>) -> AskingTask {
             let mut request = tokio::spawn(P::ask(Arc::clone(&shared), parts, Askers(senders)));
             let mut was_slow = false;
             // Where too many take long, another one of them may have ended since.
-            while tokio::time::timeout(SLOW, &mut request).await.is_err() {
+            while tokio::time::timeout(P::SLOW, &mut request).await.is_err() {
                 let place = P::queue(&shared).make_room();
                 if place == Some(true) {
                     tokio::spawn(ask_for_all::<P>(Arc::clone(&shared)));

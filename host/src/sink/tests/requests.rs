@@ -105,6 +105,7 @@ static LET_GO: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(0);
 impl joint::Part for Lasts {
     type Answer = ();
     const AT_ONCE: usize = 1;
+    const SLOW: Duration = Duration::from_millis(20);
 
     fn queue(_: &Shared) -> &Joint<Self> {
         &LASTING
@@ -139,7 +140,7 @@ async fn room_is_made_as_soon_as_there_may_be_another_slow_request() {
         until(&format!("request {part}"), begun(part + 1)).await;
     }
     // It has asked for room in vain by now.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(<Lasts as joint::Part>::SLOW * 10).await;
     let shared = Arc::clone(sink.shared());
     asked.push(tokio::spawn(async move { joint::ask(&shared, Lasts).await }));
     tokio::time::sleep(Duration::from_millis(200)).await;
