@@ -69,7 +69,9 @@ async fn ask(client: &Arc<HttpClient>, uri: &str, body: Vec<u8>, whole: Duration
     let io = tokio::spawn(Box::into_pin(io));
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.map(|body| body.to_bytes());
+    // Only then its connection is given back.
     io.abort();
+    let _ = io.await;
     Ok((status, body))
 }
 
