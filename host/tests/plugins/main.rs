@@ -15,6 +15,7 @@ mod guest;
 mod hosting;
 mod limits;
 mod loading;
+mod old_guests;
 mod rollout;
 mod shapes;
 mod swapping;

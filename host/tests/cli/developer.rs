@@ -1,8 +1,6 @@
 //! Runs the commands for plugin authors as an author does.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may")]
-
-#[path = "plugins/guest.rs"]
+#[path = "../plugins/guest.rs"]
 #[allow(dead_code, reason = "the plugins' own tests use the rest")]
 mod guest;
 
@@ -10,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use guest::{Guest, guest};
+use self::guest::{Guest, guest};
 use tempfile::TempDir;
 
 struct Ended {

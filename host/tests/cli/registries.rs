@@ -1,7 +1,5 @@
 //! Docker's credentials, as the commands of the host use them: helpers that hang or fail, and identity tokens.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is an answer")]
-
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -9,11 +7,11 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-#[path = "../src/plugin/remote/test_server.rs"]
+#[path = "../../src/plugin/remote/test_server.rs"]
 #[allow(dead_code, reason = "its other uses are unit tests")]
 mod test_server;
 
-use test_server::TestServer;
+use self::test_server::TestServer;
 
 /// The registry's token, and the secret that buys it.
 const SHORT_LIVED: &str = "short-lived";

@@ -1,13 +1,11 @@
 //! Compares the answers to wrong configurations with golden files: `reduct-sink check --offline` gets
-//! `config/NAME.toml`, and its standard error must be `config/NAME.stderr` (and its standard output
-//! `config/NAME.stdout`, if there is that file).
+//! `host/tests/config/NAME.toml`, and its standard error must be `NAME.stderr` beside it (and its standard output
+//! `NAME.stdout`, if there is that file).
 //!
 //! The first lines of a case may give `# flags: …`, `# environment: NAME=VALUE …` (`\n` is a line break), `# exit:
 //! CODE` (the default is 2) and `# command: …` for another command, which gets no `--config`. In the golden files
 //! FOLDER stands for the folder of the cases and TIME for a time. With `UPDATE_GOLDEN=1` in the environment the test
 //! writes the golden files.
-
-#![expect(clippy::unwrap_used, reason = "in a test a panic is an answer")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -4,8 +4,6 @@
 //! In place of a broker the test has a listener that never answers. A connection to it shows that the host has begun to
 //! work, and therefore to log.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is an answer")]
-
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::net::TcpListener;

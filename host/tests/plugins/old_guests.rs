@@ -1,20 +1,19 @@
 //! Tests that components which were built for an earlier version of the contract still run on this host.
 //!
-//! Each folder of `old_guests/` is for one version of the contract. It has `guest.wasm`, which is never built again,
+//! Each folder of `host/tests/old_guests/` is for one version of the contract. It has `guest.wasm`, which is never built again,
 //! and the source from which it was built.
-
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests may")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use reduct_sink::chain::{Chain, Outcome, SharedChain};
 use reduct_sink::config::{PluginConfig, PluginSource};
-use reduct_sink::plugin::{Digest, Runtime};
+use reduct_sink::plugin::Digest;
 use reduct_sink::record::labels::LabelRules;
 use reduct_sink::record::{Header, InputRecord, OutputRecord, TopicPartition};
+
+use crate::bed::{PATIENCE, runtime};
 
 const DIGEST: &str = "439521215f4da805da715d9a734deea9a1be577f1f384e6c1a12fbac75391407";
 
@@ -23,9 +22,8 @@ fn guest() -> PathBuf {
 }
 
 fn chain() -> Chain {
-    let plugin =
-        PluginConfig { timeout: Duration::from_secs(300), ..PluginConfig::new("old", PluginSource::File(guest())) };
-    Chain::new(SharedChain::load(Runtime::new().unwrap(), &[plugin]).unwrap()).unwrap()
+    let plugin = PluginConfig { timeout: PATIENCE, ..PluginConfig::new("old", PluginSource::File(guest())) };
+    Chain::new(SharedChain::load(runtime(), &[plugin]).unwrap()).unwrap()
 }
 
 fn record(told_to: &'static str) -> Arc<InputRecord> {
@@ -102,6 +100,6 @@ fn every_function_of_the_host_answers_a_guest_of_0_1_0() {
 fn its_refusal_of_a_configuration_is_told() {
     let plugin =
         PluginConfig { config: r#"{"label": ""}"#.into(), ..PluginConfig::new("old", PluginSource::File(guest())) };
-    let error = Runtime::new().unwrap().load(&plugin).unwrap_err().to_string();
+    let error = runtime().load(&plugin).unwrap_err().to_string();
     assert!(error.contains("label: found \"\", expected a name"), "{error}");
 }
