@@ -36,7 +36,7 @@
 //! | `plugin-loader` | the order to load a changed file, or the plugins of a changed configuration | `plugin-prepare` | when the versions are ready or refused |
 //! | `plugin-prepare` | one version that is read, checked, compiled in a child process, and started | the compiler, the plugin | when the version is ready or refused |
 //! | `replay` | a replay of the dead letters, or a dry run of one | dead letters, answers of the store | when all were looked at, or with the host |
-//! | `replay-question` | a question of a replay to the brokers | answers of the brokers | with the answer; a stop doesn't wait for it |
+//! | `replay-questions` | the questions and commits of a replay to the brokers | answers of the brokers | with the replay; a stop waits a second at most for a commit, and for no question |
 //! | `plugin-trial` | the shadow of a candidate | sampled records | when the trial is decided |
 //! | `plugin-ticker` | the clock of the deadlines of calls | one tick at a time | with the process |
 //! | `plugin-tag` | the question which digest a registry's tag means now | the registry | when it is answered |

@@ -16,3 +16,9 @@ pub mod start;
 pub mod unreadable;
 
 pub use self::admin::topic_ids;
+
+/// A cluster within the process.
+#[cfg(test)]
+pub(crate) mod testing {
+    pub use rdkafka::mocking::MockCluster;
+}

@@ -149,7 +149,7 @@ fn not_asked(host: &Host) -> NotAsked {
 
 /// Counts the dead letters, to show how many remain. Where that fails the replay goes on without it.
 fn count_letters(host: &Host) {
-    match count(&host.config, host.sink.store(), host.sink.runtime(), &host.end_flag()) {
+    match count(&host.config, host.sink.store(), host.sink.runtime(), host.end_flag()) {
         Ok(letters) => host.replay.counted(letters),
         Err(error) => debug!(%error, "the dead letters can't be counted"),
     }

@@ -1,32 +1,75 @@
-//! What a replay asks Kafka, without keeping a stop waiting.
+//! What a replay asks Kafka, and what it commits there, without keeping a stop waiting.
 //!
-//! Guarantees: a replay that is told to stop waits for no answer of a broker; nothing that it asks so changes anything.
+//! Guarantees: a replay asks on one thread, one question after the other; one that is told to stop waits for no answer to a question, and
+//! for that to a commit [`COMMITTED_WITHIN`] at most. What it doesn't wait for any more may still be carried out.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 
 use super::ReplayError;
 use crate::config::threads;
 
 /// How often the stop is looked at.
 const TICK: Duration = Duration::from_millis(50);
+/// How long a stop waits for a commit: brokers that are well take some milliseconds. Without it the next replay finds that the letters
+/// are done with.
+const COMMITTED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Asks on a thread of its own, which is left behind where the stop comes before the answer ([`ReplayError::Stopped`]).
-pub(super) fn ask<T: Send + 'static>(
-    stop: &AtomicBool,
-    question: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ReplayError> {
-    let (tell, told) = channel();
-    threads::spawn("replay-question", move || drop(tell.send(question())))
-        .map_err(|error| ReplayError::Failed(format!("no thread for a question to Kafka: {error}")))?;
-    loop {
-        match told.recv_timeout(TICK) {
-            Ok(answer) => return Ok(answer),
-            Err(RecvTimeoutError::Timeout) if stop.load(Ordering::SeqCst) => return Err(ReplayError::Stopped),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(ReplayError::Failed("a question to Kafka panicked; the log says where".into()));
+type ReplayQuestion = Box<dyn FnOnce() + Send>;
+
+/// The thread that asks. It ends when it has answered and nobody can ask any more, so that a stop leaves it behind.
+#[derive(Clone)]
+pub(super) struct ReplayQuestions {
+    thread: Sender<ReplayQuestion>,
+    stop: Arc<AtomicBool>,
+}
+
+impl ReplayQuestions {
+    /// Starts the thread. `stop` ends the waiting for its answers.
+    pub fn start(stop: Arc<AtomicBool>) -> Result<Self, ReplayError> {
+        let (thread, inbox) = channel::<ReplayQuestion>();
+        threads::spawn("replay-questions", move || inbox.into_iter().for_each(|question| question()))
+            .map_err(|error| ReplayError::Failed(format!("no thread for the questions to Kafka: {error}")))?;
+        Ok(Self { thread, stop })
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Asks, and gives the answer up where the stop comes before it ([`ReplayError::Stopped`]).
+    pub fn ask<T: Send + 'static>(&self, question: impl FnOnce() -> T + Send + 'static) -> Result<T, ReplayError> {
+        self.answer(question, Duration::ZERO)
+    }
+
+    /// The same for what shall be carried out before the stop, if the brokers answer soon.
+    pub fn commit<T: Send + 'static>(&self, commit: impl FnOnce() -> T + Send + 'static) -> Result<T, ReplayError> {
+        self.answer(commit, COMMITTED_WITHIN)
+    }
+
+    /// `patience`: for how long after the stop the answer is waited for.
+    fn answer<T: Send + 'static>(
+        &self,
+        question: impl FnOnce() -> T + Send + 'static,
+        patience: Duration,
+    ) -> Result<T, ReplayError> {
+        let panicked = || ReplayError::Failed("a question to Kafka panicked; the log says where".into());
+        let (tell, told) = channel();
+        let question = move || drop(tell.send(question()));
+        self.thread.send(Box::new(question)).map_err(|_| panicked())?;
+        let mut stopped: Option<Instant> = None;
+        loop {
+            match told.recv_timeout(TICK) {
+                Ok(answer) => return Ok(answer),
+                Err(RecvTimeoutError::Disconnected) => return Err(panicked()),
+                Err(RecvTimeoutError::Timeout) if !self.is_stopped() => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    if stopped.get_or_insert_with(Instant::now).elapsed() >= patience {
+                        return Err(ReplayError::Stopped);
+                    }
+                }
             }
         }
     }
@@ -35,7 +78,7 @@ pub(super) fn ask<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
-    use std::sync::Arc;
+    use std::thread;
 
     use super::*;
     use crate::chain::{Chain, SharedChain};
@@ -47,13 +90,35 @@ mod tests {
 
     #[test]
     fn a_stop_waits_for_no_answer() {
-        let stop = AtomicBool::new(false);
-        assert_eq!(ask(&stop, || 7).unwrap(), 7);
-        assert!(matches!(ask(&stop, || -> u8 { panic!("as if") }), Err(ReplayError::Failed(_))));
+        let stop = Arc::new(AtomicBool::new(false));
+        let questions = ReplayQuestions::start(Arc::clone(&stop)).unwrap();
+        assert_eq!(questions.ask(|| 7).unwrap(), 7);
         let (keep, never) = channel::<u8>();
         stop.store(true, Ordering::SeqCst);
-        assert!(matches!(ask(&stop, move || never.recv()), Err(ReplayError::Stopped)));
+        assert!(matches!(questions.ask(move || never.recv()), Err(ReplayError::Stopped)));
+        assert!(matches!(questions.commit(|| 7), Err(ReplayError::Stopped)), "the thread is still at the question");
         drop(keep);
+    }
+
+    #[test]
+    fn a_stop_waits_a_moment_for_a_commit() {
+        let stop = Arc::new(AtomicBool::new(true));
+        let questions = ReplayQuestions::start(Arc::clone(&stop)).unwrap();
+        let soon = || thread::sleep(TICK * 3);
+        assert!(questions.commit(soon).is_ok());
+        assert!(matches!(questions.ask(soon), Err(ReplayError::Stopped)));
+    }
+
+    #[test]
+    fn one_thread_asks_all_questions() {
+        let questions = ReplayQuestions::start(Arc::default()).unwrap();
+        let asked = || questions.ask(|| thread::current().id()).unwrap();
+        let first = asked();
+        assert!(first != thread::current().id() && (0..5).all(|_| asked() == first));
+        for _ in 0..2 {
+            let answer = questions.ask(|| -> u8 { panic!("as if") });
+            assert!(matches!(answer, Err(ReplayError::Failed(_))), "{answer:?}");
+        }
     }
 
     /// A broker that takes connections and says nothing.
@@ -71,7 +136,7 @@ mod tests {
         let tokio = tokio::runtime::Runtime::new().unwrap();
         let store = Store::new(&config.store).unwrap();
         let (stop, not_asked) = (Arc::new(AtomicBool::new(true)), Arc::new(|_: &InputRecord| None));
-        let counted = count(&config, &store, tokio.handle(), &stop);
+        let counted = count(&config, &store, tokio.handle(), Arc::clone(&stop));
         assert!(matches!(counted, Err(ReplayError::Stopped)), "{counted:?}");
         let told = dry_run(&config, chain, &store, tokio.handle(), stop, not_asked, &mut |_| {});
         assert_eq!(told.unwrap(), ReplaySummary::default());

@@ -15,12 +15,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::asking::ask;
+use super::asking::ReplayQuestions;
 use super::run::{NotAsked, OwnPartitions, ReplayRun};
 use super::shown::reasons_to_stay;
 use super::{
@@ -110,7 +110,7 @@ pub(super) struct BesideLive<'a> {
     pub config: &'a Config,
     run: ReplayRun<'a>,
     pub sink: Sink,
-    pub stop: Arc<AtomicBool>,
+    pub questions: ReplayQuestions,
     listener: &'a mut dyn ReplayListener,
     pub summary: ReplaySummary,
     done: Vec<DoneLetter>,
@@ -131,13 +131,14 @@ pub fn beside_live(host: HostReplay<'_>, listener: &mut dyn ReplayListener) -> R
         return Err(ReplayError::SharedEntries);
     }
     let runtime = sink.runtime().clone();
-    let run = ReplayRun::new(config, chain, Some(sink.clone()), runtime, Arc::clone(&stop))?;
+    let questions = ReplayQuestions::start(stop)?;
+    let run = ReplayRun::new(config, chain, Some(sink.clone()), runtime, questions.clone())?;
     let run = run.beside_live(owned).without(not_asked);
     let mut replay = BesideLive {
         config,
         run,
         sink,
-        stop,
+        questions,
         listener,
         summary: ReplaySummary::default(),
         done: Vec::new(),
@@ -157,14 +158,14 @@ pub fn beside_live(host: HostReplay<'_>, listener: &mut dyn ReplayListener) -> R
 
 impl BesideLive<'_> {
     pub fn stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        self.questions.is_stopped()
     }
 
     /// Refuses to go on beside other hosts of the group.
     pub fn require_alone(&self, topic: &str) -> Result<(), ReplayError> {
         let group = &self.config.kafka.group;
         let kafka = self.config.kafka.clone();
-        match ask(&self.stop, move || kafka::members(&kafka))?? {
+        match self.questions.ask(move || kafka::members(&kafka))?? {
             0 | 1 => Ok(()),
             members => Err(ReplayError::NotAlone { topic: topic.to_owned(), group: group.clone(), members }),
         }
@@ -273,6 +274,8 @@ impl BesideLive<'_> {
                     None => Err(LeftReason::Taken),
                     Some(_) if self.stopped() => Err(LeftReason::Stopped),
                     Some(live) => remove(self, live, &places).map_err(|reason| match live.may_replay_letters() {
+                        // It may be the stop that the removal didn't wait for.
+                        _ if self.stopped() => LeftReason::Stopped,
                         true => LeftReason::Store(reason),
                         false => LeftReason::Taken,
                     }),

@@ -21,11 +21,12 @@ mod topic;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use thiserror::Error;
 use tracing::warn;
 
+use self::asking::ReplayQuestions;
 pub use self::beside_live::{HostReplay, ReplayListener, Settling, beside_live};
 pub use self::done::DoneOffsets;
 use self::run::ReplayRun;
@@ -238,8 +239,9 @@ pub fn replay(
     let shared = SharedChain::load(engine, &config.plugins)?;
     let chain = Chain::new(shared).map_err(|error| failed("can't start the plugins")(&format!("{error:#}")))?;
     let stop = Arc::new(AtomicBool::new(false));
+    let questions = ReplayQuestions::start(Arc::clone(&stop))?;
     if write {
-        refuse_company(config, &stop)?;
+        refuse_company(config, &questions)?;
     }
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -252,8 +254,8 @@ pub fn replay(
 
     let store = Store::new(&config.store).map_err(|error| wrong(config, error))?;
     let sink = if write { Some(sink(config, store.clone(), tokio.handle())?) } else { None };
-    let run = ReplayRun::new(config, chain, sink, tokio.handle().clone(), Arc::clone(&stop))?;
-    let replay = Replay { config, run, write, stop, tell, summary: ReplaySummary::default() };
+    let run = ReplayRun::new(config, chain, sink, tokio.handle().clone(), questions.clone())?;
+    let replay = Replay { config, run, write, questions, tell, summary: ReplaySummary::default() };
     let summary = replay.all(&store, tokio.handle(), pattern);
     tokio.shutdown_background();
     summary
@@ -265,10 +267,10 @@ pub fn count(
     config: &Config,
     store: &Store,
     runtime: &tokio::runtime::Handle,
-    stop: &AtomicBool,
+    stop: Arc<AtomicBool>,
 ) -> Result<u64, ReplayError> {
     match &config.dead_letters.topic {
-        Some(topic) => topic::count(config, stop, topic),
+        Some(topic) => topic::count(config, &ReplayQuestions::start(stop)?, topic),
         None => entries::count(config, store, runtime),
     }
 }
@@ -285,8 +287,9 @@ pub fn dry_run(
     not_asked: NotAsked,
     tell: &mut dyn FnMut(&ReplayedLetter),
 ) -> Result<ReplaySummary, ReplayError> {
-    let run = ReplayRun::new(config, chain, None, runtime.clone(), Arc::clone(&stop))?.without(not_asked);
-    let replay = Replay { config, run, write: false, stop, tell, summary: ReplaySummary::default() };
+    let questions = ReplayQuestions::start(stop)?;
+    let run = ReplayRun::new(config, chain, None, runtime.clone(), questions.clone())?.without(not_asked);
+    let replay = Replay { config, run, write: false, questions, tell, summary: ReplaySummary::default() };
     replay.all(store, runtime, None)
 }
 
@@ -295,7 +298,7 @@ struct Replay<'a> {
     config: &'a Config,
     run: ReplayRun<'a>,
     write: bool,
-    stop: Arc<AtomicBool>,
+    questions: ReplayQuestions,
     tell: &'a mut dyn FnMut(&ReplayedLetter),
     summary: ReplaySummary,
 }
@@ -313,16 +316,16 @@ impl Replay<'_> {
             _ => entries::replay(&mut self, store, runtime, pattern),
         };
         unless_stopped(answer)?;
-        let Replay { run, stop, mut summary, .. } = self;
+        let Replay { run, questions, mut summary, .. } = self;
         summary.found = run.end();
-        if stop.load(Ordering::SeqCst) {
+        if questions.is_stopped() {
             warn!("stopped before the end; run it again for the rest");
         }
         Ok(summary)
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        self.questions.is_stopped()
     }
 
     /// What becomes of a page. `finish` gets the letters that are done with, before anyone is told.
@@ -333,12 +336,19 @@ impl Replay<'_> {
     ) -> Result<(), ReplayError> {
         if self.write {
             // A sink may have been started in the meantime.
-            refuse_company(self.config, &self.stop)?;
+            refuse_company(self.config, &self.questions)?;
         }
         let told = self.run.page(page)?;
-        let told = self.run.left_unless_shown(told).map_err(|error| wrong(self.config, error))?;
+        let mut told = self.run.left_unless_shown(told).map_err(|error| wrong(self.config, error))?;
         if self.write {
-            finish(told.iter().filter(|told| told.is_done()).map(|told| &told.place).collect())?;
+            match finish(told.iter().filter(|told| told.is_done()).map(|told| &told.place).collect()) {
+                // Whether it is noted that they are done isn't known. If it isn't, the next replay finds what was written.
+                Err(ReplayError::Stopped) => told
+                    .iter_mut()
+                    .filter(|told| told.is_done())
+                    .for_each(|told| told.fate = Fate::Left(LeftReason::Stopped)),
+                finished => finished?,
+            }
         }
         for told in &told {
             self.summary.count(&told.fate);
@@ -380,9 +390,9 @@ fn unless_stopped(answer: Result<(), ReplayError>) -> Result<(), ReplayError> {
     }
 }
 
-fn refuse_company(config: &Config, stop: &AtomicBool) -> Result<(), ReplayError> {
+fn refuse_company(config: &Config, questions: &ReplayQuestions) -> Result<(), ReplayError> {
     let kafka = config.kafka.clone();
-    match asking::ask(stop, move || kafka::members(&kafka))?? {
+    match questions.ask(move || kafka::members(&kafka))?? {
         0 => Ok(()),
         members => Err(ReplayError::Members { group: config.kafka.group.clone(), members }),
     }

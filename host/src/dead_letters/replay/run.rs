@@ -2,12 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::asking::ask;
+use super::asking::ReplayQuestions;
 use super::shown::reasons_to_stay;
 use super::{Fate, FoundLetter, LeftReason, LetterPlace, ReplayError, ReplayedLetter};
 use crate::chain::{Chain, Outcome, PluginFailure};
@@ -51,7 +50,7 @@ pub struct ReplayRun<'a> {
     /// How many partitions each topic has that was asked for, or why that can't be known.
     partitions: HashMap<Arc<str>, Result<usize, String>>,
     runtime: Handle,
-    stop: Arc<AtomicBool>,
+    questions: ReplayQuestions,
 }
 
 /// A letter's fate, and its own state where it is done with.
@@ -76,7 +75,7 @@ impl<'a> ReplayRun<'a> {
         chain: Chain,
         sink: Option<Sink>,
         runtime: Handle,
-        stop: Arc<AtomicBool>,
+        questions: ReplayQuestions,
     ) -> Result<Self, ReplayError> {
         let template = |key: &str, text: &str| {
             Template::parse(text).map_err(|error| ReplayError::Failed(format!("{key}: {error}")))
@@ -95,7 +94,7 @@ impl<'a> ReplayRun<'a> {
             dead_letter_entry: template("dead_letters.entry", &config.dead_letters.entry)?,
             partitions: HashMap::new(),
             runtime,
-            stop,
+            questions,
             config,
         })
     }
@@ -177,7 +176,7 @@ impl<'a> ReplayRun<'a> {
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        self.questions.is_stopped()
     }
 
     fn begin_letter(&mut self, place: &LetterPlace, letter: DeadLetter) -> Result<Begun, ReplayError> {
@@ -274,9 +273,9 @@ impl<'a> ReplayRun<'a> {
         if self.had.contains(source) {
             return LeftReason::Taken;
         }
-        let (kafka, stop) = (self.config.kafka.clone(), &self.stop);
-        let has_others =
-            || ask(stop, move || kafka::members(&kafka)).is_ok_and(|members| members.is_ok_and(|members| members > 1));
+        let (kafka, questions) = (self.config.kafka.clone(), &self.questions);
+        let members = || questions.ask(move || kafka::members(&kafka));
+        let has_others = || members().is_ok_and(|members| members.is_ok_and(|members| members > 1));
         if *self.has_others.get_or_insert_with(has_others) { LeftReason::OtherHost } else { LeftReason::NotHere }
     }
 
@@ -315,7 +314,7 @@ impl<'a> ReplayRun<'a> {
             return Ok(known.clone());
         }
         let (kafka, name) = (self.config.kafka.clone(), Arc::clone(topic));
-        let found = match ask(&self.stop, move || kafka::topic(&kafka, &name))?? {
+        let found = match self.questions.ask(move || kafka::topic(&kafka, &name))?? {
             Ok(info) => Ok(info.partitions),
             Err(error) => Err(format!(
                 "how many partitions topic {topic} has decides on the entry's name, and can't be known: {error}; or set \
@@ -372,7 +371,8 @@ mod tests {
         let config = config::load(sources).config.unwrap().only().unwrap();
         let chain = Chain::new(SharedChain::load(Runtime::new().unwrap(), &config.plugins).unwrap()).unwrap();
         let tokio = tokio::runtime::Runtime::new().unwrap();
-        let mut run = ReplayRun::new(&config, chain, None, tokio.handle().clone(), Arc::default()).unwrap();
+        let questions = ReplayQuestions::start(Arc::default()).unwrap();
+        let mut run = ReplayRun::new(&config, chain, None, tokio.handle().clone(), questions).unwrap();
         let of = |partition| TopicPartition { topic: "t".into(), partition };
         run.has_others = Some(true);
         assert_eq!(run.why_elsewhere(&of(0)), LeftReason::OtherHost);

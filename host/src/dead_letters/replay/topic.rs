@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use super::asking::ask;
+use super::asking::ReplayQuestions;
 use super::beside_live::BesideLive;
 use super::{FoundLetter, LeftReason, LetterPlace, Replay, ReplayError};
 use crate::config::Config;
@@ -18,11 +17,9 @@ const PAGE_RECORDS: usize = 500;
 const PAGE_BYTES: usize = 16 << 20;
 
 pub fn replay(replay: &mut Replay<'_>, topic: &str) -> Result<(), ReplayError> {
-    let mut letters = open(replay.config, &replay.stop, topic)?;
+    let mut letters = AskedLetters::open(replay.config, &replay.questions, topic)?;
     while !replay.stopped() {
-        let (asked, page) = ask(&replay.stop, move || letters.paged(PAGE_RECORDS, PAGE_BYTES))?;
-        letters = asked;
-        let Some(Read { partition, records }) = page? else { return Ok(()) };
+        let Some(Read { partition, records }) = letters.page(PAGE_RECORDS, PAGE_BYTES)? else { return Ok(()) };
         let (mut found, mut others) = (Vec::new(), Vec::new());
         for record in records {
             let place = LetterPlace::Topic { partition: record.source.clone(), offset: record.offset };
@@ -32,20 +29,63 @@ pub fn replay(replay: &mut Replay<'_>, topic: &str) -> Result<(), ReplayError> {
             }
         }
         replay.summary.others += others.len() as u64;
-        replay
-            .page(found, |done| Ok(letters.done(partition, done.into_iter().filter_map(offset_of).chain(others))?))?;
+        replay.page(found, |done| {
+            letters.done(partition, done.into_iter().filter_map(offset_of).chain(others).collect())
+        })?;
     }
     Ok(())
 }
 
-fn open(config: &Config, stop: &AtomicBool, topic: &str) -> Result<Letters, ReplayError> {
-    let (kafka, topic) = (config.kafka.clone(), topic.to_owned());
-    Ok(ask(stop, move || Letters::open(&kafka, &topic))??)
+/// How many letters the topic has at most that aren't done with.
+pub fn count(config: &Config, questions: &ReplayQuestions, topic: &str) -> Result<u64, ReplayError> {
+    let letters = AskedLetters::open(config, questions, topic)?;
+    Ok(letters.letters.as_ref().map_or(0, Letters::left))
 }
 
-/// How many letters the topic has at most that aren't done with.
-pub fn count(config: &Config, stop: &AtomicBool, topic: &str) -> Result<u64, ReplayError> {
-    Ok(open(config, stop, topic)?.left())
+/// The letters of a topic. While Kafka is asked they are on the thread that asks.
+struct AskedLetters {
+    questions: ReplayQuestions,
+    /// `None`: they stayed there, because a stop came before the answer.
+    letters: Option<Letters>,
+}
+
+impl AskedLetters {
+    fn open(config: &Config, questions: &ReplayQuestions, topic: &str) -> Result<Self, ReplayError> {
+        let (kafka, topic) = (config.kafka.clone(), topic.to_owned());
+        let letters = questions.ask(move || Letters::open(&kafka, &topic))??;
+        Ok(Self { questions: questions.clone(), letters: Some(letters) })
+    }
+
+    /// The next ones; `None`: there are no more.
+    fn page(&mut self, most: usize, most_bytes: usize) -> Result<Option<Read>, ReplayError> {
+        let mut letters = self.letters.take().ok_or(ReplayError::Stopped)?;
+        let (letters, page) = self.questions.ask(move || {
+            let page = letters.page(most, most_bytes);
+            (letters, page)
+        })?;
+        self.letters = Some(letters);
+        Ok(page?)
+    }
+
+    /// Notes that these of a partition are done with.
+    fn done(&mut self, partition: u32, offsets: Vec<u64>) -> Result<(), ReplayError> {
+        let mut letters = self.letters.take().ok_or(ReplayError::Stopped)?;
+        let (letters, noted) = self.questions.commit(move || {
+            let noted = letters.done(partition, offsets.into_iter());
+            (letters, noted)
+        })?;
+        self.letters = Some(letters);
+        Ok(noted?)
+    }
+}
+
+impl Drop for AskedLetters {
+    /// Closing their client asks Kafka, too.
+    fn drop(&mut self) {
+        if let Some(letters) = self.letters.take() {
+            let _ = self.questions.ask(move || drop(letters));
+        }
+    }
 }
 
 /// Letters that are written together beside live records.
@@ -56,19 +96,17 @@ const SMALL_PAGE_BYTES: usize = 4 << 20;
 /// with.
 pub fn replay_beside_live(replay: &mut BesideLive<'_>, topic: &str) -> Result<(), ReplayError> {
     replay.require_alone(topic)?;
-    let mut letters = open(replay.config, &replay.stop, topic)?;
+    let mut letters = AskedLetters::open(replay.config, &replay.questions, topic)?;
     while !replay.stopped() {
-        let (asked, page) = match ask(&replay.stop, move || letters.paged(SMALL_PAGE, SMALL_PAGE_BYTES)) {
+        let page = match letters.page(SMALL_PAGE, SMALL_PAGE_BYTES) {
             // What is written waits to be settled, and is told to be left.
             Err(ReplayError::Stopped) => {
                 return replay.settle(&mut |_: &BesideLive<'_>, _: &Arc<PartitionState>, _: &[&LetterPlace]| {
                     Err(LeftReason::Stopped.to_string())
                 });
             }
-            answer => answer?,
+            page => page?,
         };
-        letters = asked;
-        let page = page?;
         let is_last = page.is_none();
         if let Some(Read { records, .. }) = page {
             let mut found = Vec::new();
@@ -96,7 +134,7 @@ pub fn replay_beside_live(replay: &mut BesideLive<'_>, topic: &str) -> Result<()
 }
 
 /// Notes that these are done with.
-fn mark(letters: &mut Letters, places: &[&LetterPlace]) -> Result<(), ReplayError> {
+fn mark(letters: &mut AskedLetters, places: &[&LetterPlace]) -> Result<(), ReplayError> {
     let mut by_partition: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
     for place in places {
         if let LetterPlace::Topic { partition, offset } = place {
@@ -104,7 +142,7 @@ fn mark(letters: &mut Letters, places: &[&LetterPlace]) -> Result<(), ReplayErro
         }
     }
     for (partition, offsets) in by_partition {
-        letters.done(partition, offsets.into_iter())?;
+        letters.done(partition, offsets)?;
     }
     Ok(())
 }
@@ -113,5 +151,37 @@ fn offset_of(place: &LetterPlace) -> Option<u64> {
     match place {
         LetterPlace::Topic { offset, .. } => Some(*offset),
         LetterPlace::Entry { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config;
+    use crate::kafka::testing::MockCluster;
+
+    /// The brokers answered until now, and answer no more.
+    #[test]
+    fn a_stop_does_not_wait_for_a_commit_that_is_not_answered() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("letters", 1, 1).unwrap();
+        let variables = [("BROKERS", &*cluster.bootstrap_servers()), ("TOPICS", "t"), ("BUCKET", "b")];
+        let environment =
+            variables.map(|(name, value)| (format!("REDUCT_SINK_{name}").into(), value.into())).into_iter().collect();
+        let sources = config::Sources { environment, ..config::Sources::default() };
+        let config = config::load(sources).config.unwrap().only().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut letters =
+            AskedLetters::open(&config, &ReplayQuestions::start(Arc::clone(&stop)).unwrap(), "letters").unwrap();
+        letters.done(0, vec![0]).unwrap();
+        cluster.broker_round_trip_time(1, Duration::from_secs(3_600)).unwrap();
+        stop.store(true, Ordering::SeqCst);
+        let noted = letters.done(0, vec![1]);
+        assert!(matches!(noted, Err(ReplayError::Stopped)), "{noted:?}");
+        let again = letters.page(1, 1);
+        assert!(matches!(again, Err(ReplayError::Stopped)), "their client is still asking");
     }
 }

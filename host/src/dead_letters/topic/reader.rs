@@ -59,7 +59,7 @@ impl Letters {
 
     /// The next letters that aren't done with, all of one partition, as many as fit into both bounds, and at least one;
     /// `None`: there are no more.
-    fn page(&mut self, most: usize, most_bytes: usize) -> Result<Option<Read>, KafkaCheckError> {
+    pub fn page(&mut self, most: usize, most_bytes: usize) -> Result<Option<Read>, KafkaCheckError> {
         let failed = |reason: String| KafkaCheckError::Letters { topic: self.topic.clone(), reason };
         while let Some(partition) = self.partitions.get_mut(self.at) {
             if !self.assigned {
@@ -77,12 +77,6 @@ impl Letters {
             }
         }
         Ok(None)
-    }
-
-    /// The same on another thread, which gives the reader back.
-    pub fn paged(mut self, most: usize, most_bytes: usize) -> (Self, Result<Option<Read>, KafkaCheckError>) {
-        let page = self.page(most, most_bytes);
-        (self, page)
     }
 
     /// These are done with, and won't be read by another replay.
