@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 use super::commit_queue::is_member;
 use super::group::GroupContext;
 use crate::config::{self, MemberName};
+use crate::kafka::client::is_newer_protocol;
 
 /// How many hosts of one group one machine may have with names of their own.
 const MOST_ON_A_MACHINE: usize = 100;
@@ -123,11 +124,6 @@ pub(super) fn say_farewell(consumer: &BaseConsumer<GroupContext>) {
 pub fn session(config: &config::Kafka) -> Duration {
     let set = config.properties.get(SESSION_TIMEOUT).and_then(|millis| millis.parse().ok());
     set.map_or(DEFAULT_SESSION, Duration::from_millis)
-}
-
-/// Whether the group uses Kafka's newer protocol, with which the broker decides who gets what, at its own pace.
-pub fn is_newer_protocol(config: &config::Kafka) -> bool {
-    config.properties.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"))
 }
 
 /// Host name and boot of this machine, in letters that Kafka takes.

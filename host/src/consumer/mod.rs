@@ -42,7 +42,7 @@ use self::begin::SEEK_TIMEOUT;
 use self::commit_queue::CommitQueue;
 use self::group::{AssignedPartition, GroupContext, partitions};
 pub use self::handler::{Beginning, ConsumerEnd, ConsumerError, GroupHandler};
-pub use self::member::{Member, is_newer_protocol, session};
+pub use self::member::{Member, session};
 pub use self::partition_reader::{PartitionReader, Polled};
 use self::questions::Questions;
 use self::unreadable::Skipping;

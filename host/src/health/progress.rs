@@ -17,7 +17,7 @@ use super::look::{Look, PartitionView};
 use super::problems::Tracker;
 use super::rates::{LastMinute, RateDelta, TimeLag, Totals};
 use super::watchdog::{Excuse, Standing, Stuck, Watchdog};
-use crate::kafka::group::GroupState;
+use crate::kafka::group::{GroupState, GroupTimes};
 use crate::kafka::observer::{Finding, KafkaLook, Observer};
 use crate::record::TopicPartition;
 
@@ -55,6 +55,8 @@ pub trait Supervised: Send + Sync + 'static {
     fn is_assignment_known(&self, unable_at: Option<Instant>) -> bool;
     /// How long the group waits for a member that says nothing.
     fn session(&self) -> Duration;
+    /// What the brokers say of how long they wait, with the newer protocol.
+    fn learn_group_times(&self, times: GroupTimes);
     /// Where records wait for long, which part they wait for.
     fn behind(&self, look: &Look) -> Option<String>;
     /// Takes the look into the lines of the last minutes. `is_known`: see [`LagMemory::look`].
@@ -122,6 +124,7 @@ impl Supervisor {
     fn look(&mut self, host: &dyn Supervised, observer: Option<&mut Observer>) -> Look {
         let (asks_kafka, asked) = (observer.is_some(), Instant::now());
         let (standings, of_kafka) = ask_kafka(host, observer);
+        of_kafka.group_times.into_iter().for_each(|times| host.learn_group_times(times));
         let (now, totals) = (Instant::now(), host.totals());
         let since_asked = |finding: Finding| Finding { since: finding.since.or(Some(asked)), ..finding };
         let mut findings: Vec<Finding> = of_kafka.findings.into_iter().map(since_asked).collect();
@@ -370,6 +373,7 @@ mod tests {
         fn session(&self) -> Duration {
             Duration::from_secs(45)
         }
+        fn learn_group_times(&self, _: GroupTimes) {}
         fn behind(&self, _: &Look) -> Option<String> {
             None
         }

@@ -1,9 +1,12 @@
 //! Questions to the brokers that librdkafka answers through its admin interface, which the safe wrapper does not offer:
-//! what topics are (with their ids, leaders and our rights), where partitions begin and end, and our rights in the group.
+//! what topics are (with their ids, leaders and our rights), where partitions begin and end, our rights in the group, and how long the
+//! brokers wait for its members.
 //!
 //! Guarantees: one question covers all topics or partitions; an error of a single topic or partition is part of the
 //! answer and never taken for an empty topic; nothing is created, joined or committed; a question ends within its
 //! time-out.
+
+mod group_times;
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char};
@@ -18,6 +21,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use thiserror::Error;
 
+pub use self::group_times::group_times;
 use crate::record::{TopicId, TopicPartition};
 
 /// A question that got no answer as a whole.

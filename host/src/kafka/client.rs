@@ -55,11 +55,16 @@ pub fn library_version() -> String {
     rdkafka::util::get_rdkafka_version().1
 }
 
+/// Whether the group uses Kafka's newer protocol, with which the broker decides who gets what, at its own pace.
+pub fn is_newer_protocol(config: &config::Kafka) -> bool {
+    config.properties.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"))
+}
+
 /// librdkafka's properties: the host's defaults, the user's on top, and what the host must own.
 pub fn client_config(config: &config::Kafka) -> ClientConfig {
     let mut client = ClientConfig::new();
     // Kafka's newer protocol lets the brokers assign partitions, and librdkafka refuses a strategy beside it.
-    if !config.properties.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer")) {
+    if !is_newer_protocol(config) {
         client.set("partition.assignment.strategy", "cooperative-sticky");
     }
     client

@@ -42,6 +42,22 @@ pub struct GroupState {
     pub members: usize,
 }
 
+/// How long the group waits for its members, with the newer protocol. By default as long as the brokers do unless they are configured
+/// otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupTimes {
+    /// How long for one that says nothing.
+    pub session: Duration,
+    /// How far the members' heartbeats are apart, with which they learn of their partitions.
+    pub heartbeat: Duration,
+}
+
+impl Default for GroupTimes {
+    fn default() -> Self {
+        Self { session: Duration::from_secs(45), heartbeat: Duration::from_secs(5) }
+    }
+}
+
 /// Asks whether we may join the group and commit in it. An error that may pass is returned after this time.
 pub fn may_use<C: ClientContext>(client: &Client<C>, group: &str, within: Duration) -> Result<(), GroupError> {
     ask_until_settled(within, ASK_AGAIN_AFTER, |left| admin::describe_group(client, group, left))

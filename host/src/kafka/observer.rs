@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use regex::Regex;
+use tracing::debug;
 
 use super::admin::{self, Edge, TopicDescription};
-use super::client::{Reports, is_refusal, reader, reader_of_group};
+use super::client::{Reports, is_newer_protocol, is_refusal, reader, reader_of_group};
 use super::client_files::ClientFiles;
 use super::error::KafkaCheckError;
-use super::group::{self, GroupError, GroupState};
+use super::group::{self, GroupError, GroupState, GroupTimes};
 use crate::config;
 use crate::record::TopicPartition;
 
@@ -27,6 +28,9 @@ const ANSWER: Duration = Duration::from_secs(3);
 pub const LONGEST: Duration = Duration::from_secs(20);
 /// How long librdkafka may take to say why a question has failed.
 const REASON_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often the brokers are asked how long they wait for members, while this host has no partition.
+const TIMES_EVERY: Duration = Duration::from_secs(60);
 
 const COORDINATOR: &str = "kafka.coordinator";
 /// After this many looks without an answer of the coordinator, Kafka is asked over new connections.
@@ -70,8 +74,10 @@ pub struct KafkaLook {
     pub findings: Vec<Finding>,
     /// First offset, if it is known, and end of each partition that could be asked about.
     pub bounds: HashMap<TopicPartition, (Option<u64>, u64)>,
-    /// The group, which is asked about only while this host has no partition; `None`: nobody answers that.
+    /// The group, which is asked about only while this host has no partition; `None`: nobody answers that, or it has the newer protocol.
     pub group: Option<GroupState>,
+    /// How long a group of the newer protocol waits for its members, where the brokers were asked and say it.
+    pub group_times: Option<GroupTimes>,
 }
 
 /// Looks at Kafka.
@@ -86,6 +92,8 @@ pub struct Observer {
     coordinator_within: Duration,
     /// How many looks in a row it didn't answer.
     silent: u32,
+    /// When the brokers were last asked how long they wait for members.
+    times_asked: Option<Instant>,
     files: Arc<ClientFiles>,
     brokers: String,
     group: String,
@@ -105,6 +113,7 @@ impl Observer {
             config: config.clone(),
             coordinator_within: ANSWER,
             silent: 0,
+            times_asked: None,
             files,
             brokers: config.brokers.clone(),
             group: config.group.clone(),
@@ -157,12 +166,16 @@ impl Observer {
             let message = format!("{} has no leader; a broker may be away", names_of(&leaderless));
             look.findings.push(Finding::new("kafka.no-leader", message));
         }
-        let wrong =
-            led.first().cloned().or_else(|| some_partition(&described)).and_then(|one| self.wrong_with_group(&one));
+        let one = led.first().cloned().or_else(|| some_partition(&described));
+        let wrong = one.as_ref().and_then(|one| self.wrong_with_group(one));
         // Also where it once refused: only a new client is told so again.
         let is_silent = wrong.is_some();
         if assigned.is_empty() && wrong.is_none() {
-            look.group = group::state(&self.consumer, &self.group, ANSWER);
+            if is_newer_protocol(&self.config) {
+                look.group_times = one.and_then(|one| self.group_times(&one.topic));
+            } else {
+                look.group = group::state(&self.consumer, &self.group, ANSWER);
+            }
         }
         look.findings.extend(wrong);
         self.ask_bounds(&led, &leader_of, &mut look);
@@ -256,6 +269,22 @@ impl Observer {
             }
             GroupError::Other(_) | GroupError::Denied => Finding::group_denied(&group),
         })
+    }
+
+    /// What the brokers say, if it is time to ask them.
+    fn group_times(&mut self, topic: &str) -> Option<GroupTimes> {
+        if self.times_asked.is_some_and(|at| at.elapsed() < TIMES_EVERY) {
+            return None;
+        }
+        let times = admin::group_times(self.consumer.client(), &self.group, topic, ANSWER);
+        let is_denied = |code| {
+            matches!(code, RDKafkaErrorCode::GroupAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed)
+        };
+        // Each question that we may not ask leaves a line in the brokers' log.
+        if times.as_ref().map_or_else(|error| is_denied(error.code), |_| true) {
+            self.times_asked = Some(Instant::now());
+        }
+        times.inspect_err(|error| debug!(%error, "the brokers don't say how long they wait for members")).ok()
     }
 
     fn ask_bounds<'a>(

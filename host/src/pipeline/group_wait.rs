@@ -3,28 +3,35 @@
 //! With the newer group protocol nobody tells a host that it gets no partition.
 //!
 //! Guarantees: that a host has no partition counts as known when the group has said so, or, with the newer protocol, when it got none for
-//! as long as the group may have waited for a host that was killed, and [`MARGIN`]; the host waits for the group's word only where there
-//! will be one. A plain value.
+//! as long as the group may have waited for a host that was killed, and [`HEARTBEATS`] more; the host waits for the group's word only
+//! where there will be one. How long the group waits is what the brokers say, or their default as long as they haven't said it. A plain
+//! value.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// What the brokers may take after a session's end until a member has heard of its new partitions: three heartbeats, which are 5 s apart
-/// by default (`group.consumer.heartbeat.interval.ms`).
-const MARGIN: Duration = Duration::from_secs(15);
+use crate::kafka::group::GroupTimes;
+
+/// After how many heartbeats behind a session's end a member has heard of its new partitions.
+const HEARTBEATS: u32 = 3;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct GroupWait {
-    /// With the newer protocol, how long the group waits for a member that says nothing.
-    session: Option<Duration>,
+    /// With the newer protocol, how long the group waits for its members.
+    times: Option<GroupTimes>,
     /// Since when the group is to give out its partitions; `None`: it has.
     since: Option<Instant>,
 }
 
 impl GroupWait {
-    /// The host is about to join. `session`: how long the group waits for a member that says nothing, with the newer protocol.
-    pub fn new(session: Option<Duration>) -> Self {
-        Self { session, since: Some(Instant::now()) }
+    /// The host is about to join.
+    pub fn new(is_newer_protocol: bool) -> Self {
+        Self { times: is_newer_protocol.then(GroupTimes::default), since: Some(Instant::now()) }
+    }
+
+    /// The brokers say how long they wait. `true`: it wasn't known.
+    pub fn learn(&mut self, times: GroupTimes) -> bool {
+        self.times.as_mut().is_some_and(|known| std::mem::replace(known, times) != times)
     }
 
     /// The group has given out its partitions (`done`), or is about to give them out.
@@ -34,7 +41,7 @@ impl GroupWait {
 
     /// Since when the host waits for the group's word; `None`: it has it, or won't get any.
     pub fn awaited_since(&self) -> Option<Instant> {
-        self.since.filter(|_| self.session.is_none())
+        self.since.filter(|_| self.times.is_none())
     }
 
     /// Whether it is known which partitions the host has. `unable_at`: when the group was last unable to give any, because Kafka was away
@@ -42,19 +49,22 @@ impl GroupWait {
     pub fn is_assignment_known(&self, now: Instant, unable_at: Option<Instant>) -> bool {
         let Some(since) = self.since else { return true };
         let since = unable_at.map_or(since, |unable_at| unable_at.max(since));
-        self.session.is_some_and(|session| now.saturating_duration_since(since) >= session + MARGIN)
+        let longest = |times: GroupTimes| times.session.saturating_add(times.heartbeat.saturating_mul(HEARTBEATS));
+        self.times.is_some_and(|times| now.saturating_duration_since(since) >= longest(times))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn with_the_newer_protocol_it_is_not_known_at_once_that_a_host_has_no_partition() {
         let start = Instant::now();
         let later = |seconds| start + Duration::from_secs(seconds);
-        let mut wait = GroupWait::new(Some(Duration::from_secs(45)));
+        let mut wait = GroupWait::new(true);
         wait.given_out(false, start);
         let is_known = |wait: &GroupWait, seconds| wait.is_assignment_known(later(seconds), None);
         assert_eq!(wait.awaited_since(), None, "nobody will tell it");
@@ -73,9 +83,23 @@ mod tests {
     }
 
     #[test]
+    fn a_longer_session_of_the_brokers_is_waited_out() {
+        let start = Instant::now();
+        let later = |seconds| start + Duration::from_secs(seconds);
+        let mut wait = GroupWait::new(true);
+        wait.given_out(false, start);
+        let times = GroupTimes { session: Duration::from_secs(180), heartbeat: Duration::from_secs(20) };
+        assert!(wait.learn(times) && !wait.learn(times));
+        assert!(!wait.is_assignment_known(later(239), None) && wait.is_assignment_known(later(240), None));
+        let mut wait = GroupWait::new(false);
+        assert!(!wait.learn(times), "the host chooses its session itself");
+        assert_eq!(wait.awaited_since().is_some(), wait.since.is_some());
+    }
+
+    #[test]
     fn otherwise_the_group_says_it() {
         let start = Instant::now();
-        let mut wait = GroupWait::new(None);
+        let mut wait = GroupWait::new(false);
         wait.given_out(false, start);
         assert_eq!(wait.awaited_since(), Some(start));
         assert!(!wait.is_assignment_known(start + Duration::from_secs(600), None));

@@ -22,7 +22,7 @@ use super::workers::Workers;
 use super::{HostFailure, RunError, failed, lock};
 use crate::chain::SharedChain;
 use crate::config::Config;
-use crate::consumer::{Beginning, GroupHandler, PartitionReader, is_newer_protocol, session};
+use crate::consumer::{Beginning, GroupHandler, PartitionReader};
 use crate::flow::membership::Membership;
 use crate::flow::pauses::Pauses;
 use crate::flow::store_start::now_ms;
@@ -31,6 +31,7 @@ use crate::health::history::History;
 use crate::health::look::Look;
 use crate::health::tap::Taps;
 use crate::health::traces::Traces;
+use crate::kafka::client::is_newer_protocol;
 use crate::pipeline::worker::WorkerCommand;
 use crate::record::TopicPartition;
 use crate::record::entry_name::{Naming, Template};
@@ -139,7 +140,7 @@ impl Host {
             workers_ended: AtomicBool::new(false),
             stop_time: StopTime::new(config.limits.shutdown),
             assignments: Mutex::default(),
-            group_wait: Mutex::new(GroupWait::new(is_newer_protocol(&config.kafka).then(|| session(&config.kafka)))),
+            group_wait: Mutex::new(GroupWait::new(is_newer_protocol(&config.kafka))),
             waiting: Mutex::default(),
             unreadable: Mutex::default(),
             skipped: Mutex::default(),

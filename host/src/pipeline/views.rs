@@ -21,6 +21,7 @@ use crate::health::report::{self, HostReport};
 use crate::health::server::{Action, Reporter};
 use crate::health::tap::{TapAnswer, TapQuestion};
 use crate::health::watchdog::Standing;
+use crate::kafka::group::GroupTimes;
 use crate::kafka::observer::Finding;
 use crate::record::TopicPartition;
 use crate::recovery::Partitions;
@@ -74,6 +75,13 @@ impl Supervised for Host {
 
     fn session(&self) -> Duration {
         session(&self.config.kafka)
+    }
+
+    fn learn_group_times(&self, times: GroupTimes) {
+        if lock(&self.group_wait).learn(times) {
+            let (session_s, heartbeat_s) = (times.session.as_secs_f64(), times.heartbeat.as_secs_f64());
+            info!(session_s, heartbeat_s, "the brokers say how long the group waits for a member that is gone");
+        }
     }
 
     fn behind(&self, look: &Look) -> Option<String> {

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use reduct_sink_testbed::dice::Dice;
 use reduct_sink_testbed::process::{self, wait_for};
 use reduct_sink_testbed::sink::run_to_end;
 use reduct_sink_testbed::verify::Ledger;
-use reduct_sink_testbed::{Message, Sink, Store, figures, long, payload, unique};
+use reduct_sink_testbed::{Message, Sink, SinkConfig, Store, figures, long, payload, unique};
 
 use super::{STEP, Trial, guests, kafka, pause, size, sized, wait_progress, with_each_assignor};
 
@@ -31,10 +32,7 @@ async fn hosts_join_and_leave_with_cooperative_sticky() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_join_and_leave_with_the_consumer_protocol() -> Result<()> {
     let store = Store::start()?;
-    let trial = Trial::new(kafka()?.client(), &store, "storm-kip-848", 8)?.configure(|config| {
-        let config = config.without_property("session.timeout.ms").without_property("heartbeat.interval.ms");
-        config.property("group.protocol", "consumer")
-    });
+    let trial = Trial::new(kafka()?.client(), &store, "storm-kip-848", 8)?.configure(with_the_consumer_protocol);
     let flags = ["--topic", &trial.topic, "--brokers", trial.kafka.brokers(), "--bucket", "b", "--group", "checked"];
     let url = store.url();
     let flags: Vec<&str> = flags.into_iter().chain(["--url", &url, "--property", "group.protocol=consumer"]).collect();
@@ -52,6 +50,35 @@ async fn hosts_join_and_leave_with_the_consumer_protocol() -> Result<()> {
         ensure!(!is_well && text.contains("group.protocol"), "{property}: {text}");
     }
     storm_of(trial, &store).await
+}
+
+fn with_the_consumer_protocol(config: SinkConfig) -> SinkConfig {
+    let config = config.without_property("session.timeout.ms").without_property("heartbeat.interval.ms");
+    config.property("group.protocol", "consumer")
+}
+
+/// A host without a partition has to know how long the group waits for one that was killed, before it takes its lag for known. What the
+/// group itself is configured to wins.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_without_a_partition_asks_how_long_the_group_waits() -> Result<()> {
+    let store = Store::start()?;
+    let trial = Trial::new(kafka()?.client(), &store, "session-kip-848", 1)?.configure(with_the_consumer_protocol);
+    let mut first = Sink::start(&trial.config)?;
+    first.wait_log("assigned partitions=[\"", STEP)?;
+    let mut second = Sink::start(&trial.config)?;
+    // The broker's own times, see `start_kafka`.
+    second.wait_log("session_s=3.0 heartbeat_s=0.3", STEP)?;
+    let group = AlterConfig::new(ResourceSpecifier::Group(trial.config.group()))
+        .set("consumer.session.timeout.ms", "7000")
+        .set("consumer.heartbeat.interval.ms", "200");
+    let altered = trial.kafka.admin()?.alter_configs([&group], &AdminOptions::new()).await?;
+    ensure!(altered.iter().all(Result::is_ok), "{altered:?}");
+    let mut third = Sink::start(&trial.config)?;
+    third.wait_log("session_s=7.0 heartbeat_s=0.2", STEP)?;
+    for host in [&mut first, &mut second, &mut third] {
+        host.stop_cleanly()?;
+    }
+    Ok(())
 }
 
 async fn storm(strategy: &str) -> Result<()> {
