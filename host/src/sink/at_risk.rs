@@ -100,8 +100,9 @@ impl Shared {
         self.recent().forget(entry, times);
     }
 
-    /// A record is about to be removed from an entry; its own partitions, which the writer knows, are `known`.
-    pub(crate) fn announce_removal_beside_others(&self, entry: &EntryName, known: impl Fn(&TopicPartition) -> bool) {
+    /// The store rewrites a block of this entry, because a record of it is to be removed, or may do so, because a removal failed. The
+    /// entry's own partitions, which the writer knows, are `known`.
+    pub(crate) fn require_reread_beside(&self, entry: &EntryName, known: impl Fn(&TopicPartition) -> bool) {
         let mut others = self.recent().sources(entry);
         others.retain(|source| !known(source));
         if !others.is_empty() {

@@ -87,7 +87,7 @@ async fn partitions_beside_a_removal_are_kept_until_they_can_be_reread_and_nothi
         found: false,
     };
     sink.0.remember(&entry, &mut vec![written(0), written(1)]);
-    sink.0.announce_removal_beside_others(&entry, |source| *source == of(0));
+    sink.0.require_reread_beside(&entry, |source| *source == of(0));
     assert!(!sink.gate().is_open() && sink.gate().is_removal_unexplained());
     let harmed_by_removal = sink.take_harmed_by_removal();
     assert_eq!(harmed_by_removal, HashSet::from([of(1)]), "the writer re-reads its own partitions itself");
@@ -98,6 +98,6 @@ async fn partitions_beside_a_removal_are_kept_until_they_can_be_reread_and_nothi
     assert_eq!(sink.take_harmed_by_removal(), HashSet::from([of(1)]), "it is found by the next look");
     assert!(sink.take_harmed_by_removal().is_empty());
     // An entry of one partition has no others.
-    sink.0.announce_removal_beside_others(&entry, |_| true);
+    sink.0.require_reread_beside(&entry, |_| true);
     assert!(sink.gate().is_open());
 }

@@ -1,6 +1,6 @@
 //! A host that was suspended must not remove what its successor has written meanwhile; no dead letter goes that may be the last copy.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::fake_store::{FakeAnswer, FakeRequest, FakeStore, failed};
@@ -115,12 +115,33 @@ async fn a_replay_passes_over_unfinished_records_when_nothing_can_finish_them_an
     assert_eq!(asked(|asked| asked.is("DELETE")), 0);
 }
 
+/// A partition whose records are compared with what is there.
+fn compares() -> Begin {
+    let metadata = CommitMetadata { reread_until: Some(9), compare_below: Some(9), ..CommitMetadata::default() };
+    Begin { point: CommitPoint { offset: 5, metadata }, ..Begin::default() }
+}
+
+#[tokio::test]
+async fn a_record_whose_removal_fails_at_first_is_repaired_once() {
+    let tried = Arc::new(AtomicUsize::new(0));
+    let removals = Arc::clone(&tried);
+    let store = FakeStore::start(move |asked: &FakeRequest| match removals.load(Ordering::SeqCst) {
+        _ if asked.is("DELETE") => {
+            (removals.fetch_add(1, Ordering::SeqCst) == 0).then(|| failed(500, "the block is busy"))
+        }
+        2.. if asked.line.contains("/batch?q=") => Some((204, Vec::new(), String::new())),
+        2.. => query(asked),
+        _ => damaged(asked).or_else(|| query(asked)),
+    })
+    .await;
+    let sink = sink_at(&store.url, Arc::default(), Arc::default());
+    sink.submit(item(&partition(0, compares()), "a", 5));
+    until("the write", || store.asked().iter().any(|asked| asked.written_times().contains(&5))).await;
+    assert_eq!((tried.load(Ordering::SeqCst), sink.counters().repaired), (2, 1));
+}
+
 #[tokio::test]
 async fn a_suspended_host_removes_no_damaged_record_that_its_successor_may_have_written_again() {
-    let compares = || {
-        let metadata = CommitMetadata { reread_until: Some(9), compare_below: Some(9), ..CommitMetadata::default() };
-        Begin { point: CommitPoint { offset: 5, metadata }, ..Begin::default() }
-    };
     assert!(removes_after_a_suspension(compares(), false, damaged, query).await, "else it is removed");
     assert!(!removes_after_a_suspension(compares(), true, damaged, query).await);
 }

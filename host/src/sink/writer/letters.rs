@@ -185,9 +185,9 @@ impl Writer {
             if error.may_mean_a_crash() {
                 shared.gate.report_failure();
             }
-            // The server may be rewriting a block of theirs: what the block holds is read again and compared.
+            // The server may be rewriting a block of theirs, or have given it up. A removal that goes well leaves the blocks whole.
             owners.iter().for_each(|owner| owner.require_reread_after_removal());
-            self.announce_removal(0);
+            self.require_reread_of_entry();
         }
         removed.map_err(|error| error.to_string())
     }

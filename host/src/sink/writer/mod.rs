@@ -451,8 +451,7 @@ impl Writer {
     /// Demands a re-read of the entry's partitions, because records are about to be removed or their removal has failed: the server
     /// rewrites the whole block, and can damage other records of it. Called before the request to remove them, because its answer may be
     /// lost although the records are removed.
-    fn announce_removal(&self, records: u64) {
-        self.shared.counters.repaired(records);
+    fn require_reread_of_entry(&self) {
         for state in self.states.values() {
             state.require_reread_after_removal();
         }
@@ -460,7 +459,7 @@ impl Writer {
         let is_known = |source: &TopicPartition| {
             self.states.get(source).is_some_and(|state| state.phase() != crate::flow::Phase::Ended)
         };
-        self.shared.announce_removal_beside_others(&self.entry, is_known);
+        self.shared.require_reread_beside(&self.entry, is_known);
     }
 
     fn recovered(&mut self) {

@@ -92,7 +92,7 @@ impl Writer {
             self.generation = generation;
         }
         // Only states of partitions are kept, because a removal demands a re-read of each. A letter's partition is known here if its live
-        // records are written here; otherwise `announce_removal` reaches it as one that shares the entry.
+        // records are written here; otherwise `require_reread_of_entry` reaches it as one that shares the entry.
         for state in batch.iter().map(PendingWrite::state).filter(|state| !state.is_of_letter_beside_live()) {
             if self.states.get(&state.source).is_none_or(|known| !Arc::ptr_eq(known, state)) {
                 self.states.insert(state.source.clone(), Arc::clone(state));
@@ -187,8 +187,9 @@ impl Writer {
 
     async fn remove_damaged(&mut self, time: u64) -> Result<(), StoreError> {
         // The re-read is demanded first, because the answer may be lost although the record is removed.
-        self.announce_removal(1);
+        self.require_reread_of_entry();
         self.shared.store.remove_all(&self.entry, &[time]).await?;
+        self.shared.counters.repaired(1);
         self.occupied.doubt(time);
         Ok(())
     }

@@ -97,13 +97,14 @@ impl Writer {
         );
         // The server rewrites the whole block. It damages it if the request that was cut off is still at work there, and can give it up
         // altogether ([`crate::sink::removal`]): what the block holds is re-read and compared.
-        self.announce_removal((unfinished.len() + hidden.len()) as u64);
+        self.require_reread_of_entry();
         if !unfinished.is_empty() {
             self.shared.store.remove(&self.entry, &unfinished).await?;
         }
         for time in &hidden {
             self.clear(*time, batch).await?;
         }
+        self.shared.counters.repaired((unfinished.len() + hidden.len()) as u64);
         Ok(())
     }
 
@@ -124,8 +125,9 @@ impl Writer {
             return Ok(());
         }
         warn!(entry = %self.entry, record = %pending.prepared.identity, time, "hidden by an unfinished record: writing it again");
-        self.announce_removal(1);
+        self.require_reread_of_entry();
         self.clear(time, [pending]).await?;
+        self.shared.counters.repaired(1);
         self.hidden.forget(&pending.prepared.identity);
         self.occupied.doubt(time);
         Ok(())
