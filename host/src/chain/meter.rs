@@ -27,6 +27,9 @@ const BUCKETS: usize = OCTAVES * STEPS;
 pub struct Latency {
     /// How many calls were measured, of the sample and those that ran into their time limit.
     pub measured: u64,
+    /// How many calls of the sample they say as much as: one of these stands for many calls, one that ran into its time limit for itself.
+    #[serde(skip)]
+    pub weight: u64,
     /// Half of the calls took at most this, in microseconds.
     pub p50_us: f64,
     /// 99 of 100 calls took at most this, in microseconds.
@@ -166,7 +169,13 @@ impl Meters {
             bucket.map_or(0, |bucket| middle_of(bucket).min(longest))
         };
         let us = |nanos: u64| nanos as f64 / 1000.0;
-        Latency { measured, p50_us: us(percentile(0.5)), p99_us: us(percentile(0.99)), max_us: us(longest) }
+        Latency {
+            measured,
+            weight: calls / MEASURED_EVERY,
+            p50_us: us(percentile(0.5)),
+            p99_us: us(percentile(0.99)),
+            max_us: us(longest),
+        }
     }
 
     pub fn histogram(&self) -> Histogram {
@@ -260,7 +269,7 @@ mod tests {
         (0..10).for_each(|_| meter.took(quick));
         (0..5).for_each(|_| meter.timed_out(limit));
         let latency = meters.latency();
-        assert_eq!((latency.measured, latency.max_us), (15, 500_000.0));
+        assert_eq!((latency.measured, latency.weight, latency.max_us), (15, 10, 500_000.0));
         assert!(latency.p99_us < 4.0, "5 of 645 calls are fewer than one in a hundred: {latency:?}");
         let counts =
             |bound: f64| meters.histogram().buckets.iter().find(|(of, _)| *of > bound).map(|(_, count)| *count);

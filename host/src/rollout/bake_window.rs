@@ -10,8 +10,9 @@ use super::shadow_trial::TrialComparison;
 /// A share of few records says little, so a bound is applied to at least this many: a bound of 0.5 % allows 5 failures
 /// from the first record on.
 const LEAST_RECORDS: u64 = 1000;
-/// Latencies are compared only if each version has at least this many measured calls.
-const LEAST_MEASURED: u64 = 16;
+/// Latencies are compared only if what was measured of each version weighs at least as much as this many calls of the sample. All calls
+/// that ran into their time limit are measured: a few of them say little beside those that the sample left out.
+const LEAST_WEIGHT: u64 = 16;
 /// A version whose median call takes at most this, in microseconds, is never too slow.
 const FAST_US: f64 = 100.0;
 
@@ -20,7 +21,7 @@ const FAST_US: f64 = 100.0;
 pub(super) struct VersionStats {
     pub records: u64,
     pub failed: u64,
-    pub measured: u64,
+    pub weight: u64,
     pub p50_us: f64,
 }
 
@@ -30,7 +31,7 @@ impl VersionStats {
         let counts = version.counts;
         let failed = counts.failed + counts.retried;
         let records = counts.kept + counts.dropped + counts.changed + counts.split + failed;
-        Self { records, failed, measured: version.latency.measured, p50_us: version.latency.p50_us }
+        Self { records, failed, weight: version.latency.weight, p50_us: version.latency.p50_us }
     }
 
     /// Which share of the records failed, from 0 to 1.
@@ -64,7 +65,7 @@ pub(super) fn past_bounds(
     figures: &BakeFigures,
 ) -> Option<String> {
     failures(figures.failed, figures.records, before.share(), bounds.max_failures.0)
-        .or_else(|| slowness((now.measured, now.p50_us), (before.measured, before.p50_us), bounds.max_slowdown))
+        .or_else(|| slowness((now.weight, now.p50_us), (before.weight, before.p50_us), bounds.max_slowdown))
 }
 
 /// Why the candidate must not be activated; `None`: it is within the bounds.
@@ -72,7 +73,7 @@ pub(super) fn past_trial(bounds: &Trial, found: &TrialComparison) -> Option<Stri
     let share = found.failed_present as f64 / found.records.max(1) as f64;
     let (candidate, present) = (found.latency, found.latency_present);
     failures(found.failed, found.records, share, bounds.max_failures.0).or_else(|| {
-        slowness((candidate.measured, candidate.p50_us), (present.measured, present.p50_us), bounds.max_slowdown)
+        slowness((candidate.weight, candidate.p50_us), (present.weight, present.p50_us), bounds.max_slowdown)
     })
 }
 
@@ -91,9 +92,9 @@ fn failures(failed: u64, records: u64, before: f64, more: f64) -> Option<String>
     })
 }
 
-/// `now` and `before` are each the number of measured calls and their median in microseconds.
+/// `now` and `before` are each the weight of what was measured and the median in microseconds.
 fn slowness(now: (u64, f64), before: (u64, f64), times: u64) -> Option<String> {
-    let enough = now.0 >= LEAST_MEASURED && before.0 >= LEAST_MEASURED;
+    let enough = now.0 >= LEAST_WEIGHT && before.0 >= LEAST_WEIGHT;
     (enough && now.1 > FAST_US && now.1 > before.1 * times as f64).then(|| {
         format!(
             "its median call takes {:.1} µs and that of the previous version {:.1} µs; the bound is {times} times as \
@@ -105,10 +106,15 @@ fn slowness(now: (u64, f64), before: (u64, f64), times: u64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::*;
+    use crate::chain::Meters;
+    use crate::config::PluginSource;
+    use crate::plugin::{Counts, Digest};
 
     fn done(records: u64, failed: u64) -> VersionStats {
-        VersionStats { records, failed, measured: 100, p50_us: 5.0 }
+        VersionStats { records, failed, weight: 100, p50_us: 5.0 }
     }
 
     fn verdict(before: VersionStats, now: VersionStats) -> Option<String> {
@@ -135,10 +141,44 @@ mod tests {
 
     #[test]
     fn slowness_is_a_matter_of_proportion_and_of_enough_calls() {
-        let slow = |p50_us, measured| VersionStats { p50_us, measured, ..done(1000, 0) };
+        let slow = |p50_us, weight| VersionStats { p50_us, weight, ..done(1000, 0) };
         assert_eq!(verdict(slow(5.0, 100), slow(60.0, 100)), None, "fast enough");
         assert!(verdict(slow(5.0, 100), slow(200.0, 100)).is_some());
         assert_eq!(verdict(slow(5.0, 100), slow(200.0, 3)), None);
         assert_eq!(verdict(slow(50.0, 100), slow(200.0, 100)), None);
+    }
+
+    /// A version of which all calls at their time limit were measured, and of the others one in 64.
+    fn described(quick: usize, late: usize) -> PluginVersion {
+        let meters = Meters::default();
+        let meter = meters.join();
+        (0..quick).for_each(|_| meter.took(Duration::from_micros(3)));
+        (0..late).for_each(|_| meter.timed_out(Duration::from_millis(500)));
+        PluginVersion {
+            name: "p".into(),
+            digest: Digest::of(b"p"),
+            config: None,
+            source: PluginSource::Builtin,
+            bytes: 0,
+            since: SystemTime::UNIX_EPOCH,
+            counts: Counts::default(),
+            failures: Vec::new(),
+            breaker_open: false,
+            passed_over: 0,
+            latency: meters.latency(),
+            histogram: meters.histogram(),
+            memory_bytes: 0,
+            taking_over: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_few_calls_at_their_time_limit_do_not_stand_for_all() {
+        let before = VersionStats::of(&described(100, 0));
+        let now = |quick, late| verdict(before, VersionStats::of(&described(quick, late)));
+        assert_eq!(now(2, 200), None, "they are 200 of 328 calls");
+        for (quick, late) in [(16, 2_000), (0, 1_024)] {
+            assert!(now(quick, late).is_some_and(|told| told.contains("its median call takes")));
+        }
     }
 }
