@@ -40,6 +40,23 @@ summarize() {
     note "suite $suite: $p passed and $f failed in $seconds s"
 }
 
+# Takes the suites that were to run. One without a summary counts as one failed test: its shell was killed, or the machine had no room
+# for it.
+require_summaries() {
+    local suite log p
+    for suite in "$@"; do
+        if grep -qs "^$suite " "$work/counts"; then continue; fi
+        log=$work/$suite.log
+        p=$(grep -csE '^test .* \.\.\. ok$' "$log" || true)
+        { tail -n 40 "$log" 2>&1 || true; } |
+            write_failure "$suite" "FAILED  $suite: its shell ended before it had counted the tests, of which ${p:-0} had passed"
+        echo "$suite" >>"$work/failed"
+        echo "$suite" >>"$work/broken-off"
+        count_tests "$suite" "${p:-0}" 1 0
+        note "suite $suite: no summary"
+    done
+}
+
 # Takes a suite and how many of its tests passed and failed. Of what was counted before for the suite only the last counts.
 count_tests() {
     printf 'passed_%s %s\nfailed_%s %s\nseconds_%s %s\n' "$1" "$2" "$1" "$3" "$1" "$4" >>"$TESTBED_FIGURES"

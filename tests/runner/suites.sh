@@ -31,8 +31,9 @@ run_all() {
     for suite in "${last[@]}"; do
         # In the background, because the shell handles a signal only while it waits.
         run_suite "$suite" &
-        wait $!
+        wait $! || true
     done
+    require_summaries "$@"
 }
 
 # How many suites may share the machine now. One more when nothing is compiled any more: in a built checkout that is soon.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use reduct_sink_testbed::process::{ended_by, wait_for};
+use reduct_sink_testbed::process::{self, ended_by, wait_for};
 use reduct_sink_testbed::verify::compare;
 use reduct_sink_testbed::{Kafka, KafkaClient, Message, Produced, Store, bed, read_back, unique};
 use sha2::{Digest, Sha256};
@@ -192,4 +192,54 @@ fn commit(kafka: &KafkaClient, topic: &str, partition: i32, offset: i64) -> Resu
 
 fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
+}
+
+/// What `tests/run` does between the preparation and the figures, with suites of its own. `dies` kills the shell that would count the
+/// tests.
+const RUNNER: &str = r#"
+set -euo pipefail
+for part in suites again print; do source tests/runner/$part.sh; done
+begin=$SECONDS work=$1 long= list= json= all= testbed= alone=" last " compiling=" compiled behind_it " side_by_side=3 longest= wanted=()
+export TESTBED_FIGURES=$work/figures
+touch "$TESTBED_FIGURES"
+mkdir "$work/failures"
+trap 'finish $?' EXIT
+dies() {
+    local me=$BASHPID
+    echo "test $suite::one ... ok"
+    kill -9 "$(awk '/^PPid/ { print $2 }' "/proc/$me/status")"
+}
+suite_well() { echo "test well::one ... ok"; }
+suite_beside() { dies; }
+suite_compiled() { dies; }
+suite_behind_it() { echo "test behind_it::one ... ok"; }
+suite_last() { dies; }
+shift
+run_all "$@"
+run_failed_again
+exit 0
+"#;
+
+/// Such a run said that nothing had failed.
+#[test]
+fn a_suite_that_dies_before_its_tests_are_counted_fails_the_run() -> Result<()> {
+    for (suites, missing) in [
+        (&["well"] as &[&str], &[] as &[&str]),
+        (&["well", "beside"], &["beside"]),
+        (&["well", "compiled", "behind_it"], &["compiled", "behind_it"]),
+        (&["last", "well"], &["last"]),
+    ] {
+        let folder = process::data_folder("runner")?;
+        let mut command = Command::new("bash");
+        command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).args(["-c", RUNNER, "run"]);
+        let output = command.arg(folder.path()).args(suites).output()?;
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.success(), missing.is_empty(), "{told}");
+        assert!(told.contains("suite well: 1 passed and 0 failed"), "{told}");
+        for suite in missing {
+            assert!(told.contains(&format!("FAILED  {suite}: its shell ended before")), "{told}");
+        }
+        assert!(told.contains(&format!("passed, {} failed", missing.len())), "{told}");
+    }
+    Ok(())
 }
