@@ -209,9 +209,9 @@ def main(address, token, folder, plugin_file, first, second):
             browser.key("Enter", 13)
 
         start = lambda: browser.js("document.body.focus(), document.getElementById('main').focus(), true")
-        check("rolling back is reached by the keyboard", start() and browser.tab_to("Roll back picky"))
+        check("ending the trial is reached by the keyboard", start() and browser.tab_to("End the trial of picky"))
         browser.key("Enter", 13)
-        check("it asks before it rolls back", browser.js("document.getElementById('sure').open"), text("sure-what"))
+        check("it asks before it ends the trial, and says what it does", browser.js("document.getElementById('sure').open") and text("sure-what").startswith("End the trial of picky?"), text("sure-what"))
         do_it()
         check("the candidate is gone and the swap has its outcome", browser.wait("!document.getElementById('trial').offsetParent") and "failed-trial" in swaps(), swaps())
         version = lambda: browser.js("document.querySelector('#plugins tr').children[1].textContent")

@@ -12,7 +12,7 @@ use super::traces::SpanCounts;
 use crate::chain::{Latency, PluginTotals};
 use crate::flow::pauses::Paused;
 use crate::plugin::{Counts, RecentFailure};
-use crate::rollout::{RolloutOutcome, SwapReport};
+use crate::rollout::{PluginActions, RolloutOutcome, SwapReport};
 use crate::sink::request_times::RequestHistogram;
 
 /// One moment of the host.
@@ -203,26 +203,6 @@ pub struct PluginReport {
     pub totals: PluginTotals,
 }
 
-/// What there is to do with a plugin, as its past swaps tell.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct PluginActions {
-    /// It has a candidate on trial.
-    pub promote: bool,
-    /// It has one, or a previous version.
-    pub roll_back: bool,
-}
-
-impl PluginActions {
-    /// For the plugin of this name. `swaps`: the oldest first.
-    pub fn of(plugin: &str, swaps: &[SwapReport]) -> Self {
-        use RolloutOutcome::{Active, AwaitsPromotion, Baking, OnTrial, RolledBack};
-        let mut outcomes = swaps.iter().rev().filter(|swap| swap.plugin == plugin).map(|swap| swap.outcome);
-        let promote = outcomes.clone().any(|outcome| matches!(outcome, OnTrial | AwaitsPromotion));
-        let last = outcomes.find(|outcome| matches!(outcome, Baking | Active | RolledBack));
-        Self { promote, roll_back: promote || matches!(last, Some(Baking | Active)) }
-    }
-}
-
 /// How far the running host is with a replay of its dead letters, or with a dry run, which changes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ReplayProgress {
@@ -383,22 +363,6 @@ mod tests {
         let left = report.replay.unwrap().left_because;
         assert_eq!(left.values().collect::<Vec<_>>(), [&3, &1], "{left:?}");
         assert!(shown.contains("a person asked for it") && shown.contains("refused"), "{shown}");
-    }
-
-    #[test]
-    fn only_what_there_is_can_be_promoted_and_rolled_back() {
-        use RolloutOutcome::{Active, AwaitsPromotion, Baking, FailedTrial, Refused, RolledBack};
-        let can = |outcomes: &[RolloutOutcome]| {
-            let swaps: Vec<SwapReport> = outcomes.iter().map(|outcome| swap(*outcome, "")).collect();
-            let PluginActions { promote, roll_back } = PluginActions::of("p", &swaps);
-            assert_eq!(PluginActions::of("another", &swaps), PluginActions::default());
-            (promote, roll_back)
-        };
-        assert_eq!(can(&[]), (false, false));
-        assert_eq!(can(&[Refused, FailedTrial]), (false, false));
-        assert_eq!(can(&[AwaitsPromotion]), (true, true));
-        assert_eq!((can(&[Active, Refused]), can(&[Baking])), ((false, true), (false, true)));
-        assert_eq!(can(&[Active, RolledBack]), (false, false), "the version before was given up");
     }
 
     #[test]

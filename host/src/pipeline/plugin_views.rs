@@ -6,7 +6,7 @@ use crate::chain::{PluginVersion, SharedChain};
 use crate::config::{PluginSource, in_full};
 use crate::health::report;
 use crate::kafka::observer::Finding;
-use crate::rollout::SwapReport;
+use crate::rollout::PluginActions;
 
 /// A problem for each plugin that isn't asked, because it failed too often.
 pub(super) fn open_breakers(chain: &SharedChain) -> Vec<Finding> {
@@ -21,10 +21,10 @@ pub(super) fn open_breakers(chain: &SharedChain) -> Vec<Finding> {
     chain.versions().into_iter().filter(|version| version.breaker_open).map(finding).collect()
 }
 
-pub(super) fn plugin(version: PluginVersion, chain: &SharedChain, swaps: &[SwapReport]) -> report::PluginReport {
+pub(super) fn plugin(version: PluginVersion, chain: &SharedChain, can: PluginActions) -> report::PluginReport {
     let totals = chain.totals(&version.name);
     report::PluginReport {
-        can: report::PluginActions::of(&version.name, swaps),
+        can,
         name: version.name.to_string(),
         digest: version.digest.to_string(),
         config: version.config.map(|config| config.to_string()),
@@ -86,6 +86,6 @@ mod tests {
         let failing = chain.stages().remove(0).version.plugin.counters();
         failing.failed();
         version.counts = Counts::default();
-        assert_eq!(plugin(version, &chain, &[]).counts.failed, 1);
+        assert_eq!(plugin(version, &chain, PluginActions::default()).counts.failed, 1);
     }
 }

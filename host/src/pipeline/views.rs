@@ -205,7 +205,7 @@ impl Reporter for Host {
         look.problems.iter_mut().for_each(|problem| problem.for_s += age_s);
         let is_told = look.problems.iter().any(|problem| problem.code == PAUSED);
         look.problems.extend(self.paused().filter(|_| !is_told).map(|text| HealthProblem::new(PAUSED, text)));
-        let (done, swaps) = (look.last_minute, self.control.swaps.last());
+        let done = look.last_minute;
         let behind = self.why_behind(&look, (in_flight_records, in_flight_bytes));
         HostReport {
             pipeline: self.config.pipeline.as_ref().map(ToString::to_string),
@@ -249,9 +249,12 @@ impl Reporter for Host {
                 .chain
                 .versions()
                 .into_iter()
-                .map(|version| plugin_views::plugin(version, &self.chain, &swaps))
+                .map(|version| {
+                    let can = self.control.actions.of(&version.name);
+                    plugin_views::plugin(version, &self.chain, can)
+                })
                 .collect(),
-            swaps,
+            swaps: self.control.swaps.last(),
         }
     }
 

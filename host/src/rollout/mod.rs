@@ -6,6 +6,7 @@
 //! bytes differ from those of the active version, unless these bytes are on trial or were refused before; if a version doesn't load or fails its trial, the active
 //! version stays, and the log says why, once; the previous version is kept loaded for a rollback until the next swap.
 
+mod actions;
 mod bake_window;
 mod next_start;
 mod pending;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use crate::chain::SharedChain;
 use crate::config::{Config, ConfigProblems, PluginConfig, threads};
 
+pub use self::actions::{PluginActions, PossibleActions};
 pub use self::next_start::NextStart;
 pub use self::report::{BakeFigures, Cause, RolloutOutcome, Steps, SwapReport, Swaps};
 pub use self::shadow_trial::TrialComparison;
@@ -90,6 +92,8 @@ pub struct Control {
     signals: Sender<Signal>,
     /// The reports of past swaps.
     pub swaps: Swaps,
+    /// What there is to promote and to roll back.
+    pub actions: PossibleActions,
     /// What would keep the host from starting again with the files as they are now.
     pub next_start: NextStart,
 }
@@ -97,7 +101,12 @@ pub struct Control {
 /// Starts the rollout task for the plugins of `shared`: from now on no change of their files is missed.
 pub fn start(shared: Arc<SharedChain>, source: Option<ChainSource>, pace: Pace) -> RolloutHandle {
     let (signals, inbox) = channel();
-    let control = Control { signals, swaps: Swaps::default(), next_start: NextStart::default() };
+    let control = Control {
+        signals,
+        swaps: Swaps::default(),
+        actions: PossibleActions::default(),
+        next_start: NextStart::default(),
+    };
     let task = RolloutTask::new(shared, source, pace, &control);
     let thread = threads::spawn("rollout", move || task.run(&inbox));
     if let Err(error) = &thread {

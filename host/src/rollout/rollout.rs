@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::actions::PluginActions;
 use super::bake_window::{self, VersionStats};
 use super::reload::loads_alike;
 use super::report::{Cause, RolloutOutcome, Swaps, ms};
@@ -52,6 +53,11 @@ impl Rollout {
     /// The version that is on trial, or waits to be promoted.
     pub fn candidate(&self) -> Option<&StageSpec> {
         self.trial.as_ref().map(|on_trial| &on_trial.candidate)
+    }
+
+    /// What [`Self::promote`] and [`Self::rollback`] would find.
+    pub fn actions(&self) -> PluginActions {
+        PluginActions { promote: self.trial.is_some(), roll_back: self.trial.is_some() || self.former.is_some() }
     }
 
     /// The versions beside the active one that may become active without being loaded.

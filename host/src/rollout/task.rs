@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use super::actions::PossibleActions;
 use super::next_start::{CONFIGURATION, NextStart};
 use super::pending::PendingConfig;
 use super::reload::{Plan, loads_alike};
@@ -56,6 +57,7 @@ pub(super) struct RolloutTask {
     pace: Pace,
     signals: Sender<Signal>,
     swaps: Swaps,
+    actions: PossibleActions,
     next_start: NextStart,
     /// The files of the plugins, by the plugins' names; the builtin plugin has none.
     files: BTreeMap<String, WatchedFile>,
@@ -98,6 +100,7 @@ impl RolloutTask {
             pace,
             signals,
             swaps: control.swaps.clone(),
+            actions: control.actions.clone(),
             next_start: control.next_start.clone(),
             files: BTreeMap::new(),
             tags: Tags::default(),
@@ -124,6 +127,7 @@ impl RolloutTask {
                 self.poll_files();
             }
             self.step();
+            self.tell_actions();
             self.report_counted_failures();
             self.tags.look(&self.shared, &self.signals);
             let mut wake = self.tags.next().map_or(self.next_poll, |at| at.min(self.next_poll));
@@ -144,8 +148,16 @@ impl RolloutTask {
                     self.next_poll = Instant::now();
                 }
                 // Sending the answer fails if the caller no longer waits for it.
-                Ok(Signal::Promote(name, answer)) => drop(answer.send(self.promote(&name))),
-                Ok(Signal::Rollback(name, answer)) => drop(answer.send(self.rollback(&name))),
+                Ok(Signal::Promote(name, answer)) => {
+                    let done = self.promote(&name);
+                    self.tell_actions();
+                    drop(answer.send(done));
+                }
+                Ok(Signal::Rollback(name, answer)) => {
+                    let done = self.rollback(&name);
+                    self.tell_actions();
+                    drop(answer.send(done));
+                }
                 Ok(Signal::TagRead(plugin, found)) => self.tag_read(&plugin, found),
                 Ok(Signal::Loaded(job, result)) => {
                     self.loading = false;
@@ -377,6 +389,11 @@ impl RolloutTask {
         if has_changed {
             self.follow_chain();
         }
+    }
+
+    /// What can be asked for from now on.
+    fn tell_actions(&self) {
+        self.actions.set(self.rollouts.iter().map(|(name, rollout)| (name.clone(), rollout.actions())).collect());
     }
 
     /// Says how often plugins failed lately, also those whose failures have ended: no call comes by to say it.

@@ -162,6 +162,26 @@ fn plugins_are_added_removed_and_reordered_while_records_flow() {
     configured.rollout.stop();
 }
 
+/// The past swaps of a plugin say nothing of what there is to return to.
+#[test]
+fn a_plugin_that_left_the_chain_and_came_back_has_no_previous_version() {
+    let mut bed = Configured::new(&table(1));
+    let control = bed.rollout.control();
+    let can_roll_back = || control.actions.of("v1").roll_back;
+    assert!(!can_roll_back() && control.rollback("v1").is_err());
+    fs::write(bed.folder.path().join("v1.wasm"), version(7)).unwrap();
+    wait_for("version 7", || (bed.now() == Some(7)).then_some(()));
+    wait_for("something to return to", || can_roll_back().then_some(()));
+    for number in [2, 1] {
+        bed.write(&format!("{HEAD}{}", table(number)));
+        let name = format!("v{number}");
+        wait_for("the other chain", || (bed.names() == [name.as_str()]).then_some(()));
+    }
+    wait_for("nothing to return to", || (!can_roll_back()).then_some(()));
+    assert!(control.swaps.last().iter().any(|swap| swap.plugin == "v1"));
+    assert!(control.rollback("v1").unwrap_err().contains("no previous version"));
+}
+
 #[test]
 fn an_added_plugins_file_is_watched() {
     let mut configured = Configured::new(&table(1));

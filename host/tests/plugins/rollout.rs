@@ -7,7 +7,7 @@ use std::{fs, thread};
 use reduct_sink::chain::{Chain, Outcome as Fate, SharedChain};
 use reduct_sink::config::{self, Mode, PluginConfig, Share};
 use reduct_sink::plugin::Digest;
-use reduct_sink::rollout::{self, Control, Pace, RolloutHandle, RolloutOutcome, SwapReport};
+use reduct_sink::rollout::{self, Control, Pace, PluginActions, RolloutHandle, RolloutOutcome, SwapReport};
 
 use crate::bed::{Bed, input, keep_log, logged, output, wait_for};
 use crate::guest::guest;
@@ -151,9 +151,14 @@ fn by_hand_a_candidate_waits_for_its_promotion() {
     run.put(&version(2));
     let report = run.outcome(RolloutOutcome::AwaitsPromotion);
     assert_eq!((report.trial.unwrap().records, run.at_work()), (20, Digest::of(&version(1))));
+    let can = |promote, roll_back| PluginActions { promote, roll_back };
+    let actions = run.control.actions.clone();
+    wait_for("the candidate", || (actions.of("by-hand") == can(true, true)).then_some(()));
     assert!(run.control.promote("by-hand").unwrap().contains(&Digest::of(&version(2)).short()));
+    assert_eq!(actions.of("by-hand"), can(false, true));
     assert_eq!(output(run.next()).timestamp_us, Some(2));
     assert!(run.control.rollback("by-hand").unwrap().contains(&Digest::of(&version(1)).short()));
+    assert_eq!(actions.of("by-hand"), can(false, false));
     assert_eq!(output(run.next()).timestamp_us, Some(1));
     assert_eq!(run.outcome(RolloutOutcome::RolledBack).reason.as_deref(), Some("a person asked for it"));
     assert_eq!(run.control.rollback("by-hand").unwrap_err(), "it has no previous version");
