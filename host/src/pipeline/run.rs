@@ -340,7 +340,8 @@ fn chain_source(
         load: Box::new(move |in_use| {
             let new = read_again(sources.clone(), pipeline.as_deref(), &names)?;
             if let Some(neighbours) = &neighbours {
-                neighbours.accept(&new, in_use).map_err(NotTaken::NeedsRestart)?;
+                let needs_restart = |why| NotTaken::NeedsRestart { why, plugins: new.plugins.clone() };
+                neighbours.accept(&new, in_use).map_err(needs_restart)?;
             }
             Ok(new)
         }),

@@ -69,8 +69,13 @@ pub struct ChainSource {
 pub enum NotTaken {
     /// It is wrong: the host would not start with it, either.
     Wrong(ConfigProblems),
-    /// A host that starts takes it, one that runs doesn't, for this reason.
-    NeedsRestart(String),
+    /// A host that starts takes it, one that runs doesn't.
+    NeedsRestart {
+        /// The reason.
+        why: String,
+        /// The plugins that a host that starts would have.
+        plugins: Vec<PluginConfig>,
+    },
 }
 
 impl From<ConfigProblems> for NotTaken {

@@ -71,6 +71,8 @@ pub(super) struct RolloutTask {
     values_changed: bool,
     /// The newest configuration, while its plugins don't load.
     pending: Option<PendingConfig>,
+    /// Whether the configuration was last read to ask for something that only a restart gives.
+    restart_needed: bool,
     /// Whether a person asked to read the configuration again, even if its file is unchanged.
     asked_to_reload: bool,
     /// The plugins for which the configuration asks for a version that was given up.
@@ -110,6 +112,7 @@ impl RolloutTask {
             value_files,
             values_changed: false,
             pending: None,
+            restart_needed: false,
             asked_to_reload: false,
             bad_configurations: BTreeSet::new(),
             rollouts: BTreeMap::new(),

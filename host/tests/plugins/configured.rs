@@ -51,7 +51,9 @@ impl Configured {
             let new = config::load(sources.clone()).config?.only().unwrap();
             // As a process says whose other pipelines are in the way.
             let is_refused = new.plugins.iter().any(|plugin| plugin.name == "needs-restart");
-            if is_refused { Err(NotTaken::NeedsRestart("of another pipeline".into())) } else { Ok(new) }
+            let needs_restart =
+                || NotTaken::NeedsRestart { why: "of another pipeline".into(), plugins: new.plugins.clone() };
+            if is_refused { Err(needs_restart()) } else { Ok(new) }
         };
         let source = ChainSource { file: Some(file), load: Box::new(load), present };
         let rollout = rollout::start(shared.clone(), Some(source), quick());
@@ -125,6 +127,18 @@ fn a_rolled_back_configuration_is_told_until_the_configuration_of_the_plugin_cha
     thread::sleep(quick().poll);
     assert_eq!(control.next_start.reasons(), reasons);
     assert_eq!(bed.shared.versions()[0].config, Some(good));
+    // What is corrected is right for the next start, also where the host that runs doesn't take the configuration over.
+    let refused = "[[plugins]]\npath = \"v1.wasm\"\nname = \"needs-restart\"\n";
+    bed.write(&(table("better", "") + refused));
+    wait_for("nothing to be wrong", || (control.next_start.reasons().is_empty()).then_some(()));
+    assert_eq!(control.next_start.public(), None);
+    bed.write(&(table("bad", "on_failure = \"skip\"") + refused));
+    wait_for("the bad row to be wrong again", || (control.next_start.reasons() == reasons).then_some(()));
+    bed.write(&table("bad", "on_failure = \"skip\""));
+    wait_for("the log to say it", || {
+        (!logged(&["the configuration asks for nothing any more that needs a restart"]).is_empty()).then_some(())
+    });
+    assert_eq!(control.next_start.reasons(), reasons);
     bed.write(&table("better", ""));
     wait_for("the corrected configuration", || control.next_start.reasons().is_empty().then_some(()));
     assert_ne!(bed.shared.versions()[0].config, Some(good));

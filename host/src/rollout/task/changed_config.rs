@@ -9,11 +9,12 @@ use std::time::Instant;
 use super::super::NotTaken;
 use super::super::next_start::CONFIGURATION;
 use super::super::pending::PendingConfig;
-use super::super::reload::Plan;
+use super::super::reload::{Plan, loads_alike};
 use super::super::report::Cause;
 use super::super::rollout::Rollout;
 use super::super::watcher::{LastSeen, digests, value_files};
-use super::{Job, RolloutTask};
+use super::{Job, RolloutTask, plugin_configuration, plugin_file};
+use crate::chain::StageSpec;
 use crate::config::{self, PluginConfig};
 use crate::plugin::{Digest, LoadError, LoadProblem, LoadedPlugin};
 
@@ -40,10 +41,12 @@ impl RolloutTask {
         }
         let new = match (source.load)(&self.plugins_in_use()) {
             Ok(new) => new,
-            Err(NotTaken::NeedsRestart(why)) => {
+            Err(NotTaken::NeedsRestart { why, plugins }) => {
                 tracing::warn!("the changed configuration is right, but needs a restart; the present one stays: {why}");
                 self.pending = None;
+                self.restart_needed = true;
                 self.next_start.right(CONFIGURATION);
+                self.next_start.passes_over(replaced_by(&self.shared.stages(), &source.present.plugins, &plugins));
                 return;
             }
             Err(NotTaken::Wrong(problems)) => {
@@ -63,6 +66,10 @@ impl RolloutTask {
                 keys = ?stays, "these keys can't change without a restart; the host keeps their old values until then"
             );
         }
+        if std::mem::replace(&mut self.restart_needed, !stays.is_empty()) && stays.is_empty() {
+            tracing::info!("the configuration asks for nothing any more that needs a restart");
+        }
+        self.next_start.passes_over([]);
         self.pending = None;
         self.next_start.right(CONFIGURATION);
         let plan = Plan::new(&self.shared.stages(), &source.present.plugins, new.plugins);
@@ -148,4 +155,17 @@ impl RolloutTask {
         let chain: Vec<String> = self.shared.stages().iter().map(|stage| stage.config.name.clone()).collect();
         tracing::info!(?chain, "the changed configuration is active from the next record on");
     }
+}
+
+/// What [`super::super::next_start::NextStart`] may know of the plugins that a configuration replaces or leaves out.
+fn replaced_by(stages: &[StageSpec], present: &[PluginConfig], next: &[PluginConfig]) -> Vec<String> {
+    fn named<'a>(rows: &'a [PluginConfig], name: &str) -> Option<&'a PluginConfig> {
+        rows.iter().find(|row| row.name == name)
+    }
+    let stays = |name: &str| {
+        let rows = named(present, name).zip(named(next, name));
+        rows.is_some_and(|(before, after)| loads_alike(before, after))
+    };
+    let names = stages.iter().map(|stage| stage.config.name.as_str());
+    names.filter(|name| !stays(name)).flat_map(|name| [plugin_file(name), plugin_configuration(name)]).collect()
 }
