@@ -64,7 +64,10 @@ fn what_is_no_store_is_told_so() -> Result<()> {
 
     let tls = bed()?.store.url().replace("http:", "https:");
     let (code, told) = check_store(bed()?, &tls, "kafka", None)?;
-    assert!(code == Some(4) && told.contains("the TLS handshake fails"), "{told}");
+    assert!(
+        code == Some(4) && told.contains("doesn't speak TLS") && told.contains("correct the port in store.url"),
+        "{told}"
+    );
     Ok(())
 }
 
@@ -113,7 +116,7 @@ fn each_mistake_that_a_server_answers_has_its_remedy() -> Result<()> {
     let (closed, is_kafka) = (format!("http://{nobody}"), format!("http://{brokers}"));
     for ((code, told), expected, parts) in [
         (flags(&nobody, &url, &[])?, 4, &["FAILED  kafka: ", &nobody, "check"] as &[&str]),
-        (flags(&brokers, &closed, &[])?, 4, &["FAILED  store: ", &nobody, "check"]),
+        (flags(&brokers, &closed, &[])?, 4, &["FAILED  store: ", &nobody, "start ReductStore, or correct the port"]),
         (flags(&brokers, &is_kafka, &[])?, 4, &["FAILED  store: ", "check"]),
         (
             run_with(

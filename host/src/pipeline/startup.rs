@@ -119,12 +119,14 @@ fn open_store(
             }
             Err(error @ StoreError::Invalid(_)) => return Err(wrong(error, "check store.bucket and store.create")),
             Err(error) if started.elapsed() > STORE_PATIENCE || stop.load(Ordering::SeqCst) => {
-                return Err(wrong(error, "check store.url and that the server runs"));
+                let remedy = error.remedy();
+                return Err(wrong(error, remedy));
             }
             Err(error) => {
-                warn!(url = config.store.url, %error, "ReductStore isn't ready; waiting for it");
+                let remedy = error.remedy();
+                warn!(url = config.store.url, %error, remedy, "ReductStore isn't ready; waiting for it");
                 starting.waits_for(format!(
-                    "it waits for ReductStore at {}, for {} s at most: {error}",
+                    "it waits for ReductStore at {}, for {} s at most: {error}; {remedy}",
                     config.store.url,
                     STORE_PATIENCE.as_secs()
                 ));

@@ -4,18 +4,16 @@
 //! becomes an error.
 
 use std::future::Future;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
 use reduct_rs::{ErrorCode, Permissions, ReductError};
 use thiserror::Error;
 use tokio::runtime;
-use url::Url;
 
 use super::connections::Connection;
-use super::intermediaries;
 use super::store::{OLDEST, Store, is_supported};
+use super::{intermediaries, unreachable};
 use crate::config;
 
 /// A store that the sink could write to.
@@ -35,10 +33,8 @@ pub struct StoreInfo {
 pub enum StoreCheckError {
     #[error("the client can't be set up: {0}; check store.tls and store.url")]
     Client(String),
-    #[error(
-        "{url} can't be reached: {reason}; check store.url, and that ReductStore runs and can be reached from here"
-    )]
-    Unreachable { url: String, reason: String },
+    #[error("{url} can't be reached: {reason}; {remedy}")]
+    Unreachable { url: String, reason: String, remedy: &'static str },
     #[error("no answer from {url} within {timeout:?}; check store.url, or raise store.timeout")]
     Timeout { url: String, timeout: Duration },
     #[error("what answers at {url} isn't a ReductStore that we can talk to: {reason}; check store.url")]
@@ -123,15 +119,24 @@ where
     let answer = tokio::spawn(work(Arc::clone(to))).await;
     let answer =
         answer.map_err(|error| StoreCheckError::NotAStore { url: config.url.clone(), reason: error.to_string() })?;
-    answer.map_err(|error| explain(&error, config))
+    match answer {
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(explain(&error, config).await),
+    }
 }
 
-fn explain(error: &ReductError, config: &config::StoreConfig) -> StoreCheckError {
+async fn explain(error: &ReductError, config: &config::StoreConfig) -> StoreCheckError {
     let url = || config.url.clone();
     let text = error.message.clone();
     match error.status {
         ErrorCode::ConnectionError => {
-            StoreCheckError::Unreachable { url: url(), reason: connection_error(config, text) }
+            let mut reason = unreachable::why(config).await;
+            if let Some(proxy) = intermediaries::proxy(&config.url) {
+                reason = format!("{reason}; {proxy}");
+            }
+            let remedy = unreachable::remedy_in(&reason)
+                .unwrap_or("check store.url, and that ReductStore runs and can be reached from here");
+            StoreCheckError::Unreachable { url: url(), reason, remedy }
         }
         ErrorCode::Timeout => StoreCheckError::Timeout { url: url(), timeout: config.timeout },
         ErrorCode::Unauthorized if config.token.is_none() => StoreCheckError::NoToken,
@@ -144,34 +149,6 @@ fn explain(error: &ReductError, config: &config::StoreConfig) -> StoreCheckError
         }
         status => StoreCheckError::Store(format!("{text} ({})", status as i16)),
     }
-}
-
-/// The client keeps the cause of a failed connection to itself: find it by connecting once more.
-fn connection_error(config: &config::StoreConfig, text: String) -> String {
-    if let Some(proxy) = intermediaries::proxy(&config.url) {
-        return format!("{text}; {proxy}");
-    }
-    let address = Url::parse(&config.url).ok().and_then(|url| url.socket_addrs(|| None).ok());
-    let Some(addresses) = address else {
-        let host = Url::parse(&config.url).ok().and_then(|url| url.host_str().map(String::from));
-        return host.map_or(text, |host| match (host.as_str(), 0).to_socket_addrs() {
-            Ok(_) => "no address".into(),
-            Err(error) => error.to_string(),
-        });
-    };
-    let mut reason = text;
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, config.timeout.min(Duration::from_secs(3))) {
-            Ok(_) if config.url.starts_with("https:") => {
-                return "the TLS handshake fails: check that it speaks TLS, and set store.tls.ca to the authority that \
-                        signed its certificate"
-                    .into();
-            }
-            Ok(_) => reason = format!("{address} takes the connection and drops it"),
-            Err(error) => reason = error.to_string(),
-        }
-    }
-    reason
 }
 
 /// A right to `prefix*` covers every bucket whose name begins so.

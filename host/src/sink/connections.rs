@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
 use super::error::{HANGS, StoreError, classify};
-use super::intermediaries;
+use super::{intermediaries, unreachable};
 use crate::config;
 
 /// The slowest line that a request gets time for, in bytes per second: half a megabit.
@@ -24,6 +24,8 @@ pub(super) const SLOWEST: u64 = 64 * 1024;
 const PATIENCE: [u32; 4] = [1, 4, 16, 64];
 /// How long a new connection may take after a request that got no answer.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(1);
+/// How long the cause of a failed connection is taken for that of others.
+const SAME_CAUSE: Duration = Duration::from_secs(1);
 /// How often a refused token file is read again.
 const TOKEN_EVERY: Duration = Duration::from_secs(5);
 
@@ -61,6 +63,8 @@ pub(super) struct Connections {
     token_read: Mutex<Option<Instant>>,
     /// What the file of the authorities held last, and when it was read.
     authorities: Mutex<(Option<Vec<u8>>, Instant)>,
+    /// When the cause of a failed connection was found last, and the cause.
+    unreachable: tokio::sync::Mutex<Option<(Instant, String)>>,
 }
 
 impl Connections {
@@ -72,6 +76,7 @@ impl Connections {
             clients: Mutex::new(Arc::new(Clients::new(token))),
             token_read: Mutex::default(),
             authorities: Mutex::new((authorities(config), Instant::now())),
+            unreachable: tokio::sync::Mutex::default(),
         };
         this.connection(0).map(|_| this)
     }
@@ -148,10 +153,13 @@ impl Connections {
         }
     }
 
-    /// What a failed request means. The client's own words for one that got no answer name neither the store nor the time.
+    /// What a failed request means. The client's own words for one that got no answer name neither the store nor the time, and those for
+    /// one without a connection no cause.
     async fn told(&self, error: &ReductError, begun: Instant) -> StoreError {
-        if error.status != ErrorCode::Timeout {
-            return classify(error);
+        match error.status {
+            ErrorCode::Timeout => {}
+            ErrorCode::ConnectionError => return StoreError::Unavailable(self.no_connection().await),
+            _ => return classify(error),
         }
         let accepts = match intermediaries::proxy(&self.config.url) {
             Some(_) => None,
@@ -168,6 +176,18 @@ impl Connections {
             }
             None => format!("ReductStore at {url} has not answered for {waited} s ({bound})"),
         })
+    }
+
+    async fn no_connection(&self) -> String {
+        let mut known = self.unreachable.lock().await;
+        let why = match known.take().filter(|(found, _)| found.elapsed() < SAME_CAUSE) {
+            Some(known) => known,
+            None => {
+                let why = unreachable::why(&self.config).await;
+                (Instant::now(), why)
+            }
+        };
+        format!("no connection to {}: {}", self.config.url, known.insert(why).1)
     }
 
     /// Reads `store.tls.ca` again. `true`: it holds other authorities than before.

@@ -6,6 +6,8 @@
 use reduct_rs::{ErrorCode, ReductError};
 use thiserror::Error;
 
+use super::unreachable;
+
 /// Why a request, or one record of it, wasn't carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
@@ -94,7 +96,8 @@ impl StoreError {
             Self::Unsupported(_) => "check store.url, and update ReductStore",
             Self::Failed(_) => "see the store's log",
             Self::Unavailable(text) if text.contains(HANGS) => Self::HANGS_REMEDY,
-            Self::Unavailable(_) => "check store.url, that ReductStore runs, and that it can be reached from here",
+            Self::Unavailable(text) => unreachable::remedy_in(text)
+                .unwrap_or("check store.url, that ReductStore runs, and that it can be reached from here"),
         }
     }
 
@@ -118,9 +121,7 @@ pub(super) fn classify(error: &ReductError) -> StoreError {
     use ErrorCode as Code;
     let message = error.message.as_str();
     let text = match (error.status, origin_in(message)) {
-        (Code::ConnectionError, Some(origin)) => {
-            format!("no connection to {origin}: it is refused there, or nothing answers")
-        }
+        (Code::ConnectionError, Some(origin)) => format!("no connection to {origin}"),
         _ => format!("{message} ({})", code(error.status)),
     };
     let not_the_stores = || format!("the answer is {}, and not ReductStore's", code(error.status));
@@ -193,7 +194,7 @@ mod tests {
         assert_eq!(of(Code::ConnectionError, "x").to_string(), "x (no connection)");
         let refused =
             of(Code::ConnectionError, "error sending request for url (http://store:8383/api/v1/b/kafka/camera/0/q)");
-        assert_eq!(refused.to_string(), "no connection to http://store:8383: it is refused there, or nothing answers");
+        assert_eq!(refused.to_string(), "no connection to http://store:8383");
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub mod request_times;
 mod sharing;
 pub mod store;
 mod turns;
+mod unreachable;
 mod writer;
 
 use std::collections::{HashMap, HashSet};
