@@ -35,6 +35,7 @@ mod unreachable;
 mod writer;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -120,6 +121,8 @@ pub struct Shared {
     writers: Mutex<HashMap<EntryName, mpsc::UnboundedSender<Work>>>,
     /// When a request failed last: the store may still be at work on it.
     failed_request: Mutex<Option<Instant>>,
+    /// How many ranges of microseconds the writers keep together.
+    kept_ranges: Arc<AtomicUsize>,
     failed: OnceLock<String>,
     /// Who wants to know of each batch.
     pub(crate) batches: OnceLock<Arc<dyn BatchTarget>>,
@@ -171,6 +174,7 @@ impl Sink {
             writers: Mutex::default(),
             // What an earlier process, or the host that had a partition before, sent last isn't known.
             failed_request: Mutex::new(Some(Instant::now())),
+            kept_ranges: Arc::default(),
             failed: OnceLock::new(),
             batches: OnceLock::new(),
             gate: Arc::default(),

@@ -24,7 +24,7 @@ use crate::record::{Identity, IdentityMap};
 /// A record that may have been written before is searched for at least this far behind its own time.
 pub const SEARCHED_US: u64 = 10_000;
 /// Ranges that are kept of each kind, about 50 B each.
-const MAX_RANGES: usize = 1_000;
+pub const MAX_RANGES: usize = 1_000;
 /// Records that are kept of those that were read, about 150 B each. A run of more records than this with one timestamp
 /// is read again for each batch.
 const MAX_FOUND: usize = 10_000;
@@ -186,13 +186,19 @@ impl OccupiedTimestamps {
         }
     }
 
+    /// How many ranges are kept.
+    pub fn ranges(&self) -> usize {
+        self.occupied.len() + self.scanned.len()
+    }
+
     /// Whether nothing is kept but what this writer sent.
     pub fn is_small(&self) -> bool {
         self.found.is_empty() && self.scanned.is_empty() && self.tried.is_empty() && self.doubted.is_empty()
     }
 
     /// Forgets the oldest times where more than `most` ranges are known, or [`MAX_RANGES`]. Only between two batches: a
-    /// microsecond that a record of this batch was given isn't occupied in the store yet.
+    /// microsecond that a record of this batch was given isn't occupied in the store yet. One of a record that is still to be read back can be
+    /// forgotten: a later record that wants it has it read first, and the store refuses a second one there.
     pub fn make_room(&mut self, most: usize) {
         let most = most.min(MAX_RANGES);
         self.quiet_batches = self.quiet_batches.saturating_add(1);

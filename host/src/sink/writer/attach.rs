@@ -30,6 +30,11 @@ pub(super) struct AttachmentState {
 }
 
 impl AttachmentState {
+    /// The entry's next record reads them again.
+    pub fn forget_files(&mut self) {
+        self.wanted = None;
+    }
+
     /// Demands a look before the next record, because the entry may have been removed.
     pub fn look_again(&mut self) {
         self.next_look = None;

@@ -9,9 +9,11 @@
 
 mod attach;
 mod batch;
+mod idle;
 mod letters;
 mod pending;
 mod place;
+mod ranges;
 mod refuse;
 mod repair;
 mod request_sharing;
@@ -31,6 +33,7 @@ use self::batch::{note_state, under_way};
 use self::pending::PendingWrite;
 pub(super) use self::place::NEAR_US;
 use self::place::Rewritten;
+use self::ranges::KeptRanges;
 use self::refuse::Parked;
 use self::repair::Hidden;
 use self::request_sharing::{Apart, RequestSharing};
@@ -43,7 +46,7 @@ use super::item::Prepared;
 use super::joint;
 use super::letters::{LetterRemoval, Work};
 use super::occupied::OccupiedTimestamps;
-use super::parts::{self, SMALL, WriteAnswer, WritePart};
+use super::parts::{self, WriteAnswer, WritePart};
 use super::problems::RefusedSubject;
 use super::recent::{Written, sketch};
 use super::store::{StoreError, Write, checksum};
@@ -52,19 +55,6 @@ use crate::flow::{PartitionState, StoredOutput, UnderWay};
 use crate::record::TopicPartition;
 use crate::record::entry_name::EntryName;
 
-/// A writer without work for this long retires if there are many others, or if it knows much of its entry.
-const IDLE: Duration = Duration::from_secs(30);
-/// For how many times [`IDLE`] another one stays. A new writer has to ask the store what its entry holds: that would cost
-/// devices that send a record every few minutes more than the record.
-const IDLE_TIMES: u32 = 20;
-/// The most writers that stay though they are idle.
-const MANY: usize = 20_000;
-/// Ranges of microseconds that are kept over all writers, and of one writer at least; about 50 B each.
-const RANGES: usize = 1_000_000;
-const LEAST_RANGES: usize = 20;
-/// A writer that waits gives back its buffers if they are for no more than this number of records. It is one of many, or
-/// gets few records.
-const SMALL_BUFFER: usize = 2 * SMALL;
 /// While it fails, a writer logs at most this often.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -86,6 +76,7 @@ pub struct Writer {
     /// Dead letters that the store refuses.
     parked: Parked,
     occupied: OccupiedTimestamps,
+    ranges: KeptRanges,
     /// The highest generation of the states whose records came. What is known of the entry was read since that one began; `None`: nothing
     /// is known.
     generation: Option<u64>,
@@ -116,6 +107,7 @@ pub struct Writer {
 
 impl Writer {
     pub fn new(entry: EntryName, shared: Arc<Shared>, inbox: mpsc::UnboundedReceiver<Work>) -> Self {
+        let ranges = KeptRanges::new(&shared.kept_ranges);
         Self {
             entry,
             shared,
@@ -127,6 +119,7 @@ impl Writer {
             unverified: Vec::new(),
             parked: Parked::default(),
             occupied: OccupiedTimestamps::default(),
+            ranges,
             generation: None,
             newest_sent: None,
             written_late: HashMap::new(),
@@ -176,51 +169,6 @@ impl Writer {
                 Err(error) => self.wait_after(&error).await,
             }
         }
-    }
-
-    /// `false`: there is no work, and this writer has left the registry.
-    async fn wait_for_work(&mut self) -> bool {
-        let mut idle_times = 0;
-        loop {
-            self.retry_parked();
-            let is_replaying = !self.letters.is_empty() || !self.removals.is_empty();
-            if is_replaying || !self.pending.is_empty() || !self.unverified.is_empty() {
-                return true;
-            }
-            if self.inbox.is_empty() {
-                self.give_back_buffers();
-            }
-            let patience = self.parked.patience().unwrap_or(IDLE);
-            let look_in = self.attachments.due_in().filter(|due| *due <= patience);
-            match tokio::time::timeout(look_in.unwrap_or(patience), self.inbox.recv()).await {
-                Ok(Some(work)) => self.accept(work),
-                Ok(None) => return false,
-                Err(_) if look_in.is_some() => Box::pin(self.attach_again()).await,
-                Err(_) => {
-                    idle_times += 1;
-                    let goes = idle_times >= IDLE_TIMES || self.knows_much() || self.shared.writer_count() > MANY;
-                    if goes && self.parked.is_empty() && self.shared.retire(&self.entry, &self.inbox) {
-                        return false;
-                    }
-                }
-            }
-        }
-    }
-
-    fn give_back_buffers(&mut self) {
-        if self.pending.capacity() <= SMALL_BUFFER && self.unverified.capacity() <= SMALL_BUFFER {
-            self.pending = VecDeque::new();
-            self.unverified = Vec::new();
-            self.acknowledged = Vec::new();
-        }
-    }
-
-    /// Whether it knows more of its entry than where it wrote last, or holds on to partitions that were taken away.
-    fn knows_much(&self) -> bool {
-        !self.occupied.is_small()
-            || !self.hidden.is_empty()
-            || !self.rewritten.is_empty()
-            || !self.states.values().all(|state| state.may_write())
     }
 
     fn accept(&mut self, work: Work) {
@@ -307,7 +255,7 @@ impl Writer {
     async fn write(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
         self.attach().await?;
         self.begin_generation(batch).await?;
-        self.occupied.make_room((RANGES / self.shared.writer_count().max(1)).max(LEAST_RANGES));
+        self.ranges.make_room(&mut self.occupied, || self.shared.writer_count());
         self.place(batch).await?;
         self.send(batch).await
     }

@@ -49,6 +49,12 @@ async fn an_idle_writer_stays_unless_it_knows_much_or_holds_a_partition_that_was
     assert!(writer.knows_much(), "a microsecond to which a request may have written");
     writer.occupied = OccupiedTimestamps::default();
     assert!(!writer.knows_much());
+    writer.pending.reserve(500);
+    writer.unverified.reserve(500);
+    writer.give_back_buffers();
+    assert!(writer.pending.capacity() >= 500, "there will be more of them soon");
+    writer.release_memory();
+    assert_eq!((writer.pending.capacity(), writer.unverified.capacity()), (0, 0), "it was idle for a while");
     state.end();
     assert!(writer.knows_much());
 }
