@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
@@ -17,21 +18,24 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Each command that does something, such as `plugin new`, as `--help` lists them.
-fn commands() -> Vec<String> {
-    let below = |path: &str| -> Vec<String> {
-        let told = text(&sink(&[&path.split_whitespace().collect::<Vec<_>>()[..], &["--help"]].concat()).stdout);
-        let Some((_, rest)) = told.split_once("\nCommands:\n") else { return Vec::new() };
-        let lines = rest.lines().take_while(|line| !line.is_empty());
-        let names = lines.filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next());
-        names.filter(|name| *name != "help").map(|name| format!("{path} {name}").trim().to_owned()).collect()
-    };
-    let mut found = Vec::new();
-    for command in below("") {
-        let more = below(&command);
-        if more.is_empty() { found.push(command) } else { found.extend(more) }
-    }
-    assert!(found.len() >= 20, "{found:?}");
-    found
+fn commands() -> &'static [String] {
+    static FOUND: OnceLock<Vec<String>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let below = |path: &str| -> Vec<String> {
+            let told = text(&sink(&[&path.split_whitespace().collect::<Vec<_>>()[..], &["--help"]].concat()).stdout);
+            let Some((_, rest)) = told.split_once("\nCommands:\n") else { return Vec::new() };
+            let lines = rest.lines().take_while(|line| !line.is_empty());
+            let names = lines.filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next());
+            names.filter(|name| *name != "help").map(|name| format!("{path} {name}").trim().to_owned()).collect()
+        };
+        let mut found = Vec::new();
+        for command in below("") {
+            let more = below(&command);
+            if more.is_empty() { found.push(command) } else { found.extend(more) }
+        }
+        assert!(found.len() >= 20, "{found:?}");
+        found
+    })
 }
 
 /// What stands in the last line of standard output.
