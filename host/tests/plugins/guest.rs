@@ -11,8 +11,8 @@
 //!   OFFSET LENGTH`, which leave what they found as `(global.get $got) (global.get $got-length)`;
 //! - `$calls`, a global that counts this instance's calls, and the locals `$i` and `$n`.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{LazyLock, Mutex};
 
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
@@ -23,6 +23,7 @@ pub fn guest(transform: &str) -> Vec<u8> {
 }
 
 /// A guest that has more than a body.
+#[derive(Debug)]
 pub struct Guest {
     transform: String,
     configure: String,
@@ -116,8 +117,8 @@ impl Guest {
 
     /// The same guest is made only once: some tests ask for one again and again.
     fn encode(&self, contract: &str) -> Vec<u8> {
-        static MADE: Mutex<BTreeMap<[String; 4], Vec<u8>>> = Mutex::new(BTreeMap::new());
-        let key = [self.wat(), contract.into(), self.wit.clone(), self.world.into()];
+        static MADE: Mutex<BTreeMap<[String; 2], Vec<u8>>> = Mutex::new(BTreeMap::new());
+        let key = [format!("{self:?}"), contract.into()];
         if let Some(made) = MADE.lock().unwrap().get(&key) {
             return made.clone();
         }
@@ -135,6 +136,9 @@ impl Guest {
         let mut place = |wat: &str| place_texts(wat, &mut texts, &mut at);
         let (transform, configure) = (place(&self.transform), place(&self.configure));
         let (imports, definitions, version) = (&self.imports, &self.definitions, self.version);
+        let replaced = self.replaced.iter().map(|(_, by)| by.as_str());
+        let library =
+            library_for([&transform, &configure, imports, definitions].into_iter().map(String::as_str).chain(replaced));
         let host = format!("reduct-sink:transform/host@{version}");
         let transformer = format!("reduct-sink:transform/transformer@{version}");
         let text = format!(
@@ -149,7 +153,7 @@ impl Guest {
   (memory (export "memory") 4)
   {definitions}
   {texts}
-  {LIBRARY}
+  {library}
   (func (export "{transformer}#configure") (param $config i32) (param $config-length i32) (result i32)
     (call $begin)
     {configure})
@@ -201,6 +205,34 @@ fn place_texts(wat: &str, texts: &mut String, at: &mut usize) -> String {
         rest = after;
     }
     placed + rest
+}
+
+/// The library without the functions that none of these texts calls: for each guest all of them would be compiled.
+fn library_for<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+    static ITEMS: LazyLock<Vec<(Option<&str>, &str)>> = LazyLock::new(|| {
+        // Each begins with two spaces and a parenthesis; what belongs to it stands further to the right.
+        let starts = LIBRARY.match_indices("\n  (").map(|(at, _)| at).chain([LIBRARY.len()]).collect::<Vec<_>>();
+        let items = starts.windows(2).map(|ends| &LIBRARY[ends[0]..ends[1]]);
+        items.map(|item| (item.strip_prefix("\n  (func $").map(first_name), item)).collect()
+    });
+    let mut called: Vec<&str> = texts.flat_map(calls).chain(["begin", "end"]).collect();
+    let mut used = BTreeSet::new();
+    while let Some(name) = called.pop() {
+        if used.insert(name) {
+            called.extend(ITEMS.iter().filter(|(own, _)| *own == Some(name)).flat_map(|(_, item)| calls(item)));
+        }
+    }
+    let kept = ITEMS.iter().filter(|(name, _)| name.is_none_or(|name| used.contains(name)));
+    kept.map(|(_, item)| *item).collect()
+}
+
+/// The names of the functions that a text calls.
+fn calls(text: &str) -> impl Iterator<Item = &str> {
+    text.split("call $").skip(1).map(first_name)
+}
+
+fn first_name(text: &str) -> &str {
+    text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-').next().unwrap_or_default()
 }
 
 /// The part that all core modules share. Its memory holds the answer from 0 on, a return area at 1024, texts from 4096,

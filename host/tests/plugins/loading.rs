@@ -163,10 +163,12 @@ fn a_file_that_is_not_there_or_not_a_file_says_so() {
     assert!(directory.to_string().contains("not a regular file"), "{directory}");
 }
 
+/// It sleeps for most of its time, so that it takes no processor from other tests.
 #[test]
 fn a_start_that_never_ends_is_stopped() {
-    let endless = Guest::new("(call $keep)").configure("(loop $ever (br $ever)) unreachable").build();
-    assert!(matches!(load_error(&endless).problem, LoadProblem::StartTimedOut));
+    let endless = Guest::new("(call $keep)")
+        .configure("(call $block (call $sleep (i64.const 4500000000))) (loop $ever (br $ever)) unreachable");
+    assert!(matches!(load_error(&sleeping(endless)).problem, LoadProblem::StartTimedOut));
 }
 
 #[test]
@@ -220,11 +222,9 @@ fn what_can_not_become_a_component_says_why() {
     }
 }
 
-#[test]
-fn a_plugin_that_sleeps_is_stopped_at_its_limit() {
-    let sleeper =
-        Guest::new("(call $block (call $sleep (i64.const 3600000000000))) (loop $ever (br $ever)) unreachable");
-    let sleeper = sleeper.importing(
+/// A guest that can `(call $block (call $sleep NANOSECONDS))`.
+fn sleeping(guest: Guest) -> Vec<u8> {
+    let guest = guest.importing(
         r#"(import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $sleep (param i64) (result i32)))
            (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))"#,
         "package test:sleeper;
@@ -242,7 +242,14 @@ fn a_plugin_that_sleeps_is_stopped_at_its_limit() {
          }",
         "sleeper",
     );
-    let mut chain = Bed::of(&[]).with("sleeper", &sleeper.build(), |plugin| plugin.timeout = SHORT).chain();
+    guest.build()
+}
+
+#[test]
+fn a_plugin_that_sleeps_is_stopped_at_its_limit() {
+    let sleeper =
+        Guest::new("(call $block (call $sleep (i64.const 3600000000000))) (loop $ever (br $ever)) unreachable");
+    let mut chain = Bed::of(&[]).with("sleeper", &sleeping(sleeper), |plugin| plugin.timeout = SHORT).chain();
     let start = std::time::Instant::now();
     let failure = crate::bed::dead_letter(chain.transform(&input(1)));
     assert!(failure.reason.contains("time limit"), "{}", failure.reason);
