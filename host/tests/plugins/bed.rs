@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -123,6 +124,25 @@ pub fn dead_letter(outcome: Outcome) -> PluginFailure {
 /// The label of that name, as it would be stored.
 pub fn label(output: &OutputRecord, name: &str) -> Option<String> {
     reduct_sink::record::labels::LabelRules::default().record_labels(output).remove(name)
+}
+
+/// Whether this process runs the test of this name and no other, so that what is measured of the process is the test's own. If not,
+/// the test runs in such a process now, and fails here if it fails there.
+pub fn runs_alone(test: &str) -> bool {
+    let alone = [test, "--exact"];
+    if std::env::args().skip(1).take(alone.len()).eq(alone) {
+        return true;
+    }
+    let output = Command::new(std::env::current_exe().unwrap()).args(alone).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && told.contains("1 passed"), "in a process of its own: {}: {told}", output.status);
+    false
+}
+
+/// The resident memory of this process, in bytes.
+pub fn resident() -> usize {
+    let status = fs::read_to_string("/proc/self/statm").unwrap();
+    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
 /// Waits until `found` returns something; panics after a while.

@@ -12,7 +12,7 @@ use reduct_sink::chain::{Chain, SharedChain};
 use reduct_sink::config::{GrantedDirectory, PluginConfig};
 use reduct_sink::plugin::Runtime;
 
-use crate::bed::{Bed, PATIENCE, dead_letter, input, keep_log, logged, output, runtime};
+use crate::bed::{Bed, PATIENCE, dead_letter, input, keep_log, logged, output, resident, runs_alone, runtime};
 use crate::grants::{asking, chain};
 use crate::guest::guest;
 
@@ -64,13 +64,11 @@ fn error_after(call: &str) -> String {
     )
 }
 
-fn resident() -> usize {
-    let status = fs::read_to_string("/proc/self/statm").unwrap();
-    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-}
-
 #[test]
 fn lists_of_large_directories_are_not_hoarded() {
+    if !runs_alone("directories::lists_of_large_directories_are_not_hoarded") {
+        return;
+    }
     keep_log();
     let folder = tempfile::tempdir().unwrap();
     // A little more than a list may have. Links to one file are made sooner than files.
@@ -101,6 +99,9 @@ fn open_files() -> usize {
 
 #[test]
 fn the_instances_of_a_plugin_do_not_use_up_the_hosts_open_files() {
+    if !runs_alone("directories::the_instances_of_a_plugin_do_not_use_up_the_hosts_open_files") {
+        return;
+    }
     keep_log();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("one"), "").unwrap();
@@ -118,7 +119,6 @@ fn the_instances_of_a_plugin_do_not_use_up_the_hosts_open_files() {
     for chain in &mut chains {
         assert_eq!(output(chain.transform(&input(1))).timestamp_us, Some(QUOTA));
     }
-    // Other tests open files, too.
     let more = open_files().saturating_sub(before);
     assert!(more <= 150, "{more} more files are open");
     assert_eq!(logged(&["WARN", "plugin=opener", "files open"]).len(), 1);

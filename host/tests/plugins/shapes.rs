@@ -7,7 +7,7 @@ use reduct_sink::plugin::LoadProblem;
 use wasmparser::{Parser, Payload};
 use wit_component::StringEncoding;
 
-use crate::bed::{Bed, dead_letter, input, load_error, output, runtime};
+use crate::bed::{Bed, dead_letter, input, load_error, output, resident, runs_alone, runtime};
 use crate::guest::{Guest, guest};
 
 /// How a component begins.
@@ -56,15 +56,12 @@ fn with_instances(mut component: Vec<u8>, module: &str, count: usize) -> Vec<u8>
     component
 }
 
-/// The resident memory of this process, in bytes.
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
-    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-}
-
 /// What an instance of a core module takes beside its memories and tables lives in the host's memory.
 #[test]
 fn the_state_of_core_instances_counts_against_the_memory_limit() {
+    if !runs_alone("shapes::the_state_of_core_instances_counts_against_the_memory_limit") {
+        return;
+    }
     let many = "(global i64 (i64.const 7))".repeat(100_000);
     let bomb = with_instances(guest("(call $keep)"), &format!("(module {many})"), 240);
     let bed = Bed::of(&[]).with("globals", &bomb, |plugin| plugin.limits.file_bytes = 1 << 30);
