@@ -4,8 +4,8 @@
 //!
 //! Guarantees: that a host has no partition counts as known when the group has said so, or, with the newer protocol, when it got none for
 //! as long as the group may have waited for a host that was killed, and [`HEARTBEATS`] more; the host waits for the group's word only
-//! where there will be one. How long the group waits is what the brokers say, or their default as long as they haven't said it. A plain
-//! value.
+//! where there will be one. How long the group waits is what the brokers say, or their default as long as they haven't said it. While the
+//! host finishes the records of partitions that it gives back, it isn't known what it has. A plain value.
 
 use std::time::Instant;
 
@@ -21,12 +21,14 @@ pub(super) struct GroupWait {
     times: Option<GroupTimes>,
     /// Since when the group is to give out its partitions; `None`: it has.
     since: Option<Instant>,
+    /// Partitions are being given back: they are the host's no more, and their records are still being written.
+    gives_back: bool,
 }
 
 impl GroupWait {
     /// The host is about to join.
     pub fn new(is_newer_protocol: bool) -> Self {
-        Self { times: is_newer_protocol.then(GroupTimes::default), since: Some(Instant::now()) }
+        Self { times: is_newer_protocol.then(GroupTimes::default), since: Some(Instant::now()), gives_back: false }
     }
 
     /// The brokers say how long they wait. `true`: it wasn't known.
@@ -39,6 +41,11 @@ impl GroupWait {
         self.since = (!done).then_some(now);
     }
 
+    /// The host begins to give back partitions, or has given them back.
+    pub fn gives_back(&mut self, begins: bool) {
+        self.gives_back = begins;
+    }
+
     /// Since when the host waits for the group's word; `None`: it has it, or won't get any.
     pub fn awaited_since(&self) -> Option<Instant> {
         self.since.filter(|_| self.times.is_none())
@@ -47,6 +54,9 @@ impl GroupWait {
     /// Whether it is known which partitions the host has. `unable_at`: when the group was last unable to give any, because Kafka was away
     /// or the host could not join; sessions begin again when it comes back.
     pub fn is_assignment_known(&self, now: Instant, unable_at: Option<Instant>) -> bool {
+        if self.gives_back {
+            return false;
+        }
         let Some(since) = self.since else { return true };
         let since = unable_at.map_or(since, |unable_at| unable_at.max(since));
         let longest = |times: GroupTimes| times.session.saturating_add(times.heartbeat.saturating_mul(HEARTBEATS));
@@ -105,5 +115,18 @@ mod tests {
         assert!(!wait.is_assignment_known(start + Duration::from_secs(600), None));
         wait.given_out(true, start);
         assert!(wait.awaited_since().is_none() && wait.is_assignment_known(start, None));
+    }
+
+    #[test]
+    fn while_records_of_partitions_that_are_given_back_are_written_a_lag_of_0_is_not_known() {
+        let now = Instant::now();
+        for is_newer_protocol in [false, true] {
+            let mut wait = GroupWait::new(is_newer_protocol);
+            wait.given_out(true, now);
+            wait.gives_back(true);
+            assert!(!wait.is_assignment_known(now, None));
+            wait.gives_back(false);
+            assert!(wait.is_assignment_known(now, None));
+        }
     }
 }

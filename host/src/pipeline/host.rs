@@ -315,6 +315,7 @@ impl GroupHandler for Host {
         if lost {
             return Vec::new();
         }
+        lock(&self.group_wait).gives_back(true);
         let stopped_at = self.is_told_to_stop().then(|| self.stop_time.begins());
         let (drained_by, answered_by) = self.stop_time.giving_up(Instant::now(), stopped_at);
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
@@ -333,6 +334,8 @@ impl GroupHandler for Host {
             }
             points.extend(point.map(|point| (state.source.clone(), point)));
         }
+        // A host that stops gets no other partitions.
+        lock(&self.group_wait).gives_back(self.is_told_to_stop());
         points
     }
 
