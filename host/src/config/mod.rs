@@ -223,6 +223,23 @@ impl Kafka {
     }
 }
 
+#[cfg(test)]
+impl Kafka {
+    /// What a test reads these topics with: in the group `group`, from the earliest offset.
+    pub fn for_test(brokers: impl Into<String>, topics: &[&str]) -> Self {
+        Self {
+            brokers: brokers.into(),
+            topics: topics.iter().map(ToString::to_string).collect(),
+            group: "group".into(),
+            member: MemberName::Nameless,
+            start: StartPolicy::Earliest,
+            on_unreadable: OnUnreadable::Wait,
+            properties: BTreeMap::new(),
+            property_files: BTreeMap::new(),
+        }
+    }
+}
+
 /// Without the values of the properties, among which passwords may be.
 impl fmt::Debug for Kafka {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

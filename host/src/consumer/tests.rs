@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -12,8 +13,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use super::{Beginning, GroupConsumer, GroupHandler, Member, PartitionReader};
-use crate::config::{Kafka, StartPolicy};
+use super::{Beginning, ConsumerEnd, GroupConsumer, GroupHandler, Member, PartitionReader};
+use crate::config::Kafka;
 use crate::flow::{Begin, Budget, CommitPoint, PartitionState};
 use crate::kafka::client::client_config;
 use crate::kafka::client_files::ClientFiles;
@@ -95,16 +96,16 @@ impl GroupHandler for Acknowledged {
 }
 
 fn config(cluster: &MockCluster<'_, DefaultProducerContext>) -> Kafka {
-    Kafka {
-        brokers: cluster.bootstrap_servers(),
-        topics: vec!["t".into()],
-        group: "group".into(),
-        member: crate::config::MemberName::Nameless,
-        start: StartPolicy::Earliest,
-        on_unreadable: crate::config::OnUnreadable::Wait,
-        properties: Default::default(),
-        property_files: Default::default(),
-    }
+    Kafka::for_test(cluster.bootstrap_servers(), &["t"])
+}
+
+/// A thread in which the consumer runs until its handler is told to stop.
+fn run(config: &Kafka, partitions: usize, handler: &Arc<Acknowledged>) -> JoinHandle<ConsumerEnd> {
+    let handler = Arc::clone(handler) as Arc<dyn GroupHandler>;
+    let consumer =
+        GroupConsumer::new(config, &Member::default(), partitions, Arc::new(ClientFiles::new(config)), handler)
+            .unwrap();
+    std::thread::spawn(move || consumer.run())
 }
 
 /// Produces ten records to each partition of the topic.
@@ -132,10 +133,6 @@ fn committed(view: &BaseConsumer, partition: i32) -> Offset {
     committed.find_partition("t", partition).unwrap().offset()
 }
 
-fn files(config: &Kafka) -> Arc<ClientFiles> {
-    Arc::new(ClientFiles::new(config))
-}
-
 /// A rebalance refuses commits that are sent meanwhile, and perhaps no record comes after it.
 #[test]
 fn a_commit_that_was_refused_is_sent_again_though_nothing_was_acknowledged_since() {
@@ -146,15 +143,7 @@ fn a_commit_that_was_refused_is_sent_again_though_nothing_was_acknowledged_since
     cluster
         .request_errors(RDKafkaApiKey::OffsetCommit, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_COMMIT_OFFSET_SIZE]);
     let handler = Arc::new(Acknowledged::default());
-    let consumer = GroupConsumer::new(
-        &config,
-        &Member::default(),
-        1,
-        files(&config),
-        Arc::clone(&handler) as Arc<dyn GroupHandler>,
-    )
-    .unwrap();
-    let running = std::thread::spawn(move || consumer.run());
+    let running = run(&config, 1, &handler);
     let view: BaseConsumer = client_config(&config).create().unwrap();
     wait_for("it was never committed", || committed(&view, 0) == Offset::Offset(5));
     handler.stopping.store(true, Ordering::SeqCst);
@@ -172,15 +161,7 @@ fn a_group_that_does_not_let_the_host_in_is_told_and_joined_when_it_does() {
     let denied = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED; 1000];
     cluster.request_errors(RDKafkaApiKey::JoinGroup, &denied);
     let handler = Arc::new(Acknowledged::default());
-    let consumer = GroupConsumer::new(
-        &config,
-        &Member::default(),
-        1,
-        files(&config),
-        Arc::clone(&handler) as Arc<dyn GroupHandler>,
-    )
-    .unwrap();
-    let running = std::thread::spawn(move || consumer.run());
+    let running = run(&config, 1, &handler);
     // A single refusal would not show that librdkafka repeats it.
     wait_for("it was not told again and again", || handler.denied.load(Ordering::SeqCst) >= 3);
     cluster.clear_request_errors(RDKafkaApiKey::JoinGroup);
@@ -204,15 +185,7 @@ fn a_broker_that_is_away_holds_up_neither_the_partitions_of_others_nor_a_stop() 
     produce(&config, 2);
     cluster.broker_down(2).unwrap();
     let handler = Arc::new(Acknowledged::default());
-    let consumer = GroupConsumer::new(
-        &config,
-        &Member::default(),
-        2,
-        files(&config),
-        Arc::clone(&handler) as Arc<dyn GroupHandler>,
-    )
-    .unwrap();
-    let running = std::thread::spawn(move || consumer.run());
+    let running = run(&config, 2, &handler);
     let view: BaseConsumer = client_config(&config).create().unwrap();
     wait_for("the healthy partition was never committed", || committed(&view, 0) == Offset::Offset(5));
     let away = TopicPartition { topic: "t".into(), partition: 1 };

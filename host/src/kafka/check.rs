@@ -331,24 +331,15 @@ fn fetch(consumer: &BaseConsumer<Reports>, topic: Option<&str>, brokers: &str) -
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use rdkafka::mocking::MockCluster;
 
     use super::*;
-    use crate::config::{Kafka, StartPolicy};
+    use crate::config::Kafka;
 
     fn kafka(brokers: &str, topics: &[&str], properties: &[(&str, &str)]) -> Kafka {
-        Kafka {
-            brokers: brokers.into(),
-            topics: topics.iter().map(ToString::to_string).collect(),
-            group: "group".into(),
-            member: crate::config::MemberName::Nameless,
-            start: StartPolicy::Earliest,
-            on_unreadable: crate::config::OnUnreadable::Wait,
-            properties: properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect::<BTreeMap<_, _>>(),
-            property_files: BTreeMap::new(),
-        }
+        let properties = properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        Kafka { properties, ..Kafka::for_test(brokers, topics) }
     }
 
     #[test]

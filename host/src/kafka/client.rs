@@ -303,21 +303,13 @@ impl ConsumerContext for Reports {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Kafka, StartPolicy};
+    use crate::config::Kafka;
 
     #[test]
     fn a_pattern_does_not_match_kafkas_own_topics_unless_they_are_named() {
         let hidden = |topics: &[&str], properties: &[(&str, &str)]| {
-            let config = Kafka {
-                brokers: "127.0.0.1:1".into(),
-                topics: topics.iter().map(ToString::to_string).collect(),
-                group: "group".into(),
-                member: crate::config::MemberName::Nameless,
-                start: StartPolicy::Earliest,
-                on_unreadable: crate::config::OnUnreadable::Wait,
-                properties: properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
-                property_files: Default::default(),
-            };
+            let mut config = Kafka::for_test("127.0.0.1:1", topics);
+            config.properties = properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
             client_config(&config).get(HIDDEN).unwrap_or_default().to_owned()
         };
         assert_eq!(hidden(&["camera"], &[]), "");

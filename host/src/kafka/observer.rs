@@ -393,7 +393,7 @@ mod tests {
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
-    use crate::config::{Kafka, MemberName, OnUnreadable, StartPolicy};
+    use crate::config::Kafka;
 
     /// Brokers that answer everything but who coordinates a group.
     #[test]
@@ -402,16 +402,7 @@ mod tests {
         cluster.create_topic("camera", 1, 1).unwrap();
         let none = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE; 1000];
         cluster.request_errors(RDKafkaApiKey::FindCoordinator, &none);
-        let config = Kafka {
-            brokers: cluster.bootstrap_servers(),
-            topics: vec!["camera".into()],
-            group: "g".into(),
-            member: MemberName::Nameless,
-            start: StartPolicy::Earliest,
-            on_unreadable: OnUnreadable::Wait,
-            properties: BTreeMap::new(),
-            property_files: BTreeMap::new(),
-        };
+        let config = Kafka::for_test(cluster.bootstrap_servers(), &["camera"]);
         let mut observer = Observer::new(&config, Arc::new(ClientFiles::new(&config))).unwrap();
         // However long it is waited for, no answer comes.
         observer.coordinator_within = Duration::from_millis(100);

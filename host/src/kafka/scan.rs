@@ -340,7 +340,7 @@ mod tests {
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
     use super::*;
-    use crate::config::{Kafka, StartPolicy};
+    use crate::config::Kafka;
 
     fn of(partition: u32) -> TopicPartition {
         TopicPartition { topic: "camera".into(), partition }
@@ -350,16 +350,7 @@ mod tests {
     fn a_range_is_read_to_its_end_and_not_further() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("camera", 2, 1).unwrap();
-        let config = Kafka {
-            brokers: cluster.bootstrap_servers(),
-            topics: vec!["camera".into()],
-            group: "group".into(),
-            member: crate::config::MemberName::Nameless,
-            start: StartPolicy::Earliest,
-            on_unreadable: crate::config::OnUnreadable::Wait,
-            properties: Default::default(),
-            property_files: Default::default(),
-        };
+        let config = Kafka::for_test(cluster.bootstrap_servers(), &["camera"]);
         let producer: BaseProducer = client::client_config(&config).create().unwrap();
         for n in 0..20 {
             let record = BaseRecord::<(), str>::to("camera").partition(n % 2).payload("payload");
@@ -390,16 +381,7 @@ mod tests {
     fn a_group_remembers_what_is_committed() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("camera", 2, 1).unwrap();
-        let config = Kafka {
-            brokers: cluster.bootstrap_servers(),
-            topics: vec!["camera".into()],
-            group: "group".into(),
-            member: crate::config::MemberName::Nameless,
-            start: StartPolicy::Earliest,
-            on_unreadable: crate::config::OnUnreadable::Wait,
-            properties: Default::default(),
-            property_files: Default::default(),
-        };
+        let config = Kafka::for_test(cluster.bootstrap_servers(), &["camera"]);
         let reader = ScanReader::of_group(&config, "group.replay").unwrap();
         reader.commit(&of(1), 7, "12-14").unwrap();
         let committed = reader.committed("camera", 2).unwrap();

@@ -214,12 +214,12 @@ impl TopicThread {
     }
 
     fn write(&mut self, source: &TopicPartition, batch: &[QueuedLetter]) -> Result<(), String> {
-        let Some(assignment) = batch.first().map(|letter| letter.ack.state()) else { return Ok(()) };
-        if let Some(writer) = self.writers.get_mut(source).filter(|writer| writer.serves(assignment)) {
+        let Some(state) = batch.first().map(|letter| letter.ack.state()) else { return Ok(()) };
+        if let Some(writer) = self.writers.get_mut(source).filter(|writer| writer.serves(state)) {
             return writer.write(batch, &self.lookup_starts);
         }
         self.writers.remove(source);
-        let mut writer = PartitionWriter::open(&self.config, &self.topic, source, assignment, &self.lookup_starts)?;
+        let mut writer = PartitionWriter::open(&self.config, &self.topic, source, state, &self.lookup_starts)?;
         let written = writer.write(batch, &self.lookup_starts);
         self.writers.insert(source.clone(), writer);
         written

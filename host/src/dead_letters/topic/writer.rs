@@ -19,7 +19,8 @@ use crate::kafka::producer::{Producer, Refused};
 use crate::record::{IdentityMap, TopicPartition};
 
 pub struct PartitionWriter {
-    assignment: Weak<PartitionState>,
+    /// The assignment that it was opened for.
+    state: Weak<PartitionState>,
     producer: Producer,
     partition: u32,
     found: IdentityMap<()>,
@@ -32,7 +33,7 @@ impl PartitionWriter {
         config: &config::Kafka,
         topic: &str,
         source: &TopicPartition,
-        assignment: &Arc<PartitionState>,
+        state: &Arc<PartitionState>,
         lookup_starts: &LookupStarts,
     ) -> Result<Self, String> {
         let id = format!("reduct-sink/{}/{source}", config.group);
@@ -40,7 +41,7 @@ impl PartitionWriter {
         let partition = source.partition % producer.partitions()?;
         producer.init()?;
         // Whatever lies before is committed, and doesn't come again.
-        let wanted = Wanted { source, from: assignment.position() };
+        let wanted = Wanted { source, from: state.position() };
         let (letters, end) = look_up(config, topic, partition, lookup_starts.from(source, wanted.from), &wanted)?;
         debug!(%source, topic, partition, letters = letters.len(), "looked for earlier dead letters");
         lookup_starts.looked(source, wanted.from, letters.iter().map(|(identity, at)| (identity.offset, *at)), end);
@@ -48,18 +49,17 @@ impl PartitionWriter {
         for identity in letters.into_keys() {
             found.insert(identity, ());
         }
-        Ok(Self { assignment: Arc::downgrade(assignment), producer, partition, found, used: Instant::now() })
+        Ok(Self { state: Arc::downgrade(state), producer, partition, found, used: Instant::now() })
     }
 
     /// Whether what it knows holds for this assignment as it is now.
-    pub fn serves(&self, assignment: &Arc<PartitionState>) -> bool {
-        self.assignment.as_ptr() == Arc::as_ptr(assignment)
+    pub fn serves(&self, state: &Arc<PartitionState>) -> bool {
+        self.state.as_ptr() == Arc::as_ptr(state)
     }
 
     /// Whether its assignment has ended, or it had nothing to do for the whole idle time.
     pub fn is_idle(&self, patience: Duration) -> bool {
-        self.used.elapsed() > patience
-            || self.assignment.upgrade().is_none_or(|assignment| assignment.phase() == Phase::Ended)
+        self.used.elapsed() > patience || self.state.upgrade().is_none_or(|state| state.phase() == Phase::Ended)
     }
 
     /// Writes those of the letters that aren't there yet. After an error the writer must not be used any more.
