@@ -248,13 +248,15 @@ impl Sink {
         .with_context(|| format!("the sink's log says:\n{}", process::tail(&self.log, 20)))
     }
 
-    /// Waits until the group has committed all that these topics hold now.
+    /// Waits until the group has committed all that these topics hold now. `bound` is how long it may go on without committing
+    /// anything more: how long it takes in all depends on the machine.
     pub fn wait_caught_up(&mut self, kafka: &KafkaClient, group: &str, topics: &[&str], bound: Duration) -> Result<()> {
         // One question for each partition, and so not asked each time; but a log may be cut off in the meantime.
         const ENDS_FOR: Duration = Duration::from_secs(3);
         let view = kafka.group(group)?;
-        let (mut last, mut ends) = (String::new(), HashMap::new());
-        process::wait_for(&format!("group {group} to reach the end"), bound, || {
+        let (mut ends, mut left, mut moved) = (HashMap::new(), None, Instant::now());
+        let mut last = String::new();
+        process::wait_for(&format!("group {group} to reach the end"), Duration::MAX, || {
             self.process.expect_running()?;
             for topic in topics {
                 ends.retain(|_, (asked, _): &mut (Instant, Vec<_>)| asked.elapsed() < ENDS_FOR);
@@ -266,17 +268,20 @@ impl Sink {
                     }),
                 };
                 // Kafka may be busy or coming back: an error is an answer that isn't there yet.
-                match lag {
-                    Ok(0) => (),
+                last = match lag {
+                    Ok(0) => continue,
                     Ok(lag) => {
-                        last = format!("{topic} has {lag} records left");
-                        return Ok(None);
+                        // Less than at the last look: after a restart of the store it may be more than it was once.
+                        if left.is_none_or(|(of, before)| of != *topic || lag < before) {
+                            moved = Instant::now();
+                        }
+                        left = Some((*topic, lag));
+                        format!("{topic} has {lag} records left")
                     }
-                    Err(error) => {
-                        last = format!("{error:#}");
-                        return Ok(None);
-                    }
-                }
+                    Err(error) => format!("{error:#}"),
+                };
+                ensure!(moved.elapsed() < bound, "nothing was committed for {:.1} s", bound.as_secs_f64());
+                return Ok(None);
             }
             Ok(Some(()))
         })

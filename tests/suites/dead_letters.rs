@@ -327,7 +327,8 @@ async fn a_killed_host_leaves_each_letter_in_the_topic_once() -> Result<()> {
     let group = kafka.group(trial.config.group())?;
     // A new group has no coordinator at first.
     let committed = || group.committed(&trial.topic).map_or(0, |all| all.iter().map(|(_, offset)| offset).sum::<u64>());
-    let load = Load::start(&kafka, &trial.topic, 500, |n| if n % 5 == 0 { message(7) } else { message(n) })?;
+    let load =
+        Load::start(&kafka, &trial.topic, sized(150, 500, 500), |n| if n % 5 == 0 { message(7) } else { message(n) })?;
     let mut sink = Sink::start(&trial.config)?;
     for _ in 0..if long() { 20 } else { 3 } {
         let before = committed();

@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::sink::run_to_end;
 use reduct_sink_testbed::verify::compare;
-use reduct_sink_testbed::{Load, Message, Sink, SinkConfig, Store, bed, figures, payload, process, read_back, unique};
+use reduct_sink_testbed::{
+    Load, Message, Sink, SinkConfig, Store, bed, figures, payload, process, read_back, sized, unique,
+};
 use serde_json::Value;
 
 use crate::guest::guest;
@@ -71,7 +73,7 @@ async fn one_that_cannot_start_does_not_stop_the_others_and_starts_when_it_is_me
     let several =
         |refused: &SinkConfig| SinkConfig::several(&[("well", &of_well), ("refused", refused), ("broken", &of_broken)]);
     let mut sink = Sink::start(&several(&of_refused))?;
-    let load = Load::start(&kafka, &well, 500, |n| Message::new(payload(n, 300)))?;
+    let load = Load::start(&kafka, &well, sized(150, 500, 500), |n| Message::new(payload(n, 300)))?;
     let waiting = |topic: &str| kafka.produce(topic, (0..300).map(|n| Message::new(payload(n, 300))));
     let (in_refused, in_broken) = (waiting(&refused)?, waiting(&broken)?);
 
@@ -154,7 +156,7 @@ async fn what_is_done_to_one_does_not_touch_the_other() -> Result<()> {
     let (one, two) = (config(&files[0])?, config(&files[1])?);
     let mut sink = Sink::start(&SinkConfig::several(&[("one", &one), ("two", &two)]))?;
     wait_healthy(&mut sink, &address)?;
-    let load = Load::start(&kafka, &topic, 400, |n| Message::new(payload(n, 300)))?;
+    let load = Load::start(&kafka, &topic, sized(120, 400, 400), |n| Message::new(payload(n, 300)))?;
     let plugin =
         |name: &str| Ok::<_, anyhow::Error>(json(&address, "/status")?.1["pipelines"][name]["plugins"][0].clone());
     let (before, other) = (plugin("one")?, plugin("two")?);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use reduct_sink_testbed::process::wait_for;
 use reduct_sink_testbed::verify::DIFFER;
@@ -219,7 +220,13 @@ async fn goes_on_with(mirror: &KafkaClient, assignor: &str) -> Result<()> {
         ensure!(end == count / 2 - gone, "partition {partition} of the mirror ends at {end}");
         translated.add_partition_offset(&trial.topic, partition as i32, Offset::Offset(end as i64))?;
     }
-    consumer.commit(&translated, CommitMode::Sync)?;
+    // The first commit of a new cluster makes it create the topic of the commits.
+    wait_for("the group's coordinator", CATCH_UP, || match consumer.commit(&translated, CommitMode::Sync) {
+        Err(KafkaError::ConsumerCommit(
+            RDKafkaErrorCode::NotCoordinator | RDKafkaErrorCode::CoordinatorNotAvailable,
+        )) => Ok(None),
+        done => Ok(Some(done?)),
+    })?;
     drop(consumer);
     // The producers have moved to the mirror, too, and continue with the same timestamps.
     produced.extend(mirror.produce(&trial.topic, (count..count + count / 2).map(message))?);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use reduct_sink_testbed::dice::Dice;
 use reduct_sink_testbed::verify::Ledger;
-use reduct_sink_testbed::{Message, Sink, Store, figures, payload, process};
+use reduct_sink_testbed::{Message, Sink, Store, figures, long, payload, process};
 use tempfile::TempDir;
 
 use super::{CATCH_UP, Load, Trial, guests, kafka, pause, size, sized, start_kafka, wait_progress};
@@ -122,8 +122,8 @@ fn torn_log(name: &str) -> Result<(Store, Trial)> {
 
 /// How many records a second are produced: few, because ten crashes take minutes and one partition has to catch up on a
 /// shared machine.
-fn torn_load() -> u64 {
-    size(1000, 400)
+fn torn_load() -> u32 {
+    if long() { 400 } else { 1000 }
 }
 
 /// A [`torn_log`] with a plugin that sends one record in fifty to a separate entry. The plugin's file is in the folder.

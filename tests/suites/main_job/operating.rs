@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use reduct_sink_testbed::sink::run_to_end;
-use reduct_sink_testbed::{Load, Message, Sink, bed, guest, payload, process, read_back, unique};
+use reduct_sink_testbed::{Load, Message, Sink, bed, guest, payload, process, read_back, sized, unique};
 use serde_json::Value;
 
 use super::{CATCH_UP, assert_exact};
@@ -60,7 +60,7 @@ async fn a_person_promotes_a_version_and_takes_it_back() -> Result<()> {
         &file,
         "trial = { mode = 'manual', records = 50, every = 1 }",
     )?;
-    let load = Load::start(&kafka, &topic, 300, |n| Message::new(payload(n, 300)))?;
+    let load = Load::start(&kafka, &topic, sized(90, 300, 300), |n| Message::new(payload(n, 300)))?;
     let mut sink = Sink::start(&config)?;
     sink.wait_log("running", CATCH_UP)?;
     let [first] = operator.plugins("digest")?.try_into().ok().context("one plugin")?;
@@ -113,7 +113,7 @@ async fn a_changed_configuration_is_taken_up_and_a_wrong_one_is_told() -> Result
     let rules = "on_match = 'drop'\nrules = [{ field = 'header:kind', equals = 'debug' }]";
     let operator = Operator(format!("127.0.0.1:{}", process::free_port()?));
     let config = bed.sink_config(&topic).set("status.listen", operator.0.as_str()).plugin("filter", &one, rules)?;
-    let load = Load::start(&kafka, &topic, 300, |n| Message::new(payload(n, 300)))?;
+    let load = Load::start(&kafka, &topic, sized(90, 300, 300), |n| Message::new(payload(n, 300)))?;
     let mut sink = Sink::start(&config)?;
     sink.wait_log("running", CATCH_UP)?;
     // Some records go through the first chain.

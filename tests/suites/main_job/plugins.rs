@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use reduct_sink_testbed::guest;
 use reduct_sink_testbed::verify::{Expected, compare};
-use reduct_sink_testbed::{Load, Message, Sink, Stored, bed, payload, process, read_back, unique};
+use reduct_sink_testbed::{Load, Message, Sink, Stored, bed, payload, process, read_back, sized, unique};
 
 use super::{CATCH_UP, assert_exact, find, run_through};
 
@@ -104,7 +104,7 @@ async fn replacing_the_file_under_load_swaps_between_two_records() -> Result<()>
     let component = guest::passthrough()?;
     guest::replace(&file, &guest::version(&component, "version 0"))?;
     let config = bed.sink_config(&topic).plugin("swapped", &file, "")?;
-    let load = Load::start(&kafka, &topic, 500, |n| Message::new(payload(n, 1000)))?;
+    let load = Load::start(&kafka, &topic, sized(150, 500, 500), |n| Message::new(payload(n, 1000)))?;
     let mut sink = Sink::start(&config)?;
     sink.wait_log("running", CATCH_UP)?;
     let group = kafka.group(config.group())?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use reduct_sink_testbed::{Load, Message, Sink, SinkConfig, Store, bed, payload, read_back, unique};
+use reduct_sink_testbed::{Load, Message, Sink, SinkConfig, Store, bed, payload, read_back, sized, unique};
 
 use super::{CATCH_UP, assert_exact};
 
@@ -33,7 +33,7 @@ async fn a_store_that_is_killed_or_held_under_load_loses_nothing() -> Result<()>
     kafka.create_topic(&topic, 2)?;
     let config =
         SinkConfig::new(kafka.brokers(), &store.url(), "outage").topics(&[&topic]).set("store.timeout", "1500ms");
-    let load = Load::start(&kafka, &topic, 300, |n| Message::new(payload(n, 1000)))?;
+    let load = Load::start(&kafka, &topic, sized(90, 300, 300), |n| Message::new(payload(n, 1000)))?;
     let mut sink = Sink::start(&config)?;
     sink.wait_log("running", CATCH_UP)?;
     for _ in 0..2 {
