@@ -36,10 +36,15 @@ run_all() {
     require_summaries "$@"
 }
 
-# How many suites may share the machine now. One more when nothing is compiled any more: in a built checkout that is soon.
+# How many suites may share the machine now. In a built checkout the compilers end soon.
 places() {
-    if [ -n "$1" ] && kill -0 "$1" 2>/dev/null; then echo $side_by_side; else echo $((side_by_side + 1)); fi
+    local places=$side_by_side
+    if [ -n "$1" ] && kill -0 "$1" 2>/dev/null; then places=$beside_compilers; fi
+    if is_overloaded; then echo 1; else echo "$places"; fi
 }
+
+# By the processes that wanted a core in the last minute.
+is_overloaded() { awk -v most=$((overload * $(nproc))) '{ exit $1 <= most }' /proc/loadavg; }
 
 # The suites behind the first argument: those that it lists in its order, then the others.
 longest_first() {
@@ -63,11 +68,13 @@ run_compiling() {
 
 idle() { chrt --idle --pid 0 "$BASHPID"; }
 
+# The processor time of a suite is that of all processes that its tests waited for.
 run_suite() {
-    local suite=$1 log=$work/$1.log status=0 start=$SECONDS
+    local suite=$1 log=$work/$1.log status=0 start=$SECONDS TIMEFORMAT='%U %S'
     : >"$log"
     note "suite $suite"
-    one_suite "$suite" 2>>"$log" | tee -a "$log" | show_tests "$suite" || status=$?
+    { time one_suite "$suite" 2>>"$log"; } 2>"$work/cpu-$suite" | tee -a "$log" | show_tests "$suite" || status=$?
+    sed -n "s/^\([0-9.]* [0-9.]*\)$/cpu_s_$suite \1/p" "$work/cpu-$suite" | awk '{ print $1, $2 + $3 }' >>"$TESTBED_FIGURES"
     summarize "$suite" "$status" "$log" $((SECONDS - start))
 }
 
