@@ -113,11 +113,17 @@ async fn host_and_store_are_killed_while_many_entries_share_requests() -> Result
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
+/// The records of a block of a [`torn_log`]. Each request costs the store time that grows with its block, and all counts below are
+/// multiples of it, as the host's re-reads are.
+fn torn_block() -> u64 {
+    sized(256, 1024, 1024)
+}
+
 /// A store that saves blocks once an hour, so that what is at risk stays at risk, and a topic of one partition.
 fn torn_log(name: &str) -> Result<(Store, Trial)> {
     let store = Store::start_with(None, &[("RS_ENGINE_COMPACTION_INTERVAL", "3600")])?;
     let trial = Trial::new(kafka()?.client(), &store, name, 1)?;
-    Ok((store, trial.configure(|config| config.set("store.create.max_block_records", 1024))))
+    Ok((store, trial.configure(|config| config.set("store.create.max_block_records", torn_block() as i64))))
 }
 
 /// How many records a second are produced: few, because ten crashes take minutes and one partition has to catch up on a
@@ -145,7 +151,7 @@ async fn the_store_is_killed_and_its_log_is_torn() -> Result<()> {
     let load = trial.load(torn_load())?;
     let mut sink = Sink::start(&trial.config)?;
     for _ in 0..size(2, 10) {
-        wait_progress(&mut sink, &trial, &group, trial.committed(&group)? + 4000)?;
+        wait_progress(&mut sink, &trial, &group, trial.committed(&group)? + 4 * torn_block())?;
         store.kill9()?;
         figures::add("kills_store", 1.0)?;
         ensure!(store.tear_logs()? > 0, "there was no log");
@@ -164,7 +170,8 @@ async fn what_was_written_again_after_a_crash_is_lost_in_the_next() -> Result<()
     let mut sink = Sink::start(&trial.config)?;
     let mut produced = Vec::new();
     // A pair of crashes takes records twice only if a block ended between them: about one pair in three does.
-    for (count, while_away) in [(1_500, 4_000), (100, 300)].repeat(size(2, 10) as usize) {
+    let block = torn_block();
+    for (count, while_away) in [(block * 3 / 2, 4 * block), (block / 10, block * 3 / 10)].repeat(size(2, 10) as usize) {
         let produce = |from: u64, count| {
             let messages = (from..from + count).map(|n| Message::new(payload(n, 1000)));
             trial.kafka.produce(&trial.topic, messages)
@@ -191,7 +198,7 @@ async fn the_host_and_the_store_are_killed_and_the_log_is_torn() -> Result<()> {
     let load = trial.load(torn_load())?;
     let mut sink = Sink::start(&trial.config)?;
     for _ in 0..size(2, 10) {
-        wait_progress(&mut sink, &trial, &group, trial.committed(&group)? + 4000)?;
+        wait_progress(&mut sink, &trial, &group, trial.committed(&group)? + 4 * torn_block())?;
         trial.weigh(&mut sink);
         sink.kill9()?;
         store.kill9()?;
