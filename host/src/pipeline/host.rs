@@ -334,8 +334,8 @@ impl GroupHandler for Host {
             }
             points.extend(point.map(|point| (state.source.clone(), point)));
         }
-        // A host that stops gets no other partitions.
-        lock(&self.group_wait).gives_back(self.is_told_to_stop());
+        // A host that ends gets no other partitions.
+        lock(&self.group_wait).gives_back(self.is_ending.load(Ordering::SeqCst));
         points
     }
 
