@@ -24,7 +24,8 @@ summarize() {
     f=$(grep -cE '^test .* \.\.\. (FAILED|ignored)' "$log" || true)
     if [ "$f" = 0 ] && { [ "$status" != 0 ] || [ "$p" = 0 ]; }; then
         f=1
-        tail -n 40 "$log" |
+        # What doesn't compile is said long before the end.
+        { grep -m 3 -A 12 '^error' "$log" | head -n 40 || true; tail -n 40 "$log"; } |
             write_failure "$suite" "FAILED  $suite: it ended with code $status after $p passed tests and without a failed one"
         echo "$suite" >>"$work/failed"
     fi
