@@ -82,7 +82,7 @@ impl World {
         host.state.end();
         host.queue.clear();
         let known = self.committed.clone();
-        host.state = self.begin(&host.recovery, &host.gate, known, false);
+        host.state = self.begin(&host.recovery, &host.gate, known, false, false);
         self.commit_first(&host.state);
         host.reader = host.state.next_offset();
         if self.follows(Rule::OldReaderPolls) && host.reader == old_reader {

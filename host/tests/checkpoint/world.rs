@@ -240,23 +240,24 @@ impl World {
         let knows = !self.follows(Rule::StartUnknown) || self.rng.bool();
         let recovery = Recovery::new(knows.then(|| started(self.store_start)), OPEN_OFFSETS);
         let (known, gate) = (self.committed.clone(), Arc::default());
-        let until =
-            Some(self.late_until).filter(|until| self.now < *until && !self.follows(Rule::LateRequestsUnexpected));
-        let state = self.begin_expecting(&recovery, &gate, known, false, until, false);
+        let state = self.begin(&recovery, &gate, known, false, false);
         self.commit_first(&state);
-        if until.is_some() {
-            self.committed = Some(state.first_commit());
-        }
         let reader = state.next_offset();
         self.host =
             Some(Host { recovery, gate, state, reader, queue: Vec::new(), received: false, remembered: Vec::new() });
     }
 
-    /// Commits a first offset, as the source does for a partition for which the group has none.
+    /// Until when requests of a killed host may arrive, as far as its successor knows. It expects them at each begin until then: also
+    /// at that of a topic that was created again, of whose committed offset nothing is left.
+    fn late_until(&self) -> Option<u64> {
+        Some(self.late_until).filter(|until| self.now < *until && !self.follows(Rule::LateRequestsUnexpected))
+    }
+
+    /// Commits a first offset, as the source does for a partition for which the group has none, and while late requests are expected.
     fn commit_first(&mut self, state: &PartitionState) {
         let of_topic = self.facts().topic_id;
         let is_first = self.committed.as_ref().is_none_or(|point| point.metadata.topic_id != of_topic);
-        if is_first && !self.follows(Rule::NoPositionAtFirst) {
+        if is_first && !self.follows(Rule::NoPositionAtFirst) || self.late_until().is_some() {
             self.committed = Some(state.first_commit());
         }
     }
@@ -268,18 +269,6 @@ impl World {
         gate: &Arc<CommitGate>,
         known: Option<CommitPoint>,
         was_out_of_range: bool,
-    ) -> Arc<PartitionState> {
-        self.begin_expecting(recovery, gate, known, was_out_of_range, None, false)
-    }
-
-    /// Begins to read the partition while requests of a killed host may arrive until the given time.
-    fn begin_expecting(
-        &mut self,
-        recovery: &Recovery,
-        gate: &Arc<CommitGate>,
-        known: Option<CommitPoint>,
-        was_out_of_range: bool,
-        late_until: Option<u64>,
         is_reread: bool,
     ) -> Arc<PartitionState> {
         let facts = self.facts();
@@ -294,7 +283,7 @@ impl World {
             self.begun_at = Some(point.offset);
         }
         self.begun_at.get_or_insert(point.offset);
-        if let Some(until) = late_until {
+        if let Some(until) = self.late_until() {
             point.expect_late_requests(until);
         }
         recovery.move_begin_back(&source(), &mut point, facts.low, facts.high, self.now);
@@ -464,9 +453,8 @@ impl World {
         if let Some(point) = ended {
             let is_new_topic = point.metadata.topic_id != self.facts().topic_id;
             let known = Some(point);
-            host.state =
-                self.begin_expecting(&host.recovery, &host.gate, known, was_out_of_range, None, !was_out_of_range);
-            if is_new_topic {
+            host.state = self.begin(&host.recovery, &host.gate, known, was_out_of_range, !was_out_of_range);
+            if is_new_topic || self.late_until().is_some() {
                 self.commit_first(&host.state);
             }
             host.reader = host.state.next_offset();
