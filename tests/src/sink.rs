@@ -236,6 +236,13 @@ impl Sink {
         log_of(&self.log)
     }
 
+    /// How many records the host gave up when it stopped, because the store had not acknowledged them in time.
+    pub fn unacknowledged(&self) -> Result<u64> {
+        let log = self.log()?;
+        let given_up = log.lines().filter(|line| line.contains("not acknowledged in time"));
+        Ok(given_up.filter_map(|line| line.split_once("in_flight=")?.1.trim().parse::<u64>().ok()).sum())
+    }
+
     /// Waits until the log contains `text`.
     pub fn wait_log(&mut self, text: &str, bound: Duration) -> Result<()> {
         process::wait_for(&format!("the sink to say {text:?}"), bound, || {

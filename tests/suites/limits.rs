@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use reduct_sink_testbed::{Message, Sink, all, bed, figures, guest, long, process, unique};
 
 const PLUGINS: usize = 20;
-const CATCH_UP: Duration = Duration::from_secs(600);
+const CATCH_UP: Duration = Duration::from_secs(240);
 
 /// A host with twenty plugins, in files that are watched, and a topic of two partitions to which nothing comes.
 #[test]

@@ -10,7 +10,7 @@ use reduct_sink_testbed::{Sink, bed, figures, process, unique};
 use sha2::{Digest, Sha256};
 
 const COUNT: u32 = 200;
-const CATCH_UP: Duration = Duration::from_secs(600);
+const CATCH_UP: Duration = Duration::from_secs(240);
 
 #[test]
 fn the_tutorials_reader_finds_every_blob() -> Result<()> {

@@ -331,7 +331,6 @@ fn fetch(consumer: &BaseConsumer<Reports>, topic: Option<&str>, brokers: &str) -
 
 #[cfg(test)]
 mod tests {
-
     use rdkafka::mocking::MockCluster;
 
     use super::*;

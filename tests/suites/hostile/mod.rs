@@ -22,7 +22,7 @@ use reduct_sink_testbed::verify::Diff;
 use reduct_sink_testbed::{Sink, figures};
 
 /// How long the sink may take to reach the end of the topic; a bound, not an expectation.
-const CATCH_UP: Duration = Duration::from_secs(600);
+const CATCH_UP: Duration = Duration::from_secs(240);
 
 /// Records a test's figures: how many hostile components there were, whether the host died, and how many other records
 /// differ.

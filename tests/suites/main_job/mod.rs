@@ -17,7 +17,7 @@ use reduct_sink_testbed::verify::{DIFFER, compare};
 use reduct_sink_testbed::{Bed, Produced, Sink, SinkConfig, Stored, read_back};
 
 /// How long the sink may take to reach the end of what was produced; a bound, not an expectation.
-const CATCH_UP: Duration = Duration::from_secs(600);
+const CATCH_UP: Duration = Duration::from_secs(240);
 
 /// Runs the sink until it has committed everything that the topics hold, stops it, and returns the records of its
 /// bucket.
