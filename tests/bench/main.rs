@@ -99,9 +99,9 @@ impl Kind {
     ];
 
     /// Whether it is measured at this size. Being watched costs the same each second, whatever is written: it shows most
-    /// where most records come. A bucket's settings matter only where records are small.
+    /// where most records come.
     pub fn is_of(self, size: &Size) -> bool {
-        !matches!(self, Kind::Scraped | Kind::ByHandUntuned) || size.name == SIZES[0].name
+        self != Kind::Scraped || size.name == SIZES[0].name
     }
 
     pub fn letter(self) -> char {
