@@ -125,8 +125,8 @@ async fn two_hosts_replay_beside_live_records_through_kills() -> Result<()> {
     let scene = Scene::new("running-replay", 4)?;
     let mut dice = Dice::new(&scene.topic)?;
     let (mut one, mut two) = (Replayer::start(&scene.config)?, Replayer::start(&scene.config)?);
-    let load = Load::start(&scene.kafka, &scene.topic, 100, often_poison)?;
-    wait_for("records", BOUND, || Ok((load.sent() >= sized(600, 2_000, 20_000)).then_some(())))?;
+    let load = Load::start(&scene.kafka, &scene.topic, sized(30, 100, 100), often_poison)?;
+    wait_for("records", BOUND, || Ok((load.sent() >= sized(300, 2_000, 20_000)).then_some(())))?;
     scene.mend(HALF_MENDED, &mut [&mut one, &mut two])?;
     for host in [&mut one, &mut two] {
         host.wait("partitions", |status| status["partitions"].as_array().is_some_and(|all| !all.is_empty()))?;
