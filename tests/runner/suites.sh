@@ -123,11 +123,11 @@ filters_of() {
     for name in "${wanted[@]}"; do case $name in "$1::"*) echo "$name" ;; esac; done
 }
 
-# Whether a test's name begins with one of those that were given for its suite, or none was given.
+# Whether a test's name begins with one of those that were given for its suite; where none was given, whether it runs without a name.
 is_wanted_test() {
     local filter filters=($(filters_of "${1%%::*}"))
     for filter in "${filters[@]}"; do case $1 in "$filter"*) return 0 ;; esac; done
-    [ ${#filters[@]} = 0 ]
+    [ ${#filters[@]} = 0 ] && { [ -n "$all" ] || ! is_in "$1" "${only_with_all[*]}"; }
 }
 
 is_wanted() {
