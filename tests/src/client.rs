@@ -15,7 +15,7 @@ use bytes::Bytes;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::bindings::{self as native, rd_kafka_resp_err_t as ErrorCode, rd_kafka_vtype_t as Part};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, DeliveryResult};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
@@ -220,6 +220,20 @@ impl KafkaClient {
     /// Looks at a consumer group without joining it.
     pub fn group(&self, group: &str) -> Result<Group> {
         Ok(Group { consumer: self.config().set("group.id", group).set("enable.auto.commit", "false").create()? })
+    }
+
+    /// Sets where a group without members begins to read.
+    pub fn commit(&self, group: &str, topic: &str, offsets: &[(u32, u64)]) -> Result<()> {
+        let consumer: BaseConsumer = self.config().set("group.id", group).create()?;
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            list.add_partition_offset(topic, *partition as i32, Offset::Offset(*offset as i64))?;
+        }
+        // The first commit of a new cluster makes it create the topic of the commits.
+        wait_for("the group's coordinator", BOUND, || match consumer.commit(&list, CommitMode::Sync) {
+            Err(error) if is_coordinator_away(&error) => Ok(None),
+            done => Ok(Some(done?)),
+        })
     }
 
     pub fn config(&self) -> ClientConfig {

@@ -7,9 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{Offset, TopicPartitionList};
 use reduct_sink_testbed::process::wait_for;
 use reduct_sink_testbed::verify::DIFFER;
 use reduct_sink_testbed::{Kafka, KafkaClient, Message, Produced, Sink, Store, figures, payload, unique};
@@ -214,20 +211,11 @@ async fn goes_on_with(mirror: &KafkaClient, assignor: &str) -> Result<()> {
     mirror.create_topic(&trial.topic, 2)?;
     let left = trial.kafka.read_all(&trial.topic)?.into_iter().filter(|(_, offset, _)| *offset >= gone);
     mirror.produce(&trial.topic, left.map(|(_, _, message)| message))?;
-    let consumer: BaseConsumer = mirror.config().set("group.id", trial.config.group()).create()?;
-    let mut translated = TopicPartitionList::new();
-    for (partition, end) in mirror.end_offsets(&trial.topic)? {
-        ensure!(end == count / 2 - gone, "partition {partition} of the mirror ends at {end}");
-        translated.add_partition_offset(&trial.topic, partition as i32, Offset::Offset(end as i64))?;
+    let ends = mirror.end_offsets(&trial.topic)?;
+    for (partition, end) in &ends {
+        ensure!(*end == count / 2 - gone, "partition {partition} of the mirror ends at {end}");
     }
-    // The first commit of a new cluster makes it create the topic of the commits.
-    wait_for("the group's coordinator", CATCH_UP, || match consumer.commit(&translated, CommitMode::Sync) {
-        Err(KafkaError::ConsumerCommit(
-            RDKafkaErrorCode::NotCoordinator | RDKafkaErrorCode::CoordinatorNotAvailable,
-        )) => Ok(None),
-        done => Ok(Some(done?)),
-    })?;
-    drop(consumer);
+    mirror.commit(trial.config.group(), &trial.topic, &ends)?;
     // The producers have moved to the mirror, too, and continue with the same timestamps.
     produced.extend(mirror.produce(&trial.topic, (count..count + count / 2).map(message))?);
 
