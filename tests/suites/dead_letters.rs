@@ -2,6 +2,7 @@
 //! replayed once.
 
 mod from_topic;
+mod hanging;
 mod interrupted;
 mod running;
 mod unfinished;

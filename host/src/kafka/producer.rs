@@ -7,7 +7,7 @@
 use std::ffi::CString;
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::bindings::{self as ffi, rd_kafka_resp_err_t as Code, rd_kafka_vtype_t as Part};
 use rdkafka::client::ClientContext;
@@ -18,12 +18,16 @@ use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use tracing::debug;
 
-use super::client::{self, Reports, TRANSACTION};
+use super::admin::{self, Edge};
+use super::client::{self, ANSWER, Reports, TRANSACTION};
 use super::error::KafkaCheckError;
 use crate::config;
-use crate::record::OutputRecord;
+use crate::record::{OutputRecord, TopicPartition};
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait between two questions for what can be seen: the markers of a transaction take about a millisecond.
+const VISIBLE_AGAIN: Duration = Duration::from_millis(5);
+
 /// A transactional producer.
 pub struct Producer {
     producer: BaseProducer<Deliveries>,
@@ -72,6 +76,30 @@ impl Producer {
         let kept = self.deliveries()?;
         self.producer.commit_transaction(TRANSACTION).map_err(|error| client::told(&error))?;
         Ok(kept)
+    }
+
+    /// Makes nothing since the begin count, once the brokers have all of it.
+    pub fn abort(&self) -> Result<(), String> {
+        self.flush()?;
+        self.deliveries()?;
+        self.producer.abort_transaction(TRANSACTION).map_err(|error| client::told(&error))
+    }
+
+    /// Waits until a reader of committed records can see an offset of the topic, which no open transaction hides then.
+    pub fn wait_visible(&self, partition: u32, offset: u64, patience: Duration) -> Result<(), String> {
+        let place = TopicPartition { topic: self.topic.as_str().into(), partition };
+        let asked = Instant::now();
+        loop {
+            let answers = admin::offsets(self.producer.client(), std::slice::from_ref(&place), Edge::End, ANSWER);
+            match answers.map_err(|error| error.reason)?.remove(&place) {
+                Some(Ok(end)) if end > offset => return Ok(()),
+                Some(Err(code)) if asked.elapsed() > patience => return Err(code.to_string()),
+                _ if asked.elapsed() > patience => {
+                    return Err(format!("an open transaction hides offset {offset} of {place}"));
+                }
+                _ => std::thread::sleep(VISIBLE_AGAIN),
+            }
+        }
     }
 
     /// Waits until the brokers have answered for every letter.

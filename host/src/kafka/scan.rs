@@ -65,6 +65,15 @@ impl Committed {
     }
 }
 
+/// What a reader of committed records sees of a partition.
+#[derive(Debug)]
+pub struct Readable {
+    /// The offsets that it sees.
+    pub committed: Range<u64>,
+    /// Those behind them, which an open transaction hides.
+    pub hidden: Range<u64>,
+}
+
 /// A client that reads.
 pub struct ScanReader {
     /// In front of the consumer, so that the queues are dropped first.
@@ -91,6 +100,11 @@ impl ScanReader {
         Ok(Self::with(client::reader_of_group(config, &config.group, None)?))
     }
 
+    /// A reader that also sees records of transactions that are open or were aborted.
+    pub fn of_uncommitted(config: &config::Kafka) -> Result<Self, KafkaCheckError> {
+        Ok(Self::with(client::reader_of_group(config, &config.group, Some("read_uncommitted"))?))
+    }
+
     /// A reader of committed records that can commit offsets of this group, which it does not join.
     pub fn of_group(config: &config::Kafka, group: &str) -> Result<Self, KafkaCheckError> {
         Ok(Self::with(client::reader_of_group(config, group, Some("read_committed"))?))
@@ -105,25 +119,19 @@ impl ScanReader {
         Ok(self.edge(source, Edge::Begin)?..self.edge(source, Edge::End)?)
     }
 
-    /// The bounds of a partition once no open transaction hides what stands before its end as it is now. An error where
-    /// one still does after `patience`.
-    pub fn bounds_without_open_transactions(
-        &self,
-        source: &TopicPartition,
-        patience: Duration,
-    ) -> Result<Range<u64>, ScanError> {
+    /// The first offset of a partition, and its end as it is now once no open transaction hides what stands before it.
+    /// Where one still does after `patience`, the end is where that transaction begins.
+    pub fn wait_for_transactions(&self, source: &TopicPartition, patience: Duration) -> Result<Readable, ScanError> {
         let end = self.edge(source, Edge::HighWatermark)?;
         let asked = Instant::now();
-        while self.edge(source, Edge::End)? < end {
-            if asked.elapsed() > patience {
-                let reason = "an open transaction hides its end; if that lasts for minutes, Kafka lost track of it: \
-                              `kafka-transactions.sh find-hanging` finds it, and `abort` ends it"
-                    .into();
-                return Err(ScanError { what: source.to_string(), reason, code: None });
+        loop {
+            let committed = self.edge(source, Edge::End)?;
+            if committed >= end || asked.elapsed() > patience {
+                let committed = self.edge(source, Edge::Begin)?..committed.min(end);
+                return Ok(Readable { hidden: committed.end..end, committed });
             }
             std::thread::sleep(POLL);
         }
-        Ok(self.edge(source, Edge::Begin)?..end)
     }
 
     /// The bounds of several partitions, in their order.

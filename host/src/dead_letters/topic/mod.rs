@@ -5,8 +5,7 @@
 //! the one before out and then sees in the topic all that that one will ever have written (see [`writer`]). All letters of
 //! one source partition go to one partition of the topic: the source's number modulo the topic's.
 //!
-//! Guarantees: a ack is settled when all in-sync replicas have the letter and its transaction is committed, or when
-//! the letter was found in the topic; while the topic is missing, refuses or can't be reached, letters wait, and their
+//! Guarantees: an ack is settled when all in-sync replicas have the letter and readers of committed records can see it; while the topic is missing, refuses or can't be reached, letters wait, and their
 //! offsets and budget with them; a reader of committed records finds each letter once. Not guaranteed: that, where the
 //! topic loses letters (retention, compaction) or gets more partitions between a crash and the look-up.
 
@@ -23,7 +22,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, error, info};
 
 use self::index::LookupStarts;
-use self::writer::PartitionWriter;
+use self::writer::{HangingEnds, PartitionWriter};
 use crate::config::{self, threads};
 use crate::flow::backoff::Backoff;
 use crate::flow::membership::Membership;
@@ -68,9 +67,10 @@ impl DeadLetterTopic {
             waiting: BTreeMap::new(),
             last: None,
             writers: HashMap::new(),
+            ends: HangingEnds::default(),
             backoff: Backoff::default(),
             not_before: None,
-            failing_since: None,
+            failing_since: HashMap::new(),
             complained: None,
         };
         let thread = threads::spawn("dead-letters", move || worker.run());
@@ -121,9 +121,11 @@ struct TopicThread {
     /// Whose turn it was last.
     last: Option<TopicPartition>,
     writers: HashMap<TopicPartition, PartitionWriter>,
+    ends: HangingEnds,
     backoff: Backoff,
     not_before: Option<Instant>,
-    failing_since: Option<Instant>,
+    /// Since when the letters of a source partition can't be written.
+    failing_since: HashMap<TopicPartition, Instant>,
     complained: Option<Instant>,
 }
 
@@ -167,6 +169,7 @@ impl TopicThread {
             letters.retain(|letter| !letter.is_stale());
             !letters.is_empty()
         });
+        self.failing_since.retain(|source, _| self.waiting.contains_key(source));
     }
 
     fn may_write(&self) -> bool {
@@ -186,14 +189,14 @@ impl TopicThread {
         match self.write(&source, &batch) {
             Ok(()) => {
                 batch.into_iter().for_each(|letter| letter.ack.acknowledge());
-                self.recovered();
+                self.recovered(&source);
             }
             Err(reason) => {
                 // Whether anything was written is found out by looking the topic through again.
                 self.writers.remove(&source);
-                let waiting = self.waiting.entry(source).or_default();
+                let waiting = self.waiting.entry(source.clone()).or_default();
                 batch.into_iter().rev().for_each(|letter| waiting.push_front(letter));
-                self.complain(&reason);
+                self.complain(source, &reason);
                 self.not_before = Some(Instant::now() + self.backoff.wait());
             }
         }
@@ -219,14 +222,15 @@ impl TopicThread {
             return writer.write(batch, &self.lookup_starts);
         }
         self.writers.remove(source);
-        let mut writer = PartitionWriter::open(&self.config, &self.topic, source, state, &self.lookup_starts)?;
+        let (starts, ends) = (&self.lookup_starts, &mut self.ends);
+        let mut writer = PartitionWriter::open(&self.config, &self.topic, source, state, batch, starts, ends)?;
         let written = writer.write(batch, &self.lookup_starts);
         self.writers.insert(source.clone(), writer);
         written
     }
 
-    fn complain(&mut self, reason: &str) {
-        let failing_since = *self.failing_since.get_or_insert_with(Instant::now);
+    fn complain(&mut self, source: TopicPartition, reason: &str) {
+        let failing_since = *self.failing_since.entry(source).or_insert_with(Instant::now);
         let is_new = self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY);
         if is_new && failing_since.elapsed() > GRACE {
             let waiting = self.waiting.values().map(VecDeque::len).sum::<usize>();
@@ -240,10 +244,11 @@ impl TopicThread {
         }
     }
 
-    fn recovered(&mut self) {
+    fn recovered(&mut self, source: &TopicPartition) {
         self.backoff.reset();
-        (self.not_before, self.failing_since) = (None, None);
-        if self.complained.take().is_some() {
+        self.not_before = None;
+        self.failing_since.remove(source);
+        if self.failing_since.is_empty() && self.complained.take().is_some() {
             info!(topic = self.topic, "dead letters are written again");
         }
     }
