@@ -113,10 +113,16 @@ step() {
     note "$title: done in $((SECONDS - start)) s"
 }
 
+# The process of the Kafka that the suites share, if there is one.
+shared_kafka=
 finish() {
     local status=$1 job passed failed
+    if [ "$BASHPID" = $$ ] && [ -n "$shared_kafka" ] && has_failures; then
+        cp "$(sed -n 's/^LOGS=//p' "$work/kafka.out")"/kafka-*.log "$work" || true
+    fi
     for job in "${background[@]}" $(jobs -p); do end_tree "$job"; done
     [ "$BASHPID" = $$ ] || exit "$status"
+    [ -z "$shared_kafka" ] || wait "$shared_kafka" 2>/dev/null || true
     if [ -n "$list" ] && [ "$status" = 0 ]; then rm -rf "$work" && exit 0; fi
     read -r passed failed < <(counted)
     [ "$status" = 0 ] || failed=$((failed + 1))

@@ -20,7 +20,7 @@ run_all() {
     shared=($(longest_first "$longest" "${shared[@]}"))
     local running=()
     for suite in "${shared[@]}"; do
-        while [ "$(jobs -rp | grep -cvx "${compiler:-none}")" -ge "$(places "$compiler")" ]; do sleep 0.5; done
+        while [ "$(jobs -rp | grep -cvx "${compiler:-none}\|${shared_kafka:-none}")" -ge "$(places "$compiler")" ]; do sleep 0.5; done
         run_suite "$suite" &
         running+=($!)
         background+=($!)

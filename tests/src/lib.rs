@@ -60,14 +60,14 @@ fn is_set(name: &str) -> bool {
 
 /// Servers that tests share. Each test uses topics, groups and buckets of its own ([`unique`]) and does not stop them.
 pub struct Bed {
-    pub kafka: Kafka,
+    pub kafka: SharedKafka,
     pub store: Store,
 }
 
 /// The shared servers. The first call starts them.
 pub fn bed() -> Result<&'static Bed> {
     static BED: OnceLock<Result<Bed>> = OnceLock::new();
-    let bed = BED.get_or_init(|| Ok(Bed { kafka: Kafka::start()?, store: Store::start()? }));
+    let bed = BED.get_or_init(|| Ok(Bed { kafka: SharedKafka::find()?, store: Store::start()? }));
     bed.as_ref().map_err(|error| anyhow!("the shared servers don't start: {error:#}"))
 }
 
@@ -75,5 +75,31 @@ impl Bed {
     /// A configuration that reads `topic` into a new bucket, in a new group.
     pub fn sink_config(&self, topic: &str) -> SinkConfig {
         SinkConfig::new(&self.kafka.brokers(), &self.store.url(), &unique("bucket")).topics(&[topic])
+    }
+}
+
+/// A Kafka with the usual settings, which nobody stops.
+pub struct SharedKafka {
+    client: KafkaClient,
+    _own: Option<Kafka>,
+}
+
+impl SharedKafka {
+    /// The one that `tests/run` started for all suites, or one of this process.
+    fn find() -> Result<Self> {
+        if let Some(brokers) = std::env::var("TESTBED_BROKERS").ok().filter(|brokers| !brokers.is_empty()) {
+            return Ok(Self { client: KafkaClient::new(&brokers), _own: None });
+        }
+        let own = Kafka::start()?;
+        Ok(Self { client: own.client(), _own: Some(own) })
+    }
+
+    pub fn client(&self) -> KafkaClient {
+        self.client.clone()
+    }
+
+    /// The value for `bootstrap.servers`.
+    pub fn brokers(&self) -> String {
+        self.client.brokers().to_owned()
     }
 }
