@@ -20,7 +20,7 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
 #[test]
 fn many_entries_stop_neither_another_topic_nor_the_status_address() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let (entries, beside) = if all() { (100_000, 2_000) } else { (3_000, 100) };
+    let (entries, beside) = if all() { (100_000, 2_000) } else { (1_200, 100) };
     let bed = bed()?;
     let kafka = bed.kafka.client();
     let (flood, bystander) = (unique("flood"), unique("bystander"));
