@@ -5,9 +5,10 @@
 //! the one before out and then sees in the topic all that that one will ever have written (see [`writer`]). All letters of
 //! one source partition go to one partition of the topic: the source's number modulo the topic's.
 //!
-//! Guarantees: an ack is settled when all in-sync replicas have the letter and readers of committed records can see it; while the topic is missing, refuses or can't be reached, letters wait, and their
-//! offsets and budget with them; a reader of committed records finds each letter once. Not guaranteed: that, where the
-//! topic loses letters (retention, compaction) or gets more partitions between a crash and the look-up.
+//! Guarantees: an ack is settled when all in-sync replicas have the letter and readers of committed records can see it;
+//! while the topic is missing, refuses or can't be reached, letters wait, and their offsets and budget with them; a reader
+//! of committed records finds each letter once. Not guaranteed: that, where the topic loses letters (retention,
+//! compaction) or gets more partitions between a crash and the look-up.
 
 mod index;
 pub mod reader;
