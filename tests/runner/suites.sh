@@ -1,26 +1,35 @@
 # How tests/run runs suites: several side by side, some alone, and what of a suite was asked for.
 
-# Takes the suites. Those that compile begin in the background, the others share the places; the rest runs alone.
+# Takes the suites. One after the other compiles what its suite needs, in the background. The others begin as there are places, those
+# whose compilation has ended first; the rest runs alone.
 run_all() {
-    local first=() shared=() last=() suite compiler=
+    local compiled=() shared=() last=() suite compiler=
     for suite in "$@"; do
         if is_in "$suite" "$alone"; then
             last+=("$suite")
         elif is_in "$suite" "$compiling" && [ $# -gt 1 ]; then
-            first+=("$suite")
+            compiled+=("$suite")
         else
             shared+=("$suite")
         fi
     done
-    if [ ${#first[@]} -gt 0 ]; then
-        run_compiling $(longest_first "$compiling" "${first[@]}") &
+    compiled=($(longest_first "$compiling" "${compiled[@]}"))
+    if [ ${#compiled[@]} -gt 0 ]; then
+        run_compiling "${compiled[@]}" &
         compiler=$!
         background+=("$compiler")
     fi
-    shared=($(longest_first "$longest" "${shared[@]}"))
+    local waiting=($(for suite in "${compiled[@]}"; do if is_in "$suite" "$compiled_before"; then echo "$suite"; fi; done))
+    waiting+=($(longest_first "$longest" "${shared[@]}"))
     local running=()
-    for suite in "${shared[@]}"; do
+    while [ ${#waiting[@]} -gt 0 ]; do
         while [ "$(jobs -rp | grep -cvx "${compiler:-none}\|${shared_kafka:-none}")" -ge "$(places "$compiler")" ]; do sleep 0.5; done
+        suite=$(first_ready "${waiting[@]}")
+        if [ -z "$suite" ]; then
+            sleep 0.5
+            continue
+        fi
+        waiting=($(printf '%s\n' "${waiting[@]}" | grep -vx "$suite" || true))
         run_suite "$suite" &
         running+=($!)
         background+=($!)
@@ -36,10 +45,24 @@ run_all() {
     require_summaries "$@"
 }
 
+# The first of these suites that need not wait for its compilation, or nothing.
+first_ready() {
+    local suite
+    for suite in "$@"; do
+        if ! is_in "$suite" "$compiled_before" || [ -e "$work/compiled-$suite" ] || ! compiles "$compiler"; then
+            echo "$suite"
+            return
+        fi
+    done
+}
+
+# Whether this process, which compiles, runs still.
+compiles() { [ -n "$1" ] && kill -0 "$1" 2>/dev/null; }
+
 # How many suites may share the machine now. In a built checkout the compilers end soon.
 places() {
     local places=$side_by_side
-    if [ -n "$1" ] && kill -0 "$1" 2>/dev/null; then places=$beside_compilers; fi
+    if compiles "$1"; then places=$beside_compilers; fi
     if is_overloaded; then echo 1; else echo "$places"; fi
 }
 
@@ -54,15 +77,25 @@ longest_first() {
     for suite in "$@"; do if ! is_in "$suite" "$listed"; then echo "$suite"; fi; done
 }
 
-# Compiles everything at the lowest priority, and then runs the suites at the usual one: they measure deadlines.
+# Compiles everything at the lowest priority, and runs the suites that call Cargo at the usual one: they measure deadlines.
 run_compiling() {
     local suite
     for suite in "$@"; do
-        # A failure shows when the suite runs.
         if declare -F "before_$suite" >/dev/null; then
-            (idle && "before_$suite") >"$work/before-$suite.log" 2>&1 || true
+            if (idle && "before_$suite") >"$work/before-$suite.log" 2>&1; then
+                echo compiled >"$work/compiled-$suite"
+            else
+                # Where the suite runs it is compiled again, and what fails shows there.
+                : >"$work/compiled-$suite"
+            fi
         fi
-        if [ "$suite" = lint ]; then (idle && run_suite lint); else run_suite "$suite"; fi
+        if is_in "$suite" "$compiled_before"; then
+            continue
+        elif [ "$suite" = lint ]; then
+            (idle && run_suite lint)
+        else
+            run_suite "$suite"
+        fi
     done
 }
 
@@ -81,7 +114,7 @@ run_suite() {
 one_suite() {
     local suite=$1 status=0
     export TMPDIR=$work
-    if declare -F "before_$suite" >/dev/null; then "before_$suite" >&2 || status=$?; fi
+    if declare -F "before_$suite" >/dev/null && [ ! -s "$work/compiled-$suite" ]; then "before_$suite" >&2 || status=$?; fi
     if declare -F "suite_$suite" >/dev/null; then
         "suite_$suite" || status=$?
     else
