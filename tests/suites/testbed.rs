@@ -199,7 +199,7 @@ fn digest(bytes: &[u8]) -> [u8; 32] {
 const RUNNER: &str = r#"
 set -euo pipefail
 for part in suites again print; do source tests/runner/$part.sh; done
-begin=$SECONDS work=$1 long= list= json= all= testbed= alone=" last " compiling=" compiled behind_it " side_by_side=3 longest= wanted=()
+begin=$SECONDS work=$1 long= list= json= all= testbed= alone=" last " compiling=" compiled behind_it " compiled_before= side_by_side=3 longest= wanted=()
 export TESTBED_FIGURES=$work/figures
 touch "$TESTBED_FIGURES"
 mkdir "$work/failures"
