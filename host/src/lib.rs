@@ -60,7 +60,8 @@
 //! - **dead letter**: a record that could not be handled, kept with the reason.
 //! - **dry run**: a replay, or a run over the records that are in the topics now, that tells what would become of each record and changes nothing.
 //! - **durable offset**: the offset below which everything had been acknowledged when the store was last known to run; `durable` in the
-//!   commit metadata. A crash can take records below it that are still in an open block: a re-read begins `block_offsets` before it.
+//!   commit metadata. A crash can take records below it that are still in an open block: a re-read begins a margin before it, of two
+//!   blocks' worth of records.
 //! - **entry**: ReductStore's name for a series of records in a bucket.
 //! - **generation**: a number that grows: of a `PartitionState`, so that a writer notices a newer one; of the chain, so that a worker
 //!   notices a swap; and Kafka's own, of a consumer group, which grows at each rebalance.

@@ -28,6 +28,9 @@ pub struct CommitMetadata {
     pub durable: Option<u64>,
     /// The present owner re-reads what was read before, up to this offset, and the next owner goes on with it.
     pub reread_until: Option<u64>,
+    /// How many offsets before `durable` the owner that committed it would have gone back. The next owner goes back as far at
+    /// least, because `durable` may be the lowest offset at risk with this margin added.
+    pub margin: Option<u64>,
     /// Records below this offset are compared with what the store has, bytes included: they may have been written, and
     /// harmed. An owner that was killed may have written further than anybody read since, up to where the topic ended.
     pub compare_below: Option<u64>,
@@ -88,6 +91,7 @@ impl fmt::Display for CommitMetadata {
         let mut parts = Vec::new();
         parts.extend(self.store_start.map(|start| format!("store={start}")));
         parts.extend(self.durable.map(|offset| format!("durable={offset}")));
+        parts.extend(self.margin.map(|offsets| format!("margin={offsets}")));
         parts.extend(self.reread_until.map(|offset| format!("reread={offset}")));
         parts.extend(self.compare_below.map(|offset| format!("compare={offset}")));
         parts.extend(self.late.map(|late| format!("late={}@{}", late.from, late.until_ms)));
@@ -150,6 +154,7 @@ impl CommitMetadata {
         match name {
             "store" => self.store_start = Some(value.parse().ok()?),
             "durable" => self.durable = Some(value.parse().ok()?),
+            "margin" => self.margin = Some(value.parse().ok()?),
             "reread" => self.reread_until = Some(value.parse().ok()?),
             "compare" => self.compare_below = Some(value.parse().ok()?),
             "late" => {
@@ -197,6 +202,7 @@ mod tests {
         CommitMetadata {
             store_start: Some(Started { from: 1000, to: 1050 }),
             durable: Some(4990),
+            margin: Some(256),
             reread_until: Some(5500),
             compare_below: Some(6000),
             late: Some(LateRequests { from: 4000, until_ms: 1700 }),
@@ -211,8 +217,8 @@ mod tests {
 
     #[test]
     fn it_is_read_as_it_was_written() {
-        let text = "store=1000-1050 durable=4990 reread=5500 compare=6000 late=4000@1700 letters=30@dead \
-                    topic=AAAAAAAAAAAAAAAAAAAAAQ epoch=7 naming=topic later=1 done=7-8,20-20";
+        let text = "store=1000-1050 durable=4990 margin=256 reread=5500 compare=6000 late=4000@1700 \
+                    letters=30@dead topic=AAAAAAAAAAAAAAAAAAAAAQ epoch=7 naming=topic later=1 done=7-8,20-20";
         assert_eq!(full().to_string(), text);
         assert_eq!(CommitMetadata::read(text), full());
         assert_eq!(CommitMetadata::default().to_string(), "");

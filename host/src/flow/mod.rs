@@ -5,6 +5,7 @@
 
 mod ack_handle;
 pub mod backoff;
+pub mod block_margin;
 mod budget;
 mod checkpoint;
 mod commit_gate;

@@ -23,6 +23,7 @@ use self::letter::LetterState;
 pub use self::letter::{LetterRefusal, StoredOutput};
 pub use self::reread::Reread;
 use super::ack_handle::AckHandle;
+use super::block_margin::BlockMargin;
 use super::budget::{Budget, BudgetShare, Usage};
 use super::checkpoint::Checkpoint;
 use super::commit_gate::CommitGate;
@@ -53,7 +54,7 @@ pub struct PartitionState {
     usage: Usage,
     gate: Arc<CommitGate>,
     /// How many offsets the blocks that the store has open may reach back.
-    block_offsets: u64,
+    block_margin: BlockMargin,
     /// Earlier owners wrote nothing at or behind this offset.
     written_before: u64,
     /// What is committed beside every offset, apart from what changes while the partition is read.
@@ -162,7 +163,7 @@ pub struct Begin {
     /// While it is closed, only what had been acknowledged before the last look at the store is committed, and after a removal nothing.
     pub gate: Arc<CommitGate>,
     /// How many offsets the blocks that the store has open may reach back.
-    pub block_offsets: u64,
+    pub block_margin: BlockMargin,
 }
 
 static GENERATIONS: AtomicU64 = AtomicU64::new(1);
@@ -177,7 +178,7 @@ impl PartitionState {
         begin: Begin,
     ) -> Result<Self, NameError> {
         let name = topic_segment(&source.topic);
-        let Begin { point: CommitPoint { offset, metadata }, written_before, gate, block_offsets } = begin;
+        let Begin { point: CommitPoint { offset, metadata }, written_before, gate, block_margin } = begin;
         let inner = Inner {
             reread_until: metadata.reread_until.unwrap_or_default(),
             compare_below: metadata.compare_below.unwrap_or_default(),
@@ -196,7 +197,7 @@ impl PartitionState {
             usage: Usage::of(&budget),
             budget,
             gate,
-            block_offsets,
+            block_margin,
             written_before,
             metadata,
             letter: None,

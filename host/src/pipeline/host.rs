@@ -271,11 +271,11 @@ impl GroupHandler for Host {
                 self.several_topics,
             ),
         };
-        let (gate, block_offsets) = (Arc::clone(self.sink.gate()), self.recovery.block_offsets);
+        let (gate, block_margin) = (Arc::clone(self.sink.gate()), self.recovery.block_margin.clone());
         // In a re-read this host knows up to which offset something was written. Otherwise an earlier owner may have written all that
         // the partition has.
         let written_before = point.metadata.compare_below.filter(|_| is_reread).unwrap_or(facts.high);
-        let begin = Begin { point, written_before, gate, block_offsets };
+        let begin = Begin { point, written_before, gate, block_margin };
         let budget = Arc::clone(&self.budget);
         let state = PartitionState::new(source.clone(), naming, &self.dead_letter_entry, budget, begin)
             .map_err(|error| format!("{source} can't be written: {error}"))?;

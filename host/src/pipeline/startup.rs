@@ -14,6 +14,7 @@ use crate::chain::SharedChain;
 use crate::config::Config;
 use crate::consumer::ConsumerError;
 use crate::flow::backoff::Backoff;
+use crate::flow::block_margin::BlockMargin;
 use crate::kafka::check;
 use crate::plugin::{Runtime, SharedEngines};
 use crate::recovery::Recovery;
@@ -22,8 +23,6 @@ use crate::sink::store::{Store, StoreError};
 
 /// How long a store that can't be reached is waited for at the start.
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
-/// The server's default for the records of a block.
-const SERVERS_BLOCK_RECORDS: u64 = 1024;
 /// How often the log says that plugins are being loaded.
 const WORD_EVERY: Duration = Duration::from_secs(5);
 /// How often a signal to stop is looked for.
@@ -147,7 +146,7 @@ pub(super) fn known_start(
     sink: &Sink,
 ) -> Result<Option<Recovery>, RunError> {
     if config.store.discard {
-        return Ok(Some(Recovery::new(None, 0)));
+        return Ok(Some(Recovery::new(None, BlockMargin::default())));
     }
     let (asked, mut backoff) = (Instant::now(), Backoff::default());
     loop {
@@ -155,10 +154,8 @@ pub(super) fn known_start(
         match tokio.block_on(unless_stopped(stop, questions)) {
             None => return Ok(None),
             Some(Ok((start, records))) => {
-                // Two blocks of an entry are open at once.
-                let block_offsets = records.unwrap_or(SERVERS_BLOCK_RECORDS).saturating_mul(2);
-                sink.remember(usize::try_from(block_offsets).unwrap_or(usize::MAX));
-                return Ok(Some(Recovery::new(Some(start), block_offsets)));
+                sink.remember_blocks(records);
+                return Ok(Some(Recovery::new(Some(start), BlockMargin::of_blocks(records))));
             }
             Some(Err(error)) if asked.elapsed() > STORE_PATIENCE => {
                 let (url, bucket) = (config.store.url.clone(), config.store.bucket.clone());

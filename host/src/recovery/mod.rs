@@ -25,10 +25,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
+use crate::flow::block_margin::BlockMargin;
 use crate::flow::store_start::{Started, now_ms};
 use crate::flow::{CommitPoint, PartitionState, Phase, Reread};
 use crate::record::TopicPartition;
@@ -37,6 +38,10 @@ use crate::sink::store::StoreError;
 
 /// How often the store is asked for its uptime.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// How often the bucket is asked for the size of its blocks, and how long the answer is waited for.
+const BLOCKS_EVERY: Duration = Duration::from_secs(30);
+const BLOCKS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long records in flight may delay a re-read before the host discards them. Records that Kafka has no more are
 /// never discarded, because they are the last copies.
@@ -57,7 +62,7 @@ pub trait Partitions: Send + Sync + 'static {
 pub struct Recovery {
     known: Mutex<KnownStart>,
     /// How many offsets back the records in the store's open blocks may reach: the margin of each re-read.
-    pub block_offsets: u64,
+    pub block_margin: BlockMargin,
 }
 
 #[derive(Debug, Default)]
@@ -71,8 +76,8 @@ struct KnownStart {
 
 impl Recovery {
     /// Begins with the store's present start; `None`: the store hasn't answered yet.
-    pub fn new(start: Option<Started>, block_offsets: u64) -> Self {
-        Self { known: Mutex::new(KnownStart { start, looked: None }), block_offsets }
+    pub fn new(start: Option<Started>, block_margin: BlockMargin) -> Self {
+        Self { known: Mutex::new(KnownStart { start, looked: None }), block_margin }
     }
 
     /// Moves the offset at which a partition begins back, if the store has restarted since that offset was committed,
@@ -83,14 +88,17 @@ impl Recovery {
     pub fn move_begin_back(&self, source: &TopicPartition, point: &mut CommitPoint, low: u64, high: u64, now_ms: u64) {
         let now = self.known().start;
         let CommitPoint { offset, metadata } = point;
-        let (committed, durable) = (*offset, metadata.durable.unwrap_or(*offset));
+        let committed = *offset;
+        // The owner that committed it may have known larger blocks, and would have gone back further.
+        let further = metadata.margin.take().unwrap_or_default().saturating_sub(self.block_margin.offsets());
+        let durable = metadata.durable.unwrap_or(*offset).saturating_sub(further);
         // Records from `high` on are new, even if the log was truncated and once held other records at these offsets.
         // Earlier versions of the host committed only `compare_below`.
         let mut reread_until = metadata.reread_until.or(metadata.compare_below).unwrap_or_default().min(high);
         if let Some(late) = metadata.late.take_if(|late| late.until_ms <= now_ms) {
             reread_until = reread_until.max(committed);
             metadata.compare_below = metadata.compare_below.max(Some(high));
-            *offset = late.from.saturating_sub(self.block_offsets).max(low).min(committed);
+            *offset = late.from.saturating_sub(self.block_margin.offsets()).max(low).min(committed);
             info!(
                 partition = %source, committed, from = *offset,
                 "re-reading records that late requests of an earlier host may have damaged"
@@ -99,7 +107,7 @@ impl Recovery {
         if let (Some(before), Some(now)) = (metadata.store_start, now)
             && before.narrow(now).is_none()
         {
-            let from = durable.saturating_sub(self.block_offsets).max(low).min(*offset);
+            let from = durable.saturating_sub(self.block_margin.offsets()).max(low).min(*offset);
             warn!(
                 partition = %source, committed, from,
                 "ReductStore restarted since this offset was committed; re-reading"
@@ -107,7 +115,7 @@ impl Recovery {
             reread_until = reread_until.max(committed);
             // The previous owner of the partition may have written records beyond its last commit.
             metadata.compare_below = metadata.compare_below.max(Some(high));
-            metadata.durable = Some(from.saturating_add(self.block_offsets).min(durable));
+            metadata.durable = Some(from.saturating_add(self.block_margin.offsets()).min(durable));
             metadata.store_start = Some(now);
             *offset = from;
         } else {
@@ -120,8 +128,14 @@ impl Recovery {
 
     /// Watches the store until the host has ended.
     pub async fn watch(self: Arc<Self>, host: Arc<dyn Partitions>, sink: Sink) {
+        let mut blocks_looked = Instant::now();
         while !host.has_ended() {
             tokio::time::sleep(EVERY).await;
+            if blocks_looked.elapsed() >= BLOCKS_EVERY {
+                // While this task waits for it, the store isn't asked for its uptime. A look that fails is made again before a re-read.
+                let _ = tokio::time::timeout(BLOCKS_TIMEOUT, self.cover_blocks(&sink)).await;
+                blocks_looked = Instant::now();
+            }
             for state in host.states() {
                 discard_what_holds_up(&*host, &state);
                 if state.reread_after_late_requests(now_ms()) {
@@ -146,6 +160,18 @@ impl Recovery {
         }
     }
 
+    /// Keeps the margin as large as the bucket's blocks need it: somebody may make them larger.
+    async fn cover_blocks(&self, sink: &Sink) -> Result<(), StoreError> {
+        let max_block_records = sink.look_at_blocks().await?;
+        if self.block_margin.cover(max_block_records) {
+            info!(
+                max_block_records,
+                "the blocks of the bucket were made larger; after a crash more records are re-read"
+            );
+        }
+        Ok(())
+    }
+
     /// Compares the store's answer with what is known, and announces the re-reads that follow from it.
     async fn look(
         &self,
@@ -161,6 +187,17 @@ impl Recovery {
             warn!("ReductStore restarted; re-reading what it may have lost");
             start = sink.store_started_exactly().await?;
         }
+        let narrowed = self.narrowed(start);
+        if has_restarted || host.states().iter().any(|state| has_begun_before(state, narrowed)) {
+            match self.cover_blocks(sink).await {
+                Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                // What else is wrong, such as a bucket that isn't there any more, must not keep the partitions from being re-read.
+                Err(error) => {
+                    warn!(%error, "the size of the bucket's blocks can't be asked for; re-reading as if it were the same")
+                }
+                Ok(()) => {}
+            }
+        }
         let start = self.learn(start, asked);
         let mut beside_removal = sink.take_harmed_by_removal();
         for state in host.states().iter().filter(|state| state.phase() != Phase::Ended) {
@@ -171,9 +208,8 @@ impl Recovery {
         // A partition that is being assigned again at this moment has no state yet: the next look finds it.
         sink.keep_harmed_by_removal(beside_removal);
         // Partitions that were assigned since the restart may have begun with the earlier start, too.
-        let (harmed, unharmed): (Vec<_>, Vec<_>) = host.states().into_iter().partition(|state| {
-            has_restarted || state.store_start().is_some_and(|before| before.narrow(start).is_none())
-        });
+        let (harmed, unharmed): (Vec<_>, Vec<_>) =
+            host.states().into_iter().partition(|state| has_restarted || has_begun_before(state, start));
         let removed = unharmed.into_iter().filter_map(|state| Some((state.required_reread()?, state))).collect();
         let crashed = harmed.into_iter().map(|state| (state.reread_from_after_crash(), state)).collect();
         reread(sink, crashed, Some(start), false).await?;
@@ -207,6 +243,11 @@ impl Recovery {
         start
     }
 
+    /// The start, made more exact by the earlier answers about the same start.
+    fn narrowed(&self, start: Started) -> Started {
+        self.known().start.and_then(|before| before.narrow(start)).unwrap_or(start)
+    }
+
     /// Whether `start` is another one than the known start. If requests have `failed`, it also counts as another one
     /// when the store may have started after it was last asked.
     fn has_restarted(&self, start: Started, failed: bool) -> bool {
@@ -235,6 +276,11 @@ fn discard_what_holds_up(host: &dyn Partitions, state: &PartitionState) {
         );
         state.discard_unsent();
     }
+}
+
+/// Whether the partition knows an earlier start of the store.
+fn has_begun_before(state: &PartitionState, start: Started) -> bool {
+    state.store_start().is_some_and(|before| before.narrow(start).is_none())
 }
 
 /// Announces a re-read of each partition from the given offset, or from an earlier one if the store has lost a record
@@ -270,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_start_after_the_last_look_counts_where_requests_failed() {
-        let recovery = Recovery::new(Some(started(1000)), 100);
+        let recovery = Recovery::new(Some(started(1000)), BlockMargin::of_blocks(50));
         assert!(!recovery.has_restarted(started(1040), true), "it was never looked at");
         recovery.known().looked = Some(1045);
         assert!(recovery.has_restarted(started(1030), true));
@@ -283,9 +329,21 @@ mod tests {
     fn begin(start: Option<Started>, metadata: &str) -> (CommitPoint, u64) {
         let source = TopicPartition { topic: "t".into(), partition: 0 };
         let mut point = CommitPoint { offset: 5000, metadata: CommitMetadata::read(metadata) };
-        Recovery::new(start, 100).move_begin_back(&source, &mut point, 20, 9000, 1700);
+        Recovery::new(start, BlockMargin::of_blocks(50)).move_begin_back(&source, &mut point, 20, 9000, 1700);
         let until = point.metadata.reread_until.unwrap_or_default();
         (point, until)
+    }
+
+    #[test]
+    fn a_partition_goes_back_as_far_as_its_earlier_owner_would_have() {
+        let (point, _) = begin(Some(started(1400)), "store=1000-1050 durable=4990 margin=256");
+        assert_eq!((point.offset, point.metadata.durable), (4734, Some(4834)));
+        let (point, _) = begin(Some(started(1400)), "store=1000-1050 durable=4990 margin=2");
+        assert_eq!(point.offset, 4890, "not less than its own margin");
+        let (point, _) = begin(Some(started(1000)), "store=1000-1050 durable=4990 margin=256");
+        assert_eq!((point.offset, point.metadata.durable), (5000, Some(4834)), "the store may restart later");
+        let (point, _) = begin(Some(started(1400)), "store=1000-1050 durable=4990 margin=18446744073709551615");
+        assert_eq!(point.offset, 20, "somebody else's");
     }
 
     #[test]

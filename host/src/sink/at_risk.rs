@@ -13,6 +13,7 @@ use tracing::warn;
 use super::recent::{Recent, Written};
 use super::store::{Content, QueriedRecord, StoreError};
 use super::{COMPARED_AT_ONCE, Shared, Sink, writer};
+use crate::flow::block_margin::OPEN_BLOCKS;
 use crate::record::entry_name::EntryName;
 use crate::record::{Identity, TopicPartition};
 
@@ -20,9 +21,18 @@ use crate::record::{Identity, TopicPartition};
 const SETTLED_ASKED: usize = 8;
 
 impl Sink {
-    /// From now on remembers what was written last into each entry: `depth` records.
-    pub fn remember(&self, depth: usize) {
-        *self.0.recent() = Recent::new(depth);
+    /// Asks how many records a block of the bucket holds, and from now on remembers as many of each entry as the open blocks can hold; never
+    /// fewer than before.
+    pub async fn look_at_blocks(&self) -> Result<u64, StoreError> {
+        let records = self.0.store.block_records().await?;
+        self.remember_blocks(records);
+        Ok(records)
+    }
+
+    /// The same, where the answer is known.
+    pub fn remember_blocks(&self, records: u64) {
+        let depth = usize::try_from(records.max(1).saturating_mul(OPEN_BLOCKS)).unwrap_or(usize::MAX);
+        self.0.recent().deepen(depth);
     }
 
     /// Compares the remembered records below the given offsets of their partitions with the store. Answers with the first

@@ -65,8 +65,18 @@ impl Entry {
 
 impl Recent {
     /// `depth`: what two blocks hold.
+    #[cfg(test)]
     pub fn new(depth: usize) -> Self {
         Self { depth, ..Self::default() }
+    }
+
+    /// Two blocks hold this many records from now on, or as many as before if that is more.
+    pub fn deepen(&mut self, depth: usize) {
+        if depth > self.depth {
+            self.depth = depth;
+            // They may stand in a block that is open and has become larger.
+            self.entries.values_mut().for_each(|entry| entry.settled = None);
+        }
     }
 
     /// Adds records that were written and acknowledged.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use reduct_sink::config::StartPolicy;
+use reduct_sink::flow::block_margin::{BlockMargin, OPEN_BLOCKS};
 use reduct_sink::flow::store_start::Started;
 use reduct_sink::flow::{
     AckHandle, Begin, Budget, CommitGate, CommitMetadata, CommitPoint, EntryNaming, PartitionState, Phase, Reread,
@@ -238,7 +239,9 @@ impl World {
     fn start(&mut self) {
         // The store may not have answered when the host asked for its start; now the host asks again.
         let knows = !self.follows(Rule::StartUnknown) || self.rng.bool();
-        let recovery = Recovery::new(knows.then(|| started(self.store_start)), OPEN_OFFSETS);
+        // A host may have seen the bucket with larger blocks than another one.
+        let margin = BlockMargin::of_blocks(OPEN_OFFSETS / OPEN_BLOCKS * self.rng.u64(1..=2));
+        let recovery = Recovery::new(knows.then(|| started(self.store_start)), margin);
         let (known, gate) = (self.committed.clone(), Arc::default());
         let state = self.begin(&recovery, &gate, known, false, false);
         self.commit_first(&state);
@@ -293,7 +296,8 @@ impl World {
         let naming = Naming::default_for(if naming == EntryNaming::Topic { 1 } else { 2 }, false);
         let dead_letters = naming.derived.clone();
         let written_before = point.metadata.compare_below.filter(|_| is_reread).unwrap_or(facts.high);
-        let begin = Begin { point, written_before, gate: Arc::clone(gate), block_offsets: OPEN_OFFSETS };
+        let begin =
+            Begin { point, written_before, gate: Arc::clone(gate), block_margin: recovery.block_margin.clone() };
         let budget = Arc::new(Budget::new(1000, 1_000_000));
         Arc::new(PartitionState::new(source(), naming, &dead_letters, budget, begin).expect("the names are legal"))
     }

@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use reduct_rs::BucketSettings;
 use reduct_sink_testbed::dice::Dice;
+use reduct_sink_testbed::process::wait_for;
 use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Message, Sink, Store, figures, long, payload, process};
 use tempfile::TempDir;
 
-use super::{CATCH_UP, Load, Trial, guests, kafka, pause, size, sized, start_kafka, wait_progress};
+use super::{CATCH_UP, Load, STEP, Trial, guests, kafka, pause, size, sized, start_kafka, wait_progress};
 
 /// The host is a static member of its group, so that it gets its partitions back at once.
 #[tokio::test(flavor = "multi_thread")]
@@ -186,6 +188,39 @@ async fn what_was_written_again_after_a_crash_is_lost_in_the_next() -> Result<()
         store.restart()?;
         sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
     }
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
+
+/// Somebody makes the bucket's blocks larger while the host runs, and the next crash takes more than two of the blocks that it knew. The
+/// host has caught up for longer than it takes to look at the store's uptime: then only the size of blocks makes it go back.
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_that_were_made_larger_are_re_read_whole() -> Result<()> {
+    let (mut store, mut trial) = torn_log("larger-blocks")?;
+    trial.config = trial.config.set("store.create.max_block_records", 16);
+    let mut sink = Sink::start(&trial.config)?;
+    let mut produced = Vec::new();
+    let mut produce_and_wait = |sink: &mut Sink, count: u64| -> Result<()> {
+        let from = produced.len() as u64;
+        let messages = (from..from + count).map(|n| Message::new(payload(n, 1000)));
+        produced.extend(trial.kafka.produce(&trial.topic, messages)?);
+        sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)
+    };
+    produce_and_wait(&mut sink, 100)?;
+    let settings = BucketSettings { max_block_records: Some(torn_block()), ..BucketSettings::default() };
+    store.client()?.get_bucket(trial.config.bucket()).await?.set_settings(settings).await?;
+    // Until a re-read has begun the host is caught up, and a stop would leave the re-read to the next host.
+    let rereads = |sink: &Sink| anyhow::Ok(sink.log()?.matches("reading from another offset").count());
+    for _ in 0..size(2, 10) {
+        produce_and_wait(&mut sink, 2 * torn_block() + torn_block() / 2)?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let before = rereads(&sink)?;
+        store.kill9()?;
+        figures::add("kills_store", 1.0)?;
+        ensure!(store.tear_logs()? > 0, "there was no log");
+        store.restart()?;
+        wait_for("the re-read", STEP, || Ok((rereads(&sink)? > before).then_some(())))?;
+    }
+    produce_and_wait(&mut sink, 50)?;
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 

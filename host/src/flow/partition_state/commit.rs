@@ -40,12 +40,13 @@ impl PartitionState {
         let offset = owed.from.min(position);
         let (reread_until, compare_below) =
             (inner.reread_until.max(owed.until), inner.compare_below.max(owed.compare_below));
-        // The next owner goes back by `block_offsets` from what is durable.
-        let at_risk = inner.at_risk.map(|lowest| lowest.saturating_add(self.block_offsets));
+        // The next owner goes back by the block margin from what is durable.
+        let at_risk = inner.at_risk.map(|lowest| lowest.saturating_add(self.block_margin.offsets()));
         let durable = at_risk.into_iter().fold(inner.durable, u64::min);
         let metadata = CommitMetadata {
             store_start: inner.store_start,
             durable: inner.store_start.map(|_| durable),
+            margin: inner.store_start.map(|_| self.block_margin.offsets()),
             reread_until: Some(reread_until).filter(|until| offset < *until),
             compare_below: Some(compare_below).filter(|below| offset < *below),
             late: inner.late,

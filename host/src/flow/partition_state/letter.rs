@@ -67,7 +67,7 @@ impl PartitionState {
             usage: Usage::of(budget),
             budget: Arc::clone(budget),
             gate: Arc::clone(&self.gate),
-            block_offsets: self.block_offsets,
+            block_margin: self.block_margin.clone(),
             written_before: 0,
             metadata: self.metadata.clone(),
             letter: Some(LetterState { live: Some(Arc::clone(self)), ..LetterState::default() }),

@@ -65,14 +65,14 @@ impl PartitionState {
     }
 
     fn after_crash(&self, inner: &Inner) -> u64 {
-        inner.durable.saturating_sub(self.block_offsets).min(inner.checkpoint.position())
+        inner.durable.saturating_sub(self.block_margin.offsets()).min(inner.checkpoint.position())
     }
 
     /// Announces a re-read: [`Self::try_end`] ends this value once nothing is in flight, and a newer one reads again.
     pub fn announce_reread(&self, reread: Reread) {
         let mut inner = self.lock();
         self.owe(&mut inner, reread.from);
-        inner.durable = inner.durable.min(reread.from.saturating_add(self.block_offsets));
+        inner.durable = inner.durable.min(reread.from.saturating_add(self.block_margin.offsets()));
         inner.store_start = reread.store_start.or(inner.store_start);
         inner.phase = match inner.phase {
             Phase::Reading | Phase::RereadRequired | Phase::OutOfRange => {
@@ -111,7 +111,7 @@ impl PartitionState {
             return false;
         }
         // A block that late requests write to also holds records that were written before.
-        self.owe(&mut inner, late.from.saturating_sub(self.block_offsets));
+        self.owe(&mut inner, late.from.saturating_sub(self.block_margin.offsets()));
         inner.late = None;
         inner.phase = Phase::AwaitingReread { discard_unsent: false };
         inner.awaits_since = Some(Instant::now());

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::flow::block_margin::BlockMargin;
 use crate::flow::commit_metadata::EntryNaming;
 use crate::record::TopicId;
 
@@ -14,7 +15,7 @@ fn state(budget: &Arc<Budget>, point: CommitPoint, reread_until: u64) -> Arc<Par
     let dead_letters = naming.derived.clone();
     let mut point = point;
     point.metadata.reread_until = Some(reread_until).filter(|until| *until > 0);
-    let begin = Begin { point, block_offsets: BLOCKS, ..Begin::default() };
+    let begin = Begin { point, block_margin: BlockMargin::of_blocks(BLOCKS / 2), ..Begin::default() };
     Arc::new(PartitionState::new(source, naming, &dead_letters, Arc::clone(budget), begin).unwrap())
 }
 
@@ -197,11 +198,14 @@ fn a_reread_without_removals_ends_by_itself() {
     let metadata = CommitMetadata { compare_below: Some(902), durable: Some(950), ..CommitMetadata::default() };
     let state = state(&Arc::new(Budget::new(9, 100)), CommitPoint { offset: 900, metadata }, 902);
     state.looked(started(1), 900, None);
-    assert_eq!(state.commit_point().unwrap().metadata.to_string(), "store=1-51 durable=950 reread=902 compare=902");
+    assert_eq!(
+        state.commit_point().unwrap().metadata.to_string(),
+        "store=1-51 durable=950 margin=100 reread=902 compare=902"
+    );
     (900..902).for_each(|offset| state.receive(offset, 1).unwrap().acknowledge());
     state.looked(started(1), 902, Some(700));
     let point = state.commit_point().unwrap();
-    assert_eq!((point.offset, point.metadata.to_string().as_str()), (902, "store=1-51 durable=800"));
+    assert_eq!((point.offset, point.metadata.to_string().as_str()), (902, "store=1-51 durable=800 margin=100"));
 }
 
 #[test]
@@ -283,7 +287,8 @@ fn a_reread_is_complete_where_reading_stood_however_much_may_have_been_written()
         let source = TopicPartition { topic: "t".into(), partition: 0 };
         let naming = Naming::default_for(1, false);
         let dead_letters = naming.derived.clone();
-        let begin = Begin { point, written_before, block_offsets: BLOCKS, ..Begin::default() };
+        let begin =
+            Begin { point, written_before, block_margin: BlockMargin::of_blocks(BLOCKS / 2), ..Begin::default() };
         let budget = Arc::new(Budget::new(9, 100));
         Arc::new(PartitionState::new(source, naming, &dead_letters, budget, begin).unwrap())
     };

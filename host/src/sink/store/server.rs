@@ -16,6 +16,8 @@ use crate::flow::store_start::{Started, now_ms};
 /// The oldest server that works. Before 1.19 entry names have no `/`; before 1.21.2 a query leaves records out where blocks of an entry
 /// overlap in time, as late records make them, so that neither readers nor this host see all that is stored.
 pub(in crate::sink) const OLDEST: &str = "1.21.2";
+/// What a bucket has whose settings don't say how many records a block holds.
+const SERVERS_BLOCK_RECORDS: u64 = 1024;
 /// How often the server is asked for its uptime to learn when it becomes another, and how often at most.
 const QUESTION_EVERY: Duration = Duration::from_millis(40);
 const MOST_QUESTIONS: usize = 30;
@@ -110,9 +112,10 @@ impl Store {
         Ok(known)
     }
 
-    /// How many records the bucket's blocks hold at most; `None`: it doesn't say.
-    pub async fn block_records(&self) -> Result<Option<u64>, StoreError> {
-        self.with_bucket(0, |bucket| async move { Ok(bucket.settings().await?.max_block_records) }).await
+    /// How many records a block of the bucket holds at most.
+    pub async fn block_records(&self) -> Result<u64, StoreError> {
+        let settings = self.with_bucket(0, |bucket| async move { bucket.settings().await }).await?;
+        Ok(settings.max_block_records.unwrap_or(SERVERS_BLOCK_RECORDS))
     }
 }
 

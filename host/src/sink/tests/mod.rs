@@ -77,7 +77,7 @@ pub(super) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 #[tokio::test]
 async fn partitions_beside_a_removal_are_kept_until_they_can_be_reread_and_nothing_is_committed_before() {
     let sink = sink_at("http://127.0.0.1:1", Arc::default(), Arc::default());
-    sink.remember(10);
+    sink.remember_blocks(5);
     let entry = EntryName::parse("shared").unwrap();
     let of = |partition| TopicPartition { topic: "camera".into(), partition };
     let written = |partition| Written {
