@@ -2,16 +2,25 @@
 
 mod cli;
 
-use std::process::ExitCode;
+use std::io::Write;
 
-fn main() -> ExitCode {
+fn main() {
     // Before the allocator is told to keep memory: this process has a limit on it.
-    if let Some(done) = cli::compile_child() {
-        return done;
+    if let Some(code) = cli::compile_child() {
+        end(code);
     }
     keep_large_buffers();
     leave_no_core();
-    cli::main()
+    end(cli::main())
+}
+
+/// Ends the process without the exit handlers of the C libraries. Threads may have been left behind, such as a Kafka client whose
+/// brokers don't answer, and a handler that frees what such a thread uses ends the process with SIGSEGV after all was done.
+#[expect(unsafe_code, reason = "the standard library ends a process with its exit handlers alone")]
+fn end(code: u8) -> ! {
+    let _ = std::io::stdout().flush();
+    // SAFETY: it only makes the system call.
+    unsafe { libc::_exit(code.into()) }
 }
 
 /// Passwords and tokens are in this process's memory, and a core dump would put them on the disk. Who needs one raises the

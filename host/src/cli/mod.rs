@@ -28,7 +28,6 @@ mod unpacking;
 mod version;
 
 use std::io::Write;
-use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use clap::{Parser, Subcommand};
@@ -113,7 +112,8 @@ pub fn is_json() -> bool {
     *JSON
 }
 
-pub fn main() -> ExitCode {
+/// Executes the command that the process was started with, and answers with its exit code.
+pub fn main() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and versions are what was asked for.
@@ -122,15 +122,15 @@ pub fn main() -> ExitCode {
     };
     // The log ends with the command, so that its last lines stand before the error.
     let result = cli.logging.start().and_then(|_log| cli.command.execute());
-    result.err().map_or(ExitCode::SUCCESS, |failure| ended(&failure))
+    result.err().map_or(0, |failure| ended(&failure))
 }
 
-fn ended(failure: &CommandError) -> ExitCode {
+fn ended(failure: &CommandError) -> u8 {
     if is_json() {
         print(failure.to_json());
     } else if let Some(error) = &failure.error {
         // Without the log's decoration, for people and for editors that read `file:line: …`.
         let _ = writeln!(std::io::stderr(), "{error:#}");
     }
-    ExitCode::from(failure.code.exit() as u8)
+    failure.code.exit() as u8
 }

@@ -344,3 +344,26 @@ fn long_work_shows_how_far_it_is_but_not_to_programs() {
     // What is printed stands alone, and nothing is left behind it.
     assert!(shown.contains("\r\u{1b}[KFAILED  kafka:") && !shown.trim_end().ends_with(" s"), "{shown:?}");
 }
+
+/// A Kafka client that is still connecting uses what an exit handler of OpenSSL frees. The handler here ends the process as badly.
+#[test]
+fn the_process_ends_without_the_exit_handlers_of_c_libraries() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, library) = (folder.path().join("handler.c"), folder.path().join("handler.so"));
+    let code = "#include <stdlib.h>\n__attribute__((constructor)) static void begin(void) { atexit(abort); }\n";
+    std::fs::write(&source, code).unwrap();
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap();
+    assert!(compiled.success(), "{compiled}");
+    let run = |program: &str, args: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(args).env("LD_PRELOAD", &library).current_dir(folder.path());
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    assert_eq!(run("true", &[]).status.code(), None, "the handler does nothing");
+    let program = env!("CARGO_BIN_EXE_reduct-sink");
+    let (output, failure) = (run(program, &["config", "schema"]), run(program, &["plugin", "inspect", "none"]));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(output.stdout, sink(&["config", "schema"]).stdout);
+    assert!(output.stdout.len() > 10_000 && output.stdout.ends_with(b"\n"));
+    assert_eq!(failure.status.code(), Some(1), "{}", text(&failure.stderr));
+}
