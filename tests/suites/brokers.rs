@@ -13,7 +13,7 @@ use reduct_sink_testbed::acls::{Target, grant_read, revoke_read, set_scram_passw
 use reduct_sink_testbed::certificates::{Authority, Certificate};
 use reduct_sink_testbed::figures;
 use reduct_sink_testbed::kafka::Security;
-use reduct_sink_testbed::process::{self, Process, wait_for};
+use reduct_sink_testbed::process::{self, Process, wait_for, wait_until};
 use reduct_sink_testbed::sink::run_to_end;
 use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Kafka, Load, Message, Produced, Sink, SinkConfig, Store, payload, unique};
@@ -301,6 +301,36 @@ async fn a_right_that_is_granted_after_the_start_is_used() -> Result<()> {
     tokio::time::sleep(Duration::from_secs(10)).await;
     grant_read(&kafka, &principal, target)?;
     sink.wait_caught_up(&kafka, config.group(), &[&topic], CATCH_UP)?;
+    sink.stop_cleanly()?;
+    Ledger::of(&produced).audit(&bed.store.client()?, config.bucket()).await?.exact()
+}
+
+/// librdkafka says once that it is refused, and then nothing while that repeats: the problem keeps its name and its reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_the_broker_takes_no_more_is_named_until_it_takes_it_again() -> Result<()> {
+    let bed = secured()?;
+    let (kafka, user) = (bed.kafka.client(), unique("user"));
+    let (topic, produced) = bed.topic("refused")?;
+    set_scram_password(&kafka, &user, PASSWORD)?;
+    let config = bed.config("SCRAM", "SASL_SSL", &topic)?.property("sasl.mechanism", "SCRAM-SHA-512");
+    let config = config.property("sasl.username", &user).property("sasl.password", PASSWORD);
+    let mut sink = Sink::start(&config)?;
+    sink.wait_caught_up(&kafka, config.group(), &[&topic], CATCH_UP)?;
+    set_scram_password(&kafka, &user, "another one")?;
+    // When the connections have to prove again who they are.
+    sink.wait_log("code=\"kafka.refused\"", CATCH_UP)?;
+    // Several looks at Kafka.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    set_scram_password(&kafka, &user, PASSWORD)?;
+    sink.wait_log("solved: kafka.refused", CATCH_UP)?;
+    wait_until("the log to say that all is well", CATCH_UP, || {
+        let log = sink.log()?;
+        let (begun, solved) = (log.matches("problem: ").count(), log.matches("solved: ").count());
+        ensure!(begun == solved, "{log}");
+        Ok(())
+    })?;
+    let log = sink.log()?;
+    ensure!(!log.contains("kafka.unreachable"), "it is said to be away: {log}");
     sink.stop_cleanly()?;
     Ledger::of(&produced).audit(&bed.store.client()?, config.bucket()).await?.exact()
 }

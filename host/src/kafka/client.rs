@@ -248,7 +248,7 @@ pub fn error_of_member(error: &KafkaError, reason: &str) {
 #[derive(Debug, Default)]
 pub struct Reports {
     new: Mutex<Vec<(RDKafkaErrorCode, String)>>,
-    last: Mutex<Option<String>>,
+    last: Mutex<Option<(RDKafkaErrorCode, String)>>,
 }
 
 /// Reports that nobody looks at need not be kept.
@@ -262,7 +262,22 @@ impl Reports {
 
     /// The last reason that says more than that a question was not answered.
     pub(super) fn last_reason(&self) -> Option<String> {
+        self.last().map(|(_, reason)| reason)
+    }
+
+    /// The same, if brokers refuse us. librdkafka reports an error once, and not again while it repeats.
+    pub(super) fn last_refusal(&self) -> Option<String> {
+        self.last().filter(|(code, _)| is_refusal(*code)).map(|(_, reason)| reason)
+    }
+
+    fn last(&self) -> Option<(RDKafkaErrorCode, String)> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The brokers have answered: what was reported before is no reason for what comes.
+    pub(super) fn forget(&self) {
+        self.take();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// For a context of another kind, which has to do more than this.
@@ -279,7 +294,7 @@ impl Reports {
         debug!(target: "librdkafka", %error, "{reason}");
         // "1/1 brokers are down" says less than what came before it.
         if code != RDKafkaErrorCode::AllBrokersDown {
-            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.into());
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((code, reason.into()));
         }
         let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
         if new.len() < KEPT {

@@ -197,6 +197,7 @@ impl Observer {
         let wanted = if self.patterns.is_empty() { names.first().copied() } else { None };
         let metadata =
             self.consumer.fetch_metadata(wanted, ANSWER).map_err(|error| self.away(&super::client::told(&error)))?;
+        self.consumer.context().forget();
         if let Some((pattern, _)) = self.patterns.iter().find(|(_, regex)| {
             regex.as_ref().is_some_and(|regex| !metadata.topics().iter().any(|topic| regex.is_match(topic.name())))
         }) && names.is_empty()
@@ -230,7 +231,8 @@ impl Observer {
             std::thread::sleep(REASON_WITHIN / 20);
             reports = self.reports();
         }
-        if let Some((_, reason)) = reports.iter().find(|(code, _)| is_refusal(*code)) {
+        let refusal = reports.into_iter().find(|(code, _)| is_refusal(*code)).map(|(_, reason)| reason);
+        if let Some(reason) = refusal.or_else(|| self.consumer.context().last_refusal()) {
             let message = format!(
                 "Kafka at {} refuses us: {reason}; check security.protocol, the SASL and the SSL settings in \
                  kafka.properties",
