@@ -55,11 +55,42 @@ struct Entry {
     /// The record that was written last of those that stand in closed blocks.
     settled: Option<Written>,
     touched: Instant,
+    /// `None`: the records have changed since it was found out.
+    lowest: Option<Lowest>,
+}
+
+/// The lowest offset of each partition that was written to an entry or found there within [`TOUCHED`].
+#[derive(Debug)]
+struct Lowest {
+    offsets: Vec<(TopicPartition, u64)>,
+    /// When the first of those records was written or found; `None`: there is none.
+    first: Option<Instant>,
 }
 
 impl Entry {
     fn len(&self) -> usize {
         self.written.len() + self.found.len()
+    }
+
+    /// This is asked every second of thousands of entries, and most of them have not changed.
+    fn lowest(&mut self, now: Instant) -> &[(TopicPartition, u64)] {
+        let is_present = |known: &Lowest| known.first.is_none_or(|first| now.duration_since(first) <= TOUCHED);
+        if !self.lowest.as_ref().is_some_and(is_present) {
+            self.lowest = None;
+        }
+        let (written, found) = (&self.written, &self.found);
+        let known = self.lowest.get_or_insert_with(|| {
+            let records = || written.iter().chain(found).filter(|(at, _)| now.duration_since(*at) <= TOUCHED);
+            let mut offsets: Vec<(TopicPartition, u64)> = Vec::new();
+            for (_, Written { identity, .. }) in records() {
+                match offsets.iter_mut().rev().find(|(source, _)| *source == identity.source) {
+                    Some((_, offset)) => *offset = identity.offset.min(*offset),
+                    None => offsets.push((identity.source.clone(), identity.offset)),
+                }
+            }
+            Lowest { offsets, first: records().map(|(at, _)| *at).min() }
+        });
+        &known.offsets
     }
 }
 
@@ -83,10 +114,10 @@ impl Recent {
     pub fn wrote(&mut self, entry: &EntryName, records: impl IntoIterator<Item = Written>, now: Instant) {
         if !self.entries.contains_key(entry) {
             let (written, found) = (VecDeque::new(), VecDeque::new());
-            self.entries.insert(entry.clone(), Entry { written, found, settled: None, touched: now });
+            self.entries.insert(entry.clone(), Entry { written, found, settled: None, touched: now, lowest: None });
         }
         let Some(known) = self.entries.get_mut(entry) else { return };
-        known.touched = now;
+        (known.touched, known.lowest) = (now, None);
         let before = known.len();
         let (found, written): (Vec<Written>, Vec<Written>) = records.into_iter().partition(|record| record.found);
         for (remembered, records) in [(&mut known.written, written), (&mut known.found, found)] {
@@ -120,6 +151,7 @@ impl Recent {
         known.written.retain(|(_, record)| stays(record));
         known.found.retain(|(_, record)| stays(record));
         known.settled = known.settled.take().filter(stays);
+        known.lowest = None;
         self.total = (self.total + known.len()).saturating_sub(before);
     }
 
@@ -138,31 +170,13 @@ impl Recent {
     }
 
     /// The lowest offset of each partition that was written or found within [`TOUCHED`] and is remembered.
-    pub fn lowest(&self, now: Instant) -> HashMap<TopicPartition, u64> {
+    pub fn lowest(&mut self, now: Instant) -> HashMap<TopicPartition, u64> {
         let mut lowest: HashMap<TopicPartition, u64> = HashMap::new();
-        let mut note = |source: &TopicPartition, first: u64| match lowest.get_mut(source) {
-            Some(offset) => *offset = first.min(*offset),
-            None => drop(lowest.insert(source.clone(), first)),
-        };
-        // This is asked every second, and hundreds of thousands may be remembered: one after the other is mostly of the same partition.
-        let mut run: Option<(&TopicPartition, u64)> = None;
-        for (at, Written { identity, .. }) in
-            self.entries.values().flat_map(|entry| entry.written.iter().chain(&entry.found))
-        {
-            if now.duration_since(*at) > TOUCHED {
-                continue;
+        for (source, first) in self.entries.values_mut().flat_map(|entry| entry.lowest(now)) {
+            match lowest.get_mut(source) {
+                Some(offset) => *offset = (*first).min(*offset),
+                None => drop(lowest.insert(source.clone(), *first)),
             }
-            match &mut run {
-                Some((source, first)) if **source == identity.source => *first = identity.offset.min(*first),
-                _ => {
-                    if let Some((source, first)) = run.replace((&identity.source, identity.offset)) {
-                        note(source, first);
-                    }
-                }
-            }
-        }
-        if let Some((source, first)) = run {
-            note(source, first);
         }
         lowest
     }
@@ -241,6 +255,10 @@ mod tests {
         let of = |partition| TopicPartition { topic: "t".into(), partition };
         assert_eq!(recent.lowest(start), HashMap::from([(of(0), 5), (of(1), 7)]));
         assert_eq!(recent.lowest(later), HashMap::from([(of(1), 7)]), "what was written long ago was saved since");
+        recent.wrote(&name("rare"), [written(0, 4)], later);
+        assert_eq!(recent.lowest(later), HashMap::from([(of(0), 4), (of(1), 7)]));
+        recent.forget(&name("rare"), &[4]);
+        assert_eq!(recent.lowest(later), HashMap::from([(of(1), 7)]));
     }
 
     #[test]

@@ -35,11 +35,8 @@ const UNFINISHED: &str = "a record that was begun and never finished stands at i
 const HIDDEN: &str = "an unfinished record hides it; `replay --write` mends that while the group is stopped";
 
 impl Writer {
-    /// Writes some letters, if there are any. A letter that can't be written stays a dead letter.
+    /// Writes some letters. A letter that can't be written stays a dead letter.
     pub(super) async fn write_letters(&mut self) -> Result<(), StoreError> {
-        if self.letters.is_empty() {
-            return Ok(());
-        }
         let shared = Arc::clone(&self.shared);
         // Letters share no request with records of other writers.
         self.is_small_turn = false;

@@ -148,6 +148,7 @@ impl Writer {
             let answer = match self.turn().await {
                 // A shared request failed: letters wait until the next turn has shown what the entry holds.
                 Ok(()) if self.request_sharing == RequestSharing::JustFailed => Ok(()),
+                Ok(()) if self.letters.is_empty() => Ok(()),
                 Ok(()) => Box::pin(self.write_letters()).await,
                 error => error,
             };
