@@ -49,7 +49,7 @@ mod wasi_files;
 
 pub use builtin::passthrough;
 pub use cache::{Cache, CacheError};
-pub use compiler::{CHILD_COMMAND, CompileLimits, compile_as_child};
+pub use compiler::{CHILD_COMMAND, CHILD_ENVIRONMENT, CompileLimits, compile_as_child};
 pub use config_version::ConfigVersion;
 pub use contract::CONTRACT;
 pub use counters::Counts;

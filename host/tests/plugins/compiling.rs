@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 
-use reduct_sink::plugin::{CHILD_COMMAND, passthrough};
+use reduct_sink::plugin::{CHILD_COMMAND, CHILD_ENVIRONMENT, passthrough};
 
 use crate::guest::Guest;
 
@@ -13,6 +13,7 @@ use crate::guest::Guest;
 fn compile(component: &[u8], memory: u64, seconds: u64) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_reduct-sink"))
         .args([CHILD_COMMAND, &memory.to_string(), &seconds.to_string()])
+        .envs(CHILD_ENVIRONMENT)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -45,6 +46,13 @@ fn a_component_is_compiled_for_the_engine_that_it_needs() {
     let compiled = compile(passthrough(), 2_000_000_000, 120);
     assert!(compiled.status.success(), "{compiled:?}");
     assert_eq!(compiled.stdout.first(), Some(&b'p'), "nothing asynchronous in it");
+}
+
+/// What the allocator only reserves counts for nothing.
+#[test]
+fn a_component_needs_little_more_memory_than_its_compiler_uses() {
+    let compiled = compile(passthrough(), 200_000_000, 120);
+    assert!(compiled.status.success(), "{compiled:?}");
 }
 
 #[test]
