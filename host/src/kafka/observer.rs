@@ -33,7 +33,8 @@ const REASON_WITHIN: Duration = Duration::from_secs(1);
 const TIMES_EVERY: Duration = Duration::from_secs(60);
 
 const COORDINATOR: &str = "kafka.coordinator";
-/// After this many looks without an answer of the coordinator, Kafka is asked over new connections.
+const TOPIC_MISSING: &str = "kafka.topic-missing";
+/// After this many looks without an answer of Kafka or of the coordinator, Kafka is asked over new connections.
 const MOST_SILENT: u32 = 3;
 
 /// What is wrong, for a person and for a program.
@@ -90,7 +91,7 @@ pub struct Observer {
     was_denied: bool,
     /// How long the group's coordinator may take to answer.
     coordinator_within: Duration,
-    /// How many looks in a row it didn't answer.
+    /// How many looks in a row it, or Kafka, didn't answer.
     silent: u32,
     /// When the brokers were last asked how long they wait for members.
     times_asked: Option<Instant>,
@@ -142,6 +143,7 @@ impl Observer {
         let described = match self.describe(&names) {
             Ok(described) => described,
             Err(finding) => {
+                self.note_silence(finding.code != TOPIC_MISSING);
                 look.findings.push(finding);
                 return look;
             }
@@ -179,8 +181,14 @@ impl Observer {
         }
         look.findings.extend(wrong);
         self.ask_bounds(&led, &leader_of, &mut look);
+        self.note_silence(is_silent);
+        look
+    }
+
+    /// After looks in a row without an answer the next one asks over new connections: after a hang of Kafka a connection was seen to stay
+    /// silent for minutes, while the host's own worked, and a client does not report the same error again.
+    fn note_silence(&mut self, is_silent: bool) {
         self.silent = if is_silent { self.silent.saturating_add(1) } else { 0 };
-        // After a hang of Kafka a connection was seen to stay silent for minutes, while the host's own worked.
         if self.silent >= MOST_SILENT
             // A new client would be made of the changed files.
             && self.files.refusal().is_none()
@@ -188,7 +196,6 @@ impl Observer {
         {
             (self.consumer, self.of_group, self.was_denied, self.silent) = (renewed, None, false, 0);
         }
-        look
     }
 
     /// The topics, or why nothing can be known.
@@ -197,13 +204,15 @@ impl Observer {
         let wanted = if self.patterns.is_empty() { names.first().copied() } else { None };
         let metadata =
             self.consumer.fetch_metadata(wanted, ANSWER).map_err(|error| self.away(&super::client::told(&error)))?;
+        // Callbacks are served while the client is polled: what one broker has reported is no reason for what another one does later.
+        self.reports();
         self.consumer.context().forget();
         if let Some((pattern, _)) = self.patterns.iter().find(|(_, regex)| {
             regex.as_ref().is_some_and(|regex| !metadata.topics().iter().any(|topic| regex.is_match(topic.name())))
         }) && names.is_empty()
         {
             let message = format!("the pattern {pattern} matches no topic; create one, or correct kafka.topics");
-            return Err(Finding::new("kafka.topic-missing", message));
+            return Err(Finding::new(TOPIC_MISSING, message));
         }
         admin::describe_topics(self.consumer.client(), names, ANSWER).map_err(|error| {
             let reason = self.reason().unwrap_or(error.reason);
@@ -373,7 +382,7 @@ fn wrong_with(topic: &TopicDescription) -> Option<Finding> {
         None => None,
         Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
             let message = format!("topic {name}: there is no such topic; create it, or correct kafka.topics");
-            Some(Finding::new("kafka.topic-missing", message))
+            Some(Finding::new(TOPIC_MISSING, message))
         }
         Some(code) => Some(Finding::new("kafka.topic", format!("topic {name}: {code}"))),
     }
