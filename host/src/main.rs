@@ -19,7 +19,7 @@ fn main() {
 }
 
 /// Ends the process without the exit handlers of the C libraries. Threads may have been left behind, such as a Kafka client whose
-/// brokers don't answer, and a handler that frees what such a thread uses ends the process with SIGSEGV after all was done.
+/// brokers don't answer, and a handler that frees what such a thread uses can end the process with SIGSEGV after all was done.
 #[expect(unsafe_code, reason = "the standard library ends a process with its exit handlers alone")]
 fn end(code: u8) -> ! {
     let _ = std::io::stdout().flush();
@@ -44,8 +44,9 @@ fn leave_no_core() {
     }
 }
 
-/// Keeps the memory of large payloads, which librdkafka takes from the C library, for the next ones: given back and asked for again, each page of it costs a fault,
-/// which was a third of the host's time at 900 KB. What is kept is bounded by what was in flight at once.
+/// Keeps the memory of large payloads, which librdkafka takes from the C library, for the next ones: given back and asked for
+/// again, each page of it costs a fault, which was a third of the host's time at 900 KB. What is kept is bounded by what was in
+/// flight at once.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "the C library's allocator can only be told this way")]
 fn keep_large_buffers() {

@@ -345,7 +345,8 @@ fn long_work_shows_how_far_it_is_but_not_to_programs() {
     assert!(shown.contains("\r\u{1b}[KFAILED  kafka:") && !shown.trim_end().ends_with(" s"), "{shown:?}");
 }
 
-/// A Kafka client that is still connecting uses what an exit handler of OpenSSL frees. The handler here ends the process as badly.
+/// A thread that is left behind, such as that of a Kafka client, may use what an exit handler frees. The handler here ends the process
+/// as badly.
 #[test]
 fn the_process_ends_without_the_exit_handlers_of_c_libraries() {
     let folder = tempfile::tempdir().unwrap();
