@@ -373,19 +373,30 @@ async fn a_damaged_batch_is_named_and_nothing_behind_it_is_read() -> Result<()> 
     std::fs::write(&log, bytes)?;
     kafka.start_again()?;
     kafka.wait_ready()?;
-    let bed = bed()?;
+    let mut store = Store::start()?;
     let address = address()?;
-    let config = SinkConfig::new(&kafka.brokers(), &bed.store.url(), &unique("bucket"))
+    let config = SinkConfig::new(&kafka.brokers(), &store.url(), &unique("bucket"))
         .topics(&[&topic])
         .set("status.listen", address.as_str());
     let mut sink = Sink::start(&config)?;
     let message = wait_problem(&mut sink, &address, "kafka.unreadable")?;
     ensure!(message.contains(&format!("{topic}/0")) && message.contains(&format!("offset {first} ")), "{message}");
-    // In this time the host would have continued after the damaged record, if it did that.
+    // In this time the host would have continued after the damaged record, if it did that. A host that fetches the batch again and again
+    // without a pause keeps a core of the broker busy.
+    let (begin, before) = (Instant::now(), kafka.process().cpu_seconds()?);
     std::thread::sleep(Duration::from_secs(15));
+    let busy = (kafka.process().cpu_seconds()? - before) / begin.elapsed().as_secs_f64();
+    ensure!(busy < 0.3, "the broker was busy for {busy:.2} of the time");
     ensure!(status(&address)?["partitions"][0]["position"] == first, "{}", status(&address)?);
+    // Where the partition begins again, because the store restarted, it is read up to the batch again.
+    store.restart()?;
+    process::wait_for("a re-read", BOUND, || {
+        sink.process().expect_running()?;
+        let found = format!("reduct_sink_records_found_total {first}");
+        Ok(get(&address, "/metrics")?.1.lines().any(|line| line == found).then_some(()))
+    })?;
     sink.stop_cleanly()?;
-    let stored = reduct_sink_testbed::read_back(&bed.store.client()?, config.bucket(), "*").await?;
+    let stored = reduct_sink_testbed::read_back(&store.client()?, config.bucket(), "*").await?;
     ensure!(
         stored.len() as u64 == first,
         "{} records are stored, expected those before the damaged batch",
@@ -408,7 +419,7 @@ async fn a_damaged_batch_is_named_and_nothing_behind_it_is_read() -> Result<()> 
     ensure!(get(&address, "/metrics")?.1.contains(&format!("reduct_sink_skipped_offsets_total {count}")));
     sink.wait_log("kafka.on_unreadable is \"skip\"", BOUND)?;
     sink.stop_cleanly()?;
-    let stored = reduct_sink_testbed::read_back(&bed.store.client()?, config.bucket(), "*").await?;
+    let stored = reduct_sink_testbed::read_back(&store.client()?, config.bucket(), "*").await?;
     let mut offsets = Vec::new();
     for record in &stored {
         offsets.push(record.label("kafka.offset").context("an offset")?.parse::<u64>()?);

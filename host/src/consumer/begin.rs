@@ -153,6 +153,7 @@ impl GroupConsumer {
         while let Some(queued) = waiting.queue.poll(Duration::ZERO) {
             has_stopped |= matches!(queued, Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)));
         }
+        self.end_pause(source)?;
         match seek::seek(&self.consumer, source, offset, epoch, SEEK_TIMEOUT) {
             Err(refused) if has_stopped || waiting.since.elapsed() > SEEK_PATIENCE => {
                 // librdkafka has stopped reading the partition, and seeks only in those that it reads. That happens at each

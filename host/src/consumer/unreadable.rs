@@ -5,7 +5,7 @@
 //! polling thread moves the partition.
 //!
 //! Guarantees: only a batch that was found unreadable is skipped, up to an end that was found and not guessed, and the handler gets the
-//! skipped offsets.
+//! skipped offsets; librdkafka doesn't fetch from the partition while it waits for the next attempt.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -13,8 +13,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::Offset;
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::{debug, warn};
 
 use super::group::AssignedPartition;
@@ -86,6 +86,10 @@ impl GroupConsumer {
             let offset = state.next_offset();
             if !is_reported {
                 control.unreadable_is_reported();
+                // librdkafka would fetch the batch again and again without a pause, which keeps a core of the broker busy.
+                if let Err(error) = self.consumer.pause(&only(source)) {
+                    debug!(partition = %source, %error, "can't pause fetching");
+                }
                 let told = format!("the batch from offset {offset} on can't be read: {reason}");
                 if self.on_unreadable == OnUnreadable::Stop {
                     self.handler.failed(format!("{source}: {told} (kafka.on_unreadable is \"stop\")"));
@@ -95,12 +99,10 @@ impl GroupConsumer {
                     self.skipping.look(source, offset);
                 }
             }
-            if since.elapsed() >= FETCH_AGAIN_AFTER {
-                let next = Offset::Offset(offset.cast_signed());
-                let seek = || self.consumer.seek(&source.topic, source.partition.cast_signed(), next, SEEK_TIMEOUT);
-                if let Err(error) = control.try_again(seek) {
-                    debug!(partition = %source, %error, "can't fetch the batch again yet");
-                }
+            if since.elapsed() >= FETCH_AGAIN_AFTER
+                && let Err(error) = control.try_again(|| self.fetch_from(source, offset))
+            {
+                debug!(partition = %source, %error, "can't fetch the batch again yet");
             }
         }
     }
@@ -115,10 +117,9 @@ impl GroupConsumer {
             if state.next_offset() != offsets.start || state.phase() != Phase::Reading {
                 continue;
             }
-            let end = Offset::Offset(offsets.end.cast_signed());
             let mut is_skipped = false;
             let seek = || {
-                self.consumer.seek(&source.topic, source.partition.cast_signed(), end, SEEK_TIMEOUT)?;
+                self.fetch_from(&source, offsets.end)?;
                 is_skipped = state.skip_to(offsets.end);
                 Ok::<_, KafkaError>(())
             };
@@ -131,4 +132,22 @@ impl GroupConsumer {
             }
         }
     }
+
+    /// Ends the pause, if there is one, and moves the partition. What was fetched in between is dropped.
+    fn fetch_from(&self, source: &TopicPartition, offset: u64) -> KafkaResult<()> {
+        self.end_pause(source)?;
+        let offset = Offset::Offset(offset.cast_signed());
+        self.consumer.seek(&source.topic, source.partition.cast_signed(), offset, SEEK_TIMEOUT)
+    }
+
+    /// librdkafka keeps a pause also where the partition is given up and assigned again.
+    pub(super) fn end_pause(&self, source: &TopicPartition) -> KafkaResult<()> {
+        self.consumer.resume(&only(source))
+    }
+}
+
+fn only(source: &TopicPartition) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    list.add_partition(&source.topic, source.partition.cast_signed());
+    list
 }
