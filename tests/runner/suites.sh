@@ -1,11 +1,11 @@
 # How tests/run runs suites: several side by side, some alone, and what of a suite was asked for.
 
 # Takes the suites. One after the other compiles what its suite needs, in the background. The others begin as there are places, those
-# whose compilation has ended first; the rest runs alone.
+# whose compilation has ended first; what is to be measured runs alone.
 run_all() {
     local compiled=() shared=() last=() suite compiler=
     for suite in "$@"; do
-        if is_in "$suite" "$alone"; then
+        if [ -n "$json" ] && is_in "$suite" "$alone"; then
             last+=("$suite")
         elif is_in "$suite" "$compiling" && [ $# -gt 1 ]; then
             compiled+=("$suite")
@@ -23,7 +23,7 @@ run_all() {
     waiting+=($(longest_first "$longest" "${shared[@]}"))
     local running=()
     while [ ${#waiting[@]} -gt 0 ]; do
-        while [ "$(jobs -rp | grep -cvx "${compiler:-none}\|${shared_kafka:-none}")" -ge "$(places "$compiler")" ]; do sleep 0.5; done
+        while [ "$(jobs -rp | grep -cvx "${compiler:-none}\|${shared_kafka:-none}")" -ge "$(places)" ]; do sleep 0.5; done
         suite=$(first_ready "${waiting[@]}")
         if [ -z "$suite" ]; then
             sleep 0.5
@@ -59,10 +59,10 @@ first_ready() {
 # Whether this process, which compiles, runs still.
 compiles() { [ -n "$1" ] && kill -0 "$1" 2>/dev/null; }
 
-# How many suites may share the machine now. In a built checkout the compilers end soon.
+# How many suites may share the machine now.
 places() {
     local places=$side_by_side
-    if compiles "$1"; then places=$beside_compilers; fi
+    if [ -e "$work/compiling" ]; then places=$beside_compilers; fi
     if is_overloaded; then echo 1; else echo "$places"; fi
 }
 
@@ -81,6 +81,8 @@ longest_first() {
 run_compiling() {
     local suite
     for suite in "$@"; do
+        # In a built checkout it is there for seconds, apart from lint.
+        touch "$work/compiling"
         if declare -F "before_$suite" >/dev/null; then
             if (idle && "before_$suite") >"$work/before-$suite.log" 2>&1; then
                 echo compiled >"$work/compiled-$suite"
@@ -94,9 +96,11 @@ run_compiling() {
         elif [ "$suite" = lint ]; then
             (idle && run_suite lint)
         else
+            rm "$work/compiling"
             run_suite "$suite"
         fi
     done
+    rm -f "$work/compiling"
 }
 
 idle() { chrt --idle --pid 0 "$BASHPID"; }

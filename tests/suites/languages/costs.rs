@@ -1,6 +1,6 @@
 //! Measures what each language costs: the component's size, loading and compiling, microseconds a record, and memory. A
-//! million records (a hundred thousand without `--long`) must go through each component without a loss, and without
-//! memory that grows.
+//! million records (a hundred thousand with `--all`, thirty thousand without) must go through each component without a loss, and
+//! without memory that grows.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use reduct_sink::config::{FailurePolicy, PluginConfig};
 use reduct_sink::plugin::Runtime;
 use reduct_sink::record::{Header, InputRecord};
 use reduct_sink_testbed::verify::DIFFER;
-use reduct_sink_testbed::{figures, long};
+use reduct_sink_testbed::{figures, sized};
 
 use super::guests::{component, header, languages, plugin, runtime, runtime_with_cache};
 
@@ -22,11 +22,13 @@ const FLAT_BYTES: u64 = 2 * MEMORY_BYTES;
 const BATCH: u64 = 1000;
 /// How long a measurement lasts at least. A fast component handles more records in this time, so that a moment in which
 /// the machine is busy counts little.
-const AT_LEAST: Duration = Duration::from_secs(3);
+fn at_least() -> Duration {
+    sized(Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(3))
+}
 
 #[test]
 fn records_go_through_every_language_and_memory_stays_flat() -> Result<()> {
-    let records = if long() { 1_000_000 } else { 100_000 };
+    let records = sized(30_000, 100_000, 1_000_000);
     let mut lost = 0;
     println!(
         "| language | component KB | compiled in s | ready from the cache in s | µs a record, best | mean | an instance's MB | \
@@ -89,7 +91,7 @@ fn run(chain: &mut Chain, records: u64) -> Result<Cost> {
     let inputs: Vec<Arc<InputRecord>> = (0..BATCH).map(|offset| Arc::new(record(offset))).collect();
     let (mut lost, mut fastest, mut total, mut before, mut instance) = (0, Duration::MAX, Duration::ZERO, 0, 0);
     let mut batch = 0;
-    while batch * BATCH < records || total < AT_LEAST {
+    while batch * BATCH < records || total < at_least() {
         let start = Instant::now();
         for input in &inputs {
             let outcome = chain.transform(input);
