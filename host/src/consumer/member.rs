@@ -110,8 +110,9 @@ pub(super) fn finds(consumer: &BaseConsumer<GroupContext>, group: &str, name: &s
     true
 }
 
-/// Closing doesn't leave the group where the member has a name: its partitions would wait for it until its session is
-/// over. Ending the subscription first does.
+/// Closing doesn't leave the group where the member has a name, nor, with a cooperative protocol, where it has no partition or is still
+/// joining (librdkafka 2.12.1, `rd_kafka_cgrp_revoke_all_rejoin`): the group would wait for it until its session is over. Ending the
+/// subscription first does.
 pub(super) fn say_farewell(consumer: &BaseConsumer<GroupContext>) {
     let begin = Instant::now();
     consumer.unsubscribe();

@@ -49,7 +49,7 @@ use self::unreadable::Skipping;
 use crate::config::{self, OnUnreadable, StartPolicy, threads};
 use crate::flow::CommitPoint;
 use crate::flow::store_start::now_ms;
-use crate::kafka::client::{QUEUE, client_config, told};
+use crate::kafka::client::{QUEUE, client_config, is_newer_protocol, told};
 use crate::kafka::client_files::ClientFiles;
 use crate::record::TopicPartition;
 
@@ -84,6 +84,8 @@ pub struct GroupConsumer {
     confirming: Option<usize>,
     /// Whether this host has a name in its group.
     is_named: bool,
+    /// In the newer protocol a member keeps its id, and closing leaves the group.
+    leaves_by_unsubscribing: bool,
     /// Until this moment, in milliseconds since the Unix epoch, requests of the host that had this one's name before may still reach the
     /// store; `None`: there was no such host.
     late_until_ms: Option<u64>,
@@ -147,6 +149,7 @@ impl GroupConsumer {
             commit_queue,
             confirming: None,
             is_named: member.name().is_some(),
+            leaves_by_unsubscribing: !is_newer_protocol(config),
             late_until_ms: succeeds.then(|| now_ms().saturating_add(session)),
             begin_after: Instant::now()
                 + if succeeds && member.may_be_shared() { NAMESAKE_NOTICES } else { Duration::ZERO },
@@ -304,7 +307,7 @@ impl GroupConsumer {
     fn leave(self, lost: bool, within: Duration) {
         let (done, closed) = channel();
         let (consumer, assigned) = (Arc::clone(&self.consumer), self.consumer.assignment());
-        let (is_named, context) = (self.is_named && !lost, Arc::clone(self.consumer.context()));
+        let (unsubscribes, context) = (self.leaves_by_unsubscribing && !lost, Arc::clone(self.consumer.context()));
         let assigned = match assigned {
             Ok(assigned) => partitions(&assigned),
             Err(error) => {
@@ -320,7 +323,7 @@ impl GroupConsumer {
                 context.commits().commit_last(&consumer, points);
             }
             drop(context);
-            if is_named {
+            if unsubscribes {
                 member::say_farewell(&consumer);
             }
             // The consumer leaves the group when the last reference to it is dropped, and a question to the brokers may still hold one.

@@ -84,6 +84,30 @@ async fn two_hosts_with_one_name_share_the_partitions() -> Result<()> {
     trial.settle(&mut [&mut second, &mut first], &store, Ledger::of(&produced)).await
 }
 
+/// A host that stops without ever having had a partition leaves the group, too: a replay refuses to write while the group has members, and
+/// the others would wait for the end of its session.
+#[test]
+fn a_host_without_partitions_leaves_when_it_stops() -> Result<()> {
+    let store = Store::start()?;
+    let trial = Trial::new(kafka()?.client(), &store, "idle-member", 1)?
+        .configure(|config| config.property("session.timeout.ms", LONG).set("kafka.member", "none"))
+        .alone()?;
+    let mut first = Sink::start(&trial.config)?;
+    first.wait_log("assigned partitions=[\"", STEP)?;
+    let mut second = Sink::start(&trial.config)?;
+    second.wait_log("assigned partitions=[]", STEP)?;
+    second.stop_cleanly()?;
+    let admin = trial.kafka.admin()?;
+    let members = || -> Result<usize> {
+        let groups = admin.inner().fetch_group_list(Some(trial.config.group()), STEP)?;
+        Ok(groups.groups().iter().map(|group| group.members().len()).sum())
+    };
+    ensure!(members()? == 1, "the group has {} members", members()?);
+    first.stop_cleanly()?;
+    ensure!(members()? == 0, "the group has {} members", members()?);
+    Ok(())
+}
+
 /// A host with a name that stops leaves the group, so that the others don't wait for the end of its session.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_stops_leaves_its_partitions_to_the_others_at_once() -> Result<()> {
