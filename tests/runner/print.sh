@@ -20,8 +20,9 @@ full_name() { case $2 in "$1::"*) echo "$2" ;; *) echo "$1::$2" ;; esac; }
 # run of a test that failed before.
 summarize() {
     local suite=$1 status=$2 log=$3 seconds=$4 p f
-    p=$(grep -cE '^test .* \.\.\. ok$' "$log" || true)
-    f=$(grep -cE '^test .* \.\.\. (FAILED|ignored)' "$log" || true)
+    # Not from the log, in which what a suite writes to its standard error may stand in the same line.
+    p=$(grep -cE '^test .* \.\.\. ok$' "$work/$suite.tests" || true)
+    f=$(grep -cE '^test .* \.\.\. (FAILED|ignored)' "$work/$suite.tests" || true)
     if [ "$f" = 0 ] && { [ "$status" != 0 ] || [ "$p" = 0 ]; }; then
         f=1
         # What doesn't compile is said long before the end.
@@ -29,7 +30,7 @@ summarize() {
             write_failure "$suite" "FAILED  $suite: it ended with code $status after $p passed tests and without a failed one"
         echo "$suite" >>"$work/failed"
     fi
-    sed -nE 's/^test (.*) \.\.\. (FAILED|ignored).*/\1/p' "$log" | while IFS= read -r name; do
+    sed -nE 's/^test (.*) \.\.\. (FAILED|ignored).*/\1/p' "$work/$suite.tests" | while IFS= read -r name; do
         said_by "$name" "$log" | write_failure "$(full_name "$suite" "$name")" "FAILED  $(full_name "$suite" "$name")"
         full_name "$suite" "$name" >>"$work/failed"
     done

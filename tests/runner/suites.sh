@@ -110,7 +110,7 @@ run_suite() {
     local suite=$1 log=$work/$1.log status=0 start=$SECONDS TIMEFORMAT='%U %S'
     : >"$log"
     note "suite $suite"
-    { time one_suite "$suite" 2>>"$log"; } 2>"$work/cpu-$suite" | tee -a "$log" | show_tests "$suite" || status=$?
+    { time one_suite "$suite" 2>>"$log"; } 2>"$work/cpu-$suite" | tee -a "$log" | tee "$work/$suite.tests" | show_tests "$suite" || status=$?
     sed -n "s/^\([0-9.]* [0-9.]*\)$/cpu_s_$suite \1/p" "$work/cpu-$suite" | awk '{ print $1, $2 + $3 }' >>"$TESTBED_FIGURES"
     summarize "$suite" "$status" "$log" $((SECONDS - start))
 }

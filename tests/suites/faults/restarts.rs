@@ -10,7 +10,7 @@ use reduct_sink_testbed::proxy::Proxy;
 use reduct_sink_testbed::verify::Ledger;
 use reduct_sink_testbed::{Sink, Store, figures};
 
-use super::{STEP, Trial, address, all, kafka, pause, sized, wait_progress};
+use super::{STEP, Trial, address, kafka, pause, sized, wait_progress};
 
 /// Within this time a killed host that was started again must read.
 const READS_WITHIN: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ async fn a_killed_host_reads_at_once_and_its_late_requests_do_no_harm() -> Resul
         config.set("store.url", proxy.url()).property("session.timeout.ms", "15000").set("kafka.member", "machine")
     });
     let group = trial.group()?;
-    let load = trial.load(if all() { 1500 } else { 600 })?;
+    let load = trial.load(1500)?;
     let mut sink = Sink::start(&trial.config)?;
     let mut slowest = Duration::ZERO;
     for _ in 0..sized(2, 3, 15) {
