@@ -112,7 +112,7 @@ pub(super) fn finds(consumer: &BaseConsumer<GroupContext>, group: &str, name: &s
 
 /// Closing doesn't leave the group where the member has a name, nor, with a cooperative protocol, where it has no partition or is still
 /// joining (librdkafka 2.12.1, `rd_kafka_cgrp_revoke_all_rejoin`): the group would wait for it until its session is over. Ending the
-/// subscription first does.
+/// subscription first does, if the member has its id and the group is not rebalanced for longer than this waits.
 pub(super) fn say_farewell(consumer: &BaseConsumer<GroupContext>) {
     let begin = Instant::now();
     consumer.unsubscribe();
