@@ -5,7 +5,7 @@
 //! polling thread moves the partition.
 //!
 //! Guarantees: only a batch that was found unreadable is skipped, up to an end that was found and not guessed, and the handler gets the
-//! skipped offsets; librdkafka doesn't fetch from the partition while it waits for the next attempt.
+//! skipped offsets; librdkafka doesn't fetch from the partition while it waits for the next attempt, unless it refused the last one.
 
 use std::collections::HashSet;
 use std::ops::Range;

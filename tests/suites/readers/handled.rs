@@ -39,7 +39,8 @@ fn check_the_rest(bench: &Bench, stored: &Stored, offset: usize, sent: &Message)
     check(&plain, &bench.source(), offset as u64, sent).with_context(|| format!("record {offset}"))
 }
 
-/// The places of the records with the shapes, which have odd offsets. If they were split, one part of each, by turns. In the shortest form each of the three tests reads another `third` of the shapes.
+/// The places of the records with the shapes, which have odd offsets. If they were split, one part of each, by turns. In
+/// the shortest form each of the three tests reads another `third` of the shapes.
 fn places(bench: &Bench, each: usize, third: usize) -> Vec<usize> {
     let place = |offset: usize| offset * each + (offset / 2 + offset / 6) % each;
     let (first, step) = sized((third, 3), (0, 1), (0, 1));
