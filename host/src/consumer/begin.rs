@@ -147,7 +147,7 @@ impl GroupConsumer {
         waiting: &mut Waiting,
         offset: u64,
         epoch: Option<u32>,
-    ) -> KafkaResult<()> {
+    ) -> Result<(), RDKafkaErrorCode> {
         // What is queued was fetched from another offset. An error among it would be taken for one at the new offset.
         let mut has_stopped = waiting.was_out_of_range;
         while let Some(queued) = waiting.queue.poll(Duration::ZERO) {
@@ -158,7 +158,7 @@ impl GroupConsumer {
             Err(refused) if has_stopped || waiting.since.elapsed() > SEEK_PATIENCE => {
                 // librdkafka has stopped reading the partition, and seeks only in those that it reads. That happens at each
                 // start where Kafka has deleted the partition's first records.
-                self.assign_again(source, Offset::Offset(offset.cast_signed()))?;
+                self.assign_again(source, Offset::Offset(offset.cast_signed())).map_err(seek::code)?;
                 if epoch.is_none() {
                     return Ok(());
                 }

@@ -34,7 +34,6 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
-use rdkafka::topic_partition_list::Offset;
 use rdkafka::types::RDKafkaErrorCode;
 use tracing::{debug, error, info, warn};
 
@@ -238,8 +237,7 @@ impl GroupConsumer {
         for (source, end) in self.handler.take_probes() {
             let assigned = self.context().assigned();
             let Some(AssignedPartition::Reading { state, control }) = assigned.get(&source) else { continue };
-            let next = Offset::Offset(state.next_offset().cast_signed());
-            let seek = || self.consumer.seek(&source.topic, source.partition.cast_signed(), next, SEEK_TIMEOUT);
+            let seek = || seek::seek(&self.consumer, &source, state.next_offset(), state.leader_epoch(), SEEK_TIMEOUT);
             if let Err(error) = control.probe(end, seek) {
                 warn!(partition = %source, %error, "can't read the end of the partition again");
             }

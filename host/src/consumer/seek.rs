@@ -23,8 +23,8 @@ pub(super) fn seek(
     offset: u64,
     epoch: Option<u32>,
     timeout: Duration,
-) -> KafkaResult<()> {
-    let list = list(source, offset, epoch)?;
+) -> Result<(), RDKafkaErrorCode> {
+    let list = list(source, offset, epoch).map_err(code)?;
     let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     // SAFETY: client and list are alive; an error is ours, and is destroyed once, after it was read.
     let failed = unsafe {
@@ -41,10 +41,12 @@ pub(super) fn seek(
         Ok(()) => None,
         Err(error) => error.rdkafka_error_code(),
     });
-    match failed.or(refused) {
-        None => Ok(()),
-        Some(code) => Err(KafkaError::Seek(code.to_string())),
-    }
+    failed.or(refused).map_or(Ok(()), Err)
+}
+
+/// The code of an error that librdkafka told.
+pub(super) fn code(error: KafkaError) -> RDKafkaErrorCode {
+    error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)
 }
 
 /// A list of the one partition.

@@ -13,7 +13,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use super::{Beginning, ConsumerEnd, GroupConsumer, GroupHandler, Member, PartitionReader};
+use super::{Beginning, ConsumerEnd, GroupConsumer, GroupHandler, Member, PartitionReader, Polled};
 use crate::config::Kafka;
 use crate::flow::{Begin, Budget, CommitPoint, PartitionState};
 use crate::kafka::client::client_config;
@@ -28,6 +28,8 @@ struct Acknowledged {
     failed: Mutex<Option<String>>,
     waiting: Mutex<BTreeMap<TopicPartition, String>>,
     stopping: AtomicBool,
+    /// While it is held, the polling thread waits.
+    polling: Mutex<()>,
     denied: AtomicUsize,
 }
 
@@ -80,6 +82,7 @@ impl GroupHandler for Acknowledged {
         *self.failed.lock().unwrap() = Some(reason);
     }
     fn should_stop(&self) -> bool {
+        drop(self.polling.lock().unwrap());
         self.stopping.load(Ordering::SeqCst)
     }
     fn time_to_leave(&self) -> Duration {
@@ -102,9 +105,10 @@ fn config(cluster: &MockCluster<'_, DefaultProducerContext>) -> Kafka {
 /// A thread in which the consumer runs until its handler is told to stop.
 fn run(config: &Kafka, partitions: usize, handler: &Arc<Acknowledged>) -> JoinHandle<ConsumerEnd> {
     let handler = Arc::clone(handler) as Arc<dyn GroupHandler>;
-    let consumer =
+    let mut consumer =
         GroupConsumer::new(config, &Member::default(), partitions, Arc::new(ClientFiles::new(config)), handler)
             .unwrap();
+    consumer.skipping.fetch_again_after = Duration::from_millis(500);
     std::thread::spawn(move || consumer.run())
 }
 
@@ -199,4 +203,38 @@ fn a_broker_that_is_away_holds_up_neither_the_partitions_of_others_nor_a_stop() 
     handler.stopping.store(true, Ordering::SeqCst);
     running.join().unwrap();
     assert_eq!(*handler.failed.lock().unwrap(), None);
+}
+
+/// Kafka deletes an unreadable batch before the host has paused the partition: librdkafka stops reading it and refuses to seek.
+#[test]
+fn a_partition_that_librdkafka_stopped_reading_at_an_unreadable_batch_is_read_again() {
+    for strategy in ["range", "cooperative-sticky"] {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let mut config = config(&cluster);
+        config.properties.insert("partition.assignment.strategy".into(), strategy.into());
+        produce(&config, 1);
+        let handler = Arc::new(Acknowledged::default());
+        let running = run(&config, 1, &handler);
+        let poll = || handler.readers.lock().unwrap().last_mut().map(PartitionReader::poll);
+        let is_offset = |polled: Option<Polled>, offset: u64| matches!(polled, Some(Polled::Record(record)) if record.offset == offset);
+        wait_for("the last record was not read", || is_offset(poll(), 9));
+        let polling = handler.polling.lock().unwrap();
+        cluster.request_errors(
+            RDKafkaApiKey::Fetch,
+            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_MSG, RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE],
+        );
+        // Both answers have come then: librdkafka waits for half a second after the first.
+        let heard = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < heard {
+            assert!(matches!(poll(), Some(Polled::Nothing)));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        drop(polling);
+        produce(&config, 1);
+        wait_for("nothing was read behind the batch", || is_offset(poll(), 10));
+        handler.stopping.store(true, Ordering::SeqCst);
+        running.join().unwrap();
+        assert_eq!(*handler.failed.lock().unwrap(), None);
+    }
 }

@@ -5,7 +5,8 @@
 //! polling thread moves the partition.
 //!
 //! Guarantees: only a batch that was found unreadable is skipped, up to an end that was found and not guessed, and the handler gets the
-//! skipped offsets; librdkafka doesn't fetch from the partition while it waits for the next attempt, unless it refused the last one.
+//! skipped offsets; librdkafka doesn't fetch from the partition while it waits for the next attempt, unless it refused the last one; a
+//! partition that librdkafka has stopped reading meanwhile begins again.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -13,13 +14,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::RDKafkaErrorCode;
 use tracing::{debug, warn};
 
 use super::group::AssignedPartition;
 use super::partition_reader::UnreadableBatch;
-use super::{GroupConsumer, SEEK_TIMEOUT};
+use super::{GroupConsumer, SEEK_TIMEOUT, seek};
 use crate::config::{self, OnUnreadable, threads};
 use crate::flow::Phase;
 use crate::kafka::unreadable::end_of_batch;
@@ -30,6 +31,8 @@ const FETCH_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// Looks for the ends of unreadable batches. See the module.
 pub(super) struct Skipping {
+    /// See [`FETCH_AGAIN_AFTER`].
+    pub fetch_again_after: Duration,
     config: config::Kafka,
     /// The partitions for which a thread looks now.
     looking: HashSet<TopicPartition>,
@@ -40,7 +43,8 @@ pub(super) struct Skipping {
 impl Skipping {
     pub fn new(config: &config::Kafka) -> Self {
         let (outbox, found) = channel();
-        Self { config: config.clone(), looking: HashSet::new(), outbox, found }
+        let fetch_again_after = FETCH_AGAIN_AFTER;
+        Self { fetch_again_after, config: config.clone(), looking: HashSet::new(), outbox, found }
     }
 
     /// Looks for the end of the batch that has this offset, unless that goes on already.
@@ -99,10 +103,15 @@ impl GroupConsumer {
                     self.skipping.look(source, offset);
                 }
             }
-            if since.elapsed() >= FETCH_AGAIN_AFTER
-                && let Err(error) = control.try_again(|| self.fetch_from(source, offset))
-            {
-                debug!(partition = %source, %error, "can't fetch the batch again yet");
+            if since.elapsed() < self.skipping.fetch_again_after {
+                continue;
+            }
+            match control.try_again(|| self.fetch_from(source, offset, state.leader_epoch())) {
+                Ok(()) => {}
+                // librdkafka stopped reading the partition, as it does where Kafka has deleted the batch. Until the batch is fetched
+                // again, the reader doesn't take the event that says so.
+                Err(RDKafkaErrorCode::State) => state.begin_again(),
+                Err(error) => debug!(partition = %source, %error, "can't fetch the batch again yet"),
             }
         }
     }
@@ -118,10 +127,11 @@ impl GroupConsumer {
                 continue;
             }
             let mut is_skipped = false;
+            // Nobody knows the leader epoch behind the batch.
             let seek = || {
-                self.fetch_from(&source, offsets.end)?;
+                self.fetch_from(&source, offsets.end, None)?;
                 is_skipped = state.skip_to(offsets.end);
-                Ok::<_, KafkaError>(())
+                Ok::<_, RDKafkaErrorCode>(())
             };
             match control.try_again(seek) {
                 // Nothing was skipped, because a re-read was announced meanwhile. It comes to the batch once more.
@@ -134,15 +144,14 @@ impl GroupConsumer {
     }
 
     /// Ends the pause, if there is one, and moves the partition. What was fetched in between is dropped.
-    fn fetch_from(&self, source: &TopicPartition, offset: u64) -> KafkaResult<()> {
+    fn fetch_from(&self, source: &TopicPartition, offset: u64, epoch: Option<u32>) -> Result<(), RDKafkaErrorCode> {
         self.end_pause(source)?;
-        let offset = Offset::Offset(offset.cast_signed());
-        self.consumer.seek(&source.topic, source.partition.cast_signed(), offset, SEEK_TIMEOUT)
+        seek::seek(&self.consumer, source, offset, epoch, SEEK_TIMEOUT)
     }
 
     /// librdkafka keeps a pause also where the partition is given up and assigned again.
-    pub(super) fn end_pause(&self, source: &TopicPartition) -> KafkaResult<()> {
-        self.consumer.resume(&only(source))
+    pub(super) fn end_pause(&self, source: &TopicPartition) -> Result<(), RDKafkaErrorCode> {
+        self.consumer.resume(&only(source)).map_err(seek::code)
     }
 }
 

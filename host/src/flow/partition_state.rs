@@ -116,9 +116,9 @@ pub enum Phase {
         /// deleted them from the topic meanwhile, and the queue holds the last copy.
         discard_unsent: bool,
     },
-    /// The broker doesn't have the next offset. Records in flight are still written; then the polling thread decides
-    /// where to go on.
-    OutOfRange,
+    /// The broker doesn't have the next offset, or librdkafka has stopped reading. Records in flight are still written; then the polling
+    /// thread decides where to go on.
+    Stopped,
     /// The group takes the partition back. Records in flight are still written, as far as time allows.
     Revoked,
     /// Another host may own the partition, or a newer value took this one's place.
@@ -233,7 +233,7 @@ impl PartitionState {
             return false;
         }
         match self.lock().phase {
-            Phase::Reading | Phase::OutOfRange | Phase::Revoked => true,
+            Phase::Reading | Phase::Stopped | Phase::Revoked => true,
             Phase::AwaitingReread { discard_unsent } => !discard_unsent,
             Phase::RereadRequired | Phase::Ended => false,
         }
@@ -288,7 +288,7 @@ impl PartitionState {
         let mut inner = self.lock();
         inner.held = inner.held.saturating_sub(1);
         // In the other phases the record is read again, by a newer value or by the next owner.
-        inner.record_lost |= !acknowledged && matches!(inner.phase, Phase::Reading | Phase::OutOfRange);
+        inner.record_lost |= !acknowledged && matches!(inner.phase, Phase::Reading | Phase::Stopped);
         self.notify(&inner);
     }
 
@@ -366,9 +366,17 @@ impl PartitionState {
     pub fn report_out_of_range(&self) {
         let mut inner = self.lock();
         match inner.phase {
-            Phase::Reading => (inner.phase, inner.out_of_range) = (Phase::OutOfRange, true),
+            Phase::Reading => (inner.phase, inner.out_of_range) = (Phase::Stopped, true),
             Phase::RereadRequired | Phase::AwaitingReread { .. } => inner.out_of_range = true,
-            Phase::OutOfRange | Phase::Revoked | Phase::Ended => {}
+            Phase::Stopped | Phase::Revoked | Phase::Ended => {}
+        }
+    }
+
+    /// Takes note that librdkafka has stopped reading: the partition begins again at the next offset, if the broker has that.
+    pub fn begin_again(&self) {
+        let mut inner = self.lock();
+        if inner.phase == Phase::Reading {
+            inner.phase = Phase::Stopped;
         }
     }
 
@@ -382,7 +390,7 @@ impl PartitionState {
     /// records were written under, and who begins there goes back if the store has another one.
     pub fn try_end(&self) -> Option<CommitPoint> {
         let mut inner = self.lock();
-        let is_waiting = matches!(inner.phase, Phase::AwaitingReread { .. } | Phase::OutOfRange);
+        let is_waiting = matches!(inner.phase, Phase::AwaitingReread { .. } | Phase::Stopped);
         if !is_waiting || inner.is_held() || inner.requests > 0 {
             return None;
         }

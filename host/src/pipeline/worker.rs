@@ -225,7 +225,7 @@ impl WorkerPartition {
         match self.state.phase() {
             Phase::Reading => false,
             Phase::Revoked | Phase::Ended => true,
-            Phase::RereadRequired | Phase::AwaitingReread { .. } | Phase::OutOfRange => {
+            Phase::RereadRequired | Phase::AwaitingReread { .. } | Phase::Stopped => {
                 self.held.is_none() || !self.state.may_write()
             }
         }

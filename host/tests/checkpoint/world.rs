@@ -448,7 +448,7 @@ impl World {
 
     fn take_again(&mut self) -> &'static str {
         let Some(mut host) = self.host.take() else { return "" };
-        let was_out_of_range = host.state.phase() == Phase::OutOfRange;
+        let was_out_of_range = host.state.phase() == Phase::Stopped;
         // The worker discards the records that it holds if they must not be written any more.
         if !host.state.may_write() {
             host.queue.clear();

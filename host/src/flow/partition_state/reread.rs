@@ -28,7 +28,7 @@ impl PartitionState {
         // The block may reach back further than this value's own begin: an earlier owner may have begun the re-read.
         let from = self.after_crash(&inner);
         self.owe(&mut inner, from);
-        if !inner.is_rereading() && matches!(inner.phase, Phase::Reading | Phase::OutOfRange) {
+        if !inner.is_rereading() && matches!(inner.phase, Phase::Reading | Phase::Stopped) {
             inner.phase = Phase::RereadRequired;
         }
     }
@@ -75,7 +75,7 @@ impl PartitionState {
         inner.durable = inner.durable.min(reread.from.saturating_add(self.block_margin.offsets()));
         inner.store_start = reread.store_start.or(inner.store_start);
         inner.phase = match inner.phase {
-            Phase::Reading | Phase::RereadRequired | Phase::OutOfRange => {
+            Phase::Reading | Phase::RereadRequired | Phase::Stopped => {
                 Phase::AwaitingReread { discard_unsent: reread.discard_unsent }
             }
             Phase::AwaitingReread { discard_unsent } => {
@@ -106,7 +106,7 @@ impl PartitionState {
     pub fn reread_after_late_requests(&self, now_ms: u64) -> bool {
         let mut inner = self.lock();
         let Some(late) = inner.late.filter(|late| late.until_ms <= now_ms) else { return false };
-        if inner.is_rereading() || !matches!(inner.phase, Phase::Reading | Phase::OutOfRange) {
+        if inner.is_rereading() || !matches!(inner.phase, Phase::Reading | Phase::Stopped) {
             // The re-read is announced when what happens now is over, or by the next owner.
             return false;
         }
@@ -123,7 +123,7 @@ impl PartitionState {
     pub fn abandon(&self) {
         let mut inner = self.lock();
         inner.abandoned = true;
-        if matches!(inner.phase, Phase::Reading | Phase::RereadRequired | Phase::OutOfRange) {
+        if matches!(inner.phase, Phase::Reading | Phase::RereadRequired | Phase::Stopped) {
             inner.phase = Phase::AwaitingReread { discard_unsent: false };
             inner.awaits_since = Some(Instant::now());
         }
