@@ -148,8 +148,12 @@ run_module() {
         arguments=("$1::")
         if [ -z "$all" ]; then for name in "${only_with_all[@]}"; do arguments+=(--skip "$name"); done; fi
     fi
-    timeout --kill-after=10 $((long ? 43200 : 2400)) "$testbed" "${arguments[@]}" --test-threads $threads
+    bounded $((long ? 43200 : 2400)) "$testbed" "${arguments[@]}" --test-threads $threads
 }
+
+# Runs a command for this many seconds at most. It ends with the shell that started it, also where a signal to the whole process group ended
+# that shell: `timeout` has a group of its own.
+bounded() { setpriv --pdeathsig TERM timeout --kill-after=10 "$@"; }
 
 # The test binary's tests with these names. All of it must be read, because the binary fails when the pipe closes.
 tests_named() { "$testbed" --list "$@" 2>/dev/null; }
