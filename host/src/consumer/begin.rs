@@ -33,13 +33,14 @@ impl GroupConsumer {
         for (source, partition) in assigned.iter_mut() {
             let AssignedPartition::Reading { state, control } = partition else { continue };
             let Some(point) = state.try_end() else { continue };
-            let was_out_of_range = state.was_out_of_range();
+            let (was_out_of_range, had_stopped) = (state.was_out_of_range(), state.has_stopped());
             let Some(queue) = control.close() else { continue };
             info!(partition = %source, offset = point.offset, was_out_of_range, "reading from another offset");
             self.handler.awaits_begin(source);
             let known = Some(point);
             let since = Instant::now();
-            let waiting = Waiting { queue, known, was_out_of_range, question: None, assigned_at: None, since };
+            let waiting =
+                Waiting { queue, known, was_out_of_range, had_stopped, question: None, assigned_at: None, since };
             *partition = AssignedPartition::Waiting(Box::new(waiting));
         }
     }
@@ -104,7 +105,7 @@ impl GroupConsumer {
         let known = waiting.known.clone().or(committed);
         // The group has no offset for a topic that was created again.
         let is_first = known.as_ref().is_none_or(|point| point.metadata.topic_id != facts.topic_id);
-        let is_reread = waiting.known.is_some() && !waiting.was_out_of_range;
+        let is_reread = waiting.known.is_some() && !waiting.had_stopped;
         let mut point = start::choose_begin(&source, known, &facts, self.policy, waiting.was_out_of_range);
         let late_until_ms = self.late_until_ms.filter(|until_ms| now_ms() < *until_ms);
         if let (Ok(point), Some(until_ms)) = (&mut point, late_until_ms) {
@@ -149,7 +150,7 @@ impl GroupConsumer {
         epoch: Option<u32>,
     ) -> Result<(), RDKafkaErrorCode> {
         // What is queued was fetched from another offset. An error among it would be taken for one at the new offset.
-        let mut has_stopped = waiting.was_out_of_range;
+        let mut has_stopped = waiting.had_stopped;
         while let Some(queued) = waiting.queue.poll(Duration::ZERO) {
             has_stopped |= matches!(queued, Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)));
         }

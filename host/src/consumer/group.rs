@@ -61,6 +61,8 @@ pub(super) struct Waiting {
     pub known: Option<CommitPoint>,
     /// Whether the broker refused the offset to read next.
     pub was_out_of_range: bool,
+    /// Whether librdkafka had stopped reading it.
+    pub had_stopped: bool,
     /// The number of the question to the brokers about the partition; `None`: it is still to be asked.
     pub question: Option<u64>,
     /// The offset at which the partition was assigned to librdkafka once more; `None`: it wasn't.
@@ -105,6 +107,7 @@ impl GroupContext {
                 queue,
                 known: None,
                 was_out_of_range: false,
+                had_stopped: false,
                 question: None,
                 assigned_at: None,
                 since: Instant::now(),

@@ -238,8 +238,11 @@ impl GroupConsumer {
             let assigned = self.context().assigned();
             let Some(AssignedPartition::Reading { state, control }) = assigned.get(&source) else { continue };
             let seek = || seek::seek(&self.consumer, &source, state.next_offset(), state.leader_epoch(), SEEK_TIMEOUT);
-            if let Err(error) = control.probe(end, seek) {
-                warn!(partition = %source, %error, "can't read the end of the partition again");
+            match control.probe(end, seek) {
+                Ok(()) => {}
+                // librdkafka stopped reading the partition, and a rebalance dropped the event that says so: it pauses all partitions.
+                Err(RDKafkaErrorCode::State) => state.begin_again(),
+                Err(error) => warn!(partition = %source, %error, "can't read the end of the partition again"),
             }
         }
     }

@@ -30,6 +30,7 @@ struct Acknowledged {
     stopping: AtomicBool,
     /// While it is held, the polling thread waits.
     polling: Mutex<()>,
+    probes: Mutex<Vec<(TopicPartition, u64)>>,
     denied: AtomicUsize,
 }
 
@@ -89,7 +90,7 @@ impl GroupHandler for Acknowledged {
         Duration::from_secs(10)
     }
     fn take_probes(&self) -> Vec<(TopicPartition, u64)> {
-        Vec::new()
+        std::mem::take(&mut *self.probes.lock().unwrap())
     }
     fn look_for_doubt(&self) -> bool {
         false
@@ -237,4 +238,28 @@ fn a_partition_that_librdkafka_stopped_reading_at_an_unreadable_batch_is_read_ag
         running.join().unwrap();
         assert_eq!(*handler.failed.lock().unwrap(), None);
     }
+}
+
+/// A rebalance has dropped the event that says so.
+#[test]
+fn a_partition_that_librdkafka_stopped_reading_unnoticed_is_read_again_when_its_end_is_looked_for() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let config = config(&cluster);
+    produce(&config, 1);
+    let handler = Arc::new(Acknowledged::default());
+    let running = run(&config, 1, &handler);
+    let poll = || handler.readers.lock().unwrap().last_mut().map(PartitionReader::poll);
+    let is_offset =
+        |polled: Option<Polled>, offset: u64| matches!(polled, Some(Polled::Record(record)) if record.offset == offset);
+    wait_for("the last record was not read", || is_offset(poll(), 9));
+    cluster.request_errors(RDKafkaApiKey::Fetch, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE]);
+    wait_for("librdkafka did not stop", || matches!(poll(), Some(Polled::OutOfRange)));
+    produce(&config, 1);
+    let source = TopicPartition { topic: "t".into(), partition: 0 };
+    handler.probes.lock().unwrap().push((source, 20));
+    wait_for("nothing more was read", || is_offset(poll(), 10));
+    handler.stopping.store(true, Ordering::SeqCst);
+    running.join().unwrap();
+    assert_eq!(*handler.failed.lock().unwrap(), None);
 }

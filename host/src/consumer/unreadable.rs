@@ -108,8 +108,8 @@ impl GroupConsumer {
             }
             match control.try_again(|| self.fetch_from(source, offset, state.leader_epoch())) {
                 Ok(()) => {}
-                // librdkafka stopped reading the partition, as it does where Kafka has deleted the batch. Until the batch is fetched
-                // again, the reader doesn't take the event that says so.
+                // librdkafka stopped reading the partition, as it does where Kafka has deleted the batch. The reader, which waits for the
+                // batch to be fetched again, doesn't take the event that says so.
                 Err(RDKafkaErrorCode::State) => state.begin_again(),
                 Err(error) => debug!(partition = %source, %error, "can't fetch the batch again yet"),
             }

@@ -88,6 +88,8 @@ struct Inner {
     awaits_since: Option<Instant>,
     /// Whether the broker refused the next offset. A re-read that is announced later doesn't undo that.
     out_of_range: bool,
+    /// Whether librdkafka has stopped reading, because of that or for another reason.
+    has_stopped: bool,
     /// A re-read that is still to come.
     owed: Option<OwedReread>,
     /// See [`CommitMetadata::late`].
@@ -365,19 +367,17 @@ impl PartitionState {
     /// Takes note that the broker doesn't have the next offset.
     pub fn report_out_of_range(&self) {
         let mut inner = self.lock();
-        match inner.phase {
-            Phase::Reading => (inner.phase, inner.out_of_range) = (Phase::Stopped, true),
-            Phase::RereadRequired | Phase::AwaitingReread { .. } => inner.out_of_range = true,
-            Phase::Stopped | Phase::Revoked | Phase::Ended => {}
-        }
+        inner.out_of_range |= inner.stop();
     }
 
     /// Takes note that librdkafka has stopped reading: the partition begins again at the next offset, if the broker has that.
     pub fn begin_again(&self) {
-        let mut inner = self.lock();
-        if inner.phase == Phase::Reading {
-            inner.phase = Phase::Stopped;
-        }
+        self.lock().stop();
+    }
+
+    /// Whether librdkafka has stopped reading, whatever happened to the partition since.
+    pub fn has_stopped(&self) -> bool {
+        self.lock().has_stopped
     }
 
     /// Whether the broker refused the next offset, whatever happened to the partition since.
@@ -427,6 +427,17 @@ impl PartitionState {
 }
 
 impl Inner {
+    /// Takes note that librdkafka has stopped reading. `false`: it is no matter of this value any more.
+    fn stop(&mut self) -> bool {
+        match self.phase {
+            Phase::Reading => self.phase = Phase::Stopped,
+            Phase::RereadRequired | Phase::AwaitingReread { .. } | Phase::Stopped => {}
+            Phase::Revoked | Phase::Ended => return false,
+        }
+        self.has_stopped = true;
+        true
+    }
+
     fn starting_at(offset: u64) -> Self {
         Self {
             phase: Phase::Reading,
@@ -441,6 +452,7 @@ impl Inner {
             compare_below: 0,
             awaits_since: None,
             out_of_range: false,
+            has_stopped: false,
             owed: None,
             late: None,
             store_start: None,

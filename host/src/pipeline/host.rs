@@ -284,6 +284,8 @@ impl GroupHandler for Host {
 
     fn begin_reading(&self, reader: PartitionReader, state: &Arc<PartitionState>) {
         lock(&self.waiting).remove(&state.source);
+        // It may begin before the batch, which then has to be found again.
+        lock(&self.unreadable).remove(&state.source);
         let mut assignments = self.assignments();
         let load = |index| assignments.values().filter(|owned| owned.worker == index).count();
         let before = assignments.get(&state.source).map(|owned| owned.worker);

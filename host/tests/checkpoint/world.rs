@@ -11,7 +11,7 @@ use reduct_sink::config::StartPolicy;
 use reduct_sink::flow::block_margin::{BlockMargin, OPEN_BLOCKS};
 use reduct_sink::flow::store_start::Started;
 use reduct_sink::flow::{
-    AckHandle, Begin, Budget, CommitGate, CommitMetadata, CommitPoint, EntryNaming, PartitionState, Phase, Reread,
+    AckHandle, Begin, Budget, CommitGate, CommitMetadata, CommitPoint, EntryNaming, PartitionState, Reread,
 };
 use reduct_sink::kafka::start::{Facts, choose_begin};
 use reduct_sink::record::entry_name::Naming;
@@ -185,14 +185,22 @@ impl World {
     }
 
     fn rare(&mut self) -> &'static str {
-        match self.rng.u8(..3) {
+        match self.rng.u8(..4) {
             0 => self.recreate(),
             1 => self.grow(),
+            2 => self.stop_fetching(),
             _ => self.retain(),
         }
     }
 
     // ---- Kafka ----
+
+    /// As librdkafka does at an offset that was refused, though the event that says so is never seen.
+    fn stop_fetching(&mut self) -> &'static str {
+        let Some(host) = &self.host else { return "" };
+        host.state.begin_again();
+        "stop fetching"
+    }
 
     fn produce(&mut self) -> &'static str {
         for _ in 0..self.rng.u64(1..4) {
@@ -448,7 +456,7 @@ impl World {
 
     fn take_again(&mut self) -> &'static str {
         let Some(mut host) = self.host.take() else { return "" };
-        let was_out_of_range = host.state.phase() == Phase::Stopped;
+        let (was_out_of_range, has_stopped) = (host.state.was_out_of_range(), host.state.has_stopped());
         // The worker discards the records that it holds if they must not be written any more.
         if !host.state.may_write() {
             host.queue.clear();
@@ -457,7 +465,7 @@ impl World {
         if let Some(point) = ended {
             let is_new_topic = point.metadata.topic_id != self.facts().topic_id;
             let known = Some(point);
-            host.state = self.begin(&host.recovery, &host.gate, known, was_out_of_range, !was_out_of_range);
+            host.state = self.begin(&host.recovery, &host.gate, known, was_out_of_range, !has_stopped);
             if is_new_topic || self.late_until().is_some() {
                 self.commit_first(&host.state);
             }

@@ -251,6 +251,11 @@ fn a_refused_offset_is_not_forgotten_for_a_reread() {
     second.report_out_of_range();
     assert!(second.try_end().is_some() && second.was_out_of_range());
     assert!(!at(5).was_out_of_range());
+    let third = at(5);
+    third.begin_again();
+    assert!(third.has_stopped() && !third.was_out_of_range());
+    third.report_out_of_range();
+    assert!(third.try_end().is_some() && third.was_out_of_range());
 }
 
 #[test]
