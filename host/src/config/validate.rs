@@ -22,15 +22,15 @@ use crate::record::labels::LabelPattern;
 
 /// librdkafka's properties that the host must own, and why.
 pub(super) const OWNED: &[(&str, &str)] = &[
-    ("enable.auto.commit", "it commits an offset once its record is acknowledged"),
-    ("auto.commit.enable", "it commits an offset once its record is acknowledged"),
-    ("enable.auto.offset.store", "it commits an offset once its record is acknowledged"),
+    ("enable.auto.commit", "the host commits an offset itself, once its record is acknowledged"),
+    ("auto.commit.enable", "the host commits an offset itself, once its record is acknowledged"),
+    ("enable.auto.offset.store", "the host commits an offset itself, once its record is acknowledged"),
     ("auto.offset.reset", "set kafka.start instead"),
     ("group.id", "set kafka.group instead"),
     ("group.instance.id", "set kafka.member instead"),
     ("bootstrap.servers", "set kafka.brokers instead"),
     ("metadata.broker.list", "set kafka.brokers instead"),
-    ("enable.partition.eof", "it doesn't stop at the end of a partition"),
+    ("enable.partition.eof", "the host sets it to true, because it needs to know of the end of a partition"),
 ];
 
 /// librdkafka's properties that name a file. A relative path of the configuration file is relative to its folder.

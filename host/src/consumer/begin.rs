@@ -27,7 +27,7 @@ pub(super) const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
 const SEEK_PATIENCE: Duration = Duration::from_secs(2);
 
 impl GroupConsumer {
-    /// Takes those partitions away from their workers that have to begin at another offset and have nothing in flight any more.
+    /// Takes the partitions that have to begin at another offset, and have nothing in flight any more, away from their workers.
     pub(super) fn end_rereads(&self) {
         let mut assigned = self.context().assigned();
         for (source, partition) in assigned.iter_mut() {
@@ -179,7 +179,7 @@ impl GroupConsumer {
             self.consumer.incremental_unassign(&list)?;
             return self.consumer.incremental_assign(&list);
         }
-        // Eager protocols know only whole assignments. The others go on where they are; a record that comes twice is
+        // Eager protocols know only whole assignments. The other partitions go on where they are; a record that comes twice is
         // ignored by the state, and none is left out.
         let mut all = TopicPartitionList::new();
         all.add_partition_offset(&source.topic, partition, offset)?;

@@ -1,7 +1,8 @@
 //! What librdkafka calls back: the group's assignments, on the polling thread, and its log.
 //!
-//! Guarantees: a callback asks the brokers nothing, so that neither a partition without a leader nor a broker that is away
-//! holds up the others or a stop; a partition that the group takes back isn't read any more when its callback ends.
+//! Guarantees: a callback asks the brokers nothing about the partitions that are assigned, so that one without a leader holds up no other;
+//! a partition that the group takes back isn't read any more when its callback ends. A revocation does wait, each time with a bound: for
+//! records in flight, for answers of the store, and for the group's answer to the commit.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

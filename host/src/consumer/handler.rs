@@ -54,7 +54,7 @@ pub trait GroupHandler: Send + Sync {
     /// What may be committed for the partition now: what its state says, with what else the next owner has to know.
     fn commit_point(&self, state: &PartitionState) -> Option<CommitPoint>;
     /// A right is missing: the group refuses to let this host in, or the brokers refuse to name the group's coordinator. librdkafka goes on
-    /// trying. It repeats the first error, and raises the second one only once.
+    /// trying. It raises the error again and again if the group refuses, and only once if the brokers refuse to name the coordinator.
     fn group_denied(&self);
     /// The group took a commit, or refused it for this reason.
     fn committed(&self, outcome: Result<(), String>);
@@ -63,7 +63,8 @@ pub trait GroupHandler: Send + Sync {
     fn requires_sole_member(&self, topic: &str, partitions: usize) -> Option<String>;
     /// The consumer can't go on. Called by any thread.
     fn failed(&self, reason: String);
-    /// Looks after the host (its workers, its failures), and returns whether to stop. Called at least every 100 ms.
+    /// Looks after the host (its workers, its failures), and returns whether to stop. Called in each round of the polling loop: as a rule
+    /// every 100 ms, later while a seek or a revocation goes on.
     fn should_stop(&self) -> bool;
     /// How long leaving the group may take at a stop.
     fn time_to_leave(&self) -> Duration;

@@ -83,7 +83,7 @@ pub struct GroupConsumer {
     confirming: Option<usize>,
     /// Whether this host has a name in its group.
     is_named: bool,
-    /// In the newer protocol a member keeps its id, and closing leaves the group.
+    /// Whether leaving needs an `unsubscribe` first: in the classic protocol closing alone may not leave the group.
     leaves_by_unsubscribing: bool,
     /// Until this moment, in milliseconds since the Unix epoch, requests of the host that had this one's name before may still reach the
     /// store; `None`: there was no such host.

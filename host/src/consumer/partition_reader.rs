@@ -1,6 +1,6 @@
 //! One assigned partition as a worker reads it.
 //!
-//! The worker has a [`PartitionReader`]; the polling thread keeps the other end, [`ReaderControl`], and alone moves the
+//! The worker has a [`PartitionReader`]; the polling thread keeps the other half, [`ReaderControl`], and alone moves the
 //! partition to another offset.
 //!
 //! Guarantees: a reader yields the partition's records in order; once its control has closed it, it yields nothing, even
@@ -21,7 +21,7 @@ use crate::kafka::client::{is_unreadable, last_reason_here};
 use crate::kafka::message::{input_record, leader_epoch};
 use crate::record::{InputRecord, TopicId, TopicPartition};
 
-/// The worker's end. See the module.
+/// The worker's half. See the module.
 pub struct PartitionReader {
     /// The topic and the partition's number.
     pub source: TopicPartition,
@@ -34,7 +34,7 @@ pub struct PartitionReader {
     slot: Arc<Mutex<ReaderSlot>>,
 }
 
-/// The polling thread's end. See the module.
+/// The polling thread's half. See the module.
 pub(super) struct ReaderControl(Arc<Mutex<ReaderSlot>>);
 
 struct ReaderSlot {

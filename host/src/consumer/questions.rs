@@ -67,7 +67,7 @@ pub(super) enum BrokerNews {
     Ids(HashMap<String, TopicId>),
 }
 
-/// What the polling thread tells the thread.
+/// What the polling thread sends to the thread `kafka-questions`.
 enum Asked {
     About(Question),
     /// Nobody wants an answer to the question of this number any more.
@@ -76,7 +76,7 @@ enum Asked {
     Watch(HashSet<String>),
 }
 
-/// The polling thread's end.
+/// The polling thread's half.
 pub(super) struct Questions {
     asked: Sender<Asked>,
     told: Receiver<BrokerNews>,

@@ -5,8 +5,8 @@
 //! polling thread moves the partition.
 //!
 //! Guarantees: only a batch that was found unreadable is skipped, up to an end that was found and not guessed, and the handler gets the
-//! skipped offsets; librdkafka doesn't fetch from the partition while it waits for the next attempt, unless it refused the last one; a
-//! partition that librdkafka has stopped reading meanwhile begins again.
+//! skipped offsets; while a partition waits for the next attempt, librdkafka
+//! doesn't fetch from it, unless it refused the last attempt; a partition that librdkafka has stopped reading meanwhile begins again.
 
 use std::collections::HashSet;
 use std::ops::Range;

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-/// An offset that was received and is at or behind the first unacknowledged one.
+/// An offset that was received and is at or above the first unacknowledged one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct PendingOffset {
     offset: u64,

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// See the module. Shared by the writers, which close it, the recovery, which opens it, and every [`super::PartitionState`]: while it is
-/// closed, its commit point is what had been acknowledged before the last look at the store.
+/// closed, its commit point is what had been acknowledged before the last look at the store, or the begin of a re-read that is owed.
 #[derive(Debug, Default)]
 pub struct CommitGate {
     failures: AtomicU64,

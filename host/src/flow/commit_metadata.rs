@@ -38,7 +38,7 @@ pub struct CommitMetadata {
     pub late: Option<LateRequests>,
     /// Where the dead letters of records that aren't committed begin.
     pub dead_letters: Option<DeadLetterIndex>,
-    /// Offsets behind the committed one that a replay has finished.
+    /// Offsets above the committed one that a replay has finished.
     pub replayed: RangeSet,
     /// The topic's id: a topic that was deleted and created again has another one.
     pub topic_id: Option<TopicId>,

@@ -55,7 +55,7 @@ pub struct PartitionState {
     gate: Arc<CommitGate>,
     /// How many offsets the blocks that the store has open may reach back.
     block_margin: BlockMargin,
-    /// Earlier owners wrote nothing at or behind this offset.
+    /// Earlier owners wrote nothing at or above this offset.
     written_before: u64,
     /// What is committed beside every offset, apart from what changes while the partition is read.
     metadata: CommitMetadata,
@@ -131,7 +131,7 @@ pub enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct OwedReread {
     from: u64,
-    /// It is complete when everything below this offset was read again. Nothing at or behind this offset was read before.
+    /// It is complete when everything below this offset was read again. Nothing at or above this offset was read before.
     until: u64,
     /// Everything below this offset may have been written, and is compared whenever it is read.
     compare_below: u64,
@@ -160,7 +160,7 @@ impl CommitPoint {
 pub struct Begin {
     /// The first offset to read, with what was committed beside it.
     pub point: CommitPoint,
-    /// Earlier owners wrote nothing at or behind this offset.
+    /// Earlier owners wrote nothing at or above this offset.
     pub written_before: u64,
     /// While it is closed, only what had been acknowledged before the last look at the store is committed, and after a removal nothing.
     pub gate: Arc<CommitGate>,
@@ -340,7 +340,7 @@ impl PartitionState {
         self.lock().checkpoint.in_flight()
     }
 
-    /// Whether a record's handle was dropped without an acknowledgement, as by a panic: this value can never commit anything behind that
+    /// Whether a record's handle was dropped without an acknowledgement, as by a panic: this value can never commit anything above that
     /// record.
     pub fn is_record_lost(&self) -> bool {
         self.lock().record_lost

@@ -276,7 +276,7 @@ impl PipelineRun<'_> {
     }
 }
 
-/// Waits until no request is under way, `most` at most, and only until the process is told to stop. Looks each `look` whether it was.
+/// Waits until no request is under way, `most` at most, and only until the process is told to stop, which it looks for every `look`.
 async fn requests_ended<I: Future<Output = ()>>(
     idle: impl Fn() -> I,
     stop: &AtomicBool,

@@ -361,12 +361,12 @@ impl Host {
     }
 }
 
-/// Whether the late partitions' records wait for the store: most of those that aren't acknowledged were read already. Of the records that
+/// Whether the lagging partitions' records wait for the store: most of those that aren't acknowledged were read already. Of the records that
 /// were read each worker has one at most that doesn't wait for the store.
 fn is_read(partitions: &[PartitionView], workers: usize) -> bool {
-    let late = || partitions.iter().filter(|seen| seen.behind.is_some_and(|behind| behind > BEHIND));
-    let read: usize = late().map(|seen| seen.standing.in_flight).sum();
-    let lag: u64 = late().filter_map(|seen| seen.standing.lag()).sum();
+    let lagging = || partitions.iter().filter(|seen| seen.behind.is_some_and(|behind| behind > BEHIND));
+    let read: usize = lagging().map(|seen| seen.standing.in_flight).sum();
+    let lag: u64 = lagging().filter_map(|seen| seen.standing.lag()).sum();
     read > workers && read as u64 >= lag / 2
 }
 
@@ -374,7 +374,7 @@ fn is_read(partitions: &[PartitionView], workers: usize) -> bool {
 struct Signs<'a> {
     problems: &'a [HealthProblem],
     is_paused: bool,
-    /// Most records of the late partitions were read, or much of the budget is used.
+    /// Most records of the lagging partitions were read, or much of the budget is used.
     waits_for_store: bool,
     /// For how long the oldest request to the store has had no answer; `None`: no request is under way.
     oldest_request: Option<Duration>,

@@ -2,9 +2,9 @@
 //! chain to the sink.
 //!
 //! Guarantees: the records of a partition go through the chain in order, one after the other; nothing is read from a partition that has
-//! used up its share of the budget; exactly one of three things happens with every record that was read: it is handed to the sink, or
-//! it is acknowledged because of a verdict, or it is left unacknowledged, because its partition isn't read any more or the host is
-//! stopping; the worker looks at its commands and at the state of the partition before each record; no plugin instance is started
+//! used up its share of the budget; a record that comes a second time is ignored, and every other one is handed to the sink, or acknowledged
+//! (a verdict dropped it, or a failure policy skipped it), or held for another attempt, or left unacknowledged because its partition isn't
+//! read any more or the host stops; the worker looks at its commands and at the state of the partition before each record; no plugin instance is started
 //! before the worker has a partition.
 
 use std::sync::mpsc::{Receiver, TryRecvError};

@@ -18,7 +18,7 @@
 //! re-reads what they may have damaged.
 //!
 //! Guarantees: a partition is given the store's new start only together with its re-read; between a failure of the
-//! store and the next successful look at its uptime, only offsets are committed that had been acknowledged before an earlier look.
+//! store and the next successful look at its uptime, only offsets are committed that had been acknowledged before an earlier look, and begins of re-reads that are owed.
 //!
 //! A re-read passes through four modules: this one decides from where, `flow::partition_state::reread` keeps what is owed,
 //! `consumer::begin` ends the partition and begins it again, and `sink::writer::place` compares the records.

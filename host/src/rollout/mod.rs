@@ -51,7 +51,7 @@ impl Default for Pace {
     }
 }
 
-/// Gets the plugins that may decide about records now, or after a rollback.
+/// Reads the configuration again. The argument: the plugins that may decide about records now, or after a rollback.
 pub type ReadAgain = Box<dyn Fn(&[Arc<PluginConfig>]) -> Result<Config, NotTaken> + Send>;
 
 /// Where a host that applies changed configurations reads its chain from.

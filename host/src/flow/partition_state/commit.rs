@@ -1,7 +1,8 @@
 //! What may be committed for a partition, and what the next owner is told with it.
 //!
 //! Guarantees: while a partition is read, [`PartitionState::commit_point`] alone decides what may be committed; while a failure of the
-//! store isn't explained, that is only what had been acknowledged before an earlier look at the store.
+//! store isn't explained, that is only what had been acknowledged before an earlier look at the store, or the begin of a re-read that is
+//! owed.
 
 use super::{CommitPoint, Inner, OwedReread, PartitionState, Phase};
 use crate::flow::commit_metadata::CommitMetadata;

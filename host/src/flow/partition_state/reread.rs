@@ -51,7 +51,7 @@ impl PartitionState {
         offset < self.written_before.max(self.lock().compare_below)
     }
 
-    /// The offset at and behind which nothing was ever written.
+    /// The offset from which on nothing was ever written.
     fn written_end(&self, inner: &Inner) -> u64 {
         inner.checkpoint.next_offset().max(inner.compare_below).max(self.written_before)
     }

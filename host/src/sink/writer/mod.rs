@@ -71,7 +71,7 @@ pub struct Writer {
     letters: VecDeque<PendingWrite>,
     /// Dead letters of this entry that are to be removed.
     removals: VecDeque<LetterRemoval>,
-    /// Records that the store acknowledged and that weren't read back yet.
+    /// Records to which the store answered 200, and that weren't read back yet.
     unverified: Vec<PendingWrite>,
     /// Dead letters that the store refuses.
     parked: Parked,
@@ -84,7 +84,7 @@ pub struct Writer {
     /// the present one began.
     newest_sent: Option<u64>,
     /// How many records of each partition were written where others may have left unfinished ones.
-    written_late: HashMap<TopicPartition, u32>,
+    written_beside_others: HashMap<TopicPartition, u32>,
     /// The partitions whose records were written to this entry.
     states: HashMap<TopicPartition, Arc<PartitionState>>,
     rewritten: Rewritten,
@@ -122,7 +122,7 @@ impl Writer {
             ranges,
             generation: None,
             newest_sent: None,
-            written_late: HashMap::new(),
+            written_beside_others: HashMap::new(),
             states: HashMap::new(),
             rewritten: Rewritten::default(),
             hidden: Hidden::default(),
@@ -162,7 +162,7 @@ impl Writer {
                 self.shared.remember(&self.entry, &mut self.acknowledged);
             }
             match answer {
-                // A shared request failed, and the store may still be at work on it.
+                // The store may still be at work on the request that failed.
                 Ok(()) if self.request_sharing == RequestSharing::JustFailed => {
                     tokio::time::sleep(self.backoff.wait()).await
                 }

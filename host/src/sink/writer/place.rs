@@ -26,7 +26,7 @@ const WHOLE: usize = 200;
 /// How many records of a partition and generation are read back although `store.verify_writes` is off, because a host
 /// before this one may have left an unfinished record at the same microsecond. It can have left at most one request's
 /// worth (`store.batch_records`, 85 at most); the margin is for partitions that share an entry and are read again in another order.
-const SHOWN_LATE: u32 = 1_000;
+const SHOWN_BESIDE_OTHERS: u32 = 1_000;
 
 /// How often a record whose bytes differ from what its plugins answer now is written again.
 const MOST_REWRITES: u8 = 3;
@@ -84,7 +84,7 @@ impl Writer {
             let is_absent = entry_list.is_absent(store, &self.entry, generation.unwrap_or(u64::MAX)).await;
             let newest = if is_absent { None } else { store.newest_of(&self.entry).await? };
             self.occupied.begin_generation(newest.max(self.newest_sent));
-            self.written_late.clear();
+            self.written_beside_others.clear();
             // The microseconds at which records are hidden are forgotten as well: a record that gets one of them meets the hidden one
             // again.
             self.hidden = Hidden::default();
@@ -137,7 +137,7 @@ impl Writer {
             TimestampChoice::Free(time) => {
                 self.occupied.occupy(time);
                 pending.time_us = Some(time);
-                pending.must_be_shown |= self.occupied.may_be_hidden(time) && self.count_late(&pending);
+                pending.must_be_shown |= self.occupied.may_be_hidden(time) && self.count_beside_others(&pending);
                 return Placed::ToBeWritten(pending);
             }
             // A record of another partition, which needed no bytes, made the writer look here.
@@ -179,10 +179,10 @@ impl Writer {
         pending.state().compare_contents()
     }
 
-    fn count_late(&mut self, pending: &PendingWrite) -> bool {
-        let late = self.written_late.entry(pending.prepared.identity.source.clone()).or_default();
+    fn count_beside_others(&mut self, pending: &PendingWrite) -> bool {
+        let late = self.written_beside_others.entry(pending.prepared.identity.source.clone()).or_default();
         *late = late.saturating_add(1);
-        *late <= SHOWN_LATE
+        *late <= SHOWN_BESIDE_OTHERS
     }
 
     async fn remove_damaged(&mut self, time: u64) -> Result<(), StoreError> {

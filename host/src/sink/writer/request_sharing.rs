@@ -18,7 +18,8 @@ pub(super) enum RequestSharing {
     /// Together with those of other writers.
     #[default]
     Shared,
-    /// By itself: a shared request failed in this turn, and the next turn shows whose fault it was.
+    /// By itself until the turn ends, because a shared request failed, or because a batch that was refused is sent in halves. The writer
+    /// waits before its next turn, in which it sends `Own` requests.
     JustFailed,
     /// By itself, until a turn succeeds.
     Own,

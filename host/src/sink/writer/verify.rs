@@ -220,8 +220,8 @@ impl Writer {
     /// Finds out at the lowest cost whether all of these records are shown. `false`: they may be or not.
     async fn are_shown(&mut self, records: &[PendingWrite]) -> Result<bool, StoreError> {
         let Some(last) = records.last() else { return Ok(true) };
-        let mere = records.iter().all(|record| !record.must_be_shown);
-        if mere
+        let needs_no_query = records.iter().all(|record| !record.must_be_shown);
+        if needs_no_query
             && let Some(part) = self.shown_part(records)
             && let Some(answer) = joint::ask(&self.shared, part).await
         {
@@ -235,7 +235,7 @@ impl Writer {
                 Err(_) => tokio::time::sleep(self.backoff.wait()).await,
             }
         }
-        if mere && self.verifier.prefers_singles(records.len()) {
+        if needs_no_query && self.verifier.prefers_singles(records.len()) {
             return self.are_there(records).await;
         }
         // Between the offsets of dead letters that are sent again lie others, whose records a count would take for theirs.
@@ -250,7 +250,7 @@ impl Writer {
         let begin = Instant::now();
         let shown = self.shared.store.last_of(&self.entry, &claim).await?;
         (self.verifier.query, self.verifier.queried) = (Some(begin.elapsed()), Some(begin));
-        if mere && self.verifier.single.is_none() && self.verifier.query > Some(CHEAP) {
+        if needs_no_query && self.verifier.single.is_none() && self.verifier.query > Some(CHEAP) {
             // Costly: learn what a single record would cost.
             self.are_there(records.get(..SINGLES_AT_ONCE).unwrap_or(records)).await?;
         }
