@@ -142,6 +142,23 @@ impl Store {
         Ok(torn)
     }
 
+    /// Cuts the files of the newest block of each entry of a bucket to this length, so that the bytes of all records behind it
+    /// are gone, as in a block from which records were removed. Returns how many there were.
+    pub fn cut_newest_blocks(&self, bucket: &str, bytes: u64) -> Result<usize> {
+        let (mut cut, mut folders) = (0, vec![self.data.path().join(bucket)]);
+        while let Some(folder) = folders.pop() {
+            let found: Vec<PathBuf> =
+                std::fs::read_dir(folder)?.map(|found| Ok(found?.path())).collect::<Result<_>>()?;
+            folders.extend(found.iter().filter(|path| path.is_dir()).cloned());
+            let blocks = found.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "blk"));
+            if let Some(newest) = blocks.max() {
+                std::fs::OpenOptions::new().write(true).open(newest)?.set_len(bytes)?;
+                cut += 1;
+            }
+        }
+        Ok(cut)
+    }
+
     /// A copy of the data of a store that was stopped.
     pub fn back_up(&self) -> Result<TempDir> {
         let backup = process::data_folder("backup")?;

@@ -191,6 +191,40 @@ async fn what_was_written_again_after_a_crash_is_lost_in_the_next() -> Result<()
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
+/// The bytes of two records of the open block are gone, so that the store gives up the block when the host removes one of them. When the
+/// store starts again it brings such a block back, with what was damaged in it (trap 27). Here the host repairs that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_that_the_store_gave_up_and_brings_back_is_repaired() -> Result<()> {
+    let (mut store, trial) = torn_log("given-up")?;
+    let mut sink = Sink::start(&trial.config)?;
+    let mut produced = Vec::new();
+    let mut dice = Dice::new(&trial.topic)?;
+    // The open block is half full.
+    let messages = (0..torn_block() * 5 / 2).map(|n| Message::new(payload(n, 1000)));
+    produced.extend(trial.kafka.produce(&trial.topic, messages)?);
+    sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
+    sink.kill9()?;
+    store.kill9()?;
+    store.restart()?;
+    // The bytes of the last two records are gone. At its start the store would make the file as long again as all records of the block.
+    let bytes = 1000 * torn_block() / 2 - 1500;
+    ensure!(store.cut_newest_blocks(trial.config.bucket(), bytes)? > 0, "there was no block");
+    sink.start_again()?;
+    let has_given_up = || Ok(sink.log()?.contains("Failed to read record chunk").then_some(()));
+    wait_for("the store to give up the block", STEP, has_given_up)?;
+    // The host writes again now what the block had.
+    pause(&mut dice, 0..600).await;
+    sink.kill9()?;
+    store.kill9()?;
+    store.restart()?;
+    sink.start_again()?;
+    figures::add("kills_store", 2.0)?;
+    // The offset of one more record is committed when no re-read is owed any more.
+    let one = Message::new(payload(produced.len() as u64, 1000));
+    produced.extend(trial.kafka.produce(&trial.topic, [one].into_iter())?);
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
+
 /// Somebody makes the bucket's blocks larger while the host runs, and the next crash takes more than two of the blocks that it knew. The
 /// host has caught up for longer than it takes to look at the store's uptime: then only the size of blocks makes it go back.
 #[tokio::test(flavor = "multi_thread")]
