@@ -253,18 +253,15 @@ impl Store {
         }
     }
 
-    /// What can't be read while the server answers otherwise is unreadable.
+    /// What can't be read while the server answers otherwise is unreadable. It is asked by a query: of a timestamp that two blocks have, a
+    /// query shows the record that others see, which is damaged if the block came back after the server had given it up (trap 27).
     async fn read_one(&self, entry: &EntryName, time: u64) -> Result<Content, StoreError> {
-        let name = entry.to_string();
-        let read = self.with_bucket(READ_BYTES, move |bucket| {
-            let request = bucket.read_record(&name).timestamp_us(time);
-            async move { Ok(Content::read(&request.send().await?.bytes().await?)) }
-        });
-        match self.timed(StoreOperation::Read, read).await {
+        match self.query(entry, time..time.saturating_add(1), 1, true).await {
+            // `None`: it was removed since.
+            Ok(page) => Ok(page.seen.first().map_or(Content::Unreadable, |seen| seen.content)),
             Err(StoreError::Unavailable(_)) => self.started().await.map(|_| Content::Unreadable),
-            // The second: it was removed since.
-            Err(StoreError::Failed(_) | StoreError::NotFound(_)) => Ok(Content::Unreadable),
-            answer => answer,
+            Err(StoreError::Failed(_)) => Ok(Content::Unreadable),
+            Err(error) => Err(error),
         }
     }
 
