@@ -9,6 +9,7 @@ use std::io::Write;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    refuse_huge_pages();
     // Before the allocator is told to keep memory: this process has a limit on it.
     if let Some(code) = cli::compile_child() {
         end(code);
@@ -43,6 +44,23 @@ fn leave_no_core() {
         }
     }
 }
+
+/// Has the kernel give this process, and the compilers that it starts, no huge pages. The allocator asks for them, and then a few
+/// bytes that are in use keep 2 MB resident: behind a proxy that failed 10,000 times the host had 337 MB in memory with them, and
+/// 280 MB without.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "the standard library doesn't know this setting of the kernel")]
+fn refuse_huge_pages() {
+    const ON: libc::c_ulong = 1;
+    const UNUSED: libc::c_ulong = 0;
+    // SAFETY: it only makes the system call; where the kernel refuses it, huge pages stay as they are.
+    unsafe {
+        libc::prctl(libc::PR_SET_THP_DISABLE, ON, UNUSED, UNUSED, UNUSED);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn refuse_huge_pages() {}
 
 /// Keeps the memory of large payloads, which librdkafka takes from the C library, for the next ones: given back and asked for
 /// again, each page of it costs a fault, which was a third of the host's time at 900 KB. What is kept is bounded by what was in

@@ -181,6 +181,24 @@ async fn memory_in_flight_is_bounded() -> Result<()> {
     Ok(())
 }
 
+/// Huge pages would keep much more resident than is in use. The kernel gives them to every process on some systems, and on others to
+/// those that ask, as the host's allocator does.
+#[tokio::test]
+async fn the_host_has_no_huge_pages() -> Result<()> {
+    let bed = bed()?;
+    let kafka = bed.kafka.client();
+    let topic = unique("pages");
+    kafka.create_topic(&topic, 1)?;
+    kafka.produce(&topic, [Message::new(payload(0, 100))])?;
+    let config = bed.sink_config(&topic);
+    let mut sink = Sink::start(&config)?;
+    sink.wait_caught_up(&kafka, config.group(), &[&topic], CATCH_UP)?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", sink.process().pid()))?;
+    let setting = status.lines().find(|line| line.starts_with("THP_enabled:")).context("THP_enabled")?;
+    ensure!(setting.ends_with('0'), "{setting}");
+    sink.stop_cleanly()
+}
+
 /// How many offsets the group has committed; 0 if Kafka is busy and doesn't answer, so that the caller asks again.
 fn committed_so_far(group: &Group, topic: &str) -> u64 {
     sum(&group.committed(topic).unwrap_or_default())
