@@ -353,7 +353,7 @@ fn checked_properties(
             }
         };
         if let Some((_, reason)) = OWNED.iter().find(|(owned, _)| owned == name) {
-            reject(format!("the host owns this property: {reason}"));
+            reject(format!("this property can't be set here: {reason}"));
         } else if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_')) {
             reject("not a librdkafka property: their names are letters, digits, `.` and `_`".into());
         } else if text.contains('\0') {
