@@ -7,8 +7,8 @@
 mod attachments;
 mod choice;
 mod cli;
+mod client_faults;
 mod clients;
-mod faults;
 mod handled;
 mod producers;
 mod rust;
