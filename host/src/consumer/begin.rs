@@ -37,10 +37,16 @@ impl GroupConsumer {
             let Some(queue) = control.close() else { continue };
             info!(partition = %source, offset = point.offset, was_out_of_range, "reading from another offset");
             self.handler.awaits_begin(source);
-            let known = Some(point);
-            let since = Instant::now();
-            let waiting =
-                Waiting { queue, known, was_out_of_range, had_stopped, question: None, assigned_at: None, since };
+            let waiting = Waiting {
+                queue,
+                known: Some(point),
+                owned_from: Some(state.owned_from()),
+                was_out_of_range,
+                had_stopped,
+                question: None,
+                assigned_at: None,
+                since: Instant::now(),
+            };
             *partition = AssignedPartition::Waiting(Box::new(waiting));
         }
     }
@@ -111,7 +117,9 @@ impl GroupConsumer {
         if let (Ok(point), Some(until_ms)) = (&mut point, late_until_ms) {
             point.expect_late_requests(until_ms);
         }
-        let begun = point.and_then(|point| self.handler.make_state(&source, Beginning { point, facts, is_reread }));
+        let owned_from = waiting.owned_from;
+        let beginning = |point| Beginning { point, facts, is_reread, owned_from };
+        let begun = point.and_then(|point| self.handler.make_state(&source, beginning(point)));
         let state = match begun {
             Ok(state) => state,
             Err(reason) => return self.handler.failed(reason),

@@ -60,6 +60,8 @@ pub(super) struct Waiting {
     pub queue: PartitionQueue<GroupContext>,
     /// Where this host, which has read the partition already, wants to go on; `None`: the committed offset decides.
     pub known: Option<CommitPoint>,
+    /// From which offset on this host has read it already; `None`: it hasn't.
+    pub owned_from: Option<u64>,
     /// Whether the broker refused the offset to read next.
     pub was_out_of_range: bool,
     /// Whether librdkafka had stopped reading it.
@@ -107,6 +109,7 @@ impl GroupContext {
             let waiting = Waiting {
                 queue,
                 known: None,
+                owned_from: None,
                 was_out_of_range: false,
                 had_stopped: false,
                 question: None,

@@ -22,6 +22,8 @@ pub struct Beginning {
     pub facts: Facts,
     /// Whether this host has the partition already and re-reads it, so that no other host has written its records since.
     pub is_reread: bool,
+    /// From which offset on this host has read the partition already; `None`: it hasn't.
+    pub owned_from: Option<u64>,
 }
 
 /// Handles the partitions that the group gives to this host. The thread that runs [`super::GroupConsumer::run`] calls the methods, unless a

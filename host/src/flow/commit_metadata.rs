@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
+use super::crash_risk::CrashRisks;
 use super::range_set::RangeSet;
 use super::store_start::Started;
 use crate::record::TopicId;
@@ -34,6 +35,9 @@ pub struct CommitMetadata {
     /// Records below this offset are compared with what the store has, bytes included: they may have been written, and
     /// harmed. An owner that was killed may have written further than anybody read since, up to where the topic ended.
     pub compare_below: Option<u64>,
+    /// What earlier owners and the present one wrote to blocks that the store may still have open, where the partition's records go to
+    /// several entries.
+    pub risks: CrashRisks,
     /// Requests of an owner that was killed may still arrive at the store.
     pub late: Option<LateRequests>,
     /// Where the dead letters of records that aren't committed begin.
@@ -94,6 +98,7 @@ impl fmt::Display for CommitMetadata {
         parts.extend(self.margin.map(|offsets| format!("margin={offsets}")));
         parts.extend(self.reread_until.map(|offset| format!("reread={offset}")));
         parts.extend(self.compare_below.map(|offset| format!("compare={offset}")));
+        parts.extend((!self.risks.is_empty()).then(|| format!("risk={}", self.risks)));
         parts.extend(self.late.map(|late| format!("late={}@{}", late.from, late.until_ms)));
         parts.extend(self.dead_letters.as_ref().map(|index| format!("letters={}@{}", index.offset, index.topic)));
         parts.extend(self.topic_id.map(|id| format!("topic={id}")));
@@ -157,6 +162,7 @@ impl CommitMetadata {
             "margin" => self.margin = Some(value.parse().ok()?),
             "reread" => self.reread_until = Some(value.parse().ok()?),
             "compare" => self.compare_below = Some(value.parse().ok()?),
+            "risk" => self.risks = value.parse().ok()?,
             "late" => {
                 let (from, until) = value.split_once('@')?;
                 self.late = Some(LateRequests { from: from.parse().ok()?, until_ms: until.parse().ok()? });
@@ -205,6 +211,7 @@ mod tests {
             margin: Some(256),
             reread_until: Some(5500),
             compare_below: Some(6000),
+            risks: "30@1600,4000@1700".parse().unwrap(),
             late: Some(LateRequests { from: 4000, until_ms: 1700 }),
             dead_letters: Some(DeadLetterIndex { topic: "dead".into(), offset: 30 }),
             replayed,
@@ -217,7 +224,7 @@ mod tests {
 
     #[test]
     fn it_is_read_as_it_was_written() {
-        let text = "store=1000-1050 durable=4990 margin=256 reread=5500 compare=6000 late=4000@1700 \
+        let text = "store=1000-1050 durable=4990 margin=256 reread=5500 compare=6000 risk=30@1600,4000@1700 late=4000@1700 \
                     letters=30@dead topic=AAAAAAAAAAAAAAAAAAAAAQ epoch=7 naming=topic later=1 done=7-8,20-20";
         assert_eq!(full().to_string(), text);
         assert_eq!(CommitMetadata::read(text), full());
@@ -234,6 +241,7 @@ mod tests {
             "topic=a",
             "letters=1",
             "late=4",
+            "risk=4",
             "=",
             "durable=-1",
             "epoch=-1",

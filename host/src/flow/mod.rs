@@ -10,6 +10,7 @@ mod budget;
 mod checkpoint;
 mod commit_gate;
 mod commit_metadata;
+pub mod crash_risk;
 mod leader_epochs;
 pub mod membership;
 mod partition_state;

@@ -15,7 +15,7 @@ mod letter;
 mod requests;
 mod reread;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -28,8 +28,9 @@ use super::budget::{Budget, BudgetShare, Usage};
 use super::checkpoint::Checkpoint;
 use super::commit_gate::CommitGate;
 use super::commit_metadata::{CommitMetadata, LateRequests};
+use super::crash_risk::{self, CrashRisks};
 use super::leader_epochs::LeaderEpochs;
-use super::store_start::Started;
+use super::store_start::{Started, now_ms};
 use crate::record::entry_name::{EntryName, NameError, Naming, Template, topic_segment};
 use crate::record::{TopicId, TopicPartition};
 
@@ -59,6 +60,10 @@ pub struct PartitionState {
     written_before: u64,
     /// What is committed beside every offset, apart from what changes while the partition is read.
     metadata: CommitMetadata,
+    /// What was written from this offset on this process remembers.
+    owned_from: u64,
+    /// Whether records were written to another entry than [`Self::entry`], by this owner or an earlier one.
+    writes_to_several: AtomicBool,
     /// `None`: this is the state of a partition, not of a dead letter.
     letter: Option<LetterState>,
     inner: Mutex<Inner>,
@@ -97,8 +102,14 @@ struct Inner {
     store_start: Option<Started>,
     /// See [`CommitMetadata::durable`].
     durable: u64,
-    /// The lowest offset of a record that a crash of the store may harm now.
+    /// The lowest offset of a record that a crash of the store may harm now, of those that this process wrote.
     at_risk: Option<u64>,
+    /// Those that earlier owners wrote, or an earlier value of this process. See [`CommitMetadata::risks`].
+    inherited_risks: CrashRisks,
+    /// Until when what is written now is at risk, in milliseconds since the Unix epoch.
+    own_risk_until_ms: u64,
+    /// The positions at the last two looks at the store.
+    looked_positions: [u64; 2],
     /// Everything below this offset had been acknowledged when the store was last looked at and hadn't restarted, or was
     /// committed before: a failure since then doesn't concern it, and it may be committed while the gate is closed.
     committable_while_closed: Option<u64>,
@@ -135,6 +146,8 @@ struct OwedReread {
     until: u64,
     /// Everything below this offset may have been written, and is compared whenever it is read.
     compare_below: u64,
+    /// Whether `from` was decided by a look at what this process remembers. If not, more that is at risk may be harmed.
+    is_decided: bool,
 }
 
 /// What may be committed for a partition, and where its next owner begins.
@@ -162,6 +175,8 @@ pub struct Begin {
     pub point: CommitPoint,
     /// Earlier owners wrote nothing at or above this offset.
     pub written_before: u64,
+    /// From which offset on this process has read the partition already; `None`: it hasn't.
+    pub owned_from: Option<u64>,
     /// While it is closed, only what had been acknowledged before the last look at the store is committed, and after a removal nothing.
     pub gate: Arc<CommitGate>,
     /// How many offsets the blocks that the store has open may reach back.
@@ -180,7 +195,7 @@ impl PartitionState {
         begin: Begin,
     ) -> Result<Self, NameError> {
         let name = topic_segment(&source.topic);
-        let Begin { point: CommitPoint { offset, metadata }, written_before, gate, block_margin } = begin;
+        let Begin { point: CommitPoint { offset, metadata }, written_before, owned_from, gate, block_margin } = begin;
         let inner = Inner {
             reread_until: metadata.reread_until.unwrap_or_default(),
             compare_below: metadata.compare_below.unwrap_or_default(),
@@ -188,6 +203,7 @@ impl PartitionState {
             epochs: LeaderEpochs::starting_at(offset, metadata.leader_epoch),
             store_start: metadata.store_start,
             durable: metadata.durable.unwrap_or(offset),
+            inherited_risks: metadata.risks.clone(),
             ..Inner::starting_at(offset)
         };
         Ok(Self {
@@ -201,6 +217,8 @@ impl PartitionState {
             gate,
             block_margin,
             written_before,
+            owned_from: owned_from.map_or(offset, |owned| owned.min(offset)),
+            writes_to_several: (!metadata.risks.is_empty()).into(),
             metadata,
             letter: None,
             inner: Mutex::new(inner),
@@ -346,19 +364,6 @@ impl PartitionState {
         self.lock().record_lost
     }
 
-    /// Takes note of a look at the store: it ran with this start, and everything below `position` had been acknowledged before the look.
-    /// `at_risk`: the lowest offset of a record that a crash of the store may harm; `None`: there is none.
-    pub fn looked(&self, store_start: Started, position: u64, at_risk: Option<u64>) {
-        let mut inner = self.lock();
-        inner.store_start = Some(store_start);
-        inner.at_risk = at_risk;
-        if inner.phase == Phase::Reading && !inner.is_rereading() && inner.owed.is_none() {
-            inner.durable = position;
-            // More may have been committed since the position was taken.
-            inner.committable_while_closed = inner.committable_while_closed.max(Some(position));
-        }
-    }
-
     /// The start of the store under which this partition's records were written; `None`: it isn't known.
     pub fn store_start(&self) -> Option<Started> {
         self.lock().store_start
@@ -458,6 +463,9 @@ impl Inner {
             store_start: None,
             durable: offset,
             at_risk: None,
+            inherited_risks: CrashRisks::default(),
+            own_risk_until_ms: crash_risk::until(now_ms()),
+            looked_positions: [offset; 2],
             committable_while_closed: None,
         }
     }

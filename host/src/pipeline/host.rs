@@ -251,7 +251,7 @@ impl GroupHandler for Host {
     }
 
     fn make_state(&self, source: &TopicPartition, beginning: Beginning) -> Result<Arc<PartitionState>, String> {
-        let Beginning { mut point, facts, is_reread } = beginning;
+        let Beginning { mut point, facts, is_reread, owned_from } = beginning;
         let committed = point.offset;
         if !is_reread {
             self.sink.partition_begins();
@@ -275,7 +275,7 @@ impl GroupHandler for Host {
         // In a re-read this host knows up to which offset something was written. Otherwise an earlier owner may have written all that
         // the partition has.
         let written_before = point.metadata.compare_below.filter(|_| is_reread).unwrap_or(facts.high);
-        let begin = Begin { point, written_before, gate, block_margin };
+        let begin = Begin { point, written_before, owned_from, gate, block_margin };
         let budget = Arc::clone(&self.budget);
         let state = PartitionState::new(source.clone(), naming, &self.dead_letter_entry, budget, begin)
             .map_err(|error| format!("{source} can't be written: {error}"))?;

@@ -72,12 +72,14 @@ struct KnownStart {
     /// When the store was last asked for its uptime, in milliseconds since the Unix epoch; `None`: it hasn't answered
     /// yet.
     looked: Option<u64>,
+    /// When the store was asked for the last time before all re-reads were announced that followed from its answer; `None`: not yet.
+    ran_at: Option<Instant>,
 }
 
 impl Recovery {
     /// Begins with the store's present start; `None`: the store hasn't answered yet.
     pub fn new(start: Option<Started>, block_margin: BlockMargin) -> Self {
-        Self { known: Mutex::new(KnownStart { start, looked: None }), block_margin }
+        Self { known: Mutex::new(KnownStart { start, looked: None, ran_at: None }), block_margin }
     }
 
     /// Moves the offset at which a partition begins back, if the store has restarted since that offset was committed,
@@ -92,13 +94,15 @@ impl Recovery {
         // The owner that committed it may have known larger blocks, and would have gone back further.
         let further = metadata.margin.take().unwrap_or_default().saturating_sub(self.block_margin.offsets());
         let durable = metadata.durable.unwrap_or(*offset).saturating_sub(further);
+        // It isn't known when the store went down: what was at risk when this was committed may have been at risk then, too.
+        let at_risk = metadata.risks.lowest().unwrap_or(u64::MAX);
         // Records from `high` on are new, even if the log was truncated and once held other records at these offsets.
         // Earlier versions of the host committed only `compare_below`.
         let mut reread_until = metadata.reread_until.or(metadata.compare_below).unwrap_or_default().min(high);
         if let Some(late) = metadata.late.take_if(|late| late.until_ms <= now_ms) {
             reread_until = reread_until.max(committed);
             metadata.compare_below = metadata.compare_below.max(Some(high));
-            *offset = late.from.saturating_sub(self.block_margin.offsets()).max(low).min(committed);
+            *offset = late.from.saturating_sub(self.block_margin.offsets()).min(at_risk).max(low).min(committed);
             info!(
                 partition = %source, committed, from = *offset,
                 "re-reading records that late requests of an earlier host may have damaged"
@@ -107,7 +111,7 @@ impl Recovery {
         if let (Some(before), Some(now)) = (metadata.store_start, now)
             && before.narrow(now).is_none()
         {
-            let from = durable.saturating_sub(self.block_margin.offsets()).max(low).min(*offset);
+            let from = durable.saturating_sub(self.block_margin.offsets()).min(at_risk).max(low).min(*offset);
             warn!(
                 partition = %source, committed, from,
                 "ReductStore restarted since this offset was committed; re-reading"
@@ -123,6 +127,7 @@ impl Recovery {
             // If the store hasn't answered yet, the committed start is kept and compared with the store's first answer.
             metadata.store_start = metadata.store_start.or(now);
         }
+        metadata.risks = metadata.risks.at(now_ms);
         metadata.reread_until = Some(reread_until).filter(|until| *offset < *until);
     }
 
@@ -147,11 +152,15 @@ impl Recovery {
             }
             // The positions are read before the store is asked, so that its answer holds for all of them.
             let states: Vec<_> = host.states().into_iter().map(|state| (state.position(), state)).collect();
-            let (asked, failures) = (now_ms(), sink.gate().failures());
+            let (asked, asked_at, failures) = (now_ms(), Instant::now(), sink.gate().failures());
             let looked = match sink.store_started().await {
                 Ok(start) => self.look(&*host, &sink, start, asked, &states).await,
                 Err(error) => Err(error),
             };
+            if looked.is_ok() {
+                self.known().ran_at = Some(asked_at);
+                sink.looked();
+            }
             match looked {
                 Err(StoreError::Unavailable(_)) => {}
                 // Any other error shows that the store runs, although it doesn't tell its uptime.
@@ -212,8 +221,10 @@ impl Recovery {
             host.states().into_iter().partition(|state| has_restarted || has_begun_before(state, start));
         let removed = unharmed.into_iter().filter_map(|state| Some((state.required_reread()?, state))).collect();
         let crashed = harmed.into_iter().map(|state| (state.reread_from_after_crash(), state)).collect();
-        reread(sink, crashed, Some(start), false).await?;
-        reread(sink, removed, None, true).await?;
+        // The store may have been away for longer than its blocks are at work: what counts is what was at risk when it ran.
+        let ran_at = self.known().ran_at.unwrap_or_else(Instant::now);
+        reread(sink, crashed, ran_at, Some(start), false).await?;
+        reread(sink, removed, ran_at, None, true).await?;
         if has_restarted && let Some((entry, record)) = sink.lost_without_a_crash().await? {
             error!(
                 %entry, %record,
@@ -227,7 +238,7 @@ impl Recovery {
         for (position, state) in states {
             // A partition whose re-read is still to be announced keeps the earlier start.
             if state.store_start().is_none_or(|before| before.narrow(start).is_some()) {
-                state.looked(start, *position, at_risk.get(&state.source).copied());
+                state.looked(start, *position, at_risk.get(&state.source).copied(), asked);
             }
         }
         Ok(())
@@ -288,6 +299,7 @@ fn has_begun_before(state: &PartitionState, start: Started) -> bool {
 async fn reread(
     sink: &Sink,
     partitions: Vec<(u64, Arc<PartitionState>)>,
+    ran_at: Instant,
     store_start: Option<Started>,
     discard_unsent: bool,
 ) -> Result<(), StoreError> {
@@ -296,7 +308,7 @@ async fn reread(
     }
     let first_offsets: HashMap<TopicPartition, u64> =
         partitions.iter().map(|(from, state)| (state.source.clone(), *from)).collect();
-    let harmed = sink.harmed(&first_offsets).await?;
+    let harmed = sink.harmed(&first_offsets, ran_at).await?;
     for (first, state) in partitions {
         let from = harmed.get(&state.source).map_or(first, |lost| first.min(*lost));
         warn!(partition = %state.source, from, "re-reading what ReductStore may have lost");
@@ -355,6 +367,16 @@ mod tests {
         assert_eq!(point.metadata.to_string(), "store=1400-1450 durable=4990 reread=5000 compare=9000");
         let (point, _) = begin(Some(started(9000)), "store=1000-1050 durable=30 letters=1@t");
         assert_eq!((point.offset, point.metadata.durable), (20, Some(30)), "the partition begins there now");
+    }
+
+    #[test]
+    fn another_start_of_the_store_sets_a_partition_back_to_what_was_at_risk() {
+        let (point, until) = begin(Some(started(1400)), "store=1000-1050 durable=4990 risk=600@1700,700@2000");
+        assert_eq!((point.offset, until), (600, 5000), "the store may have gone down long ago");
+        assert_eq!(point.metadata.to_string(), "store=1400-1450 durable=700 reread=5000 compare=9000 risk=700@2000");
+        let (point, _) = begin(Some(started(1000)), "store=1000-1050 durable=4990 risk=600@1700,700@2000");
+        assert_eq!(point.offset, 5000);
+        assert_eq!(point.metadata.to_string(), "store=1000-1050 durable=4990 risk=700@2000");
     }
 
     #[test]

@@ -35,14 +35,15 @@ impl Sink {
         self.0.recent().deepen(depth);
     }
 
-    /// Compares the remembered records below the given offsets of their partitions with the store. Answers with the first
-    /// offset of each partition that is missing or damaged.
+    /// Compares the remembered records below the given offsets of their partitions with the store: those that were at risk at `ran_at`, when
+    /// the store was last known to run. Answers with the first offset of each partition that is missing or damaged.
     pub async fn harmed(
         &self,
         before: &HashMap<TopicPartition, u64>,
+        ran_at: Instant,
     ) -> Result<HashMap<TopicPartition, u64>, StoreError> {
         let is_before = |identity: &Identity| before.get(&identity.source).is_some_and(|to| identity.offset < *to);
-        let at_risk = self.0.recent().at_risk(Instant::now(), is_before);
+        let at_risk = self.0.recent().at_risk(ran_at, is_before);
         let mut harmed: HashMap<TopicPartition, u64> = HashMap::new();
         for (entry, records) in at_risk {
             let mut by_time: Vec<Written> = records;
@@ -92,6 +93,11 @@ impl Sink {
     /// Gives those back that can't be re-read yet: this host doesn't read them at present. The gate doesn't wait for them.
     pub fn keep_harmed_by_removal(&self, harmed: HashSet<TopicPartition>) {
         self.0.harmed_by_removal().extend(harmed);
+    }
+
+    /// The store has been looked at, and what followed from that was done.
+    pub fn looked(&self) {
+        self.0.recent().looked();
     }
 
     /// The lowest offset of each partition that a crash of the store may harm at present.

@@ -10,13 +10,12 @@ use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use crate::flow::crash_risk::BLOCK_AT_WORK;
 use crate::record::entry_name::EntryName;
 use crate::record::{Identity, TopicPartition};
 
-/// For how long after the last write the server may still be at work on an entry's blocks. Source: it keeps them open for
-/// 30 s and saves what is open every 60 s by default, but not while it is busy (`reductstore` 1.21, block_cache.rs and
-/// cfg).
-const TOUCHED: Duration = Duration::from_secs(300);
+/// For how long after the last write the server may still be at work on an entry's blocks.
+const TOUCHED: Duration = BLOCK_AT_WORK;
 /// How many records are remembered over all entries; each takes about 100 B.
 const MEMORY: usize = 300_000;
 /// How many places of a payload its sketch looks at, and how many bytes at each.
@@ -43,6 +42,8 @@ pub struct Recent {
     depth: usize,
     entries: HashMap<EntryName, Entry>,
     total: usize,
+    /// Records that others pushed out of their entry since the store was last looked at: it may have crashed before these were written.
+    displaced: VecDeque<(EntryName, Written)>,
 }
 
 #[derive(Debug)]
@@ -122,13 +123,21 @@ impl Recent {
         let (found, written): (Vec<Written>, Vec<Written>) = records.into_iter().partition(|record| record.found);
         for (remembered, records) in [(&mut known.written, written), (&mut known.found, found)] {
             remembered.extend(records.into_iter().map(|record| (now, record)));
-            let mut forgotten = remembered.drain(..remembered.len().saturating_sub(self.depth));
-            known.settled = forgotten.next_back().map(|(_, record)| record).or(known.settled.take());
+            for (_, record) in remembered.drain(..remembered.len().saturating_sub(self.depth)) {
+                self.displaced.push_back((entry.clone(), record.clone()));
+                known.settled = Some(record);
+            }
         }
+        self.displaced.drain(..self.displaced.len().saturating_sub(MEMORY));
         self.total = (self.total + known.len()).saturating_sub(before);
         if self.total > MEMORY {
             self.forget_oldest();
         }
+    }
+
+    /// The store has been looked at, and what followed from that was done: what was pushed out before is settled.
+    pub fn looked(&mut self) {
+        self.displaced = VecDeque::new();
     }
 
     /// The remembered records of each entry that `wanted` picks, of the entries whose blocks may be at work; those that were
@@ -140,14 +149,19 @@ impl Recent {
             let records = records.iter().map(|(_, record)| record).filter(|record| wanted(&record.identity));
             (name.clone(), records.cloned().collect())
         });
-        picked.filter(|(_, records): &(EntryName, Vec<Written>)| !records.is_empty()).collect()
+        let mut displaced: HashMap<EntryName, Vec<Written>> = HashMap::new();
+        for (name, record) in self.displaced.iter().filter(|(_, record)| wanted(&record.identity)) {
+            displaced.entry(name.clone()).or_default().push(record.clone());
+        }
+        picked.filter(|(_, records): &(EntryName, Vec<Written>)| !records.is_empty()).chain(displaced).collect()
     }
 
     /// Records that were removed from the entry on purpose: that they are missing proves nothing from now on.
     pub fn forget(&mut self, entry: &EntryName, times: &[u64]) {
+        let stays = |record: &Written| !times.contains(&record.time_us);
+        self.displaced.retain(|(name, record)| name != entry || stays(record));
         let Some(known) = self.entries.get_mut(entry) else { return };
         let before = known.len();
-        let stays = |record: &Written| !times.contains(&record.time_us);
         known.written.retain(|(_, record)| stays(record));
         known.found.retain(|(_, record)| stays(record));
         known.settled = known.settled.take().filter(stays);
@@ -237,6 +251,7 @@ mod tests {
         let (mut recent, start) = (Recent::new(3), Instant::now());
         recent.wrote(&name("rare"), [written(0, 5)], start);
         recent.wrote(&name("busy"), (100..200).map(|offset| written(0, offset)), start);
+        recent.looked();
         let offsets = |recent: &Recent, now, below| -> Vec<(String, Vec<u64>)> {
             let mut risk: Vec<_> = recent
                 .at_risk(now, |identity| identity.offset < below)
@@ -250,6 +265,7 @@ mod tests {
         assert_eq!(offsets(&recent, start, 100), [("rare".into(), vec![5])]);
         let later = start + TOUCHED + Duration::from_secs(1);
         recent.wrote(&name("busy"), [written(1, 7)], later);
+        recent.looked();
         assert_eq!(offsets(&recent, later, 199), [("busy".into(), vec![198, 7])], "the rare one is at rest");
         assert_eq!(recent.total, 4);
         let of = |partition| TopicPartition { topic: "t".into(), partition };
@@ -261,12 +277,35 @@ mod tests {
         assert_eq!(recent.lowest(later), HashMap::from([(of(1), 7)]));
     }
 
+    /// The store crashes, starts again, and takes more than two blocks of records before it is looked at.
+    #[test]
+    fn what_is_pushed_out_is_at_risk_until_the_store_is_looked_at() {
+        let (mut recent, now) = (Recent::new(3), Instant::now());
+        recent.wrote(&name("e"), (0..9).map(|offset| written(0, offset)), now);
+        let offsets = |recent: &Recent| -> Vec<u64> {
+            let at_risk = recent.at_risk(now, |identity| identity.offset < 100).into_iter();
+            let mut offsets: Vec<u64> =
+                at_risk.flat_map(|(_, records)| records).map(|record| record.identity.offset).collect();
+            offsets.sort_unstable();
+            offsets
+        };
+        recent.looked();
+        assert_eq!(offsets(&recent), [6, 7, 8]);
+        recent.wrote(&name("e"), (100..200).map(|offset| written(0, offset)), now);
+        assert_eq!(offsets(&recent), [6, 7, 8]);
+        recent.forget(&name("e"), &[written(0, 7).time_us]);
+        assert_eq!(offsets(&recent), [6, 8]);
+        recent.looked();
+        assert!(offsets(&recent).is_empty());
+    }
+
     #[test]
     fn what_is_found_pushes_out_nothing_that_was_written() {
         let (mut recent, now) = (Recent::new(3), Instant::now());
         let found = |offset| Written { found: true, ..written(0, offset) };
         recent.wrote(&name("e"), (0..5).map(|offset| written(0, offset)), now);
         recent.wrote(&name("e"), (5..200).map(found), now);
+        recent.looked();
         let groups = recent.at_risk(now, |_| true);
         let offsets = groups.iter().map(|(_, records)| records.iter().map(|record| record.identity.offset).collect());
         assert_eq!(offsets.collect::<Vec<Vec<u64>>>(), [[2, 3, 4], [197, 198, 199]]);
@@ -305,6 +344,7 @@ mod tests {
         let entry = name("letters");
         recent.wrote(&entry, (0..5).map(|time_us| Written { time_us, ..written(0, time_us) }), now);
         assert_eq!(recent.settled(1).first().map(|(_, record)| record.time_us), Some(2));
+        recent.looked();
         recent.forget(&entry, &[2, 3]);
         assert!(recent.settled(1).is_empty());
         let left: Vec<u64> = recent.at_risk(now, |_| true).iter().flat_map(|(_, all)| all).map(|r| r.time_us).collect();

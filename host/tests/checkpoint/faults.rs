@@ -2,7 +2,7 @@
 
 use reduct_sink::record::TopicId;
 
-use super::{Rule, World};
+use super::{Rule, World, entry_of};
 
 impl World {
     /// The writer has to remove an unfinished record, and a request that was cut off damages another one.
@@ -42,8 +42,11 @@ impl World {
             let id = host.state.topic_id();
             let id = (1..=self.topic.id).find(|n| TopicId::from_halves(0, *n) == id).unwrap_or_default();
             let sent = host.queue.iter().take(self.rng.usize(..4));
-            self.late =
-                sent.map(|(offset, content, _)| ((host.state.entry.to_string(), id, *offset), *content)).collect();
+            self.late = sent
+                .map(|(offset, content, _)| {
+                    ((entry_of(&host.state, *offset, self.has_seldom_entry), id, *offset), *content)
+                })
+                .collect();
             self.late_until = self.now + self.rng.u64(2..20);
             // The next host has the same name in the group, and takes over the partition.
             self.start();
@@ -82,7 +85,7 @@ impl World {
         host.state.end();
         host.queue.clear();
         let known = self.committed.clone();
-        host.state = self.begin(&host.recovery, &host.gate, known, false, false);
+        host.state = self.begin(&host.recovery, &host.gate, known, false, false, None);
         self.commit_first(&host.state);
         host.reader = host.state.next_offset();
         if self.follows(Rule::OldReaderPolls) && host.reader == old_reader {

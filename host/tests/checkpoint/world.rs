@@ -1,7 +1,9 @@
 //! The model: Kafka, the store and a host around one partition, as plain values.
 
 mod audit;
+mod entries;
 mod faults;
+mod rule;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,6 +11,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use reduct_sink::config::StartPolicy;
 use reduct_sink::flow::block_margin::{BlockMargin, OPEN_BLOCKS};
+use reduct_sink::flow::crash_risk::CrashRisks;
 use reduct_sink::flow::store_start::Started;
 use reduct_sink::flow::{
     AckHandle, Begin, Budget, CommitGate, CommitMetadata, CommitPoint, EntryNaming, PartitionState, Reread,
@@ -18,50 +21,14 @@ use reduct_sink::record::entry_name::Naming;
 use reduct_sink::record::{TopicId, TopicPartition};
 use reduct_sink::recovery::Recovery;
 
-/// How many records the store's open blocks hold: a crash may lose or damage them.
+use self::entries::{entry_of, keep_last};
+pub use self::rule::Rule;
+
+/// How many records the store's open blocks of an entry hold: a crash may lose or damage them.
 const OPEN: usize = 6;
 
 /// How many offsets the records in the open blocks span at most, because offsets have gaps.
 const OPEN_OFFSETS: u64 = 4 * OPEN as u64;
-
-/// A wrong rule that reduct-sink once followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
-    /// When the topic was created again, the reader went to its begin, but the partition kept its state.
-    StateOutlivesTheTopic,
-    /// A re-read of another partition let this one begin at its committed offset again, but the partition kept its
-    /// state.
-    OthersRereadMovesTheReader,
-    /// A reader of an assignment that had ended polled the records of the next one.
-    OldReaderPolls,
-    /// Nothing was committed before the first record.
-    NoPositionAtFirst,
-    /// An entry's name depended on how many partitions the topic has at the moment.
-    NamedByTheCount,
-    /// The note that a re-read is due was dropped before the re-read had begun.
-    RereadForgotten,
-    /// A commit that only checks the membership sent the reader's position, although records before it were not
-    /// acknowledged.
-    MembershipCommitsThePosition,
-    /// A host began to read although the store hadn't said yet when it was started.
-    StartUnknown,
-    /// A host that took over at once from a killed one didn't expect late requests of that one.
-    LateRequestsUnexpected,
-}
-
-impl Rule {
-    pub const ALL: [Self; 9] = [
-        Self::StateOutlivesTheTopic,
-        Self::OthersRereadMovesTheReader,
-        Self::OldReaderPolls,
-        Self::NoPositionAtFirst,
-        Self::NamedByTheCount,
-        Self::RereadForgotten,
-        Self::MembershipCommitsThePosition,
-        Self::StartUnknown,
-        Self::LateRequestsUnexpected,
-    ];
-}
 
 /// The topic: the records that it holds, and what it held earlier.
 struct Topic {
@@ -91,8 +58,11 @@ struct Host {
     /// The records that were received and not acknowledged.
     queue: Vec<(u64, u64, AckHandle)>,
     received: bool,
-    /// The records that this host wrote or found last, as the sink remembers them.
-    remembered: Vec<Key>,
+    /// The records that this host wrote last to each entry, and those that it found there last, as the sink remembers them.
+    wrote: Vec<Key>,
+    found: Vec<Key>,
+    /// Those that others pushed out since the store was last looked at.
+    displaced: Vec<Key>,
 }
 
 pub struct World {
@@ -102,7 +72,9 @@ pub struct World {
     topic: Topic,
     next_content: u64,
     store: HashMap<Key, Vec<Stored>>,
-    /// The records in the open blocks: those that were written last, the oldest first.
+    /// Whether one record in seven goes to an entry of its own.
+    has_seldom_entry: bool,
+    /// The records in the open blocks: those that were written last to each entry, the oldest first.
     open: Vec<Key>,
     store_start: u64,
     committed: Option<CommitPoint>,
@@ -130,7 +102,7 @@ fn started(number: u64) -> Started {
 impl World {
     pub fn new(mut rng: Rng, rule: Option<Rule>) -> Self {
         let policy = if rng.bool() { StartPolicy::Earliest } else { StartPolicy::Latest };
-        let low = rng.u64(..5);
+        let (low, has_seldom_entry) = (rng.u64(..5), rng.bool());
         let topic = Topic { id: 1, partitions: 1, low, high: low, records: BTreeMap::new() };
         Self {
             rng,
@@ -139,6 +111,7 @@ impl World {
             topic,
             next_content: 0,
             store: HashMap::new(),
+            has_seldom_entry,
             open: Vec::new(),
             store_start: 1,
             committed: None,
@@ -166,6 +139,7 @@ impl World {
             return "start";
         }
         match self.rng.u8(..40) {
+            0 if self.has_seldom_entry => self.work_for_a_while(),
             0..6 => self.produce(),
             6..16 => self.receive(),
             16..23 => self.write(),
@@ -191,6 +165,18 @@ impl World {
             2 => self.stop_fetching(),
             _ => self.retain(),
         }
+    }
+
+    /// Nothing goes wrong for so many records that a re-read by the block margin doesn't reach back to the begin.
+    fn work_for_a_while(&mut self) -> &'static str {
+        for _ in 0..OPEN_OFFSETS {
+            self.produce();
+            self.receive();
+            self.write();
+        }
+        self.commit();
+        self.look();
+        "work for a while"
     }
 
     // ---- Kafka ----
@@ -251,11 +237,20 @@ impl World {
         let margin = BlockMargin::of_blocks(OPEN_OFFSETS / OPEN_BLOCKS * self.rng.u64(1..=2));
         let recovery = Recovery::new(knows.then(|| started(self.store_start)), margin);
         let (known, gate) = (self.committed.clone(), Arc::default());
-        let state = self.begin(&recovery, &gate, known, false, false);
+        let state = self.begin(&recovery, &gate, known, false, false, None);
         self.commit_first(&state);
         let reader = state.next_offset();
-        self.host =
-            Some(Host { recovery, gate, state, reader, queue: Vec::new(), received: false, remembered: Vec::new() });
+        self.host = Some(Host {
+            recovery,
+            gate,
+            state,
+            reader,
+            queue: Vec::new(),
+            received: false,
+            wrote: Vec::new(),
+            displaced: Vec::new(),
+            found: Vec::new(),
+        });
     }
 
     /// Until when requests of a killed host may arrive, as far as its successor knows. It expects them at each begin until then: also
@@ -281,6 +276,7 @@ impl World {
         known: Option<CommitPoint>,
         was_out_of_range: bool,
         is_reread: bool,
+        owned_from: Option<u64>,
     ) -> Arc<PartitionState> {
         let facts = self.facts();
         // If retention has deleted the committed offset, `kafka.start` decides: `latest` leaves out the records that
@@ -304,8 +300,13 @@ impl World {
         let naming = Naming::default_for(if naming == EntryNaming::Topic { 1 } else { 2 }, false);
         let dead_letters = naming.derived.clone();
         let written_before = point.metadata.compare_below.filter(|_| is_reread).unwrap_or(facts.high);
-        let begin =
-            Begin { point, written_before, gate: Arc::clone(gate), block_margin: recovery.block_margin.clone() };
+        let begin = Begin {
+            point,
+            written_before,
+            owned_from,
+            gate: Arc::clone(gate),
+            block_margin: recovery.block_margin.clone(),
+        };
         let budget = Arc::new(Budget::new(1000, 1_000_000));
         Arc::new(PartitionState::new(source(), naming, &dead_letters, budget, begin).expect("the names are legal"))
     }
@@ -355,10 +356,9 @@ impl World {
         let id = state
             .topic_id()
             .map_or(0, |id| (1..=self.topic.id).find(|n| TopicId::from_halves(0, *n) == Some(id)).unwrap());
-        let key = (state.entry.to_string(), id, offset);
-        host.remembered.push(key.clone());
-        if host.remembered.len() > 2 * OPEN {
-            host.remembered.remove(0);
+        let key = (entry_of(&state, offset, self.has_seldom_entry), id, offset);
+        if key.0 != state.entry.to_string() {
+            state.note_other_entry();
         }
         let there = self.store.entry(key.clone()).or_default();
         match there.first() {
@@ -371,12 +371,19 @@ impl World {
                     self.harm(false);
                 }
                 if state.may_write() {
+                    self.host
+                        .iter_mut()
+                        .for_each(|host| host.displaced.extend(keep_last(&mut host.wrote, key.clone())));
                     self.keep(key, content);
                     ack.acknowledge();
                 }
             }
-            Some(_) => ack.acknowledge(),
+            Some(_) => {
+                host.displaced.extend(keep_last(&mut host.found, key));
+                ack.acknowledge();
+            }
             None => {
+                host.displaced.extend(keep_last(&mut host.wrote, key.clone()));
                 self.keep(key, content);
                 ack.acknowledge();
             }
@@ -386,10 +393,7 @@ impl World {
 
     fn keep(&mut self, key: Key, content: u64) {
         self.store.entry(key.clone()).or_default().push(Stored { content, whole: true });
-        self.open.push(key);
-        if self.open.len() > OPEN {
-            self.open.remove(0);
-        }
+        keep_last(&mut self.open, key);
     }
 
     /// Loses or damages some of the records in the open blocks.
@@ -411,6 +415,9 @@ impl World {
         let Some(mut point) = host.state.commit_point() else { return "withheld" };
         if self.rule == Some(Rule::RereadForgotten) {
             (point.metadata.reread_until, point.metadata.compare_below) = (None, None);
+        }
+        if self.rule == Some(Rule::EarlierOwnersForgotten) {
+            point.metadata.risks = CrashRisks::default();
         }
         self.committed = Some(point);
         "commit"
@@ -436,7 +443,7 @@ impl World {
         let (position, failures, start) = (host.state.position(), host.gate.failures(), started(self.store_start));
         let start = host.recovery.learn(start, 0);
         let of_topic = |key: &&Key| TopicId::from_halves(0, key.1) == host.state.topic_id();
-        let remembered = || host.remembered.iter().filter(of_topic);
+        let remembered = || host.wrote.iter().chain(&host.found).chain(&host.displaced).filter(of_topic);
         let at_risk = remembered().map(|key| key.2).min();
         let is_harmed =
             |key: &&Key| self.store.get(*key).is_none_or(|there| there.first().is_none_or(|stored| !stored.whole));
@@ -449,8 +456,9 @@ impl World {
             let from = from.min(harmed);
             host.state.announce_reread(Reread { from, discard_unsent: true, store_start: None });
         }
-        host.state.looked(start, position, at_risk);
+        host.state.looked(start, position, at_risk, self.now);
         host.gate.resolve(failures);
+        self.host.iter_mut().for_each(|host| host.displaced.clear());
         "look"
     }
 
@@ -465,7 +473,8 @@ impl World {
         if let Some(point) = ended {
             let is_new_topic = point.metadata.topic_id != self.facts().topic_id;
             let known = Some(point);
-            host.state = self.begin(&host.recovery, &host.gate, known, was_out_of_range, !has_stopped);
+            let owned = Some(host.state.owned_from());
+            host.state = self.begin(&host.recovery, &host.gate, known, was_out_of_range, !has_stopped, owned);
             if is_new_topic || self.late_until().is_some() {
                 self.commit_first(&host.state);
             }

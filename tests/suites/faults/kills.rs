@@ -153,11 +153,15 @@ async fn the_store_is_killed_and_its_log_is_torn() -> Result<()> {
     let group = trial.group()?;
     let load = trial.load(torn_load())?;
     let mut sink = Sink::start(&trial.config)?;
-    for _ in 0..size(2, 10) {
+    for round in 0..size(2, 10) {
         wait_progress(&mut sink, &trial, &group, trial.committed(&group)? + 4 * torn_block())?;
         store.kill9()?;
         figures::add("kills_store", 1.0)?;
         ensure!(store.tear_logs()? > 0, "there was no log");
+        if long() && round == 0 {
+            // Away for longer than a running store has a block open.
+            tokio::time::sleep(Duration::from_secs(310)).await;
+        }
         store.restart()?;
     }
     let produced = trial.finish(load, 0)?;
@@ -264,6 +268,41 @@ async fn blocks_that_were_made_larger_are_re_read_whole() -> Result<()> {
         store.restart()?;
         wait_for("the re-read", STEP, || Ok((rereads(&sink)? > before).then_some(())))?;
     }
+    produce_and_wait(&mut sink, 50)?;
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
+
+/// Records are spread over entries of which each gets few, so that their blocks stay open. A host that takes the place of an earlier one
+/// doesn't remember what that wrote, and goes on for some time before the store crashes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_host_wrote_is_re_read_after_a_crash() -> Result<()> {
+    const ENTRIES: u64 = 64;
+    let (mut store, mut trial) = torn_log("earlier-host")?;
+    let route = reduct_sink_testbed::guest::plugin("route")?;
+    let settings = "limits.entries = ['by-key/*']\nconfig.default = 'by-key/{key}'";
+    trial.config = trial.config.set("store.create.max_block_records", 16).plugin_with("route", &route, settings)?;
+    let mut sink = Sink::start(&trial.config)?;
+    let mut produced = Vec::new();
+    let mut produce_and_wait = |sink: &mut Sink, count: u64| -> Result<()> {
+        let from = produced.len() as u64;
+        let keyed = |n: u64| Message::new(payload(n, 300)).key(format!("e{}", n % ENTRIES));
+        produced.extend(trial.kafka.produce(&trial.topic, (from..from + count).map(keyed))?);
+        sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)
+    };
+    // Each entry's open block is half full, and the next hosts write one record to each.
+    produce_and_wait(&mut sink, 8 * ENTRIES)?;
+    for _ in 0..2 {
+        sink.kill9()?;
+        figures::add("kills_host", 1.0)?;
+        sink.start_again()?;
+        produce_and_wait(&mut sink, ENTRIES)?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    store.kill9()?;
+    figures::add("kills_store", 1.0)?;
+    ensure!(store.tear_logs()? > 0, "there was no log");
+    store.restart()?;
+    wait_for("the re-read", STEP, || Ok(sink.log()?.contains("reading from another offset").then_some(())))?;
     produce_and_wait(&mut sink, 50)?;
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }

@@ -4,10 +4,36 @@
 //! store isn't explained, that is only what had been acknowledged before an earlier look at the store, or the begin of a re-read that is
 //! owed.
 
+use std::sync::atomic::Ordering;
+
 use super::{CommitPoint, Inner, OwedReread, PartitionState, Phase};
 use crate::flow::commit_metadata::CommitMetadata;
+use crate::flow::crash_risk::{self, CrashRisk, CrashRisks};
+use crate::flow::store_start::Started;
 
 impl PartitionState {
+    /// Takes note of a look at the store: it ran with this start, and everything below `position` had been acknowledged before the look.
+    /// `at_risk`: the lowest offset of a record of this process that a crash of the store may harm; `None`: there is none. `asked_ms`: when
+    /// it was, in milliseconds since the Unix epoch.
+    pub fn looked(&self, store_start: Started, position: u64, at_risk: Option<u64>, asked_ms: u64) {
+        let mut inner = self.lock();
+        inner.inherited_risks = inner.inherited_risks.at(asked_ms);
+        inner.own_risk_until_ms = crash_risk::until(asked_ms);
+        inner.looked_positions = [inner.looked_positions[1], position];
+        inner.store_start = Some(store_start);
+        inner.at_risk = at_risk;
+        if inner.phase == Phase::Reading && !inner.is_rereading() && inner.owed.is_none() {
+            inner.durable = position;
+            // More may have been committed since the position was taken.
+            inner.committable_while_closed = inner.committable_while_closed.max(Some(position));
+        }
+    }
+
+    /// Takes note that a record of the partition is written to another entry than [`Self::entry`]. Called before it is acknowledged.
+    pub fn note_other_entry(&self) {
+        self.writes_to_several.store(true, Ordering::SeqCst);
+    }
+
     /// What may be committed now; `None`: nothing.
     pub fn commit_point(&self) -> Option<CommitPoint> {
         let mut inner = self.lock();
@@ -37,8 +63,11 @@ impl PartitionState {
     }
 
     fn point_at(&self, inner: &Inner, position: u64) -> CommitPoint {
-        let owed = inner.owed.unwrap_or(OwedReread { from: position, until: 0, compare_below: 0 });
-        let offset = owed.from.min(position);
+        let risks = self.risks(inner, position);
+        let owed = inner.owed.unwrap_or(OwedReread { from: position, until: 0, compare_below: 0, is_decided: true });
+        // The next owner can't look at what this process remembers.
+        let at_risk = risks.lowest().filter(|_| !owed.is_decided).unwrap_or(u64::MAX);
+        let offset = owed.from.min(at_risk).min(position);
         let (reread_until, compare_below) =
             (inner.reread_until.max(owed.until), inner.compare_below.max(owed.compare_below));
         // The next owner goes back by the block margin from what is durable.
@@ -50,10 +79,24 @@ impl PartitionState {
             margin: inner.store_start.map(|_| self.block_margin.offsets()),
             reread_until: Some(reread_until).filter(|until| offset < *until),
             compare_below: Some(compare_below).filter(|below| offset < *below),
+            risks,
             late: inner.late,
             leader_epoch: inner.epochs.at(offset),
             ..self.metadata.clone()
         };
         CommitPoint { offset, metadata }
+    }
+
+    /// What a crash of the store may harm though the block margin doesn't reach it.
+    fn risks(&self, inner: &Inner, position: u64) -> CrashRisks {
+        let mut risks = inner.inherited_risks.clone();
+        // What was acknowledged a moment before the last look may not have been remembered yet.
+        let [earlier, last] = inner.looked_positions;
+        let is_new = inner.at_risk.is_some() || position > last;
+        if is_new && self.writes_to_several.load(Ordering::SeqCst) {
+            let from = inner.at_risk.into_iter().fold(earlier, u64::min);
+            risks.add(CrashRisk { from, until_ms: inner.own_risk_until_ms });
+        }
+        risks
     }
 }

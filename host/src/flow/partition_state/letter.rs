@@ -69,6 +69,8 @@ impl PartitionState {
             gate: Arc::clone(&self.gate),
             block_margin: self.block_margin.clone(),
             written_before: 0,
+            owned_from: 0,
+            writes_to_several: false.into(),
             metadata: self.metadata.clone(),
             letter: Some(LetterState { live: Some(Arc::clone(self)), ..LetterState::default() }),
             inner: Mutex::new(Inner::starting_at(0)),

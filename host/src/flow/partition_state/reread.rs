@@ -27,7 +27,7 @@ impl PartitionState {
         let mut inner = self.lock();
         // The block may reach back further than this value's own begin: an earlier owner may have begun the re-read.
         let from = self.after_crash(&inner);
-        self.owe(&mut inner, from);
+        self.owe(&mut inner, from, false);
         if !inner.is_rereading() && matches!(inner.phase, Phase::Reading | Phase::Stopped) {
             inner.phase = Phase::RereadRequired;
         }
@@ -57,21 +57,32 @@ impl PartitionState {
     }
 
     /// Notes that everything from this offset on that was read before has to be read again.
-    fn owe(&self, inner: &mut Inner, from: u64) {
+    fn owe(&self, inner: &mut Inner, from: u64, is_decided: bool) {
         let until = inner.checkpoint.next_offset().max(inner.reread_until);
         let compare_below = self.written_end(inner);
         let from = inner.owed.map_or(from, |owed| owed.from.min(from));
-        inner.owed = Some(OwedReread { from, until, compare_below });
+        inner.owed = Some(OwedReread { from, until, compare_below, is_decided });
     }
 
     fn after_crash(&self, inner: &Inner) -> u64 {
-        inner.durable.saturating_sub(self.block_margin.offsets()).min(inner.checkpoint.position())
+        let from = inner.durable.saturating_sub(self.block_margin.offsets()).min(self.at_risk_of_earlier_owners(inner));
+        from.min(inner.checkpoint.position())
+    }
+
+    /// From here on a crash may harm what earlier owners wrote. What this process wrote it compares without reading it again.
+    fn at_risk_of_earlier_owners(&self, inner: &Inner) -> u64 {
+        inner.inherited_risks.lowest().filter(|from| *from < self.owned_from).unwrap_or(u64::MAX)
+    }
+
+    /// From which offset on this process has read the partition.
+    pub fn owned_from(&self) -> u64 {
+        self.owned_from
     }
 
     /// Announces a re-read: [`Self::try_end`] ends this value once nothing is in flight, and a newer one reads again.
     pub fn announce_reread(&self, reread: Reread) {
         let mut inner = self.lock();
-        self.owe(&mut inner, reread.from);
+        self.owe(&mut inner, reread.from, true);
         inner.durable = inner.durable.min(reread.from.saturating_add(self.block_margin.offsets()));
         inner.store_start = reread.store_start.or(inner.store_start);
         inner.phase = match inner.phase {
@@ -111,7 +122,10 @@ impl PartitionState {
             return false;
         }
         // A block that late requests write to also holds records that were written before.
-        self.owe(&mut inner, late.from.saturating_sub(self.block_margin.offsets()));
+        let at_risk = self.at_risk_of_earlier_owners(&inner);
+        let is_decided = inner.owed.is_none_or(|owed| owed.is_decided);
+        let from = late.from.saturating_sub(self.block_margin.offsets()).min(at_risk);
+        self.owe(&mut inner, from, is_decided);
         inner.late = None;
         inner.phase = Phase::AwaitingReread { discard_unsent: false };
         inner.awaits_since = Some(Instant::now());

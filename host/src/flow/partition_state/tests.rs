@@ -119,7 +119,7 @@ fn what_was_acknowledged_before_a_look_at_the_store_is_committed_whatever_fails_
     acks.next().unwrap().acknowledge();
     state.gate.report_failure();
     assert_eq!(offset(&state), None);
-    state.looked(Started { from: 1, to: 2 }, position, None);
+    state.looked(Started { from: 1, to: 2 }, position, None, 0);
     state.gate.resolve(failures);
     assert_eq!(offset(&state), Some(6), "what was acknowledged before the look");
     state.gate.report_removal();
@@ -134,7 +134,7 @@ fn what_was_acknowledged_before_a_look_at_the_store_is_committed_whatever_fails_
 #[test]
 fn a_reread_begins_when_nothing_is_in_flight() {
     let state = at(1000);
-    state.looked(started(1), 1000, None);
+    state.looked(started(1), 1000, None, 0);
     let (first, second) = (state.receive(1000, 1).unwrap(), state.receive(1001, 1).unwrap());
     let request = state.request();
     state.announce_reread(Reread { from: 850, discard_unsent: false, store_start: Some(started(9)) });
@@ -197,15 +197,45 @@ fn a_reread_that_removes_something_is_completed_and_repeated() {
 fn a_reread_without_removals_ends_by_itself() {
     let metadata = CommitMetadata { compare_below: Some(902), durable: Some(950), ..CommitMetadata::default() };
     let state = state(&Arc::new(Budget::new(9, 100)), CommitPoint { offset: 900, metadata }, 902);
-    state.looked(started(1), 900, None);
+    state.looked(started(1), 900, None, 0);
     assert_eq!(
         state.commit_point().unwrap().metadata.to_string(),
         "store=1-51 durable=950 margin=100 reread=902 compare=902"
     );
     (900..902).for_each(|offset| state.receive(offset, 1).unwrap().acknowledge());
-    state.looked(started(1), 902, Some(700));
+    state.looked(started(1), 902, Some(700), 0);
     let point = state.commit_point().unwrap();
     assert_eq!((point.offset, point.metadata.to_string().as_str()), (902, "store=1-51 durable=800 margin=100"));
+}
+
+/// Where records go to several entries, one that gets few of them has its block open for long, and the next owner may write thousands of
+/// others before the store crashes.
+#[test]
+fn what_earlier_owners_wrote_to_several_entries_is_at_risk_for_a_while() {
+    let risk = |state: &PartitionState| state.commit_point().unwrap().metadata.risks.to_string();
+    let receive = |state: &Arc<PartitionState>, offset| state.receive(offset, 1).unwrap().acknowledge();
+    let first = at(1000);
+    (1000..1010).for_each(|offset| receive(&first, offset));
+    first.looked(started(1), 1010, Some(1000), 0);
+    assert_eq!(risk(&first), "", "all go to one entry");
+    first.note_other_entry();
+    first.looked(started(1), 1010, Some(1000), 0);
+    assert_eq!(risk(&first), "1000@300000");
+    let next = state(&Arc::new(Budget::new(9, 100)), first.commit_point().unwrap(), 0);
+    (1010..1300).for_each(|offset| receive(&next, offset));
+    next.looked(started(1), 1300, None, 10_000);
+    receive(&next, 1300);
+    assert_eq!(next.reread_from_after_crash(), 1000);
+    assert_eq!(
+        risk(&next),
+        "1000@300000,1010@360000",
+        "the record that was acknowledged since is of the first seconds of this owner"
+    );
+    next.looked(started(1), 1301, Some(1020), 300_000);
+    assert_eq!(next.reread_from_after_crash(), 1301 - BLOCKS, "what this process wrote it remembers itself");
+    assert_eq!(risk(&next), "1020@600000");
+    next.looked(started(1), 1301, None, 700_000);
+    assert_eq!(risk(&next), "", "nothing was written for a while");
 }
 
 #[test]

@@ -392,6 +392,9 @@ impl Writer {
             ack.state().note_stored(StoredOutput { entry, time_us, identity, checksum, found: already_present });
             return ack.acknowledge();
         }
+        if self.entry != ack.state().entry {
+            ack.state().note_other_entry();
+        }
         self.verifier.note(&identity);
         self.acknowledged.push(Written { time_us, identity, sketch: sketch(&payload), found: already_present });
         ack.acknowledge();
