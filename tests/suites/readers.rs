@@ -7,7 +7,7 @@
 mod attachments;
 mod choice;
 mod cli;
-mod client_faults;
+mod client_defects;
 mod clients;
 mod handled;
 mod producers;
