@@ -145,6 +145,15 @@ fn torn_log_with_a_seldom_entry(name: &str) -> Result<(Store, Trial, TempDir)> {
     Ok((store, trial, folder))
 }
 
+/// A [`torn_log`] with small blocks, and a plugin that sends each record to the entry of its key.
+fn torn_log_with_an_entry_for_each_key(name: &str) -> Result<(Store, Trial)> {
+    let (store, mut trial) = torn_log(name)?;
+    let route = reduct_sink_testbed::guest::plugin("route")?;
+    let settings = "limits.entries = ['by-key/*']\nconfig.default = 'by-key/{key}'";
+    trial.config = trial.config.set("store.create.max_block_records", 16).plugin_with("route", &route, settings)?;
+    Ok((store, trial))
+}
+
 /// The store is killed at the worst moment, every time. An entry that gets few of the records loses records that are
 /// older than the range which a host re-reads in any case.
 #[tokio::test(flavor = "multi_thread")]
@@ -153,15 +162,11 @@ async fn the_store_is_killed_and_its_log_is_torn() -> Result<()> {
     let group = trial.group()?;
     let load = trial.load(torn_load())?;
     let mut sink = Sink::start(&trial.config)?;
-    for round in 0..size(2, 10) {
+    for _ in 0..size(2, 10) {
         wait_progress(&mut sink, &trial, &group, trial.committed(&group)? + 4 * torn_block())?;
         store.kill9()?;
         figures::add("kills_store", 1.0)?;
         ensure!(store.tear_logs()? > 0, "there was no log");
-        if long() && round == 0 {
-            // Away for longer than a running store has a block open.
-            tokio::time::sleep(Duration::from_secs(310)).await;
-        }
         store.restart()?;
     }
     let produced = trial.finish(load, 0)?;
@@ -277,10 +282,7 @@ async fn blocks_that_were_made_larger_are_re_read_whole() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_earlier_host_wrote_is_re_read_after_a_crash() -> Result<()> {
     const ENTRIES: u64 = 64;
-    let (mut store, mut trial) = torn_log("earlier-host")?;
-    let route = reduct_sink_testbed::guest::plugin("route")?;
-    let settings = "limits.entries = ['by-key/*']\nconfig.default = 'by-key/{key}'";
-    trial.config = trial.config.set("store.create.max_block_records", 16).plugin_with("route", &route, settings)?;
+    let (mut store, trial) = torn_log_with_an_entry_for_each_key("earlier-host")?;
     let mut sink = Sink::start(&trial.config)?;
     let mut produced = Vec::new();
     let mut produce_and_wait = |sink: &mut Sink, count: u64| -> Result<()> {
@@ -304,6 +306,32 @@ async fn what_an_earlier_host_wrote_is_re_read_after_a_crash() -> Result<()> {
     store.restart()?;
     wait_for("the re-read", STEP, || Ok(sink.log()?.contains("reading from another offset").then_some(())))?;
     produce_and_wait(&mut sink, 50)?;
+    trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
+}
+
+/// The store is away for longer than a running one has a block open. Nothing is written to most of its entries any more, before the crash
+/// or after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_before_a_long_outage_is_compared() -> Result<()> {
+    let (mut store, trial) = torn_log_with_an_entry_for_each_key("long-outage")?;
+    let mut sink = Sink::start(&trial.config)?;
+    let mut produced = Vec::new();
+    let mut produce_and_wait = |sink: &mut Sink, count: u64, entries: u64| -> Result<()> {
+        let from = produced.len() as u64;
+        let keyed = |n: u64| Message::new(payload(n, 300)).key(format!("e{}", n % entries));
+        produced.extend(trial.kafka.produce(&trial.topic, (from..from + count).map(keyed))?);
+        sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)
+    };
+    produce_and_wait(&mut sink, 500, 64)?;
+    produce_and_wait(&mut sink, 100, 1)?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    store.kill9()?;
+    figures::add("kills_store", 1.0)?;
+    ensure!(store.tear_logs()? > 0, "there was no log");
+    tokio::time::sleep(Duration::from_secs(size(1, 310))).await;
+    store.restart()?;
+    wait_for("the re-read", STEP, || Ok(sink.log()?.contains("reading from another offset").then_some(())))?;
+    produce_and_wait(&mut sink, 50, 1)?;
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
