@@ -167,7 +167,7 @@ impl World {
         }
     }
 
-    /// Nothing goes wrong for so many records that a re-read by the block margin doesn't reach back to the begin.
+    /// Nothing goes wrong for a while: then a re-read by the block margin doesn't reach back to the begin of that while.
     fn work_for_a_while(&mut self) -> &'static str {
         for _ in 0..OPEN_OFFSETS {
             self.produce();
