@@ -47,12 +47,12 @@ impl CrashRisks {
         }
     }
 
-    /// Leaves those out that are over, and none lasts for longer than if its record had been written now: the clock of the host that
-    /// added it may be wrong.
-    pub fn at(&self, now_ms: u64) -> Self {
+    /// Leaves those out that were over at `ran_ms`, when the store was last known to run: in one that is down no block is saved. None lasts
+    /// for longer than if its record had been written now: the clock of the host that added it may be wrong.
+    pub fn at(&self, ran_ms: u64, now_ms: u64) -> Self {
         let latest = until(now_ms);
         let mut left = Self::default();
-        for risk in self.0.iter().filter(|risk| risk.until_ms > now_ms) {
+        for risk in self.0.iter().filter(|risk| risk.until_ms > ran_ms) {
             left.add(CrashRisk { until_ms: risk.until_ms.min(latest), ..*risk });
         }
         left
@@ -128,15 +128,16 @@ mod tests {
         }
         assert_eq!((many.0.len(), many.lowest()), (MOST, Some(0)));
         assert_eq!(many.0[0], CrashRisk { from: 0, until_ms: 102 }, "it lasts as long as the last of them");
-        assert_eq!(many.at(102).lowest(), Some(30));
+        assert_eq!(many.at(102, 102).lowest(), Some(30));
     }
 
     #[test]
     fn a_risk_is_over_at_its_time_and_soon_by_any_clock() {
         let text = "5@1000,7@99999999999";
-        assert_eq!(risks(text).at(999).to_string(), "5@1000,7@360000");
-        assert_eq!(risks(text).at(1000).to_string(), "7@360000");
-        assert!(risks("5@1000").at(1000).is_empty());
+        assert_eq!(risks(text).at(999, 999).to_string(), "5@1000,7@360000");
+        assert_eq!(risks(text).at(1000, 1000).to_string(), "7@360000");
+        assert!(risks("5@1000").at(1000, 1000).is_empty());
+        assert_eq!(risks("5@1000").at(999, 900_000).to_string(), "5@1000", "the store was down since");
         assert_eq!(until(60_000), 360_000);
         assert_eq!(until(u64::MAX), u64::MAX);
     }

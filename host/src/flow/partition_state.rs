@@ -28,7 +28,7 @@ use super::budget::{Budget, BudgetShare, Usage};
 use super::checkpoint::Checkpoint;
 use super::commit_gate::CommitGate;
 use super::commit_metadata::{CommitMetadata, LateRequests};
-use super::crash_risk::{self, CrashRisks};
+use super::crash_risk::{self, CrashRisk, CrashRisks};
 use super::leader_epochs::LeaderEpochs;
 use super::store_start::{Started, now_ms};
 use crate::record::entry_name::{EntryName, NameError, Naming, Template, topic_segment};
@@ -106,6 +106,9 @@ struct Inner {
     at_risk: Option<u64>,
     /// Those that earlier owners wrote, or an earlier value of this process. See [`CommitMetadata::risks`].
     inherited_risks: CrashRisks,
+    /// What was written before the begin, where the earlier owner noted no risk because it wrote to one entry. It is at risk beyond the block
+    /// margin once this owner writes to another one.
+    risk_before: Option<CrashRisk>,
     /// Until when what is written now is at risk, in milliseconds since the Unix epoch.
     own_risk_until_ms: u64,
     /// The positions at the last two looks at the store.
@@ -196,13 +199,17 @@ impl PartitionState {
     ) -> Result<Self, NameError> {
         let name = topic_segment(&source.topic);
         let Begin { point: CommitPoint { offset, metadata }, written_before, owned_from, gate, block_margin } = begin;
+        let durable = metadata.durable.unwrap_or(offset);
+        let from = durable.min(offset).saturating_sub(block_margin.offsets());
+        let risk_before = CrashRisk { from, until_ms: crash_risk::until(now_ms()) };
         let inner = Inner {
             reread_until: metadata.reread_until.unwrap_or_default(),
             compare_below: metadata.compare_below.unwrap_or_default(),
             late: metadata.late,
             epochs: LeaderEpochs::starting_at(offset, metadata.leader_epoch),
             store_start: metadata.store_start,
-            durable: metadata.durable.unwrap_or(offset),
+            durable,
+            risk_before: metadata.risks.is_empty().then_some(risk_before),
             inherited_risks: metadata.risks.clone(),
             ..Inner::starting_at(offset)
         };
@@ -464,6 +471,7 @@ impl Inner {
             durable: offset,
             at_risk: None,
             inherited_risks: CrashRisks::default(),
+            risk_before: None,
             own_risk_until_ms: crash_risk::until(now_ms()),
             looked_positions: [offset; 2],
             committable_while_closed: None,

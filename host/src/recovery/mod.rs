@@ -88,7 +88,10 @@ impl Recovery {
     ///
     /// If the commit metadata has no start of the store, the store's restart can't be noticed, and the offset stays.
     pub fn move_begin_back(&self, source: &TopicPartition, point: &mut CommitPoint, low: u64, high: u64, now_ms: u64) {
-        let now = self.known().start;
+        let (now, ran_ms) = {
+            let known = self.known();
+            (known.start, known.looked.unwrap_or_default())
+        };
         let CommitPoint { offset, metadata } = point;
         let committed = *offset;
         // The owner that committed it may have known larger blocks, and would have gone back further.
@@ -127,7 +130,7 @@ impl Recovery {
             // If the store hasn't answered yet, the committed start is kept and compared with the store's first answer.
             metadata.store_start = metadata.store_start.or(now);
         }
-        metadata.risks = metadata.risks.at(now_ms);
+        metadata.risks = metadata.risks.at(ran_ms, now_ms);
         metadata.reread_until = Some(reread_until).filter(|until| *offset < *until);
     }
 
@@ -373,10 +376,26 @@ mod tests {
     fn another_start_of_the_store_sets_a_partition_back_to_what_was_at_risk() {
         let (point, until) = begin(Some(started(1400)), "store=1000-1050 durable=4990 risk=600@1700,700@2000");
         assert_eq!((point.offset, until), (600, 5000), "the store may have gone down long ago");
-        assert_eq!(point.metadata.to_string(), "store=1400-1450 durable=700 reread=5000 compare=9000 risk=700@2000");
-        let (point, _) = begin(Some(started(1000)), "store=1000-1050 durable=4990 risk=600@1700,700@2000");
-        assert_eq!(point.offset, 5000);
-        assert_eq!(point.metadata.to_string(), "store=1000-1050 durable=4990 risk=700@2000");
+        let risks = "risk=600@1700,700@2000";
+        let wanted = format!("store=1400-1450 durable=700 reread=5000 compare=9000 {risks}");
+        assert_eq!(point.metadata.to_string(), wanted);
+    }
+
+    #[test]
+    fn a_risk_is_over_only_while_the_store_is_known_to_run() {
+        let source = TopicPartition { topic: "t".into(), partition: 0 };
+        let text = "store=1000-1050 durable=4990 risk=600@1700,700@2000";
+        let risks = |looked| {
+            let mut point = CommitPoint { offset: 5000, metadata: CommitMetadata::read(text) };
+            let recovery = Recovery::new(Some(started(1000)), BlockMargin::of_blocks(50));
+            recovery.known().looked = looked;
+            recovery.move_begin_back(&source, &mut point, 20, 9000, 400_000);
+            assert_eq!(point.offset, 5000);
+            point.metadata.risks.to_string()
+        };
+        assert_eq!(risks(Some(1700)), "700@2000");
+        assert_eq!(risks(Some(1600)), "600@1700,700@2000", "it is away since");
+        assert_eq!(risks(None), "600@1700,700@2000");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use reduct_sink::record::TopicId;
 
-use super::{Rule, World, entry_of};
+use super::{Rule, World};
 
 impl World {
     /// The writer has to remove an unfinished record, and a request that was cut off damages another one.
@@ -13,6 +13,12 @@ impl World {
         self.commit();
         self.harm(false);
         "removal"
+    }
+
+    /// A new version of a plugin sends what comes from now on to another entry.
+    pub(super) fn reroute(&mut self) -> &'static str {
+        self.routes.other_from = self.routes.other_from.min(self.topic.high);
+        "reroute"
     }
 
     pub(super) fn failure(&mut self) -> &'static str {
@@ -43,9 +49,7 @@ impl World {
             let id = (1..=self.topic.id).find(|n| TopicId::from_halves(0, *n) == id).unwrap_or_default();
             let sent = host.queue.iter().take(self.rng.usize(..4));
             self.late = sent
-                .map(|(offset, content, _)| {
-                    ((entry_of(&host.state, *offset, self.has_seldom_entry), id, *offset), *content)
-                })
+                .map(|(offset, content, _)| ((self.routes.entry(&host.state, *offset), id, *offset), *content))
                 .collect();
             self.late_until = self.now + self.rng.u64(2..20);
             // The next host has the same name in the group, and takes over the partition.

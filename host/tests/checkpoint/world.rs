@@ -21,7 +21,7 @@ use reduct_sink::record::entry_name::Naming;
 use reduct_sink::record::{TopicId, TopicPartition};
 use reduct_sink::recovery::Recovery;
 
-use self::entries::{entry_of, keep_last};
+use self::entries::{Routes, keep_last};
 pub use self::rule::Rule;
 
 /// How many records the store's open blocks of an entry hold: a crash may lose or damage them.
@@ -72,8 +72,7 @@ pub struct World {
     topic: Topic,
     next_content: u64,
     store: HashMap<Key, Vec<Stored>>,
-    /// Whether one record in seven goes to an entry of its own.
-    has_seldom_entry: bool,
+    routes: Routes,
     /// The records in the open blocks: those that were written last to each entry, the oldest first.
     open: Vec<Key>,
     store_start: u64,
@@ -111,7 +110,7 @@ impl World {
             topic,
             next_content: 0,
             store: HashMap::new(),
-            has_seldom_entry,
+            routes: Routes { has_seldom_entry, other_from: u64::MAX },
             open: Vec::new(),
             store_start: 1,
             committed: None,
@@ -139,7 +138,7 @@ impl World {
             return "start";
         }
         match self.rng.u8(..40) {
-            0 if self.has_seldom_entry => self.work_for_a_while(),
+            0 if self.routes.go_elsewhere() => self.work_for_a_while(),
             0..6 => self.produce(),
             6..16 => self.receive(),
             16..23 => self.write(),
@@ -159,8 +158,9 @@ impl World {
     }
 
     fn rare(&mut self) -> &'static str {
-        match self.rng.u8(..4) {
+        match self.rng.u8(..5) {
             0 => self.recreate(),
+            4 => self.reroute(),
             1 => self.grow(),
             2 => self.stop_fetching(),
             _ => self.retain(),
@@ -356,7 +356,7 @@ impl World {
         let id = state
             .topic_id()
             .map_or(0, |id| (1..=self.topic.id).find(|n| TopicId::from_halves(0, *n) == Some(id)).unwrap());
-        let key = (entry_of(&state, offset, self.has_seldom_entry), id, offset);
+        let key = (self.routes.entry(&state, offset), id, offset);
         if key.0 != state.entry.to_string() {
             state.note_other_entry();
         }

@@ -17,7 +17,8 @@ impl PartitionState {
     /// it was, in milliseconds since the Unix epoch.
     pub fn looked(&self, store_start: Started, position: u64, at_risk: Option<u64>, asked_ms: u64) {
         let mut inner = self.lock();
-        inner.inherited_risks = inner.inherited_risks.at(asked_ms);
+        inner.inherited_risks = inner.inherited_risks.at(asked_ms, asked_ms);
+        inner.risk_before.take_if(|risk| risk.until_ms <= asked_ms);
         inner.own_risk_until_ms = crash_risk::until(asked_ms);
         inner.looked_positions = [inner.looked_positions[1], position];
         inner.store_start = Some(store_start);
@@ -87,12 +88,21 @@ impl PartitionState {
         CommitPoint { offset, metadata }
     }
 
-    /// What a crash of the store may harm though the block margin doesn't reach it.
-    fn risks(&self, inner: &Inner, position: u64) -> CrashRisks {
+    /// What a crash of the store may harm of what was written before this value began, though the block margin doesn't reach it.
+    pub(super) fn risks_before(&self, inner: &Inner) -> CrashRisks {
         let mut risks = inner.inherited_risks.clone();
+        if self.writes_to_several.load(Ordering::SeqCst) {
+            inner.risk_before.into_iter().for_each(|risk| risks.add(risk));
+        }
+        risks
+    }
+
+    /// The same, with what this value wrote.
+    fn risks(&self, inner: &Inner, position: u64) -> CrashRisks {
+        let mut risks = self.risks_before(inner);
         // What was acknowledged a moment before the last look may not have been remembered yet.
-        let [earlier, last] = inner.looked_positions;
-        let is_new = inner.at_risk.is_some() || position > last;
+        let [earlier, _] = inner.looked_positions;
+        let is_new = inner.at_risk.is_some() || position > earlier;
         if is_new && self.writes_to_several.load(Ordering::SeqCst) {
             let from = inner.at_risk.into_iter().fold(earlier, u64::min);
             risks.add(CrashRisk { from, until_ms: inner.own_risk_until_ms });

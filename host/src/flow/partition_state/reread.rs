@@ -71,7 +71,7 @@ impl PartitionState {
 
     /// From here on a crash may harm what earlier owners wrote. What this process wrote it compares without reading it again.
     fn at_risk_of_earlier_owners(&self, inner: &Inner) -> u64 {
-        inner.inherited_risks.lowest().filter(|from| *from < self.owned_from).unwrap_or(u64::MAX)
+        self.risks_before(inner).lowest().filter(|from| *from < self.owned_from).unwrap_or(u64::MAX)
     }
 
     /// From which offset on this process has read the partition.

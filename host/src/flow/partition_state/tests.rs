@@ -215,6 +215,8 @@ fn what_earlier_owners_wrote_to_several_entries_is_at_risk_for_a_while() {
     let risk = |state: &PartitionState| state.commit_point().unwrap().metadata.risks.to_string();
     let receive = |state: &Arc<PartitionState>, offset| state.receive(offset, 1).unwrap().acknowledge();
     let first = at(1000);
+    // What was there before its begin is at rest.
+    first.looked(started(1), 1000, None, u64::MAX);
     (1000..1010).for_each(|offset| receive(&first, offset));
     first.looked(started(1), 1010, Some(1000), 0);
     assert_eq!(risk(&first), "", "all go to one entry");
@@ -236,6 +238,21 @@ fn what_earlier_owners_wrote_to_several_entries_is_at_risk_for_a_while() {
     assert_eq!(risk(&next), "1020@600000");
     next.looked(started(1), 1301, None, 700_000);
     assert_eq!(risk(&next), "", "nothing was written for a while");
+}
+
+/// The last block of the default entry stays open when a new version of a plugin sends records elsewhere.
+#[test]
+fn what_was_written_to_one_entry_is_at_risk_when_records_go_elsewhere() {
+    let point = CommitPoint { offset: 1000, metadata: CommitMetadata::read("durable=1000") };
+    let next = state(&Arc::new(Budget::new(9, 100)), point, 0);
+    (1000..1500).for_each(|offset| next.receive(offset, 1).unwrap().acknowledge());
+    next.looked(started(1), 1500, None, 0);
+    assert_eq!(next.reread_from_after_crash(), 1500 - BLOCKS, "all go to one entry");
+    next.note_other_entry();
+    assert_eq!(next.reread_from_after_crash(), 1000 - BLOCKS);
+    assert_eq!(next.commit_point().unwrap().metadata.risks.lowest(), Some(1000 - BLOCKS));
+    next.looked(started(1), 1500, None, u64::MAX);
+    assert_eq!(next.reread_from_after_crash(), 1500 - BLOCKS, "it was saved since");
 }
 
 #[test]
