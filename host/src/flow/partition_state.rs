@@ -10,15 +10,17 @@
 //! Guarantees: no commit point passes a record that isn't acknowledged (see the glossary); an owner that begins at a commit point re-reads
 //! whatever the previous owner still owed; after [`PartitionState::end`] nothing is received, written or committed. No I/O.
 
+mod at_risk;
 mod commit;
 mod letter;
 mod requests;
 mod reread;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use self::at_risk::AtRisk;
 use self::letter::LetterState;
 pub use self::letter::{LetterRefusal, StoredOutput};
 pub use self::reread::Reread;
@@ -28,7 +30,7 @@ use super::budget::{Budget, BudgetShare, Usage};
 use super::checkpoint::Checkpoint;
 use super::commit_gate::CommitGate;
 use super::commit_metadata::{CommitMetadata, LateRequests};
-use super::crash_risk::{self, CrashRisk, CrashRisks};
+use super::crash_risk::CrashRisks;
 use super::leader_epochs::LeaderEpochs;
 use super::store_start::{Started, now_ms};
 use crate::record::entry_name::{EntryName, NameError, Naming, Template, topic_segment};
@@ -60,10 +62,9 @@ pub struct PartitionState {
     written_before: u64,
     /// What is committed beside every offset, apart from what changes while the partition is read.
     metadata: CommitMetadata,
-    /// What was written from this offset on this process remembers.
+    /// The lowest offset from which on this process has read the partition. What it wrote or found there it remembers, as far as it has read
+    /// again what a re-read brings.
     owned_from: u64,
-    /// Whether records were written to another entry than [`Self::entry`], by this owner or an earlier one.
-    writes_to_several: AtomicBool,
     /// `None`: this is the state of a partition, not of a dead letter.
     letter: Option<LetterState>,
     inner: Mutex<Inner>,
@@ -102,17 +103,7 @@ struct Inner {
     store_start: Option<Started>,
     /// See [`CommitMetadata::durable`].
     durable: u64,
-    /// The lowest offset of a record that a crash of the store may harm now, of those that this process wrote.
-    at_risk: Option<u64>,
-    /// Those that earlier owners wrote, or an earlier value of this process. See [`CommitMetadata::risks`].
-    inherited_risks: CrashRisks,
-    /// What was written before the begin, where the earlier owner noted no risk because it wrote to one entry. It is at risk beyond the block
-    /// margin once this owner writes to another one.
-    risk_before: Option<CrashRisk>,
-    /// Until when what is written now is at risk, in milliseconds since the Unix epoch.
-    own_risk_until_ms: u64,
-    /// The positions at the last two looks at the store.
-    looked_positions: [u64; 2],
+    at_risk: AtRisk,
     /// Everything below this offset had been acknowledged when the store was last looked at and hadn't restarted, or was
     /// committed before: a failure since then doesn't concern it, and it may be committed while the gate is closed.
     committable_while_closed: Option<u64>,
@@ -200,8 +191,7 @@ impl PartitionState {
         let name = topic_segment(&source.topic);
         let Begin { point: CommitPoint { offset, metadata }, written_before, owned_from, gate, block_margin } = begin;
         let durable = metadata.durable.unwrap_or(offset);
-        let from = durable.min(offset).saturating_sub(block_margin.offsets());
-        let risk_before = CrashRisk { from, until_ms: crash_risk::until(now_ms()) };
+        let covered_from = durable.min(offset).saturating_sub(block_margin.offsets());
         let inner = Inner {
             reread_until: metadata.reread_until.unwrap_or_default(),
             compare_below: metadata.compare_below.unwrap_or_default(),
@@ -209,8 +199,7 @@ impl PartitionState {
             epochs: LeaderEpochs::starting_at(offset, metadata.leader_epoch),
             store_start: metadata.store_start,
             durable,
-            risk_before: metadata.risks.is_empty().then_some(risk_before),
-            inherited_risks: metadata.risks.clone(),
+            at_risk: AtRisk::begin(offset, metadata.risks.clone(), covered_from, now_ms()),
             ..Inner::starting_at(offset)
         };
         Ok(Self {
@@ -225,7 +214,6 @@ impl PartitionState {
             block_margin,
             written_before,
             owned_from: owned_from.map_or(offset, |owned| owned.min(offset)),
-            writes_to_several: (!metadata.risks.is_empty()).into(),
             metadata,
             letter: None,
             inner: Mutex::new(inner),
@@ -469,11 +457,7 @@ impl Inner {
             late: None,
             store_start: None,
             durable: offset,
-            at_risk: None,
-            inherited_risks: CrashRisks::default(),
-            risk_before: None,
-            own_risk_until_ms: crash_risk::until(now_ms()),
-            looked_positions: [offset; 2],
+            at_risk: AtRisk::begin(offset, CrashRisks::default(), offset, now_ms()),
             committable_while_closed: None,
         }
     }

@@ -162,7 +162,7 @@ impl Recovery {
             };
             if looked.is_ok() {
                 self.known().ran_at = Some(asked_at);
-                sink.looked();
+                sink.looked(asked_at);
             }
             match looked {
                 Err(StoreError::Unavailable(_)) => {}

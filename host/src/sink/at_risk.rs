@@ -95,9 +95,9 @@ impl Sink {
         self.0.harmed_by_removal().extend(harmed);
     }
 
-    /// The store has been looked at, and what followed from that was done.
-    pub fn looked(&self) {
-        self.0.recent().looked();
+    /// The store was asked at this moment whether it has restarted, and what followed from its answer was done.
+    pub fn looked(&self, asked: Instant) {
+        self.0.recent().looked(asked);
     }
 
     /// The lowest offset of each partition that a crash of the store may harm at present.
@@ -107,8 +107,8 @@ impl Sink {
 }
 
 impl Shared {
-    pub(crate) fn remember(&self, entry: &EntryName, written: &mut Vec<Written>) {
-        self.recent().wrote(entry, written.drain(..), Instant::now());
+    pub(crate) fn remember(&self, entry: &EntryName, written: impl IntoIterator<Item = Written>) {
+        self.recent().wrote(entry, written, Instant::now());
     }
 
     /// Dead letters are about to be removed from their entry.

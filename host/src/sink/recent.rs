@@ -42,8 +42,9 @@ pub struct Recent {
     depth: usize,
     entries: HashMap<EntryName, Entry>,
     total: usize,
-    /// Records that others pushed out of their entry since the store was last looked at: it may have crashed before these were written.
-    displaced: VecDeque<(EntryName, Written)>,
+    /// Records that others pushed out of their entry since the store was last looked at, and when: it may have crashed before those others
+    /// were written.
+    displaced: VecDeque<(Instant, EntryName, Written)>,
 }
 
 #[derive(Debug)]
@@ -53,7 +54,7 @@ struct Entry {
     /// thousands of newer ones already present. In one list those would push out the rewritten ones, which are at risk: the
     /// old block isn't saved yet, and finding records doesn't make the server save it.
     found: VecDeque<(Instant, Written)>,
-    /// The record that was written last of those that stand in closed blocks.
+    /// A record that stands in a closed block: two blocks of others were written behind it before a look showed that the store ran.
     settled: Option<Written>,
     touched: Instant,
     /// `None`: the records have changed since it was found out.
@@ -124,8 +125,7 @@ impl Recent {
         for (remembered, records) in [(&mut known.written, written), (&mut known.found, found)] {
             remembered.extend(records.into_iter().map(|record| (now, record)));
             for (_, record) in remembered.drain(..remembered.len().saturating_sub(self.depth)) {
-                self.displaced.push_back((entry.clone(), record.clone()));
-                known.settled = Some(record);
+                self.displaced.push_back((now, entry.clone(), record));
             }
         }
         self.displaced.drain(..self.displaced.len().saturating_sub(MEMORY));
@@ -135,9 +135,16 @@ impl Recent {
         }
     }
 
-    /// The store has been looked at, and what followed from that was done: what was pushed out before is settled.
-    pub fn looked(&mut self) {
-        self.displaced = VecDeque::new();
+    /// The store was asked at this moment, and what followed from its answer was done: what had been pushed out by then is settled.
+    pub fn looked(&mut self, asked: Instant) {
+        let until = self.displaced.partition_point(|(at, ..)| *at < asked);
+        for (_, name, record) in self.displaced.drain(..until) {
+            // Records that were found may stand near one that was written again into an old block.
+            if let Some(entry) = self.entries.get_mut(&name).filter(|_| !record.found) {
+                entry.settled = Some(record);
+            }
+        }
+        self.displaced.shrink_to(MEMORY / 100);
     }
 
     /// The remembered records of each entry that `wanted` picks, of the entries whose blocks may be at work; those that were
@@ -150,7 +157,7 @@ impl Recent {
             (name.clone(), records.cloned().collect())
         });
         let mut displaced: HashMap<EntryName, Vec<Written>> = HashMap::new();
-        for (name, record) in self.displaced.iter().filter(|(_, record)| wanted(&record.identity)) {
+        for (_, name, record) in self.displaced.iter().filter(|(_, _, record)| wanted(&record.identity)) {
             displaced.entry(name.clone()).or_default().push(record.clone());
         }
         picked.filter(|(_, records): &(EntryName, Vec<Written>)| !records.is_empty()).chain(displaced).collect()
@@ -159,7 +166,7 @@ impl Recent {
     /// Records that were removed from the entry on purpose: that they are missing proves nothing from now on.
     pub fn forget(&mut self, entry: &EntryName, times: &[u64]) {
         let stays = |record: &Written| !times.contains(&record.time_us);
-        self.displaced.retain(|(name, record)| name != entry || stays(record));
+        self.displaced.retain(|(_, name, record)| name != entry || stays(record));
         let Some(known) = self.entries.get_mut(entry) else { return };
         let before = known.len();
         known.written.retain(|(_, record)| stays(record));
@@ -242,6 +249,11 @@ mod tests {
         }
     }
 
+    /// A look that follows what was done until now.
+    fn look(recent: &mut Recent, now: Instant) {
+        recent.looked(now + Duration::from_millis(1));
+    }
+
     fn name(text: &str) -> EntryName {
         EntryName::parse(text).unwrap()
     }
@@ -251,7 +263,7 @@ mod tests {
         let (mut recent, start) = (Recent::new(3), Instant::now());
         recent.wrote(&name("rare"), [written(0, 5)], start);
         recent.wrote(&name("busy"), (100..200).map(|offset| written(0, offset)), start);
-        recent.looked();
+        look(&mut recent, start);
         let offsets = |recent: &Recent, now, below| -> Vec<(String, Vec<u64>)> {
             let mut risk: Vec<_> = recent
                 .at_risk(now, |identity| identity.offset < below)
@@ -265,7 +277,7 @@ mod tests {
         assert_eq!(offsets(&recent, start, 100), [("rare".into(), vec![5])]);
         let later = start + TOUCHED + Duration::from_secs(1);
         recent.wrote(&name("busy"), [written(1, 7)], later);
-        recent.looked();
+        look(&mut recent, later);
         assert_eq!(offsets(&recent, later, 199), [("busy".into(), vec![198, 7])], "the rare one is at rest");
         assert_eq!(recent.total, 4);
         let of = |partition| TopicPartition { topic: "t".into(), partition };
@@ -289,13 +301,15 @@ mod tests {
             offsets.sort_unstable();
             offsets
         };
-        recent.looked();
+        look(&mut recent, now);
         assert_eq!(offsets(&recent), [6, 7, 8]);
         recent.wrote(&name("e"), (100..200).map(|offset| written(0, offset)), now);
         assert_eq!(offsets(&recent), [6, 7, 8]);
         recent.forget(&name("e"), &[written(0, 7).time_us]);
         assert_eq!(offsets(&recent), [6, 8]);
-        recent.looked();
+        recent.looked(now);
+        assert_eq!(offsets(&recent), [6, 8], "they were pushed out while the store was asked");
+        look(&mut recent, now);
         assert!(offsets(&recent).is_empty());
     }
 
@@ -305,7 +319,7 @@ mod tests {
         let found = |offset| Written { found: true, ..written(0, offset) };
         recent.wrote(&name("e"), (0..5).map(|offset| written(0, offset)), now);
         recent.wrote(&name("e"), (5..200).map(found), now);
-        recent.looked();
+        look(&mut recent, now);
         let groups = recent.at_risk(now, |_| true);
         let offsets = groups.iter().map(|(_, records)| records.iter().map(|record| record.identity.offset).collect());
         assert_eq!(offsets.collect::<Vec<Vec<u64>>>(), [[2, 3, 4], [197, 198, 199]]);
@@ -343,8 +357,9 @@ mod tests {
         let (mut recent, now) = (Recent::new(2), Instant::now());
         let entry = name("letters");
         recent.wrote(&entry, (0..5).map(|time_us| Written { time_us, ..written(0, time_us) }), now);
+        assert!(recent.settled(1).is_empty(), "the store may have crashed before it was pushed out");
+        look(&mut recent, now);
         assert_eq!(recent.settled(1).first().map(|(_, record)| record.time_us), Some(2));
-        recent.looked();
         recent.forget(&entry, &[2, 3]);
         assert!(recent.settled(1).is_empty());
         let left: Vec<u64> = recent.at_risk(now, |_| true).iter().flat_map(|(_, all)| all).map(|r| r.time_us).collect();

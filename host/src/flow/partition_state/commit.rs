@@ -4,11 +4,8 @@
 //! store isn't explained, that is only what had been acknowledged before an earlier look at the store, or the begin of a re-read that is
 //! owed.
 
-use std::sync::atomic::Ordering;
-
 use super::{CommitPoint, Inner, OwedReread, PartitionState, Phase};
 use crate::flow::commit_metadata::CommitMetadata;
-use crate::flow::crash_risk::{self, CrashRisk, CrashRisks};
 use crate::flow::store_start::Started;
 
 impl PartitionState {
@@ -17,12 +14,8 @@ impl PartitionState {
     /// it was, in milliseconds since the Unix epoch.
     pub fn looked(&self, store_start: Started, position: u64, at_risk: Option<u64>, asked_ms: u64) {
         let mut inner = self.lock();
-        inner.inherited_risks = inner.inherited_risks.at(asked_ms, asked_ms);
-        inner.risk_before.take_if(|risk| risk.until_ms <= asked_ms);
-        inner.own_risk_until_ms = crash_risk::until(asked_ms);
-        inner.looked_positions = [inner.looked_positions[1], position];
+        inner.at_risk.looked(position, at_risk, asked_ms);
         inner.store_start = Some(store_start);
-        inner.at_risk = at_risk;
         if inner.phase == Phase::Reading && !inner.is_rereading() && inner.owed.is_none() {
             inner.durable = position;
             // More may have been committed since the position was taken.
@@ -32,7 +25,7 @@ impl PartitionState {
 
     /// Takes note that a record of the partition is written to another entry than [`Self::entry`]. Called before it is acknowledged.
     pub fn note_other_entry(&self) {
-        self.writes_to_several.store(true, Ordering::SeqCst);
+        self.lock().at_risk.note_other_entry();
     }
 
     /// What may be committed now; `None`: nothing.
@@ -64,7 +57,7 @@ impl PartitionState {
     }
 
     fn point_at(&self, inner: &Inner, position: u64) -> CommitPoint {
-        let risks = self.risks(inner, position);
+        let risks = inner.at_risk.all(position);
         let owed = inner.owed.unwrap_or(OwedReread { from: position, until: 0, compare_below: 0, is_decided: true });
         // The next owner can't look at what this process remembers.
         let at_risk = risks.lowest().filter(|_| !owed.is_decided).unwrap_or(u64::MAX);
@@ -72,7 +65,7 @@ impl PartitionState {
         let (reread_until, compare_below) =
             (inner.reread_until.max(owed.until), inner.compare_below.max(owed.compare_below));
         // The next owner goes back by the block margin from what is durable.
-        let at_risk = inner.at_risk.map(|lowest| lowest.saturating_add(self.block_margin.offsets()));
+        let at_risk = inner.at_risk.remembered().map(|lowest| lowest.saturating_add(self.block_margin.offsets()));
         let durable = at_risk.into_iter().fold(inner.durable, u64::min);
         let metadata = CommitMetadata {
             store_start: inner.store_start,
@@ -86,27 +79,5 @@ impl PartitionState {
             ..self.metadata.clone()
         };
         CommitPoint { offset, metadata }
-    }
-
-    /// What a crash of the store may harm of what was written before this value began, though the block margin doesn't reach it.
-    pub(super) fn risks_before(&self, inner: &Inner) -> CrashRisks {
-        let mut risks = inner.inherited_risks.clone();
-        if self.writes_to_several.load(Ordering::SeqCst) {
-            inner.risk_before.into_iter().for_each(|risk| risks.add(risk));
-        }
-        risks
-    }
-
-    /// The same, with what this value wrote.
-    fn risks(&self, inner: &Inner, position: u64) -> CrashRisks {
-        let mut risks = self.risks_before(inner);
-        // What was acknowledged a moment before the last look may not have been remembered yet.
-        let [earlier, _] = inner.looked_positions;
-        let is_new = inner.at_risk.is_some() || position > earlier;
-        if is_new && self.writes_to_several.load(Ordering::SeqCst) {
-            let from = inner.at_risk.into_iter().fold(earlier, u64::min);
-            risks.add(CrashRisk { from, until_ms: inner.own_risk_until_ms });
-        }
-        risks
     }
 }

@@ -70,7 +70,6 @@ impl PartitionState {
             block_margin: self.block_margin.clone(),
             written_before: 0,
             owned_from: 0,
-            writes_to_several: false.into(),
             metadata: self.metadata.clone(),
             letter: Some(LetterState { live: Some(Arc::clone(self)), ..LetterState::default() }),
             inner: Mutex::new(Inner::starting_at(0)),

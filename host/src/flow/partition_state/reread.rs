@@ -71,7 +71,7 @@ impl PartitionState {
 
     /// From here on a crash may harm what earlier owners wrote. What this process wrote it compares without reading it again.
     fn at_risk_of_earlier_owners(&self, inner: &Inner) -> u64 {
-        self.risks_before(inner).lowest().filter(|from| *from < self.owned_from).unwrap_or(u64::MAX)
+        inner.at_risk.before().lowest().filter(|from| *from < self.owned_from).unwrap_or(u64::MAX)
     }
 
     /// From which offset on this process has read the partition.
@@ -121,10 +121,10 @@ impl PartitionState {
             // The re-read is announced when what happens now is over, or by the next owner.
             return false;
         }
-        // A block that late requests write to also holds records that were written before.
-        let at_risk = self.at_risk_of_earlier_owners(&inner);
+        // A block that late requests write to also holds records that were written before. What this process remembers isn't compared here.
+        let at_risk = inner.at_risk.before().lowest().into_iter().chain(inner.at_risk.remembered());
         let is_decided = inner.owed.is_none_or(|owed| owed.is_decided);
-        let from = late.from.saturating_sub(self.block_margin.offsets()).min(at_risk);
+        let from = at_risk.fold(late.from.saturating_sub(self.block_margin.offsets()), u64::min);
         self.owe(&mut inner, from, is_decided);
         inner.late = None;
         inner.phase = Phase::AwaitingReread { discard_unsent: false };

@@ -228,11 +228,7 @@ fn what_earlier_owners_wrote_to_several_entries_is_at_risk_for_a_while() {
     next.looked(started(1), 1300, None, 10_000);
     receive(&next, 1300);
     assert_eq!(next.reread_from_after_crash(), 1000);
-    assert_eq!(
-        risk(&next),
-        "1000@300000,1010@360000",
-        "the record that was acknowledged since is of the first seconds of this owner"
-    );
+    assert_eq!(risk(&next), "1000@300000,1300@360000", "with the record that was acknowledged since");
     next.looked(started(1), 1301, Some(1020), 300_000);
     assert_eq!(next.reread_from_after_crash(), 1301 - BLOCKS, "what this process wrote it remembers itself");
     assert_eq!(risk(&next), "1020@600000");
@@ -330,6 +326,29 @@ fn what_late_requests_may_have_harmed_is_reread_once_and_not_before_they_are_ove
         (0, "reread=11 compare=11 naming=topic"),
         "and what is in one block with it"
     );
+}
+
+/// After a re-read this process has read what earlier owners wrote, and wrote some of it again. A look at what it remembers decides after a
+/// crash, but not here.
+#[test]
+fn what_late_requests_may_harm_is_read_again_though_this_process_remembers_it() {
+    let metadata = CommitMetadata::read("durable=1000 risk=700@999999999999999 late=1000@500");
+    let began = |risks: CrashRisks| {
+        let source = TopicPartition { topic: "t".into(), partition: 0 };
+        let naming = Naming::default_for(1, false);
+        let dead_letters = naming.derived.clone();
+        let point = CommitPoint { offset: 1000, metadata: CommitMetadata { risks, ..metadata.clone() } };
+        let block_margin = BlockMargin::of_blocks(BLOCKS / 2);
+        let begin = Begin { point, owned_from: Some(300), block_margin, ..Begin::default() };
+        PartitionState::new(source, naming, &dead_letters, Arc::new(Budget::new(9, 100)), begin).unwrap()
+    };
+    let state = began(metadata.risks.clone());
+    assert!(state.reread_after_late_requests(500));
+    assert_eq!(state.try_end().unwrap().offset, 700, "earlier owners wrote it");
+    let state = began(CrashRisks::default());
+    state.looked(started(1), 1000, Some(600), 0);
+    assert!(state.reread_after_late_requests(500));
+    assert_eq!(state.try_end().unwrap().offset, 600, "this process wrote it again");
 }
 
 /// The topic had 10,000 records when this value began: an earlier owner may have written up to there.

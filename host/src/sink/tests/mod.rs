@@ -86,7 +86,7 @@ async fn partitions_beside_a_removal_are_kept_until_they_can_be_reread_and_nothi
         sketch: 0,
         found: false,
     };
-    sink.0.remember(&entry, &mut vec![written(0), written(1)]);
+    sink.0.remember(&entry, [written(0), written(1)]);
     sink.0.require_reread_beside(&entry, |source| *source == of(0));
     assert!(!sink.gate().is_open() && sink.gate().is_removal_unexplained());
     let harmed_by_removal = sink.take_harmed_by_removal();

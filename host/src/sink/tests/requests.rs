@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use super::super::parts::SMALL;
@@ -93,6 +94,32 @@ async fn a_request_is_under_way_until_it_is_answered_whatever_becomes_of_its_wri
         may_answer.store(true, Ordering::SeqCst);
         until("the answer", || state.wait_answered(Duration::ZERO)).await;
     }
+}
+
+/// If the store crashes while a later request of the same turn is under way, the recovery compares what is remembered.
+#[tokio::test]
+async fn a_record_is_remembered_before_it_is_acknowledged() {
+    let read = Arc::new(OnceLock::<(Sink, Arc<PartitionState>)>::new());
+    let at_the_request = Arc::new(Mutex::new(Vec::new()));
+    let (of_judge, noted) = (Arc::clone(&read), Arc::clone(&at_the_request));
+    let store = FakeStore::start(move |asked: &FakeRequest| {
+        if let Some((sink, state)) = of_judge.get().filter(|_| !asked.written_entries().is_empty()) {
+            noted.lock().unwrap().push((state.position(), sink.lowest_at_risk().get(&state.source).copied()));
+        }
+        None
+    })
+    .await;
+    let sink = || sink_at(&store.url, Arc::default(), Arc::default());
+    let earlier = sink();
+    earlier.submit(item(&partition(0, Begin::default()), "a", 0));
+    until("the first record", || earlier.counters().written == 1).await;
+    let (later, state) = (sink(), partition(0, Begin { written_before: 1, ..Begin::default() }));
+    later.remember_blocks(5);
+    assert!(read.set((later.clone(), Arc::clone(&state))).is_ok());
+    // Both come to one turn, which finds the first and writes the second.
+    (0..2).for_each(|offset| later.submit(item(&state, "a", offset)));
+    until("both", || state.position() == 2).await;
+    assert_eq!(*at_the_request.lock().unwrap(), [(1, Some(0))]);
 }
 
 /// A part whose request lasts until the test lets it go.

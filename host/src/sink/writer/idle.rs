@@ -57,7 +57,6 @@ impl Writer {
         if self.pending.capacity() <= SMALL_BUFFER && self.unverified.capacity() <= SMALL_BUFFER {
             self.pending = VecDeque::new();
             self.unverified = Vec::new();
-            self.acknowledged = Vec::new();
         }
     }
 
@@ -66,7 +65,6 @@ impl Writer {
         self.pending.shrink_to_fit();
         self.unverified.shrink_to_fit();
         self.letters.shrink_to_fit();
-        self.acknowledged = Vec::new();
         if self.parked.is_empty() {
             self.waiting_states = Vec::new();
         }

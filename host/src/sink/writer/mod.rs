@@ -51,7 +51,7 @@ use super::problems::RefusedSubject;
 use super::recent::{Written, sketch};
 use super::store::{StoreError, Write, checksum};
 use crate::flow::backoff::Backoff;
-use crate::flow::{PartitionState, StoredOutput, UnderWay};
+use crate::flow::{AckHandle, PartitionState, StoredOutput, UnderWay};
 use crate::record::TopicPartition;
 use crate::record::entry_name::EntryName;
 
@@ -91,8 +91,8 @@ pub struct Writer {
     hidden: Hidden,
     verifier: Verifier,
     attachments: AttachmentState,
-    /// The records that were acknowledged since `Shared::remember` was last called.
-    acknowledged: Vec<Written>,
+    /// Records that are in the store, until [`Self::settle`] acknowledges them.
+    stored: Vec<(Written, AckHandle)>,
     request_sharing: RequestSharing,
     apart: Apart,
     /// How many records this writer has written.
@@ -128,7 +128,7 @@ impl Writer {
             hidden: Hidden::default(),
             verifier: Verifier::default(),
             attachments: AttachmentState::default(),
-            acknowledged: Vec::new(),
+            stored: Vec::new(),
             request_sharing: RequestSharing::default(),
             apart: Apart::default(),
             written: 0,
@@ -157,9 +157,6 @@ impl Writer {
                 // The replay learns of it, and leaves the letters.
                 (Err(error), Some(removal)) => removal.refuse(error.to_string()),
                 (_, None) => {}
-            }
-            if !self.acknowledged.is_empty() {
-                self.shared.remember(&self.entry, &mut self.acknowledged);
             }
             match answer {
                 // The store may still be at work on the request that failed.
@@ -347,7 +344,7 @@ impl Writer {
         for mut pending in std::mem::take(batch) {
             match pending.time_us.and_then(|time| failed.remove(&time)) {
                 None if self.shared.verify || pending.must_be_shown => self.unverified.push(pending),
-                None => self.acknowledge(pending, false),
+                None => self.note_stored(pending, false),
                 Some(StoreError::Conflict(_)) => {
                     // The microsecond is occupied for the second time, though a query in between showed nothing there.
                     occupied_again.extend(pending.time_us.filter(|time| pending.conflict_us == Some(*time)));
@@ -364,6 +361,7 @@ impl Writer {
                 }
             }
         }
+        self.settle();
         if !occupied_again.is_empty() && batch.iter().any(|pending| pending.state().is_of_letter()) {
             let is_beside_live = batch.iter().any(|pending| pending.state().is_of_letter_beside_live());
             self.pass_over(occupied_again, is_beside_live).await?;
@@ -373,8 +371,8 @@ impl Writer {
         first_error.map_or(Ok(()), Err)
     }
 
-    /// Acknowledges a record that is in the store. `already_present`: it was there before.
-    fn acknowledge(&mut self, pending: PendingWrite, already_present: bool) {
+    /// Takes note of a record that is in the store: [`Self::settle`] acknowledges it. `already_present`: it was there before.
+    fn note_stored(&mut self, pending: PendingWrite, already_present: bool) {
         let time_us = pending.time_us.unwrap_or(pending.prepared.base_us);
         let is_dead_letter = pending.prepared.is_dead_letter();
         let Prepared { identity, payload, ack, .. } = pending.prepared;
@@ -396,8 +394,17 @@ impl Writer {
             ack.state().note_other_entry();
         }
         self.verifier.note(&identity);
-        self.acknowledged.push(Written { time_us, identity, sketch: sketch(&payload), found: already_present });
-        ack.acknowledge();
+        self.stored.push((Written { time_us, identity, sketch: sketch(&payload), found: already_present }, ack));
+    }
+
+    /// Acknowledges what is in the store. It is remembered first: if the store crashes, the recovery compares what is remembered of all that
+    /// was acknowledged.
+    fn settle(&mut self) {
+        if !self.stored.is_empty() {
+            let (written, acks): (Vec<Written>, Vec<AckHandle>) = std::mem::take(&mut self.stored).into_iter().unzip();
+            self.shared.remember(&self.entry, written);
+            acks.into_iter().for_each(AckHandle::acknowledge);
+        }
     }
 
     /// Demands a re-read of the entry's partitions, because records are about to be removed or their removal has failed: the server

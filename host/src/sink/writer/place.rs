@@ -65,8 +65,8 @@ impl Rewritten {
 enum Placed {
     /// It goes on in the batch, with its microsecond, or without one where its partition was taken away.
     ToBeWritten(PendingWrite),
-    /// It was in the entry already, and is acknowledged.
-    Acknowledged,
+    /// It was in the entry already.
+    AlreadyStored,
     /// It has to be placed once more, because more is known of the entry now.
     Again(PendingWrite),
     /// The store was asked, and failed.
@@ -103,6 +103,12 @@ impl Writer {
 
     /// Gives every record of the batch its microsecond, and acknowledges those that are in the entry already.
     pub(super) async fn place(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
+        let answer = self.place_each(batch).await;
+        self.settle();
+        answer
+    }
+
+    async fn place_each(&mut self, batch: &mut VecDeque<PendingWrite>) -> Result<(), StoreError> {
         let mut wanted: Vec<u64> = batch.iter().map(|pending| pending.prepared.base_us).collect();
         wanted.sort_unstable();
         let compares = batch.iter().any(|pending| self.compares_contents(pending));
@@ -114,7 +120,7 @@ impl Writer {
         while let Some(pending) = waiting.pop_front() {
             match self.place_one(pending, &wanted, compares).await {
                 Placed::ToBeWritten(pending) => batch.push_back(pending),
-                Placed::Acknowledged => {}
+                Placed::AlreadyStored => {}
                 Placed::Again(pending) => waiting.push_front(pending),
                 Placed::Failed(pending, error) => {
                     waiting.push_front(pending);
@@ -164,8 +170,8 @@ impl Writer {
             }
             TimestampChoice::Present(time) => {
                 pending.time_us = Some(time);
-                self.acknowledge(pending, true);
-                return Placed::Acknowledged;
+                self.note_stored(pending, true);
+                return Placed::AlreadyStored;
             }
             TimestampChoice::Unknown(from) => self.look(from, wanted, with_bytes).await,
         };

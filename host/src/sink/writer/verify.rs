@@ -192,9 +192,10 @@ impl Writer {
                 record.withdraw(&mut self.occupied);
                 again.push(record);
             } else {
-                self.acknowledge(record, false);
+                self.note_stored(record, false);
             }
         }
+        self.settle();
         // In Kafka's order, before what waits.
         again.sort_by(|one, other| one.prepared.identity.cmp(&other.prepared.identity));
         for record in again.into_iter().rev() {
