@@ -84,8 +84,9 @@ fn fitting_labels(
 }
 
 impl Prepared {
-    /// Makes of the record what is to be written; gives it back with the reason where ReductStore wouldn't take that.
-    pub fn new(item: Item, mapping: &Mapping) -> Result<Self, Box<(Item, String)>> {
+    /// Makes of the record what is to be written; gives it back with the reason where ReductStore wouldn't take that. It is on the heap,
+    /// because a writer moves it from queue to queue.
+    pub fn new(item: Item, mapping: &Mapping) -> Result<Box<Self>, Box<(Item, String)>> {
         let is_dead_letter = item.record.rejection.is_some();
         let mut payload = item.record.payload();
         let mut content_type = mapping.content_types.of(&item.record).map(str::to_owned);
@@ -109,17 +110,8 @@ impl Prepared {
         }
         let header_bytes = header_bytes(&labels, content_type.as_deref());
         let Item { record, entry, ack } = item;
-        Ok(Self {
-            identity: record.identity(),
-            base_us,
-            labels,
-            content_type,
-            payload,
-            ack,
-            header_bytes,
-            entry,
-            record,
-        })
+        let identity = record.identity();
+        Ok(Box::new(Self { identity, base_us, labels, content_type, payload, ack, header_bytes, entry, record }))
     }
 
     /// Makes its labels again where a request took them.

@@ -26,11 +26,11 @@ impl Store {
     /// timestamp. The records of a batch have the same label names.
     pub(super) async fn write_entries<'a>(
         &self,
-        batches: impl Iterator<Item = (&'a EntryName, BTreeMap<u64, Write>)>,
+        batches: impl Iterator<Item = (&'a EntryName, Vec<Write>)>,
     ) -> Result<HashMap<String, BTreeMap<u64, StoreError>>, StoreError> {
         let (mut records, mut bytes) = (Vec::new(), 0);
         for (entry, batch) in batches {
-            for write in batch.into_values() {
+            for write in batch {
                 bytes += write.payload.len() as u64;
                 let record = RecordBuilder::new().entry(entry.as_str()).timestamp_us(write.timestamp_us);
                 let content_type = write.content_type.as_deref().unwrap_or("application/octet-stream");

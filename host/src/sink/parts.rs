@@ -23,7 +23,7 @@ pub(super) const SMALL_BYTES: u64 = 64 * 1024;
 /// A few records of one entry that are to be written.
 pub(super) struct WritePart {
     pub entry: EntryName,
-    pub batch: BTreeMap<u64, Write>,
+    pub batch: Vec<Write>,
     /// One for each partition that it has records of: a revocation waits for the answer, also where the writer doesn't any more.
     pub under_way: Vec<UnderWay>,
 }
@@ -61,9 +61,9 @@ impl Part for WritePart {
     fn size(&self) -> BatchLimits {
         BatchLimits {
             records: self.batch.len(),
-            bytes: self.batch.values().map(|write| write.payload.len() as u64).sum(),
+            bytes: self.batch.iter().map(|write| write.payload.len() as u64).sum(),
             // The name may be encoded with three bytes for one.
-            header_bytes: self.batch.values().map(described).sum::<usize>() + 3 * self.entry.as_str().len(),
+            header_bytes: self.batch.iter().map(described).sum::<usize>() + 3 * self.entry.as_str().len(),
         }
     }
 

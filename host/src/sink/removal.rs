@@ -108,7 +108,7 @@ impl Store {
         let mut free = self.free_behind(entry, record.timestamp_us).await?;
         for tried in 0..TRIED {
             let copy = Write { timestamp_us: free, ..record.clone() };
-            match self.write(entry, BTreeMap::from([(free, copy)]), Vec::new()).await?.remove(&free) {
+            match self.write(entry, vec![copy], Vec::new()).await?.remove(&free) {
                 None => return Ok(free),
                 // An unfinished record, which no query shows.
                 Some(StoreError::Conflict(_)) => {

@@ -93,16 +93,16 @@ impl Store {
     pub async fn write(
         &self,
         entry: &EntryName,
-        batch: BTreeMap<u64, Write>,
+        batch: Vec<Write>,
         under_way: Vec<UnderWay>,
     ) -> Result<BTreeMap<u64, StoreError>, StoreError> {
         let entry = entry.to_string();
-        let bytes = batch.values().map(|write| write.payload.len() as u64).sum();
+        let bytes = batch.iter().map(|write| write.payload.len() as u64).sum();
         let written = self.with_bucket(bytes, move |bucket| async move {
             let _under_way = under_way;
             let mut request = bucket.write_batch(&entry);
-            for (timestamp, write) in batch {
-                let record = RecordBuilder::new().timestamp_us(timestamp).labels(write.labels);
+            for write in batch {
+                let record = RecordBuilder::new().timestamp_us(write.timestamp_us).labels(write.labels);
                 let content_type = write.content_type.as_deref().unwrap_or("application/octet-stream");
                 request.append_record(record.content_type(content_type).data(write.payload).build());
             }

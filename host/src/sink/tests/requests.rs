@@ -1,6 +1,5 @@
 //! What the sink believes of the store's answers, and how long a request counts as under way.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
@@ -77,8 +76,7 @@ async fn a_request_is_under_way_until_it_is_answered_whatever_becomes_of_its_wri
             content_type: None,
             payload: "x".into(),
         };
-        let (entry, batch, under_way) =
-            (EntryName::parse("a").unwrap(), BTreeMap::from([(7, write)]), vec![state.request()]);
+        let (entry, batch, under_way) = (EntryName::parse("a").unwrap(), vec![write], vec![state.request()]);
         let shared = Arc::clone(sink.shared());
         let writer = tokio::spawn(async move {
             if is_shared {

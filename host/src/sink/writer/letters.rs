@@ -192,7 +192,7 @@ impl Writer {
 
 /// Leaves the letter as it is: it stays a dead letter, and can be replayed again.
 fn leave(letter: PendingWrite, reason: &str) {
-    let Prepared { ack, .. } = letter.prepared;
+    let Prepared { ack, .. } = *letter.prepared;
     ack.state().refuse_letter(LetterRefusal::NotNow(reason.to_owned()));
     ack.acknowledge();
 }

@@ -280,22 +280,24 @@ impl Writer {
             pending.withdraw(&mut self.occupied);
         }
         batch.retain(|pending| pending.state().may_write());
-        let by_time: BTreeMap<u64, Write> = batch.iter_mut().filter_map(PendingWrite::take_write).collect();
-        if by_time.len() < batch.len() {
+        let mut writes: Vec<Write> = batch.iter_mut().filter_map(PendingWrite::take_write).collect();
+        writes.sort_unstable_by_key(|write| write.timestamp_us);
+        writes.dedup_by_key(|write| write.timestamp_us);
+        if writes.len() < batch.len() {
             // Two records have one microsecond, and the second would be taken for written. That must not happen, and never did so far.
             error!(entry = %self.entry, "records of a batch have the same microsecond; placing them again");
             return Ok(());
         }
-        if by_time.is_empty() {
+        if writes.is_empty() {
             return Ok(());
         }
-        self.newest_sent = self.newest_sent.max(by_time.last_key_value().map(|(time, _)| *time));
+        self.newest_sent = self.newest_sent.max(writes.last().map(|write| write.timestamp_us));
         batch.iter_mut().for_each(|pending| pending.sent = true);
         let under_way = under_way(batch);
         let answer = if is_shared {
-            self.write_with_others(by_time, under_way).await
+            self.write_with_others(writes, under_way).await
         } else {
-            WriteAnswer::Sent(self.shared.store.write(&self.entry, by_time, under_way).await)
+            WriteAnswer::Sent(self.shared.store.write(&self.entry, writes, under_way).await)
         };
         drop(single);
         match answer {
@@ -318,7 +320,7 @@ impl Writer {
         }
     }
 
-    async fn write_with_others(&self, batch: BTreeMap<u64, Write>, under_way: Vec<UnderWay>) -> WriteAnswer {
+    async fn write_with_others(&self, batch: Vec<Write>, under_way: Vec<UnderWay>) -> WriteAnswer {
         let answer = joint::ask(&self.shared, WritePart { entry: self.entry.clone(), batch, under_way }).await;
         answer.unwrap_or_else(|| WriteAnswer::Divided(StoreError::Unavailable("a shared request broke off".into())))
     }
@@ -375,7 +377,7 @@ impl Writer {
     fn note_stored(&mut self, pending: PendingWrite, already_present: bool) {
         let time_us = pending.time_us.unwrap_or(pending.prepared.base_us);
         let is_dead_letter = pending.prepared.is_dead_letter();
-        let Prepared { identity, payload, ack, .. } = pending.prepared;
+        let Prepared { identity, payload, ack, .. } = *pending.prepared;
         self.written += u64::from(!already_present);
         match (is_dead_letter, already_present) {
             (true, true) => {}

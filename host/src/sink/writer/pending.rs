@@ -13,7 +13,7 @@ const MOST_FAILURES: u32 = 8;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct PendingWrite {
-    pub prepared: Prepared,
+    pub prepared: Box<Prepared>,
     /// The microsecond that it was given; `None` while it waits for one.
     pub time_us: Option<u64>,
     /// Whether it was sent to this microsecond, so that the store may have it.
@@ -29,7 +29,7 @@ pub(super) struct PendingWrite {
 }
 
 impl PendingWrite {
-    pub fn new(prepared: Prepared) -> Self {
+    pub fn new(prepared: Box<Prepared>) -> Self {
         Self {
             prepared,
             time_us: None,
@@ -50,8 +50,8 @@ impl PendingWrite {
     }
 
     /// What to send; `None` while it has no microsecond.
-    pub fn take_write(&mut self) -> Option<(u64, Write)> {
-        self.time_us.map(|time| (time, self.prepared.take_write(time)))
+    pub fn take_write(&mut self) -> Option<Write> {
+        self.time_us.map(|time| self.prepared.take_write(time))
     }
 
     /// Takes the microsecond away from the record. If the record was sent to it, that microsecond is read before it is used again.
