@@ -160,9 +160,9 @@ impl Recovery {
                 Ok(start) => self.look(&*host, &sink, start, asked, &states).await,
                 Err(error) => Err(error),
             };
-            if looked.is_ok() {
+            if let Ok(has_crashed) = looked {
                 self.known().ran_at = Some(asked_at);
-                sink.looked(asked_at);
+                sink.looked(asked_at, has_crashed);
             }
             match looked {
                 Err(StoreError::Unavailable(_)) => {}
@@ -184,7 +184,8 @@ impl Recovery {
         Ok(())
     }
 
-    /// Compares the store's answer with what is known, and announces the re-reads that follow from it.
+    /// Compares the store's answer with what is known, and announces the re-reads that follow from it. `true`: the store has crashed, as far
+    /// as a partition knows.
     async fn look(
         &self,
         host: &dyn Partitions,
@@ -192,7 +193,7 @@ impl Recovery {
         start: Started,
         asked: u64,
         states: &[(u64, Arc<PartitionState>)],
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let mut start = start;
         let has_restarted = self.has_restarted(start, !sink.gate().is_open());
         if has_restarted {
@@ -223,7 +224,8 @@ impl Recovery {
         let (harmed, unharmed): (Vec<_>, Vec<_>) =
             host.states().into_iter().partition(|state| has_restarted || has_begun_before(state, start));
         let removed = unharmed.into_iter().filter_map(|state| Some((state.required_reread()?, state))).collect();
-        let crashed = harmed.into_iter().map(|state| (state.reread_from_after_crash(), state)).collect();
+        let crashed: Vec<_> = harmed.into_iter().map(|state| (state.reread_from_after_crash(), state)).collect();
+        let has_crashed = has_restarted || !crashed.is_empty();
         // The store may have been away for longer than its blocks are at work: what counts is what was at risk when it ran.
         let ran_at = self.known().ran_at.unwrap_or_else(Instant::now);
         reread(sink, crashed, ran_at, Some(start), false).await?;
@@ -244,7 +246,7 @@ impl Recovery {
                 state.looked(start, *position, at_risk.get(&state.source).copied(), asked);
             }
         }
-        Ok(())
+        Ok(has_crashed)
     }
 
     /// Notes the start that the store gave when it was asked at `asked` (milliseconds since the Unix epoch). Partitions

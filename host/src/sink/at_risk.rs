@@ -32,7 +32,7 @@ impl Sink {
     /// The same, where the answer is known.
     pub fn remember_blocks(&self, records: u64) {
         let depth = usize::try_from(records.max(1).saturating_mul(OPEN_BLOCKS)).unwrap_or(usize::MAX);
-        self.0.recent().deepen(depth);
+        self.0.recent().deepen(depth, Instant::now());
     }
 
     /// Compares the remembered records below the given offsets of their partitions with the store: those that were at risk at `ran_at`, when
@@ -95,9 +95,10 @@ impl Sink {
         self.0.harmed_by_removal().extend(harmed);
     }
 
-    /// The store was asked at this moment whether it has restarted, and what followed from its answer was done.
-    pub fn looked(&self, asked: Instant) {
-        self.0.recent().looked(asked);
+    /// The store was asked at this moment whether it has restarted, and what followed from its answer was done. `has_crashed`: partitions are
+    /// re-read because of it.
+    pub fn looked(&self, asked: Instant, has_crashed: bool) {
+        self.0.recent().looked(asked, has_crashed);
     }
 
     /// The lowest offset of each partition that a crash of the store may harm at present.

@@ -40,6 +40,8 @@ pub struct Written {
 pub struct Recent {
     /// How many records of an entry are remembered.
     depth: usize,
+    /// When that number last grew.
+    deepened: Option<Instant>,
     entries: HashMap<EntryName, Entry>,
     total: usize,
     /// Records that others pushed out of their entry since the store was last looked at, and when: it may have crashed before those others
@@ -104,9 +106,9 @@ impl Recent {
     }
 
     /// Two blocks hold this many records from now on, or as many as before if that is more.
-    pub fn deepen(&mut self, depth: usize) {
+    pub fn deepen(&mut self, depth: usize, now: Instant) {
         if depth > self.depth {
-            self.depth = depth;
+            (self.depth, self.deepened) = (depth, Some(now));
             // They may stand in a block that is open and has become larger.
             self.entries.values_mut().for_each(|entry| entry.settled = None);
         }
@@ -135,12 +137,14 @@ impl Recent {
         }
     }
 
-    /// The store was asked at this moment, and what followed from its answer was done: what had been pushed out by then is settled.
-    pub fn looked(&mut self, asked: Instant) {
+    /// The store was asked at this moment, and what followed from its answer was done: what had been pushed out by then is settled, unless
+    /// the store `has_crashed`, as it may have lost some of that.
+    pub fn looked(&mut self, asked: Instant, has_crashed: bool) {
         let until = self.displaced.partition_point(|(at, ..)| *at < asked);
-        for (_, name, record) in self.displaced.drain(..until) {
+        for (pushed_out, name, record) in self.displaced.drain(..until) {
             // Records that were found may stand near one that was written again into an old block.
-            if let Some(entry) = self.entries.get_mut(&name).filter(|_| !record.found) {
+            let is_settled = !has_crashed && !record.found && self.deepened.is_none_or(|at| at < pushed_out);
+            if let Some(entry) = self.entries.get_mut(&name).filter(|_| is_settled) {
                 entry.settled = Some(record);
             }
         }
@@ -251,7 +255,7 @@ mod tests {
 
     /// A look that follows what was done until now.
     fn look(recent: &mut Recent, now: Instant) {
-        recent.looked(now + Duration::from_millis(1));
+        recent.looked(now + Duration::from_millis(1), false);
     }
 
     fn name(text: &str) -> EntryName {
@@ -307,7 +311,7 @@ mod tests {
         assert_eq!(offsets(&recent), [6, 7, 8]);
         recent.forget(&name("e"), &[written(0, 7).time_us]);
         assert_eq!(offsets(&recent), [6, 8]);
-        recent.looked(now);
+        recent.looked(now, false);
         assert_eq!(offsets(&recent), [6, 8], "they were pushed out while the store was asked");
         look(&mut recent, now);
         assert!(offsets(&recent).is_empty());
@@ -324,6 +328,30 @@ mod tests {
         let offsets = groups.iter().map(|(_, records)| records.iter().map(|record| record.identity.offset).collect());
         assert_eq!(offsets.collect::<Vec<Vec<u64>>>(), [[2, 3, 4], [197, 198, 199]]);
         assert_eq!(recent.total, 6);
+    }
+
+    #[test]
+    fn what_a_crash_may_have_taken_proves_nothing() {
+        let (mut recent, now) = (Recent::new(3), Instant::now());
+        let (entry, later) = (name("e"), |ms| now + Duration::from_millis(ms));
+        let settled = |recent: &Recent| recent.settled(1).first().map(|(_, record)| record.identity.offset);
+        recent.wrote(&entry, (0..5).map(|offset| written(0, offset)), now);
+        recent.looked(later(1), false);
+        assert_eq!(settled(&recent), Some(1));
+        recent.wrote(&entry, (5..9).map(|offset| written(0, offset)), later(2));
+        recent.looked(later(3), true);
+        assert_eq!(
+            settled(&recent),
+            Some(1),
+            "the others were pushed out by records that came after the crash, perhaps"
+        );
+        recent.wrote(&entry, (9..11).map(|offset| written(0, offset)), later(4));
+        recent.deepen(4, later(5));
+        recent.looked(later(6), false);
+        assert_eq!(settled(&recent), None, "the blocks have become larger since");
+        recent.wrote(&entry, (11..13).map(|offset| written(0, offset)), later(7));
+        recent.looked(later(8), false);
+        assert_eq!(settled(&recent), Some(8));
     }
 
     #[test]

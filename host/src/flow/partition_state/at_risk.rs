@@ -18,7 +18,7 @@ pub(super) struct AtRisk {
     to_several: bool,
     /// The lowest offset at risk at the last look, of the records that this process remembers; `None`: there was none.
     remembered: Option<u64>,
-    /// The position at the last look. What was acknowledged below it was remembered before that look.
+    /// The position at the last look. What was acknowledged below it was remembered before that look, unless it was forgotten since.
     looked_position: u64,
     /// Until when what is written now is at risk, in milliseconds since the Unix epoch.
     own_until_ms: u64,
