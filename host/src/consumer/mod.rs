@@ -231,8 +231,7 @@ impl GroupConsumer {
     }
 
     /// Finds out whether any records are left before an end that Kafka named a while ago: reads again from the next
-    /// offset on, which brings either a record or the end of the partition. librdkafka tells the end only once otherwise,
-    /// and doesn't tell where it is.
+    /// offset on, which brings either a record or the end of the partition. librdkafka tells the end only once otherwise.
     fn probe(&self) {
         for (source, end) in self.handler.take_probes() {
             let assigned = self.context().assigned();

@@ -111,7 +111,10 @@ impl PartitionReader {
             Some(Ok(message)) => message,
             Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => return Polled::OutOfRange,
             Some(Err(KafkaError::PartitionEOF(_))) => {
-                return probing.take().map_or(Polled::Nothing, Polled::NothingBefore);
+                // Since `end` was asked for, the log may have been truncated, or a replica may have answered that lags behind.
+                let told = end_told(&last_reason_here());
+                let proven = probing.take().zip(told).map(|(end, told)| end.min(told));
+                return proven.map_or(Polled::Nothing, Polled::NothingBefore);
             }
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => return Polled::Fatal(code.to_string()),
             Some(Err(KafkaError::MessageConsumption(code))) if is_unreadable(code) => {
@@ -168,14 +171,21 @@ impl ReaderControl {
         Ok(())
     }
 
-    /// Calls `seek` to read again from the next offset on. The reader can't read meanwhile. If librdkafka then tells the end of the
-    /// partition before it brings a record, no record stands before `end`.
+    /// Calls `seek` to read again from the next offset on. The reader can't read meanwhile. If librdkafka then finds the end of the
+    /// partition before it brings a record, no record stands before where it found it; up to `end` that is told.
     pub fn probe<E>(&self, end: u64, seek: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let mut slot = lock(&self.0);
         seek()?;
         slot.probing = Some(end);
         Ok(())
     }
+}
+
+/// At which offset librdkafka found the partition's end: rdkafka's error doesn't have it, and librdkafka's text is "Fetch from broker 1 reached
+/// end of partition at offset 5 (HighwaterMark 5)" (2.12, rdkafka_fetcher.c). `None`: the text is another one.
+fn end_told(reason: &str) -> Option<u64> {
+    let (_, offset) = reason.split_once("end of partition at offset ")?;
+    offset.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// Whether what was just taken from librdkafka may have been fetched from a topic that was created again.

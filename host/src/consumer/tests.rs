@@ -25,6 +25,7 @@ use crate::record::entry_name::Naming;
 #[derive(Default)]
 struct Acknowledged {
     readers: Mutex<Vec<PartitionReader>>,
+    states: Mutex<Vec<Arc<PartitionState>>>,
     failed: Mutex<Option<String>>,
     waiting: Mutex<BTreeMap<TopicPartition, String>>,
     stopping: AtomicBool,
@@ -59,6 +60,7 @@ impl GroupHandler for Acknowledged {
     fn begin_reading(&self, reader: PartitionReader, state: &Arc<PartitionState>) {
         self.waiting.lock().unwrap().remove(&state.source);
         self.readers.lock().unwrap().push(reader);
+        self.states.lock().unwrap().push(Arc::clone(state));
     }
     fn revoked(
         &self,
@@ -258,6 +260,40 @@ fn a_partition_that_librdkafka_stopped_reading_unnoticed_is_read_again_when_its_
     produce(&config, 1);
     let source = TopicPartition { topic: "t".into(), partition: 0 };
     handler.probes.lock().unwrap().push((source, 20));
+    wait_for("nothing more was read", || is_offset(poll(), 10));
+    handler.stopping.store(true, Ordering::SeqCst);
+    running.join().unwrap();
+    assert_eq!(*handler.failed.lock().unwrap(), None);
+}
+
+/// The log was truncated since the end was asked for, or a replica answers that lags behind. Otherwise what comes later at the offsets
+/// between would be taken for records that were read before.
+#[test]
+fn no_offset_is_skipped_behind_the_end_that_was_found() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let config = config(&cluster);
+    produce(&config, 1);
+    let handler = Arc::new(Acknowledged::default());
+    let running = run(&config, 1, &handler);
+    let poll = || handler.readers.lock().unwrap().last_mut().map(PartitionReader::poll);
+    let is_offset =
+        |polled: Option<Polled>, offset: u64| matches!(polled, Some(Polled::Record(record)) if record.offset == offset);
+    wait_for("the last record was not read", || is_offset(poll(), 9));
+    for state in handler.states.lock().unwrap().iter() {
+        state.skip_to(10);
+    }
+    let source = TopicPartition { topic: "t".into(), partition: 0 };
+    handler.probes.lock().unwrap().push((source, 20));
+    let mut found = None;
+    wait_for("the end was not told", || {
+        if let Some(Polled::NothingBefore(end)) = poll() {
+            found = Some(end);
+        }
+        found.is_some()
+    });
+    assert_eq!(found, Some(10));
+    produce(&config, 1);
     wait_for("nothing more was read", || is_offset(poll(), 10));
     handler.stopping.store(true, Ordering::SeqCst);
     running.join().unwrap();
