@@ -59,16 +59,26 @@ struct Entry {
     /// A record that stands in a closed block: two blocks of others were written behind it before a look showed that the store ran.
     settled: Option<Written>,
     touched: Instant,
-    /// `None`: the records have changed since it was found out.
+    /// `None`: it has to be found out.
     lowest: Option<Lowest>,
 }
 
 /// The lowest offset of each partition that was written to an entry or found there within [`TOUCHED`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Lowest {
     offsets: Vec<(TopicPartition, u64)>,
     /// When the first of those records was written or found; `None`: there is none.
     first: Option<Instant>,
+}
+
+impl Lowest {
+    fn add(&mut self, identity: &Identity, at: Instant) {
+        match self.offsets.iter_mut().rev().find(|(source, _)| *source == identity.source) {
+            Some((_, offset)) => *offset = identity.offset.min(*offset),
+            None => self.offsets.push((identity.source.clone(), identity.offset)),
+        }
+        self.first = Some(self.first.map_or(at, |first| first.min(at)));
+    }
 }
 
 impl Entry {
@@ -84,15 +94,10 @@ impl Entry {
         }
         let (written, found) = (&self.written, &self.found);
         let known = self.lowest.get_or_insert_with(|| {
-            let records = || written.iter().chain(found).filter(|(at, _)| now.duration_since(*at) <= TOUCHED);
-            let mut offsets: Vec<(TopicPartition, u64)> = Vec::new();
-            for (_, Written { identity, .. }) in records() {
-                match offsets.iter_mut().rev().find(|(source, _)| *source == identity.source) {
-                    Some((_, offset)) => *offset = identity.offset.min(*offset),
-                    None => offsets.push((identity.source.clone(), identity.offset)),
-                }
-            }
-            Lowest { offsets, first: records().map(|(at, _)| *at).min() }
+            let mut lowest = Lowest::default();
+            let records = written.iter().chain(found).filter(|(at, _)| now.duration_since(*at) <= TOUCHED);
+            records.for_each(|(at, record)| lowest.add(&record.identity, *at));
+            lowest
         });
         &known.offsets
     }
@@ -121,13 +126,18 @@ impl Recent {
             self.entries.insert(entry.clone(), Entry { written, found, settled: None, touched: now, lowest: None });
         }
         let Some(known) = self.entries.get_mut(entry) else { return };
-        (known.touched, known.lowest) = (now, None);
+        known.touched = now;
         let before = known.len();
         let (found, written): (Vec<Written>, Vec<Written>) = records.into_iter().partition(|record| record.found);
         for (remembered, records) in [(&mut known.written, written), (&mut known.found, found)] {
+            if let Some(lowest) = &mut known.lowest {
+                records.iter().for_each(|record| lowest.add(&record.identity, now));
+            }
             remembered.extend(records.into_iter().map(|record| (now, record)));
             for (_, record) in remembered.drain(..remembered.len().saturating_sub(self.depth)) {
                 self.displaced.push_back((now, entry.clone(), record));
+                // It may have been the one with the lowest offset.
+                known.lowest = None;
             }
         }
         self.displaced.drain(..self.displaced.len().saturating_sub(MEMORY));
