@@ -17,6 +17,7 @@ use tracing::{debug, info};
 use super::group::{AssignedPartition, UNDECIDED, Waiting};
 use super::questions::{BeginAnswer, BrokerNews, FoundBegin, Question};
 use super::{Beginning, GroupConsumer, PartitionReader, seek};
+use crate::flow::ReadingStop;
 use crate::flow::store_start::now_ms;
 use crate::kafka::start;
 use crate::record::{TopicId, TopicPartition};
@@ -33,16 +34,16 @@ impl GroupConsumer {
         for (source, partition) in assigned.iter_mut() {
             let AssignedPartition::Reading { state, control } = partition else { continue };
             let Some(point) = state.try_end() else { continue };
-            let (was_out_of_range, had_stopped) = (state.was_out_of_range(), state.has_stopped());
+            let stopped = state.reading_stop();
             let Some(queue) = control.close() else { continue };
+            let was_out_of_range = stopped == Some(ReadingStop::OutOfRange);
             info!(partition = %source, offset = point.offset, was_out_of_range, "reading from another offset");
             self.handler.awaits_begin(source);
             let waiting = Waiting {
                 queue,
                 known: Some(point),
                 owned_from: Some(state.owned_from()),
-                was_out_of_range,
-                had_stopped,
+                stopped,
                 question: None,
                 assigned_at: None,
                 since: Instant::now(),
@@ -111,8 +112,9 @@ impl GroupConsumer {
         let known = waiting.known.clone().or(committed);
         // The group has no offset for a topic that was created again.
         let is_first = known.as_ref().is_none_or(|point| point.metadata.topic_id != facts.topic_id);
-        let is_reread = waiting.known.is_some() && !waiting.had_stopped;
-        let mut point = start::choose_begin(&source, known, &facts, self.policy, waiting.was_out_of_range);
+        let is_reread = waiting.known.is_some() && waiting.stopped.is_none();
+        let was_out_of_range = waiting.stopped == Some(ReadingStop::OutOfRange);
+        let mut point = start::choose_begin(&source, known, &facts, self.policy, was_out_of_range);
         let late_until_ms = self.late_until_ms.filter(|until_ms| now_ms() < *until_ms);
         if let (Ok(point), Some(until_ms)) = (&mut point, late_until_ms) {
             point.expect_late_requests(until_ms);
@@ -158,7 +160,7 @@ impl GroupConsumer {
         epoch: Option<u32>,
     ) -> Result<(), RDKafkaErrorCode> {
         // What is queued was fetched from another offset. An error among it would be taken for one at the new offset.
-        let mut has_stopped = waiting.had_stopped;
+        let mut has_stopped = waiting.stopped.is_some();
         while let Some(queued) = waiting.queue.poll(Duration::ZERO) {
             has_stopped |= matches!(queued, Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)));
         }

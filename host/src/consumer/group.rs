@@ -23,7 +23,7 @@ use super::commits::Commits;
 use super::partition_reader::ReaderControl;
 use super::topic_ids::TopicIds;
 use crate::config::threads;
-use crate::flow::{CommitPoint, PartitionState};
+use crate::flow::{CommitPoint, PartitionState, ReadingStop};
 use crate::kafka::client::{error_of_member, log_of_member};
 use crate::record::TopicPartition;
 
@@ -62,10 +62,8 @@ pub(super) struct Waiting {
     pub known: Option<CommitPoint>,
     /// From which offset on this host has read it already; `None`: it hasn't.
     pub owned_from: Option<u64>,
-    /// Whether the broker refused the offset to read next.
-    pub was_out_of_range: bool,
-    /// Whether librdkafka had stopped reading it.
-    pub had_stopped: bool,
+    /// Why librdkafka had stopped reading it; `None`: it hadn't.
+    pub stopped: Option<ReadingStop>,
     /// The number of the question to the brokers about the partition; `None`: it is still to be asked.
     pub question: Option<u64>,
     /// The offset at which the partition was assigned to librdkafka once more; `None`: it wasn't.
@@ -110,8 +108,7 @@ impl GroupContext {
                 queue,
                 known: None,
                 owned_from: None,
-                was_out_of_range: false,
-                had_stopped: false,
+                stopped: None,
                 question: None,
                 assigned_at: None,
                 since: Instant::now(),

@@ -25,6 +25,6 @@ pub use self::checkpoint::Checkpoint;
 pub use self::commit_gate::CommitGate;
 pub use self::commit_metadata::{CommitMetadata, DeadLetterIndex, EntryNaming, LateRequests};
 pub use self::partition_state::{
-    Begin, CommitPoint, LetterRefusal, MAX_AHEAD, PartitionState, Phase, Reread, StoredOutput,
+    Begin, CommitPoint, LetterRefusal, MAX_AHEAD, PartitionState, Phase, ReadingStop, Reread, StoredOutput,
 };
 pub use self::range_set::RangeSet;

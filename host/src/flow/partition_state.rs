@@ -92,10 +92,8 @@ struct Inner {
     compare_below: u64,
     /// When the re-read that is awaited was announced.
     awaits_since: Option<Instant>,
-    /// Whether the broker refused the next offset. A re-read that is announced later doesn't undo that.
-    out_of_range: bool,
-    /// Whether librdkafka has stopped reading, because of that or for another reason.
-    has_stopped: bool,
+    /// See [`PartitionState::reading_stop`].
+    reading_stop: Option<ReadingStop>,
     /// A re-read that is still to come.
     owed: Option<OwedReread>,
     /// See [`CommitMetadata::late`].
@@ -130,6 +128,15 @@ pub enum Phase {
     Revoked,
     /// Another host may own the partition, or a newer value took this one's place.
     Ended,
+}
+
+/// Why librdkafka has stopped reading a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReadingStop {
+    /// For another reason than the next offset: the partition goes on there.
+    Other,
+    /// The broker refused the next offset.
+    OutOfRange,
 }
 
 /// A re-read that is still to come.
@@ -366,23 +373,17 @@ impl PartitionState {
 
     /// Takes note that the broker doesn't have the next offset.
     pub fn report_out_of_range(&self) {
-        let mut inner = self.lock();
-        inner.out_of_range |= inner.stop();
+        self.lock().stop(ReadingStop::OutOfRange);
     }
 
     /// Takes note that librdkafka has stopped reading: the partition begins again at the next offset, if the broker has that.
     pub fn begin_again(&self) {
-        self.lock().stop();
+        self.lock().stop(ReadingStop::Other);
     }
 
-    /// Whether librdkafka has stopped reading, whatever happened to the partition since.
-    pub fn has_stopped(&self) -> bool {
-        self.lock().has_stopped
-    }
-
-    /// Whether the broker refused the next offset, whatever happened to the partition since.
-    pub fn was_out_of_range(&self) -> bool {
-        self.lock().out_of_range
+    /// Why librdkafka has stopped reading, whatever happened to the partition since; `None`: it hasn't.
+    pub fn reading_stop(&self) -> Option<ReadingStop> {
+        self.lock().reading_stop
     }
 
     /// Ends this value if it waits for a newer one and nothing of it is in flight any more, and tells where the newer one
@@ -427,15 +428,14 @@ impl PartitionState {
 }
 
 impl Inner {
-    /// Takes note that librdkafka has stopped reading. `false`: it is no matter of this value any more.
-    fn stop(&mut self) -> bool {
+    /// Takes note that librdkafka has stopped reading, unless that is no matter of this value any more.
+    fn stop(&mut self, reason: ReadingStop) {
         match self.phase {
             Phase::Reading => self.phase = Phase::Stopped,
             Phase::RereadRequired | Phase::AwaitingReread { .. } | Phase::Stopped => {}
-            Phase::Revoked | Phase::Ended => return false,
+            Phase::Revoked | Phase::Ended => return,
         }
-        self.has_stopped = true;
-        true
+        self.reading_stop = self.reading_stop.max(Some(reason));
     }
 
     fn starting_at(offset: u64) -> Self {
@@ -451,8 +451,7 @@ impl Inner {
             reread_until: 0,
             compare_below: 0,
             awaits_since: None,
-            out_of_range: false,
-            has_stopped: false,
+            reading_stop: None,
             owed: None,
             late: None,
             store_start: None,

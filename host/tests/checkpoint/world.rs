@@ -14,7 +14,7 @@ use reduct_sink::flow::block_margin::{BlockMargin, OPEN_BLOCKS};
 use reduct_sink::flow::crash_risk::CrashRisks;
 use reduct_sink::flow::store_start::Started;
 use reduct_sink::flow::{
-    AckHandle, Begin, Budget, CommitGate, CommitMetadata, CommitPoint, EntryNaming, PartitionState, Reread,
+    AckHandle, Begin, Budget, CommitGate, CommitMetadata, CommitPoint, EntryNaming, PartitionState, ReadingStop, Reread,
 };
 use reduct_sink::kafka::start::{Facts, choose_begin};
 use reduct_sink::record::entry_name::Naming;
@@ -464,7 +464,8 @@ impl World {
 
     fn take_again(&mut self) -> &'static str {
         let Some(mut host) = self.host.take() else { return "" };
-        let (was_out_of_range, has_stopped) = (host.state.was_out_of_range(), host.state.has_stopped());
+        let stopped = host.state.reading_stop();
+        let was_out_of_range = stopped == Some(ReadingStop::OutOfRange);
         // The worker discards the records that it holds if they must not be written any more.
         if !host.state.may_write() {
             host.queue.clear();
@@ -474,7 +475,7 @@ impl World {
             let is_new_topic = point.metadata.topic_id != self.facts().topic_id;
             let known = Some(point);
             let owned = Some(host.state.owned_from());
-            host.state = self.begin(&host.recovery, &host.gate, known, was_out_of_range, !has_stopped, owned);
+            host.state = self.begin(&host.recovery, &host.gate, known, was_out_of_range, stopped.is_none(), owned);
             if is_new_topic || self.late_until().is_some() {
                 self.commit_first(&host.state);
             }

@@ -288,17 +288,17 @@ fn a_refused_offset_is_not_forgotten_for_a_reread() {
     first.report_out_of_range();
     first.announce_reread(reread);
     ack.acknowledge();
-    assert!(first.try_end().is_some() && first.was_out_of_range());
+    assert!(first.try_end().is_some() && first.reading_stop() == Some(ReadingStop::OutOfRange));
     let second = at(5);
     second.announce_reread(reread);
     second.report_out_of_range();
-    assert!(second.try_end().is_some() && second.was_out_of_range());
-    assert!(!at(5).was_out_of_range());
+    assert!(second.try_end().is_some() && second.reading_stop() == Some(ReadingStop::OutOfRange));
+    assert_eq!(at(5).reading_stop(), None);
     let third = at(5);
     third.begin_again();
-    assert!(third.has_stopped() && !third.was_out_of_range());
+    assert_eq!(third.reading_stop(), Some(ReadingStop::Other));
     third.report_out_of_range();
-    assert!(third.try_end().is_some() && third.was_out_of_range());
+    assert!(third.try_end().is_some() && third.reading_stop() == Some(ReadingStop::OutOfRange));
 }
 
 #[test]
