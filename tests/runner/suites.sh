@@ -35,7 +35,9 @@ run_all() {
         background+=($!)
     done
     # What became of a suite is in its log. The shell may have forgotten one whose number was given to another process since.
-    wait "${running[@]}" ${compiler:+"$compiler"} 2>/dev/null || true
+    running+=(${compiler:+"$compiler"})
+    # Without a number it would wait for the shared Kafka, too.
+    [ ${#running[@]} -eq 0 ] || wait "${running[@]}" 2>/dev/null || true
     background=()
     for suite in "${last[@]}"; do
         # In the background, because the shell handles a signal only while it waits.
