@@ -133,6 +133,15 @@ fn wait_for(what: &str, mut is_done: impl FnMut() -> bool) {
     }
 }
 
+/// What the partition that was begun last yields; `None`: none was begun yet.
+fn poll_last(handler: &Acknowledged) -> Option<Polled> {
+    handler.readers.lock().unwrap().last_mut().map(PartitionReader::poll)
+}
+
+fn is_offset(polled: Option<Polled>, offset: u64) -> bool {
+    matches!(polled, Some(Polled::Record(record)) if record.offset == offset)
+}
+
 fn committed(view: &BaseConsumer, partition: i32) -> Offset {
     let mut list = TopicPartitionList::new();
     list.add_partition("t", partition);
@@ -219,8 +228,7 @@ fn a_partition_that_librdkafka_stopped_reading_at_an_unreadable_batch_is_read_ag
         produce(&config, 1);
         let handler = Arc::new(Acknowledged::default());
         let running = run(&config, 1, &handler);
-        let poll = || handler.readers.lock().unwrap().last_mut().map(PartitionReader::poll);
-        let is_offset = |polled: Option<Polled>, offset: u64| matches!(polled, Some(Polled::Record(record)) if record.offset == offset);
+        let poll = || poll_last(&handler);
         wait_for("the last record was not read", || is_offset(poll(), 9));
         let polling = handler.polling.lock().unwrap();
         cluster.request_errors(
@@ -251,9 +259,7 @@ fn a_partition_that_librdkafka_stopped_reading_unnoticed_is_read_again_when_its_
     produce(&config, 1);
     let handler = Arc::new(Acknowledged::default());
     let running = run(&config, 1, &handler);
-    let poll = || handler.readers.lock().unwrap().last_mut().map(PartitionReader::poll);
-    let is_offset =
-        |polled: Option<Polled>, offset: u64| matches!(polled, Some(Polled::Record(record)) if record.offset == offset);
+    let poll = || poll_last(&handler);
     wait_for("the last record was not read", || is_offset(poll(), 9));
     cluster.request_errors(RDKafkaApiKey::Fetch, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE]);
     wait_for("librdkafka did not stop", || matches!(poll(), Some(Polled::OutOfRange)));
@@ -276,9 +282,7 @@ fn no_offset_is_skipped_behind_the_end_that_was_found() {
     produce(&config, 1);
     let handler = Arc::new(Acknowledged::default());
     let running = run(&config, 1, &handler);
-    let poll = || handler.readers.lock().unwrap().last_mut().map(PartitionReader::poll);
-    let is_offset =
-        |polled: Option<Polled>, offset: u64| matches!(polled, Some(Polled::Record(record)) if record.offset == offset);
+    let poll = || poll_last(&handler);
     wait_for("the last record was not read", || is_offset(poll(), 9));
     for state in handler.states.lock().unwrap().iter() {
         state.skip_to(10);
