@@ -133,6 +133,22 @@ fn wait_for(what: &str, mut is_done: impl FnMut() -> bool) {
     }
 }
 
+/// A consumer that has read the ten records of the topic's only partition.
+fn read_to_the_end(config: &Kafka) -> (Arc<Acknowledged>, JoinHandle<ConsumerEnd>) {
+    produce(config, 1);
+    let handler = Arc::new(Acknowledged::default());
+    let running = run(config, 1, &handler);
+    wait_for("the last record was not read", || is_offset(poll_last(&handler), 9));
+    (handler, running)
+}
+
+/// Stops the consumer, which must not have failed.
+fn stop(handler: &Acknowledged, running: JoinHandle<ConsumerEnd>) {
+    handler.stopping.store(true, Ordering::SeqCst);
+    running.join().unwrap();
+    assert_eq!(*handler.failed.lock().unwrap(), None);
+}
+
 /// What the partition that was begun last yields; `None`: none was begun yet.
 fn poll_last(handler: &Acknowledged) -> Option<Polled> {
     handler.readers.lock().unwrap().last_mut().map(PartitionReader::poll)
@@ -162,9 +178,7 @@ fn a_commit_that_was_refused_is_sent_again_though_nothing_was_acknowledged_since
     let running = run(&config, 1, &handler);
     let view: BaseConsumer = client_config(&config).create().unwrap();
     wait_for("it was never committed", || committed(&view, 0) == Offset::Offset(5));
-    handler.stopping.store(true, Ordering::SeqCst);
-    running.join().unwrap();
-    assert_eq!(*handler.failed.lock().unwrap(), None);
+    stop(&handler, running);
 }
 
 /// A host that may describe the group but not read it gets an answer to each question about the group, and isn't let in.
@@ -183,9 +197,7 @@ fn a_group_that_does_not_let_the_host_in_is_told_and_joined_when_it_does() {
     cluster.clear_request_errors(RDKafkaApiKey::JoinGroup);
     let view: BaseConsumer = client_config(&config).create().unwrap();
     wait_for("it was never committed", || committed(&view, 0) == Offset::Offset(5));
-    handler.stopping.store(true, Ordering::SeqCst);
-    running.join().unwrap();
-    assert_eq!(*handler.failed.lock().unwrap(), None);
+    stop(&handler, running);
 }
 
 /// With a replication factor of 1.
@@ -212,9 +224,7 @@ fn a_broker_that_is_away_holds_up_neither_the_partitions_of_others_nor_a_stop() 
     cluster.broker_up(2).unwrap();
     wait_for("the other one was never committed", || committed(&view, 1) == Offset::Offset(5));
     cluster.broker_down(2).unwrap();
-    handler.stopping.store(true, Ordering::SeqCst);
-    running.join().unwrap();
-    assert_eq!(*handler.failed.lock().unwrap(), None);
+    stop(&handler, running);
 }
 
 /// Kafka deletes an unreadable batch before the host has paused the partition: librdkafka stops reading it and refuses to seek.
@@ -225,11 +235,8 @@ fn a_partition_that_librdkafka_stopped_reading_at_an_unreadable_batch_is_read_ag
         cluster.create_topic("t", 1, 1).unwrap();
         let mut config = config(&cluster);
         config.properties.insert("partition.assignment.strategy".into(), strategy.into());
-        produce(&config, 1);
-        let handler = Arc::new(Acknowledged::default());
-        let running = run(&config, 1, &handler);
+        let (handler, running) = read_to_the_end(&config);
         let poll = || poll_last(&handler);
-        wait_for("the last record was not read", || is_offset(poll(), 9));
         let polling = handler.polling.lock().unwrap();
         cluster.request_errors(
             RDKafkaApiKey::Fetch,
@@ -244,9 +251,7 @@ fn a_partition_that_librdkafka_stopped_reading_at_an_unreadable_batch_is_read_ag
         drop(polling);
         produce(&config, 1);
         wait_for("nothing was read behind the batch", || is_offset(poll(), 10));
-        handler.stopping.store(true, Ordering::SeqCst);
-        running.join().unwrap();
-        assert_eq!(*handler.failed.lock().unwrap(), None);
+        stop(&handler, running);
     }
 }
 
@@ -256,20 +261,15 @@ fn a_partition_that_librdkafka_stopped_reading_unnoticed_is_read_again_when_its_
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("t", 1, 1).unwrap();
     let config = config(&cluster);
-    produce(&config, 1);
-    let handler = Arc::new(Acknowledged::default());
-    let running = run(&config, 1, &handler);
+    let (handler, running) = read_to_the_end(&config);
     let poll = || poll_last(&handler);
-    wait_for("the last record was not read", || is_offset(poll(), 9));
     cluster.request_errors(RDKafkaApiKey::Fetch, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE]);
     wait_for("librdkafka did not stop", || matches!(poll(), Some(Polled::OutOfRange)));
     produce(&config, 1);
     let source = TopicPartition { topic: "t".into(), partition: 0 };
     handler.probes.lock().unwrap().push((source, 20));
     wait_for("nothing more was read", || is_offset(poll(), 10));
-    handler.stopping.store(true, Ordering::SeqCst);
-    running.join().unwrap();
-    assert_eq!(*handler.failed.lock().unwrap(), None);
+    stop(&handler, running);
 }
 
 /// The log was truncated since the end was asked for, or a replica answers that lags behind. Otherwise what comes later at the offsets
@@ -279,11 +279,8 @@ fn no_offset_is_skipped_behind_the_end_that_was_found() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("t", 1, 1).unwrap();
     let config = config(&cluster);
-    produce(&config, 1);
-    let handler = Arc::new(Acknowledged::default());
-    let running = run(&config, 1, &handler);
+    let (handler, running) = read_to_the_end(&config);
     let poll = || poll_last(&handler);
-    wait_for("the last record was not read", || is_offset(poll(), 9));
     for state in handler.states.lock().unwrap().iter() {
         state.skip_to(10);
     }
@@ -299,7 +296,5 @@ fn no_offset_is_skipped_behind_the_end_that_was_found() {
     assert_eq!(found, Some(10));
     produce(&config, 1);
     wait_for("nothing more was read", || is_offset(poll(), 10));
-    handler.stopping.store(true, Ordering::SeqCst);
-    running.join().unwrap();
-    assert_eq!(*handler.failed.lock().unwrap(), None);
+    stop(&handler, running);
 }
