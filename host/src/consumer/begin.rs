@@ -16,9 +16,9 @@ use tracing::{debug, info};
 
 use super::group::{AssignedPartition, UNDECIDED, Waiting};
 use super::questions::{BeginAnswer, BrokerNews, FoundBegin, Question};
-use super::{Beginning, GroupConsumer, PartitionReader, seek};
-use crate::flow::ReadingStop;
+use super::{Beginning, GroupConsumer, PartitionReader, main_queue, seek};
 use crate::flow::store_start::now_ms;
+use crate::flow::{Phase, ReadingStop};
 use crate::kafka::start;
 use crate::record::{TopicId, TopicPartition};
 
@@ -26,6 +26,11 @@ use crate::record::{TopicId, TopicPartition};
 pub(super) const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
 /// librdkafka may refuse to seek in a partition that was assigned a moment ago.
 const SEEK_PATIENCE: Duration = Duration::from_secs(2);
+/// How many events in a row, each of which may be a rebalance, keep a partition from being assigned again; each is taken before the next
+/// try. With all of librdkafka's debug log on, the queue is hardly ever empty.
+const REFUSALS: u32 = 100;
+/// How long librdkafka may refuse to look for a truncated log, as it does while commits are open, before the partition begins again.
+const CHECK_PATIENCE: Duration = Duration::from_secs(30);
 
 impl GroupConsumer {
     /// Takes the partitions that have to begin at another offset, and have nothing in flight any more, away from their workers.
@@ -46,6 +51,7 @@ impl GroupConsumer {
                 stopped,
                 question: None,
                 assigned_at: None,
+                refusals: 0,
                 since: Instant::now(),
             };
             *partition = AssignedPartition::Waiting(Box::new(waiting));
@@ -105,6 +111,11 @@ impl GroupConsumer {
 
     /// Begins a partition whose begin can be decided now.
     fn begin_partition(&mut self, source: TopicPartition, mut waiting: Box<Waiting>, found: FoundBegin) {
+        if waiting.stopped.is_some() && !self.may_assign(waiting.refusals) {
+            waiting.refusals += 1;
+            waiting.question = None;
+            return self.put(source, AssignedPartition::Waiting(waiting));
+        }
         let FoundBegin { facts, committed } = found;
         if let Some(committed) = &committed {
             self.context().commits().known(&source, committed.clone());
@@ -165,11 +176,19 @@ impl GroupConsumer {
             has_stopped |= matches!(queued, Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)));
         }
         self.end_pause(source)?;
+        // Asked before the seek, which makes librdkafka write to its log.
+        let may_assign = self.may_assign(waiting.refusals);
+        let must_assign = has_stopped || waiting.refusals > 0 || waiting.since.elapsed() > SEEK_PATIENCE;
         match seek::seek(&self.consumer, source, offset, epoch, SEEK_TIMEOUT) {
-            Err(refused) if has_stopped || waiting.since.elapsed() > SEEK_PATIENCE => {
+            Err(refused) if must_assign && !may_assign => {
+                waiting.refusals += 1;
+                Err(refused)
+            }
+            Err(refused) if must_assign => {
                 // librdkafka has stopped reading the partition, and seeks only in those that it reads. That happens at each
                 // start where Kafka has deleted the partition's first records.
                 self.assign_again(source, Offset::Offset(offset.cast_signed())).map_err(seek::code)?;
+                waiting.refusals = 0;
                 if epoch.is_none() {
                     return Ok(());
                 }
@@ -181,18 +200,36 @@ impl GroupConsumer {
         }
     }
 
-    fn assign_again(&self, source: &TopicPartition, offset: Offset) -> KafkaResult<()> {
-        let partition = source.partition.cast_signed();
-        if matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative) {
-            let mut list = TopicPartitionList::new();
-            list.add_partition_offset(&source.topic, partition, offset)?;
-            self.consumer.incremental_unassign(&list)?;
-            return self.consumer.incremental_assign(&list);
+    /// Whether partitions may be assigned again now. Not while the group may have taken partitions away without this thread having heard of
+    /// it: librdkafka would take a cooperative assignment for the answer, and give the partitions to other hosts while their records are in
+    /// flight here; after any assignment it would no longer say that partitions were lost. `refusals`: how often in a row it was refused.
+    pub(super) fn may_assign(&self, refusals: u32) -> bool {
+        !self.consumer.assignment_lost() && (refusals >= REFUSALS || !main_queue::has_events(&self.consumer))
+    }
+
+    /// Gives librdkafka a partition that it has stopped reading once more.
+    pub(super) fn assign_again(&self, source: &TopicPartition, offset: Offset) -> KafkaResult<()> {
+        let list = self.assignment_with(source, offset)?;
+        if !self.is_cooperative() {
+            return self.consumer.assign(&list);
         }
-        // Eager protocols know only whole assignments. The other partitions go on where they are; a record that comes twice is
-        // ignored by the state, and none is left out.
-        let mut all = TopicPartitionList::new();
-        all.add_partition_offset(&source.topic, partition, offset)?;
+        self.consumer.incremental_unassign(&list)?;
+        self.consumer.incremental_assign(&list)
+    }
+
+    fn is_cooperative(&self) -> bool {
+        matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative)
+    }
+
+    /// What to assign so that librdkafka reads the partition from this offset on: with the cooperative protocol this one alone. Eager
+    /// protocols know only whole assignments. The other partitions go on where they are; a record that comes twice is ignored by the state,
+    /// and none is left out.
+    fn assignment_with(&self, source: &TopicPartition, offset: Offset) -> KafkaResult<TopicPartitionList> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&source.topic, source.partition.cast_signed(), offset)?;
+        if self.is_cooperative() {
+            return Ok(list);
+        }
         for (other, partition) in self.context().assigned().iter().filter(|(other, _)| *other != source) {
             let next = match partition {
                 // If this one began at offset 0, librdkafka might find no record there and stop reading it again. The two partitions would
@@ -200,11 +237,30 @@ impl GroupConsumer {
                 AssignedPartition::Waiting(waiting) => {
                     waiting.assigned_at.map_or(UNDECIDED, |offset| Offset::Offset(offset.cast_signed()))
                 }
-                AssignedPartition::Reading { state, .. } => Offset::Offset(state.next_offset().cast_signed()),
+                AssignedPartition::Reading { state, control } => {
+                    control.becomes_unchecked();
+                    Offset::Offset(state.next_offset().cast_signed())
+                }
             };
-            all.add_partition_offset(&other.topic, other.partition.cast_signed(), next)?;
+            list.add_partition_offset(&other.topic, other.partition.cast_signed(), next)?;
         }
-        self.consumer.assign(&all)
+        Ok(list)
+    }
+
+    /// Has librdkafka look for truncated logs in the partitions that it was given once more beside another one, which only a seek does.
+    pub(super) fn check_logs(&self) {
+        let assigned = self.context().assigned();
+        for (source, partition) in assigned.iter() {
+            let AssignedPartition::Reading { state, control } = partition else { continue };
+            let Some(since) = control.unchecked_since().filter(|_| state.phase() == Phase::Reading) else { continue };
+            let seek = || seek::seek(&self.consumer, source, state.next_offset(), state.leader_epoch(), SEEK_TIMEOUT);
+            match control.check(seek) {
+                Ok(()) => {}
+                // As a rule the reader hears before that if librdkafka has stopped reading.
+                Err(RDKafkaErrorCode::State) if since.elapsed() > CHECK_PATIENCE => state.begin_again(),
+                Err(error) => debug!(partition = %source, %error, "can't look for a truncated log yet"),
+            }
+        }
     }
 
     /// Lets partitions begin again whose topics were deleted and created again.

@@ -68,6 +68,8 @@ pub(super) struct Waiting {
     pub question: Option<u64>,
     /// The offset at which the partition was assigned to librdkafka once more; `None`: it wasn't.
     pub assigned_at: Option<u64>,
+    /// How often in a row it wasn't assigned to librdkafka once more, because a rebalance may have been announced.
+    pub refusals: u32,
     /// Since when it waits, or when it was assigned to librdkafka once more.
     pub since: Instant,
 }
@@ -111,6 +113,7 @@ impl GroupContext {
                 stopped: None,
                 question: None,
                 assigned_at: None,
+                refusals: 0,
                 since: Instant::now(),
             };
             self.handler.awaits_begin(source);

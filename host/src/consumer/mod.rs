@@ -14,6 +14,7 @@ mod commit_queue;
 mod commits;
 mod group;
 mod handler;
+mod main_queue;
 mod member;
 mod partition_reader;
 mod questions;
@@ -174,6 +175,7 @@ impl GroupConsumer {
             let is_waiting =
                 self.context().assigned().values().any(|partition| matches!(partition, AssignedPartition::Waiting(_)));
             self.poll(if is_waiting { POLL_WAITING } else { POLL });
+            self.check_logs();
             self.end_rereads();
             self.ask();
             self.hear();
@@ -240,7 +242,7 @@ impl GroupConsumer {
             match control.probe(end, seek) {
                 Ok(()) => {}
                 // librdkafka stopped reading the partition, and a rebalance dropped the event that says so: it pauses all partitions.
-                Err(RDKafkaErrorCode::State) => state.begin_again(),
+                Err(RDKafkaErrorCode::State) if control.unchecked_since().is_none() => state.begin_again(),
                 Err(error) => warn!(partition = %source, %error, "can't read the end of the partition again"),
             }
         }

@@ -44,6 +44,9 @@ struct ReaderSlot {
     probing: Option<u64>,
     /// A batch can't be read. No record is taken before the partition was sought again, because librdkafka may go on behind the batch.
     unreadable: Option<UnreadableBatch>,
+    /// Since when librdkafka has the partition once more without the leader epoch at its next offset. Records that come before the partition
+    /// was sought there are dropped, because the log may have been truncated.
+    unchecked: Option<Instant>,
 }
 
 /// A batch that can't be read.
@@ -80,7 +83,8 @@ impl PartitionReader {
         ids: Arc<TopicIds>,
         queue: PartitionQueue<GroupContext>,
     ) -> (Self, ReaderControl) {
-        let slot = Arc::new(Mutex::new(ReaderSlot { queue: Some(queue), probing: None, unreadable: None }));
+        let slot =
+            Arc::new(Mutex::new(ReaderSlot { queue: Some(queue), probing: None, unreadable: None, unchecked: None }));
         (
             Self { source, topic_id, leader_epoch: None, ids, compared: None, slot: Arc::clone(&slot) },
             ReaderControl(slot),
@@ -102,14 +106,17 @@ impl PartitionReader {
     /// Takes the next record, if one is there; doesn't wait.
     pub fn poll(&mut self) -> Polled {
         let mut slot = lock(&self.slot);
-        let ReaderSlot { queue: Some(queue), probing, unreadable } = &mut *slot else { return Polled::Nothing };
+        let ReaderSlot { queue: Some(queue), probing, unreadable, unchecked } = &mut *slot else {
+            return Polled::Nothing;
+        };
         if unreadable.is_some() {
             return Polled::Nothing;
         }
         let message = match queue.poll(Duration::ZERO) {
             None => return Polled::Nothing,
-            Some(Ok(message)) => message,
             Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => return Polled::OutOfRange,
+            Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) if unchecked.is_some() => return Polled::Nothing,
+            Some(Ok(message)) => message,
             Some(Err(KafkaError::PartitionEOF(_))) => {
                 // Since `end` was asked for, the log may have been truncated, or a replica may have answered that lags behind.
                 let told = end_told(&last_reason_here());
@@ -167,7 +174,25 @@ impl ReaderControl {
     pub fn try_again<E>(&self, seek: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let mut slot = lock(&self.0);
         seek()?;
-        (slot.unreadable, slot.probing) = (None, None);
+        (slot.unreadable, slot.probing, slot.unchecked) = (None, None, None);
+        Ok(())
+    }
+
+    /// Takes note that the partition is about to be given to librdkafka once more without the leader epoch at its next offset.
+    pub fn becomes_unchecked(&self) {
+        lock(&self.0).unchecked = Some(Instant::now());
+    }
+
+    /// Since when librdkafka has the partition once more; `None`: the partition was sought since.
+    pub fn unchecked_since(&self) -> Option<Instant> {
+        lock(&self.0).unchecked
+    }
+
+    /// Calls `seek` to have librdkafka look whether the log was truncated below the next offset. The reader can't read meanwhile.
+    pub fn check<E>(&self, seek: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let mut slot = lock(&self.0);
+        seek()?;
+        slot.unchecked = None;
         Ok(())
     }
 
@@ -176,7 +201,7 @@ impl ReaderControl {
     pub fn probe<E>(&self, end: u64, seek: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let mut slot = lock(&self.0);
         seek()?;
-        slot.probing = Some(end);
+        (slot.probing, slot.unchecked) = (Some(end), None);
         Ok(())
     }
 }

@@ -33,6 +33,7 @@ struct Acknowledged {
     polling: Mutex<()>,
     probes: Mutex<Vec<(TopicPartition, u64)>>,
     denied: AtomicUsize,
+    has_lost: AtomicBool,
 }
 
 impl GroupHandler for Acknowledged {
@@ -66,8 +67,9 @@ impl GroupHandler for Acknowledged {
         &self,
         _: &[TopicPartition],
         states: &[Arc<PartitionState>],
-        _: bool,
+        lost: bool,
     ) -> Vec<(TopicPartition, CommitPoint)> {
+        self.has_lost.fetch_or(lost, Ordering::SeqCst);
         states.iter().for_each(|state| state.end());
         Vec::new()
     }
@@ -107,12 +109,16 @@ fn config(cluster: &MockCluster<'_, DefaultProducerContext>) -> Kafka {
 
 /// A thread in which the consumer runs until its handler is told to stop.
 fn run(config: &Kafka, partitions: usize, handler: &Arc<Acknowledged>) -> JoinHandle<ConsumerEnd> {
-    let handler = Arc::clone(handler) as Arc<dyn GroupHandler>;
-    let mut consumer =
-        GroupConsumer::new(config, &Member::default(), partitions, Arc::new(ClientFiles::new(config)), handler)
-            .unwrap();
-    consumer.skipping.fetch_again_after = Duration::from_millis(500);
+    let consumer = consumer(config, partitions, handler);
     std::thread::spawn(move || consumer.run())
+}
+
+fn consumer(config: &Kafka, partitions: usize, handler: &Arc<Acknowledged>) -> GroupConsumer {
+    let handler = Arc::clone(handler) as Arc<dyn GroupHandler>;
+    let files = Arc::new(ClientFiles::new(config));
+    let mut consumer = GroupConsumer::new(config, &Member::default(), partitions, files, handler).unwrap();
+    consumer.skipping.fetch_again_after = Duration::from_millis(500);
+    consumer
 }
 
 /// Produces ten records to each partition of the topic.
@@ -142,6 +148,20 @@ fn read_to_the_end(config: &Kafka) -> (Arc<Acknowledged>, JoinHandle<ConsumerEnd
     (handler, running)
 }
 
+/// Runs the consumer until it has stopped. It must not have failed.
+fn stop_here(handler: &Acknowledged, consumer: GroupConsumer) {
+    handler.stopping.store(true, Ordering::SeqCst);
+    consumer.run();
+    assert_eq!(*handler.failed.lock().unwrap(), None);
+}
+
+/// Has librdkafka write nothing to its log, whose lines come in the queue of the rebalances.
+#[expect(unsafe_code, reason = "rdkafka's safe wrapper sets the level only before the client is made")]
+fn say_nothing(consumer: &GroupConsumer) {
+    // SAFETY: the client is alive.
+    unsafe { rdkafka::bindings::rd_kafka_set_log_level(consumer.consumer.client().native_ptr(), 0) }
+}
+
 /// Stops the consumer, which must not have failed.
 fn stop(handler: &Acknowledged, running: JoinHandle<ConsumerEnd>) {
     handler.stopping.store(true, Ordering::SeqCst);
@@ -152,6 +172,12 @@ fn stop(handler: &Acknowledged, running: JoinHandle<ConsumerEnd>) {
 /// What the partition that was begun last yields; `None`: none was begun yet.
 fn poll_last(handler: &Acknowledged) -> Option<Polled> {
     handler.readers.lock().unwrap().last_mut().map(PartitionReader::poll)
+}
+
+/// What the partition yields; `None`: it wasn't begun yet.
+fn poll_at(handler: &Acknowledged, partition: u32) -> Option<Polled> {
+    let mut readers = handler.readers.lock().unwrap();
+    readers.iter_mut().rfind(|reader| reader.source.partition == partition).map(PartitionReader::poll)
 }
 
 fn is_offset(polled: Option<Polled>, offset: u64) -> bool {
@@ -270,6 +296,91 @@ fn a_partition_that_librdkafka_stopped_reading_unnoticed_is_read_again_when_its_
     handler.probes.lock().unwrap().push((source, 20));
     wait_for("nothing more was read", || is_offset(poll(), 10));
     stop(&handler, running);
+}
+
+/// In an eager group the other partitions are assigned again, too, and librdkafka forgets in which of them it looked for a truncated log.
+#[test]
+fn a_truncated_log_is_noticed_though_another_partition_is_assigned_again() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 2, 1).unwrap();
+    let mut config = config(&cluster);
+    config.properties.insert("partition.assignment.strategy".into(), "range".into());
+    produce(&config, 2);
+    let handler = Arc::new(Acknowledged::default());
+    let running = run(&config, 2, &handler);
+    wait_for("the partitions were not begun", || handler.states.lock().unwrap().len() == 2);
+    let polling = handler.polling.lock().unwrap();
+    let find = |partition| {
+        let states = handler.states.lock().unwrap();
+        Arc::clone(states.iter().rfind(|state| state.source.partition == partition).unwrap())
+    };
+    // As if offsets 10 and 11 had been read under the leader's first epoch, and lost in an unclean election since.
+    let truncated = find(1);
+    for offset in 5..12 {
+        truncated.receive_under(offset, 1, Some(0)).unwrap().acknowledge();
+    }
+    cluster.partition_leader("t", 1, Some(1)).unwrap();
+    produce(&config, 2);
+    // Kafka has nothing there: librdkafka stops reading the partition, which can only be assigned again then.
+    find(0).skip_to(30);
+    handler.probes.lock().unwrap().push((find(0).source.clone(), 40));
+    drop(polling);
+    wait_for("librdkafka did not stop", || matches!(poll_at(&handler, 0), Some(Polled::OutOfRange)));
+    wait_for("the new leader's records were not read", || is_offset(poll_at(&handler, 1), 19));
+    find(0).begin_again();
+    wait_for("the truncation was not noticed", || match poll_at(&handler, 1) {
+        Some(Polled::Record(record)) => panic!("offset {} was read behind the truncation", record.offset),
+        polled => matches!(polled, Some(Polled::OutOfRange)),
+    });
+    stop(&handler, running);
+}
+
+/// librdkafka takes an assignment for the answer to a rebalance that it has announced.
+#[test]
+fn nothing_is_assigned_while_a_rebalance_was_not_heard_of() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let config = config(&cluster);
+    let handler = Arc::new(Acknowledged::default());
+    let consumer = consumer(&config, 1, &handler);
+    say_nothing(&consumer);
+    wait_for("librdkafka goes on telling something", || {
+        consumer.poll(Duration::from_millis(10));
+        consumer.may_assign(0)
+    });
+    assert!(handler.waiting.lock().unwrap().is_empty());
+    wait_for("the group gave out nothing", || !consumer.may_assign(0));
+    consumer.poll(Duration::from_millis(10));
+    assert_eq!(handler.waiting.lock().unwrap().len(), 1);
+    wait_for("nothing can be assigned any more", || {
+        consumer.poll(Duration::from_millis(10));
+        consumer.may_assign(0)
+    });
+    stop_here(&handler, consumer);
+}
+
+/// Once more after any assignment librdkafka would no longer say that partitions were lost.
+#[test]
+fn nothing_is_assigned_while_it_was_not_heard_that_partitions_are_lost() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let mut config = config(&cluster);
+    config.properties.insert("partition.assignment.strategy".into(), "range".into());
+    let handler = Arc::new(Acknowledged::default());
+    let consumer = consumer(&config, 1, &handler);
+    wait_for("the group gave out nothing", || {
+        consumer.poll(Duration::from_millis(10));
+        !handler.waiting.lock().unwrap().is_empty()
+    });
+    cluster.request_errors(RDKafkaApiKey::Heartbeat, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID]);
+    wait_for("nothing was lost", || consumer.consumer.assignment_lost());
+    assert!(!consumer.may_assign(u32::MAX));
+    wait_for("nothing can be assigned any more", || {
+        consumer.poll(Duration::from_millis(10));
+        consumer.may_assign(u32::MAX)
+    });
+    assert!(handler.has_lost.load(Ordering::SeqCst));
+    stop_here(&handler, consumer);
 }
 
 /// The log was truncated since the end was asked for, or a replica answers that lags behind. Otherwise what comes later at the offsets

@@ -110,7 +110,7 @@ impl GroupConsumer {
                 Ok(()) => {}
                 // librdkafka stopped reading the partition, as it does where Kafka has deleted the batch. The reader, which waits for the
                 // batch to be fetched again, doesn't take the event that says so.
-                Err(RDKafkaErrorCode::State) => state.begin_again(),
+                Err(RDKafkaErrorCode::State) if control.unchecked_since().is_none() => state.begin_again(),
                 Err(error) => debug!(partition = %source, %error, "can't fetch the batch again yet"),
             }
         }

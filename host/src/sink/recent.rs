@@ -158,6 +158,7 @@ impl Recent {
                 entry.settled = Some(record);
             }
         }
+        // After a burst most of the room isn't needed; a little of it is kept, because the store is asked every few seconds.
         self.displaced.shrink_to(MEMORY / 100);
     }
 
