@@ -85,7 +85,7 @@ pub enum ConsumerError {
     #[error("librdkafka refuses the configuration: {0}")]
     Configuration(String),
     /// Kafka doesn't answer, or refuses.
-    #[error("Kafka at {0}")]
+    #[error(transparent)]
     Away(#[from] KafkaCheckError),
     /// librdkafka refuses one of the topics.
     #[error("can't subscribe to {topics:?}: {error}")]

@@ -143,7 +143,7 @@ pub fn wait_ready(config: &config::Kafka, stop: &AtomicBool) -> Result<usize, Ka
                 // Once: what is said at the beginning holds until the end is said.
                 if away.is_none() {
                     away = Some(Instant::now());
-                    warn!("Kafka at {error}; waiting for it");
+                    warn!("{error}; waiting for it");
                 }
             }
             Err(error) => return Err(error),

@@ -12,7 +12,7 @@ pub enum KafkaCheckError {
     Property(String),
     /// Nobody answers.
     #[error(
-        "{brokers} can't be reached: {reason}; check kafka.brokers, and that Kafka runs and can be reached from here"
+        "Kafka at {brokers} can't be reached: {reason}; check kafka.brokers, and that Kafka runs and can be reached from here"
     )]
     Unreachable {
         /// `kafka.brokers`.
@@ -22,7 +22,7 @@ pub enum KafkaCheckError {
     },
     /// The brokers are there and refuse us.
     #[error(
-        "{brokers} refuses us: {reason}; check security.protocol, the SASL and the SSL settings in kafka.properties"
+        "Kafka at {brokers} refuses us: {reason}; check security.protocol, the SASL and the SSL settings in kafka.properties"
     )]
     Refused {
         /// `kafka.brokers`.

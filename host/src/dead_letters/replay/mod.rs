@@ -192,7 +192,7 @@ pub struct ReplaySummary {
 pub enum ReplayError {
     #[error(transparent)]
     Plugin(#[from] LoadError),
-    #[error("kafka: {0}")]
+    #[error(transparent)]
     Kafka(#[from] KafkaCheckError),
     #[error(
         "consumer group {group:?} has live members ({members}), and a running sink and a replay must not write at once; stop \
