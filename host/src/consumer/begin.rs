@@ -175,12 +175,12 @@ impl GroupConsumer {
         while let Some(queued) = waiting.queue.poll(Duration::ZERO) {
             has_stopped |= matches!(queued, Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)));
         }
-        self.end_pause(source)?;
-        // Asked before the seek, which makes librdkafka write to its log.
+        // Asked before what makes librdkafka write to its log, if `debug` is set.
         let may_assign = self.may_assign(waiting.refusals);
+        self.end_pause(source)?;
         let must_assign = has_stopped || waiting.refusals > 0 || waiting.since.elapsed() > SEEK_PATIENCE;
         match seek::seek(&self.consumer, source, offset, epoch, SEEK_TIMEOUT) {
-            Err(refused) if must_assign && !may_assign => {
+            Err(refused) if must_assign && (!may_assign || self.consumer.assignment_lost()) => {
                 waiting.refusals += 1;
                 Err(refused)
             }

@@ -33,7 +33,8 @@ struct Acknowledged {
     polling: Mutex<()>,
     probes: Mutex<Vec<(TopicPartition, u64)>>,
     denied: AtomicUsize,
-    has_lost: AtomicBool,
+    /// For each call of `revoked`, whether the partitions were lost.
+    revoked: Mutex<Vec<bool>>,
 }
 
 impl GroupHandler for Acknowledged {
@@ -69,7 +70,7 @@ impl GroupHandler for Acknowledged {
         states: &[Arc<PartitionState>],
         lost: bool,
     ) -> Vec<(TopicPartition, CommitPoint)> {
-        self.has_lost.fetch_or(lost, Ordering::SeqCst);
+        self.revoked.lock().unwrap().push(lost);
         states.iter().for_each(|state| state.end());
         Vec::new()
     }
@@ -109,11 +110,11 @@ fn config(cluster: &MockCluster<'_, DefaultProducerContext>) -> Kafka {
 
 /// A thread in which the consumer runs until its handler is told to stop.
 fn run(config: &Kafka, partitions: usize, handler: &Arc<Acknowledged>) -> JoinHandle<ConsumerEnd> {
-    let consumer = consumer(config, partitions, handler);
+    let consumer = consumer_of(config, partitions, handler);
     std::thread::spawn(move || consumer.run())
 }
 
-fn consumer(config: &Kafka, partitions: usize, handler: &Arc<Acknowledged>) -> GroupConsumer {
+fn consumer_of(config: &Kafka, partitions: usize, handler: &Arc<Acknowledged>) -> GroupConsumer {
     let handler = Arc::clone(handler) as Arc<dyn GroupHandler>;
     let files = Arc::new(ClientFiles::new(config));
     let mut consumer = GroupConsumer::new(config, &Member::default(), partitions, files, handler).unwrap();
@@ -339,35 +340,38 @@ fn a_truncated_log_is_noticed_though_another_partition_is_assigned_again() {
 #[test]
 fn nothing_is_assigned_while_a_rebalance_was_not_heard_of() {
     let cluster = MockCluster::new(1).unwrap();
-    cluster.create_topic("t", 1, 1).unwrap();
-    let config = config(&cluster);
+    cluster.create_topic("t", 2, 1).unwrap();
+    let mut config = config(&cluster);
+    // The mock cluster gives members that long to join a group again, even if all have.
+    config.properties.insert("session.timeout.ms".into(), "6000".into());
     let handler = Arc::new(Acknowledged::default());
-    let consumer = consumer(&config, 1, &handler);
+    let consumer = consumer_of(&config, 2, &handler);
     say_nothing(&consumer);
-    wait_for("librdkafka goes on telling something", || {
+    wait_for("the group gave out nothing, or librdkafka goes on telling something", || {
         consumer.poll(Duration::from_millis(10));
-        consumer.may_assign(0)
+        handler.waiting.lock().unwrap().len() == 2 && consumer.may_assign(0)
     });
-    assert!(handler.waiting.lock().unwrap().is_empty());
-    wait_for("the group gave out nothing", || !consumer.may_assign(0));
-    consumer.poll(Duration::from_millis(10));
-    assert_eq!(handler.waiting.lock().unwrap().len(), 1);
-    wait_for("nothing can be assigned any more", || {
+    let other_handler = Arc::new(Acknowledged::default());
+    let other = run(&config, 2, &other_handler);
+    wait_for("the group took nothing back", || !consumer.may_assign(0));
+    assert!(handler.revoked.lock().unwrap().is_empty());
+    wait_for("a partition is not given back, or nothing can be assigned any more", || {
         consumer.poll(Duration::from_millis(10));
-        consumer.may_assign(0)
+        *handler.revoked.lock().unwrap() == [false] && consumer.may_assign(0)
     });
     stop_here(&handler, consumer);
+    stop(&other_handler, other);
 }
 
-/// Once more after any assignment librdkafka would no longer say that partitions were lost.
+/// After an assignment librdkafka would no longer say that partitions were lost.
 #[test]
-fn nothing_is_assigned_while_it_was_not_heard_that_partitions_are_lost() {
+fn nothing_is_assigned_while_it_was_not_heard_of_lost_partitions() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("t", 1, 1).unwrap();
     let mut config = config(&cluster);
     config.properties.insert("partition.assignment.strategy".into(), "range".into());
     let handler = Arc::new(Acknowledged::default());
-    let consumer = consumer(&config, 1, &handler);
+    let consumer = consumer_of(&config, 1, &handler);
     wait_for("the group gave out nothing", || {
         consumer.poll(Duration::from_millis(10));
         !handler.waiting.lock().unwrap().is_empty()
@@ -379,7 +383,7 @@ fn nothing_is_assigned_while_it_was_not_heard_that_partitions_are_lost() {
         consumer.poll(Duration::from_millis(10));
         consumer.may_assign(u32::MAX)
     });
-    assert!(handler.has_lost.load(Ordering::SeqCst));
+    assert_eq!(*handler.revoked.lock().unwrap(), [true]);
     stop_here(&handler, consumer);
 }
 
