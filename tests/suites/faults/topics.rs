@@ -158,6 +158,40 @@ async fn what_retention_took_from_a_running_host_is_named() -> Result<()> {
     trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await
 }
 
+/// librdkafka stops reading each partition, because the host lets it begin at offset 0 until it knows better. An eager strategy assigns all of
+/// them again for each.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_partitions_without_their_first_records_begin_with_each_strategy() -> Result<()> {
+    const PARTITIONS: i32 = 40;
+    for (strategy, debug) in
+        [("range", "metadata"), ("cooperative-sticky", "metadata"), ("cooperative-sticky", "topic,consumer,cgrp")]
+    {
+        let store = Store::start()?;
+        let trial = Trial::new(kafka()?.client(), &store, "headless", PARTITIONS)?
+            .configure(|config| config.property("partition.assignment.strategy", strategy).property("debug", debug));
+        let send = |from: u64, to: u64| {
+            let message = |n: u64| Message::new(payload(n, 500)).partition((n % PARTITIONS as u64) as i32);
+            trial.kafka.produce(&trial.topic, (from..to).map(message))
+        };
+        let mut produced = send(0, 10 * PARTITIONS as u64)?;
+        for partition in 0..PARTITIONS {
+            delete_before(&trial, partition, 5).await?;
+        }
+        produced.retain(|record| record.offset >= 5);
+        // The first host finds nothing committed, the second an offset with its leader epoch.
+        for round in 1..3 {
+            let mut sink = Sink::start(&trial.config)?;
+            sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
+            sink.stop_cleanly()?;
+            produced.extend(send(1000 * round, 1000 * round + 5 * PARTITIONS as u64)?);
+        }
+        let mut sink = Sink::start(&trial.config)?;
+        sink.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], CATCH_UP)?;
+        trial.settle(&mut [&mut sink], &store, Ledger::of(&produced)).await?;
+    }
+    Ok(())
+}
+
 /// Has Kafka delete a partition's records before this offset.
 pub(super) async fn delete_before(trial: &Trial, partition: i32, offset: i64) -> Result<()> {
     let mut list = TopicPartitionList::new();
