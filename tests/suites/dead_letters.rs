@@ -235,7 +235,18 @@ async fn an_interrupted_replay_writes_nothing_twice() -> Result<()> {
 /// A replay refuses to write while a host runs, because two writers of one entry can lose records.
 #[tokio::test]
 async fn a_replay_refuses_to_write_beside_a_running_sink() -> Result<()> {
-    let trial = Trial::new("company", 1, POISONED)?;
+    refuses_beside_a_running_sink(Trial::new("company", 1, POISONED)?).await
+}
+
+/// Brokers list no members of such groups; the group's coordinator tells them.
+#[tokio::test]
+async fn a_replay_refuses_to_write_beside_a_running_sink_with_the_consumer_protocol() -> Result<()> {
+    let mut trial = Trial::new("company-kip-848", 1, POISONED)?;
+    trial.config = trial.config.without_property("session.timeout.ms").property("group.protocol", "consumer");
+    refuses_beside_a_running_sink(trial).await
+}
+
+async fn refuses_beside_a_running_sink(trial: Trial) -> Result<()> {
     trial.produce(300)?;
     let mut sink = Sink::start(&trial.config)?;
     sink.wait_caught_up(&trial.bed.kafka.client(), trial.config.group(), &[&trial.topic], BOUND)?;
@@ -245,7 +256,12 @@ async fn a_replay_refuses_to_write_beside_a_running_sink() -> Result<()> {
     let (code, told) = trial.replay(&[])?;
     assert!(code == Some(0) && told.contains("3 dead letters"), "{told}");
     assert_eq!(trial.stored().await?, before);
-    sink.stop_cleanly()
+    sink.stop_cleanly()?;
+    // Nobody is left in the group.
+    trial.mend(MENDED)?;
+    let (code, told) = trial.replay(&["--write"])?;
+    assert!(code == Some(0) && told.contains("3 written"), "{told}");
+    Ok(())
 }
 
 /// Records that the sink could not write are replayed like those on which a plugin failed. Of a split record only the

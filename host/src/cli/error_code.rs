@@ -155,6 +155,7 @@ impl From<&KafkaCheckError> for ErrorCode {
             KafkaCheckError::Property(_) => Self::KafkaProperty,
             KafkaCheckError::Unreachable { .. } => Self::KafkaUnreachable,
             KafkaCheckError::Refused { .. } => Self::KafkaRefuses,
+            KafkaCheckError::Group { error, .. } => Self::from(error),
             KafkaCheckError::Letters { .. } => Self::KafkaLetters,
         }
     }

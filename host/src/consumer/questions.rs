@@ -21,6 +21,7 @@ use crate::flow::backoff::Backoff;
 use crate::flow::{CommitMetadata, CommitPoint};
 use crate::kafka::admin::{self, Edge};
 use crate::kafka::client::told;
+use crate::kafka::group::members_beside;
 use crate::kafka::start::Facts;
 use crate::record::{TopicId, TopicPartition};
 
@@ -350,10 +351,9 @@ impl Asker {
         count: usize,
     ) -> Result<(), String> {
         let Some(reason) = self.handler.requires_sole_member(topic, count) else { return Ok(()) };
-        let groups = consumer
-            .fetch_group_list(Some(&self.group), TIMEOUT)
-            .map_err(|error| format!("can't ask who else is in the group: {}", told(&error)))?;
-        let members: usize = groups.groups().iter().map(|group| group.members().len()).sum();
+        let members = members_beside(consumer, &self.group, TIMEOUT).map_err(|error| {
+            format!("nobody can tell who else is in group {:?}: {error}. This matters because {reason}", self.group)
+        })?;
         if members > 1 {
             self.handler.failed(format!("group {:?} has {members} members, and {reason}", self.group));
         }

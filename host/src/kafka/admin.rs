@@ -69,6 +69,8 @@ pub struct GroupDescription {
     pub error: Option<RDKafkaErrorCode>,
     /// Whether our principal may read (join and commit in) it; `None`: the brokers do not say.
     pub may_read: Option<bool>,
+    /// How many members it has.
+    pub members: usize,
 }
 
 /// Describes these topics in one question.
@@ -216,7 +218,8 @@ pub fn describe_group<C: ClientContext>(
         let error = error_code(ffi::rd_kafka_ConsumerGroupDescription_error(group));
         let mut count = 0;
         let operations = ffi::rd_kafka_ConsumerGroupDescription_authorized_operations(group, &mut count);
-        Ok(GroupDescription { error, may_read: may_read(operations, count) })
+        let members = ffi::rd_kafka_ConsumerGroupDescription_member_count(group);
+        Ok(GroupDescription { error, may_read: may_read(operations, count), members })
     }
 }
 

@@ -166,21 +166,23 @@ pub fn cluster_id(config: &config::Kafka) -> Result<Option<String>, KafkaCheckEr
     Ok(consumer.client().fetch_cluster_id(ANSWER))
 }
 
-/// How many members the consumer group has now.
+/// How many members the consumer group has now. Not for a running host.
 pub fn members(config: &config::Kafka) -> Result<usize, KafkaCheckError> {
+    count(config, |consumer| group::members(consumer.client(), &config.group, ANSWER))
+}
+
+/// How many members the consumer group of this running host has now.
+pub fn members_beside(config: &config::Kafka) -> Result<usize, KafkaCheckError> {
+    count(config, |consumer| group::members_beside(consumer, &config.group, ANSWER))
+}
+
+fn count(
+    config: &config::Kafka,
+    members: impl FnOnce(&BaseConsumer<Reports>) -> Result<usize, GroupError>,
+) -> Result<usize, KafkaCheckError> {
     let consumer = reader(config)?;
     fetch(&consumer, None, &config.brokers)?;
-    let deadline = Instant::now() + ANSWER;
-    loop {
-        match consumer.fetch_group_list(Some(&config.group), ANSWER) {
-            Ok(groups) => return Ok(groups.groups().iter().map(|group| group.members().len()).sum()),
-            // Right after the brokers' start the group may have no coordinator.
-            Err(_) if Instant::now() < deadline => std::thread::sleep(SLICE),
-            Err(error) => {
-                return Err(KafkaCheckError::Unreachable { brokers: config.brokers.clone(), reason: told(&error) });
-            }
-        }
-    }
+    members(&consumer).map_err(|error| KafkaCheckError::Group { group: config.group.clone(), error })
 }
 
 /// How many partitions a topic has, from an answer that may carry an error for it.

@@ -4,6 +4,8 @@
 
 use thiserror::Error;
 
+use super::group::GroupError;
+
 /// Why nothing can be known.
 #[derive(Debug, Error)]
 pub enum KafkaCheckError {
@@ -29,6 +31,14 @@ pub enum KafkaCheckError {
         brokers: String,
         /// In librdkafka's words.
         reason: String,
+    },
+    /// The consumer group.
+    #[error("consumer group {group:?}: {error}")]
+    Group {
+        /// `kafka.group`.
+        group: String,
+        /// What is wrong.
+        error: GroupError,
     },
     /// The dead-letter topic.
     #[error("the dead letters in topic {topic} can't be read: {reason}; check dead_letters.topic")]

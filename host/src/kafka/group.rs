@@ -1,16 +1,16 @@
-//! Whether we may use our consumer group, as its coordinator says.
+//! Whether we may use our consumer group, and how many members it has.
 //!
-//! There are two questions. A command asks librdkafka to describe the group, which tells most ([`may_use`]). A running host asks
-//! for a committed offset ([`answers`]): where a connection breaks at the wrong moment, describing a group aborts the whole
-//! process (librdkafka 2.12, issue 4605).
+//! A command asks the coordinator to describe the group, which tells most ([`may_use`], [`members`]). A running host asks for a
+//! committed offset ([`answers`]) and lists the groups ([`members_beside`]): where a connection breaks at the wrong moment,
+//! describing a group aborts the whole process (librdkafka 2.12, issue 4605).
 //!
-//! Guarantees: a group that has no coordinator for a moment isn't taken for one that can't be used: right after the brokers'
+//! Guarantees: members that can't be counted are an error and never none; a group that has no coordinator for a moment isn't taken for one that can't be used: right after the brokers'
 //! start, and while another broker becomes its coordinator, the question is asked again until its time is over.
 
 use std::time::{Duration, Instant};
 
 use rdkafka::client::Client;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{ClientContext, TopicPartitionList};
 use thiserror::Error;
@@ -28,6 +28,12 @@ pub enum GroupError {
     /// A right is missing.
     #[error("we may not use it; allow the principal READ on this group")]
     Denied,
+    /// Nobody can count the members.
+    #[error(
+        "the brokers name none of its members, although this host is one; with group.protocol = \"consumer\" they never do, use \
+         \"classic\""
+    )]
+    Unnamed,
     /// Anything else that the coordinator says.
     #[error("its coordinator says: {0}")]
     Other(String),
@@ -60,7 +66,29 @@ impl Default for GroupTimes {
 
 /// Asks whether we may join the group and commit in it. An error that may pass is returned after this time.
 pub fn may_use<C: ClientContext>(client: &Client<C>, group: &str, within: Duration) -> Result<(), GroupError> {
-    ask_until_settled(within, ASK_AGAIN_AFTER, |left| admin::describe_group(client, group, left))
+    ask_until_settled(within, ASK_AGAIN_AFTER, |left| admin::describe_group(client, group, left)).map(drop)
+}
+
+/// How many members the group has, whichever protocol they speak. An error that may pass is returned after this time. Not for a running
+/// host.
+pub(super) fn members<C: ClientContext>(client: &Client<C>, group: &str, within: Duration) -> Result<usize, GroupError> {
+    // Who counts the members need not be allowed to become one.
+    let ask = |left| admin::describe_group(client, group, left).map(|group| GroupDescription { may_read: None, ..group });
+    ask_until_settled(within, ASK_AGAIN_AFTER, ask)
+}
+
+/// How many members the group of a running host has. That host is one of them: an answer without any tells nothing. Brokers list no
+/// members that speak the newer protocol, and librdkafka 2.12 drops the error of one broker when another one answers.
+pub fn members_beside<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    group: &str,
+    within: Duration,
+) -> Result<usize, GroupError> {
+    let list = client.fetch_group_list(Some(group), within).map_err(|error| GroupError::Other(told(&error)))?;
+    match list.groups().iter().map(|group| group.members().len()).sum() {
+        0 => Err(GroupError::Unnamed),
+        members => Ok(members),
+    }
 }
 
 /// Asks whether the group's coordinator answers. `client` has the group's id and doesn't join it. `source`: a partition of a
@@ -92,7 +120,7 @@ fn ask_until_settled(
     within: Duration,
     ask_again_after: Duration,
     mut ask: impl FnMut(Duration) -> Result<GroupDescription, AskError>,
-) -> Result<(), GroupError> {
+) -> Result<usize, GroupError> {
     let started = Instant::now();
     loop {
         let may_pass = match ask(within.saturating_sub(started.elapsed())) {
@@ -101,7 +129,7 @@ fn ask_until_settled(
                     return Err(GroupError::Denied);
                 }
                 // A group that nobody has used yet.
-                (None | Some(RDKafkaErrorCode::GroupIdNotFound), _) => return Ok(()),
+                (None | Some(RDKafkaErrorCode::GroupIdNotFound), _) => return Ok(group.members),
                 (Some(code), _) => code.to_string(),
             },
             Err(error) if error.code == RDKafkaErrorCode::GroupAuthorizationFailed => return Err(GroupError::Denied),
@@ -122,11 +150,11 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     fn says(error: Option<RDKafkaErrorCode>, may_read: Option<bool>) -> Result<GroupDescription, AskError> {
-        Ok(GroupDescription { error, may_read })
+        Ok(GroupDescription { error, may_read, members: 2 })
     }
 
     /// The answers one after the other, the last one again and again. Returns the result and how often it was asked.
-    fn asked(within: Duration, answers: &[Result<GroupDescription, AskError>]) -> (Result<(), GroupError>, usize) {
+    fn asked(within: Duration, answers: &[Result<GroupDescription, AskError>]) -> (Result<usize, GroupError>, usize) {
         let mut count = 0;
         let result = ask_until_settled(within, Duration::from_millis(1), |left| {
             assert!(left <= within);
@@ -140,9 +168,9 @@ mod tests {
     fn a_coordinator_that_is_not_there_yet_is_waited_for() {
         let moves = says(Some(RDKafkaErrorCode::NotCoordinator), None);
         let loads = says(Some(RDKafkaErrorCode::CoordinatorLoadInProgress), None);
-        assert_eq!(asked(LONG, &[moves.clone(), loads, says(None, Some(true))]), (Ok(()), 3));
+        assert_eq!(asked(LONG, &[moves.clone(), loads, says(None, Some(true))]), (Ok(2), 3));
         let away = Err(AskError { code: RDKafkaErrorCode::CoordinatorNotAvailable, reason: "none".into() });
-        assert_eq!(asked(LONG, &[away, says(Some(RDKafkaErrorCode::GroupIdNotFound), None)]), (Ok(()), 2));
+        assert_eq!(asked(LONG, &[away, says(Some(RDKafkaErrorCode::GroupIdNotFound), None)]), (Ok(2), 2));
         let (result, count) = asked(Duration::from_millis(30), &[moves]);
         let Err(GroupError::Other(reason)) = result else { panic!("{result:?}") };
         assert!(reason.contains("NotCoordinator") && count > 1, "{reason} after {count} questions");

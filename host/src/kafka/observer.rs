@@ -278,7 +278,7 @@ impl Observer {
                 let message = format!("group {group} has no coordinator that answers: {reason}; check the brokers");
                 Finding::new(COORDINATOR, message)
             }
-            GroupError::Other(_) | GroupError::Denied => Finding::group_denied(&group),
+            GroupError::Other(_) | GroupError::Unnamed | GroupError::Denied => Finding::group_denied(&group),
         })
     }
 

@@ -240,3 +240,19 @@ async fn letters_in_a_topic_are_replayed_by_a_host_that_is_alone() -> Result<()>
     compare(&produced, &scene.stored().await?)?.exact()?;
     Ok(())
 }
+
+/// With the newer protocol of groups the brokers don't list the members, so that no host may take itself for the only one.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_in_a_topic_stay_where_the_members_cannot_be_counted() -> Result<()> {
+    let mut scene = Scene::new("running-kip-848", 1)?;
+    let dead = unique("dead");
+    scene.kafka.create_topic_with(&dead, 1, &[("retention.ms", "-1")])?;
+    scene.config = scene.config.clone().set("dead_letters.topic", dead.as_str());
+    scene.config = scene.config.without_property("session.timeout.ms").property("group.protocol", "consumer");
+    scene.kafka.produce(&scene.topic, (0..40).map(often_poison))?;
+    let mut host = Replayer::start(&scene.config)?;
+    host.sink.wait_caught_up(&scene.kafka, scene.config.group(), &[&scene.topic], BOUND)?;
+    let (code, told) = host.replay()?;
+    assert!(code == Some(1) && told["error"].to_string().contains("name none of its members"), "{told}");
+    host.sink.stop_cleanly()
+}

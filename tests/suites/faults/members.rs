@@ -81,6 +81,30 @@ async fn a_host_without_a_partition_asks_how_long_the_group_waits() -> Result<()
     Ok(())
 }
 
+/// Several partitions write one entry, so a second host must not run.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_entry_has_a_single_host() -> Result<()> {
+    let store = Store::start()?;
+    let mut trial = Trial::new(kafka()?.client(), &store, "single-host", 2)?;
+    trial.config = trial.config.set("store.entry", "shared");
+    let produced = trial.kafka.produce(&trial.topic, (0..200).map(|n| Message::new(payload(n, 500))))?;
+    let mut first = Sink::start(&trial.config)?;
+    first.wait_caught_up(&trial.kafka, trial.config.group(), &[&trial.topic], STEP)?;
+    let mut second = Sink::start(&trial.config)?;
+    let ended = wait_for("one of two hosts to end", STEP, || {
+        Ok(if let Some(status) = second.process().exited()? { Some((status, second.log()?)) } else { None })
+    });
+    let (status, log) = ended?;
+    ensure!(!status.success() && log.contains("has 2 members, and store.entry = \"shared\" puts"), "{status}: {log}");
+
+    // With the newer protocol nobody tells a host whether it is alone.
+    let config = with_the_consumer_protocol(trial.config.clone().set("kafka.group", "single-kip-848"));
+    let mut third = Sink::start(&config)?;
+    third.wait_log("the brokers name none of its members", STEP)?;
+    third.stop_cleanly()?;
+    trial.settle(&mut [&mut first], &store, Ledger::of(&produced)).await
+}
+
 async fn storm(strategy: &str) -> Result<()> {
     let store = Store::start()?;
     let trial = Trial::new(kafka()?.client(), &store, &format!("storm-{strategy}"), 8)?

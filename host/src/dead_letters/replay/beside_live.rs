@@ -165,7 +165,7 @@ impl BesideLive<'_> {
     pub fn require_alone(&self, topic: &str) -> Result<(), ReplayError> {
         let group = &self.config.kafka.group;
         let kafka = self.config.kafka.clone();
-        match self.questions.ask(move || kafka::members(&kafka))?? {
+        match self.questions.ask(move || kafka::members_beside(&kafka))?? {
             0 | 1 => Ok(()),
             members => Err(ReplayError::NotAlone { topic: topic.to_owned(), group: group.clone(), members }),
         }

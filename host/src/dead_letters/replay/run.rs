@@ -274,7 +274,7 @@ impl<'a> ReplayRun<'a> {
             return LeftReason::Taken;
         }
         let (kafka, questions) = (self.config.kafka.clone(), &self.questions);
-        let members = || questions.ask(move || kafka::members(&kafka));
+        let members = || questions.ask(move || kafka::members_beside(&kafka));
         let has_others = || members().is_ok_and(|members| members.is_ok_and(|members| members > 1));
         if *self.has_others.get_or_insert_with(has_others) { LeftReason::OtherHost } else { LeftReason::NotHere }
     }
