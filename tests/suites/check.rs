@@ -228,7 +228,8 @@ fn run_says_at_its_start_what_is_wrong_with_kafka() -> Result<()> {
     let mut sink = Sink::start_with(&[&flags[..], &[&nobody, "--status", &address]].concat(), &[])?;
     sink.wait_log(&format!("Kafka at {nobody} can't be reached"), BOUND)?;
     sink.wait_log("Connection refused", BOUND)?;
-    sink.process().expect_running()?;
+    // There is no configuration to be read again yet.
+    sink.process().signal(libc::SIGHUP)?;
     // Nobody kills it for that, and everybody is told what it waits for.
     let ask = |path: &str| crate::operate::get(&address, path);
     assert_eq!(ask("/livez")?.0, 200);
@@ -242,6 +243,7 @@ fn run_says_at_its_start_what_is_wrong_with_kafka() -> Result<()> {
     }
     let (code, told) = run(&["pause", "--status", &address])?;
     assert!(code == Some(1) && told.contains("the host isn't running yet"), "{code:?} {told}");
+    sink.process().expect_running()?;
     // A stop during the start is a clean stop.
     sink.stop_cleanly()?;
     Ok(())

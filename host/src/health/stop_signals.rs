@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT, which stop a host or a replay.
+//! SIGTERM and SIGINT, which stop a host or a replay, and SIGHUP, which stops neither.
 //!
 //! Guarantees: nothing that happens to the log or to the service manager keeps the process from stopping; further signals change
 //! nothing.
@@ -26,5 +26,14 @@ pub fn stop_on_signal(stop: &Arc<AtomicBool>, on_stop: fn()) -> io::Result<()> {
             }
         });
     }
+    Ok(())
+}
+
+/// Keeps SIGHUP from ending the process, as it would while the host is being started. Later the host reads its configuration again at it.
+/// Call it inside of a tokio runtime.
+pub fn survive_hangups() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangups = signal(SignalKind::hangup())?;
+    tokio::spawn(async move { while hangups.recv().await.is_some() {} });
     Ok(())
 }

@@ -39,7 +39,7 @@ use crate::config::{Config, Pipelines, Sources};
 use crate::consumer::ConsumerError;
 use crate::health::server::{self, Reporter};
 use crate::health::service;
-use crate::health::stop_signals::stop_on_signal;
+use crate::health::stop_signals::{stop_on_signal, survive_hangups};
 use crate::plugin::{LoadError, SharedEngines};
 use crate::sink::AttachmentError;
 use crate::sink::store::StoreError;
@@ -74,7 +74,8 @@ pub fn run(pipelines: &Pipelines, sources: Sources) -> Result<(), RunError> {
         .build()
         .map_err(failed("can't start the thread that waits for signals"))?;
     let stop = Arc::new(AtomicBool::new(false));
-    signals.block_on(async { stop_on_signal(&stop, told_to_stop) }).map_err(failed("can't listen to signals"))?;
+    let listen = async { stop_on_signal(&stop, told_to_stop).and_then(|()| survive_hangups()) };
+    signals.block_on(listen).map_err(failed("can't listen to signals"))?;
     info!(version = env!("CARGO_PKG_VERSION"), "starting");
     let ended = match pipelines.all() {
         [only] if only.pipeline.is_none() => alone(only, sources, stop),
