@@ -29,7 +29,10 @@ impl HostAddress {
     }
 
     fn parse(text: &str, folder: &Path) -> anyhow::Result<Self> {
-        let table: toml::Table = toml::from_str(text).context("it isn't valid TOML; name the host with --status")?;
+        let table: toml::Table = toml::from_str(text).map_err(|error| {
+            // Without the line that toml quotes: it may hold a token.
+            anyhow!("it isn't valid TOML: {}; name the host with --status", error.message())
+        })?;
         let of_status = |key: &str| match table.get("status").and_then(|status| status.get(key)) {
             None => Ok(None),
             Some(toml::Value::String(text)) => Ok(Some(text.trim().to_owned())),
@@ -70,5 +73,7 @@ mod tests {
             let error = format!("{:#}", read(text).unwrap_err());
             assert!(error.contains(told), "{text}: {error}");
         }
+        let error = format!("{:#}", read("token = \"geheim\n").unwrap_err());
+        assert!(error.contains("TOML") && !error.contains("geheim"), "{error}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::anyhow;
 use clap::Args;
 use reduct_sink::dead_letters::replay::{self, Fate, LeftReason, ReplaySummary, ReplayedLetter};
 
@@ -80,6 +81,10 @@ impl ReplayCommand {
             let report: Value =
                 serde_json::from_str(&text).map_err(|error| CommandError::new(ErrorCode::HostAnswer, error))?;
             let replay = report.get("replay").cloned().unwrap_or_default();
+            if !replay.is_object() {
+                let interrupted = anyhow!("the host was started again, which interrupted the replay; run it once more");
+                return Err(CommandError::new(Exit::Failed, interrupted));
+            }
             if replay.get("running") != Some(&true.into()) {
                 break replay;
             }
@@ -154,7 +159,7 @@ fn conclusion(summary: &ReplaySummary, write: bool) -> String {
         format!("{letters}: {written} would be written, {dropped} dropped, {failing} still fail")
     };
     if untouched > 0 {
-        text += &format!(", {untouched} left when it was stopped");
+        text += &format!(", {untouched} left (the reasons are above, or it was stopped)");
     }
     if found > 0 {
         text += &format!("; {found} outputs were there already");

@@ -61,12 +61,13 @@ impl ConfigValue {
             DeValue::Datetime(time) => Value::Datetime(time.to_string()),
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
                 .map(Value::Integer)
-                .map_err(|_| ConfigProblem::at(&here, "", format!("{number} is beyond what 64 bits hold")))?,
+                // Without the number, which may be a password.
+                .map_err(|_| ConfigProblem::at(&here, "", "the number is beyond what 64 bits hold"))?,
             DeValue::Float(number) => number
                 .as_str()
                 .parse()
                 .map(Value::Float)
-                .map_err(|_| ConfigProblem::at(&here, "", format!("{number} is not a number")))?,
+                .map_err(|_| ConfigProblem::at(&here, "", "this is not a number"))?,
             DeValue::Array(items) => {
                 Value::List(items.iter().map(|item| Self::from_toml(item, location)).collect::<Result<_, _>>()?)
             }
