@@ -196,8 +196,8 @@ pub(super) const KEYS: &[Key] = &[
         "status.control",
         Takes::Choice(words::<ControlAccess>),
         Preset::Text("on"),
-        "Whether plugins can be promoted and rolled back there: by nobody (`off`), or through the host's Unix socket, which \
-         only its own user can open, and by callers who have the token of `token_file` (`on`).",
+        "Who may change the host there or see parts of records (promote, roll back, pause, resume, replay, tap): nobody (`off`), \
+         or who uses the host's Unix socket, which only its own user can open, or has the token of `token_file` (`on`).",
     )
     .env("STATUS_CONTROL")
     .restart(same!(status.control)),
@@ -214,7 +214,7 @@ pub(super) const KEYS: &[Key] = &[
         "status.probes_listen",
         Takes::Text("one host:port"),
         Absent,
-        "A further address, which serves the probes (`/livez`, `/readyz`, `/health`) and `/metrics` alone.",
+        "A further address, which serves the probes (`/livez`, `/readyz`, `/health`) and `/metrics` alone; it needs `status.listen`.",
     )
     .example("\"0.0.0.0:9641\"")
     .env("STATUS_PROBES_LISTEN")

@@ -76,7 +76,7 @@ pub(super) const KEYS: &[Key] = &[
         "store.timeout",
         Takes::Duration { min: Duration::from_millis(100), max: HOUR },
         Preset::Duration(SECOND.saturating_mul(30)),
-        "How long one request may take, from end to end.",
+        "How long a request without a payload may take, from end to end; a larger one up to 64 times as long.",
     )
     .env("TIMEOUT")
     .restart(same!(store.timeout)),
