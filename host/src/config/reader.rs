@@ -207,7 +207,8 @@ pub fn in_full(path: &Path) -> String {
 fn may_hold_secret(key: &str, found: &ConfigValue) -> bool {
     found.is_hidden()
         || key == "store.token"
-        || (["store.url", "traces.endpoint", "kafka.brokers"].contains(&key) && matches!(&found.value, Value::Text(text) if text.contains('@')))
+        || (["store.url", "traces.endpoint", "kafka.brokers"].contains(&key)
+            && matches!(&found.value, Value::Text(text) if text.contains('@')))
 }
 
 /// The text of a value that is one, isn't empty and has no control characters.

@@ -173,7 +173,14 @@ pub fn members(config: &config::Kafka) -> Result<usize, KafkaCheckError> {
 
 /// How many members the consumer group of this running host has now.
 pub fn members_beside(config: &config::Kafka) -> Result<usize, KafkaCheckError> {
-    count(config, |consumer| group::members_beside(consumer, &config.group, ANSWER))
+    let deadline = Instant::now() + ANSWER;
+    loop {
+        match count(config, |consumer| group::members_beside(consumer, &config.group, ANSWER)) {
+            // Right after the brokers' start the group may have no coordinator.
+            Err(KafkaCheckError::Group { .. }) if Instant::now() < deadline => std::thread::sleep(SLICE),
+            answer => return answer,
+        }
+    }
 }
 
 fn count(

@@ -26,12 +26,12 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(250);
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum GroupError {
     /// A right is missing.
-    #[error("we may not use it; allow the principal READ on this group")]
+    #[error("we may not use it; allow the principal READ and DESCRIBE on this group")]
     Denied,
     /// Nobody can count the members.
     #[error(
-        "the brokers name none of its members, although this host is one; with group.protocol = \"consumer\" they never do, use \
-         \"classic\""
+        "the brokers name none of its members, although this host is one; allow the principal DESCRIBE on the group, and let no member \
+         have group.protocol = \"consumer\", with which they never do"
     )]
     Unnamed,
     /// Anything else that the coordinator says.
@@ -71,9 +71,14 @@ pub fn may_use<C: ClientContext>(client: &Client<C>, group: &str, within: Durati
 
 /// How many members the group has, whichever protocol they speak. An error that may pass is returned after this time. Not for a running
 /// host.
-pub(super) fn members<C: ClientContext>(client: &Client<C>, group: &str, within: Duration) -> Result<usize, GroupError> {
+pub(super) fn members<C: ClientContext>(
+    client: &Client<C>,
+    group: &str,
+    within: Duration,
+) -> Result<usize, GroupError> {
     // Who counts the members need not be allowed to become one.
-    let ask = |left| admin::describe_group(client, group, left).map(|group| GroupDescription { may_read: None, ..group });
+    let ask =
+        |left| admin::describe_group(client, group, left).map(|group| GroupDescription { may_read: None, ..group });
     ask_until_settled(within, ASK_AGAIN_AFTER, ask)
 }
 

@@ -85,7 +85,7 @@ async fn a_host_without_a_partition_asks_how_long_the_group_waits() -> Result<()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_entry_has_a_single_host() -> Result<()> {
     let store = Store::start()?;
-    let mut trial = Trial::new(kafka()?.client(), &store, "single-host", 2)?;
+    let mut trial = Trial::new(kafka()?.client(), &store, "single-host", 2)?.alone()?;
     trial.config = trial.config.set("store.entry", "shared");
     let produced = trial.kafka.produce(&trial.topic, (0..200).map(|n| Message::new(payload(n, 500))))?;
     let mut first = Sink::start(&trial.config)?;
