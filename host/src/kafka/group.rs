@@ -4,8 +4,9 @@
 //! committed offset ([`answers`]) and lists the groups ([`members_beside`]): where a connection breaks at the wrong moment,
 //! describing a group aborts the whole process (librdkafka 2.12, issue 4605).
 //!
-//! Guarantees: members that can't be counted are an error and never none; a group that has no coordinator for a moment isn't taken for one that can't be used: right after the brokers'
-//! start, and while another broker becomes its coordinator, the question is asked again until its time is over.
+//! Guarantees: members that can't be counted are an error, and never taken for none; a group that has no coordinator for a moment
+//! isn't taken for one that can't be used: right after the brokers' start, and while another broker becomes its coordinator, the
+//! question is asked again until its time is over.
 
 use std::time::{Duration, Instant};
 
